@@ -1,0 +1,142 @@
+//! The records of the `cpu` signal.
+//!
+//! All of them live in memory-mapped arrays that the kernel side writes and the agent only reads.
+
+use crate::bucket;
+
+/// Index of the first wait bucket: waits up to 2^(88/8) ns = 2.048 µs count as "no wait to speak of" (the zero bucket).
+pub const WAIT_FIRST: i32 = 88;
+
+/// Wait buckets per slot: position 0, then 21 octaves of eight up to 2^32 ns = 4.3 s; longer waits are in the last.
+pub const WAIT_LEN: usize = 170;
+
+/// The largest wait in ns that position 0 holds: the zero threshold of the exported histogram.
+pub const WAIT_ZERO_NS: u64 = 1 << (WAIT_FIRST as u32 / bucket::PER_OCTAVE);
+
+/// Length of a burst window in ns.
+pub const WINDOW_NS: u64 = 100_000_000;
+
+/// Entries of one CPU's window log, a power of two: 250 busy containers for 1.6 s on one CPU.
+pub const LOG_LEN: u32 = 4096;
+
+/// Windows one uninterrupted stretch may fill at once: 6.4 s. The agent settles the running tasks every second.
+pub const STRETCH_WINDOWS: u32 = 64;
+
+/// Entries of one CPU's cache from cgroup pointer to slot, a power of two.
+pub const SLOT_CACHE_LEN: u32 = 1024;
+
+/// Entries of the table of each task's run delay at its last switch-out, a power of two.
+pub const TASKS_LEN: u32 = 16384;
+
+/// The position of a run-queue wait among the [`WAIT_LEN`] buckets.
+#[inline(always)]
+pub const fn wait_position(ns: u64) -> usize {
+    bucket::position::<WAIT_FIRST, WAIT_LEN>(ns)
+}
+
+record! {
+    /// What one slot used on one CPU, since the slot was taken. `CPU_RECORDS[cpu * slots + slot]`.
+    ///
+    /// One compact record, counters and buckets side by side: what costs on a real node is the number of cold lines touched.
+    pub struct CpuRecord {
+        /// Time on this CPU in ns: `sum_exec_runtime` deltas, what `cpu.stat usage_usec` counts.
+        pub on_cpu_ns: u64,
+        /// Run-queue wait in ns: `sched_info.run_delay` deltas, throttled time included.
+        pub wait_ns: u64,
+        /// The burst window that `log` is the entry of; low 32 bits of CLOCK_MONOTONIC / [`WINDOW_NS`].
+        pub window: u32,
+        /// Number of the log entry of the current window, counting all entries ever written on this CPU.
+        pub log: u32,
+        /// Waits by duration, one per dispatch; wraps: readers take wrapping differences.
+        pub waits: [u32; WAIT_LEN],
+    }
+}
+
+record! {
+    /// CPU time of one slot in one window on one CPU. `CPU_WINDOWS[cpu * LOG_LEN + (number & (LOG_LEN - 1))]`.
+    pub struct WindowEntry {
+        /// The slot.
+        pub slot: u32,
+        /// The window: low 32 bits of CLOCK_MONOTONIC / [`WINDOW_NS`].
+        pub window: u32,
+        /// Time on this CPU inside the window in ns.
+        pub on_cpu_ns: u64,
+    }
+}
+
+record! {
+    /// What runs on one CPU now. `CPU_NOW[cpu]`.
+    pub struct CpuNow {
+        /// Address of the running `task_struct` as a number.
+        pub task: u64,
+        /// Its `sum_exec_runtime` when it was switched in or last settled, in ns.
+        pub exec_ns: u64,
+        /// Its `run_delay` when it was switched in: without the wait that ended just then, in ns.
+        pub run_delay_ns: u64,
+        /// Jiffy from which on the current window may have ended; before it the window needs no clock.
+        pub window_until: u64,
+        /// The current window: CLOCK_MONOTONIC / [`WINDOW_NS`].
+        pub window: u64,
+        /// CLOCK_MONOTONIC up to which the running stretch has been laid into windows by settling; 0: nothing yet.
+        pub settled_to_ns: u64,
+        /// Log entries ever written on this CPU; the next entry's number.
+        pub log_head: u64,
+        /// Time in ns that did not fit into the windows of one stretch.
+        pub unwindowed_ns: u64,
+        /// Switches seen.
+        pub switches: u64,
+        /// Scratch: a kernel pointer stored here can be read back as a number, which the verifier lets us compute with.
+        pub scratch: u64,
+        /// Fills the record to two cache lines, so that no two CPUs share one.
+        pub reserved: [u64; 6],
+    }
+}
+
+record! {
+    /// One entry of a CPU's slot cache. `CPU_SLOT_CACHE[..]`, per CPU.
+    pub struct CachedSlot {
+        /// Address of the `struct cgroup`.
+        pub cgroup: u64,
+        /// The slot.
+        pub slot: u32,
+        /// The generation in which it was looked up; a cgroup born since then may have reused the address.
+        pub generation: u32,
+    }
+}
+
+record! {
+    /// A task's `run_delay` at its last switch-out. `CPU_TASKS[hash of the task's address]`.
+    ///
+    /// Two CPUs may write one entry at once when two tasks share it; a torn entry belongs to neither task.
+    pub struct TaskDelay {
+        /// The task's address XOR `run_delay_ns`.
+        pub check: u64,
+        /// `run_delay` in ns.
+        pub run_delay_ns: u64,
+    }
+}
+
+record! {
+    /// Offsets into kernel structs in bytes, found in the running kernel's BTF, and facts of the machine; frozen before the
+    /// programs load.
+    pub struct Facts {
+        /// `task_struct.se.sum_exec_runtime`
+        pub task_exec: u64,
+        /// `task_struct.sched_info.run_delay`
+        pub task_run_delay: u64,
+        /// `task_struct.cgroups`
+        pub task_cgroups: u64,
+        /// `css_set.dfl_cgrp`
+        pub css_set_cgroup: u64,
+        /// `cgroup.kn`
+        pub cgroup_kn: u64,
+        /// `kernfs_node.id`
+        pub kn_id: u64,
+        /// Length of a jiffy in ns.
+        pub tick_ns: u64,
+        /// Number of slots.
+        pub slots: u64,
+        /// Number of possible CPUs.
+        pub cpus: u64,
+    }
+}

@@ -1,0 +1,6 @@
+//! podmeter: what every container on this node really uses, measured in the kernel, exported as OTLP.
+mod aggregate;
+mod histogram;
+mod signals;
+mod top;
+fn main() {}

@@ -1,0 +1,72 @@
+//! What a metric is: the declaration every signal makes once, beside the code that fills it.
+//!
+//! METRICS.md, the encoder, `podmeter metrics` and the checks of dashboards all come from these declarations.
+
+use std::borrow::Cow;
+
+use crate::histogram::Histogram;
+
+/// The declaration of one metric.
+#[derive(Debug, PartialEq)]
+pub struct Metric {
+    /// OTLP name, by OpenTelemetry semantic conventions where one exists, `podmeter.*` where none does.
+    pub name: &'static str,
+    /// UCUM unit as OTLP wants it: `s`, `By`, `{cpu}`, `1`.
+    pub unit: &'static str,
+    /// How values behave over time.
+    pub kind: Kind,
+    /// Keys of the attributes a point may carry, beside its resource's.
+    pub attributes: &'static [&'static str],
+    /// What a point describes.
+    pub scope: Scope,
+    /// One sentence for people, with the source of the figure.
+    pub help: &'static str,
+}
+
+/// How a metric's values behave over time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A total that only grows: OTLP monotonic sum.
+    Counter,
+    /// A current value: OTLP gauge.
+    Gauge,
+    /// A distribution: OTLP exponential histogram at scale 3.
+    Histogram,
+}
+
+/// What a metric's points describe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// One container, or in host mode one cgroup.
+    Container,
+    /// One workload: distributions are kept per workload to keep the number of series small.
+    Workload,
+    /// The node.
+    Node,
+    /// The agent itself.
+    Agent,
+}
+
+/// One value of a metric, cumulative since `start_unix_ns` for counters and histograms.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Point {
+    /// The declaration.
+    pub metric: &'static Metric,
+    /// Values of the metric's own attributes.
+    pub attributes: Vec<(&'static str, Cow<'static, str>)>,
+    /// When counting began, Unix time in ns. Equal to the observation's time for gauges.
+    pub start_unix_ns: u64,
+    /// The value.
+    pub value: Value,
+}
+
+/// The value of a point, in the metric's unit.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// An integer counter or gauge: bytes, events.
+    Int(u64),
+    /// A real counter or gauge: seconds, cores.
+    Float(f64),
+    /// A distribution. Behind an `Arc`: the same buckets go to the terminal and to OTLP.
+    Histogram(std::sync::Arc<Histogram>),
+}

@@ -1,0 +1,2 @@
+//! The signals.
+pub mod metric;

@@ -1,0 +1,2 @@
+//! top
+pub mod view;

@@ -1,0 +1,115 @@
+//! What `podmeter top` shows and what `top --once --json` prints: one stable document.
+//!
+//! Seconds, bytes, cores. A value that is not known is absent, never 0. Totals count since counting began (CPU time: since the
+//! cgroup was made); `usage_cores` and the percentiles are of the interval.
+
+use serde::Serialize;
+
+/// One moment of this node.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct View {
+    /// Version of this document's shape.
+    pub schema: u32,
+    /// The node.
+    pub node: Node,
+    /// Every workload, in order of its cgroup's path.
+    pub workloads: Vec<Workload>,
+}
+
+/// The node as a whole.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Node {
+    /// Host name, or the Kubernetes node's name.
+    pub name: String,
+    /// CPU of all tasks.
+    pub cpu: NodeCpu,
+}
+
+/// The node's CPU.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct NodeCpu {
+    /// CPU time in s.
+    pub time_seconds: f64,
+    /// CPUs used in the interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage_cores: Option<f64>,
+    /// Online CPUs.
+    pub capacity_cores: f64,
+    /// CPU time in s of cgroups that found no free slot.
+    pub unattributed_seconds: f64,
+}
+
+/// One container, systemd unit or other cgroup.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Workload {
+    /// What people call it.
+    pub name: String,
+    /// `Pod`, `Container`, `Service`, `Cgroup`, or in Kubernetes the workload's kind.
+    pub kind: String,
+    /// Kubernetes namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Pod name, or its UID while the name is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// Container name, or its id while the name is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// Path of its cgroup in the cgroup2 hierarchy.
+    pub cgroup: String,
+    /// True when the cgroup is gone and this is its last total.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
+    /// CPU.
+    pub cpu: Cpu,
+    /// Memory request and limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
+}
+
+/// CPU of one workload.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Cpu {
+    /// CPU time in s, descendants included, as `cpu.stat` counts it.
+    pub time_seconds: f64,
+    /// CPUs used in the interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage_cores: Option<f64>,
+    /// Time in s that tasks were runnable but did not run: throttled and contention together.
+    pub wait_seconds: f64,
+    /// Of that, time in s that its own limit kept it from running.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throttled_seconds: Option<f64>,
+    /// Of that, time in s that others had the CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contention_seconds: Option<f64>,
+    /// Waiting in the interval, s per s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wait_rate: Option<f64>,
+    /// Throttled waiting in the interval, s per s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throttled_rate: Option<f64>,
+    /// Median of CPUs used per 100 ms window, in the interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub burst_p50_cores: Option<f64>,
+    /// 99th percentile of CPUs used per 100 ms window, in the interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub burst_p99_cores: Option<f64>,
+    /// CPUs requested: from `cpu.weight` where set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_cores: Option<f64>,
+    /// CPUs allowed: from `cpu.max` where set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_cores: Option<f64>,
+}
+
+/// Memory of one workload.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Memory {
+    /// `memory.min` where set, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_bytes: Option<u64>,
+    /// `memory.max` (or `memory.high` where only that is set), in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_bytes: Option<u64>,
+}
