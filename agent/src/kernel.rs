@@ -1,0 +1,2 @@
+//! Facts about this kernel.
+pub mod btf;
