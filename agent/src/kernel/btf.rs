@@ -283,6 +283,20 @@ impl Btf {
         self.member(type_name, member).is_ok()
     }
 
+    /// The id of a typedef: the kernel declares each tracepoint's arguments as one (`btf_trace_<name>`).
+    ///
+    /// # Errors
+    /// When this kernel has no such typedef.
+    pub fn typedef_id(&self, name: &str) -> Result<u32, BtfError> {
+        for (i, &at) in self.types.iter().enumerate() {
+            let t = type_at(&self.data, at as usize)?;
+            if t.kind == kind::TYPEDEF && self.name(t.name, t.at)? == name.as_bytes() {
+                return Ok(i as u32 + 1);
+            }
+        }
+        Err(BtfError::NoType { what: "typedef", name: name.to_owned() })
+    }
+
     /// The values of an enum and their names, in order of declaration. An unsigned 64-bit value above `i64::MAX` wraps.
     ///
     /// # Errors
