@@ -164,6 +164,11 @@ impl Table {
         Some(cgroup)
     }
 
+    #[cfg(test)]
+    pub(crate) fn entries_mut(&mut self) -> impl Iterator<Item = &mut Cgroup> {
+        self.entries.iter_mut().flatten()
+    }
+
     /// The slot of the parent by its id, else of the nearest ancestor by path: one in between may have found no slot.
     fn ancestor(&self, parent_id: u64, path: &str) -> Option<u32> {
         if let Some(slot) = self.slot_of.get(&parent_id) {
