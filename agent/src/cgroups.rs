@@ -1,0 +1,2 @@
+//! The cgroup tree.
+pub mod name;
