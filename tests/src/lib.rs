@@ -3,9 +3,11 @@
 //! Everything here reads /proc, /sys and the agent's output only, so that the tests also run as a static binary in a virtual
 //! machine that holds nothing else.
 
+pub mod agent;
 pub mod cgroup;
 pub mod http;
 pub mod load;
+pub mod otlp;
 pub mod truth;
 
 /// True when the test has to be skipped because it is not run as root; says so, since a silent pass would look like a check.
