@@ -282,6 +282,23 @@ impl Agent {
         Ok(())
     }
 
+    /// Kills it, as the kernel does when memory runs out; what it had exported until then.
+    pub fn kill(mut self) -> Result<Exports> {
+        self.process.kill().context("could not kill podmeter")?;
+        self.process.wait().context("could not wait for podmeter")?;
+        Ok(self.hear_out().exports)
+    }
+
+    /// Takes all that was said until the end.
+    fn hear_out(&mut self) -> Said {
+        for reader in self.readers.drain(..) {
+            // A reader that panicked has said nothing more.
+            let _ = reader.join();
+        }
+        self.stopped = true;
+        std::mem::take(&mut *self.ears.lock())
+    }
+
     /// Asks it to stop (SIGTERM) and waits until it has ended. Fails when that takes longer than [`STOPS_WITHIN`], when it does not
     /// exit with 0, or when any counter it exported has ever gone down.
     pub fn stop(mut self) -> Result<Ended> {
@@ -290,12 +307,8 @@ impl Agent {
         // Longer than allowed, to be able to say how long it takes.
         let status = wait_within(&mut self.process, 5 * STOPS_WITHIN)?;
         let took = asked.elapsed();
-        for reader in self.readers.drain(..) {
-            let _ = reader.join();
-        }
-        let said = std::mem::take(&mut *self.ears.lock());
+        let said = self.hear_out();
         let code = status.and_then(|status| status.code());
-        self.stopped = true;
         ensure!(code == Some(0) && took <= STOPS_WITHIN, "asked to stop: {status:?} after {took:?}, log:\n{}", said.stderr);
         ensure!(said.invalid.is_none(), "the agent's standard output is no OTLP JSON: {:?}", said.invalid);
         said.exports.check_that_counters_only_grow()?;

@@ -7,6 +7,7 @@ pub mod agent;
 pub mod cgroup;
 pub mod http;
 pub mod load;
+pub mod metric;
 pub mod otlp;
 pub mod truth;
 

@@ -129,6 +129,7 @@ fn work(work: &Work, page: &Page) {
                 burn_until(used.saturating_add(busy_ns), &mut meter);
                 due = due.saturating_add(period_ns);
             }
+            sleep_until(end);
         }
         Work::Sleep { wall_ns } => sleep_until(begin.saturating_add(wall_ns)),
         Work::Ping { read, write, wall_ns } => {
