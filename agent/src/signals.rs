@@ -31,6 +31,12 @@ pub struct Signal {
     pub start: fn(&mut Kernel, &Cgroups) -> Result<Box<dyn Running>, Box<dyn Error + Send + Sync>>,
 }
 
+impl std::fmt::Debug for Signal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
 /// A signal that counts.
 pub trait Running: Send {
     /// Every second: what must not wait for a collection.

@@ -34,6 +34,7 @@ mod synthetic;
 mod tests;
 mod theme;
 pub mod view;
+pub mod views;
 
 /// How long a key or a signal may wait while nothing else happens.
 const PATIENCE: Duration = Duration::from_millis(100);
