@@ -102,7 +102,7 @@ impl Runtime {
     /// By what a runtime writes before a container's id, in the name of a scope or directory.
     fn of_prefix(prefix: &str) -> Option<Self> {
         match prefix {
-            // containerd: internal/cri/server/podsandbox/helpers.go, `getCgroupsPath`; nerdctl: cmd/container/run_cgroup_linux.go
+            // containerd: internal/cri/server/podsandbox/helpers.go, `getCgroupsPath`; nerdctl: pkg/cmd/container/run_cgroup_linux.go
             "cri-containerd" | "nerdctl" => Some(Self::Containerd),
             // CRI-O: internal/config/cgmgr, `CrioPrefix`
             "crio" => Some(Self::CriO),
