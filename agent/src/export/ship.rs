@@ -399,3 +399,42 @@ impl Task {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncBufReadExt;
+
+    use super::*;
+    use crate::export::fixtures::counted;
+
+    #[tokio::test]
+    async fn every_batch_is_one_line_on_stdout() {
+        let (out, read) = tokio::io::duplex(64);
+        let sink = Some((Sink::Lines(Box::new(out)), "stdout".into()));
+        let shipper = Shipper::start(Form::Line, sink, 8, Pacing::default());
+        for second in 1..=3 {
+            shipper.enqueue(&counted(second));
+        }
+        let mut lines = tokio::io::BufReader::new(read).lines();
+        for second in 1..=3 {
+            let line = lines.next_line().await.expect("readable").expect("a line");
+            let json: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+            let point = &json["resourceMetrics"][0]["scopeMetrics"][0]["metrics"][0]["sum"]["dataPoints"][0];
+            assert_eq!(point["asDouble"], f64::from(second));
+        }
+        assert_eq!(shipper.shutdown(Duration::from_secs(10)).await.sent_batches, 3);
+    }
+
+    #[tokio::test]
+    async fn a_reader_of_stdout_that_went_away_is_counted() {
+        let (out, read) = tokio::io::duplex(64);
+        drop(read);
+        let sink = Some((Sink::Lines(Box::new(out)), "stdout".into()));
+        let shipper = Shipper::start(Form::Line, sink, 8, Pacing::default());
+        shipper.enqueue(&counted(1));
+        let stats = shipper.shutdown(Duration::from_secs(10)).await;
+        assert_eq!((stats.failed_batches, stats.sent_batches), (1, 0));
+        let error = stats.last_error.expect("an error");
+        assert!(error.starts_with("could not send metrics to stdout: broken pipe"), "{error}");
+    }
+}
