@@ -34,3 +34,5 @@ macro_rules! root_test {
         }
     };
 }
+//! The harness.
+pub mod collector;
