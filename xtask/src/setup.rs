@@ -57,14 +57,8 @@ const BPF_TOOLCHAIN: &[Tool] = &[
 const BPF_LINKER: &str = "0.13.0";
 const CARGO_DENY: &str = "0.20.2";
 
-/// What tests and checks use.
-const TEST_TOOLS: &[Tool] = &[
-    Tool { file: "ip", package: "iproute2", why: "makes network namespaces for tests" },
-    Tool { file: "qemu-system-x86_64", package: "qemu-system-x86", why: "boots other kernels for tests" },
-    Tool { file: "busybox", package: "busybox-static", why: "is the system in a test's virtual machine" },
-    Tool { file: "cpio", package: "cpio", why: "packs that system" },
-    Tool { file: "xz", package: "xz-utils", why: "unpacks kernel modules" },
-];
+/// What tests use.
+const TEST_TOOLS: &[Tool] = &[Tool { file: "ip", package: "iproute2", why: "makes network namespaces for tests" }];
 
 /// Clippy for Debian's toolchain.
 const KERNEL_CLIPPY: Tool = Tool { file: "/usr/bin/cargo-clippy", package: "rust-web-clippy", why: "lints the eBPF programs" };
