@@ -385,7 +385,7 @@ fn once_prints_every_workload_aligned_and_the_busiest_first() {
     let view = synthetic::view(1);
     let table = once::table(&view);
     let rows: Vec<&str> = table.lines().collect();
-    assert!(rows[0].starts_with("node worker-3: 4.07"), "{table}");
+    assert!(rows[0].starts_with("node worker-3: 4."), "{table}");
     assert!(rows[3].starts_with("data/postgres-0/postgres "), "{table}");
     assert_eq!(rows.len(), 3 + view.workloads.len());
     let fields: Vec<usize> = rows[2..].iter().map(|row| row.split_whitespace().count()).collect();
@@ -447,7 +447,7 @@ fn the_picture_in_the_documentation_is_what_is_drawn() {
         state.update(synthetic::view(tick));
     }
     press(&mut state, "j");
-    let picture = svg(&draw(&mut state, 170, 19, true));
+    let picture = svg(&draw(&mut state, 160, 19, true));
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/top.svg");
     if std::env::var_os("UPDATE_PICTURES").is_some() {
         std::fs::write(path, &picture).expect("docs/top.svg can be written");
@@ -456,51 +456,75 @@ fn the_picture_in_the_documentation_is_what_is_drawn() {
     assert!(stored == picture, "docs/top.svg is not what is drawn now: run this test with UPDATE_PICTURES=1");
 }
 
-/// A screen as SVG: one text element per run of equal style, at fixed columns.
+/// Width and height of a character cell of the picture.
+const CELL: (f64, f64) = (8.4, 18.0);
+
+/// A screen as SVG. Every word has its own place and lines and bars are shapes, so that it looks the same in any font.
 fn svg(buffer: &Buffer) -> String {
-    const CELL: f64 = 8.4;
-    const LINE: f64 = 18.0;
-    let (width, height) = (f64::from(buffer.area.width + 2) * CELL, f64::from(buffer.area.height + 1) * LINE);
+    let (width, height) = (f64::from(buffer.area.width + 2) * CELL.0, f64::from(buffer.area.height + 1) * CELL.1);
     let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" font-family=\"ui-monospace, 'DejaVu Sans Mono', \
-         Menlo, Consolas, monospace\" font-size=\"14\" xml:space=\"preserve\">\n<title>podmeter top</title>\n<rect width=\"100%\" \
-         height=\"100%\" rx=\"8\" fill=\"#16181d\"/>\n"
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" font-family=\"monospace\" font-size=\"14\">\n\
+         <title>podmeter top</title>\n<rect width=\"100%\" height=\"100%\" rx=\"8\" fill=\"#16181d\"/>\n"
     );
     for y in 0..buffer.area.height {
         let mut x = 0;
         while x < buffer.area.width {
-            let start = x;
-            let cell = &buffer[(x, y)];
-            let (colour, modifier) = (cell.fg, cell.modifier);
-            let mut run = String::new();
-            while x < buffer.area.width && (buffer[(x, y)].fg, buffer[(x, y)].modifier) == (colour, modifier) {
-                run += buffer[(x, y)].symbol();
+            let first = &buffer[(x, y)];
+            let style = |x: u16| (buffer[(x, y)].fg, buffer[(x, y)].modifier, shape(buffer[(x, y)].symbol()));
+            let begin = x;
+            let mut word = String::new();
+            while x < buffer.area.width && style(x) == style(begin) && (buffer[(x, y)].symbol() == " ") == (first.symbol() == " ")
+            {
+                word += buffer[(x, y)].symbol();
                 x += 1;
             }
-            let (left, top, length) = (f64::from(start + 1) * CELL, (f64::from(y) + 0.5) * LINE, f64::from(x - start) * CELL);
-            let mut fill = match colour {
+            let (left, top, length) =
+                (f64::from(begin + 1) * CELL.0, (f64::from(y) + 0.5) * CELL.1, f64::from(x - begin) * CELL.0);
+            let mut rect = |from: f64, height: f64, fill: &str| {
+                let top = top + from;
+                writeln!(
+                    out,
+                    "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{length:.1}\" height=\"{height:.1}\" fill=\"{fill}\"/>"
+                )
+                .expect("a String takes it");
+            };
+            if first.modifier.contains(Modifier::REVERSED) {
+                rect(0.0, CELL.1, "#2f3642");
+            }
+            let fill = match first.fg {
                 Color::Cyan => "#56b6c2",
                 Color::Yellow => "#e5c07b",
                 Color::Red => "#e06c75",
-                _ if modifier.contains(Modifier::DIM) => "#767d8a",
+                _ if first.modifier.contains(Modifier::DIM) => "#7d8593",
                 _ => "#d7dae0",
             };
-            if modifier.contains(Modifier::REVERSED) {
-                writeln!(out, "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{length:.1}\" height=\"{LINE}\" fill=\"#2f3642\"/>")
-                    .expect("a String takes it");
-                fill = if fill == "#767d8a" { "#9aa1ad" } else { fill };
-            }
-            if !run.trim().is_empty() {
-                let weight = if modifier.contains(Modifier::BOLD) { " font-weight=\"bold\"" } else { "" };
-                let run = run.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+            if let Some((from, height)) = shape(first.symbol()) {
+                rect(from, height, fill);
+            } else if word.trim() != "" {
+                let weight = if first.modifier.contains(Modifier::BOLD) { " font-weight=\"bold\"" } else { "" };
+                let word = word.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
                 let base = top + 13.5;
                 writeln!(
                     out,
-                    "<text x=\"{left:.1}\" y=\"{base:.1}\" textLength=\"{length:.1}\" fill=\"{fill}\"{weight}>{run}</text>"
+                    "<text x=\"{left:.1}\" y=\"{base:.1}\" textLength=\"{length:.1}\" lengthAdjust=\"spacingAndGlyphs\" \
+                     fill=\"{fill}\"{weight}>{word}</text>"
                 )
                 .expect("a String takes it");
             }
         }
     }
     out + "</svg>\n"
+}
+
+/// Where a line or a bar begins below the top of its cell, and how high it is.
+fn shape(symbol: &str) -> Option<(f64, f64)> {
+    match symbol {
+        "━" => Some((7.5, 3.0)),
+        "─" => Some((8.5, 1.0)),
+        _ => {
+            let eighths = "▁▂▃▄▅▆▇█".chars().position(|bar| symbol == bar.encode_utf8(&mut [0; 4]))? + 1;
+            let height = eighths as f64 * (CELL.1 - 3.0) / 8.0;
+            Some((CELL.1 - 1.0 - height, height))
+        }
+    }
 }
