@@ -10,6 +10,7 @@ pub mod load;
 pub mod metric;
 pub mod otlp;
 pub mod truth;
+pub mod victoria;
 
 /// True when the test has to be skipped because it is not run as root; says so, since a silent pass would look like a check.
 pub fn skipped_without_root(name: &str) -> bool {

@@ -13,7 +13,7 @@ use podmeter_tests::{
     metric::{BURST, CPU_TIME, CPU_USAGE, SWITCHES, UNATTRIBUTED, WAIT, WAIT_TIME},
     otlp::Exports,
     root_test,
-    truth::{Schedstat, TICK, Tolerance, cpus, sleep_into_window},
+    truth::{Schedstat, TICK, Tolerance, cpus},
 };
 use serde_json::json;
 
@@ -162,9 +162,8 @@ root_test! {
         let agent = Agent::start(json!({"interval": "3s"}))?;
         let cgroup = Cgroup::new("bursts")?;
         // The whole burst inside one window: begun 20 ms into it, with 50 ms to spare.
-        sleep_into_window(20 * MS);
         let begin = unix_ns();
-        let load = Load::duty_cycle(30 * MS, 300 * MS, 9900 * MS).start(&cgroup)?;
+        let load = Load::duty_cycle(30 * MS, 300 * MS, 9900 * MS).into_window(20 * MS).realtime().start(&cgroup)?;
         thread::sleep(9850 * MS);
         let windows = load.cpu_by_window();
         let end = unix_ns();
