@@ -310,8 +310,8 @@ impl Agent {
         said
     }
 
-    /// Asks it to stop (SIGTERM) and waits until it has ended. Fails when that takes longer than [`STOPS_WITHIN`], when it does not
-    /// exit with 0, or when any counter it exported has ever gone down.
+    /// Asks it to stop (SIGTERM) and waits until it has ended. Fails when that takes longer than [`STOPS_WITHIN`], when it does
+    /// not exit with 0, or when any counter it exported has ever gone down.
     pub fn stop(mut self) -> Result<Ended> {
         let asked = Instant::now();
         kill(Pid::from_raw(self.pid()), Signal::SIGTERM).context("could not signal podmeter")?;
