@@ -120,7 +120,8 @@ fn install_bpf_linker() -> Result<()> {
     let version = command::output(Command::new("/usr/bin/rustc").arg("-vV"))?;
     let major = llvm_major(&version).with_context(|| format!("/usr/bin/rustc does not say which LLVM it has:\n{version}"))?;
     let prefix = format!("/usr/lib/llvm-{major}");
-    if !Path::new(&prefix).join("bin/llvm-config").exists() {
+    // The library to link with, which only the development package has.
+    if !Path::new(&prefix).join("lib/libLLVM.so").exists() {
         apt::install_packages(&[format!("llvm-{major}-dev")], "bpf-linker is compiled against it")?;
     }
     eprintln!("bpf-linker {BPF_LINKER} links the eBPF programs: compiling it takes about a minute");
