@@ -2,6 +2,7 @@
 mod aggregate;
 mod cgroups;
 mod config;
+mod export;
 mod histogram;
 mod join;
 mod kernel;

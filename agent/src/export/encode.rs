@@ -1,0 +1,362 @@
+//! Batch -> OTLP messages (pure).
+//!
+//! Counters become monotonic cumulative sums, gauges gauges, distributions cumulative exponential histograms. What cannot be
+//! told truthfully is left out: a value that is no number, a value whose type contradicts its metric's declaration.
+
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
+use opentelemetry_proto::tonic::metrics::v1::exponential_histogram_data_point::Buckets;
+use opentelemetry_proto::tonic::metrics::v1::{
+    AggregationTemporality, ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Metric as OtlpMetric, NumberDataPoint,
+    ResourceMetrics, ScopeMetrics, Sum, metric::Data, number_data_point,
+};
+use opentelemetry_proto::tonic::resource::v1::Resource as OtlpResource;
+
+use crate::aggregate::{Batch, Resource};
+use crate::histogram::{Histogram, SCALE};
+use crate::signals::metric::{Kind, Metric, Point, Value};
+
+/// Encodes a batch: one `ResourceMetrics` per resource that has points, one `Metric` per metric in it.
+pub fn encode(batch: &Batch) -> ExportMetricsServiceRequest {
+    let resource_metrics =
+        batch.resources.iter().filter_map(|(resource, points)| encode_resource(resource, points, batch.time_unix_ns)).collect();
+    ExportMetricsServiceRequest { resource_metrics }
+}
+
+/// The number of data points in a request.
+pub fn points(request: &ExportMetricsServiceRequest) -> u64 {
+    let metrics = request.resource_metrics.iter().flat_map(|r| &r.scope_metrics).flat_map(|s| &s.metrics);
+    let count = |metric: &OtlpMetric| match &metric.data {
+        Some(Data::Gauge(gauge)) => gauge.data_points.len(),
+        Some(Data::Sum(sum)) => sum.data_points.len(),
+        Some(Data::ExponentialHistogram(histogram)) => histogram.data_points.len(),
+        _ => 0,
+    };
+    metrics.map(count).sum::<usize>() as u64
+}
+
+/// A request as one line of OTLP/JSON.
+///
+/// The message types' own serialization follows the specification (camelCase names, 64-bit integers as strings, enums as
+/// numbers); it writes unset fields as `null`, though, which Go's OTLP/JSON readers refuse, so those are taken out.
+pub fn to_json(request: &ExportMetricsServiceRequest) -> String {
+    // Neither step can fail: no map has keys other than strings, and no number is NaN or infinite (see `number`).
+    serde_json::to_value(request).map(without_nulls).unwrap_or_default().to_string()
+}
+
+fn without_nulls(value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value::{Array, Object};
+    match value {
+        Object(fields) => Object(fields.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, without_nulls(v))).collect()),
+        Array(items) => Array(items.into_iter().map(without_nulls).collect()),
+        other => other,
+    }
+}
+
+fn encode_resource(resource: &Resource, points: &[Point], time_unix_ns: u64) -> Option<ResourceMetrics> {
+    // In order of first appearance. A resource has some dozens of metrics: a scan beats a map.
+    let mut metrics: Vec<(&'static Metric, Data)> = Vec::new();
+    for point in points {
+        let Some(encoded) = encode_point(point, time_unix_ns) else { continue };
+        match metrics.iter().position(|(metric, _)| metric.name == point.metric.name) {
+            Some(position) => append(&mut metrics[position].1, encoded),
+            None => metrics.push((point.metric, encoded)),
+        }
+    }
+    if metrics.is_empty() {
+        return None;
+    }
+    let metrics = metrics
+        .into_iter()
+        .map(|(metric, data)| OtlpMetric {
+            name: metric.name.into(),
+            description: metric.help.into(),
+            unit: metric.unit.into(),
+            metadata: Vec::new(),
+            data: Some(data),
+        })
+        .collect();
+    Some(ResourceMetrics {
+        resource: Some(OtlpResource {
+            attributes: resource.attributes.iter().map(|(key, value)| attribute(key, value)).collect(),
+            ..Default::default()
+        }),
+        scope_metrics: vec![ScopeMetrics { scope: Some(scope()), metrics, schema_url: String::new() }],
+        schema_url: String::new(),
+    })
+}
+
+/// One point as the data of a metric that has only this one.
+fn encode_point(point: &Point, time_unix_ns: u64) -> Option<Data> {
+    let temporality = AggregationTemporality::Cumulative as i32;
+    match (point.metric.kind, &point.value) {
+        (Kind::Counter, value) => Some(Data::Sum(Sum {
+            data_points: vec![number(point, value, point.start_unix_ns, time_unix_ns)?],
+            aggregation_temporality: temporality,
+            is_monotonic: true,
+        })),
+        // A gauge has no start: consumers ignore the field.
+        (Kind::Gauge, value) => Some(Data::Gauge(Gauge { data_points: vec![number(point, value, 0, time_unix_ns)?] })),
+        (Kind::Histogram, Value::Histogram(histogram)) => Some(Data::ExponentialHistogram(ExponentialHistogram {
+            data_points: vec![distribution(point, histogram, time_unix_ns)],
+            aggregation_temporality: temporality,
+        })),
+        (Kind::Histogram, _) => None,
+    }
+}
+
+/// Adds the points of `more` to `data`; both come from the same metric, so both are of the same kind.
+fn append(data: &mut Data, more: Data) {
+    match (data, more) {
+        (Data::Sum(sum), Data::Sum(more)) => sum.data_points.extend(more.data_points),
+        (Data::Gauge(gauge), Data::Gauge(more)) => gauge.data_points.extend(more.data_points),
+        (Data::ExponentialHistogram(histogram), Data::ExponentialHistogram(more)) => {
+            histogram.data_points.extend(more.data_points);
+        }
+        _ => {}
+    }
+}
+
+/// A scalar's data point; `None` when the value is not a number.
+fn number(point: &Point, value: &Value, start_time_unix_nano: u64, time_unix_nano: u64) -> Option<NumberDataPoint> {
+    let value = match *value {
+        // OTLP's integers are signed.
+        Value::Int(v) => number_data_point::Value::AsInt(i64::try_from(v).unwrap_or(i64::MAX)),
+        Value::Float(v) if v.is_finite() => number_data_point::Value::AsDouble(v),
+        Value::Float(_) | Value::Histogram(_) => return None,
+    };
+    Some(NumberDataPoint {
+        attributes: attributes(point),
+        start_time_unix_nano,
+        time_unix_nano,
+        value: Some(value),
+        ..Default::default()
+    })
+}
+
+fn distribution(point: &Point, histogram: &Histogram, time_unix_nano: u64) -> ExponentialHistogramDataPoint {
+    ExponentialHistogramDataPoint {
+        attributes: attributes(point),
+        start_time_unix_nano: point.start_unix_ns,
+        time_unix_nano,
+        count: histogram.count,
+        sum: histogram.sum.is_finite().then_some(histogram.sum),
+        scale: SCALE as i32,
+        zero_count: histogram.zero_count,
+        zero_threshold: histogram.zero_threshold,
+        positive: trimmed(histogram),
+        ..Default::default()
+    }
+}
+
+/// The buckets without the empty ones at both ends; `None` when all are empty.
+fn trimmed(histogram: &Histogram) -> Option<Buckets> {
+    let first = histogram.buckets.iter().position(|&n| n > 0)?;
+    let last = histogram.buckets.iter().rposition(|&n| n > 0)?;
+    Some(Buckets { offset: histogram.offset + first as i32, bucket_counts: histogram.buckets[first..=last].to_vec() })
+}
+
+fn attributes(point: &Point) -> Vec<KeyValue> {
+    point.attributes.iter().map(|(key, value)| attribute(key, value)).collect()
+}
+
+fn attribute(key: &str, value: &str) -> KeyValue {
+    let value = Some(AnyValue { value: Some(any_value::Value::StringValue(value.into())) });
+    KeyValue { key: key.into(), value, ..Default::default() }
+}
+
+fn scope() -> InstrumentationScope {
+    InstrumentationScope { name: "podmeter".into(), version: env!("CARGO_PKG_VERSION").into(), ..Default::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use prost::Message;
+
+    use super::*;
+    use crate::export::fixtures::{BURST, IO, TIME, USAGE, batch, point};
+
+    const NOW: u64 = 2_000_000_000;
+    const START: u64 = 1_000_000_000;
+
+    fn decoded(resources: Vec<(Vec<(&'static str, &str)>, Vec<Point>)>) -> ExportMetricsServiceRequest {
+        let bytes = encode(&batch(NOW, resources)).encode_to_vec();
+        ExportMetricsServiceRequest::decode(&bytes[..]).expect("what prost wrote")
+    }
+
+    fn only_metrics(points: Vec<Point>) -> Vec<OtlpMetric> {
+        let mut request = decoded(vec![(vec![("k8s.pod.name", "web-0")], points)]);
+        request.resource_metrics.pop().map(|mut r| r.scope_metrics.remove(0).metrics).unwrap_or_default()
+    }
+
+    #[test]
+    fn every_resource_carries_its_attributes_and_the_scope() {
+        let request = decoded(vec![
+            (vec![("k8s.namespace.name", "shop"), ("k8s.pod.name", "web-0")], vec![point(&TIME, START, Value::Float(1.5))]),
+            (vec![("k8s.pod.name", "db-0")], vec![point(&TIME, START, Value::Float(2.5))]),
+            (vec![("k8s.pod.name", "without points")], vec![]),
+        ]);
+        assert_eq!(request.resource_metrics.len(), 2);
+        let first = &request.resource_metrics[0];
+        let attributes = &first.resource.as_ref().expect("a resource").attributes;
+        assert_eq!(*attributes, [attribute("k8s.namespace.name", "shop"), attribute("k8s.pod.name", "web-0")]);
+        let scope = first.scope_metrics[0].scope.as_ref().expect("a scope");
+        assert_eq!((scope.name.as_str(), scope.version.as_str()), ("podmeter", env!("CARGO_PKG_VERSION")));
+        assert_eq!(points(&request), 2);
+    }
+
+    #[test]
+    fn points_of_one_metric_are_gathered_under_it() {
+        let with = |direction: &'static str, n| Point {
+            attributes: vec![("network.io.direction", direction.into())],
+            ..point(&IO, START, Value::Int(n))
+        };
+        let metrics = only_metrics(vec![with("receive", 7), point(&TIME, START, Value::Float(1.0)), with("transmit", 9)]);
+        let names: Vec<_> = metrics.iter().map(|m| m.name.as_str()).collect();
+        assert_eq!(names, [IO.name, TIME.name]);
+        assert_eq!((metrics[0].unit.as_str(), metrics[0].description.as_str()), (IO.unit, IO.help));
+        let Some(Data::Sum(sum)) = &metrics[0].data else { panic!("not a sum: {:?}", metrics[0].data) };
+        assert!(sum.is_monotonic);
+        assert_eq!(sum.aggregation_temporality(), AggregationTemporality::Cumulative);
+        let got: Vec<_> = sum.data_points.iter().map(|p| (p.attributes.clone(), p.value)).collect();
+        let want = |direction, n| (vec![attribute("network.io.direction", direction)], Some(number_data_point::Value::AsInt(n)));
+        assert_eq!(got, [want("receive", 7), want("transmit", 9)]);
+    }
+
+    #[test]
+    fn scalars_keep_their_type_and_times() {
+        use number_data_point::Value::{AsDouble, AsInt};
+        let cases: [(&'static Metric, Value, number_data_point::Value, u64); 5] = [
+            (&TIME, Value::Float(1.25), AsDouble(1.25), START),
+            (&IO, Value::Int(0), AsInt(0), START),
+            (&IO, Value::Int(u64::MAX), AsInt(i64::MAX), START),
+            (&USAGE, Value::Float(-0.5), AsDouble(-0.5), 0),
+            (&USAGE, Value::Int(4), AsInt(4), 0),
+        ];
+        for (metric, value, want, start) in cases {
+            let metrics = only_metrics(vec![point(metric, START, value.clone())]);
+            let data_points = match metrics[0].data.clone() {
+                Some(Data::Sum(sum)) if metric.kind == Kind::Counter => sum.data_points,
+                Some(Data::Gauge(gauge)) if metric.kind == Kind::Gauge => gauge.data_points,
+                other => panic!("{} became {other:?}", metric.name),
+            };
+            assert_eq!(data_points.len(), 1);
+            assert_eq!(data_points[0].value, Some(want), "{value:?}");
+            assert_eq!((data_points[0].start_time_unix_nano, data_points[0].time_unix_nano), (start, NOW));
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_or_contradicts_its_declaration_is_left_out() {
+        let histogram = Value::Histogram(Arc::default());
+        for (metric, value) in [
+            (&TIME, Value::Float(f64::NAN)),
+            (&USAGE, Value::Float(f64::INFINITY)),
+            (&USAGE, histogram.clone()),
+            (&TIME, histogram),
+            (&BURST, Value::Int(1)),
+        ] {
+            let metrics = only_metrics(vec![point(metric, START, value.clone())]);
+            assert_eq!(metrics, [], "{} with {value:?}", metric.name);
+        }
+    }
+
+    #[test]
+    fn a_histogram_decodes_to_the_same_counts_with_its_empty_ends_trimmed() {
+        // (offset, buckets) as kept -> as sent.
+        type Kept = (i32, &'static [u64]);
+        let cases: [(Kept, Option<Kept>); 6] = [
+            ((0, &[]), None),
+            ((-8, &[0, 0, 0]), None),
+            ((5, &[1]), Some((5, &[1]))),
+            ((-80, &[0, 0, 3, 0, 4, 0]), Some((-78, &[3, 0, 4]))),
+            ((-2, &[0, 0, 0, u64::MAX]), Some((1, &[u64::MAX]))),
+            ((7, &[9, 0]), Some((7, &[9]))),
+        ];
+        for ((offset, buckets), want) in cases {
+            let histogram =
+                Histogram { count: 42, sum: 2.5, zero_count: 3, zero_threshold: 1e-6, offset, buckets: buckets.to_vec() };
+            let metrics = only_metrics(vec![point(&BURST, START, Value::Histogram(Arc::new(histogram)))]);
+            let Some(Data::ExponentialHistogram(sent)) = &metrics[0].data else { panic!("not a histogram") };
+            assert_eq!(sent.aggregation_temporality(), AggregationTemporality::Cumulative);
+            let sent = &sent.data_points[0];
+            assert_eq!((sent.start_time_unix_nano, sent.time_unix_nano), (START, NOW));
+            assert_eq!((sent.scale, sent.count, sent.sum), (3, 42, Some(2.5)));
+            assert_eq!((sent.zero_count, sent.zero_threshold), (3, 1e-6));
+            assert_eq!(sent.negative, None);
+            let sent = sent.positive.as_ref().map(|b| (b.offset, &b.bucket_counts[..]));
+            assert_eq!(sent, want, "{offset} {buckets:?}");
+        }
+    }
+
+    #[test]
+    fn every_observation_is_in_the_bucket_otlp_defines_for_it() {
+        let mut histogram = Histogram::default();
+        let values = [0.001, 0.3, 1.0, 1.5, 2.0, 900.0];
+        for value in values {
+            histogram.record(value, 1);
+        }
+        let metrics = only_metrics(vec![point(&BURST, START, Value::Histogram(Arc::new(histogram)))]);
+        let Some(Data::ExponentialHistogram(sent)) = &metrics[0].data else { panic!("not a histogram") };
+        let buckets = sent.data_points[0].positive.as_ref().expect("buckets");
+        for value in values {
+            let index = (value.log2() * 8.0).ceil() as i32 - 1;
+            assert_eq!(buckets.bucket_counts[(index - buckets.offset) as usize], 1, "{value}");
+        }
+        assert_eq!(buckets.bucket_counts.iter().sum::<u64>(), values.len() as u64);
+    }
+
+    #[test]
+    fn json_is_what_the_otlp_specification_says() {
+        let histogram =
+            Histogram { count: 5, sum: 2.5, zero_count: 1, zero_threshold: 0.001, offset: -3, buckets: vec![0, 3, 1] };
+        let request = encode(&batch(
+            1_700_000_000_123_456_789,
+            vec![(
+                vec![("k8s.pod.name", "web \"0\"\n")],
+                vec![
+                    point(&IO, START, Value::Int(u64::MAX)),
+                    point(&USAGE, START, Value::Float(0.25)),
+                    point(&BURST, START, Value::Histogram(Arc::new(histogram))),
+                ],
+            )],
+        ));
+        let line = to_json(&request);
+        assert!(!line.contains('\n') && !line.contains("null"), "{line}");
+        let json: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        let resource = &json["resourceMetrics"][0];
+        assert_eq!(resource["resource"]["attributes"][0]["value"], serde_json::json!({"stringValue": "web \"0\"\n"}));
+        let metrics = &resource["scopeMetrics"][0]["metrics"];
+        let cases = [
+            ("/0/name", serde_json::json!(IO.name)),
+            ("/0/sum/aggregationTemporality", serde_json::json!(2)),
+            ("/0/sum/isMonotonic", serde_json::json!(true)),
+            ("/0/sum/dataPoints/0/asInt", serde_json::json!("9223372036854775807")),
+            ("/0/sum/dataPoints/0/startTimeUnixNano", serde_json::json!("1000000000")),
+            ("/0/sum/dataPoints/0/timeUnixNano", serde_json::json!("1700000000123456789")),
+            ("/1/gauge/dataPoints/0/asDouble", serde_json::json!(0.25)),
+            ("/2/exponentialHistogram/dataPoints/0/count", serde_json::json!("5")),
+            ("/2/exponentialHistogram/dataPoints/0/sum", serde_json::json!(2.5)),
+            ("/2/exponentialHistogram/dataPoints/0/scale", serde_json::json!(3)),
+            ("/2/exponentialHistogram/dataPoints/0/zeroCount", serde_json::json!("1")),
+            ("/2/exponentialHistogram/dataPoints/0/zeroThreshold", serde_json::json!(0.001)),
+            ("/2/exponentialHistogram/dataPoints/0/positive", serde_json::json!({"offset": -2, "bucketCounts": ["3", "1"]})),
+        ];
+        for (path, want) in cases {
+            assert_eq!(metrics.pointer(path), Some(&want), "{path}");
+        }
+        let back: ExportMetricsServiceRequest = serde_json::from_str(&line).expect("OTLP/JSON");
+        assert_eq!(back, request);
+    }
+
+    #[test]
+    fn an_export_of_110_pods_stays_below_600_bytes_per_pod() {
+        let request = encode(&crate::export::fixtures::node(110));
+        let raw = request.encode_to_vec();
+        let gzipped = crate::export::compress::gzip(&raw);
+        let (raw, gzipped) = (raw.len() / 110, gzipped.len() / 110);
+        assert!(gzipped <= 600, "{gzipped} B per pod gzipped, {raw} B raw");
+    }
+}

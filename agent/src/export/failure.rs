@@ -1,0 +1,227 @@
+//! Why an attempt failed, whether to repeat it, and when to say so.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use tonic::Code;
+
+/// What the collector made of a request it took.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Accepted {
+    /// Points it rejected (partial success).
+    pub(super) rejected: u64,
+    /// What it said about them, or a warning when it rejected none; empty mostly.
+    pub(super) message: String,
+}
+
+/// A request that was not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// Its kind.
+    pub(super) kind: Kind,
+    /// Why, for people.
+    pub(super) reason: String,
+    /// Whether to repeat it.
+    pub(super) retry: Retry,
+}
+
+/// Whether to repeat a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retry {
+    /// The same request would fail again.
+    Never,
+    /// After a wait of our own choosing.
+    Backoff,
+    /// After the wait the collector asked for.
+    After(Duration),
+}
+
+/// Kinds of trouble. Each is logged on its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// No connection.
+    Connect,
+    /// A connection that TLS refused.
+    Tls,
+    /// No reply in time.
+    Timeout,
+    /// A connection that broke.
+    Broken,
+    /// A gRPC status other than OK.
+    Grpc(Code),
+    /// An HTTP status other than 2xx.
+    Http(u16),
+    /// A reply that is not OTLP.
+    Reply,
+    /// stdout cannot be written.
+    Stdout,
+    /// The collector took a request but not all of its points, or warned.
+    Partial,
+    /// The queue was full: the oldest batch went.
+    Dropped,
+}
+
+impl Kind {
+    /// What a person can do about it.
+    pub(super) fn advice(self) -> &'static str {
+        match self {
+            Self::Connect => "check the endpoint's host and port, and that a collector listens there",
+            Self::Tls => "check the collector's certificate and the CA and client certificate configured here",
+            Self::Timeout => "check that the collector keeps up and that no firewall drops the connection, or raise the timeout",
+            Self::Broken => "check that the endpoint speaks the configured protocol (gRPC: port 4317, HTTP: port 4318)",
+            Self::Grpc(Code::Unauthenticated | Code::PermissionDenied) | Self::Http(401 | 403) => {
+                "check the credentials in the configured headers"
+            }
+            Self::Grpc(Code::Unimplemented) => "check that the endpoint is an OTLP/gRPC receiver for metrics that accepts gzip",
+            Self::Http(404 | 405) => "check the endpoint's path, which is /v1/metrics for most collectors",
+            Self::Http(415) => "check that the endpoint is an OTLP receiver for protobuf",
+            Self::Http(300..=399) => "give the URL it redirects to as the endpoint",
+            Self::Http(413) => "raise the collector's limit on the size of requests",
+            Self::Grpc(_) | Self::Http(_) => "see the collector's log",
+            Self::Reply => "check that the endpoint is an OTLP receiver and speaks the configured protocol",
+            Self::Stdout => "check what stdout is connected to",
+            Self::Partial => "see the collector's log for what it does not accept",
+            Self::Dropped => "bring the collector back, or lengthen the queue",
+        }
+    }
+}
+
+/// An error and its causes on one line, none said twice.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = String::new();
+    for error in causes(error) {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text = if text.is_empty() { said } else { format!("{text}: {said}") };
+        }
+    }
+    one_line(&text)
+}
+
+/// The TLS error among an error's causes.
+pub(super) fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    causes(error).find_map(|cause| cause.downcast_ref())
+}
+
+/// An error, its cause, the cause of that …
+///
+/// An `io::Error` made of another error hands on that one's cause as its own: look inside.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| match error.downcast_ref::<std::io::Error>().and_then(|e| e.get_ref()) {
+        Some(inner) => Some(inner as &(dyn Error + 'static)),
+        None => error.source(),
+    })
+}
+
+/// Text from elsewhere as it may go into one line of a log: no control characters, at most 300 characters.
+pub(super) fn one_line(text: &str) -> String {
+    const LONGEST: usize = 300;
+    let text = text.trim();
+    let mut line: String = text.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    line.truncate(line.trim_end().len());
+    if text.chars().nth(LONGEST).is_some() {
+        line.push('…');
+    }
+    line
+}
+
+/// Decides what is logged: each kind of trouble when it begins, then at most once a minute with the number in between.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    seen: Vec<Seen>,
+    /// Since when nothing was sent, if that was logged.
+    down: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    kind: Kind,
+    logged: Instant,
+    /// Occurrences since.
+    silent: u64,
+}
+
+/// At most one line per kind in this time.
+const QUIET: Duration = Duration::from_secs(60);
+
+impl Log {
+    /// Notes trouble: `Some(n)` when it is to be logged, n occurrences not having been logged since the last time.
+    pub(super) fn note(&mut self, kind: Kind, now: Instant) -> Option<u64> {
+        let Some(seen) = self.seen.iter_mut().find(|seen| seen.kind == kind) else {
+            self.seen.push(Seen { kind, logged: now, silent: 0 });
+            return Some(0);
+        };
+        if now.duration_since(seen.logged) < QUIET {
+            seen.silent += 1;
+            return None;
+        }
+        seen.logged = now;
+        Some(std::mem::take(&mut seen.silent))
+    }
+
+    /// Notes an attempt that failed, as [`Log::note`] does.
+    pub(super) fn failed(&mut self, kind: Kind, now: Instant) -> Option<u64> {
+        let silent = self.note(kind, now);
+        if silent.is_some() {
+            self.down.get_or_insert(now);
+        }
+        silent
+    }
+
+    /// Notes an attempt that succeeded: for how long it did not, when that was logged.
+    pub(super) fn succeeded(&mut self, now: Instant) -> Option<Duration> {
+        self.down.take().map(|since| now.duration_since(since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_is_logged_when_it_begins_and_then_once_a_minute_with_its_count() {
+        let mut log = Log::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let steps = [
+            (0, Kind::Connect, Some(0)),
+            (1, Kind::Connect, None),
+            (2, Kind::Timeout, Some(0)),
+            (3, Kind::Connect, None),
+            (59, Kind::Connect, None),
+            (60, Kind::Connect, Some(3)),
+            (61, Kind::Timeout, None),
+            (61, Kind::Connect, None),
+            (200, Kind::Connect, Some(1)),
+            (201, Kind::Grpc(Code::Unavailable), Some(0)),
+            (201, Kind::Grpc(Code::Internal), Some(0)),
+        ];
+        for (seconds, kind, want) in steps {
+            assert_eq!(log.failed(kind, at(seconds)), want, "{kind:?} at {seconds} s");
+        }
+    }
+
+    #[test]
+    fn recovery_is_told_once_and_flapping_stays_quiet() {
+        let mut log = Log::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(log.succeeded(at(0)), None);
+        assert_eq!(log.failed(Kind::Connect, at(1)), Some(0));
+        assert_eq!(log.failed(Kind::Connect, at(2)), None);
+        assert_eq!(log.succeeded(at(5)), Some(Duration::from_secs(4)));
+        assert_eq!(log.succeeded(at(6)), None);
+        assert_eq!(log.failed(Kind::Connect, at(7)), None);
+        assert_eq!(log.succeeded(at(8)), None);
+    }
+
+    #[test]
+    fn causes_are_told_once_each_and_in_one_line() {
+        let inner = std::io::Error::other(rustls::Error::HandshakeNotComplete);
+        let outer = std::io::Error::other(inner);
+        assert_eq!(chain(&outer), "handshake not complete");
+        assert_eq!(tls_error(&outer), Some(&rustls::Error::HandshakeNotComplete));
+        assert_eq!(one_line(" a\nb\tc\u{1b}[31m "), "a b c [31m");
+        assert_eq!(one_line(&"x".repeat(400)).chars().count(), 301);
+    }
+}

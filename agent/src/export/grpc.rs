@@ -1,0 +1,228 @@
+//! OTLP over gRPC.
+//!
+//! One unary method with one small reply. The queue keeps requests compressed, and a generated client would take messages
+//! and compress them anew at every attempt: so the five bytes of framing are written here, and HTTP/2 and the reading of
+//! statuses are left to hyper and tonic.
+
+use bytes::{BufMut, Bytes};
+use http_body_util::Full;
+use hyper::header::{CONTENT_TYPE, HeaderValue, TE};
+use hyper::{HeaderMap, Method, Request, StatusCode};
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
+use prost::Message;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use super::compress::{gunzip, gzip};
+use super::endpoint::{Endpoint, headers};
+use super::failure::{Accepted, Failure, Kind, Retry, one_line};
+use super::link::{Link, REPLY_LIMIT, Reply};
+use super::{Compression, ExportError, Settings};
+
+/// A gRPC client of the OTLP metrics service.
+#[derive(Debug)]
+pub(super) struct Grpc {
+    endpoint: Endpoint,
+    headers: HeaderMap,
+    link: Link,
+}
+
+impl Grpc {
+    /// Checks the settings; connects with the first request.
+    pub(super) fn new(settings: &Settings) -> Result<Self, ExportError> {
+        let endpoint = Endpoint::new(settings)?;
+        let link = Link::new(&endpoint, settings)?;
+        let mut headers = headers(settings)?;
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert("grpc-accept-encoding", HeaderValue::from_static("gzip,identity"));
+        if settings.compression == Compression::Gzip {
+            headers.insert("grpc-encoding", HeaderValue::from_static("gzip"));
+        }
+        if let Ok(timeout) = HeaderValue::from_str(&grpc_timeout(settings.timeout)) {
+            headers.insert("grpc-timeout", timeout);
+        }
+        Ok(Self { endpoint, headers, link })
+    }
+
+    /// For messages: where requests go.
+    pub(super) fn target(&self) -> &str {
+        &self.endpoint.shown
+    }
+
+    /// Sends a message framed by [`frame`].
+    pub(super) async fn send(&mut self, body: Bytes) -> Result<Accepted, Failure> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.endpoint.uri.clone();
+        *request.version_mut() = hyper::Version::HTTP_2;
+        *request.headers_mut() = self.headers.clone();
+        outcome(&self.link.call(request).await?)
+    }
+}
+
+/// A message as gRPC carries it: a flag for compressed, its length, its bytes.
+pub(super) fn frame(message: &[u8], compression: Compression) -> Bytes {
+    let gzipped = (compression == Compression::Gzip).then(|| gzip(message));
+    let payload = gzipped.as_deref().unwrap_or(message);
+    let mut framed = Vec::with_capacity(payload.len() + 5);
+    framed.put_u8(gzipped.is_some().into());
+    // A batch is some hundred kB; gRPC itself ends at 4 GiB.
+    framed.put_u32(payload.len() as u32);
+    framed.put_slice(payload);
+    framed.into()
+}
+
+/// A duration as gRPC writes it: at most eight digits and a unit.
+fn grpc_timeout(timeout: std::time::Duration) -> String {
+    match timeout.as_millis() {
+        ms @ 0..=99_999_999 => format!("{}m", ms.max(1)),
+        ms => format!("{}S", (ms / 1000).min(99_999_999)),
+    }
+}
+
+fn outcome(reply: &Reply) -> Result<Accepted, Failure> {
+    // A refusal may come in the headers alone.
+    let status = Status::from_header_map(&reply.trailers).or_else(|| Status::from_header_map(&reply.headers));
+    let status = status.unwrap_or_else(|| no_status(reply.status));
+    if status.code() == Code::Ok {
+        return Ok(accepted(reply));
+    }
+    Err(Failure {
+        kind: Kind::Grpc(status.code()),
+        reason: one_line(&format!("{}: {}", name(status.code()), status.message())),
+        retry: retry(&status),
+    })
+}
+
+/// The OTLP specification's table of retryable codes; a collector out of resources must say when to come back.
+fn retry(status: &Status) -> Retry {
+    let asked = status.get_details_retry_info();
+    let delay = asked.as_ref().and_then(|info| info.retry_delay);
+    match status.code() {
+        Code::ResourceExhausted if asked.is_none() => Retry::Never,
+        Code::Cancelled
+        | Code::DeadlineExceeded
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unavailable
+        | Code::DataLoss
+        | Code::ResourceExhausted => delay.map_or(Retry::Backoff, Retry::After),
+        _ => Retry::Never,
+    }
+}
+
+/// The status of a reply without one, by the gRPC specification's mapping of HTTP statuses: it comes from a proxy.
+fn no_status(status: StatusCode) -> Status {
+    let code = match status.as_u16() {
+        400 => Code::Internal,
+        401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
+        404 => Code::Unimplemented,
+        429 | 502..=504 => Code::Unavailable,
+        _ => Code::Unknown,
+    };
+    Status::new(code, format!("the reply is not gRPC's (HTTP status {status})"))
+}
+
+/// What an OK says. A reply that cannot be read changes nothing: the collector has taken the request.
+fn accepted(reply: &Reply) -> Accepted {
+    let message = match reply.body.split_first_chunk::<5>() {
+        Some(([1, ..], gzipped)) => gunzip(gzipped, REPLY_LIMIT).unwrap_or_default(),
+        Some((_, message)) => message.to_vec(),
+        None => Vec::new(),
+    };
+    ExportMetricsServiceResponse::decode(&message[..]).map(Accepted::from).unwrap_or_default()
+}
+
+impl From<ExportMetricsServiceResponse> for Accepted {
+    fn from(response: ExportMetricsServiceResponse) -> Self {
+        let partial = response.partial_success.unwrap_or_default();
+        Self { rejected: u64::try_from(partial.rejected_data_points).unwrap_or(0), message: one_line(&partial.error_message) }
+    }
+}
+
+/// A code as the gRPC and OTLP specifications spell it.
+fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    #[test]
+    fn a_code_is_retried_as_the_otlp_specification_says() {
+        use Code::*;
+        let retryable = [Cancelled, DeadlineExceeded, Aborted, OutOfRange, Unavailable, DataLoss];
+        for code in (1..=16).map(Code::from_i32) {
+            let plain = if retryable.contains(&code) { Retry::Backoff } else { Retry::Never };
+            assert_eq!(retry(&Status::new(code, "")), plain, "{code:?}");
+            let asked = |delay| Status::with_error_details(code, "", ErrorDetails::with_retry_info(delay));
+            let throttled = retryable.contains(&code) || code == ResourceExhausted;
+            let want = |retry| if throttled { retry } else { Retry::Never };
+            let delay = Duration::from_millis(1500);
+            assert_eq!(retry(&asked(Some(delay))), want(Retry::After(delay)), "{code:?}");
+            assert_eq!(retry(&asked(None)), want(Retry::Backoff), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_reply_without_a_grpc_status_is_judged_by_its_http_status() {
+        for (http, code, want) in [
+            (200, Code::Unknown, Retry::Never),
+            (401, Code::Unauthenticated, Retry::Never),
+            (404, Code::Unimplemented, Retry::Never),
+            (503, Code::Unavailable, Retry::Backoff),
+        ] {
+            let status = StatusCode::from_u16(http).expect("a status");
+            let reply = Reply { status, headers: HeaderMap::new(), body: Bytes::new(), trailers: HeaderMap::new() };
+            let failure = outcome(&reply).expect_err("no status");
+            assert_eq!((failure.kind, failure.retry), (Kind::Grpc(code), want), "{http}");
+            assert!(failure.reason.contains(&http.to_string()), "{}", failure.reason);
+        }
+    }
+
+    #[test]
+    fn a_message_is_framed_with_its_flag_and_length() {
+        assert_eq!(&frame(b"abc", Compression::None)[..], b"\x00\x00\x00\x00\x03abc");
+        let framed = frame(b"abc", Compression::Gzip);
+        assert_eq!(framed[0], 1);
+        assert_eq!(u32::from_be_bytes([framed[1], framed[2], framed[3], framed[4]]) as usize, framed.len() - 5);
+        assert_eq!(gunzip(&framed[5..], 100).expect("gzip"), b"abc");
+    }
+
+    #[test]
+    fn a_timeout_has_at_most_eight_digits() {
+        for (timeout, want) in [
+            (Duration::from_micros(10), "1m"),
+            (Duration::from_secs(10), "10000m"),
+            (Duration::from_secs(100_000), "100000S"),
+            (Duration::MAX, "99999999S"),
+        ] {
+            assert_eq!(grpc_timeout(timeout), want);
+        }
+    }
+}

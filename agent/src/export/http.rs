@@ -1,0 +1,177 @@
+//! OTLP over HTTP with protobuf bodies.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
+use hyper::{HeaderMap, Method, Request};
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
+use prost::Message;
+
+use super::compress::{gunzip, gzip};
+use super::endpoint::{Endpoint, headers};
+use super::failure::{Accepted, Failure, Kind, Retry, one_line};
+use super::link::{Link, REPLY_LIMIT, Reply};
+use super::retry::retry_after;
+use super::{Compression, ExportError, Settings};
+
+const PROTOBUF: &str = "application/x-protobuf";
+
+/// An HTTP client of an OTLP metrics endpoint.
+#[derive(Debug)]
+pub(super) struct Http {
+    endpoint: Endpoint,
+    headers: HeaderMap,
+    link: Link,
+}
+
+impl Http {
+    /// Checks the settings; connects with the first request.
+    pub(super) fn new(settings: &Settings) -> Result<Self, ExportError> {
+        let endpoint = Endpoint::new(settings)?;
+        let link = Link::new(&endpoint, settings)?;
+        let mut headers = headers(settings)?;
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROTOBUF));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+        if settings.compression == Compression::Gzip {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        Ok(Self { endpoint, headers, link })
+    }
+
+    /// For messages: where requests go.
+    pub(super) fn target(&self) -> &str {
+        &self.endpoint.shown
+    }
+
+    /// Sends a message made by [`body`].
+    pub(super) async fn send(&mut self, body: Bytes) -> Result<Accepted, Failure> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.endpoint.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        outcome(&self.link.call(request).await?)
+    }
+}
+
+/// A message as HTTP carries it.
+pub(super) fn body(message: Vec<u8>, compression: Compression) -> Bytes {
+    match compression {
+        Compression::Gzip => gzip(&message).into(),
+        Compression::None => message.into(),
+    }
+}
+
+fn outcome(reply: &Reply) -> Result<Accepted, Failure> {
+    if reply.status.is_success() {
+        // A reply that cannot be read changes nothing: the collector has taken the request.
+        let response =
+            if is_protobuf(reply) { ExportMetricsServiceResponse::decode(plain(reply).as_ref()) } else { Ok(Default::default()) };
+        return Ok(response.map(Accepted::from).unwrap_or_default());
+    }
+    let status = reply.status.as_u16();
+    let retry = match status {
+        429 | 502..=504 => text(&reply.headers, RETRY_AFTER)
+            .and_then(|value| retry_after(value, SystemTime::now()))
+            .map_or(Retry::Backoff, Retry::After),
+        _ => Retry::Never,
+    };
+    Err(Failure { kind: Kind::Http(status), reason: reason(reply), retry })
+}
+
+/// The status and what the reply says: a `google.rpc.Status`, or the beginning of whatever text it is.
+fn reason(reply: &Reply) -> String {
+    let body = plain(reply);
+    let said = if is_protobuf(reply) {
+        tonic_types::pb::Status::decode(body.as_ref()).map(|status| status.message).unwrap_or_default()
+    } else if reply.status.is_redirection() {
+        // The query may hold a key.
+        let location = text(&reply.headers, LOCATION).unwrap_or_default();
+        format!("it redirects to {}", super::endpoint::shown(location))
+    } else {
+        String::from_utf8_lossy(&body).into_owned()
+    };
+    let said = one_line(&said);
+    if said.is_empty() { format!("HTTP status {}", reply.status) } else { format!("HTTP status {}: {said}", reply.status) }
+}
+
+fn is_protobuf(reply: &Reply) -> bool {
+    text(&reply.headers, CONTENT_TYPE).is_some_and(|value| value.starts_with(PROTOBUF))
+}
+
+/// The body, uncompressed; empty when it cannot be.
+fn plain(reply: &Reply) -> Bytes {
+    match text(&reply.headers, CONTENT_ENCODING) {
+        Some(encoding) if encoding.eq_ignore_ascii_case("gzip") => {
+            gunzip(&reply.body, REPLY_LIMIT).map(Bytes::from).unwrap_or_default()
+        }
+        _ => reply.body.clone(),
+    }
+}
+
+fn text(headers: &HeaderMap, name: hyper::header::HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use hyper::StatusCode;
+
+    use super::*;
+
+    fn reply(status: u16, headers: &[(&'static str, &'static str)], body: &[u8]) -> Reply {
+        let headers = headers.iter().map(|(k, v)| ((*k).parse().expect("name"), HeaderValue::from_static(v))).collect();
+        let status = StatusCode::from_u16(status).expect("a status");
+        Reply { status, headers, body: Bytes::copy_from_slice(body), trailers: HeaderMap::new() }
+    }
+
+    #[test]
+    fn a_status_is_retried_as_the_otlp_specification_says() {
+        for status in 300..600 {
+            let want = if [429, 502, 503, 504].contains(&status) { Retry::Backoff } else { Retry::Never };
+            let failure = outcome(&reply(status, &[], b"")).expect_err("not 2xx");
+            assert_eq!((failure.kind, failure.retry), (Kind::Http(status), want));
+            let asked = outcome(&reply(status, &[("retry-after", "7")], b"")).expect_err("not 2xx").retry;
+            let want = if want == Retry::Never { want } else { Retry::After(Duration::from_secs(7)) };
+            assert_eq!(asked, want, "{status}");
+        }
+    }
+
+    #[test]
+    fn the_reason_is_taken_from_whatever_the_reply_says() {
+        let status = tonic_types::pb::Status { code: 3, message: "no such tenant".into(), details: vec![] }.encode_to_vec();
+        let cases = [
+            (reply(400, &[("content-type", PROTOBUF)], &status), "HTTP status 400 Bad Request: no such tenant"),
+            (
+                reply(400, &[("content-type", PROTOBUF), ("content-encoding", "gzip")], &gzip(&status)),
+                "HTTP status 400 Bad Request: no such tenant",
+            ),
+            (reply(404, &[("content-type", "text/plain")], b"page\nnot found\n"), "HTTP status 404 Not Found: page not found"),
+            (reply(500, &[], b"\xff\x00"), "HTTP status 500 Internal Server Error: \u{fffd}"),
+            (reply(502, &[("content-encoding", "gzip")], b"not gzip"), "HTTP status 502 Bad Gateway"),
+            (
+                reply(307, &[("location", "https://other/v1/metrics?key=hunter2")], b""),
+                "HTTP status 307 Temporary Redirect: it redirects to https://other/v1/metrics",
+            ),
+        ];
+        for (reply, want) in cases {
+            assert_eq!(outcome(&reply).expect_err("not 2xx").reason, want);
+        }
+    }
+
+    #[test]
+    fn a_success_is_one_whatever_its_body() {
+        for reply in [
+            reply(200, &[], b""),
+            reply(204, &[], b""),
+            reply(200, &[("content-type", "application/json")], b"{}"),
+            reply(200, &[("content-type", PROTOBUF)], b"\xff"),
+            reply(200, &[("content-type", PROTOBUF), ("content-encoding", "gzip")], b"not gzip"),
+        ] {
+            assert_eq!(outcome(&reply), Ok(Accepted::default()), "{reply:?}");
+        }
+    }
+}

@@ -1,0 +1,715 @@
+//! A fake OTLP collector: takes metrics over gRPC and HTTP on one port of 127.0.0.1, keeps what it got, and misbehaves as told.
+//!
+//! It runs in a thread of its own, so that tests with and without an async runtime can use it, and so that it answers while
+//! a test blocks. gRPC is tonic's server, an implementation other than the one under test. What a request is answered with
+//! is decided when its headers are there: first by the script ([`Collector::next`]), then by the standing answer
+//! ([`Collector::always`]).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use flate2::{Compression, read::GzDecoder, write::GzEncoder};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{MetricsService, MetricsServiceServer};
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
+use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
+use opentelemetry_proto::tonic::metrics::v1::{ExponentialHistogramDataPoint, metric::Data, number_data_point};
+use prost::Message;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_rustls::TlsAcceptor;
+use tonic::body::Body;
+use tonic::codec::CompressionEncoding;
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// What a request is answered with.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// Taken.
+    Accept,
+    /// Taken but for some points, or with a warning when `rejected` is 0.
+    Partial {
+        /// Points rejected.
+        rejected: i64,
+        /// What is said about them.
+        message: String,
+    },
+    /// Refused with a gRPC code. A request over HTTP is answered with status 500.
+    Grpc {
+        /// The code.
+        code: tonic::Code,
+        /// `RetryInfo` in the status' details.
+        retry_info: Option<Duration>,
+    },
+    /// Refused with an HTTP status, also over gRPC, as a proxy does.
+    Http {
+        /// The status.
+        status: u16,
+        /// The `Retry-After` header.
+        retry_after: Option<String>,
+    },
+    /// Never answered; new connections are accepted and nothing is ever read from them.
+    Stall,
+    /// The connection is reset (RST) after the request's headers.
+    Reset,
+}
+
+impl Answer {
+    /// Whether the data of such a request is kept.
+    fn takes(&self) -> bool {
+        matches!(self, Self::Accept | Self::Partial { .. })
+    }
+}
+
+/// How a request came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// gRPC.
+    Grpc,
+    /// HTTP with a protobuf body.
+    Http,
+}
+
+/// A request that was taken.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// What it carried.
+    pub request: ExportMetricsServiceRequest,
+    /// How it came.
+    pub protocol: Protocol,
+    /// Its path.
+    pub path: String,
+    /// Its headers, names in lower case.
+    pub headers: BTreeMap<String, String>,
+    /// `grpc-encoding` or `content-encoding`.
+    pub content_encoding: Option<String>,
+    /// When it was complete.
+    pub at: Instant,
+}
+
+/// One data point, with what it is about.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Point {
+    /// The resource's attributes.
+    pub resource: BTreeMap<String, String>,
+    /// The point's own attributes.
+    pub attributes: BTreeMap<String, String>,
+    /// Start of counting, Unix time in ns; 0 for gauges.
+    pub start_unix_ns: u64,
+    /// When it was read, Unix time in ns.
+    pub time_unix_ns: u64,
+    /// Its value.
+    pub value: Value,
+}
+
+/// The value of a data point.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// An integer.
+    Int(i64),
+    /// A real number.
+    Float(f64),
+    /// An exponential histogram.
+    Histogram(Box<ExponentialHistogramDataPoint>),
+}
+
+impl Value {
+    /// A scalar as a real number; of a histogram, its count.
+    pub fn as_f64(&self) -> f64 {
+        match self {
+            Self::Int(v) => *v as f64,
+            Self::Float(v) => *v,
+            Self::Histogram(histogram) => histogram.count as f64,
+        }
+    }
+}
+
+/// How a collector is set up.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// TLS; plain text without.
+    pub tls: Option<Tls>,
+    /// Answer without compression even where the client would take it.
+    pub plain_replies: bool,
+}
+
+/// A certificate authority of its own and what it signed, in a directory that goes with it.
+#[derive(Debug)]
+pub struct Tls {
+    dir: tempfile::TempDir,
+    /// Whether clients must show a certificate of this authority.
+    pub require_client: bool,
+}
+
+/// A running collector. It ends with this value.
+#[derive(Debug)]
+pub struct Collector {
+    address: SocketAddr,
+    tls: Option<Tls>,
+    shared: Arc<Shared>,
+    orders: mpsc::UnboundedSender<Order>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Changes with the state.
+    version: watch::Sender<u64>,
+    plain_replies: bool,
+}
+
+#[derive(Debug)]
+struct State {
+    script: VecDeque<Answer>,
+    standing: Answer,
+    received: Vec<Received>,
+    attempts: usize,
+    connections: usize,
+}
+
+/// What the thread is told to do.
+#[derive(Debug)]
+enum Order {
+    /// Close the listener and all connections.
+    Refuse(oneshot::Sender<()>),
+    /// Listen again.
+    Listen(oneshot::Sender<()>),
+}
+
+impl Collector {
+    /// Starts a plain-text collector on a free port of 127.0.0.1.
+    ///
+    /// # Errors
+    /// No port or no thread to be had.
+    pub fn start() -> Result<Self> {
+        Self::with(Options::default())
+    }
+
+    /// Starts a collector.
+    ///
+    /// # Errors
+    /// No port or no thread to be had, or unusable certificates.
+    pub fn with(options: Options) -> Result<Self> {
+        let acceptor = options.tls.as_ref().map(Tls::acceptor).transpose()?;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").context("could not listen on 127.0.0.1")?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let state =
+            State { script: VecDeque::new(), standing: Answer::Accept, received: Vec::new(), attempts: 0, connections: 0 };
+        let shared =
+            Arc::new(Shared { state: Mutex::new(state), version: watch::Sender::new(0), plain_replies: options.plain_replies });
+        let (orders, inbox) = mpsc::unbounded_channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name("collector".into()).spawn({
+            let shared = shared.clone();
+            move || runtime.block_on(serve(listener, address, acceptor, shared, inbox))
+        })?;
+        Ok(Self { address, tls: options.tls, shared, orders, thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The endpoint for OTLP over gRPC.
+    pub fn grpc_endpoint(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// The endpoint for OTLP over HTTP, path included.
+    pub fn http_endpoint(&self) -> String {
+        format!("{}/v1/metrics", self.grpc_endpoint())
+    }
+
+    /// The certificates, when it speaks TLS.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
+    /// Answers the next `times` requests like this, after those already scripted.
+    pub fn next(&self, times: usize, answer: Answer) {
+        self.shared.change(|state| state.script.extend(std::iter::repeat_n(answer, times)));
+    }
+
+    /// Answers every request like this when the script is at its end.
+    pub fn always(&self, answer: Answer) {
+        self.shared.change(|state| state.standing = answer);
+    }
+
+    /// Closes the listener and every connection; connecting is refused until [`Collector::listen`]. The port stays reserved.
+    pub fn refuse(&self) {
+        self.order(Order::Refuse);
+    }
+
+    /// Listens again on the same port.
+    pub fn listen(&self) {
+        self.order(Order::Listen);
+    }
+
+    fn order(&self, order: impl FnOnce(oneshot::Sender<()>) -> Order) {
+        let (done, finished) = oneshot::channel();
+        // The thread lives as long as `self`. It does what it is told at once: a moment's wait, also inside a runtime.
+        let _ = self.orders.send(order(done));
+        std::thread::scope(|scope| scope.spawn(|| finished.blocking_recv()).join().ok());
+    }
+
+    /// The requests that were taken, in order.
+    pub fn received(&self) -> Vec<Received> {
+        self.shared.state().received.clone()
+    }
+
+    /// The number of requests whose headers arrived, whatever the answer.
+    pub fn attempts(&self) -> usize {
+        self.shared.state().attempts
+    }
+
+    /// The number of TCP connections that were accepted.
+    pub fn connections(&self) -> usize {
+        self.shared.state().connections
+    }
+
+    /// Every point of a metric that was taken, in order, of resources that have all these attributes.
+    pub fn points(&self, resource: &[(&str, &str)], metric: &str) -> Vec<Point> {
+        let state = self.shared.state();
+        state.received.iter().flat_map(|received| points(&received.request, resource, metric)).collect()
+    }
+
+    /// The last point of a metric that was taken, of a resource that has all these attributes.
+    pub fn latest(&self, resource: &[(&str, &str)], metric: &str) -> Option<Point> {
+        let state = self.shared.state();
+        state.received.iter().rev().find_map(|received| points(&received.request, resource, metric).pop())
+    }
+
+    /// Waits until something is true of the collector.
+    ///
+    /// # Errors
+    /// It is not within 20 s.
+    pub async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) -> Result<()> {
+        let mut version = self.shared.version.subscribe();
+        let wait = async {
+            while !condition(self) {
+                // The sender is in `self`.
+                let _ = version.changed().await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(20), wait).await.is_err() {
+            let (attempts, taken) = (self.attempts(), self.shared.state().received.len());
+            bail!("the collector did not see within 20 s: {what} ({attempts} requests came, {taken} were taken)");
+        }
+        Ok(())
+    }
+
+    /// [`Collector::until`] for tests without a runtime.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn wait_until(&self, what: &str, condition: impl Fn(&Self) -> bool) -> Result<()> {
+        tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(self.until(what, condition))
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        // Closing the channel ends the thread.
+        self.orders = mpsc::unbounded_channel().0;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.state());
+        self.version.send_modify(|version| *version += 1);
+        result
+    }
+
+    /// The answer to a request that has just begun.
+    fn answer(&self) -> Answer {
+        self.change(|state| {
+            state.attempts += 1;
+            state.script.pop_front().unwrap_or_else(|| state.standing.clone())
+        })
+    }
+
+    /// Whether a connection made now is to be left unread.
+    fn stalls(&self) -> bool {
+        self.change(|state| {
+            state.connections += 1;
+            *state.script.front().unwrap_or(&state.standing) == Answer::Stall
+        })
+    }
+}
+
+/// The points of a metric in one request, of resources that have all these attributes.
+pub fn points(request: &ExportMetricsServiceRequest, resource: &[(&str, &str)], metric: &str) -> Vec<Point> {
+    let mut points = Vec::new();
+    for group in &request.resource_metrics {
+        let about = group.resource.as_ref().map(|r| texts(&r.attributes)).unwrap_or_default();
+        if !resource.iter().all(|(key, value)| about.get(*key).is_some_and(|v| v == value)) {
+            continue;
+        }
+        let mut add = |attributes: &[KeyValue], start_unix_ns, time_unix_ns, value| {
+            points.push(Point { resource: about.clone(), attributes: texts(attributes), start_unix_ns, time_unix_ns, value });
+        };
+        for found in group.scope_metrics.iter().flat_map(|scope| &scope.metrics).filter(|found| found.name == metric) {
+            let numbers = match &found.data {
+                Some(Data::Sum(sum)) => &sum.data_points[..],
+                Some(Data::Gauge(gauge)) => &gauge.data_points[..],
+                Some(Data::ExponentialHistogram(histogram)) => {
+                    for p in &histogram.data_points {
+                        let value = Value::Histogram(Box::new(p.clone()));
+                        add(&p.attributes, p.start_time_unix_nano, p.time_unix_nano, value);
+                    }
+                    &[]
+                }
+                _ => &[],
+            };
+            for p in numbers {
+                let value = match p.value {
+                    Some(number_data_point::Value::AsInt(v)) => Value::Int(v),
+                    Some(number_data_point::Value::AsDouble(v)) => Value::Float(v),
+                    None => continue,
+                };
+                add(&p.attributes, p.start_time_unix_nano, p.time_unix_nano, value);
+            }
+        }
+    }
+    points
+}
+
+fn texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {
+    let text = |attribute: &KeyValue| match attribute.value.as_ref().and_then(|v| v.value.as_ref()) {
+        Some(any_value::Value::StringValue(text)) => text.clone(),
+        other => format!("{other:?}"),
+    };
+    attributes.iter().map(|attribute| (attribute.key.clone(), text(attribute))).collect()
+}
+
+/// The thread: accepts connections until the [`Collector`] is gone.
+async fn serve(
+    listener: std::net::TcpListener,
+    address: SocketAddr,
+    acceptor: Option<TlsAcceptor>,
+    shared: Arc<Shared>,
+    mut inbox: mpsc::UnboundedReceiver<Order>,
+) {
+    let mut listener = TcpListener::from_std(listener).ok();
+    // Bound but not listening: keeps the port while connections are refused.
+    let mut reserved: Option<TcpSocket> = None;
+    // Dropping the set closes the connections in it.
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let accept = async {
+            match &listener {
+                Some(listener) => listener.accept().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            order = inbox.recv() => match order {
+                Some(Order::Refuse(done)) => {
+                    listener = None;
+                    connections.shutdown().await;
+                    if reserved.is_none() {
+                        reserved = reserve(address).ok();
+                    }
+                    let _ = done.send(());
+                }
+                Some(Order::Listen(done)) => {
+                    if let Some(socket) = reserved.take() {
+                        listener = socket.listen(64).ok();
+                    }
+                    let _ = done.send(());
+                }
+                None => return,
+            },
+            Ok((stream, _)) = accept => {
+                connections.spawn(connection(stream, acceptor.clone(), shared.clone()));
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+fn reserve(address: SocketAddr) -> std::io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+async fn connection(stream: TcpStream, acceptor: Option<TlsAcceptor>, shared: Arc<Shared>) {
+    if shared.stalls() {
+        // Held open, never read, until the collector closes its connections.
+        let _held = stream;
+        return std::future::pending().await;
+    }
+    let Ok(handle) = stream.as_fd().try_clone_to_owned() else { return };
+    match acceptor {
+        None => requests(stream, handle, shared).await,
+        Some(acceptor) => {
+            if let Ok(stream) = acceptor.accept(stream).await {
+                requests(stream, handle, shared).await;
+            }
+        }
+    }
+}
+
+/// Serves the requests of one connection, until it is closed or to be reset.
+async fn requests<S>(stream: S, handle: OwnedFd, shared: Arc<Shared>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (reset, mut to_reset) = mpsc::unbounded_channel();
+    let service = service_fn(move |request| {
+        let (shared, reset) = (shared.clone(), reset.clone());
+        async move { Ok::<_, Infallible>(respond(request, &shared, &reset).await) }
+    });
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let serving = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        _ = serving => {}
+        Some(()) = to_reset.recv() => {
+            // Closing with a linger time of zero sends RST; closing happens when `serving` goes with this function.
+            let _ = socket2::SockRef::from(&handle).set_linger(Some(Duration::ZERO));
+        }
+    }
+    drop(handle);
+}
+
+/// Facts of a request that tonic does not hand on, and the answer it is to get.
+#[derive(Clone, Debug)]
+struct Call {
+    path: String,
+    headers: BTreeMap<String, String>,
+    answer: Answer,
+}
+
+async fn respond(request: Request<Incoming>, shared: &Arc<Shared>, reset: &mpsc::UnboundedSender<()>) -> Response<Body> {
+    let text = |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let call = Call {
+        path: request.uri().path().to_string(),
+        headers: request.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
+        answer: shared.answer(),
+    };
+    match &call.answer {
+        Answer::Stall => std::future::pending().await,
+        Answer::Reset => {
+            let _ = reset.send(());
+            std::future::pending().await
+        }
+        Answer::Http { status, retry_after } => {
+            // A proxy reads the request before it answers.
+            let _ = request.into_body().collect().await;
+            let mut response = Response::builder().status(*status).header(CONTENT_TYPE, "text/plain");
+            if let Some(value) = retry_after {
+                response = response.header(RETRY_AFTER, value);
+            }
+            body(response, format!("the fake collector answers {status}\n").into())
+        }
+        _ if call.headers.get("content-type").is_some_and(|t| t.starts_with("application/grpc")) => {
+            let (mut head, incoming) = request.into_parts();
+            head.extensions.insert(call);
+            let mut service = MetricsServiceServer::new(Service(shared.clone())).accept_compressed(CompressionEncoding::Gzip);
+            if !shared.plain_replies {
+                service = service.send_compressed(CompressionEncoding::Gzip);
+            }
+            let mut routes = tonic::service::Routes::new(service);
+            let Ok(response) = tonic::codegen::Service::call(&mut routes, Request::from_parts(head, incoming)).await;
+            response
+        }
+        _ => over_http(request, call, shared).await,
+    }
+}
+
+/// The gRPC service.
+struct Service(Arc<Shared>);
+
+#[tonic::async_trait]
+impl MetricsService for Service {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportMetricsServiceRequest>,
+    ) -> Result<tonic::Response<ExportMetricsServiceResponse>, tonic::Status> {
+        let call = request.extensions().get::<Call>().cloned();
+        let call = call.ok_or_else(|| tonic::Status::internal("the fake collector lost the call"))?;
+        if let Answer::Grpc { code, retry_info } = &call.answer {
+            let message = "the fake collector says no";
+            return Err(match retry_info {
+                Some(delay) => tonic::Status::with_error_details(*code, message, ErrorDetails::with_retry_info(Some(*delay))),
+                None => tonic::Status::new(*code, message),
+            });
+        }
+        Ok(tonic::Response::new(take(call, request.into_inner(), Protocol::Grpc, &self.0)))
+    }
+}
+
+/// OTLP over HTTP.
+async fn over_http(request: Request<Incoming>, call: Call, shared: &Arc<Shared>) -> Response<Body> {
+    let refuse =
+        |status: u16, why: String| body(Response::builder().status(status).header(CONTENT_TYPE, "text/plain"), why.into());
+    if request.uri().path() != "/v1/metrics" {
+        return refuse(404, format!("nothing at {}", request.uri().path()));
+    }
+    if request.method() != hyper::Method::POST {
+        return refuse(405, format!("{} is not allowed", request.method()));
+    }
+    if !matches!(call.answer, Answer::Accept | Answer::Partial { .. }) {
+        return refuse(500, "the fake collector says no".into());
+    }
+    let (head, incoming) = request.into_parts();
+    let Ok(collected) = incoming.collect().await else { return refuse(400, "the request breaks off".into()) };
+    let decoded = match decode(&head.headers, &collected.to_bytes()) {
+        Ok(decoded) => decoded,
+        Err(error) => return refuse(400, format!("{error:#}")),
+    };
+    let reply = take(call, decoded, Protocol::Http, shared).encode_to_vec();
+    let response = Response::builder().header(CONTENT_TYPE, "application/x-protobuf");
+    let takes_gzip = head.headers.get(ACCEPT_ENCODING).is_some_and(|v| v.as_bytes().windows(4).any(|w| w == b"gzip"));
+    if !takes_gzip || shared.plain_replies {
+        return body(response, reply.into());
+    }
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    // Writing into a Vec does not fail.
+    let _ = encoder.write_all(&reply);
+    body(response.header(CONTENT_ENCODING, "gzip"), encoder.finish().unwrap_or_default().into())
+}
+
+fn decode(headers: &HeaderMap, bytes: &[u8]) -> Result<ExportMetricsServiceRequest> {
+    let header = |name| headers.get(name).map(|value: &hyper::header::HeaderValue| value.as_bytes());
+    if header(CONTENT_TYPE) != Some(b"application/x-protobuf") {
+        bail!("the content type is not application/x-protobuf");
+    }
+    match header(CONTENT_ENCODING) {
+        None => ExportMetricsServiceRequest::decode(bytes).context("the body is not OTLP"),
+        Some(b"gzip") => {
+            let mut plain = Vec::new();
+            std::io::Read::read_to_end(&mut GzDecoder::new(bytes), &mut plain).context("the body is not gzip")?;
+            ExportMetricsServiceRequest::decode(&plain[..]).context("the body is not OTLP")
+        }
+        Some(other) => bail!("unknown content encoding {:?}", String::from_utf8_lossy(other)),
+    }
+}
+
+fn body(response: hyper::http::response::Builder, bytes: Bytes) -> Response<Body> {
+    response.body(Body::new(Full::new(bytes))).unwrap_or_default()
+}
+
+/// Keeps a request and says what its answer tells to.
+fn take(call: Call, request: ExportMetricsServiceRequest, protocol: Protocol, shared: &Shared) -> ExportMetricsServiceResponse {
+    let encoding = match protocol {
+        Protocol::Grpc => "grpc-encoding",
+        Protocol::Http => "content-encoding",
+    };
+    let content_encoding = call.headers.get(encoding).cloned();
+    if call.answer.takes() {
+        let Call { path, headers, .. } = call;
+        let received = Received { request, protocol, path, headers, content_encoding, at: Instant::now() };
+        shared.change(|state| state.received.push(received));
+    }
+    let partial_success = match call.answer {
+        Answer::Partial { rejected, message } => {
+            Some(ExportMetricsPartialSuccess { rejected_data_points: rejected, error_message: message })
+        }
+        _ => None,
+    };
+    ExportMetricsServiceResponse { partial_success }
+}
+
+impl Tls {
+    /// A new authority, a server certificate for 127.0.0.1 and localhost, and a client certificate.
+    ///
+    /// # Errors
+    /// The temporary directory cannot be written.
+    pub fn new() -> Result<Self> {
+        use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+        let dir = tempfile::tempdir()?;
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "podmeter's test authority");
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+        std::fs::write(dir.path().join("ca.pem"), authority.pem())?;
+        let names = vec!["127.0.0.1".to_string(), "localhost".to_string()];
+        for (name, names, usage) in [
+            ("server", names, ExtendedKeyUsagePurpose::ServerAuth),
+            ("client", vec!["podmeter".to_string()], ExtendedKeyUsagePurpose::ClientAuth),
+        ] {
+            let key = KeyPair::generate()?;
+            let mut params = CertificateParams::new(names)?;
+            params.extended_key_usages = vec![usage];
+            std::fs::write(dir.path().join(format!("{name}.pem")), params.signed_by(&key, &authority)?.pem())?;
+            std::fs::write(dir.path().join(format!("{name}.key")), key.serialize_pem())?;
+        }
+        Ok(Self { dir, require_client: false })
+    }
+
+    /// As [`Tls::new`], and clients must show a certificate.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn mutual() -> Result<Self> {
+        Ok(Self { require_client: true, ..Self::new()? })
+    }
+
+    /// PEM file of the authority.
+    pub fn ca(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+
+    /// PEM file of the client's certificate.
+    pub fn client_certificate(&self) -> PathBuf {
+        self.dir.path().join("client.pem")
+    }
+
+    /// PEM file of the client's key.
+    pub fn client_key(&self) -> PathBuf {
+        self.dir.path().join("client.key")
+    }
+
+    fn acceptor(&self) -> Result<TlsAcceptor> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+        let builder = if self.require_client {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_file(self.ca())?)?;
+            let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
+            builder.with_client_cert_verifier(verifier)
+        } else {
+            builder.with_no_client_auth()
+        };
+        let chain = vec![CertificateDer::from_pem_file(self.dir.path().join("server.pem"))?];
+        let key = PrivateKeyDer::from_pem_file(self.dir.path().join("server.key"))?;
+        let mut config = builder.with_single_cert(chain, key)?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+}
