@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod cgroup;
 pub mod collector;
+pub mod demo;
 pub mod http;
 pub mod load;
 pub mod metric;

@@ -141,7 +141,7 @@ fn distribution(point: &Point, histogram: &Histogram, time_unix_nano: u64) -> Ex
         time_unix_nano,
         count: histogram.count,
         sum: histogram.sum.is_finite().then_some(histogram.sum),
-        scale: SCALE as i32,
+        scale: SCALE,
         zero_count: histogram.zero_count,
         zero_threshold: histogram.zero_threshold,
         positive: trimmed(histogram),
@@ -176,12 +176,12 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::export::fixtures::{BURST, IO, TIME, USAGE, batch, point};
+    use crate::export::fixtures::{BURST, Described, IO, TIME, USAGE, batch, point};
 
     const NOW: u64 = 2_000_000_000;
     const START: u64 = 1_000_000_000;
 
-    fn decoded(resources: Vec<(Vec<(&'static str, &str)>, Vec<Point>)>) -> ExportMetricsServiceRequest {
+    fn decoded(resources: Vec<Described<'_>>) -> ExportMetricsServiceRequest {
         let bytes = encode(&batch(NOW, resources)).encode_to_vec();
         ExportMetricsServiceRequest::decode(&bytes[..]).expect("what prost wrote")
     }

@@ -47,6 +47,9 @@ pub(super) enum Kind {
     Timeout,
     /// A connection that broke.
     Broken,
+    /// The same inside TLS. A server that misses the client's certificate says so in an alert that TLS 1.3 sends after the
+    /// handshake, and that HTTP/2 mostly loses.
+    BrokenTls,
     /// A gRPC status other than OK.
     Grpc(Code),
     /// An HTTP status other than 2xx.
@@ -69,6 +72,9 @@ impl Kind {
             Self::Tls => "check the collector's certificate and the CA and client certificate configured here",
             Self::Timeout => "check that the collector keeps up and that no firewall drops the connection, or raise the timeout",
             Self::Broken => "check that the endpoint speaks the configured protocol (gRPC: port 4317, HTTP: port 4318)",
+            Self::BrokenTls => {
+                "check that the endpoint speaks the configured protocol, and whether it demands a client certificate"
+            }
             Self::Grpc(Code::Unauthenticated | Code::PermissionDenied) | Self::Http(401 | 403) => {
                 "check the credentials in the configured headers"
             }

@@ -45,7 +45,10 @@ pub(super) fn point(metric: &'static Metric, start_unix_ns: u64, value: Value) -
     Point { metric, attributes: Vec::new(), start_unix_ns, value }
 }
 
-pub(super) fn batch(time_unix_ns: u64, resources: Vec<(Vec<(&'static str, &str)>, Vec<Point>)>) -> Batch {
+/// A resource's attributes and its points.
+pub(super) type Described<'a> = (Vec<(&'static str, &'a str)>, Vec<Point>);
+
+pub(super) fn batch(time_unix_ns: u64, resources: Vec<Described<'_>>) -> Batch {
     let resources = resources.into_iter().map(|(attributes, points)| {
         let attributes = attributes.into_iter().map(|(key, value)| (key, value.to_string())).collect();
         (Arc::new(Resource { attributes }), points)

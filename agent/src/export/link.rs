@@ -24,6 +24,7 @@ pub(super) struct Link {
     connector: HttpsConnector<HttpConnector>,
     protocol: Protocol,
     timeout: Duration,
+    tls: bool,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
@@ -53,7 +54,7 @@ impl Link {
             Protocol::HttpProtobuf => https.enable_http1().wrap_connector(tcp),
         };
         let client = client(&connector, settings.protocol);
-        Ok(Self { connector, protocol: settings.protocol, timeout: settings.timeout, client })
+        Ok(Self { connector, protocol: settings.protocol, timeout: settings.timeout, tls: endpoint.tls, client })
     }
 
     /// Sends a request and reads the whole reply, within the timeout.
@@ -66,12 +67,15 @@ impl Link {
             let reason = format!("no reply within {:?}", self.timeout);
             Err(Failure { kind: Kind::Timeout, reason, retry: Retry::Backoff })
         });
-        if result.is_err() {
+        result.map_err(|mut failure| {
             // An HTTP/2 connection outlives the requests that time out on it: one whose peer vanished would be used until TCP
             // gives up, a quarter of an hour later.
             self.client = client(&self.connector, self.protocol);
-        }
-        result
+            if self.tls && failure.kind == Kind::Broken {
+                failure.kind = Kind::BrokenTls;
+            }
+            failure
+        })
     }
 }
 

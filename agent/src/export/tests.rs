@@ -357,7 +357,7 @@ async fn a_collector_that_demands_a_client_certificate_gets_it() {
         shipper.enqueue(&counted(2));
         let stats = stats_until(&shipper, "an attempt failed", |s| s.retries >= 1).await;
         let error = stats.last_error.expect("an error");
-        assert!(error.contains("ertificate"), "{protocol}: {error}");
+        assert!(error.contains("client certificate"), "{protocol}: {error}");
         assert_eq!(arrived(&collector), [1.0]);
     }
 }
