@@ -4,14 +4,14 @@
 
 use crate::bucket;
 
-/// Index of the first wait bucket: waits up to 2^(88/8) ns = 2.048 µs count as "no wait to speak of" (the zero bucket).
+/// Index of the first wait bucket, in units of 2^-30 s: waits up to 2^(88/8) units count as "no wait to speak of".
 pub const WAIT_FIRST: i32 = 88;
 
-/// Wait buckets per slot: position 0, then 21 octaves of eight up to 2^32 ns = 4.3 s; longer waits are in the last.
+/// Wait buckets per slot: position 0, then 21 octaves of eight up to 4 s; longer waits are in the last.
 pub const WAIT_LEN: usize = 170;
 
-/// The largest wait in ns that position 0 holds: the zero threshold of the exported histogram.
-pub const WAIT_ZERO_NS: u64 = 1 << (WAIT_FIRST as u32 / bucket::PER_OCTAVE);
+/// The largest wait in s that position 0 holds, 2^-19 s = 1.9 µs: the zero threshold of the exported histogram.
+pub const WAIT_ZERO_S: f64 = 1.0 / (1 << (30 - WAIT_FIRST as u32 / bucket::PER_OCTAVE)) as f64;
 
 /// Length of a burst window in ns.
 pub const WINDOW_NS: u64 = 100_000_000;
@@ -29,9 +29,14 @@ pub const SLOT_CACHE_LEN: u32 = 1024;
 pub const TASKS_LEN: u32 = 16384;
 
 /// The position of a run-queue wait among the [`WAIT_LEN`] buckets.
+///
+/// OTLP's bucket boundaries are powers of 2^(1/8) of the unit, here the second, and 10^9 is none: so the wait is counted in
+/// units of 2^-30 s, `ns * 2^30 / 10^9`, right to 10^-7.
 #[inline(always)]
 pub const fn wait_position(ns: u64) -> usize {
-    bucket::position::<WAIT_FIRST, WAIT_LEN>(ns)
+    const MAX: u64 = 1 << 40;
+    let ns = if ns > MAX { MAX } else { ns };
+    bucket::position::<WAIT_FIRST, WAIT_LEN>((ns * 281_475) >> 18)
 }
 
 record! {

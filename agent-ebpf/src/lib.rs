@@ -1,1 +1,73 @@
+//! What podmeter's eBPF programs share: reading the kernel's structs, and finding a cgroup's slot.
+//!
+//! rustc emits no CO-RE relocations. The agent finds every offset in the running kernel's BTF and freezes it into a global
+//! before the program loads; the verifier then sees constants and allows direct loads through BTF-typed pointers.
 #![no_std]
+
+use aya_ebpf::{
+    btf_maps::{Array, HashMap},
+    helpers::bpf_probe_read_kernel,
+};
+
+/// `BPF_F_MMAPABLE`: userspace reads the map as memory, without a system call per value.
+pub const MMAPABLE: usize = 1 << 10;
+
+/// `cgroup.kn.id` -> slot. Filled in the kernel at `cgroup_mkdir` and by the agent for older cgroups.
+pub type CgroupSlots = HashMap<u64, u32, 1>;
+
+/// One counter that grows whenever a cgroup is born, because a new cgroup may reuse the address of a dead one.
+pub type Generation = Array<u64, 1, MMAPABLE>;
+
+/// Defines the license section and the panic handler that every object needs.
+#[macro_export]
+macro_rules! object {
+    () => {
+        #[unsafe(link_section = "license")]
+        #[unsafe(no_mangle)]
+        static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+        #[panic_handler]
+        fn panic(_: &core::panic::PanicInfo) -> ! {
+            loop {}
+        }
+    };
+}
+
+/// Reads a field of a frozen global: `frozen!(FACTS.tick_ns)`.
+///
+/// Volatile, or rustc would use the zero it was compiled with.
+#[macro_export]
+macro_rules! frozen {
+    ($global:ident.$field:ident) => {
+        // SAFETY: the address of a field of a live static; only its initial value is replaced, before the program loads.
+        unsafe { core::ptr::read_volatile(&raw const $global.$field) }
+    };
+}
+
+/// Loads a `u64` field through a BTF-typed pointer: `pointer` is a pointer argument of the program or was loaded through one.
+///
+/// # Safety
+/// `offset` must be that of a 64-bit field of the struct that the verifier knows `pointer` to point to. A wrong one is refused
+/// when the program loads; a field that is no pointer yields a plain number.
+#[inline(always)]
+pub unsafe fn load(pointer: u64, offset: u64) -> u64 {
+    // SAFETY: the verifier checks this very access against the kernel's BTF.
+    unsafe { core::ptr::read_volatile((pointer + offset) as *const u64) }
+}
+
+/// Loads a `u32` field through a BTF-typed pointer.
+///
+/// # Safety
+/// As for [`load`].
+#[inline(always)]
+pub unsafe fn load32(pointer: u64, offset: u64) -> u32 {
+    // SAFETY: the verifier checks this very access against the kernel's BTF.
+    unsafe { core::ptr::read_volatile((pointer + offset) as *const u32) }
+}
+
+/// Reads a `u64` at an address that is a mere number, by a helper that survives a wrong one.
+#[inline(always)]
+pub fn probe(address: u64, offset: u64) -> Option<u64> {
+    // SAFETY: bpf_probe_read_kernel returns an error for memory that cannot be read.
+    unsafe { bpf_probe_read_kernel((address + offset) as *const u64) }.ok()
+}

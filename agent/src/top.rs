@@ -1,2 +1,227 @@
-//! top
+//! `podmeter top`: what every workload of this node uses now, on the terminal.
+//!
+//! Snapshots ([`view::View`]) come from a [`Source`] on a thread of its own, so that keys are answered while one is read.
+//! `state` holds what is known and chosen, `render` draws it; both are pure and tested without a terminal.
+
+use std::error::Error;
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossterm::event::{self, Event};
+use ratatui::DefaultTerminal;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use self::state::{Facts, State};
+use self::theme::Theme;
+use self::view::View;
+
+mod columns;
+mod detail;
+mod figures;
+mod format;
+mod help;
+mod keys;
+pub mod once;
+mod render;
+mod state;
+#[cfg(test)]
+mod synthetic;
+#[cfg(test)]
+mod tests;
+mod theme;
 pub mod view;
+pub mod views;
+
+/// How long a key or a signal may wait while nothing else happens.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Where snapshots come from.
+pub trait Source {
+    /// Reads the node now: what happened since the call before.
+    ///
+    /// # Errors
+    /// What could not be read. The first failure of all ends the view; later ones are shown, and the next call is the next try.
+    fn next(&mut self) -> Result<View, Box<dyn Error + Send + Sync>>;
+}
+
+/// Why the live view ended.
+#[derive(Debug, thiserror::Error)]
+pub enum TopError {
+    /// There is nothing to draw on.
+    #[error("standard output is not a terminal; `podmeter top --once` prints one snapshot as text, with `--json` as JSON")]
+    NotATerminal,
+    /// The terminal refused.
+    #[error("could not {doing} the terminal")]
+    Terminal {
+        /// What was being done with it.
+        doing: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// No handler for SIGTERM and the like, without which the terminal would stay unusable after one.
+    #[error("could not prepare for signals")]
+    Signals(#[source] io::Error),
+    /// No thread for reading.
+    #[error("could not start the thread that reads the snapshots")]
+    Thread(#[source] io::Error),
+    /// Not even one snapshot could be read.
+    #[error("could not read the first snapshot")]
+    Source(#[source] Box<dyn Error + Send + Sync>),
+    /// The reading thread ended by itself.
+    #[error("the thread that reads the snapshots ended unexpectedly")]
+    Ended,
+}
+
+/// Shows the snapshots of `source`, one per `interval`, until the user quits or SIGTERM, SIGINT or SIGHUP asks to.
+///
+/// The terminal is restored in any case, also after a panic.
+///
+/// # Errors
+/// No terminal, a terminal that fails, or a source whose first snapshot cannot be read.
+pub fn live(source: Box<dyn Source + Send>, interval: Duration) -> Result<(), TopError> {
+    if !io::stdout().is_terminal() {
+        return Err(TopError::NotATerminal);
+    }
+    let stop = stop_on_signals().map_err(TopError::Signals)?;
+    let reader = Reader::start(source, interval).map_err(TopError::Thread)?;
+    // Also hooks panics, so that their message comes after the terminal is restored.
+    let terminal = ratatui::try_init();
+    show_cursor_on_panic();
+    let shown = terminal
+        .map_err(|source| TopError::Terminal { doing: "set up", source })
+        .and_then(|mut terminal| show(&mut terminal, &reader, &stop, facts(interval)));
+    if matches!(shown, Err(TopError::Ended)) {
+        // The reader's panic has restored the terminal; doing it twice would overwrite its message.
+        reader.finish();
+        return shown;
+    }
+    let restored = ratatui::try_restore().map_err(|source| TopError::Terminal { doing: "restore", source });
+    reader.finish();
+    shown.and(restored)
+}
+
+fn show(terminal: &mut DefaultTerminal, reader: &Reader, stop: &AtomicBool, facts: Facts) -> Result<(), TopError> {
+    let failed = |doing| move |source| TopError::Terminal { doing, source };
+    let theme = Theme::from_environment();
+    let mut state = State::new(facts);
+    let mut changed = true;
+    while !state.wants_to_quit() && !stop.load(Ordering::Relaxed) {
+        changed |= reader.take(&mut state)?;
+        if changed {
+            terminal.draw(|frame| render::draw(frame, &mut state, theme)).map_err(failed("draw on"))?;
+        }
+        changed = false;
+        // All keys that are there are taken before the next frame, so that a held key does not lag.
+        let mut patience = PATIENCE;
+        while event::poll(patience).map_err(failed("read from"))? {
+            match event::read().map_err(failed("read from"))? {
+                Event::Key(key) => {
+                    if let Some(action) = keys::action(key, &state) {
+                        state.apply(action);
+                    }
+                }
+                Event::Paste(text) if state.is_editing() => {
+                    text.chars().filter(|c| !c.is_control()).for_each(|c| state.apply(state::Action::Type(c)));
+                }
+                _ => {}
+            }
+            changed = true;
+            patience = Duration::ZERO;
+        }
+    }
+    Ok(())
+}
+
+/// ratatui's hook leaves this to the terminal's destructor, which does not run where a panic aborts.
+fn show_cursor_on_panic() {
+    let next = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // Nothing more can be done for a terminal that does not take it.
+        let _ = crossterm::execute!(io::stdout(), crossterm::cursor::Show);
+        next(panic);
+    }));
+}
+
+/// Set when a signal asks to end; a second one ends at once.
+fn stop_on_signals() -> io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}
+
+fn facts(interval: Duration) -> Facts {
+    let kernel = nix::sys::utsname::uname()
+        .map(|name| format!("{} {}", name.sysname().to_string_lossy(), name.release().to_string_lossy()))
+        .unwrap_or_default();
+    Facts { kernel, agent: concat!("v", env!("CARGO_PKG_VERSION")).to_owned(), interval }
+}
+
+type Reading = Result<View, Box<dyn Error + Send + Sync>>;
+
+/// The thread that reads the snapshots.
+struct Reader {
+    readings: Receiver<Reading>,
+    /// Dropped to end the thread.
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Reader {
+    fn start(source: Box<dyn Source + Send>, interval: Duration) -> io::Result<Self> {
+        let (to, readings) = mpsc::sync_channel(1);
+        let (stop, stopped) = mpsc::channel();
+        let thread =
+            std::thread::Builder::new().name("top-reader".into()).spawn(move || read(source, interval, &to, &stopped))?;
+        Ok(Self { readings, stop, thread })
+    }
+
+    /// Puts what was read meanwhile into the state; true when there was something.
+    fn take(&self, state: &mut State) -> Result<bool, TopError> {
+        let mut changed = false;
+        loop {
+            match self.readings.try_recv() {
+                Ok(Ok(view)) => state.update(view),
+                Ok(Err(error)) if state.view().is_none() => return Err(TopError::Source(error)),
+                Ok(Err(error)) => state.fail(chain(&*error)),
+                Err(TryRecvError::Empty) => return Ok(changed),
+                Err(TryRecvError::Disconnected) => return Err(TopError::Ended),
+            }
+            changed = true;
+        }
+    }
+
+    /// Ends the thread and waits until the source is dropped.
+    fn finish(self) {
+        drop(self.readings);
+        drop(self.stop);
+        // A panic in it was already reported by the hook.
+        let _ = self.thread.join();
+    }
+}
+
+fn read(mut source: Box<dyn Source + Send>, interval: Duration, to: &SyncSender<Reading>, stopped: &Receiver<()>) {
+    let mut due = Instant::now();
+    loop {
+        if to.send(source.next()).is_err() {
+            return;
+        }
+        // A reading that took longer than the interval is not made up for.
+        due = (due + interval).max(Instant::now());
+        if stopped.recv_timeout(due.saturating_duration_since(Instant::now())) != Err(RecvTimeoutError::Timeout) {
+            return;
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    std::iter::successors(Some(error), |&e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -1,6 +1,257 @@
+//! The cpu signal: CPU time, run-queue wait and 100 ms windows per cgroup, from one program on sched_switch.
+//!
+//! The kernel's own accounting does the work. When `sched_switch(preempt, prev, next)` is traced, `prev`'s
+//! `sum_exec_runtime` is up to date (`update_curr` ran) and its `run_delay` holds all its waiting up to the moment it was
+//! dispatched (`sched_info_arrive`), while `next`'s does not yet hold the wait that ends now. Both deltas of one stretch on the
+//! CPU are therefore one subtraction each at its end; no wakeup probe, and a clock is read only near a window's edge.
 #![no_std]
 #![no_main]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
-    loop {}
+
+use agent_common::{
+    cgroups::UNATTRIBUTED,
+    cpu::{
+        CachedSlot, CpuNow, CpuRecord, Facts, LOG_LEN, SLOT_CACHE_LEN, STRETCH_WINDOWS, TASKS_LEN, TaskDelay, WAIT_LEN, WINDOW_NS,
+        WindowEntry, wait_position,
+    },
+};
+use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, frozen, load, probe};
+use aya_ebpf::{
+    btf_maps::Array,
+    helpers::generated::{bpf_get_current_task, bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_ns},
+    macros::{btf_map, btf_tracepoint, raw_tracepoint},
+    programs::{BtfTracePointContext, RawTracePointContext},
+};
+
+agent_ebpf::object!();
+
+#[unsafe(no_mangle)]
+static FACTS: Facts = Facts::ZERO;
+
+#[btf_map]
+static CGROUP_SLOTS: CgroupSlots = CgroupSlots::new();
+#[btf_map]
+static GENERATION: Generation = Generation::new();
+
+// Arrays indexed by CPU rather than per-CPU maps: the agent maps them into its memory, and one look-up is a multiplication.
+#[btf_map]
+static CPU_NOW: Array<CpuNow, 1, MMAPABLE> = Array::new();
+#[btf_map]
+static CPU_RECORDS: Array<CpuRecord, 1, MMAPABLE> = Array::new();
+#[btf_map]
+static CPU_WINDOWS: Array<WindowEntry, 1, MMAPABLE> = Array::new();
+#[btf_map]
+static CPU_SLOT_CACHE: Array<CachedSlot, 1> = Array::new();
+#[btf_map]
+static CPU_TASKS: Array<TaskDelay, { TASKS_LEN as usize }> = Array::new();
+
+/// `sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next, …)`: counts the stretch that `prev` ends.
+#[btf_tracepoint(function = "sched_switch")]
+fn cpu_on_switch(ctx: BtfTracePointContext) -> i32 {
+    let prev: u64 = ctx.arg(1);
+    let next: u64 = ctx.arg(2);
+    // SAFETY: a helper without arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let Some(now) = CPU_NOW.get_ptr_mut(cpu) else { return 0 };
+    // SAFETY: `prev` and `next` are task_structs by the tracepoint's prototype; `now` belongs to this CPU, and sched_switch runs
+    // with interrupts off.
+    unsafe { on_switch(now, cpu, prev, next) };
+    0
+}
+
+#[inline(always)]
+unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
+    // SAFETY: see the caller.
+    unsafe {
+        let task = (*now).task;
+        let exec_ns = load(prev, frozen!(FACTS.task_exec));
+        let run_delay_ns = load(prev, frozen!(FACTS.task_run_delay));
+        let ran_ns = exec_ns.wrapping_sub((*now).exec_ns);
+        let delay_in_ns = (*now).run_delay_ns;
+        let settled_to_ns = (*now).settled_to_ns;
+
+        (*now).task = next;
+        (*now).exec_ns = load(next, frozen!(FACTS.task_exec));
+        (*now).run_delay_ns = load(next, frozen!(FACTS.task_run_delay));
+        (*now).settled_to_ns = 0;
+        (*now).switches += 1;
+
+        // Only a stretch whose beginning was seen counts. The idle task never accrues any run time.
+        if task != prev || exec_ns == 0 {
+            return;
+        }
+        let waited_ns = run_delay_ns.wrapping_sub(delay_at_last_switch_out(task, delay_in_ns, run_delay_ns));
+
+        let cgroup = load(load(prev, frozen!(FACTS.task_cgroups)), frozen!(FACTS.css_set_cgroup));
+        let slot = slot_of(now, cpu, cgroup);
+        let Some(record) = CPU_RECORDS.get_ptr_mut(cpu * frozen!(FACTS.slots) as u32 + slot) else { return };
+        (*record).on_cpu_ns += ran_ns;
+        (*record).wait_ns += waited_ns;
+        let position = wait_position(waited_ns);
+        if position < WAIT_LEN {
+            let bucket = (&raw mut (*record).waits).cast::<u32>().add(position);
+            *bucket += 1;
+        }
+
+        // The whole stretch lies in the current window while that window cannot have ended.
+        if bpf_jiffies64() < (*now).window_until {
+            add_to_window(now, cpu, record, slot, (*now).window, ran_ns);
+        } else {
+            lay_into_windows(now, cpu, record, slot, ran_ns, settled_to_ns);
+        }
+    }
+}
+
+/// What `task`'s run delay was when it last left a CPU: the base of the wait that preceded this stretch.
+///
+/// The value at switch-in is not enough. When the load balancer moves a waiting task, the kernel adds the wait so far to
+/// `run_delay` (`sched_info_dequeue`) while the task still waits, and the base taken at switch-in would leave that part out.
+/// So each task's value at switch-out is kept in a table by the task's address. An entry that another task overwrote does not
+/// carry this task's check; one that a dead task left behind at the same address is larger than what the new task has.
+#[inline(always)]
+unsafe fn delay_at_last_switch_out(task: u64, delay_in_ns: u64, run_delay_ns: u64) -> u64 {
+    let hash = (task >> 6).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - TASKS_LEN.trailing_zeros());
+    let Some(entry) = CPU_TASKS.get_ptr_mut(hash as u32) else { return delay_in_ns };
+    // SAFETY: a map value; a torn pair of words fails the check.
+    unsafe {
+        let delay_out_ns = core::ptr::read_volatile(&raw const (*entry).run_delay_ns);
+        let owner = core::ptr::read_volatile(&raw const (*entry).check) ^ delay_out_ns;
+        core::ptr::write_volatile(&raw mut (*entry).run_delay_ns, run_delay_ns);
+        core::ptr::write_volatile(&raw mut (*entry).check, task ^ run_delay_ns);
+        if owner == task && delay_out_ns < delay_in_ns { delay_out_ns } else { delay_in_ns }
+    }
+}
+
+/// The slot of a cgroup by its address, through this CPU's cache; [`UNATTRIBUTED`] when it has none.
+///
+/// Looking it up by id would be two more dependent loads and a hash on a cold node. An address is reused only for a cgroup
+/// that is born later, and each birth starts a new generation.
+#[inline(always)]
+unsafe fn slot_of(now: *mut CpuNow, cpu: u32, cgroup: u64) -> u32 {
+    // SAFETY: `now` and the cache entry are map values of this CPU; `cgroup` is a typed pointer to a struct cgroup.
+    unsafe {
+        // The verifier forbids arithmetic on pointers; what is read back from a map is a number.
+        (*now).scratch = cgroup;
+        let address = core::ptr::read_volatile(&raw const (*now).scratch);
+        let hash = ((address >> 11) ^ (address >> 18)) as u32 & (SLOT_CACHE_LEN - 1);
+        let Some(cached) = CPU_SLOT_CACHE.get_ptr_mut(cpu * SLOT_CACHE_LEN + hash) else { return UNATTRIBUTED };
+        let Some(generation) = GENERATION.get_ptr(0) else { return UNATTRIBUTED };
+        let generation = core::ptr::read_volatile(generation) as u32;
+        if (*cached).cgroup == address && (*cached).generation == generation {
+            return (*cached).slot;
+        }
+        let id = load(load(cgroup, frozen!(FACTS.cgroup_kn)), frozen!(FACTS.kn_id));
+        let Some(slot) = CGROUP_SLOTS.get(&id).copied() else { return UNATTRIBUTED };
+        (*cached).cgroup = address;
+        (*cached).generation = generation;
+        (*cached).slot = slot;
+        slot
+    }
+}
+
+/// Adds time to the log entry of (slot, window), which it begins when the slot's current entry is of another window.
+///
+/// The log holds only what was active, so the agent's reading of it costs by activity, not by slots times CPUs.
+#[inline(always)]
+unsafe fn add_to_window(now: *mut CpuNow, cpu: u32, record: *mut CpuRecord, slot: u32, window: u64, ns: u64) {
+    // SAFETY: map values of this CPU.
+    unsafe {
+        let head = (*now).log_head as u32;
+        let continues = (*record).window == window as u32 && head.wrapping_sub((*record).log) <= LOG_LEN;
+        let number = if continues { (*record).log } else { head };
+        let Some(entry) = CPU_WINDOWS.get_ptr_mut(cpu * LOG_LEN + (number & (LOG_LEN - 1))) else { return };
+        if continues {
+            (*entry).on_cpu_ns += ns;
+            return;
+        }
+        (*record).window = window as u32;
+        (*record).log = head;
+        (*entry).slot = slot;
+        (*entry).window = window as u32;
+        (*entry).on_cpu_ns = ns;
+        core::ptr::write_volatile(&raw mut (*now).log_head, (*now).log_head + 1);
+    }
+}
+
+/// Divides a stretch that may have crossed a window's edge among the windows it was spent in.
+#[inline(always)]
+unsafe fn lay_into_windows(now: *mut CpuNow, cpu: u32, record: *mut CpuRecord, slot: u32, ran_ns: u64, settled_to_ns: u64) -> u64 {
+    // SAFETY: map values of this CPU; helpers without arguments.
+    unsafe {
+        let jiffies = bpf_jiffies64();
+        let clock_ns = bpf_ktime_get_ns();
+        let tick_ns = frozen!(FACTS.tick_ns);
+        let current = clock_ns / WINDOW_NS;
+        // Jiffies never run ahead of the clock, so at any jiffy before this one the window has not ended.
+        (*now).window = current;
+        (*now).window_until = jiffies + ((current + 1) * WINDOW_NS - clock_ns) / tick_ns;
+
+        // A settled stretch goes on where settling ended, so that a spinning task fills every window to the brim although the
+        // kernel's accounting was up to a tick old then. Interrupts and stolen time make it fall behind: then the clock rules.
+        let laid_ns = settled_to_ns + ran_ns;
+        let end_ns = if settled_to_ns != 0 && laid_ns + 2 * tick_ns > clock_ns { laid_ns } else { clock_ns };
+
+        let last = end_ns / WINDOW_NS;
+        let mut start_ns = end_ns - ran_ns;
+        let earliest_ns = (last - (STRETCH_WINDOWS as u64 - 2)) * WINDOW_NS;
+        if start_ns < earliest_ns {
+            (*now).unwindowed_ns += earliest_ns - start_ns;
+            start_ns = earliest_ns;
+        }
+        let mut window = start_ns / WINDOW_NS;
+        for _ in 0..STRETCH_WINDOWS {
+            let edge_ns = (window + 1) * WINDOW_NS;
+            if edge_ns >= end_ns {
+                break;
+            }
+            add_to_window(now, cpu, record, slot, window, edge_ns - start_ns);
+            start_ns = edge_ns;
+            window += 1;
+        }
+        if end_ns > start_ns {
+            add_to_window(now, cpu, record, slot, window, end_ns - start_ns);
+        }
+        end_ns
+    }
+}
+
+/// Run by the agent on each CPU (`BPF_PROG_TEST_RUN` with `BPF_F_TEST_RUN_ON_CPU`) before it reads: counts what the running
+/// task has used so far, or begins to watch it when its switch-in was before the agent's time.
+///
+/// It runs in an interrupt of that CPU, when no switch can be under way. The kernel's accounting of a running task is as old as
+/// the last tick; waits are counted when the stretch ends.
+#[raw_tracepoint(tracepoint = "sched_switch")]
+fn cpu_settle(_ctx: RawTracePointContext) -> i32 {
+    // SAFETY: helpers without arguments.
+    let (cpu, task) = unsafe { (bpf_get_smp_processor_id(), bpf_get_current_task()) };
+    let Some(now) = CPU_NOW.get_ptr_mut(cpu) else { return 0 };
+    // SAFETY: `now` belongs to this CPU.
+    unsafe { settle(now, cpu, task) };
+    0
+}
+
+#[inline(always)]
+unsafe fn settle(now: *mut CpuNow, cpu: u32, task: u64) -> Option<()> {
+    let exec_ns = probe(task, frozen!(FACTS.task_exec))?;
+    // SAFETY: map values of this CPU.
+    unsafe {
+        if (*now).task != task {
+            (*now).task = task;
+            (*now).exec_ns = exec_ns;
+            (*now).run_delay_ns = probe(task, frozen!(FACTS.task_run_delay))?;
+            return None;
+        }
+        let ran_ns = exec_ns.wrapping_sub((*now).exec_ns);
+        if ran_ns == 0 {
+            return None;
+        }
+        (*now).exec_ns = exec_ns;
+        let css_set = probe(task, frozen!(FACTS.task_cgroups))?;
+        let cgroup = probe(css_set, frozen!(FACTS.css_set_cgroup))?;
+        let id = probe(probe(cgroup, frozen!(FACTS.cgroup_kn))?, frozen!(FACTS.kn_id))?;
+        let slot = CGROUP_SLOTS.get(&id).copied().unwrap_or(UNATTRIBUTED);
+        let record = CPU_RECORDS.get_ptr_mut(cpu * frozen!(FACTS.slots) as u32 + slot)?;
+        (*record).on_cpu_ns += ran_ns;
+        (*now).settled_to_ns = lay_into_windows(now, cpu, record, slot, ran_ns, (*now).settled_to_ns);
+    }
+    Some(())
 }

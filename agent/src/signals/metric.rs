@@ -54,10 +54,23 @@ pub struct Point {
     pub metric: &'static Metric,
     /// Values of the metric's own attributes.
     pub attributes: Vec<(&'static str, Cow<'static, str>)>,
-    /// When counting began, Unix time in ns. Equal to the observation's time for gauges.
+    /// When counting began, Unix time in ns; without meaning for gauges.
     pub start_unix_ns: u64,
     /// The value.
     pub value: Value,
+}
+
+impl Point {
+    /// A point without attributes of its own. For a gauge, `start_unix_ns` is not used.
+    pub fn new(metric: &'static Metric, start_unix_ns: u64, value: Value) -> Self {
+        Self { metric, attributes: Vec::new(), start_unix_ns, value }
+    }
+
+    /// The same with one more attribute.
+    pub fn with(mut self, key: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
+        self.attributes.push((key, value.into()));
+        self
+    }
 }
 
 /// The value of a point, in the metric's unit.

@@ -113,3 +113,10 @@ pub struct Memory {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_bytes: Option<u64>,
 }
+
+impl Memory {
+    /// Whether anything is known.
+    pub fn is_known(&self) -> bool {
+        self.request_bytes.is_some() || self.limit_bytes.is_some()
+    }
+}

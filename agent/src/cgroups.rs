@@ -1,0 +1,433 @@
+//! The cgroups of this node: who owns which slot, from birth to the last exported count.
+//!
+//! The kernel side writes births and deaths into the mapped array of owners (`agent-ebpf/src/bin/cgroups.rs`); this side looks at
+//! it every second, adds the cgroups that were there before the programs, and gives a slot back when its owner is gone and its
+//! last counts were read. A cgroup passes through [`Phase`]s in that order and never back.
+
+pub mod files;
+pub mod name;
+mod scan;
+
+use std::{collections::HashMap, path::PathBuf};
+
+use agent_common::cgroups::{Offsets, Owner, PATH_LEN, Tally, UNATTRIBUTED};
+use aya::{
+    maps::{HashMap as BpfHashMap, MapData, Queue},
+    sys::SyscallError,
+};
+
+use self::name::Name;
+use crate::kernel::{
+    btf::{Btf, BtfError},
+    facts,
+    load::{Kernel, LoadError, Object, Plan},
+    sys::MappedArray,
+};
+
+/// The tracepoints that the programs of this module are attached to.
+pub const TRACEPOINTS: [&str; 2] = ["cgroup_mkdir", "cgroup_rmdir"];
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cgroups"));
+
+/// How long a removed cgroup keeps its slot for sure: its last task may still be on its way out of the kernel, for
+/// `cgroup_rmdir` succeeds as soon as that task has passed `cgroup_exit`.
+const GRACE_NS: u64 = 1_000_000_000;
+
+/// Word of [`Owner`] that holds its id, and the word that holds its time of death.
+const ID: usize = std::mem::offset_of!(Owner, id) / 8;
+const DIED: usize = std::mem::offset_of!(Owner, died_ns) / 8;
+
+/// Why the cgroups cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// The programs could not be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// This kernel's structs are not what is needed.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// The tree could not be read.
+    #[error("could not read the cgroup tree at {}", path.display())]
+    Scan {
+        /// The directory.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A slot could not be taken or given back.
+    #[error("could not {action} a cgroup slot")]
+    Slots {
+        /// What was being done.
+        action: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: aya::maps::MapError,
+    },
+}
+
+/// One cgroup that has a slot.
+#[derive(Clone, Debug)]
+pub struct Cgroup {
+    /// Index of its counters.
+    pub slot: u32,
+    /// Inode number of its directory; never reused while the kernel runs.
+    pub id: u64,
+    /// Slot of the nearest ancestor that has one.
+    pub parent: Option<u32>,
+    /// Path from the root of the hierarchy, starting with '/'.
+    pub path: String,
+    /// What the path says about it.
+    pub name: Name,
+    /// When it was born, or found by the first scan, Unix time in ns.
+    pub born_unix_ns: u64,
+    /// The same as CLOCK_BOOTTIME in ns.
+    pub born_ns: u64,
+    /// Counting began after it did: its CPU time starts from `cpu.stat`.
+    pub older_than_counting: bool,
+    /// CLOCK_BOOTTIME of its removal in ns.
+    pub died_ns: Option<u64>,
+    phase: Phase,
+}
+
+/// The life of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Counting. Its directory may be gone already; then for a second more.
+    Counting,
+    /// Its id leads to no slot any more, so nothing can be added: the next read is the last.
+    Closed,
+}
+
+impl Cgroup {
+    /// Whether its directory is still there.
+    pub fn lives(&self) -> bool {
+        self.died_ns.is_none()
+    }
+}
+
+/// All cgroups that have a slot.
+pub struct Cgroups {
+    root: PathBuf,
+    slots: u32,
+    object: Object,
+    owners: MappedArray<Owner>,
+    tally: MappedArray<Tally>,
+    generation: MappedArray<u64>,
+    by_id: BpfHashMap<MapData, u64, u32>,
+    free: Queue<MapData, u32>,
+    table: Table,
+}
+
+/// What is known of each slot: the pure part, which later stages see.
+#[derive(Debug, Default)]
+pub struct Table {
+    entries: Vec<Option<Cgroup>>,
+    slot_of: HashMap<u64, u32>,
+}
+
+impl Table {
+    /// The cgroup that owns a slot.
+    pub fn get(&self, slot: u32) -> Option<&Cgroup> {
+        self.entries.get(slot as usize)?.as_ref()
+    }
+
+    /// All cgroups, by slot.
+    pub fn iter(&self) -> impl Iterator<Item = &Cgroup> {
+        self.entries.iter().flatten()
+    }
+
+    /// The slot of a cgroup's nearest ancestor that has one.
+    pub fn parent(&self, slot: u32) -> Option<u32> {
+        self.get(slot)?.parent
+    }
+
+    /// Number of cgroups that have a slot.
+    pub fn len(&self) -> usize {
+        self.slot_of.len()
+    }
+
+    /// Enters a cgroup under its slot.
+    pub fn insert(&mut self, cgroup: Cgroup) {
+        let slot = cgroup.slot as usize;
+        if self.entries.len() <= slot {
+            self.entries.resize_with(slot + 1, || None);
+        }
+        self.slot_of.insert(cgroup.id, cgroup.slot);
+        self.entries[slot] = Some(cgroup);
+    }
+
+    /// Forgets the owner of a slot.
+    pub fn remove(&mut self, slot: u32) -> Option<Cgroup> {
+        let cgroup = self.entries.get_mut(slot as usize)?.take()?;
+        self.slot_of.remove(&cgroup.id);
+        Some(cgroup)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn entries_mut(&mut self) -> impl Iterator<Item = &mut Cgroup> {
+        self.entries.iter_mut().flatten()
+    }
+
+    /// The slot of the parent by its id, else of the nearest ancestor by path: one in between may have found no slot.
+    fn ancestor(&self, parent_id: u64, path: &str) -> Option<u32> {
+        if let Some(slot) = self.slot_of.get(&parent_id) {
+            return Some(*slot);
+        }
+        let is_above = |c: &&Cgroup| c.path == "/" || (path.len() > c.path.len() && path.starts_with(&format!("{}/", c.path)));
+        if path == "/" {
+            return None;
+        }
+        self.iter().filter(|c| c.lives()).filter(is_above).max_by_key(|c| c.path.len()).map(|c| c.slot)
+    }
+}
+
+impl Cgroups {
+    /// Begins to follow the cgroups below `root`, the mount point of the cgroup2 hierarchy, with that many slots.
+    ///
+    /// The programs are attached before the tree is scanned: a cgroup made meanwhile has its slot from the kernel, and the scan
+    /// leaves what has a slot alone, so there is no gap and nothing is entered twice.
+    ///
+    /// # Errors
+    /// When the kernel refuses a program or the tree cannot be read.
+    pub fn start(kernel: &mut Kernel, root: PathBuf, slots: u32) -> Result<Self, CgroupError> {
+        let mut object = kernel.load(&Plan {
+            object: "cgroups",
+            bytes: OBJECT,
+            facts: ("OFFSETS", offsets(&kernel.btf)?),
+            maps: &[
+                ("CGROUP_SLOTS", Some(slots)),
+                ("FREE_SLOTS", Some(slots)),
+                ("OWNERS", Some(slots)),
+                ("GENERATION", None),
+                ("TALLY", None),
+            ],
+            shared: &[],
+            tracepoints: &[("cgroups_on_mkdir", "cgroup_mkdir"), ("cgroups_on_rmdir", "cgroup_rmdir")],
+        })?;
+        let mut cgroups = Self {
+            root,
+            slots,
+            owners: object.mapped("OWNERS")?,
+            tally: object.mapped("TALLY")?,
+            generation: object.mapped("GENERATION")?,
+            by_id: object.take("CGROUP_SLOTS")?,
+            free: object.take("FREE_SLOTS")?,
+            object,
+            table: Table::default(),
+        };
+        if !cgroups.object.adopted() {
+            for slot in 1..slots {
+                cgroups.free.push(slot, 0).map_err(|source| CgroupError::Slots { action: "make", source })?;
+            }
+        }
+        kernel.attach(&mut cgroups.object)?;
+        cgroups.scan()?;
+        cgroups.refresh();
+        if cgroups.object.adopted() {
+            // What dead children of these used is known to the kernel alone.
+            for cgroup in cgroups.table.entries.iter_mut().flatten() {
+                cgroup.older_than_counting = true;
+            }
+        }
+        Ok(cgroups)
+    }
+
+    /// The object whose maps lead from a cgroup to its slot.
+    pub fn object(&self) -> &Object {
+        &self.object
+    }
+
+    /// Who owns which slot.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Number of slots, the unattributed one included.
+    pub fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// Directory of a cgroup.
+    pub fn directory(&self, cgroup: &Cgroup) -> PathBuf {
+        self.root.join(cgroup.path.trim_start_matches('/'))
+    }
+
+    /// Cgroups ever born that found no free slot.
+    pub fn without_slot(&self) -> u64 {
+        self.tally.read(0).map_or(0, |tally| tally.without_slot)
+    }
+
+    /// Learns of births and deaths since the last call.
+    pub fn refresh(&mut self) {
+        let unix_minus_boot = facts::unix_ns().wrapping_sub(facts::boottime_ns());
+        let mut born = Vec::new();
+        for slot in 1..self.slots {
+            let Some(id) = self.owners.word(slot, ID).filter(|id| *id != 0) else { continue };
+            match self.table.entries.get_mut(slot as usize).and_then(Option::as_mut) {
+                Some(known) => known.died_ns = self.owners.word(slot, DIED).filter(|ns| *ns != 0),
+                None => born.extend(self.owners.read(slot).map(|owner| (slot, id, owner))),
+            }
+        }
+        // Parents before children.
+        born.sort_by_key(|(_, _, owner)| (owner.born_ns, owner.path_len));
+        for (slot, id, owner) in born {
+            let len = (owner.path_len as usize).min(PATH_LEN - 1);
+            let path = String::from_utf8_lossy(&owner.path[..len]).into_owned();
+            self.table.insert(Cgroup {
+                slot,
+                id,
+                parent: self.table.ancestor(owner.parent, &path),
+                name: name::parse(&path),
+                path,
+                born_unix_ns: owner.born_ns.wrapping_add(unix_minus_boot),
+                born_ns: owner.born_ns,
+                older_than_counting: owner.older_than_counting != 0,
+                died_ns: Some(owner.died_ns).filter(|ns| *ns != 0),
+                phase: Phase::Counting,
+            });
+        }
+    }
+
+    /// Cuts the cgroups that have been gone for a second from their slots; nothing is added to those from now on.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn close(&mut self) -> Result<(), CgroupError> {
+        let now_ns = facts::boottime_ns();
+        let mut closed = false;
+        for cgroup in self.table.entries.iter_mut().flatten() {
+            let gone = cgroup.died_ns.is_some_and(|died| now_ns.saturating_sub(died) >= GRACE_NS);
+            if !gone || cgroup.phase == Phase::Closed {
+                continue;
+            }
+            match self.by_id.remove(&cgroup.id) {
+                Ok(()) | Err(aya::maps::MapError::KeyNotFound) => cgroup.phase = Phase::Closed,
+                Err(source) => return Err(CgroupError::Slots { action: "close", source }),
+            }
+            closed = true;
+        }
+        if closed {
+            self.start_generation();
+        }
+        Ok(())
+    }
+
+    /// The slots whose last counts can be read: closed by an earlier call of [`Cgroups::close`]. Children before parents.
+    pub fn closed(&self) -> Vec<u32> {
+        let mut closed: Vec<&Cgroup> = self.table.iter().filter(|c| c.phase == Phase::Closed).collect();
+        closed.sort_by_key(|c| (c.died_ns, std::cmp::Reverse(c.path.len())));
+        closed.iter().map(|c| c.slot).collect()
+    }
+
+    /// Gives a slot back whose counters are read and zeroed, and says who owned it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn release(&mut self, slot: u32) -> Result<Option<Cgroup>, CgroupError> {
+        let Some(cgroup) = self.table.remove(slot) else { return Ok(None) };
+        for child in self.table.entries.iter_mut().flatten().filter(|c| c.parent == Some(slot)) {
+            child.parent = cgroup.parent;
+        }
+        self.owners.write(slot, &Owner::ZERO);
+        self.free.push(slot, 0).map_err(|source| CgroupError::Slots { action: "give back", source })?;
+        Ok(Some(cgroup))
+    }
+
+    /// Makes every CPU forget which slot a cgroup's address leads to.
+    fn start_generation(&self) {
+        // The kernel side also counts here; whichever write wins, the number is another than before.
+        if let Some(generation) = self.generation.read(0) {
+            self.generation.write(0, &generation.wrapping_add(1));
+        }
+    }
+
+    /// Enters the cgroups that have no slot: those older than the programs.
+    fn scan(&mut self) -> Result<(), CgroupError> {
+        let found = scan::tree(&self.root).map_err(|(path, source)| CgroupError::Scan { path, source })?;
+        for cgroup in found {
+            if self.by_id.get(&cgroup.id, 0).is_ok() {
+                continue;
+            }
+            let slot = match self.free.pop(0) {
+                Ok(slot) => slot,
+                Err(aya::maps::MapError::ElementNotFound) => break,
+                Err(aya::maps::MapError::SyscallError(SyscallError { io_error, .. }))
+                    if io_error.raw_os_error() == Some(nix::libc::ENOENT) =>
+                {
+                    break;
+                }
+                Err(source) => return Err(CgroupError::Slots { action: "take", source }),
+            };
+            let mut owner = Owner {
+                id: cgroup.id,
+                parent: cgroup.parent,
+                born_ns: facts::boottime_ns(),
+                older_than_counting: 1,
+                path_len: cgroup.path.len().min(PATH_LEN - 1) as u32,
+                ..Owner::ZERO
+            };
+            let bytes = &cgroup.path.as_bytes()[..owner.path_len as usize];
+            owner.path[..bytes.len()].copy_from_slice(bytes);
+            self.owners.write(slot, &owner);
+            self.by_id.insert(cgroup.id, slot, 0).map_err(|source| CgroupError::Slots { action: "take", source })?;
+            // Removed between the scan and the entry: the kernel side could not note its death.
+            if !scan::exists(&self.root, &cgroup) {
+                owner.died_ns = facts::boottime_ns();
+                self.owners.write(slot, &owner);
+            }
+        }
+        self.start_generation();
+        Ok(())
+    }
+}
+
+/// Where this kernel keeps what the programs read.
+fn offsets(btf: &Btf) -> Result<Offsets, BtfError> {
+    // 6.15 renamed kernfs_node.parent to __parent when it came under RCU.
+    let parent = if btf.has_member("kernfs_node", "__parent") { "__parent" } else { "parent" };
+    Ok(Offsets {
+        cgroup_kn: btf.offset("cgroup", "kn")?.into(),
+        cgroup_root: btf.offset("cgroup", "root")?.into(),
+        root_hierarchy_id: btf.offset("cgroup_root", "hierarchy_id")?.into(),
+        kn_id: btf.offset("kernfs_node", "id")?.into(),
+        kn_parent: btf.offset("kernfs_node", parent)?.into(),
+    })
+}
+
+const _: () = assert!(UNATTRIBUTED == 0, "slot 0 is never handed out: the free slots start at 1");
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A cgroup for tests of this and later stages.
+    pub(crate) fn cgroup(slot: u32, path: &str, parent: Option<u32>) -> Cgroup {
+        Cgroup {
+            slot,
+            id: 1000 + u64::from(slot),
+            parent,
+            path: path.to_owned(),
+            name: name::parse(path),
+            born_unix_ns: 1_000_000_000,
+            born_ns: 0,
+            older_than_counting: false,
+            died_ns: None,
+            phase: Phase::Counting,
+        }
+    }
+
+    #[test]
+    fn the_nearest_ancestor_with_a_slot_is_the_parent() {
+        let mut table = Table::default();
+        table.insert(cgroup(1, "/", None));
+        table.insert(cgroup(2, "/a", Some(1)));
+        table.insert(cgroup(3, "/ab", Some(1)));
+        assert_eq!(table.ancestor(1002, "/a/b"), Some(2));
+        assert_eq!(table.ancestor(99, "/a/missing/c"), Some(2));
+        assert_eq!(table.ancestor(99, "/abc/d"), Some(1));
+        assert_eq!(table.ancestor(99, "/"), None);
+        table.remove(2);
+        assert_eq!(table.ancestor(1002, "/a/b"), Some(1));
+    }
+}

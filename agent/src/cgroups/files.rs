@@ -1,0 +1,141 @@
+//! The files of one cgroup: what it is allowed, what it asked for, what the kernel counted itself.
+//!
+//! Missing beats wrong: a file that is not there (no controller, an older kernel, a cgroup just removed) or does not parse
+//! yields `None`, never zero.
+
+use std::{fs, path::Path};
+
+/// `cpu.stat`: what the kernel counted, descendants included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuStat {
+    /// `usage_usec` in ns.
+    pub usage_ns: u64,
+    /// `nr_periods`, `nr_throttled`, `throttled_usec`: only with the cpu controller.
+    pub throttling: Option<Throttling>,
+}
+
+/// What `cpu.max` did to a cgroup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Throttling {
+    /// Enforcement periods in which it ran.
+    pub periods: u64,
+    /// Of those, periods in which it used up its quota.
+    pub throttled_periods: u64,
+    /// Time its run queues were held back, in ns.
+    pub throttled_ns: u64,
+}
+
+/// What a cgroup asks for and is allowed.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Limits {
+    /// CPUs that `cpu.weight` stands for, see [`weight_to_cores`].
+    pub cpu_request_cores: Option<f64>,
+    /// CPUs that `cpu.max` allows.
+    pub cpu_limit_cores: Option<f64>,
+    /// `memory.min`, else `memory.low`, in bytes: what is protected from reclaim.
+    pub memory_request_bytes: Option<u64>,
+    /// `memory.max`, else `memory.high`, in bytes.
+    pub memory_limit_bytes: Option<u64>,
+}
+
+/// Reads `cpu.stat` of the cgroup at `directory`.
+pub fn cpu_stat(directory: &Path) -> Option<CpuStat> {
+    parse_cpu_stat(&fs::read_to_string(directory.join("cpu.stat")).ok()?)
+}
+
+/// Reads what the cgroup at `directory` asks for and is allowed.
+pub fn limits(directory: &Path) -> Limits {
+    let read = |file: &str| fs::read_to_string(directory.join(file)).ok();
+    let bytes = |file: &str| read(file).and_then(|text| parse_bytes(&text));
+    Limits {
+        cpu_request_cores: read("cpu.weight").and_then(|text| weight_to_cores(text.trim().parse().ok()?)),
+        cpu_limit_cores: read("cpu.max").and_then(|text| parse_cpu_max(&text)),
+        memory_request_bytes: bytes("memory.min").or_else(|| bytes("memory.low")).filter(|bytes| *bytes > 0),
+        memory_limit_bytes: bytes("memory.max").or_else(|| bytes("memory.high")),
+    }
+}
+
+fn parse_cpu_stat(text: &str) -> Option<CpuStat> {
+    let field = |name: &str| {
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse::<u64>().ok())
+    };
+    let throttling = || {
+        Some(Throttling {
+            periods: field("nr_periods")?,
+            throttled_periods: field("nr_throttled")?,
+            throttled_ns: field("throttled_usec")?.checked_mul(1000)?,
+        })
+    };
+    Some(CpuStat { usage_ns: field("usage_usec")?.checked_mul(1000)?, throttling: throttling() })
+}
+
+/// `cpu.max` is `<quota µs> <period µs>`, or `max <period µs>` without a limit.
+fn parse_cpu_max(text: &str) -> Option<f64> {
+    let (quota, period) = text.trim().split_once(' ')?;
+    let (quota, period): (f64, f64) = (quota.parse().ok()?, period.parse().ok()?);
+    (quota > 0.0 && period > 0.0).then_some(quota / period).filter(|cores| cores.is_finite())
+}
+
+/// A byte count; `max` is no limit. The kernel writes multiples of the page size, up to 2^63.
+fn parse_bytes(text: &str) -> Option<u64> {
+    text.trim().parse().ok()
+}
+
+/// The CPUs that a weight stands for, by kubelet's rule: shares = cores × 1024, weight = 1 + (shares − 2) × 9999 / 262142
+/// (kubernetes/pkg/kubelet/cm, `CPUSharesToCPUWeight`). The default weight 100 asks for nothing.
+///
+/// Runtimes since runc 1.4 map shares to weights by another curve; under Kubernetes the pod's own request is exact.
+pub fn weight_to_cores(weight: u64) -> Option<f64> {
+    if weight == 100 || !(1..=10_000).contains(&weight) {
+        return None;
+    }
+    let shares = 2.0 + (weight - 1) as f64 * 262_142.0 / 9_999.0;
+    Some(shares / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_stat_of_both_kinds_of_host() {
+        let bare = "usage_usec 1500\nuser_usec 1000\nsystem_usec 500\n";
+        assert_eq!(parse_cpu_stat(bare), Some(CpuStat { usage_ns: 1_500_000, throttling: None }));
+        let full = format!("{bare}nr_periods 10\nnr_throttled 4\nthrottled_usec 2000\nnr_bursts 0\n");
+        let throttling = Throttling { periods: 10, throttled_periods: 4, throttled_ns: 2_000_000 };
+        assert_eq!(parse_cpu_stat(&full), Some(CpuStat { usage_ns: 1_500_000, throttling: Some(throttling) }));
+        for bad in ["", "usage_usec", "usage_usec x", "usage_usec 99999999999999999999", "usage_usec 18446744073709551615"] {
+            assert_eq!(parse_cpu_stat(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn limits_in_every_form() {
+        assert_eq!(parse_cpu_max("max 100000\n"), None);
+        assert_eq!(parse_cpu_max("50000 100000\n"), Some(0.5));
+        assert_eq!(parse_cpu_max("250000 100000\n"), Some(2.5));
+        for bad in ["", "50000", "0 100000", "5 0", "-5 100000", "nan 1"] {
+            assert_eq!(parse_cpu_max(bad), None, "{bad:?}");
+        }
+        assert_eq!(parse_bytes("max\n"), None);
+        assert_eq!(parse_bytes("9223372036854771712\n"), Some(9_223_372_036_854_771_712));
+        assert_eq!(parse_bytes("12 13"), None);
+    }
+
+    #[test]
+    fn weights_are_the_inverse_of_kubelets_rule() {
+        for milli in [10_u64, 100, 250, 500, 1000, 2000, 4000, 64_000] {
+            let shares = (milli * 1024 / 1000).max(2);
+            let weight = 1 + (shares - 2) * 9999 / 262_142;
+            if weight == 100 {
+                continue;
+            }
+            let cores = weight_to_cores(weight).expect("a weight");
+            // Weights are integers: one of them spans 26 shares.
+            assert!((cores - milli as f64 / 1000.0).abs() < 0.027, "{milli}m -> {weight} -> {cores}");
+        }
+        assert_eq!(weight_to_cores(100), None);
+        assert_eq!(weight_to_cores(0), None);
+        assert_eq!(weight_to_cores(10_001), None);
+    }
+}

@@ -1,0 +1,664 @@
+//! A cgroup's path -> what people call it: the pod, the container, the service.
+//!
+//! Pure, and by the path alone: names of pods and containers come from Kubernetes, joined by the ids found here. The layouts are
+//! those that kubelet, the container runtimes and systemd make; each rule names its source.
+
+use std::borrow::Cow;
+
+/// Longest path, in bytes, by which a plain cgroup is called. A longer one is called by its last component.
+const SHORT_PATH: usize = 40;
+/// Digits of a container's id that people see: those that `docker ps` shows.
+const SHORT_ID: usize = 12;
+
+/// What a cgroup is and what it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name {
+    /// What the cgroup itself is.
+    pub kind: Kind,
+    /// What people call it: a pod's UID, a container's short id, a unit without its suffix, the path of a plain cgroup.
+    pub name: String,
+    /// UID of the pod it is, or belongs to: a UUID with dashes, or for a static pod 32 hex digits, which the API shows as
+    /// the annotation `kubernetes.io/config.hash` of a pod that has another UID. The innermost pod, where a kubelet runs in
+    /// a container.
+    pub pod_uid: Option<String>,
+    /// Id of the container it is, or belongs to. Below a pod that is the container that Kubernetes knows, also for the
+    /// containers that something makes inside it.
+    pub container_id: Option<String>,
+    /// What made that container, where the path tells.
+    pub runtime: Option<Runtime>,
+    /// QoS class of that pod, or of the level of kubelet's tree.
+    pub qos: Option<Qos>,
+    /// True below a container or machine: its CPU is part of that one's.
+    pub nested: bool,
+}
+
+/// What a cgroup is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The root: the whole machine.
+    Root,
+    /// A Kubernetes pod.
+    Pod,
+    /// A container of any runtime.
+    Container,
+    /// A virtual machine or container that is registered with systemd-machined.
+    Machine,
+    /// A systemd service.
+    Service,
+    /// A systemd scope: a login session, an application.
+    Scope,
+    /// A systemd slice.
+    Slice,
+    /// Any other.
+    Cgroup,
+}
+
+impl Kind {
+    /// The word shown to people and written to JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Root => "Root",
+            Self::Pod => "Pod",
+            Self::Container => "Container",
+            Self::Machine => "Machine",
+            Self::Service => "Service",
+            Self::Scope => "Scope",
+            Self::Slice => "Slice",
+            Self::Cgroup => "Cgroup",
+        }
+    }
+}
+
+/// What makes and runs containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Runtime {
+    /// containerd, by CRI or nerdctl.
+    Containerd,
+    /// CRI-O.
+    CriO,
+    /// Docker, also under Kubernetes by cri-dockerd.
+    Docker,
+    /// Podman.
+    Podman,
+    /// LXC, LXD, Incus.
+    Lxc,
+    /// systemd-nspawn.
+    Nspawn,
+}
+
+impl Runtime {
+    /// The value of `container.runtime.name`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Containerd => "containerd",
+            Self::CriO => "cri-o",
+            Self::Docker => "docker",
+            Self::Podman => "podman",
+            Self::Lxc => "lxc",
+            Self::Nspawn => "systemd-nspawn",
+        }
+    }
+
+    /// By what a runtime writes before a container's id, in the name of a scope or directory.
+    fn of_prefix(prefix: &str) -> Option<Self> {
+        match prefix {
+            // containerd: internal/cri/server/podsandbox/helpers.go, `getCgroupsPath`; nerdctl: pkg/cmd/container/run_cgroup_linux.go
+            "cri-containerd" | "nerdctl" => Some(Self::Containerd),
+            // CRI-O: internal/config/cgmgr, `CrioPrefix`
+            "crio" => Some(Self::CriO),
+            // moby: daemon/oci_linux.go, `WithCgroups`
+            "docker" => Some(Self::Docker),
+            // Podman: libpod/container_internal_linux.go, `getOCICgroupPath`; the payload is that of `--cgroups=split` (Quadlet).
+            "libpod" | "libpod-payload" => Some(Self::Podman),
+            _ => None,
+        }
+    }
+}
+
+/// A pod's quality of service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Qos {
+    /// Every request equals its limit.
+    Guaranteed,
+    /// Some request or limit.
+    Burstable,
+    /// None.
+    BestEffort,
+}
+
+impl Qos {
+    /// The word Kubernetes uses in `status.qosClass`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Guaranteed => "Guaranteed",
+            Self::Burstable => "Burstable",
+            Self::BestEffort => "BestEffort",
+        }
+    }
+
+    /// By its level in kubelet's tree (pkg/kubelet/cm/qos_container_manager_linux.go). Guaranteed pods have none.
+    fn of_level(level: &str) -> Option<Self> {
+        match level {
+            "burstable" => Some(Self::Burstable),
+            "besteffort" => Some(Self::BestEffort),
+            _ => None,
+        }
+    }
+}
+
+/// What one component of a path says.
+enum Part {
+    /// A level of kubelet's tree above the pods.
+    Level(Option<Qos>),
+    Pod {
+        uid: String,
+        qos: Qos,
+    },
+    Container {
+        id: Option<String>,
+        name: String,
+        runtime: Option<Runtime>,
+    },
+    Machine(String),
+    /// A systemd unit or a plain cgroup.
+    Other,
+}
+
+/// Tells what the cgroup with this path is. The path is that from the root of the cgroup2 hierarchy; every string gives a name.
+pub fn parse(path: &str) -> Name {
+    let name = String::from("/");
+    let mut found = Name { kind: Kind::Root, name, pod_uid: None, container_id: None, runtime: None, qos: None, nested: false };
+    // Whether what comes next is below a container or machine, in kubelet's tree above the pods, and in which directory.
+    let (mut inside, mut level, mut above) = (false, None, Cow::Borrowed(""));
+    for component in path.split('/').filter(|component| !component.is_empty()).flat_map(split_colons).flatten() {
+        let in_pod = found.pod_uid.is_some() && !inside;
+        found.nested = inside;
+        let part = part(&component, &above, level.take(), in_pod);
+        match part {
+            // Another kubelet's pod begins anew, also where that kubelet runs in a container.
+            Part::Pod { uid, qos } => {
+                let (name, pod_uid) = (uid.clone(), Some(uid));
+                let (container_id, runtime, qos) = (None, None, Some(qos));
+                found = Name { kind: Kind::Pod, name, pod_uid, container_id, runtime, qos, nested: false };
+                inside = false;
+            }
+            Part::Container { id, name, runtime } => {
+                // One inside another belongs to it; LXC has no ids, so there the inner one's is the only one.
+                if !inside || found.container_id.is_none() {
+                    (found.container_id, found.runtime) = (id, runtime);
+                }
+                (found.kind, found.name) = (Kind::Container, name);
+                inside = true;
+            }
+            Part::Machine(name) => {
+                (found.kind, found.name) = (Kind::Machine, name);
+                inside = true;
+            }
+            Part::Level(qos) => {
+                level = Some(qos);
+                if found.pod_uid.is_none() {
+                    found.qos = qos;
+                }
+                (found.kind, found.name) = unit(&component, path);
+            }
+            Part::Other => (found.kind, found.name) = unit(&component, path),
+        }
+        above = component;
+    }
+    found
+}
+
+/// Where kubelet uses the systemd driver and containerd does not, one directory has the name `slice:prefix:id`, which is meant
+/// for systemd (opencontainers/runc, libcontainer/cgroups: "slice:prefix:name"). It is read as the two it stands for.
+fn split_colons(component: &str) -> [Option<Cow<'_, str>>; 2] {
+    let mut parts = component.split(':');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(slice), Some(prefix), Some(id), None) if is_id(id) && !slice.is_empty() && !prefix.is_empty() => {
+            [Some(slice.into()), Some(format!("{prefix}-{id}.scope").into())]
+        }
+        _ => [Some(component.into()), None],
+    }
+}
+
+/// What `component` says in the directory `above`, which is the level `level` of kubelet's tree if it is one.
+fn part(component: &str, above: &str, level: Option<Option<Qos>>, in_pod: bool) -> Part {
+    if let Some(part) = kubelet_slice(component).or_else(|| kubelet_directory(component, level)) {
+        return part;
+    }
+    let stem = component.strip_suffix(".scope").unwrap_or(component);
+    if is_id(stem) {
+        // The cgroupfs driver: kubelet's containers, `/docker/<id>`.
+        let runtime = Runtime::of_prefix(above);
+        return Part::Container { id: Some(stem.to_owned()), name: short(stem), runtime };
+    }
+    if let Some((prefix, id)) = prefixed_id(component) {
+        let runtime = Runtime::of_prefix(prefix);
+        // Only in a pod is a runtime trusted that is not known, and conmon is not the container but what watches it.
+        if runtime.is_some() || in_pod && !prefix.ends_with("conmon") {
+            return Part::Container { id: Some(id.to_owned()), name: short(id), runtime };
+        }
+    }
+    let named = |name: &str, runtime| Part::Container { id: None, name: unescape(name), runtime: Some(runtime) };
+    // LXC: src/lxc/cgroups/cgfsng.c; before 4.0 (and in Proxmox) `/lxc/NAME`.
+    match component.strip_prefix("lxc.payload.") {
+        Some(name) if !name.is_empty() => return named(name, Runtime::Lxc),
+        _ if above == "lxc" || above == "lxc.payload" => return named(component, Runtime::Lxc),
+        _ => {}
+    }
+    if let Some(name) = between(component, "systemd-nspawn@", ".service") {
+        return named(name, Runtime::Nspawn);
+    }
+    match between(component, "machine-", ".scope") {
+        Some(name) if above == "machine.slice" => Part::Machine(machine(&unescape(name))),
+        _ => Part::Other,
+    }
+}
+
+/// kubelet's systemd driver: `[root-]kubepods[-qos][-pod<uid>].slice`, where `_` stands for `-` inside each part.
+///
+/// Source: pkg/kubelet/cm/cgroup_manager_linux.go, `CgroupName.ToSystemd` and `escapeSystemdCgroupName`.
+fn kubelet_slice(component: &str) -> Option<Part> {
+    let parts: Vec<&str> = component.strip_suffix(".slice")?.split('-').collect();
+    let top = parts.iter().position(|part| *part == "kubepods")?;
+    match parts[top + 1..] {
+        [] => Some(Part::Level(None)),
+        [level] if let Some(qos) = Qos::of_level(level) => Some(Part::Level(Some(qos))),
+        [pod] => Some(Part::Pod { uid: pod_uid(pod)?, qos: Qos::Guaranteed }),
+        [level, pod] => Some(Part::Pod { uid: pod_uid(pod)?, qos: Qos::of_level(level)? }),
+        _ => None,
+    }
+}
+
+/// kubelet's cgroupfs driver: `kubepods[/qos][/pod<uid>]`.
+///
+/// Source: pkg/kubelet/cm/cgroup_manager_linux.go, `CgroupName.ToCgroupfs`.
+fn kubelet_directory(component: &str, level: Option<Option<Qos>>) -> Option<Part> {
+    match level {
+        _ if component == "kubepods" => Some(Part::Level(None)),
+        None => None,
+        Some(None) if Qos::of_level(component).is_some() => Some(Part::Level(Qos::of_level(component))),
+        Some(qos) => Some(Part::Pod { uid: pod_uid(component)?, qos: qos.unwrap_or(Qos::Guaranteed) }),
+    }
+}
+
+/// The UID in `pod<uid>` (`podCgroupNamePrefix` of pkg/kubelet/cm/pod_container_manager_linux.go), with dashes.
+///
+/// The API server makes UUIDs. kubelet makes the UIDs of static pods: 32 hex digits, an MD5 (pkg/kubelet/config/common.go,
+/// `applyDefaults`).
+fn pod_uid(component: &str) -> Option<String> {
+    let uid = component.strip_prefix("pod")?.replace('_', "-");
+    let is_dash = |i: usize| matches!(i, 8 | 13 | 18 | 23);
+    let valid = match uid.len() {
+        32 => uid.bytes().all(is_hex),
+        36 => uid.bytes().enumerate().all(|(i, byte)| if is_dash(i) { byte == b'-' } else { is_hex(byte) }),
+        _ => false,
+    };
+    valid.then_some(uid)
+}
+
+/// A unit's name without its escapes and its suffix; of anything else its path when that is short, or else its last component.
+fn unit(component: &str, path: &str) -> (Kind, String) {
+    let suffixes = [(".service", Kind::Service), (".scope", Kind::Scope), (".slice", Kind::Slice)];
+    let stem = |suffix| component.strip_suffix(suffix).filter(|stem| !stem.is_empty());
+    let known = suffixes.into_iter().find_map(|(suffix, kind)| Some((kind, stem(suffix)?)));
+    let (kind, stem) = known.unwrap_or((Kind::Cgroup, component));
+    let path = path.trim_matches('/');
+    let name = match prefixed_id(component) {
+        Some((prefix, id)) => format!("{prefix}-{}", short(id)),
+        None if kind == Kind::Cgroup && path.len() <= SHORT_PATH => path.to_owned(),
+        None => unescape(stem),
+    };
+    (kind, name)
+}
+
+/// The name of a machine as systemd-machined knows it; libvirt puts its driver and a number before it (src/util/virsystemd.c).
+fn machine(name: &str) -> String {
+    let mut parts = name.splitn(3, '-');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some("qemu" | "lxc" | "ch" | "xen"), Some(number), Some(own))
+            if !own.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) =>
+        {
+            own.to_owned()
+        }
+        _ => name.to_owned(),
+    }
+}
+
+/// `prefix-<id>`, with or without `.scope`.
+fn prefixed_id(component: &str) -> Option<(&str, &str)> {
+    let (prefix, id) = component.strip_suffix(".scope").unwrap_or(component).rsplit_once('-')?;
+    (!prefix.is_empty() && is_id(id)).then_some((prefix, id))
+}
+
+/// Whether this is a container's id: 32 random bytes in lower-case hex in Docker, containerd's CRI, nerdctl, CRI-O and Podman.
+fn is_id(word: &str) -> bool {
+    word.len() == 64 && word.bytes().all(is_hex)
+}
+
+fn is_hex(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
+}
+
+fn short(id: &str) -> String {
+    id.chars().take(SHORT_ID).collect()
+}
+
+fn between<'a>(word: &'a str, prefix: &str, suffix: &str) -> Option<&'a str> {
+    word.strip_prefix(prefix)?.strip_suffix(suffix).filter(|middle| !middle.is_empty())
+}
+
+/// Replaces systemd's `\xNN` by the byte it stands for (`systemd-escape --unescape`, without its `-` for `/`: people call units
+/// by the name that `systemctl` shows). What is no escape stays as it is.
+fn unescape(name: &str) -> String {
+    let mut bytes = Vec::with_capacity(name.len());
+    let mut rest = name.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let digit = |byte: u8| char::from(byte).to_digit(16);
+        match *rest {
+            [b'\\', b'x', high, low, ref after @ ..] if let (Some(high), Some(low)) = (digit(high), digit(low)) => {
+                bytes.push((high * 16 + low) as u8);
+                rest = after;
+            }
+            _ => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    const OTHER_ID: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
+    const UID: &str = "0a1b2c3d-1111-2222-3333-444455556666";
+    const OTHER_UID: &str = "ffffffff-aaaa-bbbb-cccc-ddddeeee0000";
+    const STATIC_UID: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
+    const SHORT: &str = "0123456789ab";
+
+    /// Puts the ids into a path: `ID`, `ID2`, `UID` and `UID2` with dashes, `U_ID` and `U_ID2` with underscores, `STATIC`.
+    fn path(layout: &str) -> String {
+        layout
+            .replace("U_ID2", &OTHER_UID.replace('-', "_"))
+            .replace("U_ID", &UID.replace('-', "_"))
+            .replace("UID2", OTHER_UID)
+            .replace("UID", UID)
+            .replace("ID2", OTHER_ID)
+            .replace("ID", ID)
+            .replace("STATIC", STATIC_UID)
+    }
+
+    /// `parse` in the words of the tables: `Kind name`, then what it belongs to, each only where there is something.
+    fn told(layout: &str) -> String {
+        let name = parse(&path(layout));
+        let mut words = vec![name.kind.as_str().to_owned(), name.name.replace(&path("U_ID"), "U_ID")];
+        let uid = |uid: String| match uid.as_str() {
+            UID => "UID".to_owned(),
+            OTHER_UID => "UID2".to_owned(),
+            STATIC_UID => "STATIC".to_owned(),
+            _ => uid,
+        };
+        let id = |id: String| match id.as_str() {
+            ID => "ID".to_owned(),
+            OTHER_ID => "ID2".to_owned(),
+            _ => id,
+        };
+        words.extend(name.pod_uid.map(|pod| format!("pod={}", uid(pod))));
+        words.extend(name.container_id.map(|container| format!("id={}", id(container))));
+        words.extend(name.runtime.map(|runtime| format!("by={}", runtime.as_str())));
+        words.extend(name.qos.map(|qos| format!("qos={}", qos.as_str())));
+        words.extend(name.nested.then(|| "nested".to_owned()));
+        words.join(" ")
+    }
+
+    fn check(table: &[(&str, &str)]) {
+        for (layout, expected) in table {
+            let expected = expected.replace("SHORT2", &OTHER_ID[..SHORT_ID]).replace("SHORT", SHORT);
+            assert_eq!(told(layout), expected, "{layout}");
+        }
+    }
+
+    #[test]
+    fn kubelets_systemd_driver() {
+        check(&[
+            ("/kubepods.slice", "Slice kubepods"),
+            ("/kubepods.slice/kubepods-burstable.slice", "Slice kubepods-burstable qos=Burstable"),
+            (
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podU_ID.slice",
+                &format!("Pod {UID} pod=UID qos=Burstable"),
+            ),
+            (
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podU_ID.slice/cri-containerd-ID.scope",
+                "Container SHORT pod=UID id=ID by=containerd qos=Burstable",
+            ),
+            (
+                "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podU_ID.slice/crio-ID.scope",
+                "Container SHORT pod=UID id=ID by=cri-o qos=BestEffort",
+            ),
+            // crun makes one more below the scope.
+            (
+                "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podU_ID.slice/crio-ID.scope/container",
+                "Cgroup container pod=UID id=ID by=cri-o qos=BestEffort nested",
+            ),
+            (
+                "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podU_ID.slice/crio-conmon-ID.scope",
+                "Scope crio-conmon-SHORT pod=UID qos=BestEffort",
+            ),
+            ("/kubepods.slice/kubepods-podU_ID.slice", &format!("Pod {UID} pod=UID qos=Guaranteed")),
+            ("/kubepods.slice/kubepods-podU_ID.slice/docker-ID.scope", "Container SHORT pod=UID id=ID by=docker qos=Guaranteed"),
+            (
+                "/kubepods.slice/kubepods-podU_ID.slice/runtime-of-tomorrow-ID.scope",
+                "Container SHORT pod=UID id=ID qos=Guaranteed",
+            ),
+            (
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podSTATIC.slice/cri-containerd-ID.scope",
+                "Container SHORT pod=STATIC id=ID by=containerd qos=Burstable",
+            ),
+            // --cgroup-root=/my-root/nodes: each part with its dashes escaped.
+            (
+                "/my_root.slice/my_root-nodes.slice/my_root-nodes-kubepods.slice/my_root-nodes-kubepods-podU_ID.slice/crio-ID.scope",
+                "Container SHORT pod=UID id=ID by=cri-o qos=Guaranteed",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn kubelets_cgroupfs_driver() {
+        check(&[
+            ("/kubepods", "Cgroup kubepods"),
+            ("/kubepods/burstable", "Cgroup kubepods/burstable qos=Burstable"),
+            ("/kubepods/burstable/podUID", &format!("Pod {UID} pod=UID qos=Burstable")),
+            ("/kubepods/burstable/podUID/ID", "Container SHORT pod=UID id=ID qos=Burstable"),
+            ("/kubepods/besteffort/podSTATIC/ID", "Container SHORT pod=STATIC id=ID qos=BestEffort"),
+            ("/kubepods/podUID/ID", "Container SHORT pod=UID id=ID qos=Guaranteed"),
+            ("/kubepods/podUID/crio-ID", "Container SHORT pod=UID id=ID by=cri-o qos=Guaranteed"),
+            ("/kubepods/podUID/crio-conmon-ID", "Cgroup crio-conmon-SHORT pod=UID qos=Guaranteed"),
+            ("/my-root/kubepods/podUID/ID", "Container SHORT pod=UID id=ID qos=Guaranteed"),
+            // Not below kubepods, not at its level, not a UID.
+            ("/elsewhere/podUID", &format!("Cgroup pod{UID}")),
+            ("/kubepods/other/podUID", &format!("Cgroup pod{UID}")),
+            ("/kubepods/pod-web", "Cgroup kubepods/pod-web"),
+            ("/kubepods/pod", "Cgroup kubepods/pod"),
+        ]);
+    }
+
+    #[test]
+    fn containerd_beside_kubelets_systemd_driver() {
+        check(&[
+            (
+                "/system.slice/containerd.service/kubepods-burstable-podU_ID.slice:cri-containerd:ID",
+                "Container SHORT pod=UID id=ID by=containerd qos=Burstable",
+            ),
+            ("/kubepods-podU_ID.slice:cri-containerd:ID", "Container SHORT pod=UID id=ID by=containerd qos=Guaranteed"),
+            (
+                "/kubepods-podU_ID.slice:cri-containerd:ID/init.scope",
+                "Scope init pod=UID id=ID by=containerd qos=Guaranteed nested",
+            ),
+            ("/system.slice:docker:ID", "Container SHORT id=ID by=docker"),
+            ("/a:b:c", "Cgroup a:b:c"),
+            ("/a:b:c:ID", &format!("Cgroup a:b:c:{ID}")),
+        ]);
+    }
+
+    #[test]
+    fn a_kubelet_in_a_container() {
+        let kind = "/system.slice/docker-ID2.scope/kubelet.slice";
+        let pod =
+            format!("{kind}/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-podU_ID.slice");
+        check(&[
+            (&format!("{kind}/kubelet.service"), "Service kubelet id=ID2 by=docker nested"),
+            (
+                &format!("{kind}/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice"),
+                "Slice kubelet-kubepods-burstable id=ID2 by=docker qos=Burstable nested",
+            ),
+            (&pod, &format!("Pod {UID} pod=UID qos=Burstable")),
+            (&format!("{pod}/cri-containerd-ID.scope"), "Container SHORT pod=UID id=ID by=containerd qos=Burstable"),
+            ("/kubelet/kubepods/podUID/ID", "Container SHORT pod=UID id=ID qos=Guaranteed"),
+            ("/docker/ID2/kubelet/kubepods/burstable/podUID/ID", "Container SHORT pod=UID id=ID qos=Burstable"),
+            ("/kubepods/podUID2/ID2/kubelet/kubepods/burstable", "Cgroup burstable pod=UID2 id=ID2 qos=Guaranteed nested"),
+            ("/kubepods/podUID2/ID2/kubelet/kubepods/burstable/podUID/ID", "Container SHORT pod=UID id=ID qos=Burstable"),
+        ]);
+    }
+
+    #[test]
+    fn what_runs_inside_a_container_belongs_to_it() {
+        let pod = "/kubepods.slice/kubepods-podU_ID.slice";
+        let told = "pod=UID id=ID by=containerd qos=Guaranteed nested";
+        check(&[
+            (&format!("{pod}/cri-containerd-ID.scope/init.scope"), &format!("Scope init {told}")),
+            (&format!("{pod}/cri-containerd-ID.scope/system.slice"), &format!("Slice system {told}")),
+            (&format!("{pod}/cri-containerd-ID.scope/system.slice/foo.service"), &format!("Service foo {told}")),
+            (&format!("{pod}/cri-containerd-ID.scope/docker/ID2"), &format!("Container SHORT2 {told}")),
+            (&format!("{pod}/cri-containerd-ID.scope/docker/ID2/deeper"), &format!("Cgroup deeper {told}")),
+            ("/docker/ID/init", "Cgroup init id=ID by=docker nested"),
+            ("/lxc.payload.builder/docker/ID", "Container SHORT id=ID by=docker nested"),
+        ]);
+    }
+
+    #[test]
+    fn containers_without_kubernetes() {
+        check(&[
+            ("/docker/ID", "Container SHORT id=ID by=docker"),
+            ("/docker", "Cgroup docker"),
+            ("/system.slice/docker-ID.scope", "Container SHORT id=ID by=docker"),
+            ("/system.slice/nerdctl-ID.scope", "Container SHORT id=ID by=containerd"),
+            ("/default/ID", "Container SHORT id=ID"),
+            ("/machine.slice/libpod-ID.scope", "Container SHORT id=ID by=podman"),
+            ("/machine.slice/libpod-ID.scope/container", "Cgroup container id=ID by=podman nested"),
+            ("/machine.slice/libpod-conmon-ID.scope", "Scope libpod-conmon-SHORT"),
+            ("/libpod_parent/libpod-ID", "Container SHORT id=ID by=podman"),
+            ("/system.slice/web.service/libpod-payload-ID", "Container SHORT id=ID by=podman"),
+            (
+                "/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ID.scope/container",
+                "Cgroup container id=ID by=podman nested",
+            ),
+            ("/lxc.payload.web-1", "Container web-1 by=lxc"),
+            ("/lxc.payload.web-1/system.slice/ssh.service", "Service ssh by=lxc nested"),
+            ("/lxc.monitor.web-1", "Cgroup lxc.monitor.web-1"),
+            ("/lxc.payload.", "Cgroup lxc.payload."),
+            ("/lxc/101/ns", "Cgroup lxc/101/ns by=lxc nested"),
+            ("/lxc/101", "Container 101 by=lxc"),
+            ("/machine.slice/systemd-nspawn@deb.service/payload", "Cgroup payload by=systemd-nspawn nested"),
+            ("/machine.slice/systemd-nspawn@deb\\x2d13.service", "Container deb-13 by=systemd-nspawn"),
+            ("/machine.slice/machine-deb\\x2d13.scope", "Machine deb-13"),
+            ("/machine.slice/machine-qemu\\x2d7\\x2dweb\\x2d1.scope", "Machine web-1"),
+            ("/machine.slice/machine-qemu\\x2d7\\x2dweb.scope/libvirt/vcpu0", "Cgroup vcpu0 nested"),
+        ]);
+    }
+
+    #[test]
+    fn systemd_units_and_plain_cgroups() {
+        check(&[
+            ("/", "Root /"),
+            ("/init.scope", "Scope init"),
+            ("/system.slice", "Slice system"),
+            ("/system.slice/nginx.service", "Service nginx"),
+            ("/system.slice/system-getty.slice/getty@tty1.service", "Service getty@tty1"),
+            ("/system.slice/data\\x2ddisk.service", "Service data-disk"),
+            ("/system.slice/caf\\xc3\\xa9.service", "Service café"),
+            ("/system.slice/dev-disk\\x2droot.mount", "Cgroup system.slice/dev-disk\\x2droot.mount"),
+            ("/system.slice/a-directory-with-a-long-name\\x2droot.mount", "Cgroup a-directory-with-a-long-name-root.mount"),
+            ("/user.slice/user-1000.slice/session-3.scope", "Scope session-3"),
+            ("/user.slice/user-1000.slice/user@1000.service", "Service user@1000"),
+            (
+                "/user.slice/user-1000.slice/user@1000.service/app.slice/app-gnome-firefox-4242.scope",
+                "Scope app-gnome-firefox-4242",
+            ),
+            ("/user.slice/user-1000.slice/user@1000.service/app.slice/dbus.service", "Service dbus"),
+            ("/batch", "Cgroup batch"),
+            ("/batch/night", "Cgroup batch/night"),
+            ("/a/path/that/is/longer/than/people/like/night", "Cgroup night"),
+        ]);
+    }
+
+    #[test]
+    fn what_only_resembles_an_id_is_none() {
+        let upper = ID.to_uppercase();
+        let longer = format!("{ID}0");
+        check(&[
+            // podman's health checks are units that have the container's id as name.
+            ("/system.slice/ID.service", &format!("Service {ID}")),
+            ("/system.slice/someone-ID.scope", "Scope someone-SHORT"),
+            (&format!("/docker/{upper}"), &format!("Cgroup {upper}")),
+            (&format!("/docker/{longer}"), &format!("Cgroup {longer}")),
+            ("/system.slice/run-r0123456789abcdef0123456789abcdef.scope", "Scope run-r0123456789abcdef0123456789abcdef"),
+            ("/system.slice/docker-.scope", "Scope docker-"),
+            ("/-ID.scope", &format!("Scope -{ID}")),
+            ("/kubepods.slice/kubepods-pod1234.slice", "Slice kubepods-pod1234"),
+            ("/kubepods.slice/kubepods-other-podU_ID.slice", "Slice kubepods-other-podU_ID"),
+            ("/kubepods.slice/kubepods-burstable-podU_ID-x.slice", "Slice kubepods-burstable-podU_ID-x"),
+            ("/notkubepods.slice/notkubepods-podU_ID.slice", "Slice notkubepods-podU_ID"),
+        ]);
+    }
+
+    #[test]
+    fn every_string_has_a_name() {
+        let long = "x".repeat(100_000);
+        check(&[
+            ("", "Root /"),
+            ("///", "Root /"),
+            ("batch", "Cgroup batch"),
+            ("/batch/", "Cgroup batch"),
+            ("//kubepods//podUID//ID//", "Container SHORT pod=UID id=ID qos=Guaranteed"),
+            ("/..", "Cgroup .."),
+            ("/../kubepods/podUID/ID", "Container SHORT pod=UID id=ID qos=Guaranteed"),
+            ("/.service", "Cgroup .service"),
+            ("/.slice", "Cgroup .slice"),
+            ("/-.slice", "Slice -"),
+            ("/\\x2", "Cgroup \\x2"),
+            ("/\\xzz.service", "Service \\xzz"),
+            ("/\\xff.service", "Service \u{fffd}"),
+            ("/größe.service", "Service größe"),
+            ("/::", "Cgroup ::"),
+            ("/::ID", &format!("Cgroup ::{ID}")),
+            (&long, &format!("Cgroup {long}")),
+        ]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_string_makes_it_panic(path in any::<String>()) {
+            prop_assert!(!parse(&path).name.is_empty());
+        }
+
+        #[test]
+        fn no_mixture_of_layouts_makes_it_panic_or_name_a_wrong_id(
+            parts in prop::collection::vec(prop::sample::select(vec![
+                "/", "kubepods", "kubepods.slice", "burstable", "kubepods-burstable.slice", "-", "_", ":", "pod", ".slice", ".scope",
+                ".service", "docker", "docker-", "crio-conmon-", "lxc.payload.", "machine-", "machine.slice", "\\x2d", "\\x", "é",
+                ID, UID, STATIC_UID,
+            ]), 0..24),
+        ) {
+            let name = parse(&parts.concat());
+            prop_assert!(!name.name.is_empty());
+            prop_assert!(name.container_id.is_none_or(|id| is_id(&id)));
+            prop_assert!(name.pod_uid.is_none_or(|uid| uid == UID || uid == STATIC_UID));
+            prop_assert!(!name.nested || !matches!(name.kind, Kind::Root | Kind::Pod));
+        }
+    }
+}

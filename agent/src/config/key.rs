@@ -1,0 +1,313 @@
+//! The keys: every setting is declared here once, with its names, its default, its help and its check.
+//!
+//! The file, the environment, the command line and the reference all come from [`KEYS`].
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Uri};
+use percent_encoding::percent_decode_str;
+
+use super::{Compression, Endpoint, Exporter, Loading, LogFormat, Protocol};
+
+/// A value as a source gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Value {
+    /// Text, also for numbers and durations.
+    Text(String),
+    /// A map: from a file. Elsewhere maps are text: `k=v,k2=v2`, percent-encoded.
+    Pairs(Vec<(String, String)>),
+    /// A URL that gets the signal's path, by the rule of `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    Base(String),
+    /// A URL that is used as it is, by the rule of `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`.
+    Signal(String),
+}
+
+/// What a value is refused for.
+pub(super) type Check = Result<(), String>;
+
+/// An environment variable beside a key's own, and how its text becomes a value.
+pub(super) type Alias = (&'static str, fn(String) -> Value);
+
+/// One setting.
+pub(super) struct Key {
+    /// Its name in the file, sections joined by dots.
+    pub(super) name: &'static str,
+    /// Environment variables beside `PODMETER_<NAME>`, the first that is set wins.
+    pub(super) aliases: &'static [Alias],
+    /// The default, as one would write it.
+    pub(super) default: Option<&'static str>,
+    /// A value as one would write it, where there is no default.
+    pub(super) example: &'static str,
+    /// What it is for, with units and range.
+    pub(super) help: &'static str,
+    /// Checks a value and stores it.
+    pub(super) set: fn(&mut Loading, Value) -> Check,
+}
+
+impl Key {
+    const fn new(
+        name: &'static str,
+        default: Option<&'static str>,
+        help: &'static str,
+        set: fn(&mut Loading, Value) -> Check,
+    ) -> Self {
+        Self { name, aliases: &[], default, example: "", help, set }
+    }
+
+    const fn example(self, example: &'static str) -> Self {
+        Self { example, ..self }
+    }
+
+    const fn aliases(self, aliases: &'static [Alias]) -> Self {
+        Self { aliases, ..self }
+    }
+
+    /// Its own environment variable.
+    pub(super) fn variable(&self) -> String {
+        format!("PODMETER_{}", self.name.replace('.', "_").to_uppercase())
+    }
+}
+
+/// Every setting, in the order of the reference.
+pub(super) const KEYS: &[Key] = &[
+    Key::new("node_name", None, "Name of this node in every metric. Default: the host's name.", |l, v| {
+        store(&mut l.config.node_name, filled(v)?)
+    })
+    .example("node-1")
+    .aliases(&[("NODE_NAME", Value::Text)]),
+    Key::new("cluster_name", None, "Name of the cluster in every metric. Default: none.", |l, v| {
+        store(&mut l.config.cluster_name, Some(filled(v)?))
+    })
+    .example("production"),
+    Key::new("interval", Some("15s"), "Time between two exports: 1s to 300s.", |l, v| {
+        store(&mut l.config.interval, duration(v, Duration::from_secs(1)..=Duration::from_secs(300))?)
+    }),
+    Key::new("listen", Some("127.0.0.1:9464"), "Address and port of the health endpoints.", |l, v| {
+        store(&mut l.config.listen, parsed::<SocketAddr>(v, "an address with a port, such as 127.0.0.1:9464 or [::]:9464")?)
+    }),
+    Key::new("log.format", Some("text"), "Lines for people (text) or for machines (json), on stderr.", |l, v| {
+        store(&mut l.config.log.format, one_of(v, &[("text", LogFormat::Text), ("json", LogFormat::Json)])?)
+    }),
+    Key::new("log.level", Some("info"), "What is logged: a level, or directives such as info,podmeter::export=debug.", |l, v| {
+        let level = filled(v)?;
+        let checked = tracing_subscriber::EnvFilter::builder().parse(&level);
+        checked.map_err(|error| format!("expected a level (error, warn, info, debug, trace) or directives: {error}"))?;
+        store(&mut l.config.log.level, level)
+    }),
+    Key::new("signals.cpu", Some("true"), "Measure CPU: time, waiting, bursts.", |l, v| {
+        store(&mut l.config.signals.cpu, boolean(v)?)
+    }),
+    Key::new(
+        "cgroups.slots",
+        Some("1024"),
+        "Cgroups that can be told apart at one time: 16 to 65536. Others count as unattributed. Each costs kernel memory on \
+         every CPU.",
+        |l, v| store(&mut l.config.cgroups.slots, number(v, 16..=65536)?),
+    ),
+    Key::new("cgroups.root", None, "Where the cgroup2 hierarchy is mounted. Default: found in /proc/mounts.", |l, v| {
+        store(&mut l.config.cgroups.root, Some(absolute(v)?))
+    })
+    .example("/sys/fs/cgroup"),
+    Key::new(
+        "bpf.pin",
+        Some("true"),
+        "Keep programs and counts in the kernel when the agent stops, so that a restart loses none.",
+        |l, v| store(&mut l.config.bpf.pin, boolean(v)?),
+    ),
+    Key::new("bpf.directory", Some("/sys/fs/bpf/podmeter"), "Where they are pinned, on a bpf filesystem.", |l, v| {
+        store(&mut l.config.bpf.directory, absolute(v)?)
+    }),
+    Key::new("export.exporter", Some("otlp"), "Where metrics go: otlp, stdout, or none.", |l, v| {
+        let known = [("otlp", Exporter::Otlp), ("stdout", Exporter::Stdout), ("none", Exporter::None)];
+        store(&mut l.config.export.exporter, one_of(v, &known)?)
+    }),
+    Key::new(
+        "export.endpoint",
+        None,
+        "URL of the OTLP receiver. With http/protobuf, /v1/metrics is appended to it unless it ends so; \
+         OTEL_EXPORTER_OTLP_METRICS_ENDPOINT is used as it is. Default: http://localhost:4317 with grpc, \
+         http://localhost:4318 with http/protobuf.",
+        |l, v| {
+            l.endpoint = Some(match v {
+                Value::Signal(url) => Endpoint::Signal(checked_url(url)?),
+                Value::Base(url) => Endpoint::Base(checked_url(url)?),
+                other => {
+                    let url = checked_url(filled(other)?)?;
+                    if url.ends_with("/v1/metrics") { Endpoint::Signal(url) } else { Endpoint::Base(url) }
+                }
+            });
+            Ok(())
+        },
+    )
+    .example("http://localhost:4317")
+    .aliases(&[("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", Value::Signal), ("OTEL_EXPORTER_OTLP_ENDPOINT", Value::Base)]),
+    Key::new("export.protocol", Some("grpc"), "grpc or http/protobuf.", |l, v| {
+        store(&mut l.config.export.protocol, one_of(v, &[("grpc", Protocol::Grpc), ("http/protobuf", Protocol::HttpProtobuf)])?)
+    })
+    .aliases(&[("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", Value::Text), ("OTEL_EXPORTER_OTLP_PROTOCOL", Value::Text)]),
+    Key::new(
+        "export.headers",
+        None,
+        "Headers of every request. In the environment: name=value,name2=value2, percent-encoded. Default: none.",
+        |l, v| {
+            let pairs = pairs(v)?;
+            for (name, value) in &pairs {
+                HeaderName::from_str(name).map_err(|_| format!("{name:?} is not the name of an HTTP header"))?;
+                // Its value may be secret.
+                let checked = HeaderValue::from_str(value);
+                checked.map_err(|_| format!("the value of header {name} has characters that HTTP forbids"))?;
+            }
+            store(&mut l.config.export.headers.0, pairs.into_iter().map(|(k, v)| (k.to_ascii_lowercase(), v)).collect())
+        },
+    )
+    .example("{authorization: Bearer secret}")
+    .aliases(&[("OTEL_EXPORTER_OTLP_METRICS_HEADERS", Value::Text), ("OTEL_EXPORTER_OTLP_HEADERS", Value::Text)]),
+    Key::new("export.compression", Some("gzip"), "gzip or none.", |l, v| {
+        store(&mut l.config.export.compression, one_of(v, &[("gzip", Compression::Gzip), ("none", Compression::None)])?)
+    })
+    .aliases(&[("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", Value::Text), ("OTEL_EXPORTER_OTLP_COMPRESSION", Value::Text)]),
+    Key::new(
+        "export.timeout",
+        Some("10s"),
+        "Time one request may take: 1ms to 300s. The OTEL variables are in milliseconds.",
+        |l, v| store(&mut l.config.export.timeout, duration(v, Duration::from_millis(1)..=Duration::from_secs(300))?),
+    )
+    .aliases(&[("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", milliseconds), ("OTEL_EXPORTER_OTLP_TIMEOUT", milliseconds)]),
+    Key::new(
+        "export.certificate",
+        None,
+        "PEM file with the certificates that the receiver's must be signed by. Default: those the host trusts.",
+        |l, v| store(&mut l.config.export.certificate, Some(filled(v)?.into())),
+    )
+    .example("/etc/podmeter/ca.pem")
+    .aliases(&[("OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE", Value::Text), ("OTEL_EXPORTER_OTLP_CERTIFICATE", Value::Text)]),
+    Key::new("export.client_certificate", None, "PEM file with the agent's own certificate, for mTLS. Default: none.", |l, v| {
+        store(&mut l.config.export.client_certificate, Some(filled(v)?.into()))
+    })
+    .example("/etc/podmeter/client.pem")
+    .aliases(&[
+        ("OTEL_EXPORTER_OTLP_METRICS_CLIENT_CERTIFICATE", Value::Text),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", Value::Text),
+    ]),
+    Key::new("export.client_key", None, "PEM file with the key of that certificate. Default: none.", |l, v| {
+        store(&mut l.config.export.client_key, Some(filled(v)?.into()))
+    })
+    .example("/etc/podmeter/client-key.pem")
+    .aliases(&[("OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY", Value::Text), ("OTEL_EXPORTER_OTLP_CLIENT_KEY", Value::Text)]),
+    Key::new(
+        "export.queue",
+        Some("40"),
+        "Exports kept in memory while the receiver is away, 1 to 10000. When full the oldest goes and is counted.",
+        |l, v| store(&mut l.config.export.queue, number(v, 1..=10000)? as usize),
+    ),
+    Key::new(
+        "resource.attributes",
+        None,
+        "Attributes of every metric's resource. In the environment: key=value,key2=value2, percent-encoded. Default: none.",
+        |l, v| {
+            let pairs = pairs(v)?;
+            if pairs.iter().any(|(key, _)| key.is_empty()) {
+                return Err("an attribute needs a name".to_owned());
+            }
+            store(&mut l.config.resource.attributes, pairs.into_iter().collect())
+        },
+    )
+    .example("{deployment.environment.name: production}")
+    .aliases(&[("OTEL_RESOURCE_ATTRIBUTES", Value::Text)]),
+];
+
+fn store<T>(place: &mut T, value: T) -> Check {
+    *place = value;
+    Ok(())
+}
+
+/// `OTEL_*_TIMEOUT` is a number of milliseconds. What is no number is left to the check.
+fn milliseconds(text: String) -> Value {
+    let number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    Value::Text(if number { format!("{text}ms") } else { format!("{text} (milliseconds)") })
+}
+
+fn text(value: Value) -> Result<String, String> {
+    match value {
+        Value::Text(text) | Value::Base(text) | Value::Signal(text) => Ok(text),
+        Value::Pairs(_) => Err("expected one value, found keys with values".to_owned()),
+    }
+}
+
+fn filled(value: Value) -> Result<String, String> {
+    let text = text(value)?;
+    if text.trim().is_empty() { Err("must not be empty".to_owned()) } else { Ok(text) }
+}
+
+fn parsed<T: FromStr>(value: Value, expected: &str) -> Result<T, String> {
+    let text = text(value)?;
+    text.trim().parse().map_err(|_| format!("expected {expected}, found {text:?}"))
+}
+
+fn one_of<T: Copy>(value: Value, known: &[(&str, T)]) -> Result<T, String> {
+    let text = text(value)?;
+    let words = || known.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" or ");
+    let found = known.iter().find(|(word, _)| *word == text.trim());
+    found.map(|(_, value)| *value).ok_or_else(|| format!("expected {}, found {text:?}", words()))
+}
+
+fn boolean(value: Value) -> Result<bool, String> {
+    one_of(value, &[("true", true), ("false", false)])
+}
+
+fn number(value: Value, range: RangeInclusive<u32>) -> Result<u32, String> {
+    let expected = format!("a whole number from {} to {}", range.start(), range.end());
+    let found = text(value)?;
+    let number = found.trim().parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| format!("expected {expected}, found {found:?}"))
+}
+
+fn duration(value: Value, range: RangeInclusive<Duration>) -> Result<Duration, String> {
+    let found = text(value)?;
+    let expected = |text: &str| {
+        let (from, to) = (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
+        format!("expected a duration with its unit, such as 15s or 500ms, from {from} to {to}, found {text:?}")
+    };
+    let duration = humantime::parse_duration(found.trim()).ok().filter(|duration| range.contains(duration));
+    duration.ok_or_else(|| expected(&found))
+}
+
+fn absolute(value: Value) -> Result<PathBuf, String> {
+    let path = PathBuf::from(filled(value)?);
+    if path.is_absolute() { Ok(path) } else { Err(format!("expected a path that starts with /, found {path:?}")) }
+}
+
+/// A map from a file, or text as OTEL_RESOURCE_ATTRIBUTES has it: pairs by comma, names and values percent-encoded.
+fn pairs(value: Value) -> Result<Vec<(String, String)>, String> {
+    let text = match value {
+        Value::Pairs(pairs) => return Ok(pairs),
+        other => text(other)?,
+    };
+    // Not a word of the text in these errors: it may be a secret.
+    let decoded = |part: &str, which: usize| {
+        let text = percent_decode_str(part.trim()).decode_utf8();
+        text.map(String::from).map_err(|_| format!("pair {which} is not UTF-8 when percent-decoded"))
+    };
+    let pair = |(i, pair): (usize, &str)| {
+        let (name, value) = pair.split_once('=').ok_or_else(|| format!("expected name=value, found no = in pair {}", i + 1))?;
+        Ok((decoded(name, i + 1)?, decoded(value, i + 1)?))
+    };
+    text.split(',').enumerate().filter(|(_, pair)| !pair.trim().is_empty()).map(pair).collect()
+}
+
+/// The URL, without spaces around, if it is one that OTLP can be sent to.
+fn checked_url(url: String) -> Result<String, String> {
+    let expected = |what: &str| format!("expected a URL such as http://localhost:4317 or https://collector.example:4318{what}");
+    let uri: Uri = url.trim().parse().map_err(|error| format!("{}: {error}", expected("")))?;
+    match (uri.scheme_str(), uri.authority()) {
+        (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => {
+            Err(expected(", without a user or password: those go into export.headers"))
+        }
+        (Some("http" | "https"), Some(authority)) if !authority.host().is_empty() => Ok(url.trim().to_owned()),
+        _ => Err(expected(&format!(", found {url:?}"))),
+    }
+}

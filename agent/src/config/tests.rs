@@ -1,0 +1,378 @@
+use std::collections::{BTreeSet, HashMap};
+
+use super::*;
+
+/// Loads with a file of this text, these variables, and these overrides.
+fn load(file: &str, env: &[(&str, &str)], overrides: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("podmeter.yaml");
+    std::fs::write(&path, file).expect("a file");
+    let env: HashMap<_, _> = env.iter().copied().collect();
+    let mut set = Overrides::default();
+    for (key, text) in overrides {
+        set.set(*key, *text);
+    }
+    Config::load(Some(&path), &|name| env.get(name).map(|text| (*text).to_owned()), set)
+}
+
+fn from_file(file: &str) -> Result<Config, ConfigError> {
+    load(file, &[], &[])
+}
+
+fn from_env(env: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    load("", env, &[])
+}
+
+fn defaults() -> Config {
+    Config::load(None, &|_| None, Overrides::default()).expect("defaults")
+}
+
+/// The message without the temporary directory.
+fn message(result: Result<Config, ConfigError>) -> String {
+    let text = result.expect_err("an error").to_string();
+    match (text.find("/"), text.find("podmeter.yaml")) {
+        (Some(from), Some(to)) if from < to => format!("{}{}", &text[..from], &text[to..]),
+        _ => text,
+    }
+}
+
+#[test]
+fn the_defaults() {
+    let config = defaults();
+    assert_eq!(config.node_name, nix::unistd::gethostname().expect("a name").to_string_lossy());
+    let expected = Config {
+        node_name: config.node_name.clone(),
+        cluster_name: None,
+        interval: Duration::from_secs(15),
+        listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
+        log: Log { format: LogFormat::Text, level: "info".to_owned() },
+        signals: Signals { cpu: true },
+        cgroups: Cgroups { slots: 1024, root: None },
+        bpf: Bpf { pin: true, directory: "/sys/fs/bpf/podmeter".into() },
+        export: Export {
+            exporter: Exporter::Otlp,
+            endpoint: "http://localhost:4317".to_owned(),
+            protocol: Protocol::Grpc,
+            headers: Headers::default(),
+            compression: Compression::Gzip,
+            timeout: Duration::from_secs(10),
+            certificate: None,
+            client_certificate: None,
+            client_key: None,
+            queue: 40,
+        },
+        resource: Resource::default(),
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn the_reference_is_the_defaults_and_its_examples_are_valid() {
+    let reference = Config::reference();
+    assert_eq!(from_file(&reference).expect("the reference"), defaults());
+    let uncommented: Vec<_> = reference
+        .lines()
+        .map(|line| {
+            let example = KEYS.iter().any(|key| {
+                let name = key.name.rsplit('.').next().expect("a name");
+                key.default.is_none() && line.trim_start() == format!("# {name}: {}", key.example)
+            });
+            if example { line.replacen("# ", "", 1) } else { line.to_owned() }
+        })
+        .collect();
+    let config = from_file(&uncommented.join("\n")).expect("the examples");
+    assert_eq!(config.node_name, "node-1");
+    assert_eq!(config.export.headers.0["authorization"], "Bearer secret");
+    assert_eq!(config.export.client_key.as_deref(), Some(Path::new("/etc/podmeter/client-key.pem")));
+    assert_eq!(config.resource.attributes["deployment.environment.name"], "production");
+}
+
+#[test]
+fn no_two_keys_share_a_name_or_a_variable() {
+    let names: BTreeSet<_> = KEYS.iter().map(|key| key.name).collect();
+    let own = KEYS.iter().map(Key::variable);
+    let variables: BTreeSet<_> =
+        own.chain(KEYS.iter().flat_map(|key| key.aliases.iter().map(|(name, _)| (*name).to_owned()))).collect();
+    assert_eq!(names.len(), KEYS.len());
+    assert_eq!(variables.len(), KEYS.iter().map(|key| 1 + key.aliases.len()).sum::<usize>());
+    // A file could not tell a section from a value.
+    assert!(names.iter().all(|name| !names.iter().any(|other| other.starts_with(&format!("{name}.")))));
+}
+
+#[test]
+fn a_file_sets_every_key() {
+    let config = from_file(
+        "node_name: n\ncluster_name: \"null\"\ninterval: 1m 30s\nlisten: '[::]:80'\nlog: {format: json, level: 'warn,podmeter=debug'}\n\
+         signals:\n  cpu: false\ncgroups:\n  slots: 65536\n  root: /cg\nbpf:\n  pin: false\n  directory: /b\n\
+         export:\n  exporter: stdout\n  endpoint: https://c:1/x\n  protocol: http/protobuf\n  headers:\n    X-Key: 1.10\n\
+         \x20 compression: none\n  timeout: 500ms\n  certificate: a\n  client_certificate: b\n  client_key: c\n  queue: 1\n\
+         resource:\n  attributes:\n    version: 1.10\n    empty: ''\n",
+    )
+    .expect("a configuration");
+    let expected = Config {
+        node_name: "n".to_owned(),
+        cluster_name: Some("null".to_owned()),
+        interval: Duration::from_secs(90),
+        listen: "[::]:80".parse().expect("an address"),
+        log: Log { format: LogFormat::Json, level: "warn,podmeter=debug".to_owned() },
+        signals: Signals { cpu: false },
+        cgroups: Cgroups { slots: 65536, root: Some("/cg".into()) },
+        bpf: Bpf { pin: false, directory: "/b".into() },
+        export: Export {
+            exporter: Exporter::Stdout,
+            endpoint: "https://c:1/x/v1/metrics".to_owned(),
+            protocol: Protocol::HttpProtobuf,
+            headers: Headers(BTreeMap::from([("x-key".to_owned(), "1.10".to_owned())])),
+            compression: Compression::None,
+            timeout: Duration::from_millis(500),
+            certificate: Some("a".into()),
+            client_certificate: Some("b".into()),
+            client_key: Some("c".into()),
+            queue: 1,
+        },
+        resource: Resource {
+            attributes: BTreeMap::from([("version".to_owned(), "1.10".to_owned()), ("empty".to_owned(), String::new())]),
+        },
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn what_is_left_empty_keeps_its_default() {
+    for file in
+        ["", "# nothing\n", "---\n", "~", "export:\n", "export:\n  queue:\ninterval: null\n", "{}", "export: {headers: {a: ~}}"]
+    {
+        assert_eq!(from_file(file).expect(file), defaults(), "{file:?}");
+    }
+    assert_eq!(from_env(&[("PODMETER_INTERVAL", ""), ("OTEL_EXPORTER_OTLP_ENDPOINT", " ")]).expect("empty"), defaults());
+}
+
+#[test]
+fn every_error_of_a_file_names_the_key_and_the_line() {
+    for (file, expected) in [
+        (
+            "intervall: 15s",
+            "there is no setting intervall (podmeter.yaml, line 1); there are node_name, cluster_name, interval, listen",
+        ),
+        ("export:\n  time-out: 1s", "there is no setting export.time-out (podmeter.yaml, line 2); did you mean export.timeout"),
+        ("\nendpoint: x", "there is no setting endpoint (podmeter.yaml, line 2); did you mean export.endpoint"),
+        (
+            "kubernetes:\n  a: 1",
+            "there is no setting kubernetes (podmeter.yaml, line 1); there are node_name, cluster_name, interval, listen",
+        ),
+        (
+            "export: otlp",
+            "setting export cannot be used (podmeter.yaml, line 1): expected the keys of this section, indented below it",
+        ),
+        ("interval: [1s]", "setting interval cannot be used (podmeter.yaml, line 1): expected one value, found a list"),
+        (
+            "interval:\n  every: 1s",
+            "setting interval cannot be used (podmeter.yaml, line 1): expected one value, found keys with values",
+        ),
+        (
+            "\n\ninterval: 15",
+            "setting interval cannot be used (podmeter.yaml, line 3): expected a duration with its unit, such as 15s or 500ms, \
+             from 1s to 5m, found \"15\"",
+        ),
+        (
+            "signals:\n  cpu: yes",
+            "setting signals.cpu cannot be used (podmeter.yaml, line 2): expected true or false, found \"yes\"",
+        ),
+        ("interval: 1s\ninterval: 2s", "setting interval cannot be used (podmeter.yaml, line 2): is set twice"),
+        ("export:\n  headers: {a: 1, a: 2}", "setting export.headers.a cannot be used (podmeter.yaml, line 2): is set twice"),
+        (
+            "export:\n  headers:\n    a: [1]",
+            "setting export.headers.a cannot be used (podmeter.yaml, line 3): expected one value",
+        ),
+        (
+            "export:\n  headers:\n    a b: 1",
+            "setting export.headers cannot be used (podmeter.yaml, line 2): \"a b\" is not the name of an HTTP header",
+        ),
+        (
+            "export: {client_key: k}",
+            "setting export.client_key cannot be used (podmeter.yaml, line 1): it needs export.client_certificate",
+        ),
+        (
+            "cluster_name: &c x\nnode_name: *c",
+            "setting node_name cannot be used (podmeter.yaml, line 2): YAML aliases are not supported",
+        ),
+        (
+            "interval: 1s\n---\ninterval: 2s",
+            "could not understand the configuration file podmeter.yaml, line 2: there is a second YAML document; podmeter reads one",
+        ),
+        (
+            "- a",
+            "could not understand the configuration file podmeter.yaml, line 1: expected keys with values, such as \"interval: 15s\"",
+        ),
+        ("? [a]\n: b", "could not understand the configuration file podmeter.yaml, line 1: expected the name of a key"),
+    ] {
+        assert_eq!(message(from_file(file)), expected, "{file}");
+    }
+    let broken = message(from_file("interval: 1s\nexport: {queue: 3\nlog: x"));
+    assert!(broken.starts_with("could not understand the configuration file podmeter.yaml, line "), "{broken}");
+    let missing = Config::load(Some(Path::new("/no/such/file")), &|_| None, Overrides::default()).expect_err("no file");
+    assert_eq!(missing.to_string(), "could not read the configuration file /no/such/file");
+}
+
+#[test]
+fn every_key_refuses_what_it_cannot_use_and_says_so() {
+    // For each key with a check: values just outside, or of another type.
+    let wrong: &[(&str, &[&str])] = &[
+        ("interval", &["0s", "999ms", "301s", "15", "soon", "-1s"]),
+        ("listen", &["9464", "localhost", "127.0.0.1"]),
+        ("log.format", &["xml", "TEXT"]),
+        ("log.level", &["a=b=c", "podmeter=loud"]),
+        ("signals.cpu", &["1", "on"]),
+        ("cgroups.slots", &["15", "65537", "-1", "many", "16.5", "99999999999"]),
+        ("cgroups.root", &["cgroup"]),
+        ("bpf.pin", &["maybe"]),
+        ("bpf.directory", &["./bpf"]),
+        ("export.exporter", &["prometheus"]),
+        ("export.endpoint", &["localhost:4317", "collector", "ftp://x", "http://", "http://u:p@x:1", "/x", "http://a b"]),
+        ("export.protocol", &["http/json", "http"]),
+        ("export.headers", &["a", "=b", "a=%ff", "a=%0a"]),
+        ("export.compression", &["zstd"]),
+        ("export.timeout", &["0s", "301s", "10"]),
+        ("export.client_certificate", &["x"]),
+        ("export.client_key", &["x"]),
+        ("export.queue", &["0", "10001"]),
+        ("resource.attributes", &["a", "=b", "a=%ff"]),
+    ];
+    for (name, values) in wrong {
+        let key = KEYS.iter().find(|key| key.name == *name).expect(name);
+        for value in *values {
+            let from_variable = message(from_env(&[(&key.variable(), value)]));
+            let start = format!("setting {name} cannot be used (environment variable {}): ", key.variable());
+            assert!(from_variable.starts_with(&start) && from_variable.len() > start.len(), "{name}={value}: {from_variable}");
+            let from_line = message(load("", &[], &[(name, value)]));
+            assert!(from_line.starts_with(&format!("setting {name} cannot be used (command line): ")), "{from_line}");
+        }
+    }
+    for name in ["node_name", "cluster_name", "export.certificate", "export.endpoint", "cgroups.root", "log.level"] {
+        let empty = message(load("", &[], &[(name, "")]));
+        assert_eq!(empty, format!("setting {name} cannot be used (command line): must not be empty"));
+    }
+    assert!(message(load("", &[], &[("port", "1")])).starts_with("there is no setting port (command line)"));
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let config = from_env(&[("PODMETER_EXPORT_HEADERS", "authorization=s3cret")]).expect("headers");
+    assert!(!format!("{config:?}").contains("s3cret") && format!("{config:?}").contains("authorization"));
+    for headers in ["s3cret", "authorization=s3cret%0a", "authorization=s3cret%ff"] {
+        assert!(!message(from_env(&[("PODMETER_EXPORT_HEADERS", headers)])).contains("s3cret"));
+    }
+    assert!(!message(from_env(&[("PODMETER_EXPORT_ENDPOINT", "http://me:s3cret@x")])).contains("s3cret"));
+}
+
+#[test]
+fn command_line_over_environment_over_file_over_default() {
+    let file = "interval: 20s\nnode_name: file\nexport: {queue: 5, timeout: 5s}";
+    let env = [("PODMETER_INTERVAL", "30s"), ("PODMETER_EXPORT_QUEUE", "6"), ("NODE_NAME", "kubernetes")];
+    let config = load(file, &env, &[("interval", "40s"), ("interval", "41s")]).expect("a configuration");
+    assert_eq!(config.interval, Duration::from_secs(41));
+    assert_eq!(config.export.queue, 6);
+    assert_eq!(config.export.timeout, Duration::from_secs(5));
+    assert_eq!(config.cgroups.slots, 1024);
+    assert_eq!(config.node_name, "kubernetes");
+    let own = [("NODE_NAME", "kubernetes"), ("PODMETER_NODE_NAME", "own")];
+    assert_eq!(load(file, &own, &[]).expect("a configuration").node_name, "own");
+    // A map is replaced as a whole.
+    let file = "resource: {attributes: {team: a, tier: b}}";
+    let attributes = load(file, &[("OTEL_RESOURCE_ATTRIBUTES", "team=c")], &[]).expect("attributes").resource.attributes;
+    assert_eq!(attributes, BTreeMap::from([("team".to_owned(), "c".to_owned())]));
+}
+
+#[test]
+fn the_endpoint_follows_opentelemetrys_rules() {
+    const BASE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    const SIGNAL: &str = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT";
+    const OWN: &str = "PODMETER_EXPORT_ENDPOINT";
+    for (protocol, env, expected) in [
+        ("http/protobuf", &[][..], "http://localhost:4318/v1/metrics"),
+        ("http/protobuf", &[(BASE, "http://c:4318")], "http://c:4318/v1/metrics"),
+        ("http/protobuf", &[(BASE, "http://c:4318/")], "http://c:4318/v1/metrics"),
+        ("http/protobuf", &[(BASE, "https://c/mycollector/")], "https://c/mycollector/v1/metrics"),
+        ("http/protobuf", &[(BASE, "https://c/v1/metrics")], "https://c/v1/metrics/v1/metrics"),
+        ("http/protobuf", &[(SIGNAL, "http://c:4318")], "http://c:4318"),
+        ("http/protobuf", &[(SIGNAL, "http://c/custom/?k=1"), (BASE, "http://other")], "http://c/custom/?k=1"),
+        (
+            "http/protobuf",
+            &[(OWN, "http://vm:8428/opentelemetry"), (SIGNAL, "http://x")],
+            "http://vm:8428/opentelemetry/v1/metrics",
+        ),
+        ("http/protobuf", &[(OWN, "http://c:4318/v1/metrics")], "http://c:4318/v1/metrics"),
+        ("grpc", &[], "http://localhost:4317"),
+        ("grpc", &[(BASE, "https://c:4317/")], "https://c:4317"),
+        ("grpc", &[(SIGNAL, "http://[::1]:4317")], "http://[::1]:4317"),
+    ] {
+        let env: Vec<_> = [("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)].into_iter().chain(env.iter().copied()).collect();
+        assert_eq!(from_env(&env).expect("an endpoint").export.endpoint, expected, "{env:?}");
+    }
+    let path = message(from_env(&[(SIGNAL, "http://c:4318/v1/metrics")]));
+    assert!(
+        path.starts_with(&format!("setting export.endpoint cannot be used (environment variable {SIGNAL}): it has a path")),
+        "{path}"
+    );
+    let query = message(from_env(&[(BASE, "http://c/?a=b"), ("PODMETER_EXPORT_PROTOCOL", "http/protobuf")]));
+    assert!(query.contains("export.endpoint") && query.contains("query"), "{query}");
+}
+
+#[test]
+fn the_other_variables_of_opentelemetry() {
+    let general = [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%20b%2Cc, X-Scope-OrgID = 1=2 ,"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "none"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "2500"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/cert"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/key"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "service.name=caf%C3%A9,k%3D=v"),
+    ];
+    let config = from_env(&general).expect("a configuration");
+    let export = &config.export;
+    let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>();
+    assert_eq!(export.protocol, Protocol::HttpProtobuf);
+    assert_eq!(export.headers.0, map(&[("api-key", "a b,c"), ("x-scope-orgid", "1=2")]));
+    assert_eq!(export.compression, Compression::None);
+    assert_eq!(export.timeout, Duration::from_millis(2500));
+    assert_eq!(export.certificate.as_deref(), Some(Path::new("/ca")));
+    assert_eq!(export.client_certificate.as_deref(), Some(Path::new("/cert")));
+    assert_eq!(export.client_key.as_deref(), Some(Path::new("/key")));
+    assert_eq!(config.resource.attributes, map(&[("service.name", "café"), ("k=", "v")]));
+
+    let for_metrics = [
+        ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_METRICS_HEADERS", "a=b"),
+        ("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", "gzip"),
+        ("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "1"),
+        ("OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE", "/m-ca"),
+        ("OTEL_EXPORTER_OTLP_METRICS_CLIENT_CERTIFICATE", "/m-cert"),
+        ("OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY", "/m-key"),
+    ];
+    let both: Vec<_> = general.into_iter().chain(for_metrics).collect();
+    let export = from_env(&both).expect("a configuration").export;
+    assert_eq!(export.protocol, Protocol::Grpc);
+    assert_eq!(export.headers.0, map(&[("a", "b")]));
+    assert_eq!(export.compression, Compression::Gzip);
+    assert_eq!(export.timeout, Duration::from_millis(1));
+    assert_eq!(export.certificate.as_deref(), Some(Path::new("/m-ca")));
+    assert_eq!(export.client_certificate.as_deref(), Some(Path::new("/m-cert")));
+    assert_eq!(export.client_key.as_deref(), Some(Path::new("/m-key")));
+
+    for wrong in ["10s", "0", "-1", "1.5", "99999999999999999999"] {
+        let error = message(from_env(&[("OTEL_EXPORTER_OTLP_TIMEOUT", wrong)]));
+        assert!(
+            error.starts_with("setting export.timeout cannot be used (environment variable OTEL_EXPORTER_OTLP_TIMEOUT): "),
+            "{error}"
+        );
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_file_makes_it_panic(text in "[a-z:\\[\\]{}&*!|>'\"%@`# ,?\n\t.-]{0,80}") {
+        let _ = yaml::read(Path::new("f"), &text);
+    }
+}

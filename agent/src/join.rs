@@ -1,0 +1,133 @@
+//! Readings + identity -> samples (pure): whose points these are, in the words of OpenTelemetry's resource attributes.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    cgroups::{Cgroup, name::Kind},
+    signals::metric::Point,
+};
+
+/// What a set of points is about, as OTLP resource attributes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Resource {
+    /// Attributes by key, sorted by key, each once.
+    pub attributes: Vec<(String, String)>,
+}
+
+/// The machine that all resources are on.
+#[derive(Clone, Debug, Default)]
+pub struct Node {
+    /// `host.name`, and `k8s.node.name` in a cluster.
+    pub name: String,
+    /// Whether the name is a Kubernetes node's.
+    pub in_cluster: bool,
+    /// `k8s.cluster.name`.
+    pub cluster: Option<String>,
+    /// Attributes that the configuration adds to every resource. They never replace podmeter's own.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// What is known of one cgroup, or of the node, at one moment.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// Whose it is; `None` for the node.
+    pub cgroup: Option<Subject>,
+    /// The same as OTLP has it.
+    pub resource: Arc<Resource>,
+    /// The values.
+    pub points: Vec<Point>,
+}
+
+/// A cgroup as samples carry it.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// Inode number: one cgroup's for ever, while paths are made again.
+    pub id: u64,
+    /// Path from the root of the hierarchy.
+    pub path: String,
+    /// What people call it.
+    pub name: crate::cgroups::name::Name,
+    /// Its directory is gone; these are its last values.
+    pub ended: bool,
+}
+
+impl Subject {
+    /// A cgroup's.
+    pub fn of(cgroup: &Cgroup) -> Self {
+        Self { id: cgroup.id, path: cgroup.path.clone(), name: cgroup.name.clone(), ended: !cgroup.lives() }
+    }
+}
+
+impl Node {
+    /// The node's own resource.
+    pub fn resource(&self) -> Resource {
+        self.with([("service.name", "podmeter".to_owned()), ("service.instance.id", self.name.clone())])
+    }
+
+    /// The resource of a cgroup on this node.
+    ///
+    /// `service.name` and `service.instance.id` become `job` and `instance` where only those two tell series apart.
+    pub fn resource_of(&self, cgroup: &Cgroup) -> Resource {
+        let name = &cgroup.name;
+        let mut own = vec![
+            ("podmeter.cgroup.path", cgroup.path.clone()),
+            ("podmeter.workload.kind", name.kind.as_str().to_owned()),
+            ("podmeter.workload.name", name.name.clone()),
+            ("service.name", name.name.clone()),
+            ("service.instance.id", format!("{}{}", self.name, cgroup.path)),
+        ];
+        if name.kind == Kind::Container {
+            own.extend(name.runtime.map(|runtime| ("container.runtime.name", runtime.as_str().to_owned())));
+        }
+        own.extend(name.container_id.clone().map(|id| ("container.id", id)));
+        own.extend(name.pod_uid.clone().map(|uid| ("k8s.pod.uid", uid)));
+        self.with(own)
+    }
+
+    fn with(&self, own: impl IntoIterator<Item = (&'static str, String)>) -> Resource {
+        let mut attributes = self.attributes.clone();
+        attributes.insert("host.name".to_owned(), self.name.clone());
+        if self.in_cluster {
+            attributes.insert("k8s.node.name".to_owned(), self.name.clone());
+        }
+        attributes.extend(self.cluster.clone().map(|cluster| ("k8s.cluster.name".to_owned(), cluster)));
+        attributes.extend(own.into_iter().map(|(key, value)| (key.to_owned(), value)));
+        Resource { attributes: attributes.into_iter().collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cgroups::tests::cgroup;
+
+    fn get<'a>(resource: &'a Resource, key: &str) -> Option<&'a str> {
+        resource.attributes.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+    }
+
+    #[test]
+    fn a_containers_resource_names_it_its_pod_and_its_node() {
+        let node = Node {
+            name: "n1".to_owned(),
+            in_cluster: true,
+            cluster: Some("c".to_owned()),
+            attributes: BTreeMap::from([("team".to_owned(), "shop".to_owned()), ("host.name".to_owned(), "liar".to_owned())]),
+        };
+        let id = "ab".repeat(32);
+        let path = format!("/kubepods.slice/kubepods-podaaaaaaaa_bbbb_cccc_dddd_eeeeeeeeeeee.slice/cri-containerd-{id}.scope");
+        let resource = node.resource_of(&cgroup(5, &path, None));
+        assert_eq!(get(&resource, "container.id"), Some(id.as_str()));
+        assert_eq!(get(&resource, "k8s.pod.uid"), Some("aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"));
+        assert_eq!(get(&resource, "podmeter.cgroup.path"), Some(path.as_str()));
+        assert_eq!((get(&resource, "host.name"), get(&resource, "k8s.node.name")), (Some("n1"), Some("n1")));
+        assert_eq!((get(&resource, "k8s.cluster.name"), get(&resource, "team")), (Some("c"), Some("shop")));
+        assert!(resource.attributes.is_sorted_by(|a, b| a.0 < b.0), "sorted, each key once");
+    }
+
+    #[test]
+    fn the_node_is_not_a_cgroup() {
+        let resource = Node { name: "n1".to_owned(), ..Node::default() }.resource();
+        assert_eq!(get(&resource, "host.name"), Some("n1"));
+        assert_eq!((get(&resource, "podmeter.cgroup.path"), get(&resource, "k8s.node.name")), (None, None));
+    }
+}

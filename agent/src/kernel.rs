@@ -1,0 +1,9 @@
+//! What this kernel is and can do, and everything that touches it: facts, offsets, loading, attaching, pinning.
+
+pub mod btf;
+pub mod capabilities;
+pub mod facts;
+pub mod load;
+pub mod mounts;
+pub mod pin;
+pub mod sys;

@@ -1,0 +1,798 @@
+//! Where this kernel keeps what the programs read: offsets of struct members, out of the kernel's own type information (BTF).
+//!
+//! rustc emits no CO-RE relocations, so the offsets are looked up here, once at start, and handed to the programs as constants.
+//! The bytes come from `/sys/kernel/btf/vmlinux`; the format is the kernel's `Documentation/bpf/btf.rst`. Nothing in them is
+//! trusted: a damaged file gives an error. [`Btf`] keeps the file and about four bytes per type, and is dropped after start.
+
+use std::path::{Path, PathBuf};
+
+/// Where the kernel shows its types.
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+/// `BTF_MAGIC`, in the byte order of the machine that wrote the file.
+const MAGIC: u16 = 0xeb9f;
+/// Bytes of `struct btf_header` that version 1 has always had. Later kernels may append to it: `hdr_len` says.
+const HEADER_LEN: usize = 24;
+/// Bytes of `struct btf_type` before what its kind appends.
+const TYPE_LEN: usize = 12;
+/// Modifiers and arrays followed from one type: the kernel's own bound (`MAX_RESOLVE_DEPTH`).
+const MAX_DEPTH: usize = 32;
+/// Members looked at for one name. task_struct has about 300; a file that needs more was made to keep us busy.
+const MAX_MEMBERS: usize = 10_000;
+
+/// `BTF_KIND_*` of `include/uapi/linux/btf.h`.
+mod kind {
+    pub(super) const INT: u32 = 1;
+    pub(super) const PTR: u32 = 2;
+    pub(super) const ARRAY: u32 = 3;
+    pub(super) const STRUCT: u32 = 4;
+    pub(super) const UNION: u32 = 5;
+    pub(super) const ENUM: u32 = 6;
+    pub(super) const FWD: u32 = 7;
+    pub(super) const TYPEDEF: u32 = 8;
+    pub(super) const VOLATILE: u32 = 9;
+    pub(super) const CONST: u32 = 10;
+    pub(super) const RESTRICT: u32 = 11;
+    pub(super) const FUNC: u32 = 12;
+    pub(super) const FUNC_PROTO: u32 = 13;
+    pub(super) const VAR: u32 = 14;
+    pub(super) const DATASEC: u32 = 15;
+    pub(super) const FLOAT: u32 = 16;
+    pub(super) const DECL_TAG: u32 = 17;
+    pub(super) const TYPE_TAG: u32 = 18;
+    pub(super) const ENUM64: u32 = 19;
+}
+
+/// Why an offset could not be found.
+#[derive(Debug, thiserror::Error)]
+pub enum BtfError {
+    /// There is no file, or no permission.
+    #[error("could not read this kernel's types from {}: it needs a kernel built with CONFIG_DEBUG_INFO_BTF=y, and /sys", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Written on a machine of the other byte order.
+    #[error("the kernel's types (BTF) are in the other byte order: they are not of the kernel this runs on")]
+    ForeignEndian,
+    /// Not BTF, truncated, or contradicting itself.
+    #[error("the kernel's types (BTF) are damaged: {what} at byte {at}")]
+    Malformed {
+        /// What is wrong.
+        what: &'static str,
+        /// Where in the file.
+        at: usize,
+    },
+    /// A kernel newer than this reader: without the kind's length nothing behind it can be found.
+    #[error("the kernel's types (BTF) use kind {kind} (type {id}), which this version of podmeter does not know")]
+    UnknownKind {
+        /// `BTF_KIND_*`.
+        kind: u32,
+        /// Id of the type.
+        id: u32,
+    },
+    /// This kernel has no such type.
+    #[error("this kernel has no {what} {name}")]
+    NoType {
+        /// `struct or union` or `enum`.
+        what: &'static str,
+        /// The name asked for.
+        name: String,
+    },
+    /// This kernel has the type, but not the member.
+    #[error("in this kernel {type_name} has no member {member}")]
+    NoMember {
+        /// The struct or union.
+        type_name: String,
+        /// The member asked for, or the part of the path that failed.
+        member: String,
+    },
+    /// The path leads through a pointer or a number, which one load cannot follow.
+    #[error("in this kernel {type_name}.{member} is not a struct that lies inside {type_name}")]
+    NotInside {
+        /// The struct or union.
+        type_name: String,
+        /// The part of the path that is no struct or union.
+        member: String,
+    },
+    /// The member is a bitfield: it has no byte offset of its own.
+    #[error("in this kernel {type_name}.{member} is a bitfield, which has no offset in bytes")]
+    Bitfield {
+        /// The struct or union.
+        type_name: String,
+        /// The member asked for.
+        member: String,
+    },
+    /// Types of the same name disagree: any answer could be the wrong one.
+    #[error("this kernel has several types {type_name}, and {member} lies elsewhere in each")]
+    Ambiguous {
+        /// The struct or union.
+        type_name: String,
+        /// The member asked for.
+        member: String,
+    },
+}
+
+/// The types of one kernel.
+pub struct Btf {
+    data: Vec<u8>,
+    /// Position in `data` of each type, by id - 1: id 0 is `void` and has none.
+    types: Vec<u32>,
+    /// Position in `data` of the types that are asked for by name, about one in ten: structs, unions and enums.
+    named: Vec<u32>,
+    /// Bounds of the string section in `data`.
+    strings: (usize, usize),
+}
+
+/// One type: `struct btf_type`.
+#[derive(Clone, Copy)]
+struct Type {
+    /// Where it is in the file.
+    at: usize,
+    name: u32,
+    kind: u32,
+    /// Number of members, values, parameters.
+    len: usize,
+    /// `kind_flag`: bitfield sizes in a struct, signed values in an enum.
+    flag: bool,
+    /// Its size in bytes, or the type it refers to.
+    size_or_type: u32,
+}
+
+/// Where a member is.
+struct Member {
+    /// From the start of the outermost struct.
+    bits: u64,
+    bitfield: bool,
+    type_id: u32,
+}
+
+impl Btf {
+    /// The types of the running kernel.
+    ///
+    /// # Errors
+    /// When the kernel shows none, or shows something that [`Btf::parse`] refuses.
+    pub fn from_sys() -> Result<Self, BtfError> {
+        Self::read(Path::new(VMLINUX))
+    }
+
+    fn read(path: &Path) -> Result<Self, BtfError> {
+        let data = std::fs::read(path).map_err(|source| BtfError::Read { path: path.to_owned(), source })?;
+        Self::parse(data)
+    }
+
+    /// Reads BTF: checks the header and finds where each type begins.
+    ///
+    /// # Errors
+    /// When `data` is not BTF of this machine's byte order, is truncated, or has a kind of type that is not known.
+    pub fn parse(data: Vec<u8>) -> Result<Self, BtfError> {
+        let malformed = |what, at| BtfError::Malformed { what, at };
+        let &[a, b, version, ..] = data.as_slice() else {
+            return Err(malformed("no header", 0));
+        };
+        let magic = u16::from_ne_bytes([a, b]);
+        if magic == MAGIC.swap_bytes() {
+            return Err(BtfError::ForeignEndian);
+        }
+        if magic != MAGIC {
+            return Err(malformed("no magic number", 0));
+        }
+        if version != 1 {
+            return Err(malformed("a version other than 1", 2));
+        }
+        let field = |at| u32_at(&data, at).map(|v| v as usize);
+        let header_len = field(4)?;
+        if header_len < HEADER_LEN {
+            return Err(malformed("a header that is too short", 4));
+        }
+        // A section's position counts from the end of the header.
+        let section = |at| -> Result<(usize, usize), BtfError> {
+            let start = header_len.checked_add(field(at)?);
+            let end = start.and_then(|s| s.checked_add(field(at + 4).ok()?));
+            match (start, end) {
+                (Some(start), Some(end)) if end <= data.len() => Ok((start, end)),
+                _ => Err(malformed("a section that ends behind the file", at)),
+            }
+        };
+        let (mut at, end) = section(8)?;
+        let strings = section(16)?;
+        // The kernel's own rule. Every name then ends inside the section.
+        if data[strings.0..strings.1].last() != Some(&0) {
+            return Err(malformed("strings without an end", strings.1));
+        }
+        if u32::try_from(end).is_err() {
+            return Err(malformed("more than 4 GiB of types", 12));
+        }
+
+        let (mut types, mut named) = (Vec::new(), Vec::new());
+        while at < end {
+            let t = type_at(&data, at)?;
+            let payload = match t.kind {
+                kind::INT | kind::VAR | kind::DECL_TAG => 4,
+                kind::ARRAY => 12,
+                kind::STRUCT | kind::UNION | kind::DATASEC | kind::ENUM64 => 12 * t.len,
+                kind::ENUM | kind::FUNC_PROTO => 8 * t.len,
+                kind::PTR | kind::FWD | kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT => 0,
+                kind::FUNC | kind::FLOAT | kind::TYPE_TAG => 0,
+                kind => return Err(BtfError::UnknownKind { kind, id: types.len() as u32 + 1 }),
+            };
+            types.push(at as u32);
+            if t.name != 0 && matches!(t.kind, kind::STRUCT | kind::UNION | kind::ENUM | kind::ENUM64) {
+                named.push(at as u32);
+            }
+            at += TYPE_LEN + payload;
+            if at > end {
+                return Err(malformed("a type that ends behind its section", t.at));
+            }
+        }
+        types.shrink_to_fit();
+        Ok(Self { data, types, named, strings })
+    }
+
+    /// Bytes from the start of struct or union `type_name` to `member`.
+    ///
+    /// Members of anonymous structs and unions inside count as its own, as in C. A path with dots (`se.sum_exec_runtime`) leads
+    /// into named members.
+    ///
+    /// # Errors
+    /// When this kernel has no such type or member, when the member is a bitfield, when the path leads through something that
+    /// is no struct, and when several types of that name disagree.
+    pub fn offset(&self, type_name: &str, member: &str) -> Result<u32, BtfError> {
+        let found = self.member(type_name, member)?;
+        // The C ABI puts everything but bitfields on whole bytes.
+        if found.bitfield || found.bits % 8 != 0 {
+            return Err(BtfError::Bitfield { type_name: type_name.to_owned(), member: member.to_owned() });
+        }
+        u32::try_from(found.bits / 8).map_err(|_| BtfError::Malformed { what: "an offset above 4 GiB", at: 0 })
+    }
+
+    /// Size in bytes of a member's type; the path is [`Btf::offset`]'s.
+    ///
+    /// # Errors
+    /// As [`Btf::offset`]; also when the type has no size (a function, `void`).
+    pub fn member_size(&self, type_name: &str, member: &str) -> Result<u32, BtfError> {
+        let found = self.member(type_name, member)?;
+        if found.bitfield {
+            return Err(BtfError::Bitfield { type_name: type_name.to_owned(), member: member.to_owned() });
+        }
+        let mut id = found.type_id;
+        let mut elements = 1_u64;
+        for _ in 0..MAX_DEPTH {
+            let t = self.resolve(id)?;
+            let size = match t.kind {
+                kind::ARRAY => {
+                    id = self.u32(t.at + TYPE_LEN)?;
+                    elements = elements.saturating_mul(self.u32(t.at + TYPE_LEN + 8)?.into());
+                    continue;
+                }
+                // BTF does not say: it is that of the kernel, and podmeter runs on 64-bit kernels only.
+                kind::PTR => 8,
+                kind::INT | kind::STRUCT | kind::UNION | kind::ENUM | kind::FLOAT | kind::ENUM64 => t.size_or_type,
+                _ => return Err(BtfError::Malformed { what: "a member without a size", at: t.at }),
+            };
+            return u32::try_from(elements.saturating_mul(size.into()))
+                .map_err(|_| BtfError::Malformed { what: "a size above 4 GiB", at: t.at });
+        }
+        Err(BtfError::Malformed { what: "an array of arrays without end", at: 0 })
+    }
+
+    /// Whether this kernel has that member, bitfields included: what tells older layouts apart.
+    pub fn has_member(&self, type_name: &str, member: &str) -> bool {
+        self.member(type_name, member).is_ok()
+    }
+
+    /// The id of a typedef: the kernel declares each tracepoint's arguments as one (`btf_trace_<name>`).
+    ///
+    /// # Errors
+    /// When this kernel has no such typedef.
+    pub fn typedef_id(&self, name: &str) -> Result<u32, BtfError> {
+        for (i, &at) in self.types.iter().enumerate() {
+            let t = type_at(&self.data, at as usize)?;
+            if t.kind == kind::TYPEDEF && self.name(t.name, t.at)? == name.as_bytes() {
+                return Ok(i as u32 + 1);
+            }
+        }
+        Err(BtfError::NoType { what: "typedef", name: name.to_owned() })
+    }
+
+    /// The values of an enum and their names, in order of declaration. An unsigned 64-bit value above `i64::MAX` wraps.
+    ///
+    /// # Errors
+    /// When this kernel has no such enum.
+    pub fn enum_names(&self, enum_name: &str) -> Result<Vec<(i64, String)>, BtfError> {
+        let t = self
+            .named(enum_name, &[kind::ENUM, kind::ENUM64])
+            .next()
+            .ok_or_else(|| BtfError::NoType { what: "enum", name: enum_name.to_owned() })??;
+        let wide = t.kind == kind::ENUM64;
+        let start = t.at + TYPE_LEN;
+        let value = |i: usize| {
+            let at = start + i * if wide { 12 } else { 8 };
+            let low = self.u32(at + 4)?;
+            let value = match (wide, t.flag) {
+                (true, _) => (i64::from(self.u32(at + 8)?) << 32) | i64::from(low),
+                (false, true) => i64::from(low.cast_signed()),
+                (false, false) => i64::from(low),
+            };
+            Ok((value, String::from_utf8_lossy(self.name(self.u32(at)?, at)?).into_owned()))
+        };
+        (0..t.len).map(value).collect()
+    }
+
+    /// The member of every type with that name, if they agree where it is.
+    fn member(&self, type_name: &str, path: &str) -> Result<Member, BtfError> {
+        let mut found: Option<Member> = None;
+        let mut missing = None;
+        for t in self.named(type_name, &[kind::STRUCT, kind::UNION]) {
+            match (self.walk(t?, type_name, path), &found) {
+                (Ok(member), None) => found = Some(member),
+                (Ok(member), Some(other)) if (member.bits, member.bitfield) == (other.bits, other.bitfield) => {}
+                (Ok(_), Some(_)) => {
+                    return Err(BtfError::Ambiguous { type_name: type_name.to_owned(), member: path.to_owned() });
+                }
+                (Err(error @ (BtfError::NoMember { .. } | BtfError::NotInside { .. })), _) => missing = Some(error),
+                (Err(error), _) => return Err(error),
+            }
+        }
+        let no_type = || BtfError::NoType { what: "struct or union", name: type_name.to_owned() };
+        found.ok_or_else(|| missing.unwrap_or_else(no_type))
+    }
+
+    /// Follows a path with dots from one struct.
+    fn walk(&self, outer: Type, type_name: &str, path: &str) -> Result<Member, BtfError> {
+        let mut at = Member { bits: 0, bitfield: false, type_id: 0 };
+        let mut within = outer;
+        let mut walked = 0;
+        for name in path.split('.') {
+            if walked > 0 {
+                within = self.resolve(at.type_id)?;
+            }
+            if !matches!(within.kind, kind::STRUCT | kind::UNION) {
+                let member = path[..walked - 1].to_owned();
+                return Err(BtfError::NotInside { type_name: type_name.to_owned(), member });
+            }
+            walked += name.len() + 1;
+            let Some(next) = self.find(within, name)? else {
+                let member = path[..walked - 1].to_owned();
+                return Err(BtfError::NoMember { type_name: type_name.to_owned(), member });
+            };
+            at = Member { bits: at.bits + next.bits, ..next };
+        }
+        Ok(at)
+    }
+
+    /// Looks for a member in a struct or union and in the anonymous ones inside it.
+    fn find(&self, outer: Type, name: &str) -> Result<Option<Member>, BtfError> {
+        // An anonymous struct that contains itself must not keep us: the number of members looked at is bounded, and so is this.
+        let mut open = vec![(outer, 0_u64)];
+        let mut seen = 0;
+        while let Some((within, base)) = open.pop() {
+            for i in 0..within.len {
+                seen += 1;
+                if seen > MAX_MEMBERS {
+                    return Err(BtfError::Malformed { what: "a struct that never ends", at: outer.at });
+                }
+                let at = within.at + TYPE_LEN + 12 * i;
+                let member_name = self.name(self.u32(at)?, at)?;
+                if !member_name.is_empty() && member_name != name.as_bytes() {
+                    continue;
+                }
+                let type_id = self.u32(at + 4)?;
+                let raw = self.u32(at + 8)?;
+                // With the flag, the upper byte is a bitfield's size. Without, a bitfield shows in its integer type.
+                let (bits, bitfield) = match within.flag {
+                    true => (raw & 0xff_ffff, raw >> 24 != 0),
+                    false => (raw, false),
+                };
+                let bits = base + u64::from(bits);
+                if !member_name.is_empty() {
+                    let bitfield = bitfield || (!within.flag && self.is_partial_int(type_id)?);
+                    return Ok(Some(Member { bits, bitfield, type_id }));
+                }
+                // An unnamed bitfield is padding; an unnamed member of another kind is a struct or union to look into.
+                if !bitfield && type_id != 0 {
+                    let inner = self.resolve(type_id)?;
+                    if matches!(inner.kind, kind::STRUCT | kind::UNION) {
+                        open.push((inner, bits));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether an integer uses only some bits of its bytes: how structs without the flag say bitfield.
+    fn is_partial_int(&self, id: u32) -> Result<bool, BtfError> {
+        if id == 0 {
+            return Ok(false);
+        }
+        let t = self.resolve(id)?;
+        if t.kind != kind::INT {
+            return Ok(false);
+        }
+        // BTF_INT_OFFSET and BTF_INT_BITS.
+        let encoding = self.u32(t.at + TYPE_LEN)?;
+        Ok((encoding >> 16) & 0xff != 0 || u64::from(encoding & 0xff) != u64::from(t.size_or_type) * 8)
+    }
+
+    /// The type behind typedefs and qualifiers.
+    fn resolve(&self, id: u32) -> Result<Type, BtfError> {
+        let mut id = id;
+        for _ in 0..MAX_DEPTH {
+            let t = self.type_by_id(id)?;
+            match t.kind {
+                kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG => id = t.size_or_type,
+                _ => return Ok(t),
+            }
+        }
+        Err(BtfError::Malformed { what: "a typedef without end", at: self.type_by_id(id)?.at })
+    }
+
+    fn type_by_id(&self, id: u32) -> Result<Type, BtfError> {
+        let at = (id as usize).checked_sub(1).and_then(|i| self.types.get(i));
+        match at {
+            Some(&at) => type_at(&self.data, at as usize),
+            None => Err(BtfError::Malformed { what: "a reference to a type that does not exist", at: 0 }),
+        }
+    }
+
+    /// All types of these kinds with that name. A scan: there are few look-ups, and a map would cost more than it saves.
+    fn named<'a>(&'a self, name: &'a str, kinds: &'a [u32]) -> impl Iterator<Item = Result<Type, BtfError>> + 'a {
+        let matching = move |at: u32| {
+            let t = type_at(&self.data, at as usize)?;
+            Ok((kinds.contains(&t.kind) && self.name(t.name, t.at)? == name.as_bytes()).then_some(t))
+        };
+        self.named.iter().filter_map(move |&at| matching(at).transpose())
+    }
+
+    /// A name from the string section; `at` is where it is mentioned.
+    fn name(&self, offset: u32, at: usize) -> Result<&[u8], BtfError> {
+        self.data[self.strings.0..self.strings.1]
+            .get(offset as usize..)
+            .and_then(|rest| rest.split(|byte| *byte == 0).next())
+            .ok_or(BtfError::Malformed { what: "a name outside of the strings", at })
+    }
+
+    fn u32(&self, at: usize) -> Result<u32, BtfError> {
+        u32_at(&self.data, at)
+    }
+}
+
+fn u32_at(data: &[u8], at: usize) -> Result<u32, BtfError> {
+    match data.get(at..).and_then(|rest| rest.first_chunk()) {
+        Some(bytes) => Ok(u32::from_ne_bytes(*bytes)),
+        None => Err(BtfError::Malformed { what: "the end of the file", at }),
+    }
+}
+
+fn type_at(data: &[u8], at: usize) -> Result<Type, BtfError> {
+    let info = u32_at(data, at + 4)?;
+    Ok(Type {
+        at,
+        name: u32_at(data, at)?,
+        // Bits 16..24 and 29..31 are unused, and zero by the kernel's own check. Were they ever used, they would make the
+        // numbers they stand beside larger: taken that way, a new format is an error and not misread.
+        kind: (info >> 24) & 0x7f,
+        len: (info & 0xff_ffff) as usize,
+        flag: info >> 31 == 1,
+        size_or_type: u32_at(data, at + 8)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes BTF.
+    #[derive(Default)]
+    struct Sample {
+        types: Vec<u32>,
+        count: u32,
+        strings: Vec<u8>,
+    }
+
+    impl Sample {
+        fn new() -> Self {
+            Self { strings: vec![0], ..Self::default() }
+        }
+
+        fn name(&mut self, name: &str) -> u32 {
+            if name.is_empty() {
+                return 0;
+            }
+            let at = self.strings.len() as u32;
+            self.strings.extend_from_slice(name.as_bytes());
+            self.strings.push(0);
+            at
+        }
+
+        /// Adds a type with `len` things in `payload` and returns its id.
+        fn add(&mut self, kind: u32, name: &str, flag: bool, len: u32, size_or_type: u32, payload: &[u32]) -> u32 {
+            let name = self.name(name);
+            self.types.extend([name, u32::from(flag) << 31 | kind << 24 | len, size_or_type]);
+            self.types.extend(payload);
+            self.count += 1;
+            self.count
+        }
+
+        /// Adds a struct or union of `(name, type, bit offset)`; with `flag` the upper byte of the offset is a bitfield's size.
+        fn group(&mut self, kind: u32, name: &str, flag: bool, size: u32, members: &[(&str, u32, u32)]) -> u32 {
+            let payload: Vec<u32> = members.iter().flat_map(|&(name, id, bits)| [self.name(name), id, bits]).collect();
+            self.add(kind, name, flag, members.len() as u32, size, &payload)
+        }
+
+        fn bytes(&self) -> Vec<u8> {
+            let mut bytes = MAGIC.to_ne_bytes().to_vec();
+            bytes.extend([1, 0]);
+            let types = self.types.len() as u32 * 4;
+            for field in [HEADER_LEN as u32, 0, types, types, self.strings.len() as u32].iter().chain(&self.types) {
+                bytes.extend(field.to_ne_bytes());
+            }
+            bytes.extend(&self.strings);
+            bytes
+        }
+
+        fn parse(&self) -> Btf {
+            Btf::parse(self.bytes()).expect("a sample that is right")
+        }
+    }
+
+    /// Every kind there is, and every way a member can be hidden.
+    fn sample() -> Sample {
+        let mut s = Sample::new();
+        let int = s.add(kind::INT, "unsigned int", false, 0, 4, &[32]);
+        let long = s.add(kind::INT, "unsigned long", false, 0, 8, &[64]);
+        let double = s.add(kind::FLOAT, "double", false, 0, 8, &[]);
+        let pointer = s.add(kind::PTR, "", false, 0, int, &[]);
+        let array = s.add(kind::ARRAY, "", false, 0, 0, &[long, int, 3]);
+        let matrix = s.add(kind::ARRAY, "", false, 0, 0, &[array, int, 2]);
+        let either = s.group(kind::UNION, "", false, 8, &[("low", int, 0), ("whole", long, 0)]);
+        let tagged = s.add(kind::TYPE_TAG, "rcu", false, 0, either, &[]);
+        let inner = s.group(kind::STRUCT, "inner", false, 24, &[("x", int, 0), ("", tagged, 64), ("last", long, 128)]);
+        let alias = s.add(kind::TYPEDEF, "inner_t", false, 0, inner, &[]);
+        let constant = s.add(kind::CONST, "", false, 0, alias, &[]);
+        let volatile = s.add(kind::VOLATILE, "", false, 0, constant, &[]);
+        let restrict = s.add(kind::RESTRICT, "", false, 0, volatile, &[]);
+        let unnamed = s.group(kind::STRUCT, "", false, 16, &[("deep", int, 32), ("", either, 64)]);
+        s.group(
+            kind::STRUCT,
+            "outer",
+            true,
+            160,
+            &[
+                ("first", int, 0),
+                ("one_bit", int, 1 << 24 | 32),
+                ("", int, 3 << 24 | 33),
+                ("a_byte", int, 8 << 24 | 40),
+                ("in", restrict, 64),
+                ("to", pointer, 256),
+                ("", unnamed, 320),
+                ("many", matrix, 448),
+                ("float", double, 832),
+            ],
+        );
+        let nibble = s.add(kind::INT, "unsigned int", false, 0, 4, &[4]);
+        s.group(kind::STRUCT, "old", false, 8, &[("nibble", nibble, 0), ("word", int, 32)]);
+        let (a, b) = (s.name("LESS"), s.name("MORE"));
+        s.add(kind::ENUM, "signed", true, 2, 4, &[a, u32::MAX, b, 7]);
+        s.add(kind::ENUM, "unsigned", false, 1, 4, &[b, u32::MAX]);
+        s.add(kind::ENUM64, "wide", true, 2, 8, &[a, u32::MAX, u32::MAX, b, 1, 2]);
+        s.add(kind::FWD, "elsewhere", false, 0, 0, &[]);
+        let proto = s.add(kind::FUNC_PROTO, "", false, 1, int, &[0, int]);
+        s.add(kind::FUNC, "function", false, 1, proto, &[]);
+        let variable = s.add(kind::VAR, "variable", false, 0, int, &[1]);
+        s.add(kind::DATASEC, ".data", false, 1, 4, &[variable, 0, 4]);
+        s.add(kind::DECL_TAG, "tag", false, 0, variable, &[u32::MAX]);
+        s
+    }
+
+    const OFFSETS: &[(&str, &str, u32, u32)] = &[
+        ("inner", "x", 0, 4),
+        ("inner", "low", 8, 4),
+        ("inner", "whole", 8, 8),
+        ("inner", "last", 16, 8),
+        ("outer", "first", 0, 4),
+        ("outer", "in", 8, 24),
+        ("outer", "in.x", 8, 4),
+        ("outer", "in.whole", 16, 8),
+        ("outer", "in.last", 24, 8),
+        ("outer", "to", 32, 8),
+        ("outer", "deep", 44, 4),
+        ("outer", "low", 48, 4),
+        ("outer", "many", 56, 48),
+        ("outer", "float", 104, 8),
+        ("old", "word", 4, 4),
+    ];
+
+    #[test]
+    fn members_are_found_through_anonymous_structs_typedefs_and_paths() {
+        let btf = sample().parse();
+        for &(type_name, member, offset, size) in OFFSETS {
+            assert_eq!(btf.offset(type_name, member).ok(), Some(offset), "{type_name}.{member}");
+            assert_eq!(btf.member_size(type_name, member).ok(), Some(size), "size of {type_name}.{member}");
+            assert!(btf.has_member(type_name, member));
+        }
+    }
+
+    #[test]
+    fn what_has_no_offset_says_why() {
+        let btf = sample().parse();
+        for (type_name, member, message) in [
+            ("outer", "one_bit", "in this kernel outer.one_bit is a bitfield, which has no offset in bytes"),
+            ("outer", "a_byte", "in this kernel outer.a_byte is a bitfield, which has no offset in bytes"),
+            ("old", "nibble", "in this kernel old.nibble is a bitfield, which has no offset in bytes"),
+            ("outer", "absent", "in this kernel outer has no member absent"),
+            ("outer", "in.absent", "in this kernel outer has no member in.absent"),
+            ("outer", "in.x.y", "in this kernel outer.in.x is not a struct that lies inside outer"),
+            ("outer", "to.x", "in this kernel outer.to is not a struct that lies inside outer"),
+            ("outer", "", "in this kernel outer has no member "),
+            ("outer", "in.", "in this kernel outer has no member in."),
+            ("elsewhere", "x", "this kernel has no struct or union elsewhere"),
+            ("signed", "LESS", "this kernel has no struct or union signed"),
+            ("", "low", "this kernel has no struct or union "),
+        ] {
+            assert_eq!(btf.offset(type_name, member).expect_err(message).to_string(), message);
+        }
+        assert!(btf.has_member("outer", "one_bit"));
+        assert!(!btf.has_member("outer", "absent"));
+    }
+
+    #[test]
+    fn enums_keep_sign_and_width() {
+        let btf = sample().parse();
+        let values = |name| btf.enum_names(name).expect("an enum");
+        assert_eq!(values("signed"), [(-1, "LESS".to_owned()), (7, "MORE".to_owned())]);
+        assert_eq!(values("unsigned"), [(i64::from(u32::MAX), "MORE".to_owned())]);
+        assert_eq!(values("wide"), [(-1, "LESS".to_owned()), ((2 << 32) + 1, "MORE".to_owned())]);
+        assert_eq!(btf.enum_names("outer").expect_err("a struct").to_string(), "this kernel has no enum outer");
+    }
+
+    #[test]
+    fn types_of_one_name_must_agree() {
+        let mut s = Sample::new();
+        let int = s.add(kind::INT, "int", false, 0, 4, &[32]);
+        s.group(kind::STRUCT, "twice", false, 8, &[("same", int, 0), ("moved", int, 32)]);
+        s.group(kind::STRUCT, "twice", false, 16, &[("same", int, 0), ("moved", int, 64), ("only", int, 96)]);
+        let btf = s.parse();
+        assert_eq!(btf.offset("twice", "same").ok(), Some(0));
+        assert_eq!(btf.offset("twice", "only").ok(), Some(12));
+        assert!(matches!(btf.offset("twice", "moved"), Err(BtfError::Ambiguous { .. })));
+    }
+
+    #[test]
+    fn types_that_never_end_are_errors() {
+        let mut s = Sample::new();
+        s.add(kind::TYPEDEF, "forward", false, 0, 2, &[]);
+        s.add(kind::TYPEDEF, "back", false, 0, 1, &[]);
+        s.add(kind::ARRAY, "", false, 0, 0, &[3, 3, u32::MAX]);
+        s.group(kind::STRUCT, "s", false, 8, &[("cycle", 1, 0), ("array", 3, 0), ("", 5, 0), ("void", 0, 0)]);
+        // Contains itself twice: without a bound, 2^n visits.
+        s.group(kind::STRUCT, "itself", false, 8, &[("", 5, 0xff_ffff), ("", 5, 0xff_ffff)]);
+        let btf = s.parse();
+        for (type_name, member) in [("s", "cycle.x"), ("s", "x"), ("itself", "x"), ("s", "void.x")] {
+            assert!(matches!(btf.offset(type_name, member), Err(BtfError::Malformed { .. })), "{type_name}.{member}");
+        }
+        for member in ["cycle", "array", "void"] {
+            assert!(matches!(btf.member_size("s", member), Err(BtfError::Malformed { .. })), "size of s.{member}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_ours_is_refused() {
+        let bytes = sample().bytes();
+        let mut foreign = bytes.clone();
+        foreign.swap(0, 1);
+        assert!(matches!(Btf::parse(foreign), Err(BtfError::ForeignEndian)));
+        let mut version = bytes.clone();
+        version[2] = 2;
+        assert!(matches!(Btf::parse(version), Err(BtfError::Malformed { at: 2, .. })));
+        let mut newer = sample();
+        let id = newer.add(20, "new", false, 0, 0, &[]);
+        let error = Btf::parse(newer.bytes()).err().expect("an unknown kind").to_string();
+        assert!(error.contains("kind 20") && error.contains(&format!("type {id}")), "{error}");
+    }
+
+    #[test]
+    fn a_longer_header_is_understood() {
+        let mut bytes = sample().bytes();
+        bytes[4..8].copy_from_slice(&32_u32.to_ne_bytes());
+        bytes.splice(24..24, [0xaa; 8]);
+        let btf = Btf::parse(bytes).expect("a header with fields of a later version");
+        assert_eq!(btf.offset("outer", "in.last").ok(), Some(24));
+    }
+
+    /// Asks for everything, so that no part of the file goes unread.
+    fn ask(btf: &Btf) {
+        for &(type_name, member, ..) in OFFSETS {
+            let _ = (btf.offset(type_name, member), btf.member_size(type_name, member));
+        }
+        for name in ["signed", "unsigned", "wide"] {
+            let _ = btf.enum_names(name);
+        }
+        let _ = (btf.offset("outer", "absent"), btf.offset("outer", "in.absent"));
+    }
+
+    #[test]
+    fn a_truncated_file_is_an_error_wherever_it_ends() {
+        let bytes = sample().bytes();
+        for len in 0..bytes.len() {
+            assert!(Btf::parse(bytes[..len].to_vec()).is_err(), "{len} bytes of {}", bytes.len());
+        }
+    }
+
+    #[test]
+    fn no_damaged_byte_makes_it_panic_or_hang() {
+        let bytes = sample().bytes();
+        for at in 0..bytes.len() {
+            for value in [0, 1, 2, 4, 5, 8, 0x7f, 0x80, 0xff, bytes[at] ^ 1, bytes[at].wrapping_add(1), bytes[at].wrapping_sub(1)]
+            {
+                let mut damaged = bytes.clone();
+                damaged[at] = value;
+                if let Ok(btf) = Btf::parse(damaged) {
+                    ask(&btf);
+                }
+            }
+        }
+    }
+
+    /// The running kernel's types, or `None` where it shows none: then there is nothing to compare.
+    fn running() -> Option<Btf> {
+        match Btf::from_sys() {
+            Err(error @ BtfError::Read { .. }) => {
+                eprintln!("skipped: {error}");
+                None
+            }
+            other => Some(other.expect("the types of the running kernel")),
+        }
+    }
+
+    #[test]
+    fn the_running_kernel_agrees_with_what_is_known_of_it() {
+        let Some(btf) = running() else { return };
+        // Layouts that the C ABI, wire formats or the kernel's headers fix.
+        for (type_name, member, offset, size) in [
+            ("list_head", "next", 0, 8),
+            ("list_head", "prev", 8, 8),
+            ("hlist_node", "pprev", 8, 8),
+            ("timespec64", "tv_nsec", 8, 8),
+            ("ethhdr", "h_proto", 12, 2),
+            ("iphdr", "tot_len", 2, 2),
+            ("iphdr", "protocol", 9, 1),
+            ("iphdr", "saddr", 12, 4),
+            ("iphdr", "daddr", 16, 4),
+            ("ipv6hdr", "daddr", 24, 16),
+            ("tcphdr", "dest", 2, 2),
+            ("tcphdr", "seq", 4, 4),
+            ("udphdr", "check", 6, 2),
+            ("task_struct", "comm", btf.offset("task_struct", "comm").expect("task_struct.comm"), 16),
+        ] {
+            assert_eq!(btf.offset(type_name, member).ok(), Some(offset), "{type_name}.{member}");
+            assert_eq!(btf.member_size(type_name, member).ok(), Some(size), "size of {type_name}.{member}");
+        }
+        for (type_name, member) in [("task_struct", "sched_contributes_to_load"), ("iphdr", "ihl"), ("tcphdr", "doff")] {
+            assert!(matches!(btf.offset(type_name, member), Err(BtfError::Bitfield { .. })), "{type_name}.{member}");
+        }
+        assert!(btf.has_member("task_struct", "pid"));
+        assert!(!btf.has_member("task_struct", "no_such_member"));
+        let programs = btf.enum_names("bpf_prog_type").expect("enum bpf_prog_type");
+        assert!(programs.contains(&(2, "BPF_PROG_TYPE_KPROBE".to_owned())), "{programs:?}");
+    }
+
+    #[test]
+    fn in_the_running_kernel_a_path_is_the_sum_of_its_parts() {
+        let Some(btf) = running() else { return };
+        let offset = |type_name, member| btf.offset(type_name, member).expect(member);
+        for (outer, member, inner, last) in [
+            ("task_struct", "se", "sched_entity", "sum_exec_runtime"),
+            ("task_struct", "sched_info", "sched_info", "run_delay"),
+            ("cgroup", "self", "cgroup_subsys_state", "cgroup"),
+        ] {
+            let path = format!("{member}.{last}");
+            let sum = offset(outer, member) + offset(inner, last);
+            assert_eq!(btf.offset(outer, &path).ok(), Some(sum), "{outer}.{path}");
+            assert!(offset(inner, last) + 8 <= btf.member_size(outer, member).expect(member), "{last} lies inside {member}");
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Objects into the kernel: offsets frozen, maps sized and shared, programs verified, attached and pinned.
+
+use std::{io, path::PathBuf};
+
+use aya::{
+    Ebpf, EbpfLoader, Endianness, Pod,
+    maps::Map,
+    programs::{
+        BtfTracePoint, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _,
+        links::{FdLink, LinkError, PinnedLink},
+    },
+};
+
+use super::{
+    btf::{Btf, BtfError},
+    facts,
+    mounts::{self, MountError},
+    pin::{self, PinError, Pins},
+    sys::{self, MappedArray},
+};
+
+/// Why something could not be brought into the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The kernel shows no types, or damaged ones.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// bpffs is missing.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// Pins cannot be used.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// The machine's CPUs are unknown.
+    #[error("could not read the list of CPUs")]
+    Cpus(#[source] io::Error),
+    /// The object's maps could not be created.
+    #[error("could not create the maps of {object}")]
+    Object {
+        /// The object.
+        object: &'static str,
+        /// What aya or the kernel said.
+        #[source]
+        source: Box<aya::EbpfError>,
+    },
+    /// The object lacks what the agent expects of it.
+    #[error("{object} has no {what} {name}: the agent and its eBPF objects are of different builds")]
+    Missing {
+        /// The object.
+        object: &'static str,
+        /// `map` or `program`.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The verifier or the kernel refused a program; the text ends with the verifier's log.
+    #[error("could not {action} {program}")]
+    Program {
+        /// `load`, `attach`, `run`.
+        action: &'static str,
+        /// The program.
+        program: String,
+        /// What the kernel said.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// A link could not be pinned or taken over.
+    #[error("could not {action} the link of {program}")]
+    Link {
+        /// `pin` or `open`.
+        action: &'static str,
+        /// The program.
+        program: String,
+        /// What the kernel said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A map could not be read or written.
+    #[error("could not {action} the map {map}")]
+    Map {
+        /// What was being done.
+        action: &'static str,
+        /// The map.
+        map: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// The kernel, ready to take objects.
+pub struct Kernel {
+    /// Its types: where offsets come from.
+    pub btf: Btf,
+    /// Number of possible CPUs.
+    pub cpus: u32,
+    tracepoints: aya::Btf,
+    pins: Pins,
+    in_use: Vec<PathBuf>,
+}
+
+/// What is to be loaded.
+pub struct Plan<'a, F> {
+    /// Name of the signal: its object, its pins.
+    pub object: &'static str,
+    /// The ELF object.
+    pub bytes: &'a [u8],
+    /// Name and value of the frozen global.
+    pub facts: (&'a str, F),
+    /// Its own maps, with the number of entries where that depends on the machine or the configuration.
+    pub maps: &'a [(&'static str, Option<u32>)],
+    /// Maps that belong to an object loaded before.
+    pub shared: &'a [(&'static str, &'a Object)],
+    /// Programs to attach, with their tracepoints: BTF-typed raw tracepoints.
+    pub tracepoints: &'a [(&'static str, &'static str)],
+}
+
+/// A loaded object: its maps, its programs, the links that keep them attached.
+pub struct Object {
+    name: &'static str,
+    ebpf: Ebpf,
+    pins: PathBuf,
+    hash: u64,
+    adopted: bool,
+    attach: Vec<(&'static str, &'static str)>,
+    links: Vec<FdLink>,
+}
+
+impl Kernel {
+    /// Reads the kernel's types and prepares the place for pins: `pins(directory)` decides whether they stay.
+    ///
+    /// `tracepoints` are all tracepoints that any object will be attached to.
+    ///
+    /// # Errors
+    /// When the kernel lacks BTF or bpffs, or another agent holds the directory.
+    pub fn open(pins: impl FnOnce() -> Result<Pins, PinError>, tracepoints: &[&str]) -> Result<Self, LoadError> {
+        let btf = Btf::from_sys()?;
+        mounts::ensure_bpffs()?;
+        let pins = pins()?;
+        let cpus = facts::possible_cpus().map_err(LoadError::Cpus)?;
+        let tracepoints = stand_in(&btf, tracepoints)?;
+        Ok(Self { btf, cpus, tracepoints, pins, in_use: Vec::new() })
+    }
+
+    /// Loads an object: creates its maps or adopts those that an earlier agent pinned, and verifies its programs.
+    ///
+    /// Nothing is attached yet: the agent may fill maps first.
+    ///
+    /// # Errors
+    /// When the kernel refuses; the error carries the verifier's log.
+    pub fn load<F: Pod>(&mut self, plan: &Plan<'_, F>) -> Result<Object, LoadError> {
+        let object = plan.object;
+        let maps = format!("{:?}", plan.maps);
+        let shared: Vec<u64> = plan.shared.iter().map(|(_, owner)| owner.hash).collect();
+        let shared = format!("{shared:?}");
+        let hash = pin::hash(&[plan.bytes, sys::bytes_of(&plan.facts.1), maps.as_bytes(), shared.as_bytes()]);
+        let links: Vec<&str> = plan.tracepoints.iter().map(|(program, _)| *program).collect();
+        let (place, adopted) = self.pins.object(object, hash, &links)?;
+
+        // What the verifier and the kernel need of its types they have; giving them to aya would cost 40 MB and 200 ms.
+        let mut loader = EbpfLoader::new();
+        loader.btf(None).override_global(plan.facts.0, &plan.facts.1, true);
+        for (map, size) in plan.maps {
+            if let Some(size) = size {
+                loader.map_max_entries(map, *size);
+            }
+            loader.map_pin_path(map, place.join(map));
+        }
+        for (map, owner) in plan.shared {
+            loader.map_pin_path(map, owner.pins.join(map));
+        }
+        let mut ebpf =
+            loader.load(plan.bytes).map_err(|source| LoadError::Object { object, source: Box::new(source) })?;
+
+        let programs: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+        for program in programs {
+            let failed = |source| LoadError::Program { action: "load", program: program.clone(), source: Box::new(source) };
+            let tracepoint = plan.tracepoints.iter().find(|(name, _)| *name == program).map(|(_, tracepoint)| *tracepoint);
+            match (ebpf.program_mut(&program), tracepoint) {
+                // An adopted program runs already: its link is pinned.
+                (Some(_), Some(_)) if adopted => {}
+                (Some(loaded), Some(tracepoint)) => {
+                    let loaded: &mut BtfTracePoint = loaded.try_into().map_err(failed)?;
+                    loaded.load(tracepoint, &self.tracepoints).map_err(failed)?;
+                }
+                (Some(loaded), None) => {
+                    let loaded: &mut RawTracePoint = loaded.try_into().map_err(failed)?;
+                    loaded.load().map_err(failed)?;
+                }
+                (None, _) => return Err(LoadError::Missing { object, what: "program", name: program }),
+            }
+        }
+        self.in_use.push(place.clone());
+        Ok(Object { name: object, ebpf, pins: place, hash, adopted, attach: plan.tracepoints.to_vec(), links: Vec::new() })
+    }
+
+    /// Attaches an object's programs, or takes over the links that an earlier agent pinned.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn attach(&self, object: &mut Object) -> Result<(), LoadError> {
+        for (program, _) in object.attach.clone() {
+            let failed = |source| LoadError::Program { action: "attach", program: program.to_owned(), source: Box::new(source) };
+            let unlinked = |action, source: Box<dyn std::error::Error + Send + Sync>| LoadError::Link {
+                action,
+                program: program.to_owned(),
+                source,
+            };
+            let place = object.pins.join(program);
+            if object.adopted {
+                let link = PinnedLink::from_pin(&place).map_err(|e: LinkError| unlinked("open", e.into()))?;
+                object.links.push(link.into());
+                continue;
+            }
+            let loaded: &mut BtfTracePoint = object
+                .ebpf
+                .program_mut(program)
+                .ok_or(LoadError::Missing { object: object.name, what: "program", name: program.to_owned() })?
+                .try_into()
+                .map_err(failed)?;
+            let id = loaded.attach().map_err(failed)?;
+            let link: FdLink = loaded.take_link(id).map_err(failed)?.into();
+            object.links.push(if self.pins.keeps() {
+                link.pin(&place).map_err(|e| unlinked("pin", e.into()))?.into()
+            } else {
+                link
+            });
+        }
+        Ok(())
+    }
+
+    /// Everything is attached: drops what only starting needed, and the pins of other versions.
+    ///
+    /// # Errors
+    /// When bpffs refuses.
+    pub fn settle(self) -> Result<Pins, LoadError> {
+        let Self { pins, in_use, .. } = self;
+        pins.settle(&in_use)?;
+        sys::trim_heap();
+        Ok(pins)
+    }
+}
+
+impl Object {
+    /// Whether its maps already hold what an earlier agent counted.
+    pub fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// An array map as memory.
+    ///
+    /// # Errors
+    /// When there is no such map or it cannot be mapped.
+    pub fn mapped<T: Pod>(&self, map: &'static str) -> Result<MappedArray<T>, LoadError> {
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| LoadError::Map { action: "map into memory", map, source };
+        let data = match self.ebpf.map(map) {
+            Some(Map::Array(data)) => data,
+            _ => return Err(LoadError::Missing { object: self.name, what: "map", name: map.to_owned() }),
+        };
+        let entries = data.info().map_err(|e| failed(e.into()))?.max_entries();
+        MappedArray::new(data.fd(), entries).map_err(|e| failed(e.into()))
+    }
+
+    /// A map for access by system calls: taken out of the object.
+    ///
+    /// # Errors
+    /// When there is no such map, or it is of another kind.
+    pub fn take<M>(&mut self, map: &'static str) -> Result<M, LoadError>
+    where
+        M: TryFrom<Map, Error = aya::maps::MapError>,
+    {
+        let taken =
+            self.ebpf.take_map(map).ok_or(LoadError::Missing { object: self.name, what: "map", name: map.to_owned() })?;
+        M::try_from(taken).map_err(|e| LoadError::Map { action: "open", map, source: e.into() })
+    }
+
+    /// Runs a raw-tracepoint program once on the given CPU, now.
+    ///
+    /// # Errors
+    /// When the program is missing or the kernel refuses: the CPU went offline.
+    pub fn run_on(&self, program: &'static str, cpu: u32) -> Result<(), LoadError> {
+        let failed = |source| LoadError::Program { action: "run", program: program.to_owned(), source: Box::new(source) };
+        let loaded: &RawTracePoint = self
+            .ebpf
+            .program(program)
+            .ok_or(LoadError::Missing { object: self.name, what: "program", name: program.to_owned() })?
+            .try_into()
+            .map_err(failed)?;
+        let mut options = RawTracePointRunOptions::new();
+        options.cpu = Some(cpu);
+        loaded.test_run(options).map_err(failed)?;
+        Ok(())
+    }
+}
+
+/// A BTF in which the tracepoints' types have the ids that the running kernel gives them, and nothing else has a name.
+///
+/// aya finds a tracepoint by a typedef's name and tells the kernel its id.
+fn stand_in(btf: &Btf, tracepoints: &[&str]) -> Result<aya::Btf, LoadError> {
+    const FWD: u32 = 7 << 24;
+    const TYPEDEF: u32 = 8 << 24;
+    let mut strings = vec![0_u8];
+    let mut wanted = Vec::new();
+    for tracepoint in tracepoints {
+        let name = format!("btf_trace_{tracepoint}");
+        if let Ok(id) = btf.typedef_id(&name) {
+            wanted.push((id, strings.len() as u32));
+            strings.extend(name.bytes().chain([0]));
+        }
+    }
+    let last = wanted.iter().map(|(id, _)| *id).max().unwrap_or(0);
+    let mut types = Vec::with_capacity(last as usize * 12);
+    for id in 1..=last {
+        let (name, kind) = wanted.iter().find(|(w, _)| *w == id).map_or((0, FWD), |(_, name)| (*name, TYPEDEF));
+        types.extend([name, kind, 0].iter().flat_map(|word: &u32| word.to_ne_bytes()));
+    }
+    let types_len = types.len() as u32;
+    let mut data = Vec::with_capacity(24 + types.len() + strings.len());
+    data.extend(0xeb9f_u16.to_ne_bytes());
+    data.extend([1, 0]);
+    data.extend([24, 0, types_len, types_len, strings.len() as u32].iter().flat_map(|word: &u32| word.to_ne_bytes()));
+    data.extend(types);
+    data.extend(strings);
+    aya::Btf::parse(&data, Endianness::default())
+        .map_err(|source| LoadError::Object { object: "tracepoints", source: Box::new(aya::EbpfError::BtfError(source)) })
+}

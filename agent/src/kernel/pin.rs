@@ -1,0 +1,160 @@
+//! What outlives the agent: maps and links pinned in bpffs, so that counting goes on while no agent runs.
+//!
+//! `<bpf.directory>/<object>-<hash>/` holds one object's maps by name and its links by program name. The hash is of the object's
+//! bytes, its frozen facts, its map sizes and the hashes of the objects it shares maps with: what matches is adopted, what
+//! does not is replaced. Links are pinned last, so a directory without them was left by an agent that died while starting.
+
+use std::{
+    fs::{self, File},
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
+    path::{Path, PathBuf},
+};
+
+use nix::fcntl::{Flock, FlockArg};
+
+/// Why pins could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    /// A file operation in bpffs failed.
+    #[error("could not {action} {}", path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A second agent would count everything twice.
+    #[error("another podmeter agent uses {}: stop it first, or set bpf.directory to another place", .0.display())]
+    InUse(PathBuf),
+}
+
+/// The directory that holds this agent's pins, locked against a second agent.
+#[derive(Debug)]
+pub struct Pins {
+    directory: PathBuf,
+    /// Remove everything once all objects are loaded: maps stay alive by their descriptors.
+    transient: bool,
+    _lock: Flock<File>,
+}
+
+impl Pins {
+    /// Opens the directory for an agent that leaves its programs running when it stops.
+    ///
+    /// # Errors
+    /// When it cannot be made, or another agent holds it.
+    pub fn open(directory: &Path) -> Result<Self, PinError> {
+        Self::lock(directory, false)
+    }
+
+    /// A private directory: everything ends with the process.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn transient(directory: &Path) -> Result<Self, PinError> {
+        sweep(directory);
+        Self::lock(&directory.join(format!("{TRANSIENT}{}", std::process::id())), true)
+    }
+
+    fn lock(directory: &Path, transient: bool) -> Result<Self, PinError> {
+        let io = |action| {
+            let path = directory.to_owned();
+            move |source| PinError::Io { action, path, source }
+        };
+        fs::create_dir_all(directory).map_err(io("make the directory for pinned programs and maps"))?;
+        let file = File::open(directory).map_err(io("open the directory for pinned programs and maps"))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Self { directory: directory.to_owned(), transient, _lock: lock }),
+            Err((_, nix::Error::EWOULDBLOCK)) => Err(PinError::InUse(directory.to_owned())),
+            Err((_, errno)) => Err(io("lock the directory for pinned programs and maps")(errno.into())),
+        }
+    }
+
+    /// The place of one object's pins, and whether a complete set from an earlier agent is there. An incomplete one is removed.
+    ///
+    /// # Errors
+    /// When bpffs refuses.
+    pub fn object(&self, object: &str, hash: u64, links: &[&str]) -> Result<(PathBuf, bool), PinError> {
+        let place = self.directory.join(format!("{object}-{hash:016x}"));
+        let complete = links.iter().all(|link| place.join(link).exists());
+        if !complete {
+            remove(&place)?;
+        }
+        fs::create_dir_all(&place).map_err(|source| PinError::Io { action: "make", path: place.clone(), source })?;
+        Ok((place, complete))
+    }
+
+    /// Whether what is loaded stays when the process ends.
+    pub fn keeps(&self) -> bool {
+        !self.transient
+    }
+
+    /// Removes what no object of this agent uses: all other versions' pins, or for a transient agent everything.
+    ///
+    /// # Errors
+    /// When bpffs refuses.
+    pub fn settle(&self, in_use: &[PathBuf]) -> Result<(), PinError> {
+        if self.transient {
+            return remove(&self.directory);
+        }
+        for place in directories(&self.directory) {
+            let private = place.file_name().is_some_and(|n| n.to_string_lossy().starts_with(TRANSIENT));
+            if !private && !in_use.contains(&place) {
+                remove(&place)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+const TRANSIENT: &str = "transient-";
+
+/// Removes all pins below a directory: programs stop, counts are forgotten.
+///
+/// # Errors
+/// When bpffs refuses, or an agent still runs.
+pub fn uninstall(directory: &Path) -> Result<bool, PinError> {
+    if !directory.exists() {
+        return Ok(false);
+    }
+    let pins = Pins::open(directory)?;
+    remove(directory)?;
+    drop(pins);
+    Ok(true)
+}
+
+/// The hash that tells versions of an object apart.
+pub fn hash(parts: &[&[u8]]) -> u64 {
+    // SipHash with fixed keys: the same for the same build of podmeter, which is all that is asked of it.
+    let mut hasher = DefaultHasher::new();
+    parts.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Removes private directories whose processes died before they could.
+fn sweep(directory: &Path) {
+    for place in directories(directory) {
+        let name = place.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Some(pid) = name.strip_prefix(TRANSIENT) else { continue };
+        if !Path::new("/proc").join(pid).exists() {
+            let _ = remove(&place);
+        }
+    }
+}
+
+fn directories(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
+fn remove(path: &Path) -> Result<(), PinError> {
+    match fs::remove_dir_all(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(PinError::Io { action: "remove", path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,178 @@
+//! From the kernel to batches: the stages in a row, for whoever wants batches (`run` exports them, `top` shows them).
+
+use std::{error::Error, path::PathBuf};
+
+use crate::{
+    aggregate::{Aggregate, Batch},
+    cgroups::{self, CgroupError, Cgroups},
+    join::Node,
+    kernel::{
+        capabilities,
+        facts,
+        load::{Kernel, LoadError},
+        mounts::{self, MountError},
+        pin::{PinError, Pins},
+    },
+    signals::{self, Running, Signal},
+};
+
+/// What a pipeline is made for.
+pub struct Settings {
+    /// The machine.
+    pub node: Node,
+    /// Mount point of cgroup2; found when not given.
+    pub cgroup_root: Option<PathBuf>,
+    /// Slots for cgroups.
+    pub slots: u32,
+    /// Directory for pins in bpffs.
+    pub pin_directory: PathBuf,
+    /// Whether programs and maps outlive the process.
+    pub pin: bool,
+    /// Names of signals that are not wanted.
+    pub disabled: Vec<String>,
+}
+
+/// Why counting cannot begin: something that a person must change.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Not enough rights.
+    #[error(
+        "podmeter lacks {}: run it as root, or give its container these capabilities",
+        .0.iter().map(|c| format!("{} (to {})", c.name, c.purpose)).collect::<Vec<_>>().join(" and ")
+    )]
+    Capabilities(Vec<&'static capabilities::Capability>),
+    /// The process's rights are unknown.
+    #[error("could not read this process's capabilities")]
+    Status(#[source] std::io::Error),
+    /// A file system is missing.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// The kernel lacks what everything needs.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The cgroups cannot be followed.
+    #[error(transparent)]
+    Cgroups(#[from] CgroupError),
+    /// Nothing is left to measure.
+    #[error("no signal can run on this kernel: see `podmeter check`")]
+    NoSignal,
+}
+
+/// Whether a signal counts, and if not, why.
+#[derive(Debug)]
+pub struct State {
+    /// The signal.
+    pub signal: &'static Signal,
+    /// Why it is off; `None` when it counts.
+    pub off: Option<String>,
+}
+
+/// The stages, running.
+pub struct Pipeline {
+    cgroups: Cgroups,
+    signals: Vec<(&'static Signal, Box<dyn Running>)>,
+    states: Vec<State>,
+    aggregate: Aggregate,
+    _pins: Pins,
+}
+
+impl Pipeline {
+    /// Loads and attaches everything that this kernel allows and the settings want.
+    ///
+    /// # Errors
+    /// For what a person must fix. A signal that this kernel cannot run is off, with its reason among the states.
+    pub fn start(settings: Settings) -> Result<Self, StartError> {
+        let missing = capabilities::missing().map_err(StartError::Status)?;
+        if !missing.is_empty() {
+            return Err(StartError::Capabilities(missing));
+        }
+        capabilities::lift_memlock_limit();
+        let root = match settings.cgroup_root {
+            Some(root) => root,
+            None => mounts::cgroup2()?,
+        };
+        let tracepoints: Vec<&str> =
+            cgroups::TRACEPOINTS.into_iter().chain(signals::ALL.iter().flat_map(|s| s.tracepoints).copied()).collect();
+        let pins = || -> Result<Pins, PinError> {
+            if settings.pin { Pins::open(&settings.pin_directory) } else { Pins::transient(&settings.pin_directory) }
+        };
+        let mut kernel = Kernel::open(pins, &tracepoints)?;
+        let cgroups = Cgroups::start(&mut kernel, root, settings.slots)?;
+
+        let (mut running, mut states) = (Vec::new(), Vec::new());
+        for signal in signals::ALL {
+            let off = if settings.disabled.iter().any(|name| name == signal.name) {
+                Some("switched off by the configuration".to_owned())
+            } else if let Some(missing) = (signal.missing)(&kernel.btf) {
+                Some(missing)
+            } else {
+                match (signal.start)(&mut kernel, &cgroups) {
+                    Ok(started) => {
+                        running.push((signal, started));
+                        None
+                    }
+                    Err(error) => Some(chain(&*error)),
+                }
+            };
+            states.push(State { signal, off });
+        }
+        if running.is_empty() {
+            return Err(StartError::NoSignal);
+        }
+        let pins = kernel.settle()?;
+        Ok(Self { cgroups, signals: running, states, aggregate: Aggregate::new(settings.node), _pins: pins })
+    }
+
+    /// Which signals count, and why the others do not.
+    pub fn states(&self) -> &[State] {
+        &self.states
+    }
+
+    /// What is to be done every second: births, deaths, windows.
+    ///
+    /// # Errors
+    /// When the kernel refuses something that it allowed before; the next tick tries again.
+    pub fn tick(&mut self) -> Result<(), Box<dyn Error + Send + Sync>> {
+        self.cgroups.refresh();
+        for (_, signal) in &mut self.signals {
+            signal.tick(&self.cgroups)?;
+        }
+        // Closed a tick ago: nothing was added since.
+        for slot in self.cgroups.closed() {
+            let Some(cgroup) = self.cgroups.table().get(slot).cloned() else { continue };
+            let points = self.signals.iter_mut().flat_map(|(_, signal)| signal.bury(&cgroup)).collect();
+            self.aggregate.bury(&cgroup, points);
+            self.cgroups.release(slot)?;
+        }
+        self.cgroups.close()?;
+        Ok(())
+    }
+
+    /// Everything known now. A signal that cannot be read is left out and said in `failed`.
+    pub fn collect(&mut self, mut failed: impl FnMut(&'static str, &(dyn Error + 'static))) -> Batch {
+        self.cgroups.refresh();
+        let now_ns = facts::boottime_ns();
+        let mut readings = Vec::with_capacity(self.signals.len());
+        for (signal, running) in &mut self.signals {
+            match running.collect(now_ns, &self.cgroups) {
+                Ok(reading) => readings.push(reading),
+                Err(error) => failed(signal.name, &*error),
+            }
+        }
+        self.aggregate.batch(facts::unix_ns(), readings, self.cgroups.table())
+    }
+}
+
+/// An error and all its causes in one line; a cause that its effect already told is not repeated.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}

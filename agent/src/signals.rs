@@ -1,0 +1,65 @@
+//! The signals: what podmeter measures, each with its programs, its reader and its metrics.
+
+pub mod cpu;
+pub mod limits;
+pub mod metric;
+
+use std::error::Error;
+
+use crate::{
+    cgroups::{Cgroup, Cgroups},
+    kernel::load::Kernel,
+};
+use metric::{Metric, Point};
+
+/// Every signal, in start order.
+pub const ALL: &[Signal] = &[cpu::SIGNAL, limits::SIGNAL];
+
+/// The declaration of one signal.
+pub struct Signal {
+    /// Its name in configuration, in `podmeter check`, of its eBPF object and of its pins.
+    pub name: &'static str,
+    /// What it tells, for people.
+    pub help: &'static str,
+    /// Tracepoints that its programs are attached to.
+    pub tracepoints: &'static [&'static str],
+    /// Every metric that it fills.
+    pub metrics: &'static [&'static Metric],
+    /// Says what this kernel lacks for it, without loading anything.
+    pub missing: fn(&crate::kernel::btf::Btf) -> Option<String>,
+    /// Loads and attaches its programs.
+    pub start: fn(&mut Kernel, &Cgroups) -> Result<Box<dyn Running>, Box<dyn Error + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Signal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// A signal that counts.
+pub trait Running: Send {
+    /// Every second: what must not wait for a collection.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read; the next tick tries again.
+    fn tick(&mut self, cgroups: &Cgroups) -> Result<(), Box<dyn Error + Send + Sync>>;
+
+    /// The last word on a cgroup that is gone: its final points. Its counters are zeroed for the slot's next owner.
+    fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point>;
+
+    /// A collection: the points of every cgroup, and the node's. `now_ns` is CLOCK_BOOTTIME.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read: nothing is better than wrong.
+    fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, Box<dyn Error + Send + Sync>>;
+}
+
+/// What one signal says in one collection.
+#[derive(Debug, Default)]
+pub struct Readings {
+    /// Points by slot.
+    pub cgroups: Vec<(u32, Vec<Point>)>,
+    /// Points of the node.
+    pub node: Vec<Point>,
+}

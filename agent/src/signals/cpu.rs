@@ -1,0 +1,373 @@
+//! The cpu signal: CPU time, run-queue wait and bursts of every cgroup, counted in the kernel at each context switch.
+//!
+//! Reads the mapped arrays that `agent-ebpf/src/bin/cpu.rs` fills; [`account`] turns them into what a cgroup used.
+
+pub mod account;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    error::Error,
+};
+
+use agent_common::{
+    cgroups::UNATTRIBUTED,
+    cpu::{CpuNow, CpuRecord, Facts, LOG_LEN, SLOT_CACHE_LEN, WINDOW_NS, WindowEntry},
+};
+use nix::time::ClockId;
+
+use self::account::{Account, CpuUse, Reading};
+use super::{
+    Readings, Running, Signal,
+    metric::{Kind, Metric, Point, Scope, Value},
+};
+use crate::{
+    cgroups::{Cgroup, Cgroups, files},
+    kernel::{
+        btf::{Btf, BtfError},
+        facts,
+        load::{Kernel, LoadError, Object, Plan},
+        sys::MappedArray,
+    },
+};
+
+/// See the module.
+pub const SIGNAL: Signal = Signal {
+    name: "cpu",
+    help: "CPU time, run-queue wait split by cause, CPUs used per 100 ms",
+    tracepoints: &["sched_switch"],
+    metrics: &[
+        &TIME,
+        &USAGE,
+        &WAIT_TIME,
+        &WAIT,
+        &BURST,
+        &SWITCHES,
+        &PERIODS,
+        &THROTTLED_PERIODS,
+        &NODE_TIME,
+        &NODE_USAGE,
+        &UNATTRIBUTED_TIME,
+    ],
+    missing: |btf| offsets(btf).err().map(|error| error.to_string()),
+    start: |kernel, cgroups| Ok(Box::new(Cpu::start(kernel, cgroups)?)),
+};
+
+/// `container.cpu.time`
+pub static TIME: Metric = Metric {
+    name: "container.cpu.time",
+    unit: "s",
+    kind: Kind::Counter,
+    attributes: &[],
+    scope: Scope::Container,
+    help: "CPU time since the cgroup was made, descendants included: what cpu.stat's usage_usec counts.",
+};
+/// `container.cpu.usage`
+pub static USAGE: Metric = Metric {
+    name: "container.cpu.usage",
+    unit: "{cpu}",
+    kind: Kind::Gauge,
+    attributes: &[],
+    scope: Scope::Container,
+    help: "CPUs used over the last interval.",
+};
+/// `podmeter.cpu.wait.time`
+pub static WAIT_TIME: Metric = Metric {
+    name: "podmeter.cpu.wait.time",
+    unit: "s",
+    kind: Kind::Counter,
+    attributes: &["cause"],
+    scope: Scope::Container,
+    help: "Time that tasks were runnable and did not run: throttled by the cgroup's own cpu.max, or in contention with others.",
+};
+/// `podmeter.cpu.wait`
+pub static WAIT: Metric = Metric {
+    name: "podmeter.cpu.wait",
+    unit: "s",
+    kind: Kind::Histogram,
+    attributes: &[],
+    scope: Scope::Workload,
+    help: "How long a task waited before each time it got a CPU.",
+};
+/// `podmeter.cpu.burst`
+pub static BURST: Metric = Metric {
+    name: "podmeter.cpu.burst",
+    unit: "{cpu}",
+    kind: Kind::Histogram,
+    attributes: &[],
+    scope: Scope::Workload,
+    help: "CPUs used in each 100 ms window, idle windows included: its percentiles are real demand, not averages.",
+};
+/// `podmeter.cpu.switches`
+pub static SWITCHES: Metric = Metric {
+    name: "podmeter.cpu.switches",
+    unit: "{switch}",
+    kind: Kind::Counter,
+    attributes: &[],
+    scope: Scope::Container,
+    help: "Times that a task was taken off a CPU.",
+};
+/// `podmeter.cpu.periods`
+pub static PERIODS: Metric = Metric {
+    name: "podmeter.cpu.periods",
+    unit: "{period}",
+    kind: Kind::Counter,
+    attributes: &[],
+    scope: Scope::Container,
+    help: "Enforcement periods of cpu.max in which the cgroup ran. Absent without a cpu controller.",
+};
+/// `podmeter.cpu.throttled.periods`
+pub static THROTTLED_PERIODS: Metric = Metric {
+    name: "podmeter.cpu.throttled.periods",
+    unit: "{period}",
+    kind: Kind::Counter,
+    attributes: &[],
+    scope: Scope::Container,
+    help: "Enforcement periods of cpu.max in which the cgroup used up its quota. Absent without a cpu controller.",
+};
+/// `k8s.node.cpu.time`
+pub static NODE_TIME: Metric = Metric {
+    name: "k8s.node.cpu.time",
+    unit: "s",
+    kind: Kind::Counter,
+    attributes: &[],
+    scope: Scope::Node,
+    help: "CPU time of all tasks of the node since boot: all cgroups and the unattributed.",
+};
+/// `k8s.node.cpu.usage`
+pub static NODE_USAGE: Metric = Metric {
+    name: "k8s.node.cpu.usage",
+    unit: "{cpu}",
+    kind: Kind::Gauge,
+    attributes: &[],
+    scope: Scope::Node,
+    help: "CPUs used by all tasks of the node over the last interval.",
+};
+/// `podmeter.cpu.unattributed`
+pub static UNATTRIBUTED_TIME: Metric = Metric {
+    name: "podmeter.cpu.unattributed",
+    unit: "s",
+    kind: Kind::Counter,
+    attributes: &[],
+    scope: Scope::Node,
+    help: "CPU time of cgroups that were born when all slots were taken: the books balance, raise cgroups.slots when it grows.",
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cpu"));
+
+/// Windows that stay open behind the current one: running tasks are settled up to their last tick only.
+const OPEN_WINDOWS: u64 = 2;
+
+/// The signal while it counts.
+struct Cpu {
+    object: Object,
+    cpus: u32,
+    slots: u32,
+    now: MappedArray<CpuNow>,
+    records: MappedArray<CpuRecord>,
+    log: MappedArray<WindowEntry>,
+    /// Number of the first log entry not read to the end, per CPU.
+    tails: Vec<u32>,
+    /// Log entries that were overwritten before they were read.
+    lost_windows: u64,
+    account: Account,
+    /// When counting began, Unix time in ns.
+    started_unix_ns: u64,
+    /// When the node came up, Unix time in ns.
+    booted_unix_ns: u64,
+    node: Option<(u64, u64)>,
+}
+
+impl Cpu {
+    fn start(kernel: &mut Kernel, cgroups: &Cgroups) -> Result<Self, LoadError> {
+        let cpus = kernel.cpus;
+        let slots = cgroups.slots();
+        let offsets = offsets(&kernel.btf)?;
+        let mut object = kernel.load(&Plan {
+            object: SIGNAL.name,
+            bytes: OBJECT,
+            facts: ("FACTS", Facts { tick_ns: facts::tick_ns(), slots: slots.into(), cpus: cpus.into(), ..offsets }),
+            maps: &[
+                ("CPU_NOW", Some(cpus)),
+                ("CPU_RECORDS", Some(cpus * slots)),
+                ("CPU_WINDOWS", Some(cpus * LOG_LEN)),
+                ("CPU_SLOT_CACHE", Some(cpus * SLOT_CACHE_LEN)),
+                ("CPU_TASKS", None),
+            ],
+            shared: &[("CGROUP_SLOTS", cgroups.object()), ("GENERATION", cgroups.object())],
+            tracepoints: &[("cpu_on_switch", "sched_switch")],
+        })?;
+        kernel.attach(&mut object)?;
+        let now: MappedArray<CpuNow> = object.mapped("CPU_NOW")?;
+        let tails = (0..cpus).map(|cpu| now.read(cpu).map_or(0, |n| n.log_head as u32)).collect();
+        let (monotonic_ns, boottime_ns) = (facts::clock_ns(ClockId::CLOCK_MONOTONIC), facts::boottime_ns());
+        let unix_ns = facts::unix_ns();
+        let mut cpu = Self {
+            cpus,
+            slots,
+            records: object.mapped("CPU_RECORDS")?,
+            log: object.mapped("CPU_WINDOWS")?,
+            now,
+            object,
+            tails,
+            lost_windows: 0,
+            account: Account::new(monotonic_ns / WINDOW_NS, boottime_ns.saturating_sub(monotonic_ns)),
+            started_unix_ns: unix_ns,
+            booted_unix_ns: unix_ns.saturating_sub(boottime_ns),
+            node: None,
+        };
+        // Begins to watch what runs right now and may not switch for long.
+        cpu.settle()?;
+        Ok(cpu)
+    }
+
+    /// Counts what the running tasks have used since they were switched in.
+    fn settle(&mut self) -> Result<(), LoadError> {
+        for cpu in facts::online_cpus().map_err(LoadError::Cpus)? {
+            self.object.run_on("cpu_settle", cpu)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the window logs of all CPUs and closes the windows that have ended everywhere.
+    fn close_windows(&mut self, cgroups: &Cgroups) {
+        let current = facts::clock_ns(ClockId::CLOCK_MONOTONIC) / WINDOW_NS;
+        let (open, until) = (self.account.open_window(), current.saturating_sub(OPEN_WINDOWS));
+        let mut used: BTreeMap<u64, HashMap<u32, u64>> = BTreeMap::new();
+        for cpu in 0..self.cpus {
+            let Some(head) = self.now.read(cpu).map(|now| now.log_head as u32) else { continue };
+            let tail = &mut self.tails[cpu as usize];
+            let behind = head.wrapping_sub(*tail);
+            if behind > LOG_LEN {
+                self.lost_windows += u64::from(behind - LOG_LEN);
+                *tail = head.wrapping_sub(LOG_LEN);
+            }
+            // Entries come nearly in order of their windows; those of open windows still grow and are read again.
+            let mut finished = true;
+            let mut number = *tail;
+            while number != head {
+                let Some(entry) = self.log.read(cpu * LOG_LEN + (number & (LOG_LEN - 1))) else { break };
+                let window = widen(entry.window, current);
+                finished &= window < until;
+                number = number.wrapping_add(1);
+                if finished {
+                    *tail = number;
+                }
+                if (open..until).contains(&window) {
+                    *used.entry(window).or_default().entry(entry.slot).or_default() += entry.on_cpu_ns;
+                }
+            }
+        }
+        self.account.close_windows(until, &used, cgroups.table());
+    }
+
+    /// One slot's counts, added up over CPUs.
+    fn read(&self, slot: u32) -> Reading {
+        let mut reading = Reading::ZERO;
+        for record in (0..self.cpus).filter_map(|cpu| self.records.read(cpu * self.slots + slot)) {
+            reading.on_cpu_ns += record.on_cpu_ns;
+            reading.wait_ns += record.wait_ns;
+            for (sum, n) in reading.waits.iter_mut().zip(&record.waits) {
+                *sum = sum.wrapping_add(*n);
+            }
+        }
+        reading
+    }
+
+    fn points(&self, cgroup: &Cgroup, used: &CpuUse) -> Vec<Point> {
+        let born = cgroup.born_unix_ns;
+        let counting = if cgroup.older_than_counting { self.started_unix_ns } else { born };
+        let seconds = |ns: u64| Value::Float(ns as f64 / 1e9);
+        let wait = |ns, cause| Point::new(&WAIT_TIME, counting, seconds(ns)).with("cause", cause);
+        let mut points = vec![
+            Point::new(&TIME, born, seconds(used.time_ns)),
+            wait(used.wait_ns - used.throttled_ns.unwrap_or(0), "contention"),
+            Point::new(&SWITCHES, counting, Value::Int(used.waits.count)),
+            Point::new(&WAIT, counting, Value::Histogram(used.waits.clone())),
+            Point::new(&BURST, counting, Value::Histogram(used.burst.clone())),
+        ];
+        points.extend(used.usage_cores.map(|cores| Point::new(&USAGE, 0, Value::Float(cores))));
+        points.extend(used.throttled_ns.map(|ns| wait(ns, "throttled")));
+        if let Some((periods, throttled)) = used.periods {
+            points.push(Point::new(&PERIODS, born, Value::Int(periods)));
+            points.push(Point::new(&THROTTLED_PERIODS, born, Value::Int(throttled)));
+        }
+        points
+    }
+
+    fn node_points(&mut self, now_ns: u64, root_ns: u64) -> Vec<Point> {
+        let unattributed_ns = self.account.unattributed_ns();
+        let time_ns = root_ns + unattributed_ns;
+        let seconds = |ns: u64| Value::Float(ns as f64 / 1e9);
+        let mut points = vec![
+            Point::new(&NODE_TIME, self.booted_unix_ns, seconds(time_ns)),
+            Point::new(&UNATTRIBUTED_TIME, self.started_unix_ns, seconds(unattributed_ns)),
+        ];
+        if let Some((then_ns, before_ns)) = self.node.replace((now_ns, time_ns)).filter(|(then_ns, _)| *then_ns < now_ns) {
+            let cores = time_ns.saturating_sub(before_ns) as f64 / (now_ns - then_ns) as f64;
+            points.push(Point::new(&NODE_USAGE, 0, Value::Float(cores)));
+        }
+        points
+    }
+}
+
+impl Running for Cpu {
+    fn tick(&mut self, cgroups: &Cgroups) -> Result<(), Box<dyn Error + Send + Sync>> {
+        self.settle()?;
+        self.close_windows(cgroups);
+        Ok(())
+    }
+
+    fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point> {
+        let reading = self.read(cgroup.slot);
+        self.account.enter(cgroup.slot, reading);
+        for cpu in 0..self.cpus {
+            self.records.write(cpu * self.slots + cgroup.slot, &CpuRecord::ZERO);
+        }
+        self.account.bury(cgroup).map(|used| self.points(cgroup, &used)).unwrap_or_default()
+    }
+
+    fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, Box<dyn Error + Send + Sync>> {
+        self.settle()?;
+        self.close_windows(cgroups);
+        for slot in cgroups.table().iter().map(|c| c.slot).chain([UNATTRIBUTED]) {
+            let reading = self.read(slot);
+            self.account.enter(slot, reading);
+        }
+        let used = self.account.collect(now_ns, cgroups.table(), |cgroup| files::cpu_stat(&cgroups.directory(cgroup)));
+        let root_ns = cgroups.table().iter().find(|c| c.path == "/").and_then(|c| used.get(&c.slot)).map_or(0, |u| u.time_ns);
+        let points = cgroups.table().iter().filter_map(|c| Some((c.slot, self.points(c, used.get(&c.slot)?)))).collect();
+        Ok(Readings { cgroups: points, node: self.node_points(now_ns, root_ns) })
+    }
+}
+
+/// The window nearest to `current` of which the low 32 bits are known. A settled stretch may reach a tick into the next one.
+fn widen(low: u32, current: u64) -> u64 {
+    current.saturating_add_signed(i64::from(low.wrapping_sub(current as u32).cast_signed()))
+}
+
+/// Where this kernel keeps what the program reads.
+fn offsets(btf: &Btf) -> Result<Facts, BtfError> {
+    Ok(Facts {
+        task_exec: btf.offset("task_struct", "se.sum_exec_runtime")?.into(),
+        task_run_delay: btf.offset("task_struct", "sched_info.run_delay")?.into(),
+        task_cgroups: btf.offset("task_struct", "cgroups")?.into(),
+        css_set_cgroup: btf.offset("css_set", "dfl_cgrp")?.into(),
+        cgroup_kn: btf.offset("cgroup", "kn")?.into(),
+        kn_id: btf.offset("kernfs_node", "id")?.into(),
+        ..Facts::ZERO
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_are_widened_to_the_nearest() {
+        let current = (5_u64 << 32) + 3;
+        assert_eq!(widen(3, current), current);
+        assert_eq!(widen(1, current), current - 2);
+        assert_eq!(widen(u32::MAX, current), current - 4);
+        assert_eq!(widen(4, current), current + 1);
+    }
+}

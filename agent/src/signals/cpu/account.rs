@@ -1,0 +1,408 @@
+//! The books of the cpu signal (pure): own counts per slot -> totals per cgroup as `cpu.stat` has them, and burst histograms.
+//!
+//! The kernel side counts each task's time in the one cgroup it is in. A cgroup's figure includes its descendants, the dead ones
+//! too: when a slot is given back, what it counted is carried by its parent.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use agent_common::{
+    bucket,
+    cgroups::UNATTRIBUTED,
+    cpu::{WAIT_FIRST, WAIT_LEN, WAIT_ZERO_S, WINDOW_NS},
+};
+
+use crate::{
+    cgroups::{
+        Cgroup, Table,
+        files::{CpuStat, Throttling},
+    },
+    histogram::Histogram,
+};
+
+/// One read of a slot's records, added up over CPUs; cumulative since the slot was taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Time on CPUs in ns.
+    pub on_cpu_ns: u64,
+    /// Run-queue wait in ns.
+    pub wait_ns: u64,
+    /// Waits by duration; wraps at 2^32.
+    pub waits: [u32; WAIT_LEN],
+}
+
+impl Reading {
+    /// Nothing counted.
+    pub const ZERO: Self = Self { on_cpu_ns: 0, wait_ns: 0, waits: [0; WAIT_LEN] };
+}
+
+/// What a cgroup used: since it was born, or where it is older than counting, as each field says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CpuUse {
+    /// CPU time in ns since the cgroup was born, descendants included.
+    pub time_ns: u64,
+    /// CPUs used since the last collection; `None` at the first one of a cgroup older than counting.
+    pub usage_cores: Option<f64>,
+    /// Run-queue wait in ns since counting began.
+    pub wait_ns: u64,
+    /// Of that, held back by its own `cpu.max`; `None` without a cpu controller.
+    pub throttled_ns: Option<u64>,
+    /// Enforcement periods: all, and those throttled.
+    pub periods: Option<(u64, u64)>,
+    /// Waits in s, one per dispatch.
+    pub waits: Arc<Histogram>,
+    /// CPUs used per window, idle windows in the zero bucket.
+    pub burst: Arc<Histogram>,
+}
+
+/// Counts that add up along the tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Totals {
+    on_cpu_ns: u64,
+    wait_ns: u64,
+    waits: [u64; WAIT_LEN],
+}
+
+impl Totals {
+    const ZERO: Self = Self { on_cpu_ns: 0, wait_ns: 0, waits: [0; WAIT_LEN] };
+
+    fn add(&mut self, other: &Self) {
+        self.on_cpu_ns += other.on_cpu_ns;
+        self.wait_ns += other.wait_ns;
+        for (mine, theirs) in self.waits.iter_mut().zip(&other.waits) {
+            *mine += theirs;
+        }
+    }
+}
+
+/// One slot's page in the books.
+#[derive(Debug)]
+struct Ledger {
+    /// What the records said last.
+    last: Reading,
+    /// Own counts and those of dead descendants.
+    totals: Totals,
+    /// `cpu.stat` minus our count, for cgroups older than counting.
+    before_counting_ns: Option<i64>,
+    /// CPUs used per non-idle window.
+    burst: Histogram,
+    /// First window that counts.
+    from_window: u64,
+    /// The CPU time of the last collection.
+    previous_ns: Option<u64>,
+    /// What `cpu.stat` said of throttling when the cgroup still lived.
+    throttling: Option<Throttling>,
+}
+
+/// The books of all slots.
+#[derive(Debug, Default)]
+pub struct Account {
+    ledgers: HashMap<u32, Ledger>,
+    /// Windows before this one are closed.
+    open_window: u64,
+    /// When the last collection was, CLOCK_BOOTTIME in ns.
+    collected_ns: Option<u64>,
+    /// CLOCK_BOOTTIME - CLOCK_MONOTONIC in ns.
+    asleep_ns: u64,
+}
+
+impl Account {
+    /// Begins the books in the window that is current now. `asleep_ns` is CLOCK_BOOTTIME - CLOCK_MONOTONIC: births and deaths
+    /// are stamped with the one, windows counted by the other.
+    pub fn new(window: u64, asleep_ns: u64) -> Self {
+        Self { open_window: window + 1, asleep_ns, ..Self::default() }
+    }
+
+    /// The first window that is not closed yet.
+    pub fn open_window(&self) -> u64 {
+        self.open_window
+    }
+
+    /// Enters a slot's current counts. `None` for [`UNATTRIBUTED`], which has no owner.
+    pub fn enter(&mut self, slot: u32, reading: Reading) {
+        let ledger = self.ledger(slot);
+        let totals = &mut ledger.totals;
+        totals.on_cpu_ns += reading.on_cpu_ns.saturating_sub(ledger.last.on_cpu_ns);
+        totals.wait_ns += reading.wait_ns.saturating_sub(ledger.last.wait_ns);
+        for ((total, now), last) in totals.waits.iter_mut().zip(&reading.waits).zip(&ledger.last.waits) {
+            *total += u64::from(now.wrapping_sub(*last));
+        }
+        ledger.last = reading;
+    }
+
+    /// Closes the windows before `until`: `used` is CPU time in ns by window and slot, own counts. What a window used counts for
+    /// the slot and all above it, together, as one observation each.
+    pub fn close_windows(&mut self, until: u64, used: &BTreeMap<u64, HashMap<u32, u64>>, table: &Table) {
+        for by_slot in used.range(self.open_window..until).map(|(_, by_slot)| by_slot) {
+            let mut totals: HashMap<u32, u64> = HashMap::with_capacity(by_slot.len() * 2);
+            for (&slot, &ns) in by_slot {
+                let mut at = Some(slot);
+                while let Some(slot) = at {
+                    *totals.entry(slot).or_default() += ns;
+                    at = table.parent(slot);
+                }
+            }
+            for (slot, ns) in totals {
+                self.ledger(slot).burst.record(ns as f64 / WINDOW_NS as f64, 1);
+            }
+        }
+        self.open_window = self.open_window.max(until);
+    }
+
+    /// A collection: what every cgroup used up to now. `cpu_stat` reads the kernel's own figure of a cgroup.
+    ///
+    /// The readings must have been entered just before, and `cpu_stat` must read the files just after.
+    pub fn collect(
+        &mut self,
+        now_ns: u64,
+        table: &Table,
+        mut cpu_stat: impl FnMut(&Cgroup) -> Option<CpuStat>,
+    ) -> HashMap<u32, CpuUse> {
+        let elapsed_s = self.collected_ns.map(|then| now_ns.saturating_sub(then) as f64 / 1e9);
+        self.collected_ns = Some(now_ns);
+
+        let mut totals: HashMap<u32, Totals> = HashMap::with_capacity(table.len());
+        let mut slots: Vec<(usize, u32)> = table.iter().map(|c| (depth(&c.path), c.slot)).collect();
+        slots.sort_unstable_by(|a, b| b.cmp(a));
+        for &(_, slot) in &slots {
+            let own = self.ledger(slot).totals.clone();
+            let sum = totals.entry(slot).or_insert(Totals::ZERO);
+            sum.add(&own);
+            let sum = sum.clone();
+            if let Some(parent) = table.parent(slot) {
+                totals.entry(parent).or_insert(Totals::ZERO).add(&sum);
+            }
+        }
+        let mut used = HashMap::with_capacity(slots.len());
+        for cgroup in table.iter() {
+            let Some(sum) = totals.get(&cgroup.slot) else { continue };
+            let stat = if cgroup.lives() { cpu_stat(cgroup) } else { None };
+            used.insert(cgroup.slot, self.state(cgroup, sum, stat, elapsed_s));
+        }
+        used
+    }
+
+    /// The last word on a cgroup that is gone, its last counts entered. Its parent carries them from now on.
+    ///
+    /// Its children must have been buried before.
+    pub fn bury(&mut self, cgroup: &Cgroup) -> Option<CpuUse> {
+        let sum = self.ledgers.get(&cgroup.slot)?.totals.clone();
+        let last = self.state(cgroup, &sum, None, None);
+        self.ledgers.remove(&cgroup.slot);
+        if let Some(parent) = cgroup.parent {
+            self.ledger(parent).totals.add(&sum);
+        }
+        Some(last)
+    }
+
+    /// CPU time in ns of cgroups that had no slot.
+    pub fn unattributed_ns(&self) -> u64 {
+        self.ledgers.get(&UNATTRIBUTED).map_or(0, |ledger| ledger.totals.on_cpu_ns)
+    }
+
+    fn state(&mut self, cgroup: &Cgroup, sum: &Totals, stat: Option<CpuStat>, elapsed_s: Option<f64>) -> CpuUse {
+        let window_of = |boottime_ns: u64| boottime_ns.saturating_sub(self.asleep_ns) / WINDOW_NS;
+        let (born, died) = (window_of(cgroup.born_ns), cgroup.died_ns.map(window_of));
+        let open_window = self.open_window;
+        let ledger = self.ledger(cgroup.slot);
+        let from = if cgroup.older_than_counting { ledger.from_window } else { born };
+        let until = died.map_or(open_window, |died| open_window.min(died + 1));
+        ledger.state(cgroup, sum, stat, until.saturating_sub(from), elapsed_s)
+    }
+
+    fn ledger(&mut self, slot: u32) -> &mut Ledger {
+        let from_window = self.open_window;
+        self.ledgers.entry(slot).or_insert_with(|| Ledger {
+            last: Reading::ZERO,
+            totals: Totals::ZERO,
+            before_counting_ns: None,
+            burst: Histogram::default(),
+            from_window,
+            previous_ns: None,
+            throttling: None,
+        })
+    }
+}
+
+impl Ledger {
+    fn state(
+        &mut self,
+        cgroup: &Cgroup,
+        sum: &Totals,
+        stat: Option<CpuStat>,
+        windows: u64,
+        elapsed_s: Option<f64>,
+    ) -> CpuUse {
+        if let (true, None, Some(stat)) = (cgroup.older_than_counting, self.before_counting_ns, stat) {
+            self.before_counting_ns = Some(stat.usage_ns as i64 - sum.on_cpu_ns as i64);
+        }
+        let time_ns = sum.on_cpu_ns.saturating_add_signed(self.before_counting_ns.unwrap_or(0));
+        self.throttling = stat.and_then(|stat| stat.throttling).or(self.throttling);
+
+        let since_ns = self.previous_ns.replace(time_ns).or((!cgroup.older_than_counting).then_some(0));
+        let usage_cores = match (elapsed_s, since_ns) {
+            (Some(elapsed_s), Some(since_ns)) if elapsed_s > 0.0 => {
+                Some(time_ns.saturating_sub(since_ns) as f64 / 1e9 / elapsed_s)
+            }
+            _ => None,
+        };
+
+        let mut burst = self.burst.clone();
+        // A stretch may have been laid a tick outside the cgroup's life.
+        burst.zero_count = windows.saturating_sub(burst.count);
+        burst.count += burst.zero_count;
+
+        CpuUse {
+            time_ns,
+            usage_cores,
+            wait_ns: sum.wait_ns,
+            throttled_ns: self.throttling.map(|t| t.throttled_ns.min(sum.wait_ns)),
+            periods: self.throttling.map(|t| (t.periods, t.throttled_periods)),
+            waits: Arc::new(waits_histogram(sum)),
+            burst: Arc::new(burst),
+        }
+    }
+}
+
+/// The wait buckets as an OTLP histogram in s.
+fn waits_histogram(totals: &Totals) -> Histogram {
+    let used = totals.waits.iter().skip(1).rposition(|n| *n > 0).map_or(0, |last| last + 1);
+    Histogram {
+        count: totals.waits.iter().sum(),
+        sum: totals.wait_ns as f64 / 1e9,
+        zero_count: totals.waits[0],
+        zero_threshold: WAIT_ZERO_S,
+        // The kernel side counts in units of 2^-30 s: eight buckets per octave, thirty octaves below a second.
+        offset: WAIT_FIRST - 30 * bucket::PER_OCTAVE as i32,
+        buckets: totals.waits[1..=used].to_vec(),
+    }
+}
+
+/// Number of steps from the root.
+fn depth(path: &str) -> usize {
+    if path == "/" { 0 } else { path.bytes().filter(|b| *b == b'/').count() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cgroups::tests::cgroup;
+
+    fn reading(on_cpu_ns: u64, wait_ns: u64) -> Reading {
+        let mut reading = Reading { on_cpu_ns, wait_ns, ..Reading::ZERO };
+        reading.waits[agent_common::cpu::wait_position(wait_ns)] += 1;
+        reading
+    }
+
+    fn table() -> Table {
+        let mut table = Table::default();
+        table.insert(cgroup(1, "/", None));
+        table.insert(cgroup(2, "/pod", Some(1)));
+        table.insert(cgroup(3, "/pod/a", Some(2)));
+        table.insert(cgroup(4, "/pod/b", Some(2)));
+        table
+    }
+
+    fn times(used: &HashMap<u32, CpuUse>) -> Vec<u64> {
+        (1..=4).map(|slot| used.get(&slot).map_or(0, |u| u.time_ns)).collect()
+    }
+
+    #[test]
+    fn totals_include_descendants_and_survive_their_death() {
+        let (mut account, mut table) = (Account::new(0, 0), table());
+        account.enter(2, reading(1, 0));
+        account.enter(3, reading(10, 0));
+        account.enter(4, reading(100, 0));
+        assert_eq!(times(&account.collect(1, &table, |_| None)), [111, 111, 10, 100]);
+
+        account.enter(3, reading(15, 7));
+        let dead = table.remove(3).expect("known");
+        let last = account.bury(&dead).expect("known");
+        assert_eq!((last.time_ns, last.wait_ns, last.usage_cores), (15, 7, None));
+        let used = account.collect(2, &table, |_| None);
+        assert_eq!(times(&used), [116, 116, 0, 100]);
+        assert_eq!(used[&2].waits.count, 5, "waits are carried too");
+
+        // Another cgroup takes the slot: zeroed records, a fresh page.
+        table.insert(cgroup(3, "/pod/c", Some(2)));
+        account.enter(3, reading(4, 0));
+        assert_eq!(times(&account.collect(3, &table, |_| None)), [120, 120, 4, 100]);
+    }
+
+    #[test]
+    fn a_cgroup_older_than_counting_starts_from_the_kernels_figure() {
+        let (mut account, mut table) = (Account::new(0, 0), Table::default());
+        let mut old = cgroup(1, "/", None);
+        old.older_than_counting = true;
+        table.insert(old);
+        account.enter(1, reading(50, 0));
+        let used = account.collect(1_000_000_000, &table, |_| Some(CpuStat { usage_ns: 1050, throttling: None }));
+        assert_eq!((used[&1].time_ns, used[&1].usage_cores), (1050, None));
+        account.enter(1, reading(500_000_050, 0));
+        let used = account.collect(2_000_000_000, &table, |_| Some(CpuStat { usage_ns: 7, throttling: None }));
+        assert_eq!((used[&1].time_ns, used[&1].usage_cores), (500_001_050, Some(0.5)));
+    }
+
+    #[test]
+    fn buckets_that_wrap_lose_nothing() {
+        let (mut account, table) = (Account::new(0, 0), table());
+        let mut at = reading(0, 0);
+        at.waits[3] = u32::MAX;
+        account.enter(3, at.clone());
+        at.waits[3] = 5;
+        account.enter(3, at);
+        assert_eq!(account.collect(1, &table, |_| None)[&3].waits.count, u64::from(u32::MAX) + 6 + 1);
+    }
+
+    #[test]
+    fn a_window_is_one_observation_for_each_level() {
+        let (mut account, mut table) = (Account::new(9, 0), table());
+        for cgroup in table.entries_mut() {
+            cgroup.born_ns = 10 * WINDOW_NS;
+        }
+        let used = BTreeMap::from([
+            (9, HashMap::from([(3, WINDOW_NS)])), // before counting began
+            (10, HashMap::from([(3, WINDOW_NS), (4, WINDOW_NS / 2)])),
+            (12, HashMap::from([(4, WINDOW_NS / 4)])),
+            (14, HashMap::from([(4, WINDOW_NS)])), // still open
+        ]);
+        // All were born in window 10.
+        account.close_windows(14, &used, &table);
+        let collected = account.collect(2, &table, |_| None);
+        let burst = |slot: u32| (collected[&slot].burst.count, collected[&slot].burst.zero_count, collected[&slot].burst.sum);
+        assert_eq!(burst(3), (4, 3, 1.0));
+        assert_eq!(burst(4), (4, 2, 0.75));
+        assert_eq!(burst(2), (4, 2, 1.75));
+        assert_eq!(burst(1), (4, 2, 1.75));
+        assert_eq!(account.open_window(), 14);
+        account.close_windows(15, &used, &table);
+        assert_eq!(account.collect(3, &table, |_| None)[&4].burst.count, 5);
+    }
+
+    #[test]
+    fn throttled_time_never_exceeds_the_wait_and_stays_when_the_cgroup_is_gone() {
+        let (mut account, mut table) = (Account::new(0, 0), table());
+        account.enter(3, reading(10, 1000));
+        let throttling = files(5000);
+        account.collect(1, &table, |c| (c.slot == 3).then_some(throttling));
+        let dead = table.remove(3).expect("known");
+        let last = account.bury(&dead).expect("known");
+        assert_eq!((last.wait_ns, last.throttled_ns), (1000, Some(1000)));
+    }
+
+    fn files(throttled_ns: u64) -> CpuStat {
+        let throttling = Throttling { periods: 2, throttled_periods: 1, throttled_ns };
+        CpuStat { usage_ns: 0, throttling: Some(throttling) }
+    }
+
+    #[test]
+    fn waits_in_seconds_keep_their_magnitude() {
+        let mut totals = Totals::ZERO;
+        let wait_ns = 5_000_000_u64;
+        totals.waits[agent_common::cpu::wait_position(wait_ns)] = 1;
+        let median = waits_histogram(&totals).quantile(0.5).expect("one wait");
+        assert!((median / 0.005 - 1.0).abs() < 0.045, "{median}");
+    }
+}

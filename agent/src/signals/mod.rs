@@ -1,2 +1,0 @@
-//! The signals.
-pub mod metric;

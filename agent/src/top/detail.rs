@@ -1,0 +1,158 @@
+//! Everything about one workload, in a pane below the table or instead of it.
+
+use std::time::Duration;
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::style::Style;
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Sparkline, SparklineBar, Widget};
+
+use super::figures;
+use super::format::{self, UNKNOWN};
+use super::state::{History, State};
+use super::theme::Theme;
+use super::view::Workload;
+
+/// Lines of text in the pane.
+const TEXT: u16 = 8;
+
+/// Divides the body into the table's part and the pane's. A low terminal shows only the pane.
+pub fn split(body: Rect) -> (Rect, Rect) {
+    const LEAST_TABLE: u16 = 6;
+    let wanted = (body.height / 2).clamp(TEXT + 4, TEXT + 8);
+    if body.height < wanted + LEAST_TABLE {
+        return (Rect { height: 0, ..body }, body);
+    }
+    let table = body.height - wanted;
+    (Rect { height: table, ..body }, Rect { y: body.y + table, height: wanted, ..body })
+}
+
+/// Draws the pane; `present` is false when the workload is gone and these are its last figures.
+pub fn draw(buffer: &mut Buffer, area: Rect, workload: &Workload, present: bool, state: &State, theme: Theme) {
+    rule(buffer, Rect { height: 1, ..area }, workload, present, theme);
+    let lines = text(workload, usize::from(area.width).saturating_sub(11), theme);
+    let mut y = area.y + 1;
+    for line in lines {
+        if y >= area.bottom() {
+            return;
+        }
+        line.render(Rect { y, height: 1, ..area }, buffer);
+        y += 1;
+    }
+    if let (Some(history), true) = (state.history(workload), y + 2 < area.bottom()) {
+        let graph = Rect { y: y + 1, height: area.bottom() - y - 1, ..area };
+        bars(buffer, graph, history, state.facts().interval, theme);
+    }
+}
+
+/// The CPU of the last intervals, newest at the right edge, with a line that says its scale.
+fn bars(buffer: &mut Buffer, area: Rect, history: &History, interval: Duration, theme: Theme) {
+    let micro = |cores: f32| (f64::from(cores) * 1e6).round() as u64;
+    let newest = history.iter().rev().take(area.width.into());
+    let peak = newest.clone().flatten().copied().fold(0.1_f32, f32::max);
+    let span = interval.as_secs_f64() * newest.len() as f64;
+    let scale = format!("CPU of the last {}, up to {} cores", format::duration(Some(span)), format::cores(Some(peak.into())));
+    buffer.set_stringn(area.x, area.y, scale, area.width.into(), theme.quiet());
+    // The widget leaves out what is beyond its right edge, so the newest values are picked here.
+    let mut bars: Vec<SparklineBar> = newest.map(|cores| SparklineBar::from(cores.map(micro))).collect();
+    bars.resize_with(area.width.into(), || SparklineBar::from(None));
+    bars.reverse();
+    let area = Rect { y: area.y + 1, height: area.height - 1, ..area };
+    Sparkline::default().data(bars).max(micro(peak)).absent_value_symbol(" ").style(theme.graph()).render(area, buffer);
+}
+
+/// The pane's upper edge: its name in a thin line.
+fn rule(buffer: &mut Buffer, area: Rect, workload: &Workload, present: bool, theme: Theme) {
+    let width = usize::from(area.width);
+    buffer.set_stringn(area.x, area.y, "─".repeat(width), width, theme.quiet());
+    let label = figures::label(workload);
+    let name = format!(" {} ", format::cut(&format::printable(&label), width.saturating_sub(6)));
+    let at = area.x + u16::from(width > 8) * 2;
+    let (x, _) = buffer.set_stringn(at, area.y, name, width.saturating_sub(2), theme.strong());
+    let kind = if present { format!("{} ", workload.kind) } else { "gone; its last figures ".into() };
+    let style = if present { theme.quiet() } else { theme.watch() };
+    buffer.set_stringn(x, area.y, format::printable(&kind), (area.right() - x).into(), style);
+}
+
+fn text(workload: &Workload, width: usize, theme: Theme) -> Vec<Line<'static>> {
+    let cpu = &workload.cpu;
+    let plain = Style::new();
+    let value = |text: String, style: Style| Span::styled(text, style);
+    let quiet = |text: &str| Span::styled(text.to_owned(), theme.quiet());
+    let line = |name: &str, rest: Vec<Span<'static>>| {
+        let mut spans = vec![Span::styled(format!("{name:<11}"), theme.quiet())];
+        spans.extend(rest);
+        Line::from(spans)
+    };
+    let (of_request, of_limit) = (figures::request_share(workload), figures::limit_share(workload));
+    let mut lines = vec![
+        line("cgroup", vec![value(format::cut(&format::printable(&workload.cgroup), width).into_owned(), plain)]),
+        line(
+            "CPU now",
+            vec![
+                value(format!("{} cores", format::cores(cpu.usage_cores)), theme.strong()),
+                quiet("   request "),
+                value(format::cores(cpu.request_cores), plain),
+                value(format!(" ({})", format::percent(of_request)), theme.share(of_request)),
+                quiet("   limit "),
+                value(format::cores(cpu.limit_cores), plain),
+                value(format!(" ({})", format::percent(of_limit)), theme.share(of_limit)),
+            ],
+        ),
+        line(
+            "burst",
+            vec![
+                quiet("p50 "),
+                value(format::cores(cpu.burst_p50_cores), plain),
+                quiet("   p99 "),
+                value(format::cores(cpu.burst_p99_cores), plain),
+                quiet("   cores per 100 ms"),
+            ],
+        ),
+        line(
+            "wait now",
+            vec![
+                value(format::rate(cpu.wait_rate), plain),
+                quiet(" per s   throttled "),
+                value(format::rate(cpu.throttled_rate), plain),
+                quiet("   contention "),
+                value(format::rate(figures::contention_rate(workload)), plain),
+            ],
+        ),
+        line(
+            "wait total",
+            vec![
+                value(format::duration(Some(cpu.wait_seconds)), plain),
+                quiet("   throttled "),
+                value(format::duration(cpu.throttled_seconds), plain),
+                quiet("   contention "),
+                value(format::duration(cpu.contention_seconds), plain),
+            ],
+        ),
+        line("CPU time", vec![value(format::duration(Some(cpu.time_seconds)), plain)]),
+    ];
+    if let Some(memory) = &workload.memory {
+        lines.push(line(
+            "memory",
+            vec![
+                quiet("request "),
+                value(format::bytes(memory.request_bytes), plain),
+                quiet("   limit "),
+                value(format::bytes(memory.limit_bytes), plain),
+            ],
+        ));
+    }
+    if workload.pod.is_some() {
+        let or_unknown = |text: &Option<String>| text.as_deref().map_or(UNKNOWN.into(), |t| format::printable(t).into_owned());
+        lines.push(line(
+            "container",
+            vec![
+                value(or_unknown(&workload.container), plain),
+                quiet(&format!("   of {} ", format::printable(&workload.kind))),
+                value(format::printable(&workload.name).into_owned(), plain),
+            ],
+        ));
+    }
+    lines
+}

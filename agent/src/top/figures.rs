@@ -1,0 +1,86 @@
+//! What the displays derive from a [`Workload`]. Not known stays not known.
+
+use super::view::Workload;
+
+/// Its name as people type it: `namespace/pod/container` for what runs in a pod, else what it is called.
+pub fn label(workload: &Workload) -> String {
+    let Some(pod) = &workload.pod else { return short(&workload.name).to_owned() };
+    [workload.namespace.as_deref(), Some(pod), workload.container.as_deref().map(short)]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join("/")
+}
+
+/// CPU use in the interval as a share of the request.
+pub fn request_share(workload: &Workload) -> Option<f64> {
+    share(workload.cpu.usage_cores, workload.cpu.request_cores)
+}
+
+/// CPU use in the interval as a share of the limit.
+pub fn limit_share(workload: &Workload) -> Option<f64> {
+    share(workload.cpu.usage_cores, workload.cpu.limit_cores)
+}
+
+/// Waiting in the interval because others had the CPU, in s per s.
+///
+/// Never below 0: the two counts are read one after the other.
+pub fn contention_rate(workload: &Workload) -> Option<f64> {
+    Some((workload.cpu.wait_rate? - workload.cpu.throttled_rate?).max(0.0))
+}
+
+/// True when it used no CPU in the interval, as far as is known.
+pub fn is_idle(workload: &Workload) -> bool {
+    workload.cpu.usage_cores.is_none_or(|used| used <= 0.0)
+}
+
+fn share(used: Option<f64>, of: Option<f64>) -> Option<f64> {
+    let of = of.filter(|of| *of > 0.0)?;
+    Some(used? / of)
+}
+
+/// A container id by its first 12 digits, as `crictl` and `docker` print it; other names unchanged.
+fn short(name: &str) -> &str {
+    const SHOWN: usize = 12;
+    if name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit()) { &name[..SHOWN] } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::view::Cpu;
+    use super::*;
+
+    #[test]
+    fn labels_say_where_it_runs() {
+        let some = |text: &str| Some(text.to_owned());
+        let unit = Workload { name: "ssh.service".into(), ..Workload::default() };
+        assert_eq!(label(&unit), "ssh.service");
+        let container = Workload { namespace: some("shop"), pod: some("web-5d"), container: some("app"), ..unit.clone() };
+        assert_eq!(label(&container), "shop/web-5d/app");
+        let unnamed = Workload { pod: some("11111111-1111"), container: Some("ab12".repeat(16)), ..unit.clone() };
+        assert_eq!(label(&unnamed), "11111111-1111/ab12ab12ab12");
+        let pod = Workload { namespace: some("shop"), pod: some("web-5d"), ..unit };
+        assert_eq!(label(&pod), "shop/web-5d");
+    }
+
+    #[test]
+    fn shares_need_both_sides_and_a_divisor() {
+        let with = |usage_cores, request_cores| {
+            request_share(&Workload { cpu: Cpu { usage_cores, request_cores, ..Cpu::default() }, ..Workload::default() })
+        };
+        assert_eq!(with(Some(0.5), Some(2.0)), Some(0.25));
+        assert_eq!(with(Some(0.5), Some(0.0)), None);
+        assert_eq!(with(None, Some(2.0)), None);
+        assert_eq!(with(Some(0.5), None), None);
+    }
+
+    #[test]
+    fn contention_is_what_throttling_does_not_explain() {
+        let with = |wait_rate, throttled_rate| {
+            contention_rate(&Workload { cpu: Cpu { wait_rate, throttled_rate, ..Cpu::default() }, ..Workload::default() })
+        };
+        assert_eq!(with(Some(0.75), Some(0.5)), Some(0.25));
+        assert_eq!(with(Some(0.5), Some(0.51)), Some(0.0));
+        assert_eq!(with(Some(0.5), None), None);
+    }
+}

@@ -1,0 +1,101 @@
+//! Keys -> actions.
+
+use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+
+use super::state::{Action, Sort, State};
+
+/// What a key means now; `None` when nothing.
+pub fn action(key: KeyEvent, state: &State) -> Option<Action> {
+    if key.kind == KeyEventKind::Release {
+        return None;
+    }
+    if key.modifiers.contains(KeyModifiers::CONTROL) {
+        return match key.code {
+            KeyCode::Char('c') => Some(Action::Quit),
+            KeyCode::Char('u') if state.is_editing() => Some(Action::EraseAll),
+            KeyCode::Char('d' | 'f') => Some(Action::Page(1)),
+            KeyCode::Char('u' | 'b') => Some(Action::Page(-1)),
+            _ => None,
+        };
+    }
+    if state.shows_help() {
+        // Whatever is pressed, the help has been read.
+        return Some(Action::Help);
+    }
+    match key.code {
+        KeyCode::Down => Some(Action::Move(1)),
+        KeyCode::Up => Some(Action::Move(-1)),
+        KeyCode::PageDown => Some(Action::Page(1)),
+        KeyCode::PageUp => Some(Action::Page(-1)),
+        KeyCode::Home => Some(Action::First),
+        KeyCode::End => Some(Action::Last),
+        KeyCode::Esc => Some(Action::Back),
+        code if state.is_editing() => typed(code),
+        KeyCode::Enter => Some(Action::Detail),
+        KeyCode::Char(c) => command(c),
+        _ => None,
+    }
+}
+
+fn typed(code: KeyCode) -> Option<Action> {
+    match code {
+        KeyCode::Enter => Some(Action::Accept),
+        KeyCode::Backspace => Some(Action::Erase),
+        KeyCode::Char(c) => Some(Action::Type(c)),
+        _ => None,
+    }
+}
+
+fn command(c: char) -> Option<Action> {
+    Some(match c {
+        'c' => Action::Sort(Sort::Cpu),
+        'b' => Action::Sort(Sort::Burst),
+        'w' => Action::Sort(Sort::Wait),
+        't' => Action::Sort(Sort::Throttled),
+        'r' => Action::Sort(Sort::Request),
+        'n' => Action::Sort(Sort::Name),
+        'T' => Action::Sort(Sort::Time),
+        'j' => Action::Move(1),
+        'k' => Action::Move(-1),
+        ' ' => Action::Page(1),
+        'g' => Action::First,
+        'G' => Action::Last,
+        '/' => Action::EditFilter,
+        'i' => Action::ToggleIdle,
+        '?' | 'h' => Action::Help,
+        'p' => Action::Pause,
+        'q' => Action::Quit,
+        _ => return None,
+    })
+}
+
+/// Every key and what it does, for the help.
+pub const HELP: &[(&str, &str)] = &[
+    ("c", "order by CPU now"),
+    ("b", "order by burst p99"),
+    ("w", "order by waiting"),
+    ("t", "order by throttled waiting"),
+    ("r", "order by use of the request"),
+    ("n", "order by name"),
+    ("T", "order by CPU time in total"),
+    ("", "the same key again: the other way round"),
+    ("j k ↑ ↓", "select a workload"),
+    ("PgUp PgDn Home End", "go far"),
+    ("Enter", "everything about the selected one"),
+    ("/", "filter by words of name, kind, cgroup"),
+    ("i", "hide or show what used no CPU"),
+    ("p", "hold the picture"),
+    ("Esc", "back"),
+    ("q  Ctrl-C", "quit"),
+];
+
+/// What the figures mean, for the help.
+pub const MEANING: &[(&str, &str)] = &[
+    ("CPU", "CPUs used in the last interval; 12.3m is 0.0123"),
+    ("used", "CPU as a share of the request or limit in force"),
+    ("burst", "CPUs used per 100 ms: median and 99th percentile"),
+    ("wait", "runnable but not running, per second of time"),
+    ("throttled", "… because of its own limit"),
+    ("contention", "… because others had the CPU"),
+    ("-", "not known, or not set"),
+];

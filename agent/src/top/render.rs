@@ -1,0 +1,295 @@
+//! State -> the picture, for whatever size the terminal has.
+
+use ratatui::Frame;
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::style::Style;
+use ratatui::text::{Line, Span};
+use ratatui::widgets::Widget;
+
+use super::columns::{self, Column, GAP, Layout};
+use super::format;
+use super::state::{History, Sort, State};
+use super::theme::{Theme, WATCH};
+use super::{detail, help};
+
+/// Draws one frame.
+pub fn draw(frame: &mut Frame, state: &mut State, theme: Theme) {
+    let area = frame.area();
+    let buffer = frame.buffer_mut();
+    if area.is_empty() {
+        return;
+    }
+    let bands = Bands::of(area);
+    if let Some(line) = bands.title {
+        title(buffer, line, state, theme);
+    }
+    if let Some(line) = bands.node {
+        node(buffer, line, state, theme);
+    }
+    if let Some(line) = bands.footer {
+        footer(buffer, line, state, theme);
+    }
+    if state.shows_help() {
+        help::draw(buffer, bands.body, theme);
+        return;
+    }
+    let (list, pane) = if state.shows_detail() { detail::split(bands.body) } else { (bands.body, Rect::ZERO) };
+    table(buffer, list, state, theme);
+    if let (false, Some((workload, present))) = (pane.is_empty(), state.inspected()) {
+        detail::draw(buffer, pane, workload, present, state, theme);
+    }
+}
+
+/// Where things are. The rows are what the last line is for.
+struct Bands {
+    title: Option<Rect>,
+    node: Option<Rect>,
+    body: Rect,
+    footer: Option<Rect>,
+}
+
+impl Bands {
+    fn of(area: Rect) -> Self {
+        let inset = if area.width >= 60 { 1 } else { 0 };
+        let area = Rect { x: area.x + inset, width: area.width - 2 * inset, ..area };
+        let line = |y: u16| Rect { y: area.y + y, height: 1, ..area };
+        let height = area.height;
+        let node = height >= 4;
+        let title = height >= 6;
+        let footer = height >= 5;
+        let above = u16::from(node) + u16::from(title) + u16::from(height >= 14);
+        Self {
+            title: title.then(|| line(0)),
+            node: node.then(|| line(u16::from(title))),
+            body: Rect { y: area.y + above, height: height - above - u16::from(footer), ..area },
+            footer: footer.then(|| line(height - 1)),
+        }
+    }
+}
+
+fn title(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
+    let facts = state.facts();
+    let name = state.view().map_or("", |view| view.node.name.as_str());
+    let mut left = vec![Span::styled("podmeter", theme.accent())];
+    for (text, style) in [(name, theme.strong()), (&facts.kernel, theme.quiet()), (&facts.agent, theme.quiet())] {
+        if !text.is_empty() {
+            left.push(Span::styled("  ", theme.quiet()));
+            left.push(Span::styled(format::printable(text).into_owned(), style));
+        }
+    }
+    let shown = state.row_count();
+    let all = state.workload_count();
+    let count = if shown == all { format!("{all} workloads") } else { format!("{shown} of {all} workloads") };
+    let mut right = vec![Span::styled(count, theme.quiet())];
+    if state.is_paused() {
+        right.push(Span::styled("  PAUSED", theme.watch()));
+    } else {
+        right.push(Span::styled(format!("  every {:?}", facts.interval), theme.quiet()));
+    }
+    two_sides(buffer, area, Line::from(left), Line::from(right));
+}
+
+fn node(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
+    if let Some(error) = state.error() {
+        let text = format!("could not read, trying again; the figures are old: {}", format::printable(error));
+        buffer.set_stringn(area.x, area.y, text, area.width.into(), theme.alarm());
+        return;
+    }
+    let Some(view) = state.view() else {
+        buffer.set_stringn(area.x, area.y, "measuring the first interval …", area.width.into(), theme.quiet());
+        return;
+    };
+    let cpu = &view.node.cpu;
+    let capacity = Some(cpu.capacity_cores).filter(|c| *c > 0.0);
+    let ratio = cpu.usage_cores.zip(capacity).map(|(used, of)| used / of);
+    let width = usize::from(area.width);
+    let mut spans = vec![Span::styled("CPU  ", theme.strong())];
+    if width >= 50 {
+        let columns = (width / 4).clamp(10, 40);
+        let filled = (ratio.unwrap_or(0.0).clamp(0.0, 1.0) * columns as f64).round() as usize;
+        let style = if ratio.is_some_and(|r| r >= WATCH) { theme.share(ratio) } else { theme.graph() };
+        spans.push(Span::styled("━".repeat(filled), style));
+        spans.push(Span::styled("─".repeat(columns - filled), theme.quiet()));
+        spans.push(Span::raw("  "));
+    }
+    spans.push(Span::styled(format::cores(cpu.usage_cores), theme.strong()));
+    spans.push(Span::raw(format!(" of {} cores", capacity.map_or(format::UNKNOWN.into(), whole))));
+    spans.push(Span::styled(format!("  {}", format::percent(ratio)), theme.share(ratio)));
+    if cpu.unattributed_seconds > 0.0 {
+        spans.push(Span::styled(format!("  {} unattributed", format::duration(Some(cpu.unattributed_seconds))), theme.watch()));
+    }
+    let line = Line::from(spans);
+    let free = width.saturating_sub(line.width() + 2);
+    let graph = free.min(60);
+    let history =
+        if graph >= 8 { sparkline(state.node_history(), graph, cpu.capacity_cores as f32 / 8.0) } else { String::new() };
+    two_sides(buffer, area, line, Line::from(Span::styled(history, theme.graph())));
+}
+
+/// A number of CPUs that is mostly a whole one.
+fn whole(cores: f64) -> String {
+    if cores.fract() == 0.0 { format!("{cores:.0}") } else { format::cores(Some(cores)) }
+}
+
+/// The bars of a history; noise below a tenth of a CPU stays low.
+fn sparkline(history: &History, columns: usize, floor: f32) -> String {
+    format::sparkline(history.iter().copied(), columns, floor)
+}
+
+fn table(buffer: &mut Buffer, area: Rect, state: &mut State, theme: Theme) {
+    let heading = match area.height {
+        0..=2 => 0,
+        3..=8 => 1,
+        _ => 2,
+    };
+    let (sort, reversed) = state.sort();
+    let layout = columns::layout(area.width.into(), state.longest_label(), sort);
+    if heading > 0 {
+        head(buffer, Rect { height: heading, ..area }, &layout, (sort, reversed), theme);
+    }
+    let rows = Rect { y: area.y + heading, height: area.height - heading, ..area };
+    if state.row_count() == 0 && state.view().is_some() {
+        let why = match (state.filter().is_empty(), state.hides_idle()) {
+            (false, _) => "nothing matches the filter (Esc clears it)",
+            (true, true) => "nothing used CPU (i shows what is idle)",
+            (true, false) => "no workloads",
+        };
+        buffer.set_stringn(rows.x, rows.y, why, rows.width.into(), theme.quiet());
+        return;
+    }
+    let visible = state.visible(rows.height.into());
+    for (y, row) in (rows.y..rows.bottom()).zip(visible) {
+        let line = Rect { y, height: 1, ..rows };
+        cells(buffer, line, row, &layout, state, theme);
+        if state.selected_row() == Some(row) {
+            buffer.set_style(line, theme.selected());
+        }
+    }
+}
+
+fn head(buffer: &mut Buffer, area: Rect, layout: &Layout, (sort, reversed): (Sort, bool), theme: Theme) {
+    let last = area.bottom() - 1;
+    let ordering = Column::of(sort);
+    // Names go up, figures go down, unless reversed.
+    let arrow = if (sort == Sort::Name) == reversed { "▾" } else { "▴" };
+    let style = |column: Option<Column>| if column == ordering { theme.accent() } else { theme.quiet() };
+    let name = if ordering.is_none() { format!("NAME{arrow}") } else { "NAME".into() };
+    buffer.set_stringn(area.x, last, name, layout.name, style(None));
+    let mut x = usize::from(area.x) + layout.name;
+    let mut group = ("", 0);
+    for &(column, width) in &layout.columns {
+        x += GAP;
+        let text = if area.height > 1 { column.label() } else { column.lone_label() };
+        let text = if ordering == Some(column) { format!("{text}{arrow}") } else { text.to_owned() };
+        // The arrow may stand in the gap, so that the label stays above its values.
+        let over = format::width(&text).saturating_sub(width).min(GAP - 1);
+        put(buffer, x - over, last, &text, width + over, column.is_left(), style(Some(column)));
+        if area.height > 1 {
+            if !column.group().is_empty() && column.group() != group.0 {
+                group = (column.group(), x);
+            }
+            let ends = layout.columns.iter().rev().find(|(c, _)| c.group() == column.group()).is_some_and(|(c, _)| *c == column);
+            if ends && column.group() == group.0 && !group.0.is_empty() {
+                bracket(buffer, group.1, x + width, area.y, group.0, theme);
+            }
+        }
+        x += width;
+    }
+}
+
+/// A group's name above its columns, in the middle of a thin line: `── wait ──`.
+fn bracket(buffer: &mut Buffer, from: usize, to: usize, y: u16, name: &str, theme: Theme) {
+    let room = to - from;
+    let text = if room >= name.len() + 4 { format!("{:─^room$}", format!(" {name} ")) } else { format!("{name:>room$}") };
+    put(buffer, from, y, &text, room, false, theme.quiet());
+}
+
+fn cells(buffer: &mut Buffer, area: Rect, row: usize, layout: &Layout, state: &State, theme: Theme) {
+    let Some((workload, label)) = state.row(row) else { return };
+    let style = if workload.ended { theme.quiet() } else { Style::new() };
+    buffer.set_stringn(area.x, area.y, format::cut(label, layout.name), layout.name, style);
+    let mut x = usize::from(area.x) + layout.name;
+    for &(column, width) in &layout.columns {
+        x += GAP;
+        let (mut text, mut style) = column.cell(workload, theme);
+        if let (Column::History, Some(history)) = (column, state.history(workload)) {
+            text = sparkline(history, width, 0.1);
+            if text.chars().all(|bar| matches!(bar, ' ' | '▁')) {
+                style = theme.quiet();
+            }
+        }
+        put(buffer, x, area.y, &text, width, column.is_left(), style);
+        x += width;
+    }
+}
+
+/// Writes `text` at the left or right edge of the `width` columns from `x` on.
+fn put(buffer: &mut Buffer, x: usize, y: u16, text: &str, width: usize, left: bool, style: Style) {
+    let text = format::cut(text, width);
+    let x = if left { x } else { x + width - format::width(&text) };
+    if let Ok(x) = u16::try_from(x)
+        && x < buffer.area.right()
+    {
+        buffer.set_stringn(x, y, text, width, style);
+    }
+}
+
+/// `left` at the left edge and, where both fit, `right` at the right edge.
+fn two_sides(buffer: &mut Buffer, area: Rect, left: Line, right: Line) {
+    let (used, wanted) = (left.width(), right.width());
+    (&left).render(area, buffer);
+    if used + GAP + wanted <= usize::from(area.width) {
+        let at = area.right() - wanted as u16;
+        (&right).render(Rect { x: at, width: wanted as u16, ..area }, buffer);
+    }
+}
+
+fn footer(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
+    if state.is_editing() {
+        let keys = "   Enter keeps it, Esc clears it";
+        let room = usize::from(area.width).saturating_sub(2);
+        // The end of what was typed is what one looks at.
+        let filter = format::printable(state.filter()).into_owned();
+        let mut shown = filter.as_str();
+        while format::width(shown) > room {
+            let mut rest = shown.chars();
+            rest.next();
+            shown = rest.as_str();
+        }
+        let line = vec![
+            Span::styled("/", theme.accent()),
+            Span::raw(shown.to_owned()),
+            Span::styled("▏", theme.accent()),
+            Span::styled(keys, theme.quiet()),
+        ];
+        Line::from(line).render(area, buffer);
+        return;
+    }
+    let (sort, _) = state.sort();
+    let orders =
+        [(Sort::Cpu, "c", "cpu"), (Sort::Burst, "b", "burst"), (Sort::Wait, "w", "wait"), (Sort::Throttled, "t", "throttled")]
+            .into_iter()
+            .chain([(Sort::Request, "r", "request"), (Sort::Name, "n", "name"), (Sort::Time, "T", "time")])
+            .map(|(by, key, text)| (key, text.to_owned(), by == sort));
+    let filter = if state.filter().is_empty() { "filter".into() } else { format!("“{}”", format::printable(state.filter())) };
+    let others = [
+        ("q", "quit".to_owned(), false),
+        ("?", "help".to_owned(), false),
+        ("/", filter, !state.filter().is_empty()),
+        ("i", if state.hides_idle() { "show idle" } else { "hide idle" }.to_owned(), state.hides_idle()),
+        ("p", if state.is_paused() { "go on" } else { "pause" }.to_owned(), state.is_paused()),
+        ("⏎", if state.shows_detail() { "close" } else { "details" }.to_owned(), state.shows_detail()),
+    ];
+    let mut x = area.x;
+    for (key, text, active) in others.into_iter().chain(orders) {
+        let width = format::width(key) + 1 + format::width(&text);
+        if usize::from(area.right() - x) < width {
+            break;
+        }
+        let style = if active { theme.accent() } else { theme.quiet() };
+        (x, _) = buffer.set_stringn(x, area.y, key, 2, theme.strong());
+        (x, _) = buffer.set_stringn(x + 1, area.y, text, width, style);
+        x = (x + GAP as u16).min(area.right());
+    }
+}

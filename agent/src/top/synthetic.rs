@@ -1,0 +1,117 @@
+//! A node that does not exist: the same figures on every run, for tests, the picture in the documentation and
+//! `cargo run --example top`.
+
+use super::view::{Cpu, Memory, Node, NodeCpu, View, Workload};
+
+/// One workload's habits.
+struct Habit {
+    namespace: &'static str,
+    pod: &'static str,
+    container: &'static str,
+    kind: &'static str,
+    /// CPUs used, on average and how far it swings.
+    cores: (f64, f64),
+    request: Option<f64>,
+    limit: Option<f64>,
+    /// 99th percentile of the burst as a multiple of the use.
+    burst: f64,
+    /// s per s.
+    throttled: f64,
+    contention: f64,
+}
+
+const HABITS: &[Habit] = &[
+    habit("shop", "checkout-7d9f8c6b5-x2x7k", "app", "Deployment", (0.85, 0.3), Some(1.0), Some(2.0), (1.9, 0.021, 0.012)),
+    habit("shop", "cart-5c8d7f9b4-q9w8e", "redis", "Deployment", (0.12, 0.05), Some(0.1), Some(0.5), (3.1, 0.13, 0.004)),
+    habit("shop", "web-6f7d8c9b5-abcde", "nginx", "Deployment", (0.31, 0.1), Some(0.5), None, (1.4, 0.0, 0.002)),
+    habit("data", "postgres-0", "postgres", "StatefulSet", (1.62, 0.5), Some(2.0), Some(4.0), (1.3, 0.0, 0.34)),
+    habit("data", "reindex-28371-kx9z2", "reindex", "Job", (0.98, 0.02), Some(0.25), Some(1.0), (1.02, 1.4, 0.05)),
+    habit(
+        "kube-system",
+        "coredns-6d4b75cb6d-7hj2k",
+        "coredns",
+        "Deployment",
+        (0.008, 0.006),
+        Some(0.1),
+        None,
+        (4.0, 0.0, 0.0004),
+    ),
+    habit("kube-system", "kube-proxy-z8x4c", "kube-proxy", "DaemonSet", (0.0023, 0.002), None, None, (9.0, 0.0, 0.00009)),
+    habit("monitoring", "podmeter-4kq7v", "podmeter", "DaemonSet", (0.0031, 0.001), Some(0.02), Some(0.1), (6.0, 0.0, 0.0001)),
+    habit("", "", "kubelet.service", "Service", (0.048, 0.02), None, None, (2.5, 0.0, 0.003)),
+    habit("", "", "containerd.service", "Service", (0.031, 0.02), None, None, (2.8, 0.0, 0.002)),
+    habit("", "", "ssh.service", "Service", (0.0, 0.0), None, None, (0.0, 0.0, 0.0)),
+    habit("", "", "cron.service", "Service", (0.0, 0.0), None, None, (0.0, 0.0, 0.0)),
+];
+
+#[allow(clippy::too_many_arguments, reason = "a row of the table above")]
+const fn habit(
+    namespace: &'static str,
+    pod: &'static str,
+    container: &'static str,
+    kind: &'static str,
+    cores: (f64, f64),
+    request: Option<f64>,
+    limit: Option<f64>,
+    (burst, throttled, contention): (f64, f64, f64),
+) -> Habit {
+    Habit { namespace, pod, container, kind, cores, request, limit, burst, throttled, contention }
+}
+
+/// The node in its `tick`-th second.
+pub fn view(tick: u32) -> View {
+    let workloads: Vec<Workload> = HABITS.iter().enumerate().map(|(i, habit)| workload(habit, i, tick)).collect();
+    let used = workloads.iter().filter_map(|w| w.cpu.usage_cores).sum::<f64>();
+    View {
+        schema: 1,
+        node: Node {
+            name: "worker-3".into(),
+            cpu: NodeCpu {
+                time_seconds: 86_400.0 + used * f64::from(tick),
+                usage_cores: Some(used),
+                capacity_cores: 8.0,
+                unattributed_seconds: 0.0,
+            },
+        },
+        workloads,
+    }
+}
+
+fn workload(habit: &Habit, index: usize, tick: u32) -> Workload {
+    let some = |text: &str| Some(text.to_owned()).filter(|t| !t.is_empty());
+    // Two waves that do not fit together look like load.
+    let phase = f64::from(tick) / 7.0 + index as f64;
+    let swing = (phase.sin() + (phase * 2.7).cos()) / 2.0;
+    let used = (habit.cores.0 + habit.cores.1 * swing).max(0.0);
+    let (throttled, contention) = (habit.throttled * (1.0 + swing / 2.0), habit.contention * (1.0 - swing / 2.0));
+    let age = 40_000.0 * (index as f64 + 1.0) + f64::from(tick);
+    Workload {
+        name: if habit.pod.is_empty() { habit.container } else { habit.pod.split('-').next().unwrap_or_default() }.into(),
+        kind: habit.kind.into(),
+        namespace: some(habit.namespace),
+        pod: some(habit.pod),
+        container: some(habit.container).filter(|_| !habit.pod.is_empty()),
+        cgroup: if habit.pod.is_empty() {
+            format!("/system.slice/{}", habit.container)
+        } else {
+            format!(
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{index:08}.slice/cri-containerd-{index:064x}.scope"
+            )
+        },
+        ended: false,
+        cpu: Cpu {
+            time_seconds: habit.cores.0 * age,
+            usage_cores: Some(used),
+            wait_seconds: (habit.throttled + habit.contention) * age,
+            throttled_seconds: Some(habit.throttled * age),
+            contention_seconds: Some(habit.contention * age),
+            wait_rate: Some(throttled + contention),
+            throttled_rate: Some(throttled),
+            burst_p50_cores: Some(used * 0.9),
+            burst_p99_cores: Some(used * habit.burst),
+            request_cores: habit.request,
+            limit_cores: habit.limit,
+        },
+        memory: habit.limit.map(|_| Memory { request_bytes: Some(256 << 20), limit_bytes: Some(512 << 20) }),
+    }
+}

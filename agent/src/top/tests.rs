@@ -1,0 +1,506 @@
+//! The live view without a terminal: keys and snapshots in, pictures out.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::buffer::Buffer;
+use ratatui::style::{Color, Modifier};
+
+use super::state::{Facts, Sort, State};
+use super::theme::Theme;
+use super::view::{Cpu, View, Workload};
+use super::{format, keys, once, render, synthetic};
+
+fn new() -> State {
+    State::new(Facts { kernel: "Linux 6.18.0".into(), agent: "v0.1.0".into(), interval: Duration::from_secs(1) })
+}
+
+/// A state that saw these `(name, CPUs)` in one snapshot.
+fn with(workloads: &[(&str, f64)]) -> State {
+    let mut state = new();
+    state.update(snapshot(workloads));
+    state
+}
+
+fn snapshot(workloads: &[(&str, f64)]) -> View {
+    View { workloads: workloads.iter().map(|(name, cores)| workload(name, *cores)).collect(), ..View::default() }
+}
+
+fn workload(name: &str, cores: f64) -> Workload {
+    let cpu = Cpu { usage_cores: Some(cores), ..Cpu::default() };
+    Workload { name: name.into(), kind: "Service".into(), cgroup: format!("/{name}"), cpu, ..Workload::default() }
+}
+
+fn press(state: &mut State, keys: &str) {
+    for c in keys.chars() {
+        let code = match c {
+            '\n' => KeyCode::Enter,
+            '\u{1b}' => KeyCode::Esc,
+            '\u{8}' => KeyCode::Backspace,
+            '↓' => KeyCode::Down,
+            '↑' => KeyCode::Up,
+            '⇟' => KeyCode::PageDown,
+            '⇞' => KeyCode::PageUp,
+            '⇱' => KeyCode::Home,
+            '⇲' => KeyCode::End,
+            c => KeyCode::Char(c),
+        };
+        if let Some(action) = keys::action(KeyEvent::new(code, KeyModifiers::NONE), state) {
+            state.apply(action);
+        }
+    }
+}
+
+fn names(state: &State) -> Vec<&str> {
+    (0..state.row_count()).filter_map(|row| state.row(row)).map(|(_, label)| label).collect()
+}
+
+fn selected(state: &State) -> Option<&str> {
+    Some(state.row(state.selected_row()?)?.1)
+}
+
+fn draw(state: &mut State, width: u16, height: u16, colour: bool) -> Buffer {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a test backend has no way to fail");
+    terminal.draw(|frame| render::draw(frame, state, Theme::new(colour))).expect("a test backend has no way to fail");
+    terminal.backend().buffer().clone()
+}
+
+fn lines(buffer: &Buffer) -> Vec<String> {
+    let row = |y| {
+        let mut line = String::new();
+        let mut x = 0;
+        while x < buffer.area.width {
+            let symbol = buffer[(x, y)].symbol();
+            line += symbol;
+            // The cell after a wide character is hidden by it.
+            x += format::width(symbol).max(1) as u16;
+        }
+        line.trim_end().to_owned()
+    };
+    (0..buffer.area.height).map(row).collect()
+}
+
+fn text(state: &mut State, width: u16, height: u16) -> String {
+    lines(&draw(state, width, height, true)).join("\n")
+}
+
+#[test]
+fn rows_are_ordered_by_cpu_and_the_same_key_turns_them() {
+    let mut state = with(&[("b", 0.1), ("c", 0.3), ("a", 0.1)]);
+    assert_eq!(names(&state), ["c", "a", "b"]);
+    press(&mut state, "c");
+    assert_eq!(names(&state), ["a", "b", "c"]);
+    press(&mut state, "n");
+    assert_eq!((names(&state), state.sort()), (vec!["a", "b", "c"], (Sort::Name, false)));
+    press(&mut state, "n");
+    assert_eq!(names(&state), ["c", "b", "a"]);
+}
+
+#[test]
+fn every_order_has_its_key_and_its_figure() {
+    // Each workload is the largest in one figure only.
+    let cpu = Cpu { request_cores: Some(10.0), usage_cores: Some(1.0), throttled_rate: Some(0.0), ..Cpu::default() };
+    let view = View {
+        workloads: [
+            ("cpu", Cpu { usage_cores: Some(2.0), ..cpu.clone() }),
+            ("burst", Cpu { burst_p99_cores: Some(9.0), ..cpu.clone() }),
+            ("wait", Cpu { wait_rate: Some(0.9), ..cpu.clone() }),
+            ("throttled", Cpu { wait_rate: Some(0.5), throttled_rate: Some(0.5), ..cpu.clone() }),
+            ("request", Cpu { request_cores: Some(0.1), ..cpu.clone() }),
+            ("time", Cpu { time_seconds: 99.0, ..cpu.clone() }),
+            ("a", cpu),
+        ]
+        .into_iter()
+        .map(|(name, cpu)| Workload { cpu, ..workload(name, 0.0) })
+        .collect(),
+        ..View::default()
+    };
+    let mut state = new();
+    state.update(view);
+    for (key, first) in
+        [("b", "burst"), ("w", "wait"), ("t", "throttled"), ("r", "request"), ("T", "time"), ("n", "a"), ("c", "cpu")]
+    {
+        press(&mut state, key);
+        assert_eq!(names(&state)[0], first, "key {key}");
+    }
+}
+
+#[test]
+fn what_is_not_known_is_last_in_both_directions() {
+    let mut view = snapshot(&[("some", 0.5), ("more", 0.9), ("unknown", 0.0), ("broken", f64::NAN)]);
+    view.workloads[2].cpu.usage_cores = None;
+    let mut state = new();
+    state.update(view);
+    assert_eq!(names(&state), ["more", "some", "broken", "unknown"]);
+    press(&mut state, "c");
+    assert_eq!(names(&state), ["some", "more", "broken", "unknown"]);
+}
+
+#[test]
+fn the_filter_works_while_it_is_typed_and_esc_clears_it() {
+    let mut state = with(&[("web", 0.1), ("Worker", 0.2), ("db", 0.3)]);
+    press(&mut state, "/w");
+    assert_eq!(names(&state), ["Worker", "web"]);
+    press(&mut state, "eq");
+    assert_eq!(names(&state), [""; 0]);
+    assert!(!state.wants_to_quit(), "q is text while a filter is typed");
+    assert!(text(&mut state, 80, 20).contains("nothing matches the filter"));
+    press(&mut state, "\u{8}");
+    assert_eq!(names(&state), ["web"]);
+    press(&mut state, "\n");
+    assert!(!state.is_editing());
+    state.update(snapshot(&[("web2", 0.1), ("db", 0.3)]));
+    assert_eq!(names(&state), ["web2"], "it holds for later snapshots");
+    press(&mut state, "\u{1b}");
+    assert_eq!(names(&state), ["db", "web2"]);
+}
+
+#[test]
+fn the_words_of_a_filter_may_be_anywhere_in_name_kind_and_cgroup() {
+    let mut state = with(&[("web", 0.1), ("db", 0.3)]);
+    press(&mut state, "/service /WEB");
+    assert_eq!(names(&state), ["web"]);
+}
+
+#[test]
+fn the_selection_stays_on_its_workload() {
+    let mut state = with(&[("a", 0.3), ("b", 0.2), ("c", 0.1)]);
+    assert_eq!(selected(&state), None, "nothing is selected until the user moves");
+    press(&mut state, "j");
+    assert_eq!(selected(&state), Some("b"));
+    state.update(snapshot(&[("a", 0.3), ("b", 0.9), ("c", 0.5)]));
+    assert_eq!((names(&state), selected(&state)), (vec!["b", "c", "a"], Some("b")));
+    press(&mut state, "n");
+    assert_eq!(selected(&state), Some("b"));
+    state.update(snapshot(&[("a", 0.3), ("c", 0.5)]));
+    assert_eq!(selected(&state), Some("c"), "when it is gone, the row that took its place");
+    state.update(snapshot(&[]));
+    assert_eq!(selected(&state), None);
+    press(&mut state, "jk↓↑⇟⇞⇱⇲\n");
+    assert_eq!(selected(&state), None);
+}
+
+#[test]
+fn details_of_what_is_gone_stay_until_the_user_moves() {
+    let mut state = with(&[("a", 0.3), ("b", 0.2)]);
+    press(&mut state, "j\n");
+    state.update(snapshot(&[("a", 0.3), ("c", 0.2)]));
+    let shown = text(&mut state, 100, 40);
+    assert!(shown.contains("── b gone; its last figures"), "{shown}");
+    press(&mut state, "k");
+    assert!(text(&mut state, 100, 40).contains("── a Service"));
+    press(&mut state, "\u{1b}");
+    assert!(!state.shows_detail());
+}
+
+#[test]
+fn details_have_every_figure() {
+    let mut state = new();
+    state.update(synthetic::view(1));
+    press(&mut state, "/checkout\n\n");
+    let shown = text(&mut state, 120, 40);
+    for part in [
+        "/kubepods.slice/",
+        "request 1.00 (101%)",
+        "limit 2.00 (51%)",
+        "p50 0.91   p99 1.92",
+        "35.4ms per s   throttled 26.6ms   contention 8.8ms",
+        "22m00s   throttled 14m00s   contention 8m00s",
+        "CPU time   9h27m",
+        "request 256 MiB   limit 512 MiB",
+        "app   of Deployment checkout",
+        "CPU of the last 1.0s, up to 1.01 cores",
+    ] {
+        assert!(shown.contains(part), "{part} is not in\n{shown}");
+    }
+}
+
+#[test]
+fn a_picture_that_is_held_changes_only_when_it_goes_on() {
+    let mut state = with(&[("a", 0.3)]);
+    press(&mut state, "p");
+    state.update(snapshot(&[("b", 0.3)]));
+    state.update(snapshot(&[("c", 0.3)]));
+    assert_eq!(names(&state), ["a"]);
+    assert!(text(&mut state, 100, 20).contains("PAUSED"));
+    press(&mut state, "p");
+    assert_eq!(names(&state), ["c"]);
+}
+
+#[test]
+fn idle_rows_are_shown_until_they_are_not_wanted() {
+    let mut state = with(&[("busy", 0.3), ("idle", 0.0)]);
+    assert_eq!(names(&state), ["busy", "idle"]);
+    press(&mut state, "i");
+    assert_eq!(names(&state), ["busy"]);
+    let shown = text(&mut state, 100, 20);
+    assert!(shown.contains("1 of 2 workloads") && shown.contains("i show idle"), "{shown}");
+}
+
+#[test]
+fn a_failed_reading_is_said_and_the_last_snapshot_stays() {
+    let mut state = with(&[("a", 0.3)]);
+    state.fail("the map is gone".into());
+    let shown = text(&mut state, 120, 20);
+    assert!(shown.contains("the figures are old: the map is gone") && shown.contains("0.30"), "{shown}");
+    state.update(snapshot(&[("a", 0.4)]));
+    assert!(!text(&mut state, 120, 20).contains("old"));
+}
+
+#[test]
+fn narrow_terminals_keep_the_name_and_what_matters_most() {
+    let mut state = new();
+    state.update(synthetic::view(3));
+    let shown = text(&mut state, 40, 14);
+    assert!(shown.contains("CPU▾") && shown.contains("USED") && shown.contains("P99"), "{shown}");
+    assert!(!shown.contains("CONTENTION"), "{shown}");
+    let shown = text(&mut state, 40, 5);
+    assert!(shown.contains("data/po…ostgres"), "{shown}");
+    let wide = text(&mut state, 200, 30);
+    for heading in [
+        "KIND",
+        "request ─",
+        "limit ─",
+        "burst ─",
+        "wait ─",
+        "P50",
+        "P99",
+        "ALL",
+        "THROTTLED",
+        "CONTENTION",
+        "CPU TIME",
+        "of 8 cores",
+    ] {
+        assert!(wide.contains(heading), "{heading} is not in\n{wide}");
+    }
+}
+
+#[test]
+fn no_size_panics_and_nothing_is_drawn_over_the_edge() {
+    for keys in ["", "j", "j\n", "?", "/文字", "w⇲", "inn"] {
+        let mut state = new();
+        draw(&mut state, 80, 24, true);
+        for tick in 0..3 {
+            state.update(synthetic::view(tick));
+        }
+        press(&mut state, keys);
+        for width in (0..=20).chain([30, 40, 49, 50, 59, 60, 80, 124, 400]) {
+            for height in (0..=15).chain([20, 24, 60]) {
+                draw(&mut state, width, height, true);
+            }
+        }
+    }
+}
+
+#[test]
+fn wide_names_keep_the_columns_in_place() {
+    let mut state = with(&[("日本語の名前がとても長いサービス.service", 0.25), ("plain", 0.25), ("👩‍👩‍👧-family", 0.25)]);
+    for width in [30, 45, 60, 100] {
+        let buffer = draw(&mut state, width, 20, true);
+        let at: Vec<usize> = lines(&buffer).iter().filter_map(|l| l.find("0.25").map(|at| format::width(&l[..at]))).collect();
+        assert_eq!(at.len(), 3, "{width}");
+        assert!(at.iter().all(|x| *x == at[0]), "{width}: {at:?}");
+    }
+}
+
+#[test]
+fn a_name_with_escape_codes_is_shown_without_them() {
+    let mut state = with(&[("evil\u{1b}[31m", 0.2)]);
+    press(&mut state, "j\n");
+    assert!(!text(&mut state, 100, 40).contains('\u{1b}'));
+    assert!(!once::table(state.view().expect("was given")).contains('\u{1b}'));
+}
+
+#[test]
+fn five_thousand_workloads_scroll_to_the_end_and_back() {
+    let all: Vec<(String, f64)> = (0..5000).map(|i| (format!("unit-{i:04}"), f64::from(i) / 1000.0)).collect();
+    let mut state = with(&all.iter().map(|(name, cores)| (name.as_str(), *cores)).collect::<Vec<_>>());
+    assert!(text(&mut state, 100, 30).contains("unit-4999"));
+    press(&mut state, "⇲");
+    let shown = text(&mut state, 100, 30);
+    assert!(shown.contains("unit-0000") && !shown.contains("unit-4999"), "{shown}");
+    press(&mut state, "⇞");
+    // A page is the rows on the screen: 30 lines less title, node, gap, two of heading, keys.
+    assert_eq!(selected(&state), Some("unit-0024"));
+    press(&mut state, "⇱");
+    assert_eq!(selected(&state), Some("unit-4999"));
+    assert!(text(&mut state, 100, 30).contains("unit-4999"));
+    press(&mut state, "↓↓");
+    assert_eq!(selected(&state), Some("unit-4997"));
+}
+
+#[test]
+fn values_that_are_no_numbers_are_never_printed() {
+    let broken = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0];
+    let view = View {
+        workloads: broken
+            .iter()
+            .enumerate()
+            .map(|(i, &v)| {
+                let cpu = Cpu {
+                    time_seconds: v,
+                    usage_cores: Some(v),
+                    wait_seconds: v,
+                    wait_rate: Some(v),
+                    throttled_rate: Some(v),
+                    burst_p50_cores: Some(v),
+                    burst_p99_cores: Some(v),
+                    request_cores: Some(v),
+                    limit_cores: Some(v),
+                    ..Cpu::default()
+                };
+                Workload { cpu, ..workload(&format!("w{i}"), 0.0) }
+            })
+            .collect(),
+        ..View::default()
+    };
+    let mut state = new();
+    state.update(view.clone());
+    press(&mut state, "j\n");
+    for shown in [text(&mut state, 200, 40), once::table(&view)] {
+        assert!(!shown.contains("NaN") && !shown.contains("inf"), "{shown}");
+    }
+}
+
+#[test]
+fn over_the_request_is_red_and_without_colour_bold() {
+    let mut state = new();
+    state.update(synthetic::view(1));
+    let of_reindex = |buffer: &Buffer| {
+        let y = lines(buffer).iter().position(|line| line.contains("reindex")).expect("is shown") as u16;
+        let x = (0..buffer.area.width).find(|&x| buffer[(x, y)].symbol() == "%").expect("use of the request") - 1;
+        buffer[(x, y)].clone()
+    };
+    assert_eq!(of_reindex(&draw(&mut state, 160, 24, true)).fg, Color::Red);
+    let buffer = draw(&mut state, 160, 24, false);
+    assert!(of_reindex(&buffer).modifier.contains(Modifier::BOLD));
+    assert!(buffer.content.iter().all(|cell| cell.fg == Color::Reset && cell.bg == Color::Reset));
+}
+
+#[test]
+fn once_prints_every_workload_aligned_and_the_busiest_first() {
+    let view = synthetic::view(1);
+    let table = once::table(&view);
+    let rows: Vec<&str> = table.lines().collect();
+    assert!(rows[0].starts_with("node worker-3: 4.07"), "{table}");
+    assert!(rows[3].starts_with("data/postgres-0/postgres "), "{table}");
+    assert_eq!(rows.len(), 3 + view.workloads.len());
+    let fields: Vec<usize> = rows[2..].iter().map(|row| row.split_whitespace().count()).collect();
+    assert!(fields.iter().all(|n| *n == fields[0]), "{fields:?}");
+    let end_of = |row: &str, field: &str| row.find(field).map(|at| at + field.len());
+    assert_eq!(end_of(rows[2], "CPU(cores)"), end_of(rows[3], "1.472"));
+}
+
+#[test]
+fn once_json_is_the_document_and_leaves_out_what_is_not_known() {
+    let view = synthetic::view(1);
+    let document: serde_json::Value = serde_json::from_str(&once::json(&view)).expect("is JSON");
+    assert_eq!(document["schema"], 1);
+    assert_eq!(document["workloads"].as_array().map(Vec::len), Some(view.workloads.len()));
+    let unit = &document["workloads"][8];
+    assert_eq!(unit["name"], "kubelet.service");
+    assert!(unit.get("pod").is_none() && unit["cpu"].get("limit_cores").is_none(), "{unit}");
+    assert!(unit["cpu"]["usage_cores"].is_f64());
+}
+
+#[test]
+fn the_help_names_every_key_that_orders_and_closes_with_any() {
+    let mut state = with(&[("a", 0.3)]);
+    press(&mut state, "?");
+    let shown = text(&mut state, 130, 30);
+    assert!(shown.contains("order by throttled waiting") && shown.contains("its own limit"), "{shown}");
+    press(&mut state, "x");
+    assert!(!state.shows_help());
+}
+
+#[test]
+fn a_history_is_one_bar_per_snapshot_and_ends_with_its_workload() {
+    let mut state = with(&[("a", 0.2)]);
+    state.update(snapshot(&[("a", 0.4)]));
+    let shown = text(&mut state, 160, 20);
+    assert!(shown.contains(" ▄█"), "{shown}");
+    state.update(snapshot(&[("b", 0.1)]));
+    state.update(snapshot(&[("a", 0.4)]));
+    let (workload, _) = state.row(0).expect("a is there again");
+    assert_eq!(state.history(workload).map(|h| h.len()), Some(1));
+}
+
+#[test]
+fn a_restarted_unit_is_there_twice_and_has_one_history() {
+    let mut view = snapshot(&[("a", 0.2), ("a", 0.4)]);
+    view.workloads[0].ended = true;
+    let mut state = new();
+    state.update(view);
+    assert_eq!(names(&state), ["a", "a"]);
+    let history = state.history(&workload("a", 0.0)).expect("is kept");
+    assert_eq!(history.iter().copied().collect::<Vec<_>>(), [Some(0.4)]);
+}
+
+/// The picture in the documentation is drawn by the code it shows.
+#[test]
+fn the_picture_in_the_documentation_is_what_is_drawn() {
+    let mut state = new();
+    for tick in 0..60 {
+        state.update(synthetic::view(tick));
+    }
+    press(&mut state, "j");
+    let picture = svg(&draw(&mut state, 170, 19, true));
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/top.svg");
+    if std::env::var_os("UPDATE_PICTURES").is_some() {
+        std::fs::write(path, &picture).expect("docs/top.svg can be written");
+    }
+    let stored = std::fs::read_to_string(path).expect("docs/top.svg is part of the repository");
+    assert!(stored == picture, "docs/top.svg is not what is drawn now: run this test with UPDATE_PICTURES=1");
+}
+
+/// A screen as SVG: one text element per run of equal style, at fixed columns.
+fn svg(buffer: &Buffer) -> String {
+    const CELL: f64 = 8.4;
+    const LINE: f64 = 18.0;
+    let (width, height) = (f64::from(buffer.area.width + 2) * CELL, f64::from(buffer.area.height + 1) * LINE);
+    let mut out = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" font-family=\"ui-monospace, 'DejaVu Sans Mono', \
+         Menlo, Consolas, monospace\" font-size=\"14\" xml:space=\"preserve\">\n<title>podmeter top</title>\n<rect width=\"100%\" \
+         height=\"100%\" rx=\"8\" fill=\"#16181d\"/>\n"
+    );
+    for y in 0..buffer.area.height {
+        let mut x = 0;
+        while x < buffer.area.width {
+            let start = x;
+            let cell = &buffer[(x, y)];
+            let (colour, modifier) = (cell.fg, cell.modifier);
+            let mut run = String::new();
+            while x < buffer.area.width && (buffer[(x, y)].fg, buffer[(x, y)].modifier) == (colour, modifier) {
+                run += buffer[(x, y)].symbol();
+                x += 1;
+            }
+            let (left, top, length) = (f64::from(start + 1) * CELL, (f64::from(y) + 0.5) * LINE, f64::from(x - start) * CELL);
+            let mut fill = match colour {
+                Color::Cyan => "#56b6c2",
+                Color::Yellow => "#e5c07b",
+                Color::Red => "#e06c75",
+                _ if modifier.contains(Modifier::DIM) => "#767d8a",
+                _ => "#d7dae0",
+            };
+            if modifier.contains(Modifier::REVERSED) {
+                writeln!(out, "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{length:.1}\" height=\"{LINE}\" fill=\"#2f3642\"/>")
+                    .expect("a String takes it");
+                fill = if fill == "#767d8a" { "#9aa1ad" } else { fill };
+            }
+            if !run.trim().is_empty() {
+                let weight = if modifier.contains(Modifier::BOLD) { " font-weight=\"bold\"" } else { "" };
+                let run = run.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+                let base = top + 13.5;
+                writeln!(
+                    out,
+                    "<text x=\"{left:.1}\" y=\"{base:.1}\" textLength=\"{length:.1}\" fill=\"{fill}\"{weight}>{run}</text>"
+                )
+                .expect("a String takes it");
+            }
+        }
+    }
+    out + "</svg>\n"
+}

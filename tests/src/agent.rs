@@ -1,0 +1,376 @@
+//! The agent as a black box: started as a process, known by what it exports, logs and answers.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    net::SocketAddr,
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Gid, Pid, Uid},
+};
+use serde_json::{Value as Json, json};
+use tempfile::TempDir;
+
+use crate::{http, otlp::Exports};
+
+/// How long a request to stop may take: what the agent promises to Kubernetes.
+pub const STOPS_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long the agent may take until its first export.
+const STARTS_WITHIN: Duration = Duration::from_secs(15);
+
+/// The agent's executable: `PODMETER_BIN`, or what cargo has built beside this test.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("PODMETER_BIN") {
+        let path = PathBuf::from(path);
+        ensure!(path.is_file(), "PODMETER_BIN names {}, which is no file", path.display());
+        return Ok(path);
+    }
+    // <target>/<profile>/deps/<test>
+    let test = std::env::current_exe().context("could not find this test's own executable")?;
+    let target = test.ancestors().nth(3).context("this test is not in a cargo target directory: set PODMETER_BIN")?;
+    let built = ["release", "debug"].map(|profile| target.join(profile).join("podmeter"));
+    built
+        .iter()
+        .find(|path| path.is_file())
+        .cloned()
+        .with_context(|| format!("no agent at {built:?}: run `cargo build -p podmeter` or set PODMETER_BIN"))
+}
+
+/// A run of the binary that ends by itself.
+#[derive(Debug)]
+pub struct Output {
+    /// Exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+/// Who runs the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum As {
+    /// Whoever runs the test.
+    Root,
+    /// The user and group 65534, without any capability.
+    Nobody,
+}
+
+/// Runs `podmeter` with these arguments; it must end within `within`.
+pub fn run(args: &[&str], user: As, within: Duration) -> Result<Output> {
+    let mut process = spawn(args, user)?;
+    let stdout = read_all(process.stdout.take());
+    let stderr = read_all(process.stderr.take());
+    let status = wait_within(&mut process, within)?;
+    let [stdout, stderr] = [stdout, stderr].map(|reader| reader.join().unwrap_or_default());
+    let status = status.with_context(|| format!("podmeter {args:?} still ran after {within:?}; it said: {stdout}{stderr}"))?;
+    Ok(Output { code: status.code(), stdout, stderr })
+}
+
+fn read_all<R: std::io::Read + Send + 'static>(pipe: Option<R>) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What was read before an error is all there is to show.
+        let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut bytes));
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+fn spawn(args: &[&str], user: As) -> Result<Child> {
+    let binary = binary()?;
+    let mut command = Command::new(&binary);
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // The environment can configure the agent too; a test says all it wants in its configuration.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_configuration(&name.to_string_lossy())) {
+        command.env_remove(name);
+    }
+    // SAFETY: system calls only between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            if user == As::Nobody {
+                nix::unistd::setgroups(&[])?;
+                nix::unistd::setgid(Gid::from_raw(65534))?;
+                nix::unistd::setuid(Uid::from_raw(65534))?;
+            }
+            Ok(())
+        });
+    }
+    command.spawn().with_context(|| format!("could not start {}", binary.display()))
+}
+
+fn is_configuration(name: &str) -> bool {
+    name.starts_with("OTEL_") || (name.starts_with("PODMETER_") && !["PODMETER_BIN", "PODMETER_TOOLS"].contains(&name))
+}
+
+/// `None` when it did not end in time; it is then killed.
+fn wait_within(process: &mut Child, within: Duration) -> Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + within;
+    while Instant::now() < deadline {
+        if let Some(status) = process.try_wait().context("could not wait for podmeter")? {
+            return Ok(Some(status));
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    process.kill().context("could not kill podmeter")?;
+    process.wait().context("could not wait for podmeter")?;
+    Ok(None)
+}
+
+/// Writes a configuration to a file of its own. JSON is YAML.
+pub fn config_file(config: &str) -> Result<tempfile::NamedTempFile> {
+    let mut file = tempfile::Builder::new().prefix("podmeter-").suffix(".yaml").tempfile().context("could not make a file")?;
+    file.write_all(config.as_bytes()).with_context(|| format!("could not write {}", file.path().display()))?;
+    Ok(file)
+}
+
+/// What the agent has said so far.
+#[derive(Debug, Default)]
+struct Said {
+    exports: Exports,
+    stderr: String,
+    /// The first line of standard output that was no valid export.
+    invalid: Option<String>,
+    /// Standard output is at its end.
+    ended: bool,
+}
+
+#[derive(Debug, Default)]
+struct Ears {
+    said: Mutex<Said>,
+    news: Condvar,
+}
+
+impl Ears {
+    fn lock(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hear(&self, change: impl FnOnce(&mut Said)) {
+        change(&mut self.lock());
+        self.news.notify_all();
+    }
+}
+
+/// A running `podmeter run`. It is killed when this value is dropped without [`Agent::stop`], and its log is then shown.
+#[derive(Debug)]
+pub struct Agent {
+    process: Child,
+    ears: Arc<Ears>,
+    readers: Vec<thread::JoinHandle<()>>,
+    address: SocketAddr,
+    stopped: bool,
+    _dir: TempDir,
+}
+
+/// How an agent ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// Time from SIGTERM to the end.
+    pub took: Duration,
+    /// All it has exported to standard output, the last export included.
+    pub exports: Exports,
+    /// Its log.
+    pub stderr: String,
+}
+
+impl Agent {
+    /// Starts it with these keys on top of an interval of 1 s, nothing pinned, a free port and the stdout exporter, and waits for
+    /// its first export.
+    pub fn start(config: Json) -> Result<Self> {
+        let agent = Self::spawn(config)?;
+        agent.wait_for("a first export", STARTS_WITHIN, |exports| (exports.requests() > 0).then_some(()))?;
+        Ok(agent)
+    }
+
+    /// The same without waiting: for exporters whose exports do not come to standard output, and for what happens during start.
+    pub fn spawn(config: Json) -> Result<Self> {
+        let address = http::free_address()?;
+        let mut all = json!({
+            "interval": "1s", "listen": address.to_string(), "bpf": {"pin": false}, "export": {"exporter": "stdout"},
+        });
+        merge(&mut all, config);
+        let dir = tempfile::tempdir().context("could not make a directory for the configuration")?;
+        let file = dir.path().join("config.yaml");
+        fs::write(&file, all.to_string()).with_context(|| format!("could not write {}", file.display()))?;
+        let file = file.to_str().context("the configuration's path is not UTF-8")?;
+        let mut process = spawn(&["run", "--config", file], As::Root)?;
+        let ears = Arc::new(Ears::default());
+        let readers = vec![
+            listen(process.stdout.take(), ears.clone(), hear_export, |said| said.ended = true),
+            listen(process.stderr.take(), ears.clone(), |said, line| said.stderr.extend([line, "\n"]), |_| ()),
+        ];
+        Ok(Self { process, ears, readers, address, stopped: false, _dir: dir })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.process.id() as i32
+    }
+
+    /// Where its health and metrics are served.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// True while the process runs.
+    pub fn alive(&mut self) -> Result<bool> {
+        Ok(self.process.try_wait().context("could not wait for podmeter")?.is_none())
+    }
+
+    /// Its log so far.
+    pub fn stderr(&self) -> String {
+        self.ears.lock().stderr.clone()
+    }
+
+    /// Looks at what it has exported to standard output so far.
+    pub fn look<T>(&self, look: impl FnOnce(&Exports) -> T) -> T {
+        look(&self.ears.lock().exports)
+    }
+
+    /// Waits until `condition` finds in the exports what it looks for, at most `within`.
+    pub fn wait_for<T>(&self, what: &str, within: Duration, mut condition: impl FnMut(&Exports) -> Option<T>) -> Result<T> {
+        let deadline = Instant::now() + within;
+        let mut said = self.ears.lock();
+        loop {
+            if let Some(line) = &said.invalid {
+                bail!("the agent's standard output is no OTLP JSON: {line}");
+            }
+            if let Some(found) = condition(&said.exports) {
+                return Ok(found);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if said.ended || left.is_zero() {
+                let end = if said.ended { "when the agent ended" } else { "in time" };
+                bail!(
+                    "waited {within:?} for {what}: not there {end}, {} exports, log:\n{}",
+                    said.exports.requests(),
+                    said.stderr
+                );
+            }
+            said = self.ears.news.wait_timeout(said, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Waits for an export whose points were all measured after this call, so that what has ended by now is in it.
+    pub fn catch_up(&self) -> Result<()> {
+        let now = unix_ns();
+        self.wait_for("an export of what is now", STARTS_WITHIN, |exports| (exports.latest_unix_ns() > now).then_some(()))
+    }
+
+    /// Waits until its log holds `text`.
+    pub fn wait_for_log(&self, text: &str, within: Duration) -> Result<()> {
+        let deadline = Instant::now() + within;
+        let mut said = self.ears.lock();
+        while !said.stderr.contains(text) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            ensure!(!left.is_zero(), "the log does not say \"{text}\" within {within:?}:\n{}", said.stderr);
+            said = self.ears.news.wait_timeout(said, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(())
+    }
+
+    /// Kills it, as the kernel does when memory runs out; what it had exported until then.
+    pub fn kill(mut self) -> Result<Exports> {
+        self.process.kill().context("could not kill podmeter")?;
+        self.process.wait().context("could not wait for podmeter")?;
+        Ok(self.hear_out().exports)
+    }
+
+    /// Takes all that was said until the end.
+    fn hear_out(&mut self) -> Said {
+        for reader in self.readers.drain(..) {
+            // A reader that panicked has said nothing more.
+            let _ = reader.join();
+        }
+        self.stopped = true;
+        std::mem::take(&mut *self.ears.lock())
+    }
+
+    /// Asks it to stop (SIGTERM) and waits until it has ended. Fails when that takes longer than [`STOPS_WITHIN`], when it does not
+    /// exit with 0, or when any counter it exported has ever gone down.
+    pub fn stop(mut self) -> Result<Ended> {
+        let asked = Instant::now();
+        kill(Pid::from_raw(self.pid()), Signal::SIGTERM).context("could not signal podmeter")?;
+        // Longer than allowed, to be able to say how long it takes.
+        let status = wait_within(&mut self.process, 5 * STOPS_WITHIN)?;
+        let took = asked.elapsed();
+        let said = self.hear_out();
+        let code = status.and_then(|status| status.code());
+        ensure!(code == Some(0) && took <= STOPS_WITHIN, "asked to stop: {status:?} after {took:?}, log:\n{}", said.stderr);
+        ensure!(said.invalid.is_none(), "the agent's standard output is no OTLP JSON: {:?}", said.invalid);
+        said.exports.check_that_counters_only_grow()?;
+        Ok(Ended { code, took, exports: said.exports, stderr: said.stderr })
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if !self.stopped {
+            let _ = self.process.kill();
+            let _ = self.process.wait();
+            eprintln!("the agent's log:\n{}", self.ears.lock().stderr);
+        }
+    }
+}
+
+/// Reads a pipe line by line until it ends.
+fn listen<R: std::io::Read + Send + 'static>(
+    pipe: Option<R>,
+    ears: Arc<Ears>,
+    hear: fn(&mut Said, &str),
+    end: fn(&mut Said),
+) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        let lines = pipe.into_iter().flat_map(|pipe| BufReader::new(pipe).lines().map_while(Result::ok));
+        lines.for_each(|line| ears.hear(|said| hear(said, &line)));
+        ears.hear(end);
+    })
+}
+
+fn hear_export(said: &mut Said, line: &str) {
+    let added = serde_json::from_str(line).context("does not parse").and_then(|request| said.exports.add(&request));
+    if let Err(error) = added {
+        let start: String = line.chars().take(400).collect();
+        said.invalid.get_or_insert(format!("{error:#}: {start}"));
+    }
+}
+
+/// Puts the keys of `over` into `base`, level by level.
+fn merge(base: &mut Json, over: Json) {
+    match (base, over) {
+        (Json::Object(base), Json::Object(over)) => {
+            over.into_iter().for_each(|(key, value)| merge(base.entry(key).or_insert(Json::Null), value));
+        }
+        (base, over) => *base = over,
+    }
+}
+
+/// Now, as Unix time in ns.
+pub fn unix_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tests_keys_go_over_the_harness_defaults_level_by_level() {
+        let mut all = json!({"interval": "1s", "bpf": {"pin": false}});
+        merge(&mut all, json!({"bpf": {"directory": "/x"}, "interval": "2s"}));
+        assert_eq!(all, json!({"interval": "2s", "bpf": {"pin": false, "directory": "/x"}}));
+    }
+}

@@ -1,0 +1,37 @@
+//! The smallest HTTP client that will do: one request per connection to a server on this machine.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+
+/// The status code and body of `GET path`.
+pub fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let doing = || format!("GET http://{address}{path}");
+    let timeout = Duration::from_secs(10);
+    let mut stream = TcpStream::connect_timeout(&address, timeout).with_context(doing)?;
+    stream.set_read_timeout(Some(timeout)).with_context(doing)?;
+    // HTTP/1.0: the body ends with the connection and is never chunked.
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").with_context(doing)?;
+    let mut reply = Vec::new();
+    stream.read_to_end(&mut reply).with_context(doing)?;
+    let reply = String::from_utf8_lossy(&reply);
+    let (head, body) = reply.split_once("\r\n\r\n").with_context(|| format!("{}: no complete reply: {reply}", doing()))?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    Ok((status.with_context(|| format!("{}: no status in {head}", doing()))?, body.to_owned()))
+}
+
+/// `text` as a value of a query string.
+pub fn percent_encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// An address of this machine on which nothing listens now.
+pub fn free_address() -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("could not find a free port")?;
+    listener.local_addr().context("could not find a free port")
+}

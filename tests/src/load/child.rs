@@ -1,0 +1,220 @@
+//! The life of a load after the fork: system calls and arithmetic that cannot panic, nothing else.
+
+use std::{hint::black_box, os::fd::RawFd, sync::atomic::Ordering::Relaxed};
+
+use nix::libc;
+
+use super::{
+    Work,
+    shared::{Page, Shared, WINDOW_NS},
+};
+
+/// Sent by the pinging side when its time is over.
+const STOP: u8 = 0;
+
+/// Sent by either side to wake the other.
+const GO: u8 = 1;
+
+/// All a child has to know.
+#[derive(Clone, Copy)]
+pub(super) struct Plan {
+    pub(super) work: Work,
+    pub(super) cpu: Option<usize>,
+    pub(super) realtime: bool,
+    pub(super) alarm_seconds: u32,
+    /// Process id of the parent.
+    pub(super) parent: i32,
+    /// Read one byte here before anything else.
+    pub(super) gate: Option<RawFd>,
+}
+
+/// Carries out the plan and exits: with 0, or with the errno of what failed.
+pub(super) fn run(plan: &Plan, shared: &Shared) -> ! {
+    let code = match prepare(plan) {
+        Ok(()) => {
+            work(&plan.work, shared.page());
+            0
+        }
+        Err(errno) => errno,
+    };
+    // SAFETY: ends the process without running anything of the parent's.
+    unsafe { libc::_exit(code) }
+}
+
+fn prepare(plan: &Plan) -> Result<(), i32> {
+    // SAFETY: system calls that take no pointers.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        if libc::getppid() != plan.parent {
+            // The parent was gone before the request for its death signal.
+            libc::_exit(libc::ESRCH);
+        }
+        libc::alarm(plan.alarm_seconds);
+    }
+    // A socket or pipe of the parent's must not stay open because a load lives.
+    let [a, b] = plan.work.fds();
+    close_all_but([a, b, plan.gate.unwrap_or(-1)]);
+    if let Some(gate) = plan.gate
+        && read_byte(gate).is_none()
+    {
+        return Err(libc::EPIPE);
+    }
+    if let Some(cpu) = plan.cpu {
+        pin(cpu)?;
+    }
+    if plan.realtime {
+        put_first()?;
+    }
+    Ok(())
+}
+
+fn close_all_but(mut kept: [RawFd; 3]) {
+    kept.sort_unstable();
+    let mut first: u32 = 3;
+    for fd in kept {
+        let Ok(fd) = u32::try_from(fd) else { continue };
+        if fd > first {
+            close_range(first, fd - 1);
+        }
+        first = first.max(fd.saturating_add(1));
+    }
+    close_range(first, u32::MAX);
+}
+
+/// Closes what is open from `first` to `last`. Before 5.9 the call does not exist and all stays open, as after any fork.
+fn close_range(first: u32, last: u32) {
+    // SAFETY: the child uses none of these file descriptors.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) };
+}
+
+fn pin(cpu: usize) -> Result<(), i32> {
+    // SAFETY: all-zero is the empty set; `CPU_SET` ignores a CPU beyond the set's size.
+    let result = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        if cpu < libc::CPU_SETSIZE as usize {
+            libc::CPU_SET(cpu, &mut set);
+        }
+        libc::syscall(libc::SYS_sched_setaffinity, 0, size_of::<libc::cpu_set_t>(), &raw const set)
+    };
+    if result < 0 { Err(errno()) } else { Ok(()) }
+}
+
+fn put_first() -> Result<(), i32> {
+    let priority = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the pointer is to a live `sched_param`.
+    if unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_FIFO, &raw const priority) } == 0 {
+        return Ok(());
+    }
+    // SAFETY: no pointers.
+    if unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, -20) } == 0 { Ok(()) } else { Err(errno()) }
+}
+
+fn work(work: &Work, page: &Page) {
+    let begin = clock(libc::CLOCK_MONOTONIC);
+    let mut meter = Meter { page, window: begin / WINDOW_NS, counted_ns: 0 };
+    match *work {
+        Work::Burn { cpu_ns } => burn_until(cpu_ns, &mut meter),
+        Work::Spin { wall_ns } => {
+            let end = begin.saturating_add(wall_ns);
+            while meter.tick() < end {
+                compute();
+            }
+        }
+        Work::Duty { busy_ns, period_ns, wall_ns } => {
+            let end = begin.saturating_add(wall_ns);
+            let mut due = begin;
+            while due < end {
+                sleep_until(due);
+                let used = clock(libc::CLOCK_THREAD_CPUTIME_ID);
+                burn_until(used.saturating_add(busy_ns), &mut meter);
+                due = due.saturating_add(period_ns);
+            }
+            sleep_until(end);
+        }
+        Work::Sleep { wall_ns } => sleep_until(begin.saturating_add(wall_ns)),
+        Work::Ping { read, write, wall_ns } => {
+            let end = begin.saturating_add(wall_ns);
+            while clock(libc::CLOCK_MONOTONIC) < end && write_byte(write, GO) && read_byte(read).is_some() {
+                page.rounds.fetch_add(1, Relaxed);
+            }
+            write_byte(write, STOP);
+        }
+        Work::Pong { read, write } => while read_byte(read) == Some(GO) && write_byte(write, GO) {},
+    }
+    meter.settle();
+}
+
+/// Lays a load's CPU time into windows.
+struct Meter<'a> {
+    page: &'a Page,
+    window: u64,
+    counted_ns: u64,
+}
+
+impl Meter<'_> {
+    /// CLOCK_MONOTONIC in ns; closes the current window when it is over.
+    fn tick(&mut self) -> u64 {
+        let now = clock(libc::CLOCK_MONOTONIC);
+        if now / WINDOW_NS != self.window {
+            self.settle();
+            self.window = now / WINDOW_NS;
+        }
+        now
+    }
+
+    fn settle(&mut self) {
+        let used = clock(libc::CLOCK_THREAD_CPUTIME_ID);
+        self.page.add(self.window, used.saturating_sub(self.counted_ns));
+        self.counted_ns = used;
+    }
+}
+
+/// Computes until the thread's CPU clock shows `cpu_ns`.
+fn burn_until(cpu_ns: u64, meter: &mut Meter) {
+    while clock(libc::CLOCK_THREAD_CPUTIME_ID) < cpu_ns {
+        meter.tick();
+        compute();
+    }
+}
+
+/// About a microsecond of arithmetic.
+fn compute() {
+    let mut x: u64 = 1;
+    for _ in 0..400 {
+        x = black_box(x.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1));
+    }
+}
+
+fn clock(id: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live `timespec`.
+    unsafe { libc::clock_gettime(id, &mut time) };
+    (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64)
+}
+
+fn sleep_until(monotonic_ns: u64) {
+    let time = libc::timespec {
+        tv_sec: (monotonic_ns / 1_000_000_000) as libc::time_t,
+        tv_nsec: (monotonic_ns % 1_000_000_000) as libc::c_long,
+    };
+    // SAFETY: the pointer is to a live `timespec`; an absolute sleep that a signal interrupts is begun again.
+    while unsafe { libc::clock_nanosleep(libc::CLOCK_MONOTONIC, libc::TIMER_ABSTIME, &time, std::ptr::null_mut()) } == libc::EINTR
+    {
+    }
+}
+
+fn write_byte(fd: RawFd, byte: u8) -> bool {
+    // SAFETY: one byte of a live variable.
+    unsafe { libc::write(fd, (&raw const byte).cast(), 1) == 1 }
+}
+
+fn read_byte(fd: RawFd) -> Option<u8> {
+    let mut byte = 0u8;
+    // SAFETY: one byte of a live variable.
+    (unsafe { libc::read(fd, (&raw mut byte).cast(), 1) } == 1).then_some(byte)
+}
+
+fn errno() -> i32 {
+    // SAFETY: the calling thread's errno always exists.
+    unsafe { *libc::__errno_location() }
+}

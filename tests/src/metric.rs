@@ -1,0 +1,18 @@
+//! Names of the metrics that tests ask for: the agent's contract with its users, written down a second time on purpose.
+
+/// CPU time of a cgroup, descendants included, in s.
+pub const CPU_TIME: &str = "container.cpu.time";
+/// CPUs a cgroup used in the last interval.
+pub const CPU_USAGE: &str = "container.cpu.usage";
+/// Time the tasks of a cgroup were runnable but did not run, in s, by `cause`.
+pub const WAIT_TIME: &str = "podmeter.cpu.wait.time";
+/// Each of these waits, in s.
+pub const WAIT: &str = "podmeter.cpu.wait";
+/// CPUs used per 100 ms window.
+pub const BURST: &str = "podmeter.cpu.burst";
+/// Times a task of a cgroup left a CPU.
+pub const SWITCHES: &str = "podmeter.cpu.switches";
+/// CPU time of the node in s.
+pub const NODE_CPU_TIME: &str = "k8s.node.cpu.time";
+/// CPU time of cgroups that found no slot, in s.
+pub const UNATTRIBUTED: &str = "podmeter.cpu.unattributed";

@@ -1,0 +1,348 @@
+//! What was exported: OTLP requests taken apart into points that a test can ask for.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use opentelemetry_proto::tonic::{
+    collector::metrics::v1::ExportMetricsServiceRequest,
+    common::v1::{KeyValue, any_value},
+    metrics::v1::{AggregationTemporality, ExponentialHistogramDataPoint, NumberDataPoint, metric::Data, number_data_point},
+};
+
+/// The resource attribute that says which cgroup points are about.
+const CGROUP: &str = "podmeter.cgroup.path";
+
+/// Attributes by key.
+pub type Attributes = BTreeMap<String, String>;
+
+/// One point of one metric.
+#[derive(Clone, Debug)]
+pub struct Point {
+    /// What it is about.
+    pub resource: Arc<Attributes>,
+    /// The metric's name.
+    pub metric: Arc<str>,
+    /// The point's own attributes.
+    pub attributes: Attributes,
+    /// When counting began, Unix time in ns.
+    pub start_unix_ns: u64,
+    /// When it was measured, Unix time in ns.
+    pub time_unix_ns: u64,
+    /// True for a cumulative sum that never goes down.
+    pub counter: bool,
+    /// The value.
+    pub value: Value,
+}
+
+impl Point {
+    fn is(&self, metric: &str, attributes: &[(&str, &str)]) -> bool {
+        &*self.metric == metric && attributes.iter().all(|(key, value)| self.attributes.get(*key).is_some_and(|own| own == value))
+    }
+}
+
+/// The value of a point.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// Of a sum or gauge.
+    Number(f64),
+    /// Of an exponential histogram.
+    Histogram(Histogram),
+}
+
+/// An exponential histogram of positive values.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Histogram {
+    /// Number of observations, those in the zero bucket included.
+    pub count: u64,
+    /// Sum of the observations.
+    pub sum: f64,
+    /// Observations in the zero bucket.
+    pub zero_count: u64,
+    /// A bucket's upper bound is `2^(2^-scale)` times its lower bound.
+    pub scale: i32,
+    /// Counts by bucket index: bucket `i` holds `(base^i, base^(i+1)]`. Empty buckets are left out.
+    pub buckets: BTreeMap<i32, u64>,
+}
+
+impl Histogram {
+    fn of(point: &ExponentialHistogramDataPoint) -> Result<Self> {
+        let positive = point.positive.clone().unwrap_or_default();
+        let buckets: BTreeMap<i32, u64> =
+            (positive.offset..).zip(positive.bucket_counts.iter().copied()).filter(|(_, n)| *n > 0).collect();
+        let in_buckets: u64 = buckets.values().sum();
+        ensure!(
+            in_buckets + point.zero_count == point.count,
+            "a histogram counts {} observations but its buckets hold {in_buckets} + {}",
+            point.count,
+            point.zero_count
+        );
+        let sum = point.sum.context("a histogram without a sum")?;
+        Ok(Self { count: point.count, sum, zero_count: point.zero_count, scale: point.scale, buckets })
+    }
+
+    /// What was observed after `earlier`, an older state of the same histogram.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut delta = self.clone();
+        delta.count -= earlier.count;
+        delta.sum -= earlier.sum;
+        delta.zero_count -= earlier.zero_count;
+        for (index, n) in &earlier.buckets {
+            *delta.buckets.entry(*index).or_default() -= n;
+        }
+        delta.buckets.retain(|_, n| *n > 0);
+        delta
+    }
+
+    /// Lower and upper bound of the bucket in which the share `q` of the observations ends; `(0, 0)` for the zero bucket.
+    pub fn quantile_bounds(&self, q: f64) -> Option<(f64, f64)> {
+        let rank = ((q * self.count as f64).ceil() as u64).clamp(1, self.count.max(1));
+        if self.count == 0 || rank <= self.zero_count {
+            return (self.count > 0).then_some((0.0, 0.0));
+        }
+        let mut seen = self.zero_count;
+        let (index, _) = self.buckets.iter().find(|(_, n)| {
+            seen += **n;
+            seen >= rank
+        })?;
+        Some((self.bound(*index), self.bound(index + 1)))
+    }
+
+    /// The lower bound of a bucket.
+    pub fn bound(&self, index: i32) -> f64 {
+        (f64::from(index) * (-f64::from(self.scale)).exp2()).exp2()
+    }
+}
+
+/// All that was exported so far.
+#[derive(Debug, Default)]
+pub struct Exports {
+    requests: usize,
+    latest_unix_ns: u64,
+    by_cgroup: HashMap<String, Vec<Point>>,
+    other: Vec<Point>,
+}
+
+impl Exports {
+    /// Adds one request. Fails when it is not what OTLP says it has to be.
+    pub fn add(&mut self, request: &ExportMetricsServiceRequest) -> Result<()> {
+        for resource in &request.resource_metrics {
+            let attributes = Arc::new(strings(resource.resource.as_ref().map_or(&[], |resource| &resource.attributes)));
+            let points = match attributes.get(CGROUP) {
+                Some(path) => self.by_cgroup.entry(path.clone()).or_default(),
+                None => &mut self.other,
+            };
+            for metric in resource.scope_metrics.iter().flat_map(|scope| &scope.metrics) {
+                let first = points.len();
+                points_of(&attributes, Arc::from(metric.name.as_str()), metric.data.as_ref(), points)
+                    .with_context(|| format!("metric {} of {attributes:?}", metric.name))?;
+                let times = points[first..].iter().map(|point| point.time_unix_ns);
+                self.latest_unix_ns = times.fold(self.latest_unix_ns, u64::max);
+            }
+        }
+        self.requests += 1;
+        Ok(())
+    }
+
+    /// Number of requests so far.
+    pub fn requests(&self) -> usize {
+        self.requests
+    }
+
+    /// When the newest point was measured, Unix time in ns.
+    pub fn latest_unix_ns(&self) -> u64 {
+        self.latest_unix_ns
+    }
+
+    /// The paths of all cgroups that were ever exported.
+    pub fn cgroups(&self) -> impl Iterator<Item = &str> {
+        self.by_cgroup.keys().map(String::as_str)
+    }
+
+    /// Every point of this cgroup, oldest first.
+    pub fn of(&self, cgroup: &str) -> &[Point] {
+        self.by_cgroup.get(cgroup).map_or(&[], Vec::as_slice)
+    }
+
+    /// Every point that is not about a cgroup: the node's and the agent's own.
+    pub fn of_node(&self) -> &[Point] {
+        &self.other
+    }
+
+    /// The last value of a metric of a cgroup; the sum when several points of that moment have these attributes.
+    pub fn value(&self, cgroup: &str, metric: &str, attributes: &[(&str, &str)]) -> Option<f64> {
+        last(self.of(cgroup), metric, attributes)
+    }
+
+    /// The last value of a metric of the node or of the agent.
+    pub fn node_value(&self, metric: &str, attributes: &[(&str, &str)]) -> Option<f64> {
+        last(&self.other, metric, attributes)
+    }
+
+    /// Each value that a metric of a cgroup has had, with the Unix time in ns at which it was measured.
+    pub fn history(&self, cgroup: &str, metric: &str) -> Vec<(u64, f64)> {
+        let points = self.of(cgroup).iter().filter(|point| point.is(metric, &[]));
+        points.filter_map(|point| number(point).map(|value| (point.time_unix_ns, value))).collect()
+    }
+
+    /// The last state of a cgroup's histogram.
+    pub fn histogram(&self, cgroup: &str, metric: &str) -> Option<&Histogram> {
+        self.histograms(cgroup, metric).last().map(|(_, histogram)| histogram)
+    }
+
+    /// Each state that a cgroup's histogram has had, with the Unix time in ns at which it was measured.
+    pub fn histograms(&self, cgroup: &str, metric: &str) -> impl Iterator<Item = (u64, &Histogram)> {
+        self.of(cgroup).iter().filter(move |point| &*point.metric == metric).filter_map(|point| match &point.value {
+            Value::Histogram(histogram) => Some((point.time_unix_ns, histogram)),
+            Value::Number(_) => None,
+        })
+    }
+
+    /// Fails when a counter or histogram has gone down, or when a point was measured before its counting began.
+    pub fn check_that_counters_only_grow(&self) -> Result<()> {
+        let mut seen: HashMap<_, f64> = HashMap::new();
+        for point in self.by_cgroup.values().flatten().chain(&self.other).filter(|point| point.counter) {
+            ensure!(point.start_unix_ns <= point.time_unix_ns, "measured before counting began: {point:?}");
+            let value = match &point.value {
+                Value::Number(value) => *value,
+                Value::Histogram(histogram) => histogram.count as f64,
+            };
+            let series = (&point.resource, &point.metric, &point.attributes, point.start_unix_ns);
+            let before = seen.insert(series, value).unwrap_or(0.0);
+            ensure!(value >= before, "went down from {before}: {point:?}");
+        }
+        Ok(())
+    }
+}
+
+fn last(points: &[Point], metric: &str, attributes: &[(&str, &str)]) -> Option<f64> {
+    let time = points.iter().rfind(|point| point.is(metric, attributes))?.time_unix_ns;
+    let moment = points.iter().rev().filter(|point| point.time_unix_ns == time && point.is(metric, attributes));
+    moment.map(number).sum()
+}
+
+fn number(point: &Point) -> Option<f64> {
+    match point.value {
+        Value::Number(value) => Some(value),
+        Value::Histogram(_) => None,
+    }
+}
+
+/// Attributes as strings; podmeter has no others.
+fn strings(attributes: &[KeyValue]) -> Attributes {
+    let text = |attribute: &KeyValue| match attribute.value.as_ref().and_then(|value| value.value.as_ref()) {
+        Some(any_value::Value::StringValue(text)) => text.clone(),
+        other => format!("{other:?}"),
+    };
+    attributes.iter().map(|attribute| (attribute.key.clone(), text(attribute))).collect()
+}
+
+fn points_of(resource: &Arc<Attributes>, metric: Arc<str>, data: Option<&Data>, points: &mut Vec<Point>) -> Result<()> {
+    let cumulative = |temporality| {
+        ensure!(temporality == AggregationTemporality::Cumulative as i32, "temporality {temporality} is not cumulative");
+        Ok(())
+    };
+    let numbers: (&[NumberDataPoint], bool) = match data.context("no data")? {
+        Data::Gauge(gauge) => (&gauge.data_points, false),
+        Data::Sum(sum) => {
+            cumulative(sum.aggregation_temporality)?;
+            (&sum.data_points, sum.is_monotonic)
+        }
+        Data::ExponentialHistogram(histogram) => {
+            cumulative(histogram.aggregation_temporality)?;
+            for point in &histogram.data_points {
+                points.push(Point {
+                    resource: resource.clone(),
+                    metric: metric.clone(),
+                    attributes: strings(&point.attributes),
+                    start_unix_ns: point.start_time_unix_nano,
+                    time_unix_ns: point.time_unix_nano,
+                    counter: true,
+                    value: Value::Histogram(Histogram::of(point)?),
+                });
+            }
+            (&[], false)
+        }
+        other => anyhow::bail!("podmeter exports no data of this kind: {other:?}"),
+    };
+    for point in numbers.0 {
+        let value = match point.value.as_ref().context("a point without a value")? {
+            number_data_point::Value::AsDouble(value) => *value,
+            number_data_point::Value::AsInt(value) => *value as f64,
+        };
+        ensure!(value.is_finite(), "the value {value}");
+        points.push(Point {
+            resource: resource.clone(),
+            metric: metric.clone(),
+            attributes: strings(&point.attributes),
+            start_unix_ns: point.start_time_unix_nano,
+            time_unix_ns: point.time_unix_nano,
+            counter: numbers.1,
+            value: Value::Number(value),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the OTLP specification writes JSON: 64-bit integers are strings, enums are numbers.
+    fn export(time: u64, cpu: f64) -> ExportMetricsServiceRequest {
+        let text = format!(
+            r#"{{"resourceMetrics":[{{"resource":{{"attributes":[
+                {{"key":"podmeter.cgroup.path","value":{{"stringValue":"/a/b"}}}}]}},
+            "scopeMetrics":[{{"scope":{{"name":"podmeter"}},"metrics":[
+                {{"name":"container.cpu.time","unit":"s","sum":{{"aggregationTemporality":2,"isMonotonic":true,"dataPoints":[
+                    {{"startTimeUnixNano":"5","timeUnixNano":"{time}","asDouble":{cpu}}}]}}}},
+                {{"name":"podmeter.cpu.wait.time","unit":"s","sum":{{"aggregationTemporality":2,"isMonotonic":true,"dataPoints":[
+                    {{"startTimeUnixNano":"5","timeUnixNano":"{time}","asDouble":1.0,
+                      "attributes":[{{"key":"cause","value":{{"stringValue":"throttled"}}}}]}},
+                    {{"startTimeUnixNano":"5","timeUnixNano":"{time}","asDouble":0.5,
+                      "attributes":[{{"key":"cause","value":{{"stringValue":"contention"}}}}]}}]}}}},
+                {{"name":"podmeter.cpu.burst","unit":"{{cpu}}","exponentialHistogram":{{"aggregationTemporality":2,"dataPoints":[
+                    {{"startTimeUnixNano":"5","timeUnixNano":"{time}","count":"10","sum":3.5,"scale":3,"zeroCount":"6",
+                      "positive":{{"offset":-2,"bucketCounts":["1","3"]}}}}]}}}}
+            ]}}]}}]}}"#
+        );
+        serde_json::from_str(&text).expect("is OTLP JSON")
+    }
+
+    #[test]
+    fn an_export_is_taken_apart_by_cgroup_metric_and_attribute() {
+        let mut exports = Exports::default();
+        exports.add(&export(10, 1.5)).expect("is valid");
+        exports.add(&export(20, 2.5)).expect("is valid");
+        assert_eq!(exports.value("/a/b", "container.cpu.time", &[]), Some(2.5));
+        assert_eq!(exports.value("/a/b", "podmeter.cpu.wait.time", &[]), Some(1.5));
+        assert_eq!(exports.value("/a/b", "podmeter.cpu.wait.time", &[("cause", "throttled")]), Some(1.0));
+        assert_eq!(exports.value("/a/b", "podmeter.cpu.wait.time", &[("cause", "moon")]), None);
+        assert_eq!(exports.value("/a", "container.cpu.time", &[]), None);
+        assert_eq!(exports.history("/a/b", "container.cpu.time"), [(10, 1.5), (20, 2.5)]);
+        assert_eq!((exports.requests(), exports.latest_unix_ns()), (2, 20));
+        exports.check_that_counters_only_grow().expect("they do");
+    }
+
+    #[test]
+    fn a_counter_that_goes_down_is_found() {
+        let mut exports = Exports::default();
+        exports.add(&export(10, 1.5)).expect("is valid");
+        exports.add(&export(20, 1.4)).expect("is valid");
+        let error = exports.check_that_counters_only_grow().expect_err("it went down").to_string();
+        assert!(error.contains("went down from 1.5"), "{error}");
+    }
+
+    #[test]
+    fn a_quantile_is_the_bounds_of_its_bucket() {
+        let mut exports = Exports::default();
+        exports.add(&export(10, 1.5)).expect("is valid");
+        let burst = exports.histogram("/a/b", "podmeter.cpu.burst").expect("is there");
+        assert_eq!(burst.quantile_bounds(0.5), Some((0.0, 0.0)));
+        let (low, high) = burst.quantile_bounds(0.99).expect("has observations");
+        assert!((low - 0.917).abs() < 0.001 && (high - 1.0).abs() < 1e-12, "{low} {high}");
+        assert_eq!(burst.since(burst).count, 0);
+    }
+}

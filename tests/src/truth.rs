@@ -1,0 +1,114 @@
+//! What the kernel itself says, and how far a figure may be from it.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+
+/// `/proc/<pid>/schedstat`: the scheduler's own account of one task.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Schedstat {
+    /// Time on a CPU in ns.
+    pub on_cpu_ns: u64,
+    /// Time runnable but waiting for a CPU in ns (`run_delay`); the time its cgroup was throttled is part of it.
+    pub wait_ns: u64,
+    /// Times it was put on a CPU.
+    pub dispatches: u64,
+}
+
+impl std::ops::Add for Schedstat {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            on_cpu_ns: self.on_cpu_ns + other.on_cpu_ns,
+            wait_ns: self.wait_ns + other.wait_ns,
+            dispatches: self.dispatches + other.dispatches,
+        }
+    }
+}
+
+impl std::iter::Sum for Schedstat {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| sum + one)
+    }
+}
+
+/// The main thread of a process, also when it is a zombie.
+pub fn schedstat(pid: i32) -> Result<Schedstat> {
+    read_schedstat(&format!("/proc/{pid}/schedstat"))
+}
+
+/// All threads of a process that live now; a thread that has ended takes its figures along.
+pub fn schedstat_of_threads(pid: i32) -> Result<Schedstat> {
+    let dir = format!("/proc/{pid}/task");
+    let mut sum = Schedstat::default();
+    for entry in fs::read_dir(&dir).with_context(|| format!("could not list {dir}"))? {
+        let tid = entry.with_context(|| format!("could not list {dir}"))?.file_name();
+        match read_schedstat(&format!("{dir}/{}/schedstat", tid.to_string_lossy())) {
+            Ok(one) => sum = sum + one,
+            // Ended between the listing and the reading.
+            Err(_) => continue,
+        }
+    }
+    Ok(sum)
+}
+
+fn read_schedstat(file: &str) -> Result<Schedstat> {
+    let text = fs::read_to_string(file).with_context(|| format!("could not read {file}"))?;
+    let numbers: Vec<u64> = text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+    let &[on_cpu_ns, wait_ns, dispatches] = numbers.as_slice() else {
+        anyhow::bail!("{file} holds \"{}\", not three numbers", text.trim());
+    };
+    Ok(Schedstat { on_cpu_ns, wait_ns, dispatches })
+}
+
+/// How far a measured figure may be from the truth: the larger of a share of the truth and a floor.
+#[derive(Clone, Copy, Debug)]
+pub struct Tolerance {
+    /// Share of the truth: 0.002 is 0.2 %.
+    pub share: f64,
+    /// In the figure's unit: for what the two readings cannot agree on because they are not made at the same instant.
+    pub floor: f64,
+}
+
+impl Tolerance {
+    /// A share of the truth, but at least `floor`.
+    pub const fn new(share: f64, floor: f64) -> Self {
+        Self { share, floor }
+    }
+
+    /// Fails, with both figures, when `measured` is too far from `truth`.
+    pub fn check(self, what: &str, measured: f64, truth: f64) -> Result<()> {
+        let allowed = (truth.abs() * self.share).max(self.floor);
+        let error = measured - truth;
+        ensure!(
+            error.abs() <= allowed,
+            "{what}: measured {measured:.6}, truth {truth:.6}: off by {error:+.6} ({:+.3} %), allowed ±{allowed:.6}",
+            error / truth * 100.0
+        );
+        println!("{what}: measured {measured:.6}, truth {truth:.6}: {error:+.6} of ±{allowed:.6}");
+        Ok(())
+    }
+}
+
+/// Number of CPUs that this process may run on.
+pub fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Length of a scheduler tick at the slowest rate that kernels are built with (HZ=100): `cpu.stat` of a running task is at most
+/// this old.
+pub const TICK: Duration = Duration::from_millis(10);
+
+/// CLOCK_MONOTONIC in ns: the clock of the burst windows.
+pub fn monotonic_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map(Duration::from);
+    now.map_or(0, |now| now.as_nanos() as u64)
+}
+
+/// Sleeps until CLOCK_MONOTONIC is this far into one of the 100 ms windows.
+pub fn sleep_into_window(offset: Duration) {
+    let window = Duration::from_millis(100).as_nanos() as u64;
+    let into = (monotonic_ns() + window - offset.as_nanos() as u64) % window;
+    std::thread::sleep(Duration::from_nanos(window - into));
+}

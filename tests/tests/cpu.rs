@@ -1,0 +1,343 @@
+//! The cpu signal against the kernel's own accounts: `cpu.stat` of the cgroup and `/proc/<pid>/schedstat` of its tasks.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use podmeter_tests::{
+    agent::{Agent, unix_ns},
+    cgroup::Cgroup,
+    load::{Load, Process, RealtimeUnlimited},
+    metric::{BURST, CPU_TIME, CPU_USAGE, SWITCHES, UNATTRIBUTED, WAIT, WAIT_TIME},
+    otlp::Exports,
+    root_test,
+    truth::{Schedstat, TICK, Tolerance, cpus, sleep_into_window},
+};
+use serde_json::json;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// CPU time of a cgroup whose tasks have all ended; the floor is what the exit of a task may add after `cpu.stat` was read.
+const EXACT: Tolerance = Tolerance::new(0.002, 0.0001);
+
+/// CPU time after tasks that may still have run while both sides were read.
+const CLOSE: Tolerance = Tolerance::new(0.002, 0.005);
+
+fn cpu_time(exports: &Exports, cgroup: &str) -> Result<f64> {
+    exports.value(cgroup, CPU_TIME, &[]).with_context(|| format!("{cgroup} was never exported with {CPU_TIME}"))
+}
+
+/// Compares the last exported CPU time of a cgroup with its `cpu.stat`.
+fn check_cpu_time(agent: &Agent, cgroup: &Cgroup, tolerance: Tolerance) -> Result<()> {
+    let truth = cgroup.cpu_stat()?.usage_seconds();
+    let measured = agent.look(|exports| cpu_time(exports, cgroup.path()))?;
+    tolerance.check(&format!("CPU time of {}", cgroup.path()), measured, truth)
+}
+
+fn wait_all(loads: Vec<Process>) -> Result<Schedstat> {
+    Ok(loads.into_iter().map(Process::wait).collect::<Result<Vec<_>>>()?.into_iter().sum())
+}
+
+root_test! {
+    fn cpu_time_and_waiting_of_tasks_that_migrate_equal_the_kernels_accounts() {
+        let agent = Agent::start(json!({}))?;
+        let cgroup = Cgroup::new("crowd")?;
+        // Three times more than the CPUs can run, free to move, and some that come and go between them.
+        let spinner = Load::spin(3 * SECOND);
+        let sleeper = Load::duty_cycle(2 * MS, 11 * MS, 3 * SECOND);
+        let loads = std::iter::repeat_n(spinner, 3 * cpus()).chain(std::iter::repeat_n(sleeper, 4));
+        let truth = wait_all(loads.map(|load| load.start(&cgroup)).collect::<Result<_>>()?)?;
+        agent.catch_up()?;
+
+        check_cpu_time(&agent, &cgroup, CLOSE)?;
+        let waited = truth.wait_ns as f64 / 1e9;
+        ensure!(waited > 3.0, "the crowd has hardly waited ({waited} s): this would prove nothing");
+        let ended = agent.stop()?;
+        let measured = ended.exports.value(cgroup.path(), WAIT_TIME, &[]).context("no wait time")?;
+        let share = Tolerance::new(0.01, 0.002);
+        share.check("wait time, all causes", measured, waited)?;
+        let waits = ended.exports.histogram(cgroup.path(), WAIT).context("no wait histogram")?;
+        share.check("sum of the wait histogram", waits.sum, waited)?;
+        let dispatches = Tolerance::new(0.02, 20.0);
+        dispatches.check("waits in the histogram, one per dispatch", waits.count as f64, truth.dispatches as f64)?;
+        let switches = ended.exports.value(cgroup.path(), SWITCHES, &[]).context("no switches")?;
+        dispatches.check("switches", switches, truth.dispatches as f64)
+    }
+}
+
+root_test! {
+    fn a_task_that_never_lets_go_of_its_cpu_reads_one_cpu_in_every_window_and_the_right_total_at_any_moment() {
+        let agent = Agent::start(json!({"interval": "500ms"}))?;
+        let cgroup = Cgroup::new("spinner")?;
+        let unlimited = RealtimeUnlimited::new()?;
+        let begin = Instant::now();
+        let load = Load::spin(3200 * MS).on_cpu(cpus() - 1).realtime().start(&cgroup)?;
+        let mut samples = Vec::new();
+        while begin.elapsed() < 3100 * MS {
+            let before = unix_ns();
+            samples.push((before, cgroup.cpu_stat()?.usage_seconds(), unix_ns()));
+            thread::sleep(3 * MS);
+        }
+        thread::sleep(150 * MS);
+        let windows = load.cpu_by_window();
+        let truth = load.wait()?;
+        drop(unlimited);
+        println!("the spinner was dispatched {} times", truth.dispatches);
+        agent.catch_up()?;
+        check_cpu_time(&agent, &cgroup, EXACT)?;
+        let exports = agent.stop()?.exports;
+
+        // The kernel brings cpu.stat of a running task up to date once per tick, and an export's time is that of its whole pass.
+        let slack = TICK.as_secs_f64() + 0.005;
+        let mut compared = 0;
+        for (time, value) in exports.history(cgroup.path(), CPU_TIME) {
+            let before = samples.iter().rfind(|(_, _, after)| *after <= time);
+            let after = samples.iter().find(|(before, _, _)| *before >= time);
+            let (Some((_, low, _)), Some((_, high, _))) = (before, after) else { continue };
+            ensure!(
+                (low - slack..=high + slack).contains(&value),
+                "exported {value} s when cpu.stat went from {low} to {high} s"
+            );
+            compared += 1;
+        }
+        ensure!(compared >= 4, "only {compared} exports in 3 s at an interval of 500 ms");
+
+        // What the spinner read from its own CPU clock decides how many windows were full: the machine may have taken some time.
+        let interior = &windows[1..windows.len() - 1];
+        let at_least = |share: f64| interior.iter().filter(|(_, ns)| *ns as f64 >= share * 1e8).count() as u64;
+        ensure!(at_least(0.93) >= 20, "the spinner had too little of its CPU: {windows:?}");
+        let burst = exports.histogram(cgroup.path(), BURST).context("no burst histogram")?;
+        let full = burst.buckets.get(&-1).copied().unwrap_or(0);
+        // Bucket -1 is (0.917, 1.0]; the first and the last window may be full too.
+        ensure!(
+            (at_least(0.93)..=at_least(0.90) + 2).contains(&full),
+            "{full} windows of 1.0 CPU in {burst:?}, the spinner knows of {windows:?}"
+        );
+        let above = burst.buckets.range(0..).map(|(_, n)| n).sum::<u64>();
+        ensure!(above == 0, "{above} windows with more than the one CPU it was pinned to: {burst:?}");
+        Tolerance::new(0.01, 0.01).check("CPU time in the burst windows", burst.sum * 0.1, truth.on_cpu_ns as f64 / 1e9)
+    }
+}
+
+root_test! {
+    fn two_hundred_containers_that_live_50_ms_are_all_exported_with_their_exact_cpu_time() {
+        let agent = Agent::start(json!({}))?;
+        let parent = Cgroup::new("short-lived")?;
+        let mut truths = Vec::new();
+        for batch in 0..25 {
+            let alive = (0..8).map(|n| {
+                let cgroup = parent.child(&format!("c{batch}-{n}"))?;
+                let load = Load::duty_cycle(5 * MS, 50 * MS, 50 * MS).start(&cgroup)?;
+                Ok((cgroup, load))
+            });
+            for (cgroup, load) in alive.collect::<Result<Vec<_>>>()? {
+                load.wait()?;
+                truths.push((cgroup.path().to_owned(), cgroup.cpu_stat()?.usage_seconds()));
+                cgroup.remove()?;
+            }
+        }
+        agent.catch_up()?;
+        agent.catch_up()?;
+        let points = |exports: &Exports| truths.iter().map(|(path, _)| exports.of(path).len()).sum::<usize>();
+        let at_end = agent.look(points);
+        agent.catch_up()?;
+        agent.catch_up()?;
+        ensure!(agent.look(points) == at_end, "containers that are long gone are still exported");
+
+        let exports = agent.stop()?.exports;
+        let missing: Vec<_> = truths.iter().filter(|(path, _)| exports.of(path).is_empty()).collect();
+        ensure!(missing.is_empty(), "{} of {} were never exported: {missing:?}", missing.len(), truths.len());
+        for (path, truth) in &truths {
+            EXACT.check(path, cpu_time(&exports, path)?, *truth)?;
+        }
+        Ok(())
+    }
+}
+
+root_test! {
+    fn a_burst_of_30_ms_every_300_ms_shows_in_the_histogram_though_the_average_hides_it() {
+        let agent = Agent::start(json!({"interval": "3s"}))?;
+        let cgroup = Cgroup::new("bursts")?;
+        // The whole burst inside one window: begun 20 ms into it, with 50 ms to spare.
+        sleep_into_window(20 * MS);
+        let begin = unix_ns();
+        let load = Load::duty_cycle(30 * MS, 300 * MS, 9900 * MS).start(&cgroup)?;
+        thread::sleep(9850 * MS);
+        let windows = load.cpu_by_window();
+        let end = unix_ns();
+        load.wait()?;
+        agent.catch_up()?;
+        let exports = agent.stop()?.exports;
+
+        let whole = windows.iter().filter(|(_, ns)| (29_500_000..32_000_000).contains(ns)).count();
+        ensure!(whole >= 30, "the machine was too busy for bursts of 30 ms: {windows:?}");
+        let burst = exports.histogram(cgroup.path(), BURST).context("no burst histogram")?;
+        let (low, high) = burst.quantile_bounds(0.99).context("the burst histogram is empty")?;
+        ensure!(low < 0.33 && high > 0.29, "p99 of the bursts is in ({low}, {high}], not about 0.3: {burst:?}");
+        ensure!(burst.quantile_bounds(0.5) == Some((0.0, 0.0)), "two of three windows are idle: {burst:?}");
+        let busy = burst.count - burst.zero_count;
+        ensure!(busy.abs_diff(windows.len() as u64) <= 1, "{busy} busy windows, the load knows of {windows:?}");
+
+        // Gauges whose whole interval lies in the run: ten bursts, one more or less.
+        let history = exports.history(cgroup.path(), CPU_USAGE);
+        let inside = history.iter().filter(|(time, _)| *time > begin + 3_000_000_000 && *time < end);
+        let usages: Vec<f64> = inside.map(|(_, usage)| *usage).collect();
+        ensure!(!usages.is_empty(), "no export in 10 s at an interval of 3 s");
+        usages.iter().try_for_each(|usage| Tolerance::new(0.0, 0.012).check("average over 3 s", *usage, 0.1))
+    }
+}
+
+root_test! {
+    fn of_five_thousand_cgroups_that_find_too_few_slots_no_cpu_time_is_lost() {
+        let agent = Agent::start(json!({"cgroups": {"slots": 1024}}))?;
+        let parent = Cgroup::new("flood")?;
+        agent.catch_up()?;
+        let unattributed = |exports: &Exports| exports.node_value(UNATTRIBUTED, &[]);
+        let before = agent.look(unattributed).with_context(|| format!("no {UNATTRIBUTED}"))?;
+        let mut paths = Vec::new();
+        // 1250 at once are more than the slots, however slow this machine is.
+        for batch in 0..4 {
+            let mut alive = Vec::new();
+            for n in 0..1250 {
+                let cgroup = parent.child(&format!("c{batch}-{n}"))?;
+                paths.push(cgroup.path().to_owned());
+                Load::burn(MS / 2).start(&cgroup)?.wait()?;
+                alive.push(cgroup);
+            }
+            alive.into_iter().try_for_each(Cgroup::remove)?;
+        }
+        agent.catch_up()?;
+        agent.catch_up()?;
+        let truth = parent.cpu_stat()?.usage_seconds();
+        let exports = agent.stop()?.exports;
+        let lost = unattributed(&exports).context("gone")? - before;
+        let values: Vec<f64> = paths.iter().filter_map(|path| exports.value(path, CPU_TIME, &[])).collect();
+        println!("{} of {} cgroups had a slot", values.len(), paths.len());
+        ensure!(lost > 0.0, "more cgroups than slots, but nothing is unattributed");
+        ensure!(values.len() >= 900, "only {} cgroups were exported with 1024 slots", values.len());
+        Tolerance::new(0.005, 0.005).check("cgroups with a slot + unattributed", values.iter().sum::<f64>() + lost, truth)
+    }
+}
+
+root_test! {
+    fn a_cgroup_that_is_older_than_the_agent_is_exported_with_its_whole_life() {
+        let parent = Cgroup::new("older")?;
+        let child = parent.child("child")?;
+        let leaf = child.child("leaf")?;
+        let running = parent.child("running")?;
+        Load::burn(150 * MS).start(&child)?.wait()?;
+        Load::burn(80 * MS).start(&leaf)?.wait()?;
+        let spinner = Load::spin(20 * SECOND).start(&running)?;
+        thread::sleep(200 * MS);
+
+        let agent = Agent::start(json!({}))?;
+        agent.catch_up()?;
+        check_cpu_time(&agent, &child, EXACT)?;
+        check_cpu_time(&agent, &leaf, EXACT)?;
+
+        Load::burn(60 * MS).start(&leaf)?.wait()?;
+        thread::sleep(SECOND);
+        spinner.kill()?;
+        agent.catch_up()?;
+        check_cpu_time(&agent, &leaf, EXACT)?;
+        check_cpu_time(&agent, &child, EXACT)?;
+        // It ran while counting began: between the agent's reading of cpu.stat and of its own counters.
+        check_cpu_time(&agent, &running, CLOSE)?;
+        check_cpu_time(&agent, &parent, CLOSE)?;
+        agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn a_cgroup_that_is_made_while_the_agent_starts_is_counted_once() {
+        let parent = Cgroup::new("meanwhile")?;
+        let agent = Agent::spawn(json!({}))?;
+        let begin = Instant::now();
+        let (mut kept, mut gone) = (Vec::new(), Vec::new());
+        let mut first_after_start = None;
+        for n in 0.. {
+            let started = agent.look(|exports| exports.requests() > 0);
+            if started && first_after_start.is_none() {
+                first_after_start = Some(n);
+            }
+            if first_after_start.is_some_and(|first| n >= first + 20) {
+                break;
+            }
+            ensure!(begin.elapsed() < 20 * SECOND, "the agent does not export:\n{}", agent.stderr());
+            let cgroup = parent.child(&format!("c{n}"))?;
+            Load::burn(2 * MS).start(&cgroup)?.wait()?;
+            if n % 2 == 0 {
+                kept.push(cgroup);
+            } else {
+                gone.push((n, cgroup.path().to_owned(), cgroup.cpu_stat()?.usage_seconds()));
+                cgroup.remove()?;
+            }
+        }
+        agent.catch_up()?;
+        agent.catch_up()?;
+        for cgroup in &kept {
+            check_cpu_time(&agent, cgroup, EXACT)?;
+        }
+        check_cpu_time(&agent, &parent, CLOSE)?;
+        let exports = agent.stop()?.exports;
+        for (n, path, truth) in gone {
+            // One that was gone before counting began cannot be known.
+            let measured = exports.value(&path, CPU_TIME, &[]);
+            ensure!(measured.is_some() || first_after_start.is_some_and(|first| n < first), "{path} was never exported");
+            measured.map_or(Ok(()), |measured| EXACT.check(&path, measured, truth))?;
+        }
+        Ok(())
+    }
+}
+
+root_test! {
+    fn a_parents_total_keeps_what_its_removed_children_used() {
+        let agent = Agent::start(json!({}))?;
+        let parent = Cgroup::new("nested")?;
+        let middle = parent.child("middle")?;
+        for n in 0..5 {
+            let child = middle.child(&format!("child{n}"))?;
+            Load::burn(20 * MS).start(&child)?.wait()?;
+            child.remove()?;
+        }
+        agent.catch_up()?;
+        agent.catch_up()?;
+        check_cpu_time(&agent, &parent, Tolerance::new(0.002, 0.0005))?;
+        check_cpu_time(&agent, &middle, Tolerance::new(0.002, 0.0005))?;
+
+        let last = middle.child("last")?;
+        Load::burn(30 * MS).start(&last)?.wait()?;
+        last.remove()?;
+        middle.remove()?;
+        agent.catch_up()?;
+        agent.catch_up()?;
+        check_cpu_time(&agent, &parent, Tolerance::new(0.002, 0.0005))?;
+        agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn throttled_waiting_is_told_from_contention() {
+        if !podmeter_tests::cgroup::has_controller("cpu")? {
+            eprintln!("SKIPPED throttled_waiting_is_told_from_contention: needs the cpu controller in the cgroup2 hierarchy");
+            return Ok(());
+        }
+        let agent = Agent::start(json!({}))?;
+        let parent = Cgroup::new("limited")?;
+        parent.delegate("cpu")?;
+        let cgroup = parent.child("container")?;
+        cgroup.limit_cpu(20 * MS, 100 * MS)?;
+        let truth = Load::spin(3 * SECOND).on_cpu(cpus() - 1).start(&cgroup)?.wait()?;
+        agent.catch_up()?;
+        let throttled = cgroup.cpu_stat()?.throttled_usec.context("no throttled_usec")? as f64 / 1e6;
+        ensure!(throttled > 1.5, "one fifth of a CPU was allowed, but throttled for only {throttled} s");
+        let exports = agent.stop()?.exports;
+        let cause = |cause| exports.value(cgroup.path(), WAIT_TIME, &[("cause", cause)]).context("no wait time by cause");
+        Tolerance::new(0.02, 0.02).check("throttled", cause("throttled")?, throttled)?;
+        let waited = truth.wait_ns as f64 / 1e9;
+        Tolerance::new(0.01, 0.002).check("both causes", cause("throttled")? + cause("contention")?, waited)
+    }
+}
