@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError};
@@ -12,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossterm::event::{self, Event};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ratatui::DefaultTerminal;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -26,6 +28,7 @@ mod format;
 mod help;
 mod keys;
 pub mod once;
+mod order;
 mod render;
 mod state;
 #[cfg(test)]
@@ -110,7 +113,7 @@ fn show(terminal: &mut DefaultTerminal, reader: &Reader, stop: &AtomicBool, fact
     let theme = Theme::from_environment();
     let mut state = State::new(facts);
     let mut changed = true;
-    while !state.wants_to_quit() && !stop.load(Ordering::Relaxed) {
+    while !state.wants_to_quit() && !stop.load(Ordering::Relaxed) && !has_hung_up(io::stdout()) {
         changed |= reader.take(&mut state)?;
         if changed {
             terminal.draw(|frame| render::draw(frame, &mut state, theme)).map_err(failed("draw on"))?;
@@ -135,6 +138,13 @@ fn show(terminal: &mut DefaultTerminal, reader: &Reader, stop: &AtomicBool, fact
         }
     }
     Ok(())
+}
+
+/// True when the terminal is gone, also where no SIGHUP said so (`nohup`, an orphaned session).
+fn has_hung_up(terminal: impl AsFd) -> bool {
+    let mut asked = [PollFd::new(terminal.as_fd(), PollFlags::empty())];
+    let gone = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+    poll(&mut asked, PollTimeout::ZERO).is_ok() && asked[0].revents().is_some_and(|seen| seen.intersects(gone))
 }
 
 /// ratatui's hook leaves this to the terminal's destructor, which does not run where a panic aborts.

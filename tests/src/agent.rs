@@ -1,11 +1,11 @@
 //! The agent as a black box: started as a process, known by what it exports, logs and answers.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
     io::{BufRead as _, BufReader, Write as _},
     net::SocketAddr,
-    os::unix::process::CommandExt as _,
-    path::PathBuf,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
@@ -68,7 +68,16 @@ pub enum As {
 
 /// Runs `podmeter` with these arguments; it must end within `within`.
 pub fn run(args: &[&str], user: As, within: Duration) -> Result<Output> {
-    let mut process = spawn(args, user)?;
+    // A directory on the way to the binary may be closed to others.
+    let open = tempfile::tempdir().context("could not make a directory")?;
+    let mut binary = binary()?;
+    if user == As::Nobody {
+        fs::set_permissions(open.path(), Permissions::from_mode(0o755)).context("could not open a directory to all")?;
+        let copy = open.path().join("podmeter");
+        fs::copy(&binary, &copy).with_context(|| format!("could not copy {}", binary.display()))?;
+        binary = copy;
+    }
+    let mut process = spawn(&binary, args, user)?;
     let stdout = read_all(process.stdout.take());
     let stderr = read_all(process.stderr.take());
     let status = wait_within(&mut process, within)?;
@@ -86,9 +95,8 @@ fn read_all<R: std::io::Read + Send + 'static>(pipe: Option<R>) -> thread::JoinH
     })
 }
 
-fn spawn(args: &[&str], user: As) -> Result<Child> {
-    let binary = binary()?;
-    let mut command = Command::new(&binary);
+fn spawn(binary: &Path, args: &[&str], user: As) -> Result<Child> {
+    let mut command = Command::new(binary);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // The environment can configure the agent too; a test says all it wants in its configuration.
     for (name, _) in std::env::vars_os().filter(|(name, _)| is_configuration(&name.to_string_lossy())) {
@@ -206,7 +214,7 @@ impl Agent {
         let file = dir.path().join("config.yaml");
         fs::write(&file, all.to_string()).with_context(|| format!("could not write {}", file.display()))?;
         let file = file.to_str().context("the configuration's path is not UTF-8")?;
-        let mut process = spawn(&["run", "--config", file], As::Root)?;
+        let mut process = spawn(&binary()?, &["run", "--config", file], As::Root)?;
         let ears = Arc::new(Ears::default());
         let readers = vec![
             listen(process.stdout.take(), ears.clone(), hear_export, |said| said.ended = true),
@@ -296,11 +304,14 @@ impl Agent {
             let _ = reader.join();
         }
         self.stopped = true;
-        std::mem::take(&mut *self.ears.lock())
+        let said = std::mem::take(&mut *self.ears.lock());
+        // Shown when the test fails on what was exported.
+        println!("the agent's log:\n{}", said.stderr);
+        said
     }
 
-    /// Asks it to stop (SIGTERM) and waits until it has ended. Fails when that takes longer than [`STOPS_WITHIN`], when it does not
-    /// exit with 0, or when any counter it exported has ever gone down.
+    /// Asks it to stop (SIGTERM) and waits until it has ended. Fails when that takes longer than [`STOPS_WITHIN`], when it does
+    /// not exit with 0, or when any counter it exported has ever gone down.
     pub fn stop(mut self) -> Result<Ended> {
         let asked = Instant::now();
         kill(Pid::from_raw(self.pid()), Signal::SIGTERM).context("could not signal podmeter")?;

@@ -10,12 +10,23 @@ use anyhow::{Context as _, Result};
 
 /// The status code and body of `GET path`.
 pub fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
-    let doing = || format!("GET http://{address}{path}");
+    request(address, "GET", path, "", &[])
+}
+
+/// The status code and body of `POST path` with a body of this content type.
+pub fn post(address: SocketAddr, path: &str, content_type: &str, body: &[u8]) -> Result<(u16, String)> {
+    let headers = format!("Content-Type: {content_type}\r\nContent-Length: {}\r\n", body.len());
+    request(address, "POST", path, &headers, body)
+}
+
+fn request(address: SocketAddr, method: &str, path: &str, headers: &str, body: &[u8]) -> Result<(u16, String)> {
+    let doing = || format!("{method} http://{address}{path}");
     let timeout = Duration::from_secs(10);
     let mut stream = TcpStream::connect_timeout(&address, timeout).with_context(doing)?;
     stream.set_read_timeout(Some(timeout)).with_context(doing)?;
-    // HTTP/1.0: the body ends with the connection and is never chunked.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").with_context(doing)?;
+    // HTTP/1.0: the reply ends with the connection and is never chunked.
+    write!(stream, "{method} {path} HTTP/1.0\r\nHost: {address}\r\n{headers}\r\n").with_context(doing)?;
+    stream.write_all(body).with_context(doing)?;
     let mut reply = Vec::new();
     stream.read_to_end(&mut reply).with_context(doing)?;
     let reply = String::from_utf8_lossy(&reply);

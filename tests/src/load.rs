@@ -80,11 +80,12 @@ pub struct Load {
     work: Work,
     cpu: Option<usize>,
     realtime: bool,
+    into_window_ns: Option<u64>,
 }
 
 impl Load {
     fn new(work: Work) -> Self {
-        Self { work, cpu: None, realtime: false }
+        Self { work, cpu: None, realtime: false, into_window_ns: None }
     }
 
     /// Computes until it has used this much CPU time, exit included but for some µs.
@@ -119,6 +120,11 @@ impl Load {
         Self { realtime: true, ..self }
     }
 
+    /// Begins when a 100 ms window of CLOCK_MONOTONIC is this old, the same as where the agent's windows begin.
+    pub fn into_window(self, offset: Duration) -> Self {
+        Self { into_window_ns: Some(ns(offset)), ..self }
+    }
+
     /// Starts it in `cgroup`.
     pub fn start(&self, cgroup: &Cgroup) -> Result<Process> {
         let shared = Shared::new()?;
@@ -127,6 +133,7 @@ impl Load {
             work: self.work,
             cpu: self.cpu,
             realtime: self.realtime,
+            into_window_ns: self.into_window_ns,
             alarm_seconds: u32::try_from((self.work.wall() + GRACE).as_secs()).unwrap_or(u32::MAX),
             parent: std::process::id() as i32,
             gate: None,

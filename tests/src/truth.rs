@@ -99,16 +99,3 @@ pub fn cpus() -> usize {
 /// Length of a scheduler tick at the slowest rate that kernels are built with (HZ=100): `cpu.stat` of a running task is at most
 /// this old.
 pub const TICK: Duration = Duration::from_millis(10);
-
-/// CLOCK_MONOTONIC in ns: the clock of the burst windows.
-pub fn monotonic_ns() -> u64 {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map(Duration::from);
-    now.map_or(0, |now| now.as_nanos() as u64)
-}
-
-/// Sleeps until CLOCK_MONOTONIC is this far into one of the 100 ms windows.
-pub fn sleep_into_window(offset: Duration) {
-    let window = Duration::from_millis(100).as_nanos() as u64;
-    let into = (monotonic_ns() + window - offset.as_nanos() as u64) % window;
-    std::thread::sleep(Duration::from_nanos(window - into));
-}

@@ -13,7 +13,7 @@ use podmeter_tests::{
     metric::{BURST, CPU_TIME, CPU_USAGE, SWITCHES, UNATTRIBUTED, WAIT, WAIT_TIME},
     otlp::Exports,
     root_test,
-    truth::{Schedstat, TICK, Tolerance, cpus, sleep_into_window},
+    truth::{Schedstat, TICK, Tolerance, cpus},
 };
 use serde_json::json;
 
@@ -70,13 +70,13 @@ root_test! {
 
 root_test! {
     fn a_task_that_never_lets_go_of_its_cpu_reads_one_cpu_in_every_window_and_the_right_total_at_any_moment() {
-        let agent = Agent::start(json!({"interval": "500ms"}))?;
+        let agent = Agent::start(json!({}))?;
         let cgroup = Cgroup::new("spinner")?;
         let unlimited = RealtimeUnlimited::new()?;
         let begin = Instant::now();
-        let load = Load::spin(3200 * MS).on_cpu(cpus() - 1).realtime().start(&cgroup)?;
+        let load = Load::spin(4200 * MS).on_cpu(cpus() - 1).realtime().start(&cgroup)?;
         let mut samples = Vec::new();
-        while begin.elapsed() < 3100 * MS {
+        while begin.elapsed() < 4100 * MS {
             let before = unix_ns();
             samples.push((before, cgroup.cpu_stat()?.usage_seconds(), unix_ns()));
             thread::sleep(3 * MS);
@@ -103,12 +103,12 @@ root_test! {
             );
             compared += 1;
         }
-        ensure!(compared >= 4, "only {compared} exports in 3 s at an interval of 500 ms");
+        ensure!(compared >= 3, "only {compared} exports in 4 s at an interval of 1 s");
 
         // What the spinner read from its own CPU clock decides how many windows were full: the machine may have taken some time.
         let interior = &windows[1..windows.len() - 1];
         let at_least = |share: f64| interior.iter().filter(|(_, ns)| *ns as f64 >= share * 1e8).count() as u64;
-        ensure!(at_least(0.93) >= 20, "the spinner had too little of its CPU: {windows:?}");
+        ensure!(at_least(0.93) >= 25, "the spinner had too little of its CPU: {windows:?}");
         let burst = exports.histogram(cgroup.path(), BURST).context("no burst histogram")?;
         let full = burst.buckets.get(&-1).copied().unwrap_or(0);
         // Bucket -1 is (0.917, 1.0]; the first and the last window may be full too.
@@ -162,9 +162,8 @@ root_test! {
         let agent = Agent::start(json!({"interval": "3s"}))?;
         let cgroup = Cgroup::new("bursts")?;
         // The whole burst inside one window: begun 20 ms into it, with 50 ms to spare.
-        sleep_into_window(20 * MS);
         let begin = unix_ns();
-        let load = Load::duty_cycle(30 * MS, 300 * MS, 9900 * MS).start(&cgroup)?;
+        let load = Load::duty_cycle(30 * MS, 300 * MS, 9900 * MS).into_window(20 * MS).realtime().start(&cgroup)?;
         thread::sleep(9850 * MS);
         let windows = load.cpu_by_window();
         let end = unix_ns();

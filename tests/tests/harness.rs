@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, ensure};
 use podmeter_tests::{
     cgroup::Cgroup,
-    load::{Load, ping_pong},
+    load::{Load, RealtimeUnlimited, ping_pong},
     root_test,
     truth::{Schedstat, Tolerance, cpus, schedstat_of_threads},
 };
@@ -112,5 +112,33 @@ root_test! {
         let account = load.wait()?;
         ensure!(threads.on_cpu_ns <= account.on_cpu_ns, "{threads:?} is more than {account:?}");
         Ok(())
+    }
+}
+
+root_test! {
+    fn bursts_that_begin_early_in_a_window_stay_inside_it() {
+        let cgroup = Cgroup::new("bursts")?;
+        let load = Load::duty_cycle(30 * MS, 300 * MS, 900 * MS).into_window(20 * MS).realtime().start(&cgroup)?;
+        thread::sleep(950 * MS);
+        let windows = load.cpu_by_window();
+        let whole = windows.iter().filter(|(_, ns)| (29_500_000..32_000_000).contains(ns)).count();
+        ensure!(whole >= 2, "bursts of 30 ms were cut: {windows:?}");
+        load.wait().map(drop)
+    }
+}
+
+root_test! {
+    fn a_realtime_load_has_its_cpu_to_itself() {
+        let limit = || std::fs::read_to_string("/proc/sys/kernel/sched_rt_runtime_us").unwrap_or_default();
+        let before = limit();
+        let cgroup = Cgroup::new("realtime")?;
+        let unlimited = RealtimeUnlimited::new()?;
+        let rival = Load::spin(700 * MS).on_cpu(cpus() - 1).start(&cgroup)?;
+        let account = Load::spin(500 * MS).on_cpu(cpus() - 1).realtime().start(&cgroup)?.wait()?;
+        drop(unlimited);
+        rival.wait()?;
+        ensure!(limit() == before, "the limit was {before} and is now {}", limit());
+        // 6.12 and later keep 5 % for the others when those starve for a second.
+        Tolerance::new(0.0, 0.06).check("realtime CPU time", account.on_cpu_ns as f64 / 1e9, 0.5)
     }
 }

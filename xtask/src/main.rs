@@ -1,2 +1,125 @@
-//! xtask
-fn main() {}
+//! podmeter's development commands: `cargo xtask setup | build | run | test | lint | docs | bench | demo | ci`.
+//!
+//! Each is one file. They need a Linux machine with git and a stable Rust; `setup`, which the others start with, brings the rest.
+
+mod build;
+mod command;
+mod docs;
+mod lint;
+mod setup;
+mod tally;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::setup::Purpose;
+use crate::test::Suite;
+use crate::workspace::Workspace;
+
+/// podmeter's development commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building, running and testing need; does nothing when all is there.
+    Setup {
+        /// What the tools are wanted for.
+        #[arg(long = "for", value_enum, default_value_t = Purpose::Test)]
+        purpose: Purpose,
+    },
+    /// Build podmeter in release.
+    Build {
+        /// Link everything in: one file that runs on any Linux of this architecture, in images and in VMs.
+        #[arg(long = "static")]
+        statically: bool,
+    },
+    /// Set up, build and show what the containers of this machine use (`podmeter top`), as root.
+    Run {
+        /// Arguments for `podmeter top`, after `--`.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Set up, check the code, build and run every test. The last line has the totals.
+    Test {
+        /// Only the tests that need nothing but a compiler (unit), or only those that use this machine's kernel (host).
+        #[arg(value_enum, default_value_t = Suite::All)]
+        suite: Suite,
+    },
+    /// Check the code: format, clippy for both sides, the house rules, dependencies, generated documents.
+    Lint,
+    /// Check the house rules that neither rustc nor clippy knows.
+    Tidy,
+    /// Write METRICS.md anew from the registry of metrics.
+    Docs {
+        /// Change nothing; fail when a document is stale.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Measure podmeter's own cost against its targets, on this machine, as root.
+    Bench {
+        /// Arguments for the benchmark, after `--`.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Run podmeter beside known loads and show what it says about them, as root.
+    Demo {
+        /// Arguments for the demonstration, after `--`.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// What continuous integration runs: `test`.
+    Ci,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    match task {
+        Task::Setup { purpose } => {
+            setup::run(&workspace, purpose)?;
+            println!("All that `{purpose}` needs is there.");
+        }
+        Task::Build { statically } => {
+            setup::run(&workspace, Purpose::Build)?;
+            build::announce(&build::podmeter(&workspace, statically)?)?;
+        }
+        Task::Run { arguments } => {
+            setup::run(&workspace, Purpose::Build)?;
+            return build::top(&workspace, &arguments);
+        }
+        Task::Test { suite } => return Ok(test::run(&workspace, suite)),
+        Task::Ci => return Ok(test::run(&workspace, Suite::All)),
+        Task::Lint => {
+            setup::run(&workspace, Purpose::Test)?;
+            build::podmeter(&workspace, false)?;
+            return Ok(lint::run(&workspace));
+        }
+        Task::Tidy => tidy::run(&workspace)?,
+        Task::Docs { check } => {
+            setup::run(&workspace, Purpose::Build)?;
+            let podmeter = build::podmeter(&workspace, false)?;
+            if check { docs::check(&workspace, &podmeter)? } else { docs::write(&workspace, &podmeter)? }
+        }
+        Task::Bench { arguments } => return test::measure(&workspace, "bench", &arguments),
+        Task::Demo { arguments } => return test::measure(&workspace, "demo", &arguments),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -62,7 +62,9 @@ fn cpu_on_switch(ctx: BtfTracePointContext) -> i32 {
 unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
     // SAFETY: see the caller.
     unsafe {
-        let task = (*now).task;
+        let task = core::ptr::read_volatile(&raw const (*now).task);
+        // Read once more: having compared `task` with `prev` LLVM would compute with the pointer, which the verifier forbids.
+        let task_address = core::ptr::read_volatile(&raw const (*now).task);
         let exec_ns = load(prev, frozen!(FACTS.task_exec));
         let run_delay_ns = load(prev, frozen!(FACTS.task_run_delay));
         let ran_ns = exec_ns.wrapping_sub((*now).exec_ns);
@@ -79,7 +81,7 @@ unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
         if task != prev || exec_ns == 0 {
             return;
         }
-        let waited_ns = run_delay_ns.wrapping_sub(delay_at_last_switch_out(task, delay_in_ns, run_delay_ns));
+        let waited_ns = run_delay_ns.wrapping_sub(delay_at_last_switch_out(task_address, delay_in_ns, run_delay_ns));
 
         let cgroup = load(load(prev, frozen!(FACTS.task_cgroups)), frozen!(FACTS.css_set_cgroup));
         let slot = slot_of(now, cpu, cgroup);
@@ -179,7 +181,8 @@ unsafe fn lay_into_windows(now: *mut CpuNow, cpu: u32, record: *mut CpuRecord, s
     unsafe {
         let jiffies = bpf_jiffies64();
         let clock_ns = bpf_ktime_get_ns();
-        let tick_ns = frozen!(FACTS.tick_ns);
+        // Never zero; said so that rustc leaves out a panic that the verifier would refuse.
+        let tick_ns = frozen!(FACTS.tick_ns) | 1;
         let current = clock_ns / WINDOW_NS;
         // Jiffies never run ahead of the clock, so at any jiffy before this one the window has not ended.
         (*now).window = current;

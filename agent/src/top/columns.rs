@@ -4,7 +4,7 @@ use ratatui::style::Style;
 
 use super::figures;
 use super::format;
-use super::state::Sort;
+use super::order::Sort;
 use super::theme::Theme;
 use super::view::Workload;
 

@@ -2,7 +2,8 @@
 
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-use super::state::{Action, Sort, State};
+use super::order::Sort;
+use super::state::{Action, State};
 
 /// What a key means now; `None` when nothing.
 pub fn action(key: KeyEvent, state: &State) -> Option<Action> {

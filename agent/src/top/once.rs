@@ -1,7 +1,7 @@
 //! One snapshot as text: `podmeter top --once`, with or without `--json`.
 
 use super::view::{View, Workload};
-use super::{figures, format, state};
+use super::{figures, format, order};
 
 /// A heading, with its unit, and what is below it.
 type Column = (&'static str, fn(&Workload) -> String);
@@ -28,7 +28,7 @@ pub fn table(view: &View) -> String {
     let cpu = &view.node.cpu;
     let mut rows =
         vec![std::iter::once("NAME".to_owned()).chain(COLUMNS.iter().map(|(heading, _)| (*heading).to_owned())).collect()];
-    rows.extend(state::by_cpu(view).into_iter().map(|workload| {
+    rows.extend(order::by_cpu(view).into_iter().map(|workload| {
         std::iter::once(one_word(&figures::label(workload))).chain(COLUMNS.iter().map(|(_, cell)| cell(workload))).collect()
     }));
     let node = format!(

@@ -9,7 +9,8 @@ use ratatui::widgets::Widget;
 
 use super::columns::{self, Column, GAP, Layout};
 use super::format;
-use super::state::{History, Sort, State};
+use super::order::Sort;
+use super::state::{History, State};
 use super::theme::{Theme, WATCH};
 use super::{detail, help};
 

@@ -22,8 +22,8 @@ struct Habit {
 
 const HABITS: &[Habit] = &[
     habit("shop", "checkout-7d9f8c6b5-x2x7k", "app", "Deployment", (0.85, 0.3), Some(1.0), Some(2.0), (1.9, 0.021, 0.012)),
-    habit("shop", "cart-5c8d7f9b4-q9w8e", "redis", "Deployment", (0.12, 0.05), Some(0.1), Some(0.5), (3.1, 0.13, 0.004)),
-    habit("shop", "web-6f7d8c9b5-abcde", "nginx", "Deployment", (0.31, 0.1), Some(0.5), None, (1.4, 0.0, 0.002)),
+    habit("shop", "cart-5c8d7f9b4-q9w8e", "redis", "Deployment", (0.12, 0.1), Some(0.1), Some(0.5), (3.1, 0.13, 0.004)),
+    habit("shop", "web-6f7d8c9b5-abcde", "nginx", "Deployment", (0.31, 0.25), Some(0.5), None, (1.4, 0.0, 0.002)),
     habit("data", "postgres-0", "postgres", "StatefulSet", (1.62, 0.5), Some(2.0), Some(4.0), (1.3, 0.0, 0.34)),
     habit("data", "reindex-28371-kx9z2", "reindex", "Job", (0.98, 0.02), Some(0.25), Some(1.0), (1.02, 1.4, 0.05)),
     habit(
@@ -38,8 +38,8 @@ const HABITS: &[Habit] = &[
     ),
     habit("kube-system", "kube-proxy-z8x4c", "kube-proxy", "DaemonSet", (0.0023, 0.002), None, None, (9.0, 0.0, 0.00009)),
     habit("monitoring", "podmeter-4kq7v", "podmeter", "DaemonSet", (0.0031, 0.001), Some(0.02), Some(0.1), (6.0, 0.0, 0.0001)),
-    habit("", "", "kubelet.service", "Service", (0.048, 0.02), None, None, (2.5, 0.0, 0.003)),
-    habit("", "", "containerd.service", "Service", (0.031, 0.02), None, None, (2.8, 0.0, 0.002)),
+    habit("", "", "kubelet.service", "Service", (0.048, 0.045), None, None, (2.5, 0.0, 0.003)),
+    habit("", "", "containerd.service", "Service", (0.031, 0.03), None, None, (2.8, 0.0, 0.002)),
     habit("", "", "ssh.service", "Service", (0.0, 0.0), None, None, (0.0, 0.0, 0.0)),
     habit("", "", "cron.service", "Service", (0.0, 0.0), None, None, (0.0, 0.0, 0.0)),
 ];

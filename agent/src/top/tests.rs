@@ -1,6 +1,5 @@
 //! The live view without a terminal: keys and snapshots in, pictures out.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -9,10 +8,13 @@ use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
 use ratatui::style::{Color, Modifier};
 
-use super::state::{Facts, Sort, State};
+use super::order::Sort;
+use super::state::{Facts, State};
 use super::theme::Theme;
 use super::view::{Cpu, View, Workload};
-use super::{format, keys, once, render, synthetic};
+use super::{format, has_hung_up, keys, once, render, synthetic};
+
+mod picture;
 
 fn new() -> State {
     State::new(Facts { kernel: "Linux 6.18.0".into(), agent: "v0.1.0".into(), interval: Duration::from_secs(1) })
@@ -385,7 +387,7 @@ fn once_prints_every_workload_aligned_and_the_busiest_first() {
     let view = synthetic::view(1);
     let table = once::table(&view);
     let rows: Vec<&str> = table.lines().collect();
-    assert!(rows[0].starts_with("node worker-3: 4.07"), "{table}");
+    assert!(rows[0].starts_with("node worker-3: 4."), "{table}");
     assert!(rows[3].starts_with("data/postgres-0/postgres "), "{table}");
     assert_eq!(rows.len(), 3 + view.workloads.len());
     let fields: Vec<usize> = rows[2..].iter().map(|row| row.split_whitespace().count()).collect();
@@ -439,68 +441,10 @@ fn a_restarted_unit_is_there_twice_and_has_one_history() {
     assert_eq!(history.iter().copied().collect::<Vec<_>>(), [Some(0.4)]);
 }
 
-/// The picture in the documentation is drawn by the code it shows.
 #[test]
-fn the_picture_in_the_documentation_is_what_is_drawn() {
-    let mut state = new();
-    for tick in 0..60 {
-        state.update(synthetic::view(tick));
-    }
-    press(&mut state, "j");
-    let picture = svg(&draw(&mut state, 170, 19, true));
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/top.svg");
-    if std::env::var_os("UPDATE_PICTURES").is_some() {
-        std::fs::write(path, &picture).expect("docs/top.svg can be written");
-    }
-    let stored = std::fs::read_to_string(path).expect("docs/top.svg is part of the repository");
-    assert!(stored == picture, "docs/top.svg is not what is drawn now: run this test with UPDATE_PICTURES=1");
-}
-
-/// A screen as SVG: one text element per run of equal style, at fixed columns.
-fn svg(buffer: &Buffer) -> String {
-    const CELL: f64 = 8.4;
-    const LINE: f64 = 18.0;
-    let (width, height) = (f64::from(buffer.area.width + 2) * CELL, f64::from(buffer.area.height + 1) * LINE);
-    let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" font-family=\"ui-monospace, 'DejaVu Sans Mono', \
-         Menlo, Consolas, monospace\" font-size=\"14\" xml:space=\"preserve\">\n<title>podmeter top</title>\n<rect width=\"100%\" \
-         height=\"100%\" rx=\"8\" fill=\"#16181d\"/>\n"
-    );
-    for y in 0..buffer.area.height {
-        let mut x = 0;
-        while x < buffer.area.width {
-            let start = x;
-            let cell = &buffer[(x, y)];
-            let (colour, modifier) = (cell.fg, cell.modifier);
-            let mut run = String::new();
-            while x < buffer.area.width && (buffer[(x, y)].fg, buffer[(x, y)].modifier) == (colour, modifier) {
-                run += buffer[(x, y)].symbol();
-                x += 1;
-            }
-            let (left, top, length) = (f64::from(start + 1) * CELL, (f64::from(y) + 0.5) * LINE, f64::from(x - start) * CELL);
-            let mut fill = match colour {
-                Color::Cyan => "#56b6c2",
-                Color::Yellow => "#e5c07b",
-                Color::Red => "#e06c75",
-                _ if modifier.contains(Modifier::DIM) => "#767d8a",
-                _ => "#d7dae0",
-            };
-            if modifier.contains(Modifier::REVERSED) {
-                writeln!(out, "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{length:.1}\" height=\"{LINE}\" fill=\"#2f3642\"/>")
-                    .expect("a String takes it");
-                fill = if fill == "#767d8a" { "#9aa1ad" } else { fill };
-            }
-            if !run.trim().is_empty() {
-                let weight = if modifier.contains(Modifier::BOLD) { " font-weight=\"bold\"" } else { "" };
-                let run = run.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-                let base = top + 13.5;
-                writeln!(
-                    out,
-                    "<text x=\"{left:.1}\" y=\"{base:.1}\" textLength=\"{length:.1}\" fill=\"{fill}\"{weight}>{run}</text>"
-                )
-                .expect("a String takes it");
-            }
-        }
-    }
-    out + "</svg>\n"
+fn a_terminal_that_hung_up_is_noticed() {
+    let pty = nix::pty::openpty(None, None).expect("a pseudo terminal");
+    assert!(!has_hung_up(&pty.slave));
+    drop(pty.master);
+    assert!(has_hung_up(&pty.slave));
 }

@@ -21,6 +21,7 @@ pub(super) struct Plan {
     pub(super) work: Work,
     pub(super) cpu: Option<usize>,
     pub(super) realtime: bool,
+    pub(super) into_window_ns: Option<u64>,
     pub(super) alarm_seconds: u32,
     /// Process id of the parent.
     pub(super) parent: i32,
@@ -64,6 +65,10 @@ fn prepare(plan: &Plan) -> Result<(), i32> {
     }
     if plan.realtime {
         put_first()?;
+    }
+    if let Some(offset) = plan.into_window_ns {
+        let next = (clock(libc::CLOCK_MONOTONIC) / WINDOW_NS).wrapping_add(1).wrapping_mul(WINDOW_NS);
+        sleep_until(next.wrapping_add(offset));
     }
     Ok(())
 }

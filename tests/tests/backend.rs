@@ -1,0 +1,110 @@
+//! End to end with a real backend: what people ask VictoriaMetrics is what the kernel says.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use podmeter_tests::{
+    agent::{Agent, unix_ns},
+    cgroup::Cgroup,
+    http,
+    load::Load,
+    root_test,
+    truth::Tolerance,
+    victoria::{OTLP_PATH, VictoriaMetrics, binary},
+};
+use prost::Message as _;
+use serde_json::json;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// `None`, said aloud, where there is no VictoriaMetrics.
+fn victoria(test: &str) -> Result<Option<VictoriaMetrics>> {
+    let Some(binary) = binary() else {
+        eprintln!("SKIPPED {test}: needs victoria-metrics in PODMETER_TOOLS (cargo xtask setup)");
+        return Ok(None);
+    };
+    VictoriaMetrics::start(&binary).map(Some)
+}
+
+/// A configuration that exports to this backend every second.
+fn exporting_to(backend: &VictoriaMetrics) -> serde_json::Value {
+    let endpoint = format!("http://{}{OTLP_PATH}", backend.address());
+    json!({"export": {"exporter": "otlp", "protocol": "http/protobuf", "endpoint": endpoint}})
+}
+
+/// Repeats a query until `condition` holds for its answer.
+fn wait_for_value(backend: &VictoriaMetrics, promql: &str, condition: impl Fn(f64) -> bool) -> Result<f64> {
+    let deadline = Instant::now() + 15 * SECOND;
+    loop {
+        match backend.value(promql)? {
+            Some(value) if condition(value) => return Ok(value),
+            answer => ensure!(Instant::now() < deadline, "{promql} answers {answer:?}; known names: {:?}", backend.names()?),
+        }
+        thread::sleep(200 * MS);
+    }
+}
+
+#[test]
+fn the_backend_gives_back_a_histogram_whose_percentiles_are_known() -> Result<()> {
+    let Some(backend) = victoria("the_backend_gives_back_a_histogram_whose_percentiles_are_known")? else { return Ok(()) };
+    // 60 idle windows, 30 with 0.3 CPU, 10 with one CPU.
+    let mut counts = [0u64; 14];
+    (counts[0], counts[13]) = (30, 10);
+    let counts: Vec<String> = counts.iter().map(u64::to_string).collect();
+    let now = unix_ns();
+    let request = json!({"resourceMetrics": [{
+    "resource": {"attributes": [{"key": "podmeter.cgroup.path", "value": {"stringValue": "/known"}}]},
+    "scopeMetrics": [{"metrics": [
+        {"name": "podmeter.cpu.burst", "unit": "{cpu}", "exponentialHistogram": {"aggregationTemporality": 2, "dataPoints": [{
+            "startTimeUnixNano": (now - 10_000_000_000).to_string(), "timeUnixNano": now.to_string(), "count": "100",
+            "sum": 19.0, "scale": 3, "zeroCount": "60", "positive": {"offset": -14, "bucketCounts": counts}}]}},
+        {"name": "container.cpu.time", "unit": "s", "sum": {"aggregationTemporality": 2, "isMonotonic": true, "dataPoints": [{
+            "startTimeUnixNano": (now - 10_000_000_000).to_string(), "timeUnixNano": now.to_string(), "asDouble": 1.9}]}},
+    ]}]}]});
+    let request: ExportMetricsServiceRequest = serde_json::from_value(request).context("is no OTLP")?;
+    let (status, body) = http::post(backend.address(), OTLP_PATH, "application/x-protobuf", &request.encode_to_vec())?;
+    ensure!(status == 200, "{status} {body}");
+
+    wait_for_value(&backend, r#"container_cpu_time_seconds_total{podmeter_cgroup_path="/known"}"#, |value| value == 1.9)?;
+    let quantile = |q: &str| {
+        backend.value(&format!(r#"histogram_quantile({q}, podmeter_cpu_burst_bucket{{podmeter_cgroup_path="/known"}})"#))
+    };
+    // A bucket is 9 % wide and the query interpolates in it.
+    let share = Tolerance::new(0.09, 0.0);
+    share.check("p75", quantile("0.75")?.context("no p75")?, 0.3)?;
+    share.check("p99", quantile("0.99")?.context("no p99")?, 1.0)?;
+    ensure!(quantile("0.5")?.context("no p50")? < 0.01, "the median of 60 idle windows in 100 is {:?}", quantile("0.5")?);
+    Ok(())
+}
+
+root_test! {
+    fn the_backends_cpu_time_and_burst_percentile_are_the_kernels() {
+        let Some(backend) = victoria("the_backends_cpu_time_and_burst_percentile_are_the_kernels")? else { return Ok(()) };
+        let agent = Agent::spawn(exporting_to(&backend))?;
+        let cgroup = Cgroup::new("victoria")?;
+        let selector = format!(r#"{{podmeter_cgroup_path="{}"}}"#, cgroup.path());
+        wait_for_value(&backend, &format!("container_cpu_time_seconds_total{selector}"), |_| true)?;
+        let load = Load::duty_cycle(30 * MS, 300 * MS, 6 * SECOND).into_window(20 * MS).realtime().start(&cgroup)?;
+        thread::sleep(5900 * MS);
+        let windows = load.cpu_by_window();
+        load.wait()?;
+        let whole = windows.iter().filter(|(_, ns)| (29_500_000..32_000_000).contains(ns)).count();
+        ensure!(whole >= 17, "the machine was too busy for bursts of 30 ms: {windows:?}");
+
+        let truth = cgroup.cpu_stat()?.usage_seconds();
+        let name = format!("container_cpu_time_seconds_total{selector}");
+        let measured = wait_for_value(&backend, &name, |value| value > truth * 0.99)?;
+        Tolerance::new(0.01, 0.0).check(&name, measured, truth)?;
+        let p99 = backend.value(&format!("histogram_quantile(0.99, podmeter_cpu_burst_bucket{selector})"))?.context("no p99")?;
+        // A bucket is 9 % wide and the query interpolates in it.
+        Tolerance::new(0.1, 0.0).check("p99 of the bursts", p99, 0.3)?;
+        let p50 = backend.value(&format!("histogram_quantile(0.5, podmeter_cpu_burst_bucket{selector})"))?.context("no p50")?;
+        ensure!(p50 < 0.01, "two of three windows are idle, but the median is {p50}");
+        agent.stop().map(drop)
+    }
+}

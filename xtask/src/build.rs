@@ -1,0 +1,44 @@
+//! `cargo xtask build` and `run`: the release binary, and the terminal view of this machine.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::{env, fs};
+
+use anyhow::{Context, Result};
+
+use crate::command;
+use crate::workspace::Workspace;
+
+/// Builds podmeter in release and returns where it is.
+pub(crate) fn podmeter(workspace: &Workspace, statically: bool) -> Result<PathBuf> {
+    let mut cargo = workspace.cargo("build");
+    cargo.args(["--release", "--locked", "--package", "podmeter"]);
+    let mut products = workspace.target.clone();
+    if statically {
+        // glibc, since it needs no further target to be installed. With the target named, build scripts and macros, which
+        // cannot be static, are built without the flag.
+        let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
+        cargo.args(["--target", &target]).env("RUSTFLAGS", "-C target-feature=+crt-static");
+        products.push(target);
+    }
+    command::run(&mut cargo)?;
+    Ok(products.join("release/podmeter"))
+}
+
+/// Says where a binary is and how large.
+pub(crate) fn announce(binary: &Path) -> Result<()> {
+    let size = fs::metadata(binary).with_context(|| format!("could not find {} after building it", binary.display()))?.len();
+    println!("{} ({:.1} MB)", binary.display(), size as f64 / 1e6);
+    Ok(())
+}
+
+/// Builds podmeter and becomes `podmeter top`.
+pub(crate) fn top(workspace: &Workspace, arguments: &[String]) -> Result<ExitCode> {
+    let binary = podmeter(workspace, false)?;
+    let mut top = command::as_root(&binary);
+    top.arg("top").args(arguments);
+    eprintln!("$ {}", command::shown(&top));
+    // Returns only when it could not be started. podmeter then has the terminal and its signals to itself.
+    Err(top.exec()).with_context(|| format!("could not start `{}`", command::shown(&top)))
+}

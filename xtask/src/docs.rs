@@ -1,0 +1,72 @@
+//! `cargo xtask docs`: documents that are generated, so that they cannot disagree with the code.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command;
+use crate::workspace::Workspace;
+
+/// A generated document and the arguments that make podmeter print it.
+struct Document {
+    file: &'static str,
+    arguments: &'static [&'static str],
+}
+
+const DOCUMENTS: &[Document] = &[Document { file: "METRICS.md", arguments: &["metrics", "--markdown"] }];
+
+/// Writes every generated document.
+pub(crate) fn write(workspace: &Workspace, podmeter: &Path) -> Result<()> {
+    for document in DOCUMENTS {
+        let text = command::output(Command::new(podmeter).args(document.arguments))?;
+        let file = workspace.root.join(document.file);
+        fs::write(&file, text).with_context(|| format!("could not write {}", file.display()))?;
+        println!("{} is up to date", document.file);
+    }
+    Ok(())
+}
+
+/// Fails when a generated document is not what podmeter prints now.
+pub(crate) fn check(workspace: &Workspace, podmeter: &Path) -> Result<()> {
+    for document in DOCUMENTS {
+        let text = command::output(Command::new(podmeter).args(document.arguments))?;
+        let file = workspace.root.join(document.file);
+        let kept = fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
+        if let Some((line, kept, now)) = first_difference(&kept, &text) {
+            bail!(
+                "{}:{line} is stale: it says `{kept}`, and should say `{now}`. `cargo xtask docs` writes it anew",
+                document.file
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The first line, counted from 1, in which two texts differ, with what each has there.
+fn first_difference<'a>(kept: &'a str, now: &'a str) -> Option<(usize, &'a str, &'a str)> {
+    if kept == now {
+        return None;
+    }
+    let (mut kept, mut now) = (kept.split('\n'), now.split('\n'));
+    (1..).find_map(|line| match (kept.next(), now.next()) {
+        (None, None) => Some((line, "", "")),
+        (left, right) if left == right => None,
+        (left, right) => Some((line, left.unwrap_or_default(), right.unwrap_or_default())),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_stale_line_is_named() {
+        assert_eq!(first_difference("a\nb\n", "a\nb\n"), None);
+        assert_eq!(first_difference("a\nb\n", "a\nc\n"), Some((2, "b", "c")));
+        assert_eq!(first_difference("a\n", "a\nb\n"), Some((2, "", "b")));
+        assert_eq!(first_difference("a\nb\n", "a\n"), Some((2, "b", "")));
+        assert_eq!(first_difference("a", "a\n"), Some((2, "", "")));
+    }
+}

@@ -1,0 +1,218 @@
+//! `cargo xtask setup`: brings what building, running and testing need, and nothing that is there already.
+//!
+//! What is there is seen by looking for files, so that a machine that has everything pays a few milliseconds. What is missing
+//! comes from Debian's packages and by `cargo install`; on another system the missing tools are named, with what they are for.
+
+mod apt;
+mod victoria_metrics;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use bpf_toolchain::Toolchain;
+use clap::ValueEnum;
+
+use crate::command;
+use crate::workspace::Workspace;
+
+/// What the tools are wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Purpose {
+    /// Compiling and running podmeter.
+    Build,
+    /// That, and every check and test.
+    Test,
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Build => "build",
+            Self::Test => "test",
+        })
+    }
+}
+
+/// A program or file, and the Debian package it comes in.
+struct Tool {
+    /// A path, or the name of a program to be found on PATH.
+    file: &'static str,
+    package: &'static str,
+    why: &'static str,
+}
+
+/// Debian's toolchain for the kernel side. Wanted together or not at all: their versions must agree.
+const BPF_TOOLCHAIN: &[Tool] = &[
+    Tool { file: "/usr/bin/rustc", package: "rustc-web", why: "compiles the eBPF programs" },
+    Tool { file: "/usr/bin/cargo", package: "cargo-web", why: "builds the eBPF programs" },
+    Tool {
+        file: "/usr/lib/rustlib/bpfel-unknown-none",
+        package: "libstd-rust-web-dev-bpf",
+        why: "is Rust's core library for eBPF",
+    },
+];
+
+const BPF_LINKER: &str = "0.13.0";
+const CARGO_DENY: &str = "0.20.2";
+
+/// What tests use.
+const TEST_TOOLS: &[Tool] = &[Tool { file: "ip", package: "iproute2", why: "makes network namespaces for tests" }];
+
+/// Clippy for Debian's toolchain.
+const KERNEL_CLIPPY: Tool = Tool { file: "/usr/bin/cargo-clippy", package: "rust-web-clippy", why: "lints the eBPF programs" };
+
+/// Installs what is missing. An error names what could not be had and how to get it.
+pub(crate) fn run(workspace: &Workspace, purpose: Purpose) -> Result<()> {
+    bpf_toolchain()?;
+    if purpose == Purpose::Test {
+        test_tools()?;
+        rustup_component("cargo-fmt", "rustfmt")?;
+        rustup_component("cargo-clippy", "clippy")?;
+        if cargo_deny(workspace).is_none() {
+            install_cargo_deny(workspace)?;
+        }
+        // The tests against a real back end skip themselves without it.
+        if let Err(error) = victoria_metrics::fetch(workspace) {
+            eprintln!("note: no VictoriaMetrics, so tests against it will be skipped: {error:#}");
+        }
+    }
+    Ok(())
+}
+
+/// cargo-deny: ours, else whichever is installed.
+pub(crate) fn cargo_deny(workspace: &Workspace) -> Option<PathBuf> {
+    let ours = workspace.tools().join("bin/cargo-deny");
+    if ours.exists() { Some(ours) } else { bpf_toolchain::program("cargo-deny") }
+}
+
+impl Tool {
+    fn is_missing(&self) -> bool {
+        // Debian keeps some of them where only root's PATH looks.
+        let on_path = || bpf_toolchain::program(self.file).is_some() || Path::new("/usr/sbin").join(self.file).exists();
+        if self.file.starts_with('/') { !Path::new(self.file).exists() } else { !on_path() }
+    }
+}
+
+impl fmt::Display for Tool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.package, self.why)
+    }
+}
+
+fn bpf_toolchain() -> Result<()> {
+    let Err(lacks) = Toolchain::find() else { return Ok(()) };
+    let chosen = std::env::var(bpf_toolchain::CHOICE).unwrap_or_default();
+    if !apt::is_here() || !["", "debian"].contains(&chosen.as_str()) {
+        return Err(lacks.into());
+    }
+    if BPF_TOOLCHAIN.iter().any(Tool::is_missing) {
+        apt::install(&BPF_TOOLCHAIN.iter().collect::<Vec<_>>())?;
+    }
+    if bpf_toolchain::program("bpf-linker").is_none() {
+        install_bpf_linker()?;
+    }
+    Toolchain::find().map(drop).context("the toolchain was installed and is still incomplete")
+}
+
+/// bpf-linker reads what rustc writes, so both must have the same LLVM.
+fn install_bpf_linker() -> Result<()> {
+    let version = command::output(Command::new("/usr/bin/rustc").arg("-vV"))?;
+    let major = llvm_major(&version).with_context(|| format!("/usr/bin/rustc does not say which LLVM it has:\n{version}"))?;
+    let prefix = format!("/usr/lib/llvm-{major}");
+    if !Path::new(&prefix).join("bin/llvm-config").exists() {
+        apt::install_packages(&[format!("llvm-{major}-dev")], "bpf-linker is compiled against it")?;
+    }
+    eprintln!("bpf-linker {BPF_LINKER} links the eBPF programs: compiling it takes about a minute");
+    let mut install = cargo_install("bpf-linker", BPF_LINKER);
+    install.args(["--no-default-features", "--features", &format!("llvm-{major}")]).env("LLVM_PREFIX", prefix);
+    command::run(&mut install).context("could not install bpf-linker")
+}
+
+/// The major version in rustc's `LLVM version: 22.1.8`.
+fn llvm_major(rustc_version: &str) -> Option<u32> {
+    let version = rustc_version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
+    version.split('.').next()?.parse().ok()
+}
+
+fn test_tools() -> Result<()> {
+    let mut missing: Vec<&Tool> = TEST_TOOLS.iter().filter(|tool| tool.is_missing()).collect();
+    // Without Debian's toolchain the programs are linted by rustup's.
+    if BPF_TOOLCHAIN.iter().all(|tool| !tool.is_missing()) && KERNEL_CLIPPY.is_missing() {
+        missing.push(&KERNEL_CLIPPY);
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if apt::is_here() {
+        return apt::install(&missing);
+    }
+    // None of them stops a build, and tests that lack one skip themselves.
+    eprintln!("note: not installed, and there is no apt-get to install it with:");
+    for tool in missing {
+        eprintln!("  {}: it {} (Debian's package {})", tool.file, tool.why, tool.package);
+    }
+    Ok(())
+}
+
+fn rustup_component(program: &str, component: &str) -> Result<()> {
+    let sysroot = command::output(Command::new("rustc").args(["--print", "sysroot"]))?;
+    if Path::new(sysroot.trim_end()).join("bin").join(program).exists() {
+        return Ok(());
+    }
+    if bpf_toolchain::program("rustup").is_none() {
+        bail!("{program} is missing, and there is no rustup to install it with: install your Rust's {component}");
+    }
+    command::run(Command::new("rustup").args(["component", "add", component]))
+}
+
+/// Compiled without optimisation: it runs for two seconds, and optimising it takes minutes.
+fn install_cargo_deny(workspace: &Workspace) -> Result<()> {
+    eprintln!("cargo-deny {CARGO_DENY} checks the licences and sources of dependencies: compiling it takes one to three minutes");
+    let mut install = cargo_install("cargo-deny", CARGO_DENY);
+    install.args(["--no-default-features", "--root"]).arg(workspace.tools());
+    install.envs([("OPT_LEVEL", "0"), ("LTO", "off"), ("CODEGEN_UNITS", "16"), ("DEBUG", "0")].map(profile));
+    command::run(&mut install).context("could not install cargo-deny")
+}
+
+fn profile((key, value): (&str, &'static str)) -> (String, &'static str) {
+    (format!("CARGO_PROFILE_RELEASE_{key}"), value)
+}
+
+/// `cargo install`, started outside the tree, whose settings are not for it.
+fn cargo_install(name: &str, version: &str) -> Command {
+    let mut install = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    install.args(["install", name, "--version", version, "--locked", "--quiet"]).current_dir("/");
+    // Compiled in a directory of its own that goes when it is done.
+    install.env_remove("CARGO_TARGET_DIR").env_remove("RUSTFLAGS");
+    install
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_llvm_of_a_rustc_is_read() {
+        let version =
+            "rustc 1.96.0 (ac68faa20 2026-05-25) (built from a source tarball)\nrelease: 1.96.0\nLLVM version: 22.1.8\n";
+        assert_eq!(llvm_major(version), Some(22));
+        assert_eq!(llvm_major("rustc 1.96.0\n"), None);
+    }
+
+    #[test]
+    fn a_tool_is_found_by_path_and_by_name() {
+        let tool = |file| Tool { file, package: "p", why: "w" };
+        assert!(!tool("sh").is_missing() && !tool("/bin/sh").is_missing());
+        assert!(tool("no-such-program").is_missing() && tool("/no/such/file").is_missing());
+    }
+
+    #[test]
+    fn no_package_is_listed_twice() {
+        let mut packages: Vec<_> =
+            BPF_TOOLCHAIN.iter().chain(TEST_TOOLS).chain([&KERNEL_CLIPPY]).map(|tool| tool.package).collect();
+        packages.sort_unstable();
+        assert!(packages.windows(2).all(|pair| pair[0] != pair[1]), "{packages:?}");
+    }
+}

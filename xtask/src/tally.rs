@@ -1,0 +1,109 @@
+//! Adding up what test runners say about themselves.
+
+use std::fmt;
+use std::ops::AddAssign;
+
+/// What ran, and how it ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Tests that their runner reports as passed, those that skipped themselves among them.
+    ended_well: u64,
+    failed: u64,
+    /// Tests that their runner was told to leave out.
+    ignored: u64,
+    /// Tests that said that they cannot run here.
+    skipped: u64,
+}
+
+impl Tally {
+    /// A step without tests of its own that failed: a compiler error, a lint. It counts as one, so that a failure never ends in
+    /// a line that says `0 failed`.
+    pub(crate) const FAILED_STEP: Self = Self { ended_well: 0, failed: 1, ignored: 0, skipped: 0 };
+
+    /// Adds what one line of a runner's output says; most lines say nothing.
+    ///
+    /// A test that cannot run here prints `SKIPPED <name>: <reason>` and returns. To its runner it has passed, to us it has not.
+    pub(crate) fn add_line(&mut self, line: &str) {
+        if let Some(result) = line.strip_prefix("test result: ") {
+            self.ended_well += count(result, "passed");
+            self.failed += count(result, "failed");
+            self.ignored += count(result, "ignored");
+        } else if let Some((name, reason)) = line.strip_prefix("SKIPPED ").and_then(|rest| rest.split_once(": "))
+            && !name.is_empty()
+            && !reason.is_empty()
+        {
+            self.skipped += 1;
+        }
+    }
+
+    /// Whether anything failed.
+    pub(crate) fn has_failures(&self) -> bool {
+        self.failed > 0
+    }
+}
+
+/// The number before a word, as in `ok. 12 passed; 0 failed; 1 ignored; …`.
+fn count(result: &str, word: &str) -> u64 {
+    let words: Vec<&str> = result.split([' ', ';', '.']).filter(|word| !word.is_empty()).collect();
+    words.windows(2).find(|pair| pair[1] == word).and_then(|pair| pair[0].parse().ok()).unwrap_or(0)
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.ended_well += other.ended_well;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+        self.skipped += other.skipped;
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed", self.ended_well.saturating_sub(self.skipped), self.failed)?;
+        match self.ignored + self.skipped {
+            0 => Ok(()),
+            skipped => write!(f, ", {skipped} skipped"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(output: &str) -> Tally {
+        let mut tally = Tally::default();
+        output.lines().for_each(|line| tally.add_line(line));
+        tally
+    }
+
+    #[test]
+    fn closing_lines_are_summed() {
+        let output = "running 2 tests\n..\ntest result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\n\
+            test result: FAILED. 11 passed; 3 failed; 0 ignored; 0 measured; 7 filtered out; finished in 1.20s\n";
+        assert_eq!(tally(output).to_string(), "13 passed, 3 failed");
+        assert!(tally(output).has_failures());
+    }
+
+    #[test]
+    fn a_skipped_test_is_not_a_passed_one() {
+        let output = "SKIPPED throttling: the cpu controller is not in cgroup2\n\
+            test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s\n";
+        assert_eq!(tally(output).to_string(), "4 passed, 0 failed, 2 skipped");
+        assert!(!tally(output).has_failures());
+    }
+
+    #[test]
+    fn other_lines_count_nothing() {
+        let output =
+            "test result_is_kept ... ok\nSKIPPED\nSKIPPED : x\nSKIPPED name: \n12 passed; 3 failed\ntest result: nonsense\n";
+        assert_eq!(tally(output), Tally::default());
+    }
+
+    #[test]
+    fn a_failed_step_shows_in_the_sum() {
+        let mut sum = tally("test result: ok. 5 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n");
+        sum += Tally::FAILED_STEP;
+        assert_eq!(sum.to_string(), "5 passed, 1 failed");
+    }
+}

@@ -1,0 +1,191 @@
+//! `cargo xtask test`: checks, builds and runs everything there is to run, and ends with one line of true totals.
+
+use std::env;
+use std::fmt;
+use std::io::{BufRead, BufReader, Write, stdout};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+use crate::setup::{self, Purpose};
+use crate::tally::Tally;
+use crate::workspace::Workspace;
+use crate::{build, command, lint};
+
+/// Which tests to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Suite {
+    /// The tests of pure code, in parallel.
+    Unit,
+    /// The tests that use this machine's kernel, one by one, as root.
+    Host,
+    /// Checks, then both.
+    All,
+}
+
+/// Runs a suite. The last line printed is the sum over every runner; what failed is named before it.
+pub(crate) fn run(workspace: &Workspace, suite: Suite) -> ExitCode {
+    let mut session = Session::new(stdout());
+    session.step("setup", || setup::run(workspace, Purpose::Test));
+    if session.failures.is_empty() {
+        tests(workspace, suite, &mut session);
+    }
+    println!();
+    for failure in &session.failures {
+        println!("FAILED {failure}");
+    }
+    println!("{}", session.tally);
+    if session.tally.has_failures() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn tests(workspace: &Workspace, suite: Suite, session: &mut Session<impl Write>) {
+    // A program that does not build has no generated documents, and the tests of the whole program have nothing to run.
+    let built = suite == Suite::Unit || session.step("release build", || build::podmeter(workspace, false).map(drop));
+    if suite == Suite::All {
+        for check in lint::CHECKS {
+            if built || !check.needs_podmeter {
+                session.step(check.name, || (check.run)(workspace));
+            }
+        }
+    }
+    if suite != Suite::Host {
+        let mut unit = workspace.cargo("test");
+        unit.args(["--locked", "--no-fail-fast", "--workspace", "--exclude", "agent-ebpf", "--exclude", "podmeter-tests"]);
+        session.runner("unit tests", &mut unit);
+    }
+    if suite != Suite::Unit && built {
+        let mut host = workspace.cargo("test");
+        host.args(["--locked", "--no-fail-fast", "--package", "podmeter-tests"]);
+        // The kernel is one, and so are its counters: one test at a time. Only shown output tells which tests skipped themselves.
+        host.args(["--", "--test-threads=1", "--show-output"]);
+        session.runner("host tests", with_podmeter(workspace, &mut host));
+    }
+}
+
+/// Runs a binary of the tests crate, in release, with what the tests get.
+pub(crate) fn measure(workspace: &Workspace, binary: &str, arguments: &[String]) -> Result<ExitCode> {
+    setup::run(workspace, Purpose::Test)?;
+    build::podmeter(workspace, false)?;
+    let mut cargo = workspace.cargo("run");
+    cargo.args(["--release", "--locked", "--package", "podmeter-tests", "--bin", binary, "--"]).args(arguments);
+    with_podmeter(workspace, &mut cargo);
+    eprintln!("$ {}", command::shown(&cargo));
+    let status = cargo.status().with_context(|| format!("could not start `{}`", command::shown(&cargo)))?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Tells what cargo runs where podmeter and the tools are, and has it run as root: the compiler stays the user's.
+fn with_podmeter<'a>(workspace: &Workspace, cargo: &'a mut Command) -> &'a mut Command {
+    cargo.env("PODMETER_BIN", workspace.target.join("release/podmeter"));
+    cargo.env("PODMETER_TOOLS", workspace.tools());
+    if !command::is_root() {
+        let runner = format!("CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER", env::consts::ARCH.to_uppercase());
+        cargo.env(runner, "sudo --preserve-env=PODMETER_BIN,PODMETER_TOOLS,RUST_BACKTRACE,RUST_LOG,CI --");
+    }
+    cargo
+}
+
+/// What has been run so far.
+struct Session<W> {
+    tally: Tally,
+    failures: Vec<String>,
+    /// Where the runners' output goes.
+    out: W,
+}
+
+impl<W: Write> Session<W> {
+    fn new(out: W) -> Self {
+        Self { tally: Tally::default(), failures: Vec::new(), out }
+    }
+
+    /// Runs a step that either works or does not.
+    fn step(&mut self, name: &str, step: impl FnOnce() -> Result<()>) -> bool {
+        eprintln!("\n== {name}");
+        match step() {
+            Ok(()) => true,
+            Err(error) => {
+                self.tally += Tally::FAILED_STEP;
+                self.fail(name, format_args!("{error:#}"));
+                false
+            }
+        }
+    }
+
+    /// Runs a test runner, passes its output on as it comes, and adds up its closing lines.
+    fn runner(&mut self, name: &str, command: &mut Command) {
+        eprintln!("\n== {name}\n$ {}", command::shown(command));
+        let mut tally = Tally::default();
+        if let Err(error) = watch(command, &mut tally, &mut self.out) {
+            if !tally.has_failures() {
+                tally += Tally::FAILED_STEP;
+            }
+            self.fail(name, format_args!("{error:#}"));
+        }
+        self.tally += tally;
+    }
+
+    fn fail(&mut self, name: &str, error: fmt::Arguments<'_>) {
+        eprintln!("error: {name}: {error}");
+        // Its first line is enough for the list at the end.
+        self.failures.push(format!("{name}: {}", error.to_string().lines().next().unwrap_or_default()));
+    }
+}
+
+fn watch(command: &mut Command, tally: &mut Tally, out: &mut impl Write) -> Result<()> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("could not start it")?;
+    let output = child.stdout.take().context("it has no output")?;
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line.context("could not read its output")?;
+        tally.add_line(&String::from_utf8_lossy(&line));
+        // Whoever reads this may have left; the tests' result still counts.
+        let _ = out.write_all(&line).and_then(|()| out.write_all(b"\n"));
+    }
+    let status = child.wait().context("could not wait for its end")?;
+    if !status.success() {
+        bail!("`{}` failed: {status}", command::shown(command));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Its output stays here: these closing lines are not those of a runner that counts.
+    fn shell(script: &str) -> Session<Vec<u8>> {
+        let mut session = Session::new(Vec::new());
+        session.runner("x", Command::new("sh").args(["-c", script]));
+        session
+    }
+
+    #[test]
+    fn a_runner_is_counted_by_its_closing_lines() {
+        let session = shell("echo 'test result: ok. 3 passed; 0 failed; 0 ignored'");
+        assert_eq!((session.tally.to_string().as_str(), session.failures.len()), ("3 passed, 0 failed", 0));
+        assert_eq!(session.out, b"test result: ok. 3 passed; 0 failed; 0 ignored\n");
+    }
+
+    #[test]
+    fn failed_tests_are_counted_once_though_their_runner_fails_too() {
+        let session = shell("echo 'test result: FAILED. 3 passed; 2 failed; 0 ignored'; exit 101");
+        assert_eq!((session.tally.to_string().as_str(), session.failures.len()), ("3 passed, 2 failed", 1));
+    }
+
+    #[test]
+    fn a_runner_that_dies_without_a_result_is_a_failure() {
+        let session = shell("echo 'test result: ok. 3 passed; 0 failed; 0 ignored'; exit 1");
+        assert_eq!((session.tally.to_string().as_str(), session.failures.len()), ("3 passed, 1 failed", 1));
+    }
+
+    #[test]
+    fn a_step_that_fails_is_counted_and_named() {
+        let mut session = Session::new(Vec::new());
+        assert!(session.step("good", || Ok(())));
+        assert!(!session.step("bad", || bail!("the reason\nand more")));
+        assert_eq!(
+            (session.tally.to_string().as_str(), session.failures),
+            ("0 passed, 1 failed", vec!["bad: the reason".to_owned()])
+        );
+    }
+}
