@@ -79,12 +79,14 @@ pub struct Cgroup {
     pub path: String,
     /// What the path says about it.
     pub name: Name,
-    /// When it was born, or found by the first scan, Unix time in ns.
+    /// When it was born, or its counting began where that was later, Unix time in ns.
     pub born_unix_ns: u64,
     /// The same as CLOCK_BOOTTIME in ns.
     pub born_ns: u64,
-    /// Counting began after it did: its CPU time starts from `cpu.stat`.
+    /// Counting began after it did, and when it began is not known; `born_ns` is when its counting began.
     pub older_than_counting: bool,
+    /// Its CPU time starts from `cpu.stat`: some of it, or of its dead children's, was used when no agent counted or looked.
+    pub starts_from_stat: bool,
     /// CLOCK_BOOTTIME of its removal in ns.
     pub died_ns: Option<u64>,
     phase: Phase,
@@ -114,6 +116,8 @@ pub struct Cgroups {
     owners: MappedArray<Owner>,
     tally: MappedArray<Tally>,
     generation: MappedArray<u64>,
+    /// CLOCK_BOOTTIME from when on all signals count and this agent looks, in ns.
+    counting_since_ns: u64,
     by_id: BpfHashMap<MapData, u64, u32>,
     free: Queue<MapData, u32>,
     table: Table,
@@ -214,6 +218,7 @@ impl Cgroups {
             by_id: object.take("CGROUP_SLOTS")?,
             free: object.take("FREE_SLOTS")?,
             object,
+            counting_since_ns: u64::MAX,
             table: Table::default(),
         };
         if !cgroups.object.adopted() {
@@ -223,14 +228,13 @@ impl Cgroups {
         }
         kernel.attach(&mut cgroups.object)?;
         cgroups.scan()?;
-        cgroups.refresh();
-        if cgroups.object.adopted() {
-            // What dead children of these used is known to the kernel alone.
-            for cgroup in cgroups.table.entries.iter_mut().flatten() {
-                cgroup.older_than_counting = true;
-            }
-        }
         Ok(cgroups)
+    }
+
+    /// From now on all signals count.
+    pub fn counting_begins(&mut self) {
+        self.refresh();
+        self.counting_since_ns = facts::boottime_ns();
     }
 
     /// The object whose maps lead from a cgroup to its slot.
@@ -283,6 +287,7 @@ impl Cgroups {
                 born_unix_ns: owner.born_ns.wrapping_add(unix_minus_boot),
                 born_ns: owner.born_ns,
                 older_than_counting: owner.older_than_counting != 0,
+                starts_from_stat: owner.older_than_counting != 0 || owner.born_ns < self.counting_since_ns,
                 died_ns: Some(owner.died_ns).filter(|ns| *ns != 0),
                 phase: Phase::Counting,
             });
@@ -412,6 +417,7 @@ pub(crate) mod tests {
             born_unix_ns: 1_000_000_000,
             born_ns: 0,
             older_than_counting: false,
+            starts_from_stat: false,
             died_ns: None,
             phase: Phase::Counting,
         }

