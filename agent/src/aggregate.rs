@@ -1,10 +1,7 @@
 //! Samples -> batches (pure): the signals' points brought together per resource, the last words of the dead kept until they are
 //! exported once.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     cgroups::{Cgroup, Table},
@@ -100,10 +97,12 @@ mod tests {
         let mut aggregate = Aggregate::new(Node::default());
         let mut table = Table::default();
         table.insert(cgroup(1, "/a", None));
-        let readings = || vec![
-            Readings { cgroups: vec![(1, vec![point(1.0)])], node: vec![point(9.0)] },
-            Readings { cgroups: vec![(1, vec![point(2.0)])], node: Vec::new() },
-        ];
+        let readings = || {
+            vec![
+                Readings { cgroups: vec![(1, vec![point(1.0)])], node: vec![point(9.0)] },
+                Readings { cgroups: vec![(1, vec![point(2.0)])], node: Vec::new() },
+            ]
+        };
         let batch = aggregate.batch(1, readings(), &table);
         assert_eq!(paths(&batch), [("/a", false, 2)]);
         assert_eq!(batch.samples[0].points, [point(9.0)], "the node comes first");

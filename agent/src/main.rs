@@ -1,24 +1,234 @@
 //! podmeter: what every container on this node really uses, measured in the kernel, exported as OTLP.
+//!
+//! Exit codes: 0 fine, 1 failed while running, 2 wrong usage or configuration, 3 this kernel or these permissions do not allow it.
+
 mod aggregate;
 mod cgroups;
+mod check;
 mod config;
 mod export;
+mod health;
 mod histogram;
 mod join;
 mod kernel;
 mod pipeline;
+mod registry;
+mod run;
 mod signals;
 mod top;
-fn main() {
-    let node = join::Node { name: "here".into(), ..Default::default() };
-    let mut p = pipeline::Pipeline::start(pipeline::Settings { node, cgroup_root: None, slots: 1024, pin_directory: "/sys/fs/bpf/podmeter".into(), pin: false, disabled: vec![] }).unwrap_or_else(|e| { eprintln!("{}", pipeline::chain(&e)); std::process::exit(3) });
-    let mut v = top::views::Views::new("here".into(), 2.0);
-    for s in p.states() { eprintln!("{} {:?}", s.signal.name, s.off); }
-    for _ in 0..5 {
-        let b = p.collect(|n, e| eprintln!("{n}: {e}"));
-        let view = v.next(&b);
-        println!("{}", top::once::table(&view));
-        std::thread::sleep(std::time::Duration::from_secs(1));
-        p.tick().unwrap();
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand};
+
+use config::{Config, ConfigError, LogFormat, Overrides};
+use pipeline::{StartError, chain};
+use run::RunError;
+
+/// Measures at kernel level what every container on this node really uses, and exports it as OTLP.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 fine, 1 failed while running, 2 wrong usage or configuration, \
+    3 this kernel or these permissions do not allow it."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure and export until SIGTERM: the DaemonSet's main.
+    Run(RunArgs),
+    /// Show what every workload uses now; needs no Kubernetes and no configuration.
+    Top(TopArgs),
+    /// Tell what this kernel allows: each signal on or off, and why. Exit 1 if none can run.
+    Check {
+        /// One JSON document instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List every metric.
+    Metrics {
+        /// As METRICS.md has it.
+        #[arg(long, conflicts_with = "json")]
+        markdown: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the configuration file's reference: every key with its default and its environment variable.
+    Config,
+    /// Remove the programs and maps that an agent left pinned in the kernel.
+    Uninstall(ConfigArgs),
+}
+
+#[derive(Args)]
+struct ConfigArgs {
+    /// Configuration file (YAML); `podmeter config` prints its reference.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Where metrics go, instead of what the configuration says: otlp, stdout (one line of OTLP JSON per export), none.
+    #[arg(long, value_name = "EXPORTER")]
+    exporter: Option<String>,
+    /// Set any key of the configuration, such as `--set export.timeout=5s`.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+}
+
+#[derive(Args)]
+struct TopArgs {
+    /// Measure one interval, print it and end.
+    #[arg(long)]
+    once: bool,
+    /// With --once: one JSON document instead of a table.
+    #[arg(long, requires = "once")]
+    json: bool,
+    /// Time between two looks.
+    #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = interval)]
+    interval: Duration,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match interval.as_millis() {
+        100..=300_000 => Ok(interval),
+        _ => Err("expected 100ms to 300s".to_owned()),
+    }
+}
+
+/// What ends the program, and its exit code.
+enum Failure {
+    Config(ConfigError),
+    Run(RunError),
+    Other(Box<dyn std::error::Error>),
+    /// Said already.
+    Said,
+}
+
+impl<E: Into<Box<dyn std::error::Error>>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+impl Failure {
+    fn report(&self) -> ExitCode {
+        let (code, text) = match self {
+            Self::Config(error) => (2, chain(error)),
+            Self::Run(error) => (error.exit_code(), chain(error)),
+            Self::Other(error) => match error.downcast_ref::<StartError>() {
+                Some(error) => (3, chain(error)),
+                None => (1, chain(&**error)),
+            },
+            Self::Said => return ExitCode::from(1),
+        };
+        let _ = writeln!(std::io::stderr(), "podmeter: {text}");
+        ExitCode::from(code)
+    }
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => run(&args),
+        Command::Top(args) => top(&args),
+        Command::Check { json } => check(json),
+        Command::Metrics { markdown, json } => print(&registry::render(markdown, json)),
+        Command::Config => print(&Config::reference()),
+        Command::Uninstall(args) => uninstall(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn load(file: Option<&Path>, overrides: Overrides) -> Result<Config, Failure> {
+    Config::load(file, &|name| std::env::var(name).ok(), overrides).map_err(Failure::Config)
+}
+
+fn run(args: &RunArgs) -> Result<(), Failure> {
+    let mut overrides = Overrides::default();
+    for (key, value) in &args.set {
+        overrides.set(key.as_str(), value.as_str());
+    }
+    if let Some(exporter) = &args.exporter {
+        overrides.set("export.exporter", exporter.as_str());
+    }
+    let config = load(args.config.config.as_deref(), overrides)?;
+    log_to_stderr(&config);
+    run::run(&config).map_err(Failure::Run)
+}
+
+/// stdout is for what was asked for: batches, tables, documents.
+fn log_to_stderr(config: &Config) {
+    let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(&config.log.level);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log.format {
+        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+}
+
+fn top(args: &TopArgs) -> Result<(), Failure> {
+    let config = load(None, Overrides::default())?;
+    let mut settings = run::settings(&config);
+    // Ends with the process, beside an agent or without one.
+    settings.pin = false;
+    let source = top::source::Live::start(settings)?;
+    if !args.once {
+        return Ok(top::live(Box::new(source), args.interval)?);
+    }
+    let view = source.once(args.interval).map_err(|error| Failure::Other(error))?;
+    print(&if args.json { top::once::json(&view) } else { top::once::table(&view) })
+}
+
+fn check(json: bool) -> Result<(), Failure> {
+    let config = load(None, Overrides::default())?;
+    let report = check::check(run::settings(&config));
+    print(&if json { report.json() } else { report.table() })?;
+    if report.can_measure() { Ok(()) } else { Err(Failure::Said) }
+}
+
+fn uninstall(args: &ConfigArgs) -> Result<(), Failure> {
+    let config = load(args.config.as_deref(), Overrides::default())?;
+    let directory = config.bpf.directory.display();
+    let removed = kernel::pin::uninstall(&config.bpf.directory)?;
+    print(&if removed { format!("removed {directory}") } else { format!("nothing is pinned in {directory}") })
+}
+
+/// Prints to stdout; a reader that went away (`| head`) is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    match writeln!(std::io::stdout(), "{}", text.trim_end_matches('\n')) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
     }
 }

@@ -7,8 +7,7 @@ use crate::{
     cgroups::{self, CgroupError, Cgroups},
     join::Node,
     kernel::{
-        capabilities,
-        facts,
+        capabilities, facts,
         load::{Kernel, LoadError},
         mounts::{self, MountError},
         pin::{PinError, Pins},

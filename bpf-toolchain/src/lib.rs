@@ -110,7 +110,7 @@ impl Toolchain {
     }
 
     fn finish(&self, mut command: Command, target_dir: &Path) -> Command {
-        command.args(["--release", "--package", "agent-ebpf", "--target", TARGET, "--target-dir"]).arg(target_dir);
+        command.args(["--release", "--locked", "--package", "agent-ebpf", "--target", TARGET, "--target-dir"]).arg(target_dir);
         // A build script and `cargo run` inherit settings of the outer build that must not reach this one, such as a static
         // build's -C target-feature, the outer toolchain's name and libraries, or the outer profile.
         for (name, _) in env::vars_os().filter(|(name, _)| leaks(name)) {

@@ -18,8 +18,9 @@ pub mod victoria;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Waits until no other test of this binary runs and keeps others out while the guard lives: the machine's CPUs are what is
-/// measured, so two tests at once would be each other's noise. `None` when the test has to be skipped because it is not run as root; says so,
-/// since a silent pass would look like a check.
+/// measured, so two tests at once would be each other's noise.
+///
+/// `None` when the test has to be skipped because it is not run as root; says so, since a silent pass would look like a check.
 pub fn alone_as_root(test: &str) -> Option<MutexGuard<'static, ()>> {
     static RUNNING: Mutex<()> = Mutex::new(());
     if !nix::unistd::geteuid().is_root() {

@@ -15,12 +15,23 @@ struct Document {
     arguments: &'static [&'static str],
 }
 
+impl Document {
+    /// What podmeter prints now.
+    fn text(&self, podmeter: &Path) -> Result<String> {
+        let text = command::output(Command::new(podmeter).args(self.arguments))?;
+        if text.trim().is_empty() {
+            bail!("`podmeter {}` prints nothing, which cannot be {}", self.arguments.join(" "), self.file);
+        }
+        Ok(text)
+    }
+}
+
 const DOCUMENTS: &[Document] = &[Document { file: "METRICS.md", arguments: &["metrics", "--markdown"] }];
 
 /// Writes every generated document.
 pub(crate) fn write(workspace: &Workspace, podmeter: &Path) -> Result<()> {
     for document in DOCUMENTS {
-        let text = command::output(Command::new(podmeter).args(document.arguments))?;
+        let text = document.text(podmeter)?;
         let file = workspace.root.join(document.file);
         fs::write(&file, text).with_context(|| format!("could not write {}", file.display()))?;
         println!("{} is up to date", document.file);
@@ -31,7 +42,7 @@ pub(crate) fn write(workspace: &Workspace, podmeter: &Path) -> Result<()> {
 /// Fails when a generated document is not what podmeter prints now.
 pub(crate) fn check(workspace: &Workspace, podmeter: &Path) -> Result<()> {
     for document in DOCUMENTS {
-        let text = command::output(Command::new(podmeter).args(document.arguments))?;
+        let text = document.text(podmeter)?;
         let file = workspace.root.join(document.file);
         let kept = fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
         if let Some((line, kept, now)) = first_difference(&kept, &text) {

@@ -1,14 +1,14 @@
 //! `cargo xtask lint`: every check of the code that is not a test.
 
 use std::env;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use bpf_toolchain::Toolchain;
 
 use crate::workspace::Workspace;
-use crate::{command, docs, tidy};
+use crate::{command, docs, setup, tidy};
 
 /// One check.
 pub(crate) struct Check {
@@ -57,27 +57,27 @@ fn clippy_kernel_side(workspace: &Workspace) -> Result<()> {
     let toolchain = Toolchain::find()?;
     let clippy = toolchain.clippy(&workspace.target.join("bpf"));
     let mut clippy = clippy.with_context(|| format!("{toolchain} has no clippy (Debian's is in rust-web-clippy)"))?;
-    command::run(clippy.current_dir(&workspace.root).args(["--locked", "--", "-D", "warnings"]))
+    command::run(clippy.current_dir(&workspace.root).args(["--", "-D", "warnings"]))
 }
 
 fn dependencies(workspace: &Workspace) -> Result<()> {
-    let deny = crate::setup::cargo_deny(workspace).context("cargo-deny is not installed (`cargo xtask setup` does)")?;
+    let deny = setup::cargo_deny(workspace).context("cargo-deny is not installed (`cargo xtask setup` does)")?;
     let mut check = Command::new(deny);
     check.current_dir(&workspace.root).args(["--log-level", "warn", "--locked", "check", "--hide-inclusion-graph"]);
     check.args(["licenses", "bans", "sources"]);
-    match advisories() {
-        true => drop(check.arg("advisories")),
-        false => eprintln!("SKIPPED advisories: no copy of the advisory database here (`cargo deny fetch db` gets one)"),
+    if has_advisories() {
+        check.arg("advisories");
+    } else {
+        eprintln!("SKIPPED advisories: no copy of the advisory database here (`cargo deny fetch db` gets one)");
     }
     command::run(&mut check)
 }
 
 /// Whether cargo-deny has a copy of the advisory database, where it keeps them unless told otherwise.
-fn advisories() -> bool {
-    let cargo_home = env::var_os("CARGO_HOME").map(Into::into).or_else(|| Some(env::home_dir()?.join(".cargo")));
-    let holds_one =
-        |directory: &Path| directory.read_dir().is_ok_and(|entries| entries.flatten().any(|entry| entry.path().is_dir()));
-    cargo_home.is_some_and(|home: std::path::PathBuf| holds_one(&home.join("advisory-dbs")))
+fn has_advisories() -> bool {
+    let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cargo")));
+    let databases = cargo_home.and_then(|home| home.join("advisory-dbs").read_dir().ok());
+    databases.into_iter().flatten().flatten().any(|entry| entry.path().is_dir())
 }
 
 fn documents(workspace: &Workspace) -> Result<()> {

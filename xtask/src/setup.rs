@@ -68,8 +68,7 @@ pub(crate) fn run(workspace: &Workspace, purpose: Purpose) -> Result<()> {
     bpf_toolchain()?;
     if purpose == Purpose::Test {
         test_tools()?;
-        rustup_component("cargo-fmt", "rustfmt")?;
-        rustup_component("cargo-clippy", "clippy")?;
+        rustup_components(&[("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")])?;
         if cargo_deny(workspace).is_none() {
             install_cargo_deny(workspace)?;
         }
@@ -121,7 +120,8 @@ fn install_bpf_linker() -> Result<()> {
     let version = command::output(Command::new("/usr/bin/rustc").arg("-vV"))?;
     let major = llvm_major(&version).with_context(|| format!("/usr/bin/rustc does not say which LLVM it has:\n{version}"))?;
     let prefix = format!("/usr/lib/llvm-{major}");
-    if !Path::new(&prefix).join("bin/llvm-config").exists() {
+    // The library to link with, which only the development package has.
+    if !Path::new(&prefix).join("lib/libLLVM.so").exists() {
         apt::install_packages(&[format!("llvm-{major}-dev")], "bpf-linker is compiled against it")?;
     }
     eprintln!("bpf-linker {BPF_LINKER} links the eBPF programs: compiling it takes about a minute");
@@ -156,15 +156,19 @@ fn test_tools() -> Result<()> {
     Ok(())
 }
 
-fn rustup_component(program: &str, component: &str) -> Result<()> {
+/// Adds what a minimal installation of Rust lacks: programs, and the components they come in.
+fn rustup_components(wanted: &[(&str, &str)]) -> Result<()> {
     let sysroot = command::output(Command::new("rustc").args(["--print", "sysroot"]))?;
-    if Path::new(sysroot.trim_end()).join("bin").join(program).exists() {
+    let bin = Path::new(sysroot.trim_end()).join("bin");
+    let missing: Vec<&str> =
+        wanted.iter().filter(|(program, _)| !bin.join(program).exists()).map(|(_, component)| *component).collect();
+    if missing.is_empty() {
         return Ok(());
     }
     if bpf_toolchain::program("rustup").is_none() {
-        bail!("{program} is missing, and there is no rustup to install it with: install your Rust's {component}");
+        bail!("{} has no {}, and there is no rustup to add it with: install it for this Rust", bin.display(), missing.join(", "));
     }
-    command::run(Command::new("rustup").args(["component", "add", component]))
+    command::run(Command::new("rustup").args(["component", "add"]).args(missing))
 }
 
 /// Compiled without optimisation: it runs for two seconds, and optimising it takes minutes.

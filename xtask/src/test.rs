@@ -27,7 +27,8 @@ pub(crate) enum Suite {
 /// Runs a suite. The last line printed is the sum over every runner; what failed is named before it.
 pub(crate) fn run(workspace: &Workspace, suite: Suite) -> ExitCode {
     let mut session = Session::new(stdout());
-    session.step("setup", || setup::run(workspace, Purpose::Test));
+    let purpose = if suite == Suite::Unit { Purpose::Build } else { Purpose::Test };
+    session.step("setup", || setup::run(workspace, purpose));
     if session.failures.is_empty() {
         tests(workspace, suite, &mut session);
     }

@@ -10,8 +10,8 @@
 use agent_common::{
     cgroups::UNATTRIBUTED,
     cpu::{
-        CachedSlot, CpuNow, CpuRecord, Facts, LOG_LEN, SLOT_CACHE_LEN, STRETCH_WINDOWS, TASKS_LEN, TaskDelay, WAIT_LEN, WINDOW_NS,
-        WindowEntry, wait_position,
+        CachedSlot, CpuNow, CpuRecord, Facts, LOG_LEN, SLOT_CACHE_LEN, STRETCH_WINDOWS, TASKS_LEN, TaskDelay, WAIT_LEN,
+        WINDOW_NS, WindowEntry, wait_position,
     },
 };
 use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, frozen, load, probe};
@@ -176,7 +176,14 @@ unsafe fn add_to_window(now: *mut CpuNow, cpu: u32, record: *mut CpuRecord, slot
 
 /// Divides a stretch that may have crossed a window's edge among the windows it was spent in.
 #[inline(always)]
-unsafe fn lay_into_windows(now: *mut CpuNow, cpu: u32, record: *mut CpuRecord, slot: u32, ran_ns: u64, settled_to_ns: u64) -> u64 {
+unsafe fn lay_into_windows(
+    now: *mut CpuNow,
+    cpu: u32,
+    record: *mut CpuRecord,
+    slot: u32,
+    ran_ns: u64,
+    settled_to_ns: u64,
+) -> u64 {
     // SAFETY: map values of this CPU; helpers without arguments.
     unsafe {
         let jiffies = bpf_jiffies64();

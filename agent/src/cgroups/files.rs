@@ -56,9 +56,7 @@ pub fn limits(directory: &Path) -> Limits {
 }
 
 fn parse_cpu_stat(text: &str) -> Option<CpuStat> {
-    let field = |name: &str| {
-        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse::<u64>().ok())
-    };
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse::<u64>().ok());
     let throttling = || {
         Some(Throttling {
             periods: field("nr_periods")?,

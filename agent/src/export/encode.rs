@@ -12,14 +12,15 @@ use opentelemetry_proto::tonic::metrics::v1::{
 };
 use opentelemetry_proto::tonic::resource::v1::Resource as OtlpResource;
 
-use crate::aggregate::{Batch, Resource};
+use crate::aggregate::Batch;
 use crate::histogram::{Histogram, SCALE};
+use crate::join::Resource;
 use crate::signals::metric::{Kind, Metric, Point, Value};
 
 /// Encodes a batch: one `ResourceMetrics` per resource that has points, one `Metric` per metric in it.
 pub fn encode(batch: &Batch) -> ExportMetricsServiceRequest {
     let resource_metrics =
-        batch.resources.iter().filter_map(|(resource, points)| encode_resource(resource, points, batch.time_unix_ns)).collect();
+        batch.samples.iter().filter_map(|s| encode_resource(&s.resource, &s.points, batch.time_unix_ns)).collect();
     ExportMetricsServiceRequest { resource_metrics }
 }
 

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Compression, Exporter, Protocol, Settings};
-use crate::aggregate::{Batch, Resource};
+use crate::aggregate::Batch;
 use crate::histogram::Histogram;
+use crate::join::{Resource, Sample};
 use crate::signals::metric::{Kind, Metric, Point, Scope, Value};
 
 pub(super) static TIME: Metric = Metric {
@@ -49,11 +50,11 @@ pub(super) fn point(metric: &'static Metric, start_unix_ns: u64, value: Value) -
 pub(super) type Described<'a> = (Vec<(&'static str, &'a str)>, Vec<Point>);
 
 pub(super) fn batch(time_unix_ns: u64, resources: Vec<Described<'_>>) -> Batch {
-    let resources = resources.into_iter().map(|(attributes, points)| {
-        let attributes = attributes.into_iter().map(|(key, value)| (key, value.to_string())).collect();
-        (Arc::new(Resource { attributes }), points)
+    let samples = resources.into_iter().map(|(attributes, points)| {
+        let attributes = attributes.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        Sample { cgroup: None, resource: Arc::new(Resource { attributes }), points }
     });
-    Batch { time_unix_ns, resources: resources.collect() }
+    Batch { time_unix_ns, samples: samples.collect() }
 }
 
 /// A batch with one counter of one pod.
@@ -74,7 +75,7 @@ pub(super) fn node(pods: u64) -> Batch {
         seed ^= seed << 17;
         seed
     };
-    let resources = (0..pods).map(|pod| {
+    let samples = (0..pods).map(|pod| {
         let id = format!("{:016x}{:016x}", random(), random());
         let attributes = vec![
             ("container.id", format!("{id}{id}")),
@@ -100,9 +101,10 @@ pub(super) fn node(pods: u64) -> Batch {
             points.push(point(metric, 1_700_000_000_000_000_000, Value::Float((random() % 1_000_000) as f64 / 1e6)));
             points.push(point(metric, 1_700_000_000_000_000_000, Value::Int(random() % 1_000_000_000)));
         }
-        (Arc::new(Resource { attributes }), points)
+        let attributes = attributes.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        Sample { cgroup: None, resource: Arc::new(Resource { attributes }), points }
     });
-    Batch { time_unix_ns: 1_700_000_030_000_000_000, resources: resources.collect() }
+    Batch { time_unix_ns: 1_700_000_030_000_000_000, samples: samples.collect() }
 }
 
 pub(super) fn settings(endpoint: &str, protocol: Protocol) -> Settings {

@@ -169,8 +169,7 @@ impl Kernel {
         for (map, owner) in plan.shared {
             loader.map_pin_path(map, owner.pins.join(map));
         }
-        let mut ebpf =
-            loader.load(plan.bytes).map_err(|source| LoadError::Object { object, source: Box::new(source) })?;
+        let mut ebpf = loader.load(plan.bytes).map_err(|source| LoadError::Object { object, source: Box::new(source) })?;
 
         let programs: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
         for program in programs {
@@ -269,8 +268,7 @@ impl Object {
     where
         M: TryFrom<Map, Error = aya::maps::MapError>,
     {
-        let taken =
-            self.ebpf.take_map(map).ok_or(LoadError::Missing { object: self.name, what: "map", name: map.to_owned() })?;
+        let taken = self.ebpf.take_map(map).ok_or(LoadError::Missing { object: self.name, what: "map", name: map.to_owned() })?;
         M::try_from(taken).map_err(|e| LoadError::Map { action: "open", map, source: e.into() })
     }
 

@@ -1,6 +1,8 @@
 //! The only `unsafe` of the agent: kernel maps as memory, and two calls that no safe crate offers.
 
-use std::{io, marker::PhantomData, num::NonZeroUsize, os::fd::AsFd, ptr::NonNull, sync::atomic::AtomicU64, sync::atomic::Ordering};
+use std::{
+    io, marker::PhantomData, num::NonZeroUsize, os::fd::AsFd, ptr::NonNull, sync::atomic::AtomicU64, sync::atomic::Ordering,
+};
 
 use aya::Pod;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};

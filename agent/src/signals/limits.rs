@@ -39,11 +39,8 @@ pub static MEMORY_REQUEST: Metric = gauge(
     "Memory protected from reclaim: memory.min, else memory.low. Absent when neither is set.",
 );
 /// `k8s.container.memory.limit.current`
-pub static MEMORY_LIMIT: Metric = gauge(
-    "k8s.container.memory.limit.current",
-    "By",
-    "Memory allowed: memory.max, else memory.high. Absent without a limit.",
-);
+pub static MEMORY_LIMIT: Metric =
+    gauge("k8s.container.memory.limit.current", "By", "Memory allowed: memory.max, else memory.high. Absent without a limit.");
 
 const fn gauge(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
     Metric { name, unit, kind: Kind::Gauge, attributes: &[], scope: Scope::Container, help }

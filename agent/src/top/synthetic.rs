@@ -1,5 +1,4 @@
-//! A node that does not exist: the same figures on every run, for tests, the picture in the documentation and
-//! `cargo run --example top`.
+//! A node that does not exist: the same figures on every run, for the tests and the picture in the documentation.
 
 use super::view::{Cpu, Memory, Node, NodeCpu, View, Workload};
 

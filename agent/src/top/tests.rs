@@ -14,6 +14,7 @@ use super::theme::Theme;
 use super::view::{Cpu, View, Workload};
 use super::{format, has_hung_up, keys, once, render, synthetic};
 
+mod by_hand;
 mod picture;
 
 fn new() -> State {

@@ -78,9 +78,7 @@ impl Views {
 
 fn workload(sample: &Sample, before: Option<&Before>, elapsed_s: Option<f64>) -> (Workload, Before) {
     let waits: Vec<&Point> = points(sample, &cpu::WAIT_TIME).collect();
-    let wait = |cause: &str| {
-        waits.iter().find(|p| p.attributes.iter().any(|(_, v)| v == cause)).and_then(|point| value(point))
-    };
+    let wait = |cause: &str| waits.iter().find(|p| p.attributes.iter().any(|(_, v)| v == cause)).and_then(|point| value(point));
     let (contention, throttled) = (wait("contention"), wait("throttled"));
     let wait_seconds = contention.unwrap_or(0.0) + throttled.unwrap_or(0.0);
     let burst = points(sample, &cpu::BURST).find_map(|point| match &point.value {
@@ -108,8 +106,7 @@ fn workload(sample: &Sample, before: Option<&Before>, elapsed_s: Option<f64>) ->
         limit_cores: number(sample, &limits::CPU_LIMIT),
     };
     let bytes = |metric| number(sample, metric).map(|v| v as u64);
-    let memory =
-        Memory { request_bytes: bytes(&limits::MEMORY_REQUEST), limit_bytes: bytes(&limits::MEMORY_LIMIT) };
+    let memory = Memory { request_bytes: bytes(&limits::MEMORY_REQUEST), limit_bytes: bytes(&limits::MEMORY_LIMIT) };
     let mut workload = Workload { cpu, memory: Some(memory).filter(Memory::is_known), ..Workload::default() };
     if let Some(subject) = &sample.cgroup {
         workload.name = subject.name.name.clone();

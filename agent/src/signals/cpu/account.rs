@@ -227,14 +227,7 @@ impl Account {
 }
 
 impl Ledger {
-    fn state(
-        &mut self,
-        cgroup: &Cgroup,
-        sum: &Totals,
-        stat: Option<CpuStat>,
-        windows: u64,
-        elapsed_s: Option<f64>,
-    ) -> CpuUse {
+    fn state(&mut self, cgroup: &Cgroup, sum: &Totals, stat: Option<CpuStat>, windows: u64, elapsed_s: Option<f64>) -> CpuUse {
         if let (true, None, Some(stat)) = (cgroup.older_than_counting, self.before_counting_ns, stat) {
             self.before_counting_ns = Some(stat.usage_ns as i64 - sum.on_cpu_ns as i64);
         }

@@ -1,0 +1,150 @@
+//! `podmeter check`: what this kernel allows, in words that tell what to do.
+
+use std::fmt::Write as _;
+
+use serde_json::json;
+
+use crate::{
+    kernel::{btf::Btf, capabilities, facts, mounts},
+    pipeline::{Pipeline, Settings, chain},
+    signals::ALL,
+};
+
+/// One condition for measuring at all.
+#[derive(Debug)]
+struct Condition {
+    name: &'static str,
+    /// What was found, or what is wrong and what to do.
+    outcome: Result<String, String>,
+}
+
+/// One signal: on, or off and why.
+#[derive(Debug)]
+struct SignalState {
+    name: &'static str,
+    help: &'static str,
+    off: Option<String>,
+}
+
+/// Everything that was found.
+#[derive(Debug)]
+pub struct Report {
+    conditions: Vec<Condition>,
+    signals: Vec<SignalState>,
+}
+
+/// Looks at this kernel and tries every signal: loads and attaches its programs for a moment.
+pub fn check(settings: Settings) -> Report {
+    let describe = |error: &dyn std::error::Error| chain(error);
+    let rights = match capabilities::missing() {
+        Ok(missing) if missing.is_empty() => Ok("all that are needed".to_owned()),
+        Ok(missing) => {
+            let missing: Vec<_> = missing.iter().map(|c| format!("{} (to {})", c.name, c.purpose)).collect();
+            Err(format!("missing {}: run as root, or give the container these capabilities", missing.join(", ")))
+        }
+        Err(error) => Err(describe(&error)),
+    };
+    let conditions = vec![
+        Condition { name: "kernel", outcome: Ok(facts::release()) },
+        Condition {
+            name: "btf",
+            outcome: Btf::from_sys().map(|_| "/sys/kernel/btf/vmlinux".to_owned()).map_err(|e| describe(&e)),
+        },
+        Condition {
+            name: "cgroup2",
+            outcome: match &settings.cgroup_root {
+                Some(root) => Ok(root.display().to_string()),
+                None => mounts::cgroup2().map(|root| root.display().to_string()).map_err(|e| describe(&e)),
+            },
+        },
+        Condition { name: "capabilities", outcome: rights },
+        Condition { name: "bpffs", outcome: mounts::ensure_bpffs().map(|()| mounts::BPFFS.to_owned()).map_err(|e| describe(&e)) },
+    ];
+    let signals = match Pipeline::start(Settings { pin: false, ..settings }) {
+        Ok(pipeline) => pipeline
+            .states()
+            .iter()
+            .map(|state| SignalState { name: state.signal.name, help: state.signal.help, off: state.off.clone() })
+            .collect(),
+        Err(error) => {
+            let why = chain(&error);
+            ALL.iter().map(|signal| SignalState { name: signal.name, help: signal.help, off: Some(why.clone()) }).collect()
+        }
+    };
+    Report { conditions, signals }
+}
+
+impl Report {
+    /// Whether any signal runs.
+    pub fn can_measure(&self) -> bool {
+        self.signals.iter().any(|signal| signal.off.is_none())
+    }
+
+    /// For people.
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        for condition in &self.conditions {
+            let (mark, what) = match &condition.outcome {
+                Ok(found) => ("ok", found),
+                Err(wrong) => ("MISSING", wrong),
+            };
+            let _ = writeln!(text, "{:<13} {mark:<8} {}", condition.name, first_line(what));
+        }
+        text.push('\n');
+        for signal in &self.signals {
+            let (mark, what) = match &signal.off {
+                None => ("on", signal.help),
+                Some(why) => ("OFF", first_line(why)),
+            };
+            let _ = writeln!(text, "{:<13} {mark:<8} {what}", signal.name);
+        }
+        text
+    }
+
+    /// For programs.
+    pub fn json(&self) -> String {
+        let conditions = self.conditions.iter().map(|condition| {
+            let (ok, detail) = match &condition.outcome {
+                Ok(found) => (true, found),
+                Err(wrong) => (false, wrong),
+            };
+            json!({ "name": condition.name, "ok": ok, "detail": detail })
+        });
+        let signals = self.signals.iter().map(|signal| match &signal.off {
+            None => json!({ "name": signal.name, "on": true }),
+            Some(why) => json!({ "name": signal.name, "on": false, "reason": why }),
+        });
+        let document = json!({
+            "schema": 1,
+            "podmeter": env!("CARGO_PKG_VERSION"),
+            "kernel": facts::release(),
+            "conditions": conditions.collect::<Vec<_>>(),
+            "signals": signals.collect::<Vec<_>>(),
+        });
+        format!("{document:#}")
+    }
+}
+
+/// The verifier's log follows on further lines; `--json` has it whole.
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_says_what_is_off_and_why() {
+        let report = Report {
+            conditions: vec![Condition { name: "btf", outcome: Err("no types\nlog".to_owned()) }],
+            signals: vec![SignalState { name: "cpu", help: "CPU", off: Some("no offset".to_owned()) }],
+        };
+        assert!(!report.can_measure());
+        assert!(report.table().contains("btf           MISSING  no types\n"));
+        assert!(report.table().contains("cpu           OFF      no offset\n"));
+        let json: serde_json::Value = serde_json::from_str(&report.json()).expect("a document");
+        assert_eq!(json["signals"][0], json!({ "name": "cpu", "on": false, "reason": "no offset" }));
+        assert_eq!(json["conditions"][0]["detail"], "no types\nlog");
+    }
+}

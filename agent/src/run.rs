@@ -1,0 +1,256 @@
+//! `podmeter run`: wires the stages. One thread collects; the runtime ships what it collected and answers probes.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc as channel,
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    aggregate::Batch,
+    config::{self, Config},
+    export::{self, ExportError, ship::Shipper},
+    health::{self, Health},
+    join::Node,
+    pipeline::{Pipeline, Settings, StartError, chain},
+};
+
+/// Time between two ticks of the collector.
+const TICK: Duration = Duration::from_secs(1);
+
+/// From the signal to the end: a stopped pod is waited for, and so is a rollout.
+const STOP: Duration = Duration::from_millis(1700);
+
+/// Why the agent ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Counting cannot begin.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The export cannot begin.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// The health endpoints' address.
+    #[error("could not listen on {address} for /healthz and /readyz: set `listen` to a free address")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The runtime, a thread or a signal handler could not be made.
+    #[error("could not start {what}")]
+    System {
+        /// What it was.
+        what: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A bug: the collecting thread ended while nobody asked it to.
+    #[error("the collector ended unexpectedly; this is a bug")]
+    CollectorEnded,
+}
+
+impl RunError {
+    /// As the module of the command line lists them.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Start(_) => 3,
+            Self::Export(_) => 2,
+            Self::Listen { .. } | Self::System { .. } | Self::CollectorEnded => 1,
+        }
+    }
+}
+
+/// Measures and exports until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start.
+pub fn run(config: &Config) -> Result<(), RunError> {
+    let system = |what| move |source| RunError::System { what, source };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("the runtime"))?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(system("waiting for SIGTERM"))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("waiting for SIGINT"))?;
+        let shipper = Shipper::new(&export_settings(&config.export))?;
+        let listener = health::bind(config.listen).await.map_err(|source| RunError::Listen { address: config.listen, source })?;
+
+        let pipeline = Pipeline::start(settings(config))?;
+        for state in pipeline.states() {
+            match &state.off {
+                None => info!(signal = state.signal.name, "measuring"),
+                Some(why) => warn!(signal = state.signal.name, why, "not measuring"),
+            }
+        }
+        let health = Arc::new(Health::default());
+        health.tick();
+        tokio::spawn(health::serve(listener, Arc::clone(&health)));
+
+        let (stop, stopped) = mpsc::channel();
+        let (send, mut batches) = channel::channel(2);
+        let collector = Collector { pipeline, health, interval: config.interval, failing: Vec::new() };
+        thread::Builder::new()
+            .name("collector".to_owned())
+            .spawn(move || collector.work(&stopped, &send))
+            .map_err(system("the collector's thread"))?;
+        info!(node = config.node_name, interval = ?config.interval, version = env!("CARGO_PKG_VERSION"), "podmeter runs");
+
+        loop {
+            tokio::select! {
+                batch = batches.recv() => match batch {
+                    Some(batch) => shipper.enqueue(&batch),
+                    None => return Err(RunError::CollectorEnded),
+                },
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+        }
+        let deadline = Instant::now() + STOP;
+        info!("stopping: one last export");
+        // The collector answers a gone channel with its last batch and ends.
+        drop(stop);
+        while let Ok(Some(batch)) = tokio::time::timeout_at(deadline.into(), batches.recv()).await {
+            shipper.enqueue(&batch);
+        }
+        let stats = shipper.shutdown(deadline.saturating_duration_since(Instant::now())).await;
+        if stats.dropped_batches + stats.failed_batches > 0 {
+            warn!(
+                dropped_batches = stats.dropped_batches,
+                failed_batches = stats.failed_batches,
+                last_error = stats.last_error,
+                "some batches never reached the collector"
+            );
+        }
+        info!(sent_batches = stats.sent_batches, "stopped");
+        Ok(())
+    })
+}
+
+/// What the pipeline needs of the configuration.
+pub fn settings(config: &Config) -> Settings {
+    Settings {
+        node: Node {
+            name: config.node_name.clone(),
+            in_cluster: std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
+            cluster: config.cluster_name.clone(),
+            attributes: config.resource.attributes.clone(),
+        },
+        cgroup_root: config.cgroups.root.clone(),
+        slots: config.cgroups.slots,
+        pin_directory: config.bpf.directory.clone(),
+        pin: config.bpf.pin,
+        disabled: if config.signals.cpu { Vec::new() } else { vec!["cpu".to_owned()] },
+    }
+}
+
+fn export_settings(config: &config::Export) -> export::Settings {
+    export::Settings {
+        exporter: match config.exporter {
+            config::Exporter::Otlp => export::Exporter::Otlp,
+            config::Exporter::Stdout => export::Exporter::Stdout,
+            config::Exporter::None => export::Exporter::None,
+        },
+        endpoint: config.endpoint.clone(),
+        protocol: match config.protocol {
+            config::Protocol::Grpc => export::Protocol::Grpc,
+            config::Protocol::HttpProtobuf => export::Protocol::HttpProtobuf,
+        },
+        headers: config.headers.0.clone(),
+        compression: match config.compression {
+            config::Compression::Gzip => export::Compression::Gzip,
+            config::Compression::None => export::Compression::None,
+        },
+        timeout: config.timeout,
+        certificate: config.certificate.clone(),
+        client_certificate: config.client_certificate.clone(),
+        client_key: config.client_key.clone(),
+        queue: config.queue,
+    }
+}
+
+/// The thread that looks at the kernel.
+struct Collector {
+    pipeline: Pipeline,
+    health: Arc<Health>,
+    interval: Duration,
+    /// What failed last time: said once, and once more when it works again.
+    failing: Vec<String>,
+}
+
+impl Collector {
+    /// Ticks every second and collects every interval, until `stopped`'s other end is gone; then collects a last time.
+    fn work(mut self, stopped: &mpsc::Receiver<()>, batches: &channel::Sender<Batch>) {
+        let mut next_tick = Instant::now();
+        let mut next_collection = next_tick;
+        loop {
+            let now = Instant::now();
+            let mut failing = Vec::new();
+            if let Err(error) = self.pipeline.tick() {
+                failing.push(chain(&*error));
+            }
+            if now >= next_collection {
+                next_collection = following(next_collection, self.interval, now);
+                // Fails only when the runtime has stopped listening, and then `stopped` says so.
+                let _ = batches.blocking_send(self.collect(&mut failing));
+            }
+            self.report(failing);
+            self.health.tick();
+            next_tick = following(next_tick, TICK, now).min(next_collection);
+            match stopped.recv_timeout(next_tick.saturating_duration_since(Instant::now())) {
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                _ => break,
+            }
+        }
+        let mut failing = Vec::new();
+        let _ = self.pipeline.tick();
+        let _ = batches.blocking_send(self.collect(&mut failing));
+        self.report(failing);
+    }
+
+    fn collect(&mut self, failing: &mut Vec<String>) -> Batch {
+        let batch = self.pipeline.collect(|signal, cause| failing.push(format!("could not read {signal}: {}", chain(cause))));
+        self.health.collected();
+        batch
+    }
+
+    fn report(&mut self, failing: Vec<String>) {
+        for failure in failing.iter().filter(|failure| !self.failing.contains(failure)) {
+            error!("{failure}");
+        }
+        if failing.is_empty() && !self.failing.is_empty() {
+            info!("the kernel can be read again");
+        }
+        self.failing = failing;
+    }
+}
+
+/// The first instant after `now` in the row that `at` and `every` make: no catching up after a pause.
+fn following(at: Instant, every: Duration, now: Instant) -> Instant {
+    let behind = now.saturating_duration_since(at).as_nanos() / every.as_nanos().max(1);
+    at + every * (u32::try_from(behind).unwrap_or(u32::MAX - 1) + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn collections_keep_their_rhythm_and_do_not_catch_up() {
+        let start = Instant::now();
+        let after = |ms| start + Duration::from_millis(ms);
+        let every = Duration::from_millis(100);
+        assert_eq!(following(start, every, start), after(100));
+        assert_eq!(following(start, every, after(99)), after(100));
+        assert_eq!(following(start, every, after(100)), after(200));
+        assert_eq!(following(start, every, after(1234)), after(1300));
+    }
+}

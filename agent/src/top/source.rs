@@ -1,0 +1,69 @@
+//! Where the terminal's views come from: a pipeline of its own.
+
+use std::{
+    error::Error,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{Source, view::View, views::Views};
+use crate::{
+    kernel::facts,
+    pipeline::{Pipeline, Settings, StartError},
+};
+
+/// The longest time between two ticks: windows must be read before their log wraps.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Views of this node.
+pub struct Live {
+    pipeline: Pipeline,
+    views: Views,
+}
+
+impl Live {
+    /// Begins to measure.
+    ///
+    /// # Errors
+    /// When this kernel or these permissions do not allow it.
+    pub fn start(settings: Settings) -> Result<Self, StartError> {
+        let name = settings.node.name.clone();
+        let cpus = facts::online_cpus().map_or(0, |cpus| cpus.len());
+        let mut live = Self { pipeline: Pipeline::start(settings)?, views: Views::new(name, cpus as f64) };
+        // What the first view is compared with.
+        let _ = live.look();
+        Ok(live)
+    }
+
+    /// One interval from now.
+    ///
+    /// # Errors
+    /// When the kernel can no longer be read.
+    pub fn once(mut self, interval: Duration) -> Result<View, Box<dyn Error + Send + Sync>> {
+        let end = Instant::now() + interval;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            thread::sleep(left.min(TICK));
+            if left <= TICK {
+                return self.next();
+            }
+            self.pipeline.tick()?;
+        }
+    }
+
+    fn look(&mut self) -> Result<View, Box<dyn Error + Send + Sync>> {
+        let mut failure = None;
+        let batch = self.pipeline.collect(|signal, error| failure = Some(format!("could not read {signal}: {error}")));
+        match failure {
+            Some(failure) => Err(failure.into()),
+            None => Ok(self.views.next(&batch)),
+        }
+    }
+}
+
+impl Source for Live {
+    fn next(&mut self) -> Result<View, Box<dyn Error + Send + Sync>> {
+        self.pipeline.tick()?;
+        self.look()
+    }
+}

@@ -1,0 +1,33 @@
+//! The live view over a node that does not exist, to look at it without privileges:
+//! `cargo test -p podmeter the_live_view -- --ignored --nocapture`.
+
+use std::error::Error;
+use std::time::Duration;
+
+use super::super::view::View;
+use super::super::{Source, live, synthetic};
+
+/// The synthetic node, a second per snapshot.
+struct Synthetic {
+    tick: u32,
+    fail: Option<String>,
+}
+
+impl Source for Synthetic {
+    fn next(&mut self) -> Result<View, Box<dyn Error + Send + Sync>> {
+        self.tick += 1;
+        match self.fail.as_deref() {
+            Some("panic") if self.tick > 10 => panic!("the source was asked to panic"),
+            Some("error") if self.tick > 10 => Err("the source was asked to fail".into()),
+            _ => Ok(synthetic::view(self.tick)),
+        }
+    }
+}
+
+/// `TOP_FAIL=panic|error` makes the source fail after ten snapshots, to see that the terminal survives it.
+#[test]
+#[ignore = "needs a terminal and someone who looks at it"]
+fn the_live_view() {
+    let source = Synthetic { tick: 0, fail: std::env::var("TOP_FAIL").ok() };
+    live(Box::new(source), Duration::from_secs(1)).expect("it ends when the user wants");
+}

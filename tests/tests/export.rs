@@ -1,0 +1,176 @@
+//! End to end with a collector that misbehaves: whatever it does, afterwards it has the kernel's figures, and meanwhile the
+//! agent measures on, cheaply and quietly.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use podmeter_tests::{
+    agent::{Agent, STOPS_WITHIN, unix_ns},
+    cgroup::Cgroup,
+    collector::{Answer, Collector},
+    load::Load,
+    metric::CPU_TIME,
+    otlp::Exports,
+    root_test,
+    truth::{Tolerance, schedstat_of_threads},
+};
+use serde_json::json;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// How long each trouble lasts: three intervals and some attempts.
+const TROUBLE: Duration = Duration::from_millis(3500);
+
+/// CPU time of a cgroup whose tasks have all ended.
+const EXACT: Tolerance = Tolerance::new(0.002, 0.0001);
+
+/// Share of one CPU that the agent may use while a collector is in trouble; an unoptimised build included.
+const CHEAP: f64 = 0.2;
+
+const PROTOCOLS: [&str; 2] = ["grpc", "http/protobuf"];
+
+fn start(collector: &Collector, protocol: &str) -> Result<Agent> {
+    let endpoint = if protocol == "grpc" { collector.grpc_endpoint() } else { collector.http_endpoint() };
+    Agent::spawn(json!({"export": {"exporter": "otlp", "protocol": protocol, "endpoint": endpoint, "timeout": "500ms"}}))
+}
+
+/// Everything the collector has taken, checked.
+fn exports(collector: &Collector) -> Result<Exports> {
+    let mut exports = Exports::default();
+    collector.received().iter().try_for_each(|received| exports.add(&received.request))?;
+    exports.check_that_counters_only_grow()?;
+    Ok(exports)
+}
+
+/// Waits until the collector has what was measured after this call.
+fn catch_up(collector: &Collector, cgroup: &Cgroup) -> Result<()> {
+    let now = unix_ns();
+    collector.wait_until("an export of what is now", |collector| {
+        let latest = collector.latest(&[("podmeter.cgroup.path", cgroup.path())], CPU_TIME);
+        latest.is_some_and(|point| point.time_unix_ns > now)
+    })
+}
+
+fn check_cpu_time(exports: &Exports, cgroup: &str, truth: f64) -> Result<()> {
+    let measured = exports.value(cgroup, CPU_TIME, &[]).with_context(|| format!("{cgroup} never reached the collector"))?;
+    EXACT.check(cgroup, measured, truth)
+}
+
+/// The lines of a log that hold `text`.
+fn lines<'a>(log: &'a str, text: &str) -> Vec<&'a str> {
+    log.lines().filter(|line| line.contains(text)).collect()
+}
+
+/// Lets the collector get into trouble while containers work and end, then out of it.
+fn survives(trouble: impl Fn(&Collector, &str), recovery: impl Fn(&Collector), logged: &str) -> Result<()> {
+    for protocol in PROTOCOLS {
+        println!("over {protocol}");
+        let collector = Collector::start()?;
+        let mut agent = start(&collector, protocol)?;
+        let lasting = Cgroup::new("lasting")?;
+        Load::burn(50 * MS).start(&lasting)?.wait()?;
+        catch_up(&collector, &lasting)?;
+
+        trouble(&collector, protocol);
+        let (begin, before) = (Instant::now(), schedstat_of_threads(agent.pid())?);
+        Load::burn(30 * MS).start(&lasting)?.wait()?;
+        let short = Cgroup::new("short")?;
+        Load::burn(20 * MS).start(&short)?.wait()?;
+        let (gone, truth_of_gone) = (short.path().to_owned(), short.cpu_stat()?.usage_seconds());
+        short.remove()?;
+        thread::sleep(TROUBLE.saturating_sub(begin.elapsed()));
+        ensure!(agent.alive()?, "the agent ended:\n{}", agent.stderr());
+        let used = schedstat_of_threads(agent.pid())?.on_cpu_ns.saturating_sub(before.on_cpu_ns) as f64 / 1e9;
+        let share = used / begin.elapsed().as_secs_f64();
+        ensure!(share < CHEAP, "the agent used {share:.3} of a CPU while the collector was in trouble");
+
+        recovery(&collector);
+        catch_up(&collector, &lasting)?;
+        let truth = lasting.cpu_stat()?.usage_seconds();
+        let log = agent.stop()?.stderr;
+        let exports = exports(&collector)?;
+        check_cpu_time(&exports, lasting.path(), truth)?;
+        check_cpu_time(&exports, &gone, truth_of_gone)?;
+        let said = lines(&log, logged).len();
+        // One kind of failure may turn into another, such as a reset into a refusal.
+        ensure!((1..=2).contains(&said), "the log says \"{logged}\" {said} times over {protocol}:\n{log}");
+    }
+    Ok(())
+}
+
+root_test! {
+    fn a_collector_that_is_overloaded_gets_everything_in_the_end() {
+        let unavailable = |collector: &Collector, protocol: &str| {
+            collector.always(if protocol == "grpc" {
+                Answer::Grpc { code: tonic::Code::Unavailable, retry_info: None }
+            } else {
+                Answer::Http { status: 503, retry_after: None }
+            });
+        };
+        survives(unavailable, |collector| collector.always(Answer::Accept), "could not send")
+    }
+}
+
+root_test! {
+    fn a_collector_that_stalls_gets_everything_in_the_end() {
+        survives(|collector, _| collector.always(Answer::Stall), |collector| collector.always(Answer::Accept), "could not send")
+    }
+}
+
+root_test! {
+    fn a_collector_that_resets_its_connections_gets_everything_in_the_end() {
+        survives(|collector, _| collector.always(Answer::Reset), |collector| collector.always(Answer::Accept), "could not send")
+    }
+}
+
+root_test! {
+    fn a_collector_that_goes_away_gets_everything_when_it_is_back() {
+        survives(|collector, _| collector.refuse(), Collector::listen, "could not send")
+    }
+}
+
+root_test! {
+    fn a_collector_that_rejects_some_points_is_taken_at_its_word_and_logged() {
+        let partial = |collector: &Collector, _: &str| {
+            collector.always(Answer::Partial { rejected: 7, message: "seven were too many".to_owned() });
+        };
+        survives(partial, |collector| collector.always(Answer::Accept), "seven were too many")
+    }
+}
+
+root_test! {
+    fn a_stalling_collector_does_not_keep_the_agent_from_stopping() {
+        for protocol in PROTOCOLS {
+            let collector = Collector::start()?;
+            collector.always(Answer::Stall);
+            let agent = start(&collector, protocol)?;
+            collector.wait_until("an attempt to export", |collector| collector.connections() > 0)?;
+            thread::sleep(1500 * MS);
+            let took = agent.stop()?.took;
+            println!("over {protocol}, it took {took:?} of {STOPS_WITHIN:?}");
+        }
+        Ok(())
+    }
+}
+
+root_test! {
+    fn what_was_used_until_the_agent_is_stopped_is_in_its_last_export() {
+        for protocol in PROTOCOLS {
+            let collector = Collector::start()?;
+            let agent = start(&collector, protocol)?;
+            let (lasting, short) = (Cgroup::new("lasting")?, Cgroup::new("short")?);
+            catch_up(&collector, &lasting)?;
+            Load::burn(40 * MS).start(&lasting)?.wait()?;
+            Load::burn(20 * MS).start(&short)?.wait()?;
+            let truths = [(lasting.path().to_owned(), lasting.cpu_stat()?), (short.path().to_owned(), short.cpu_stat()?)];
+            short.remove()?;
+            agent.stop()?;
+            let exports = exports(&collector)?;
+            truths.iter().try_for_each(|(path, truth)| check_cpu_time(&exports, path, truth.usage_seconds()))?;
+        }
+        Ok(())
+    }
+}
