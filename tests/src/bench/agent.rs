@@ -129,7 +129,7 @@ impl Node {
         agent.agent.stop()?;
         let mut sizes = Vec::new();
         // The first has no windows yet.
-        for export in &self.collector.received()[agent.before + 1..] {
+        for export in self.collector.received().iter().skip(agent.before + 1) {
             ensure!(export.content_encoding.as_deref() == Some("gzip"), "the agent did not compress its export");
             let length = export.headers.get("content-length").context("an export did not tell its length")?;
             let length: f64 = length.parse().with_context(|| format!("an export has the length {length}"))?;
@@ -152,7 +152,11 @@ impl Watching<'_> {
         let within = Duration::from_secs(20 * exports as u64);
         node.stop.pause_until(&format!("{exports} exports"), within, || {
             ensure!(agent.alive()?, "the agent ended:\n{}", agent.stderr());
+            // Cheap, and true a moment before the request is complete.
             Ok(node.collector.attempts() >= *before + exports)
+        })?;
+        node.collector.wait_until(&format!("{exports} complete exports"), |collector| {
+            collector.received().len() >= *before + exports
         })
     }
 
