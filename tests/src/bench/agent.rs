@@ -155,9 +155,8 @@ impl Watching<'_> {
             // Cheap, and true a moment before the request is complete.
             Ok(node.collector.attempts() >= *before + exports)
         })?;
-        node.collector.wait_until(&format!("{exports} complete exports"), |collector| {
-            collector.received().len() >= *before + exports
-        })
+        node.collector
+            .wait_until(&format!("{exports} complete exports"), |collector| collector.received().len() >= *before + exports)
     }
 
     /// What is used from one export to another.
