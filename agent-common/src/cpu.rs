@@ -25,7 +25,7 @@ pub const STRETCH_WINDOWS: u32 = 64;
 /// Entries of one CPU's cache from cgroup pointer to slot, a power of two.
 pub const SLOT_CACHE_LEN: u32 = 1024;
 
-/// Entries of the table of each task's run delay at its last switch-out, a power of two.
+/// Entries of the table that says up to where each task has been counted, a power of two.
 pub const TASKS_LEN: u32 = 16384;
 
 /// The position of a run-queue wait among the [`WAIT_LEN`] buckets.
@@ -110,14 +110,18 @@ record! {
 }
 
 record! {
-    /// A task's `run_delay` at its last switch-out. `CPU_TASKS[hash of the task's address]`.
+    /// Up to where a task has been counted. `CPU_TASKS[hash of the task's address]`.
     ///
     /// Two CPUs may write one entry at once when two tasks share it; a torn entry belongs to neither task.
-    pub struct TaskDelay {
-        /// The task's address XOR `run_delay_ns`.
+    pub struct TaskMark {
+        /// The task's address XOR the two fields below.
         pub check: u64,
         /// `run_delay` in ns.
         pub run_delay_ns: u64,
+        /// `sum_exec_runtime` in ns.
+        pub exec_ns: u64,
+        /// Half a cache line: an entry never crosses one.
+        pub reserved: u64,
     }
 }
 

@@ -30,7 +30,7 @@ use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
-use opentelemetry_proto::tonic::metrics::v1::{ExponentialHistogramDataPoint, metric::Data, number_data_point};
+use opentelemetry_proto::tonic::metrics::v1::{Metric, NumberDataPoint, metric::Data, number_data_point};
 use prost::Message;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -41,6 +41,8 @@ use tokio_rustls::TlsAcceptor;
 use tonic::body::Body;
 use tonic::codec::CompressionEncoding;
 use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::otlp::Exports;
 
 /// What a request is answered with.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,43 +107,6 @@ pub struct Received {
     pub content_encoding: Option<String>,
     /// When it was complete.
     pub at: Instant,
-}
-
-/// One data point, with what it is about.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Point {
-    /// The resource's attributes.
-    pub resource: BTreeMap<String, String>,
-    /// The point's own attributes.
-    pub attributes: BTreeMap<String, String>,
-    /// Start of counting, Unix time in ns; 0 for gauges.
-    pub start_unix_ns: u64,
-    /// When it was read, Unix time in ns.
-    pub time_unix_ns: u64,
-    /// Its value.
-    pub value: Value,
-}
-
-/// The value of a data point.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Value {
-    /// An integer.
-    Int(i64),
-    /// A real number.
-    Float(f64),
-    /// An exponential histogram.
-    Histogram(Box<ExponentialHistogramDataPoint>),
-}
-
-impl Value {
-    /// A scalar as a real number; of a histogram, its count.
-    pub fn as_f64(&self) -> f64 {
-        match self {
-            Self::Int(v) => *v as f64,
-            Self::Float(v) => *v,
-            Self::Histogram(histogram) => histogram.count as f64,
-        }
-    }
 }
 
 /// How a collector is set up.
@@ -291,16 +256,28 @@ impl Collector {
         self.shared.state().connections
     }
 
-    /// Every point of a metric that was taken, in order, of resources that have all these attributes.
-    pub fn points(&self, resource: &[(&str, &str)], metric: &str) -> Vec<Point> {
-        let state = self.shared.state();
-        state.received.iter().flat_map(|received| points(&received.request, resource, metric)).collect()
+    /// All that was taken so far, taken apart.
+    ///
+    /// # Errors
+    /// A request was not what OTLP says it has to be.
+    pub fn exports(&self) -> Result<Exports> {
+        let mut exports = Exports::default();
+        for received in &self.shared.state().received {
+            exports.add(&received.request)?;
+        }
+        Ok(exports)
     }
 
-    /// The last point of a metric that was taken, of a resource that has all these attributes.
-    pub fn latest(&self, resource: &[(&str, &str)], metric: &str) -> Option<Point> {
+    /// Every value a metric had, in order of arrival, of resources that have this attribute. Of a histogram, its count.
+    pub fn values(&self, resource: (&str, &str), metric: &str) -> Vec<f64> {
         let state = self.shared.state();
-        state.received.iter().rev().find_map(|received| points(&received.request, resource, metric).pop())
+        state.received.iter().flat_map(|received| values(&received.request, resource, metric)).collect()
+    }
+
+    /// The last of [`Collector::values`].
+    pub fn latest(&self, resource: (&str, &str), metric: &str) -> Option<f64> {
+        let state = self.shared.state();
+        state.received.iter().rev().find_map(|received| values(&received.request, resource, metric).pop())
     }
 
     /// Waits until something is true of the collector.
@@ -369,49 +346,23 @@ impl Shared {
     }
 }
 
-/// The points of a metric in one request, of resources that have all these attributes.
-pub fn points(request: &ExportMetricsServiceRequest, resource: &[(&str, &str)], metric: &str) -> Vec<Point> {
-    let mut points = Vec::new();
-    for group in &request.resource_metrics {
-        let about = group.resource.as_ref().map(|r| texts(&r.attributes)).unwrap_or_default();
-        if !resource.iter().all(|(key, value)| about.get(*key).is_some_and(|v| v == value)) {
-            continue;
-        }
-        let mut add = |attributes: &[KeyValue], start_unix_ns, time_unix_ns, value| {
-            points.push(Point { resource: about.clone(), attributes: texts(attributes), start_unix_ns, time_unix_ns, value });
-        };
-        for found in group.scope_metrics.iter().flat_map(|scope| &scope.metrics).filter(|found| found.name == metric) {
-            let numbers = match &found.data {
-                Some(Data::Sum(sum)) => &sum.data_points[..],
-                Some(Data::Gauge(gauge)) => &gauge.data_points[..],
-                Some(Data::ExponentialHistogram(histogram)) => {
-                    for p in &histogram.data_points {
-                        let value = Value::Histogram(Box::new(p.clone()));
-                        add(&p.attributes, p.start_time_unix_nano, p.time_unix_nano, value);
-                    }
-                    &[]
-                }
-                _ => &[],
-            };
-            for p in numbers {
-                let value = match p.value {
-                    Some(number_data_point::Value::AsInt(v)) => Value::Int(v),
-                    Some(number_data_point::Value::AsDouble(v)) => Value::Float(v),
-                    None => continue,
-                };
-                add(&p.attributes, p.start_time_unix_nano, p.time_unix_nano, value);
-            }
-        }
-    }
-    points
-}
-
-fn texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {
-    let text = |attribute: &KeyValue| match attribute.value.as_ref().and_then(|v| v.value.as_ref()) {
-        Some(any_value::Value::StringValue(text)) => text.clone(),
-        other => format!("{other:?}"),
+fn values(request: &ExportMetricsServiceRequest, (key, value): (&str, &str), metric: &str) -> Vec<f64> {
+    let text = Some(any_value::Value::StringValue(value.into()));
+    let is = |a: &KeyValue| a.key == key && a.value.as_ref().is_some_and(|v| v.value == text);
+    let groups = request.resource_metrics.iter().filter(|g| g.resource.iter().any(|r| r.attributes.iter().any(is)));
+    let metrics = groups.flat_map(|g| &g.scope_metrics).flat_map(|s| &s.metrics).filter(|m| m.name == metric);
+    let number = |p: &NumberDataPoint| match p.value {
+        Some(number_data_point::Value::AsInt(v)) => Some(v as f64),
+        Some(number_data_point::Value::AsDouble(v)) => Some(v),
+        None => None,
     };
-    attributes.iter().map(|attribute| (attribute.key.clone(), text(attribute))).collect()
+    let of = |metric: &Metric| match &metric.data {
+        Some(Data::Sum(sum)) => sum.data_points.iter().filter_map(number).collect(),
+        Some(Data::Gauge(gauge)) => gauge.data_points.iter().filter_map(number).collect(),
+        Some(Data::ExponentialHistogram(h)) => h.data_points.iter().map(|p| p.count as f64).collect(),
+        _ => Vec::new(),
+    };
+    metrics.flat_map(of).collect()
 }
 
 /// The thread: accepts connections until the [`Collector`] is gone.
@@ -711,5 +662,42 @@ impl Tls {
         let mut config = builder.with_single_cert(chain, key)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpStream;
+
+    use super::*;
+
+    fn post(collector: &Collector) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(collector.address())?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let request = "POST /v1/metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/x-protobuf\r\n\
+                       Content-Length: 0\r\n\r\n";
+        stream.write_all(request.as_bytes())?;
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply)?;
+        Ok(reply)
+    }
+
+    #[test]
+    fn it_answers_as_scripted_and_comes_back_on_its_port_without_a_runtime_around_it() -> Result<()> {
+        use std::io::ErrorKind::{ConnectionRefused, ConnectionReset};
+        let collector = Collector::start()?;
+        collector.next(1, Answer::Http { status: 503, retry_after: Some("7".into()) });
+        collector.next(1, Answer::Reset);
+        let reply = post(&collector)?;
+        assert!(reply.starts_with("HTTP/1.1 503") && reply.contains("retry-after: 7"), "{reply}");
+        assert_eq!(post(&collector).map_err(|e| e.kind()), Err(ConnectionReset));
+        collector.refuse();
+        assert_eq!(post(&collector).map_err(|e| e.kind()), Err(ConnectionRefused));
+        collector.listen();
+        assert!(post(&collector)?.starts_with("HTTP/1.1 200"));
+        collector.wait_until("one request", |c| c.received().len() == 1)?;
+        assert_eq!(collector.attempts(), 3);
+        Ok(())
     }
 }

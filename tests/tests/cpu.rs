@@ -139,8 +139,8 @@ root_test! {
                 cgroup.remove()?;
             }
         }
-        agent.catch_up()?;
-        agent.catch_up()?;
+        // The last values of a dead cgroup come one or two intervals after its end, and are repeated at most once.
+        (0..4).try_for_each(|_| agent.catch_up())?;
         let points = |exports: &Exports| truths.iter().map(|(path, _)| exports.of(path).len()).sum::<usize>();
         let at_end = agent.look(points);
         agent.catch_up()?;
@@ -178,7 +178,9 @@ root_test! {
         ensure!(low < 0.33 && high > 0.29, "p99 of the bursts is in ({low}, {high}], not about 0.3: {burst:?}");
         ensure!(burst.quantile_bounds(0.5) == Some((0.0, 0.0)), "two of three windows are idle: {burst:?}");
         let busy = burst.count - burst.zero_count;
-        ensure!(busy.abs_diff(windows.len() as u64) <= 1, "{busy} busy windows, the load knows of {windows:?}");
+        let known = windows.len() as u64;
+        // It was forked and has ended in windows of their own.
+        ensure!((known..=known + 2).contains(&busy), "{busy} busy windows, the load knows of {windows:?}");
 
         // Gauges whose whole interval lies in the run: ten bursts, one more or less.
         let history = exports.history(cgroup.path(), CPU_USAGE);

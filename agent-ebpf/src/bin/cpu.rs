@@ -10,7 +10,7 @@
 use agent_common::{
     cgroups::UNATTRIBUTED,
     cpu::{
-        CachedSlot, CpuNow, CpuRecord, Facts, LOG_LEN, SLOT_CACHE_LEN, STRETCH_WINDOWS, TASKS_LEN, TaskDelay, WAIT_LEN,
+        CachedSlot, CpuNow, CpuRecord, Facts, LOG_LEN, SLOT_CACHE_LEN, STRETCH_WINDOWS, TASKS_LEN, TaskMark, WAIT_LEN,
         WINDOW_NS, WindowEntry, wait_position,
     },
 };
@@ -42,7 +42,7 @@ static CPU_WINDOWS: Array<WindowEntry, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static CPU_SLOT_CACHE: Array<CachedSlot, 1> = Array::new();
 #[btf_map]
-static CPU_TASKS: Array<TaskDelay, { TASKS_LEN as usize }> = Array::new();
+static CPU_TASKS: Array<TaskMark, { TASKS_LEN as usize }> = Array::new();
 
 /// `sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next, …)`: counts the stretch that `prev` ends.
 #[btf_tracepoint(function = "sched_switch")]
@@ -63,12 +63,9 @@ unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
     // SAFETY: see the caller.
     unsafe {
         let task = core::ptr::read_volatile(&raw const (*now).task);
-        // Read once more: having compared `task` with `prev` LLVM would compute with the pointer, which the verifier forbids.
-        let task_address = core::ptr::read_volatile(&raw const (*now).task);
         let exec_ns = load(prev, frozen!(FACTS.task_exec));
         let run_delay_ns = load(prev, frozen!(FACTS.task_run_delay));
-        let ran_ns = exec_ns.wrapping_sub((*now).exec_ns);
-        let delay_in_ns = (*now).run_delay_ns;
+        let switched_in = Mark { exec_ns: (*now).exec_ns, run_delay_ns: (*now).run_delay_ns };
         let settled_to_ns = (*now).settled_to_ns;
 
         (*now).task = next;
@@ -77,11 +74,20 @@ unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
         (*now).settled_to_ns = 0;
         (*now).switches += 1;
 
-        // Only a stretch whose beginning was seen counts. The idle task never accrues any run time.
-        if task != prev || exec_ns == 0 {
+        // The idle task never accrues any run time.
+        if exec_ns == 0 {
             return;
         }
-        let waited_ns = run_delay_ns.wrapping_sub(delay_at_last_switch_out(task_address, delay_in_ns, run_delay_ns));
+        // The verifier forbids arithmetic on pointers; what is read back from a map is a number.
+        (*now).scratch = prev;
+        let address = core::ptr::read_volatile(&raw const (*now).scratch);
+        let reached = Mark { exec_ns, run_delay_ns };
+        let Some(entry) = entry_of(address) else { return };
+        let counted = counted(entry, address, if task == prev { Some(switched_in) } else { None }, reached);
+        count_up_to(entry, address, reached);
+        let Some(counted) = counted else { return };
+        let ran_ns = exec_ns - counted.exec_ns;
+        let waited_ns = run_delay_ns - counted.run_delay_ns;
 
         let cgroup = load(load(prev, frozen!(FACTS.task_cgroups)), frozen!(FACTS.css_set_cgroup));
         let slot = slot_of(now, cpu, cgroup);
@@ -103,23 +109,51 @@ unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
     }
 }
 
-/// What `task`'s run delay was when it last left a CPU: the base of the wait that preceded this stretch.
+/// The kernel's accounts of a task at one moment.
+#[derive(Clone, Copy)]
+struct Mark {
+    exec_ns: u64,
+    run_delay_ns: u64,
+}
+
+/// The entry of the task at `address` in the table that says up to where each task has been counted.
 ///
-/// The value at switch-in is not enough. When the load balancer moves a waiting task, the kernel adds the wait so far to
-/// `run_delay` (`sched_info_dequeue`) while the task still waits, and the base taken at switch-in would leave that part out.
-/// So each task's value at switch-out is kept in a table by the task's address. An entry that another task overwrote does not
-/// carry this task's check; one that a dead task left behind at the same address is larger than what the new task has.
+/// The values at switch-in are not enough for that. When the load balancer moves a waiting task, the kernel adds the wait so
+/// far to `run_delay` (`sched_info_dequeue`) while the task still waits, and a wait counted from the switch-in on would leave
+/// that part out. Nor is every switch traced: a tracepoint is silent where RCU does not watch. With the values that were
+/// counted last, every ns is counted exactly once whatever was missed in between.
 #[inline(always)]
-unsafe fn delay_at_last_switch_out(task: u64, delay_in_ns: u64, run_delay_ns: u64) -> u64 {
-    let hash = (task >> 6).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - TASKS_LEN.trailing_zeros());
-    let Some(entry) = CPU_TASKS.get_ptr_mut(hash as u32) else { return delay_in_ns };
-    // SAFETY: a map value; a torn pair of words fails the check.
+fn entry_of(address: u64) -> Option<*mut TaskMark> {
+    let hash = (address >> 6).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - TASKS_LEN.trailing_zeros());
+    CPU_TASKS.get_ptr_mut(hash as u32)
+}
+
+/// Up to where the task at `address`, whose accounts stand at `reached`, has been counted.
+///
+/// An entry that another task overwrote does not carry this task's check, and one that a dead task left behind at the same
+/// address is larger than what the new task has: then `switched_in` counts. Without either, the stretch began before our time.
+#[inline(always)]
+unsafe fn counted(entry: *mut TaskMark, address: u64, switched_in: Option<Mark>, reached: Mark) -> Option<Mark> {
+    // SAFETY: a map value; a torn set of words fails the check.
+    let (owner, mark) = unsafe {
+        let exec_ns = core::ptr::read_volatile(&raw const (*entry).exec_ns);
+        let run_delay_ns = core::ptr::read_volatile(&raw const (*entry).run_delay_ns);
+        let owner = core::ptr::read_volatile(&raw const (*entry).check) ^ exec_ns ^ run_delay_ns;
+        (owner, Mark { exec_ns, run_delay_ns })
+    };
+    let limit = switched_in.unwrap_or(reached);
+    let own = owner == address && mark.exec_ns <= limit.exec_ns && mark.run_delay_ns <= limit.run_delay_ns;
+    if own { Some(mark) } else { switched_in }
+}
+
+/// Notes that the task at `address` has been counted up to `mark`.
+#[inline(always)]
+unsafe fn count_up_to(entry: *mut TaskMark, address: u64, mark: Mark) {
+    // SAFETY: a map value.
     unsafe {
-        let delay_out_ns = core::ptr::read_volatile(&raw const (*entry).run_delay_ns);
-        let owner = core::ptr::read_volatile(&raw const (*entry).check) ^ delay_out_ns;
-        core::ptr::write_volatile(&raw mut (*entry).run_delay_ns, run_delay_ns);
-        core::ptr::write_volatile(&raw mut (*entry).check, task ^ run_delay_ns);
-        if owner == task && delay_out_ns < delay_in_ns { delay_out_ns } else { delay_in_ns }
+        core::ptr::write_volatile(&raw mut (*entry).exec_ns, mark.exec_ns);
+        core::ptr::write_volatile(&raw mut (*entry).run_delay_ns, mark.run_delay_ns);
+        core::ptr::write_volatile(&raw mut (*entry).check, address ^ mark.exec_ns ^ mark.run_delay_ns);
     }
 }
 
@@ -242,19 +276,33 @@ fn cpu_settle(_ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 unsafe fn settle(now: *mut CpuNow, cpu: u32, task: u64) -> Option<()> {
     let exec_ns = probe(task, frozen!(FACTS.task_exec))?;
+    let run_delay_ns = probe(task, frozen!(FACTS.task_run_delay))?;
+    if exec_ns == 0 {
+        return None;
+    }
     // SAFETY: map values of this CPU.
     unsafe {
-        if (*now).task != task {
+        let reached = Mark { exec_ns, run_delay_ns };
+        let seen = (*now).task == task;
+        let switched_in = Mark { exec_ns: (*now).exec_ns, run_delay_ns: (*now).run_delay_ns };
+        let entry = entry_of(task)?;
+        let counted = counted(entry, task, if seen { Some(switched_in) } else { None }, reached);
+        if !seen {
             (*now).task = task;
-            (*now).exec_ns = exec_ns;
-            (*now).run_delay_ns = probe(task, frozen!(FACTS.task_run_delay))?;
-            return None;
+            (*now).run_delay_ns = run_delay_ns;
+            (*now).settled_to_ns = 0;
         }
-        let ran_ns = exec_ns.wrapping_sub((*now).exec_ns);
+        (*now).exec_ns = exec_ns;
+        let Some(counted) = counted else {
+            count_up_to(entry, task, reached);
+            return None;
+        };
+        // The wait before this stretch is counted at its end.
+        count_up_to(entry, task, Mark { exec_ns, run_delay_ns: counted.run_delay_ns });
+        let ran_ns = exec_ns - counted.exec_ns;
         if ran_ns == 0 {
             return None;
         }
-        (*now).exec_ns = exec_ns;
         let css_set = probe(task, frozen!(FACTS.task_cgroups))?;
         let cgroup = probe(css_set, frozen!(FACTS.css_set_cgroup))?;
         let id = probe(probe(cgroup, frozen!(FACTS.cgroup_kn))?, frozen!(FACTS.kn_id))?;

@@ -14,13 +14,12 @@ use opentelemetry_proto::tonic::resource::v1::Resource as OtlpResource;
 
 use crate::aggregate::Batch;
 use crate::histogram::{Histogram, SCALE};
-use crate::join::Resource;
+use crate::join::Sample;
 use crate::signals::metric::{Kind, Metric, Point, Value};
 
-/// Encodes a batch: one `ResourceMetrics` per resource that has points, one `Metric` per metric in it.
+/// Encodes a batch: one `ResourceMetrics` per sample that has points, one `Metric` per metric in it.
 pub fn encode(batch: &Batch) -> ExportMetricsServiceRequest {
-    let resource_metrics =
-        batch.samples.iter().filter_map(|s| encode_resource(&s.resource, &s.points, batch.time_unix_ns)).collect();
+    let resource_metrics = batch.samples.iter().filter_map(|sample| encode_sample(sample, batch.time_unix_ns)).collect();
     ExportMetricsServiceRequest { resource_metrics }
 }
 
@@ -54,10 +53,10 @@ fn without_nulls(value: serde_json::Value) -> serde_json::Value {
     }
 }
 
-fn encode_resource(resource: &Resource, points: &[Point], time_unix_ns: u64) -> Option<ResourceMetrics> {
+fn encode_sample(sample: &Sample, time_unix_ns: u64) -> Option<ResourceMetrics> {
     // In order of first appearance. A resource has some dozens of metrics: a scan beats a map.
     let mut metrics: Vec<(&'static Metric, Data)> = Vec::new();
-    for point in points {
+    for point in &sample.points {
         let Some(encoded) = encode_point(point, time_unix_ns) else { continue };
         match metrics.iter().position(|(metric, _)| metric.name == point.metric.name) {
             Some(position) => append(&mut metrics[position].1, encoded),
@@ -79,7 +78,7 @@ fn encode_resource(resource: &Resource, points: &[Point], time_unix_ns: u64) -> 
         .collect();
     Some(ResourceMetrics {
         resource: Some(OtlpResource {
-            attributes: resource.attributes.iter().map(|(key, value)| attribute(key, value)).collect(),
+            attributes: sample.resource.attributes.iter().map(|(key, value)| attribute(key, value)).collect(),
             ..Default::default()
         }),
         scope_metrics: vec![ScopeMetrics { scope: Some(scope()), metrics, schema_url: String::new() }],

@@ -43,18 +43,19 @@ pub(super) static BURST: Metric = Metric {
 };
 
 pub(super) fn point(metric: &'static Metric, start_unix_ns: u64, value: Value) -> Point {
-    Point { metric, attributes: Vec::new(), start_unix_ns, value }
+    Point::new(metric, start_unix_ns, value)
 }
 
 /// A resource's attributes and its points.
 pub(super) type Described<'a> = (Vec<(&'static str, &'a str)>, Vec<Point>);
 
 pub(super) fn batch(time_unix_ns: u64, resources: Vec<Described<'_>>) -> Batch {
-    let samples = resources.into_iter().map(|(attributes, points)| {
-        let attributes = attributes.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        Sample { cgroup: None, resource: Arc::new(Resource { attributes }), points }
-    });
-    Batch { time_unix_ns, samples: samples.collect() }
+    Batch { time_unix_ns, samples: resources.into_iter().map(|(attributes, points)| sample(attributes, points)).collect() }
+}
+
+fn sample<V: ToString>(attributes: Vec<(&'static str, V)>, points: Vec<Point>) -> Sample {
+    let attributes = attributes.into_iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+    Sample { cgroup: None, resource: Arc::new(Resource { attributes }), points }
 }
 
 /// A batch with one counter of one pod.
@@ -101,8 +102,7 @@ pub(super) fn node(pods: u64) -> Batch {
             points.push(point(metric, 1_700_000_000_000_000_000, Value::Float((random() % 1_000_000) as f64 / 1e6)));
             points.push(point(metric, 1_700_000_000_000_000_000, Value::Int(random() % 1_000_000_000)));
         }
-        let attributes = attributes.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        Sample { cgroup: None, resource: Arc::new(Resource { attributes }), points }
+        sample(attributes, points)
     });
     Batch { time_unix_ns: 1_700_000_030_000_000_000, samples: samples.collect() }
 }

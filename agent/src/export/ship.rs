@@ -2,7 +2,8 @@
 //!
 //! A batch is encoded and compressed once, when it comes in; the queue holds these bytes. The task sends one batch at a time,
 //! the oldest first, and repeats what OTLP allows to be repeated until it is taken or newer batches push it out. Counters are
-//! cumulative: a later batch makes up for a lost one.
+//! cumulative: a later batch makes up for a lost one, except for the last words of containers that ended, which are in one
+//! batch only. That is why the queue is as long as an outage should be.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

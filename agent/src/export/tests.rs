@@ -16,7 +16,7 @@ use super::{Compression, ExportError, Exporter, Protocol, Settings};
 
 const BOTH: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
 const QUICK: Pacing = Pacing { initial: Duration::from_millis(5), max: Duration::from_millis(20) };
-const POD: &[(&str, &str)] = &[("k8s.pod.name", "web-0")];
+const POD: (&str, &str) = ("k8s.pod.name", "web-0");
 
 fn to(collector: &Collector, protocol: Protocol) -> Settings {
     let endpoint = match protocol {
@@ -59,7 +59,7 @@ async fn stats_until(shipper: &Shipper, what: &str, condition: impl Fn(&Stats) -
 
 /// The values of the one counter that arrived, in order.
 fn arrived(collector: &Collector) -> Vec<f64> {
-    collector.points(POD, TIME.name).iter().map(|point| point.value.as_f64()).collect()
+    collector.values(POD, TIME.name)
 }
 
 #[tokio::test]
@@ -271,7 +271,8 @@ async fn shutdown_sends_what_is_queued() {
         }
         let stats = shipper.shutdown(Duration::from_secs(10)).await;
         assert_eq!((stats.sent_batches, stats.dropped_batches, stats.queue_length), (20, 0, 0));
-        assert_eq!(arrived(&collector).last(), Some(&20.0));
+        assert_eq!(collector.latest(POD, TIME.name), Some(20.0));
+        assert_eq!(collector.exports().expect("OTLP").requests(), 20);
     }
 }
 
