@@ -4,6 +4,7 @@
 //! machine that holds nothing else.
 
 pub mod agent;
+pub mod bench;
 pub mod cgroup;
 pub mod collector;
 pub mod demo;
