@@ -124,7 +124,7 @@ fn install_bpf_linker() -> Result<()> {
     if !Path::new(&prefix).join("lib/libLLVM.so").exists() {
         apt::install_packages(&[format!("llvm-{major}-dev")], "bpf-linker is compiled against it")?;
     }
-    eprintln!("bpf-linker {BPF_LINKER} links the eBPF programs: compiling it takes about a minute");
+    eprintln!("bpf-linker {BPF_LINKER} links the eBPF programs: compiling it takes one to two minutes");
     let mut install = cargo_install("bpf-linker", BPF_LINKER);
     install.args(["--no-default-features", "--features", &format!("llvm-{major}")]).env("LLVM_PREFIX", prefix);
     command::run(&mut install).context("could not install bpf-linker")
