@@ -2,7 +2,7 @@
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::{env, fs};
 
 use anyhow::{Context, Result};
@@ -16,14 +16,19 @@ pub(crate) fn podmeter(workspace: &Workspace, statically: bool) -> Result<PathBu
     cargo.args(["--release", "--locked", "--package", "podmeter"]);
     let mut products = workspace.target.clone();
     if statically {
-        // glibc, since it needs no further target to be installed. With the target named, build scripts and macros, which
-        // cannot be static, are built without the flag.
-        let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
-        cargo.args(["--target", &target]).env("RUSTFLAGS", "-C target-feature=+crt-static");
-        products.push(target);
+        products.push(link_statically(&mut cargo));
     }
     command::run(&mut cargo)?;
     Ok(products.join("release/podmeter"))
+}
+
+/// Has cargo build programs that need no library, for the target that this returns.
+pub(crate) fn link_statically(cargo: &mut Command) -> String {
+    // glibc, since it needs no further target to be installed. With the target named, build scripts and macros, which cannot be
+    // static, are built without the flag.
+    let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
+    cargo.args(["--target", &target]).env("RUSTFLAGS", "-C target-feature=+crt-static");
+    target
 }
 
 /// Says where a binary is and how large.

@@ -1,5 +1,7 @@
 //! `cargo xtask docs`: documents that are generated, so that they cannot disagree with the code.
 
+mod kernels;
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -36,6 +38,11 @@ pub(crate) fn write(workspace: &Workspace, podmeter: &Path) -> Result<()> {
         fs::write(&file, text).with_context(|| format!("could not write {}", file.display()))?;
         println!("{} is up to date", document.file);
     }
+    if let Some((_, now)) = kernels::readme(workspace)? {
+        let file = workspace.root.join(kernels::FILE);
+        fs::write(&file, now).with_context(|| format!("could not write {}", file.display()))?;
+        println!("{} is up to date", kernels::FILE);
+    }
     Ok(())
 }
 
@@ -45,12 +52,18 @@ pub(crate) fn check(workspace: &Workspace, podmeter: &Path) -> Result<()> {
         let text = document.text(podmeter)?;
         let file = workspace.root.join(document.file);
         let kept = fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
-        if let Some((line, kept, now)) = first_difference(&kept, &text) {
-            bail!(
-                "{}:{line} is stale: it says `{kept}`, and should say `{now}`. `cargo xtask docs` writes it anew",
-                document.file
-            );
-        }
+        compare(document.file, &kept, &text)?;
+    }
+    if let Some((kept, now)) = kernels::readme(workspace)? {
+        compare(kernels::FILE, &kept, &now)?;
+    }
+    Ok(())
+}
+
+/// Fails when a file is not what it should be now.
+fn compare(file: &str, kept: &str, now: &str) -> Result<()> {
+    if let Some((line, kept, now)) = first_difference(kept, now) {
+        bail!("{file}:{line} is stale: it says `{kept}`, and should say `{now}`. `cargo xtask docs` writes it anew");
     }
     Ok(())
 }

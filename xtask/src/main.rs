@@ -1,4 +1,4 @@
-//! podmeter's development commands: `cargo xtask setup | build | run | test | lint | docs | bench | demo | ci`.
+//! podmeter's development commands: `cargo xtask setup | build | run | test | vm | lint | docs | bench | demo | ci`.
 //!
 //! Each is one file. They need a Linux machine with git and a stable Rust; `setup`, which the others start with, brings the rest.
 
@@ -10,6 +10,7 @@ mod setup;
 mod tally;
 mod test;
 mod tidy;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -50,15 +51,23 @@ enum Task {
     },
     /// Set up, check the code, build and run every test. The last line has the totals.
     Test {
-        /// Only the tests that need nothing but a compiler (unit), or only those that use this machine's kernel (host).
+        /// Only the tests that need nothing but a compiler (unit), or only those that use this machine's kernel (host) or
+        /// those of Debian's (vm).
         #[arg(value_enum, default_value_t = Suite::All)]
         suite: Suite,
+        #[command(flatten)]
+        guests: vm::Options,
+    },
+    /// Virtual machines with other kernels.
+    Vm {
+        #[command(subcommand)]
+        action: Vm,
     },
     /// Check the code: format, clippy for both sides, the house rules, dependencies, generated documents.
     Lint,
     /// Check the house rules that neither rustc nor clippy knows.
     Tidy,
-    /// Write METRICS.md anew from the registry of metrics.
+    /// Write METRICS.md anew from the registry of metrics, and README's table of kernels from the last `test vm`.
     Docs {
         /// Change nothing; fail when a document is stale.
         #[arg(long)]
@@ -78,6 +87,19 @@ enum Task {
     },
     /// What continuous integration runs: `test`.
     Ci,
+}
+
+#[derive(Subcommand)]
+enum Vm {
+    /// Boot a kernel into a shell on this terminal, with podmeter and the tests at hand.
+    Shell {
+        /// The kernel to boot.
+        #[arg(long, value_parser = vm::Kernel::parse)]
+        kernel: &'static vm::Kernel,
+        /// What executes the guest's instructions.
+        #[arg(long, value_enum, default_value_t)]
+        accel: vm::Accel,
+    },
 }
 
 fn main() -> ExitCode {
@@ -105,8 +127,12 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             setup::run(&workspace, Purpose::Build)?;
             return build::top(&workspace, &arguments);
         }
-        Task::Test { suite } => return Ok(test::run(&workspace, suite)),
-        Task::Ci => return Ok(test::run(&workspace, Suite::All)),
+        Task::Test { suite, guests } => return Ok(test::run(&workspace, suite, &guests)),
+        Task::Ci => return Ok(test::run(&workspace, Suite::All, &vm::Options::default())),
+        Task::Vm { action: Vm::Shell { kernel, accel } } => {
+            setup::run(&workspace, Purpose::Test)?;
+            return vm::shell(&workspace, kernel, accel);
+        }
         Task::Lint => {
             setup::run(&workspace, Purpose::Test)?;
             build::podmeter(&workspace, false)?;

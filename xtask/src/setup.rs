@@ -4,6 +4,7 @@
 //! comes from Debian's packages and by `cargo install`; on another system the missing tools are named, with what they are for.
 
 mod apt;
+pub(crate) mod archive;
 mod victoria_metrics;
 
 use std::fmt;
@@ -58,7 +59,13 @@ const BPF_LINKER: &str = "0.13.0";
 const CARGO_DENY: &str = "0.20.2";
 
 /// What tests use.
-const TEST_TOOLS: &[Tool] = &[Tool { file: "ip", package: "iproute2", why: "makes network namespaces for tests" }];
+const TEST_TOOLS: &[Tool] = &[
+    Tool { file: "ip", package: "iproute2", why: "makes network namespaces for tests" },
+    Tool { file: "qemu-system-x86_64", package: "qemu-system-x86", why: "boots other kernels for tests" },
+    Tool { file: "busybox", package: "busybox-static", why: "is the user space of virtual machines" },
+    Tool { file: "cpio", package: "cpio", why: "packs their files" },
+    Tool { file: "xz", package: "xz-utils", why: "unpacks their kernel modules" },
+];
 
 /// Clippy for Debian's toolchain.
 const KERNEL_CLIPPY: Tool = Tool { file: "/usr/bin/cargo-clippy", package: "rust-web-clippy", why: "lints the eBPF programs" };

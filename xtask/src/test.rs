@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use crate::setup::{self, Purpose};
 use crate::tally::Tally;
 use crate::workspace::Workspace;
-use crate::{build, command, lint};
+use crate::{build, command, lint, vm};
 
 /// Which tests to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -20,17 +20,19 @@ pub(crate) enum Suite {
     Unit,
     /// The tests that use this machine's kernel, one by one, as root.
     Host,
-    /// Checks, then both.
+    /// The same tests in virtual machines, on each of Debian's kernels.
+    Vm,
+    /// Checks, then all of them.
     All,
 }
 
 /// Runs a suite. The last line printed is the sum over every runner; what failed is named before it.
-pub(crate) fn run(workspace: &Workspace, suite: Suite) -> ExitCode {
+pub(crate) fn run(workspace: &Workspace, suite: Suite, guests: &vm::Options) -> ExitCode {
     let mut session = Session::new(stdout());
     let purpose = if suite == Suite::Unit { Purpose::Build } else { Purpose::Test };
     session.step("setup", || setup::run(workspace, purpose));
     if session.failures.is_empty() {
-        tests(workspace, suite, &mut session);
+        tests(workspace, suite, guests, &mut session);
     }
     println!();
     for failure in &session.failures {
@@ -40,9 +42,10 @@ pub(crate) fn run(workspace: &Workspace, suite: Suite) -> ExitCode {
     if session.tally.has_failures() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn tests(workspace: &Workspace, suite: Suite, session: &mut Session<impl Write>) {
+fn tests(workspace: &Workspace, suite: Suite, guests: &vm::Options, session: &mut Session<impl Write + Send>) {
     // A program that does not build has no generated documents, and the tests of the whole program have nothing to run.
-    let built = suite == Suite::Unit || session.step("release build", || build::podmeter(workspace, false).map(drop));
+    let built =
+        matches!(suite, Suite::Unit | Suite::Vm) || session.step("release build", || build::podmeter(workspace, false).map(drop));
     if suite == Suite::All {
         for check in lint::CHECKS {
             if built || !check.needs_podmeter {
@@ -50,17 +53,20 @@ fn tests(workspace: &Workspace, suite: Suite, session: &mut Session<impl Write>)
             }
         }
     }
-    if suite != Suite::Host {
+    if matches!(suite, Suite::Unit | Suite::All) {
         let mut unit = workspace.cargo("test");
         unit.args(["--locked", "--no-fail-fast", "--workspace", "--exclude", "agent-ebpf", "--exclude", "podmeter-tests"]);
         session.runner("unit tests", &mut unit);
     }
-    if suite != Suite::Unit && built {
+    if matches!(suite, Suite::Host | Suite::All) && built {
         let mut host = workspace.cargo("test");
         host.args(["--locked", "--no-fail-fast", "--package", "podmeter-tests"]);
         // The kernel is one, and so are its counters: one test at a time. Only shown output tells which tests skipped themselves.
         host.args(["--", "--test-threads=1", "--show-output"]);
         session.runner("host tests", with_podmeter(workspace, &mut host));
+    }
+    if matches!(suite, Suite::Vm | Suite::All) && built {
+        session.guests(workspace, guests);
     }
 }
 
@@ -95,7 +101,7 @@ struct Session<W> {
     out: W,
 }
 
-impl<W: Write> Session<W> {
+impl<W: Write + Send> Session<W> {
     fn new(out: W) -> Self {
         Self { tally: Tally::default(), failures: Vec::new(), out }
     }
@@ -124,6 +130,23 @@ impl<W: Write> Session<W> {
             self.fail(name, format_args!("{error:#}"));
         }
         self.tally += tally;
+    }
+
+    /// Runs the tests in guests, which show their own results, and adds up what each says.
+    fn guests(&mut self, workspace: &Workspace, options: &vm::Options) {
+        eprintln!("\n== tests in virtual machines");
+        match vm::test(workspace, options, &mut self.out) {
+            Ok(outcomes) => {
+                for outcome in outcomes {
+                    self.tally += outcome.tally;
+                    self.failures.extend(outcome.failures);
+                }
+            }
+            Err(error) => {
+                self.tally += Tally::FAILED_STEP;
+                self.fail("tests in virtual machines", format_args!("{error:#}"));
+            }
+        }
     }
 
     fn fail(&mut self, name: &str, error: fmt::Arguments<'_>) {

@@ -1,0 +1,215 @@
+//! `cargo xtask test vm` and `cargo xtask vm shell`: the tests of the tests crate, unchanged, on other kernels.
+//!
+//! Each kernel is booted by QEMU with a file system in memory that holds podmeter and the test runners as static binaries. What
+//! a guest leaves behind is in `target/vm`: the kernel's messages, all that the tests printed, and what `podmeter check` found.
+
+mod guest;
+mod image;
+mod kernel;
+mod modules;
+mod results;
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+pub(crate) use self::guest::Accel;
+use self::guest::{Guest, LogFiles};
+use self::image::Programs;
+pub(crate) use self::kernel::Kernel;
+use self::results::Results;
+use crate::tally::Tally;
+use crate::workspace::Workspace;
+use crate::{build, command};
+
+/// Size of a guest's disk. The file is sparse.
+const DISK_BYTES: u64 = 256 << 20;
+
+/// Which guests, and how.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// Kernels to boot; all of them when none is named.
+    #[arg(long, value_delimiter = ',', value_parser = Kernel::parse)]
+    kernel: Vec<&'static Kernel>,
+    /// What executes a guest's instructions.
+    #[arg(long, value_enum, default_value_t)]
+    accel: Accel,
+    /// Guests at a time.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..))]
+    guests: u8,
+    /// Run only tests whose name contains this, in guests.
+    #[arg(long)]
+    filter: Option<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { kernel: Vec::new(), accel: Accel::default(), guests: 2, filter: None }
+    }
+}
+
+/// How a kernel's tests ended.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) tally: Tally,
+    pub(crate) failures: Vec<String>,
+}
+
+/// The kernels, by name, that a matrix of results has a row for.
+pub(crate) fn kernels() -> impl Iterator<Item = &'static str> {
+    kernel::ALL.iter().map(|kernel| kernel.name)
+}
+
+/// Where the result of `podmeter check --json` on a kernel is kept.
+pub(crate) fn check_file(workspace: &Workspace, kernel: &str) -> PathBuf {
+    directory(workspace).join(format!("check-{kernel}.json"))
+}
+
+/// Builds all that guests need and runs the tests in each, a few at a time. Results are passed on as they come.
+pub(crate) fn test(workspace: &Workspace, options: &Options, out: &mut (impl Write + Send)) -> Result<Vec<Outcome>> {
+    let programs = programs(workspace)?;
+    let chosen: Vec<&Kernel> = if options.kernel.is_empty() { kernel::ALL.iter().collect() } else { options.kernel.clone() };
+    let waiting = Mutex::new(chosen.into_iter().collect::<VecDeque<_>>());
+    let (outcomes, out) = (Mutex::new(Vec::new()), Mutex::new(out));
+    thread::scope(|scope| {
+        for _ in 0..options.guests {
+            scope.spawn(|| {
+                while let Some(kernel) = lock(&waiting).pop_front() {
+                    let outcome = run(workspace, kernel, &programs, options, &mut Shared(&out));
+                    lock(&outcomes).push(outcome);
+                }
+            });
+        }
+    });
+    Ok(outcomes.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An output that guests share: what is written in one piece stays in one piece.
+struct Shared<'a, W>(&'a Mutex<W>);
+
+impl<W: Write> Write for Shared<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let mut out = lock(self.0);
+        out.write_all(bytes).map(|()| bytes.len())
+    }
+
+    fn write_fmt(&mut self, text: std::fmt::Arguments<'_>) -> std::io::Result<()> {
+        let mut out = lock(self.0);
+        out.write_fmt(text)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        lock(self.0).flush()
+    }
+}
+
+/// Runs the tests on one kernel and says how that ended in one line.
+fn run(workspace: &Workspace, kernel: &Kernel, programs: &Programs, options: &Options, out: &mut impl Write) -> Outcome {
+    let name = kernel.name;
+    let begin = Instant::now();
+    let mut results = Results::new(name, programs.tests.iter().map(|(name, _)| name.clone()));
+    let place = directory(workspace);
+    let files = LogFiles { console: place.join(format!("{name}-console.log")), log: place.join(format!("{name}.log")) };
+    let tested = prepare(workspace, kernel, programs, options.accel)
+        .and_then(|guest| guest.test(options.filter.as_deref(), &mut results, &files, out))
+        .and_then(|()| keep_check(&check_file(workspace, name), results.check()));
+    if let Err(error) = &tested {
+        results.lose(format_args!("{error:#}"));
+    }
+    let said_all = results.ended();
+    let (tally, failures) = results.close();
+    if tested.is_ok() && !said_all {
+        let _ = writeln!(out, "{}", files.tail());
+    }
+    let _ = writeln!(out, "[{name}] {tally}, in {} s", begin.elapsed().as_secs());
+    Outcome { tally, failures }
+}
+
+/// Boots one kernel into a shell on this terminal.
+pub(crate) fn shell(workspace: &Workspace, kernel: &Kernel, accel: Accel) -> Result<ExitCode> {
+    let guest = prepare(workspace, kernel, &programs(workspace)?, accel)?;
+    let status = guest.shell()?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn directory(workspace: &Workspace) -> PathBuf {
+    workspace.target.join("vm")
+}
+
+/// Puts a guest's files in place.
+fn prepare(workspace: &Workspace, kernel: &Kernel, programs: &Programs, accel: Accel) -> Result<Guest> {
+    let place = directory(workspace);
+    fs::create_dir_all(&place).with_context(|| format!("could not make {}", place.display()))?;
+    let files = kernel.files(workspace).with_context(|| format!("could not fetch kernel {}", kernel.name))?;
+    let [initramfs, disk] = ["initramfs", "disk"].map(|what| place.join(format!("{}-{what}", kernel.name)));
+    image::write(&initramfs, programs, &files)?;
+    let empty = File::create(&disk).and_then(|file| file.set_len(DISK_BYTES));
+    empty.with_context(|| format!("could not make {}", disk.display()))?;
+    Ok(Guest { image: files.image, initramfs, disk, accel })
+}
+
+/// Keeps what `podmeter check --json` said, when it said anything.
+fn keep_check(file: &Path, json: &str) -> Result<()> {
+    if json.is_empty() {
+        return Ok(());
+    }
+    serde_json::from_str::<serde_json::Value>(json).context("`podmeter check --json` printed no JSON")?;
+    fs::write(file, format!("{json}\n")).with_context(|| format!("could not write {}", file.display()))
+}
+
+/// Builds podmeter and the test runners as static binaries.
+fn programs(workspace: &Workspace) -> Result<Programs> {
+    let podmeter = build::podmeter(workspace, true)?;
+    let mut cargo = workspace.cargo("test");
+    cargo.args(["--no-run", "--release", "--locked", "--package", "podmeter-tests", "--test", "*"]);
+    build::link_statically(&mut cargo);
+    cargo.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()).stderr(Stdio::inherit());
+    eprintln!("$ {}", command::shown(&cargo));
+    let output = cargo.output().with_context(|| format!("could not start `{}`", command::shown(&cargo)))?;
+    if !output.status.success() {
+        bail!("`{}` failed: {}", command::shown(&cargo), output.status);
+    }
+    let tests = runners(&String::from_utf8_lossy(&output.stdout));
+    if tests.is_empty() {
+        bail!("`{}` built no test", command::shown(&cargo));
+    }
+    Ok(Programs { podmeter, tests })
+}
+
+/// Names and files of the test runners that cargo's messages tell of.
+fn runners(messages: &str) -> Vec<(String, PathBuf)> {
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let runner = |message: serde_json::Value| {
+        let is_runner = message["reason"] == "compiler-artifact" && message["target"]["kind"][0] == "test";
+        let executable = message["executable"].as_str().filter(|_| is_runner)?;
+        Some((message["target"]["name"].as_str()?.to_owned(), PathBuf::from(executable)))
+    };
+    messages.filter_map(runner).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_runners_are_found_in_cargos_messages() {
+        let messages = "not json\n\
+            {\"reason\":\"compiler-artifact\",\"target\":{\"kind\":[\"lib\"],\"name\":\"podmeter_tests\"},\"executable\":null}\n\
+            {\"reason\":\"compiler-artifact\",\"target\":{\"kind\":[\"bin\"],\"name\":\"demo\"},\"executable\":\"/t/demo\"}\n\
+            {\"reason\":\"compiler-artifact\",\"target\":{\"kind\":[\"test\"],\"name\":\"cpu\"},\"executable\":\"/t/cpu-1f\"}\n\
+            {\"reason\":\"build-finished\",\"success\":true}\n";
+        assert_eq!(runners(messages), [("cpu".to_owned(), PathBuf::from("/t/cpu-1f"))]);
+    }
+}

@@ -1,0 +1,44 @@
+#!/bin/busybox sh
+# The first process of a guest: prepares a machine as podmeter finds it on a node, then runs the tests, or a shell.
+# Results go to the second serial port, so that no message of the kernel comes between their letters.
+export PATH=/sbin:/bin HOME=/tmp
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mount -t tracefs tracefs /sys/kernel/tracing
+mount -t bpf bpf /sys/fs/bpf
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+for controller in cpu io memory pids; do
+    echo "+$controller" > /sys/fs/cgroup/cgroup.subtree_control
+done
+hostname guest
+ip link set lo up
+for module in /modules/*; do
+    insmod "$module"
+done
+
+# What a runner prints, between its name and its exit code. The empty lines end a line that a runner left unfinished.
+say() {
+    name=$1
+    shift
+    printf '\n@guest begin %s\n' "$name"
+    "$@" 2>&1
+    printf '\n@guest end %s %s\n' "$name" $?
+}
+
+if [ "$1" = shell ]; then
+    echo "podmeter is in /bin, the tests are in /tests. Leave with ^D, or ^A x."
+    setsid cttyhack sh
+else
+    export PODMETER_BIN=/bin/podmeter RUST_BACKTRACE=1
+    stty -F /dev/ttyS1 raw
+    {
+        say check podmeter check --json
+        for test in /tests/*; do
+            say "${test##*/}" "$test" --test-threads=1 --show-output --color=never $FILTER
+        done
+        printf '\n@guest off\n'
+    } > /dev/ttyS1
+fi
+poweroff -f
