@@ -20,7 +20,7 @@ use nix::{
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
-use crate::{http, otlp::Exports};
+use crate::{http, otlp::Exports, patience};
 
 /// How long a request to stop may take: what the agent promises to Kubernetes.
 pub const STOPS_WITHIN: Duration = Duration::from_secs(2);
@@ -66,7 +66,7 @@ pub enum As {
     Nobody,
 }
 
-/// Runs `podmeter` with these arguments; it must end within `within`.
+/// Runs `podmeter` with these arguments; it must end within `within`, for which [`patience`] is had.
 pub fn run(args: &[&str], user: As, within: Duration) -> Result<Output> {
     // A directory on the way to the binary may be closed to others.
     let open = tempfile::tempdir().context("could not make a directory")?;
@@ -80,6 +80,7 @@ pub fn run(args: &[&str], user: As, within: Duration) -> Result<Output> {
     let mut process = spawn(&binary, args, user)?;
     let stdout = read_all(process.stdout.take());
     let stderr = read_all(process.stderr.take());
+    let within = patience(within);
     let status = wait_within(&mut process, within)?;
     let [stdout, stderr] = [stdout, stderr].map(|reader| reader.join().unwrap_or_default());
     let status = status.with_context(|| format!("podmeter {args:?} still ran after {within:?}; it said: {stdout}{stderr}"))?;
@@ -248,8 +249,9 @@ impl Agent {
         look(&self.ears.lock().exports)
     }
 
-    /// Waits until `condition` finds in the exports what it looks for, at most `within`.
+    /// Waits until `condition` finds in the exports what it looks for, at most `within`, for which [`patience`] is had.
     pub fn wait_for<T>(&self, what: &str, within: Duration, mut condition: impl FnMut(&Exports) -> Option<T>) -> Result<T> {
+        let within = patience(within);
         let deadline = Instant::now() + within;
         let mut said = self.ears.lock();
         loop {
@@ -278,8 +280,9 @@ impl Agent {
         self.wait_for("an export of what is now", STARTS_WITHIN, |exports| (exports.latest_unix_ns() > now).then_some(()))
     }
 
-    /// Waits until its log holds `text`.
+    /// Waits until its log holds `text`, at most `within`, for which [`patience`] is had.
     pub fn wait_for_log(&self, text: &str, within: Duration) -> Result<()> {
+        let within = patience(within);
         let deadline = Instant::now() + within;
         let mut said = self.ears.lock();
         while !said.stderr.contains(text) {
@@ -316,11 +319,15 @@ impl Agent {
         let asked = Instant::now();
         kill(Pid::from_raw(self.pid()), Signal::SIGTERM).context("could not signal podmeter")?;
         // Longer than allowed, to be able to say how long it takes.
-        let status = wait_within(&mut self.process, 5 * STOPS_WITHIN)?;
+        let status = wait_within(&mut self.process, 10 * STOPS_WITHIN)?;
         let took = asked.elapsed();
         let said = self.hear_out();
         let code = status.and_then(|status| status.code());
-        ensure!(code == Some(0) && took <= STOPS_WITHIN, "asked to stop: {status:?} after {took:?}, log:\n{}", said.stderr);
+        ensure!(
+            code == Some(0) && took <= patience(STOPS_WITHIN),
+            "asked to stop: {status:?} after {took:?}, log:\n{}",
+            said.stderr
+        );
         ensure!(said.invalid.is_none(), "the agent's standard output is no OTLP JSON: {:?}", said.invalid);
         said.exports.check_that_counters_only_grow()?;
         Ok(Ended { code, took, exports: said.exports, stderr: said.stderr })

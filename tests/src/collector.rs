@@ -283,7 +283,7 @@ impl Collector {
     /// Waits until something is true of the collector.
     ///
     /// # Errors
-    /// It is not within 20 s.
+    /// It is not within 20 s, for which [`crate::patience`] is had.
     pub async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) -> Result<()> {
         let mut version = self.shared.version.subscribe();
         let wait = async {
@@ -292,7 +292,7 @@ impl Collector {
                 let _ = version.changed().await;
             }
         };
-        if tokio::time::timeout(Duration::from_secs(20), wait).await.is_err() {
+        if tokio::time::timeout(crate::patience(Duration::from_secs(20)), wait).await.is_err() {
             let (attempts, taken) = (self.attempts(), self.shared.state().received.len());
             bail!("the collector did not see within 20 s: {what} ({attempts} requests came, {taken} were taken)");
         }

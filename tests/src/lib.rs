@@ -15,7 +15,10 @@ pub mod otlp;
 pub mod truth;
 pub mod victoria;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 /// Waits until no other test of this binary runs and keeps others out while the guard lives: the machine's CPUs are what is
 /// measured, so two tests at once would be each other's noise.
@@ -29,6 +32,20 @@ pub fn alone_as_root(test: &str) -> Option<MutexGuard<'static, ()>> {
     }
     // A test that panicked has cleaned up while it unwound.
     Some(RUNNING.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// True in a guest whose CPUs are emulated, which `cargo xtask test vm` says in `PODMETER_EMULATED`.
+///
+/// Everything takes ten to thirty times longer there, and a CPU may be away for some ms without the guest's knowing. What is
+/// counted must equal the kernel's figures all the same. Only two things may depend on this: how long something may take, and how
+/// closely a load keeps to the plan it was given.
+pub fn is_emulated() -> bool {
+    std::env::var_os("PODMETER_EMULATED").is_some()
+}
+
+/// How long something may take here that may take this long on a real CPU.
+pub fn patience(within: Duration) -> Duration {
+    if is_emulated() { 5 * within } else { within }
 }
 
 /// Declares a test whose body returns `anyhow::Result<()>`, which needs root, and beside which no other may run.

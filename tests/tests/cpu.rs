@@ -9,10 +9,11 @@ use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
     agent::{Agent, unix_ns},
     cgroup::Cgroup,
+    is_emulated,
     load::{Load, Process, RealtimeUnlimited},
     metric::{BURST, CPU_TIME, CPU_USAGE, SWITCHES, UNATTRIBUTED, WAIT, WAIT_TIME},
     otlp::Exports,
-    root_test,
+    patience, root_test,
     truth::{Schedstat, TICK, Tolerance, cpus},
 };
 use serde_json::json;
@@ -91,7 +92,7 @@ root_test! {
         let exports = agent.stop()?.exports;
 
         // The kernel brings cpu.stat of a running task up to date once per tick, and an export's time is that of its whole pass.
-        let slack = TICK.as_secs_f64() + 0.005;
+        let slack = TICK.as_secs_f64() + patience(5 * MS).as_secs_f64();
         let mut compared = 0;
         for (time, value) in exports.history(cgroup.path(), CPU_TIME) {
             let before = samples.iter().rfind(|(_, _, after)| *after <= time);
@@ -171,11 +172,19 @@ root_test! {
         agent.catch_up()?;
         let exports = agent.stop()?.exports;
 
-        let whole = windows.iter().filter(|(_, ns)| (29_500_000..32_000_000).contains(ns)).count();
-        ensure!(whole >= 30, "the machine was too busy for bursts of 30 ms: {windows:?}");
+        // Emulated CPUs are now and then late to notice that 30 ms are over.
+        let (longest, least) = if is_emulated() { (60_000_000, 25) } else { (32_000_000, 30) };
+        let whole = windows.iter().filter(|(_, ns)| (29_500_000..longest).contains(ns)).count();
+        ensure!(whole >= least, "the machine was too busy for bursts of 30 ms: {windows:?}");
         let burst = exports.histogram(cgroup.path(), BURST).context("no burst histogram")?;
         let (low, high) = burst.quantile_bounds(0.99).context("the burst histogram is empty")?;
-        ensure!(low < 0.33 && high > 0.29, "p99 of the bursts is in ({low}, {high}], not about 0.3: {burst:?}");
+        let mut used: Vec<u64> = windows.iter().map(|(_, ns)| *ns).collect();
+        used.sort_unstable_by_key(|ns| std::cmp::Reverse(*ns));
+        let known = *used.get(burst.count as usize / 100).context("hardly a burst")? as f64 / 1e8;
+        ensure!(
+            low * 0.97 < known && known < high * 1.03,
+            "p99 of the bursts is in ({low}, {high}], the load knows of {known}: {burst:?}, {windows:?}"
+        );
         ensure!(burst.quantile_bounds(0.5) == Some((0.0, 0.0)), "two of three windows are idle: {burst:?}");
         let busy = burst.count - burst.zero_count;
         let known = windows.len() as u64;
@@ -187,22 +196,24 @@ root_test! {
         let inside = history.iter().filter(|(time, _)| *time > begin + 3_000_000_000 && *time < end);
         let usages: Vec<f64> = inside.map(|(_, usage)| *usage).collect();
         ensure!(!usages.is_empty(), "no export in 10 s at an interval of 3 s");
-        usages.iter().try_for_each(|usage| Tolerance::new(0.0, 0.012).check("average over 3 s", *usage, 0.1))
+        let plan = if is_emulated() { 0.05 } else { 0.012 };
+        usages.iter().try_for_each(|usage| Tolerance::new(0.0, plan).check("average over 3 s", *usage, 0.1))
     }
 }
 
 root_test! {
     fn of_five_thousand_cgroups_that_find_too_few_slots_no_cpu_time_is_lost() {
-        let agent = Agent::start(json!({"cgroups": {"slots": 1024}}))?;
+        // More at once than there are slots, however slow this machine is. Of an emulated one a tenth asks as much.
+        let (slots, at_once, found) = if is_emulated() { (128, 160, 100) } else { (1024, 1250, 900) };
+        let agent = Agent::start(json!({"cgroups": {"slots": slots}}))?;
         let parent = Cgroup::new("flood")?;
         agent.catch_up()?;
         let unattributed = |exports: &Exports| exports.node_value(UNATTRIBUTED, &[]);
         let before = agent.look(unattributed).with_context(|| format!("no {UNATTRIBUTED}"))?;
         let mut paths = Vec::new();
-        // 1250 at once are more than the slots, however slow this machine is.
         for batch in 0..4 {
             let mut alive = Vec::new();
-            for n in 0..1250 {
+            for n in 0..at_once {
                 let cgroup = parent.child(&format!("c{batch}-{n}"))?;
                 paths.push(cgroup.path().to_owned());
                 Load::burn(MS / 2).start(&cgroup)?.wait()?;
@@ -218,7 +229,7 @@ root_test! {
         let values: Vec<f64> = paths.iter().filter_map(|path| exports.value(path, CPU_TIME, &[])).collect();
         println!("{} of {} cgroups had a slot", values.len(), paths.len());
         ensure!(lost > 0.0, "more cgroups than slots, but nothing is unattributed");
-        ensure!(values.len() >= 900, "only {} cgroups were exported with 1024 slots", values.len());
+        ensure!(values.len() >= found, "only {} cgroups were exported with {slots} slots", values.len());
         Tolerance::new(0.005, 0.005).check("cgroups with a slot + unattributed", values.iter().sum::<f64>() + lost, truth)
     }
 }
@@ -267,7 +278,7 @@ root_test! {
             if first_after_start.is_some_and(|first| n >= first + 20) {
                 break;
             }
-            ensure!(begin.elapsed() < 20 * SECOND, "the agent does not export:\n{}", agent.stderr());
+            ensure!(begin.elapsed() < patience(20 * SECOND), "the agent does not export:\n{}", agent.stderr());
             let cgroup = parent.child(&format!("c{n}"))?;
             Load::burn(2 * MS).start(&cgroup)?.wait()?;
             if n % 2 == 0 {

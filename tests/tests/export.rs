@@ -49,8 +49,8 @@ fn exports(collector: &Collector) -> Result<Exports> {
 fn catch_up(collector: &Collector, cgroup: &Cgroup) -> Result<()> {
     let now = unix_ns();
     collector.wait_until("an export of what is now", |collector| {
-        let latest = collector.latest(&[("podmeter.cgroup.path", cgroup.path())], CPU_TIME);
-        latest.is_some_and(|point| point.time_unix_ns > now)
+        let exports = collector.exports().unwrap_or_default();
+        exports.history(cgroup.path(), CPU_TIME).iter().any(|(time, _)| *time > now)
     })
 }
 

@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Result, ensure};
 use podmeter_tests::{
     cgroup::Cgroup,
+    is_emulated,
     load::{Load, RealtimeUnlimited, ping_pong},
     root_test,
     truth::{Schedstat, Tolerance, cpus, schedstat_of_threads},
@@ -47,7 +48,9 @@ root_test! {
         let windows = load.cpu_by_window();
         let account = load.wait()?;
         ensure!((6..=8).contains(&windows.len()), "650 ms cannot fill {windows:?}");
-        ensure!(windows.iter().all(|(_, ns)| *ns < 100_500_000), "one CPU gave more than 1.0 in a window: {windows:?}");
+        // An emulated CPU may be away between the readings of two clocks.
+        let full = if is_emulated() { 105_000_000 } else { 100_500_000 };
+        ensure!(windows.iter().all(|(_, ns)| *ns < full), "one CPU gave more than 1.0 in a window: {windows:?}");
         let sum: u64 = windows.iter().map(|(_, ns)| ns).sum();
         Tolerance::new(0.0, 0.002).check("sum of windows against schedstat", sum as f64 / 1e9, account.on_cpu_ns as f64 / 1e9)
     }
@@ -57,7 +60,8 @@ root_test! {
     fn a_duty_cycle_uses_its_share_in_every_period() {
         let cgroup = Cgroup::new("duty")?;
         let account = Load::duty_cycle(10 * MS, 50 * MS, 500 * MS).start(&cgroup)?.wait()?;
-        Tolerance::new(0.0, 0.005).check("ten times 10 ms", account.on_cpu_ns as f64 / 1e9, 0.1)
+        let plan = if is_emulated() { 0.05 } else { 0.005 };
+        Tolerance::new(0.0, plan).check("ten times 10 ms", account.on_cpu_ns as f64 / 1e9, 0.1)
     }
 }
 

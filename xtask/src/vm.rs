@@ -175,6 +175,8 @@ fn programs(workspace: &Workspace) -> Result<Programs> {
     let mut cargo = workspace.cargo("test");
     cargo.args(["--no-run", "--release", "--locked", "--package", "podmeter-tests", "--test", "*"]);
     build::link_statically(&mut cargo);
+    // Nothing is measured of these, and optimising all runners as wholes takes minutes.
+    cargo.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
     cargo.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()).stderr(Stdio::inherit());
     eprintln!("$ {}", command::shown(&cargo));
     let output = cargo.output().with_context(|| format!("could not start `{}`", command::shown(&cargo)))?;

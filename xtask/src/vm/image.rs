@@ -20,6 +20,9 @@ const EMPTY: &[&str] = &["dev", "proc", "sys", "tmp"];
 /// Programs of this machine and where they go. iproute2's are found first: busybox knows neither netem nor every kind of interface.
 const TOOLS: &[(&str, &str)] = &[("busybox", "bin"), ("ip", "sbin"), ("tc", "sbin")];
 
+/// The system's certificate authorities: a TLS client wants to know some before it finds that its server does not speak TLS.
+const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
 /// What every guest has, whatever its kernel.
 #[derive(Debug)]
 pub(super) struct Programs {
@@ -43,6 +46,9 @@ pub(super) fn write(image: &Path, programs: &Programs, kernel: &Files) -> Result
     make(&tree.join("tests"))?;
     for (name, file) in &programs.tests {
         copy(file, &tree.join("tests").join(name))?;
+    }
+    if Path::new(AUTHORITIES).exists() {
+        copy(Path::new(AUTHORITIES), &tree.join(AUTHORITIES.trim_start_matches('/')))?;
     }
     for (tool, directory) in TOOLS {
         let program = on_path(tool)?;

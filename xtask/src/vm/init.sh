@@ -31,7 +31,7 @@ if [ "$1" = shell ]; then
     echo "podmeter is in /bin, the tests are in /tests. Leave with ^D, or ^A x."
     setsid cttyhack sh
 else
-    export PODMETER_BIN=/bin/podmeter RUST_BACKTRACE=1
+    export PODMETER_BIN=/bin/podmeter
     stty -F /dev/ttyS1 raw
     {
         say check podmeter check --json
