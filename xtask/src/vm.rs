@@ -153,8 +153,8 @@ fn prepare(workspace: &Workspace, kernel: &Kernel, programs: &Programs, accel: A
     let place = directory(workspace);
     fs::create_dir_all(&place).with_context(|| format!("could not make {}", place.display()))?;
     let files = kernel.files(workspace).with_context(|| format!("could not fetch kernel {}", kernel.name))?;
-    let [initramfs, disk] = ["initramfs", "disk"].map(|what| place.join(format!("{}-{what}", kernel.name)));
-    image::write(&initramfs, programs, &files)?;
+    let [initramfs, tree, disk] = ["initramfs", "tree", "disk"].map(|what| place.join(format!("{}-{what}", kernel.name)));
+    image::write(&initramfs, &tree, programs, &files)?;
     let empty = File::create(&disk).and_then(|file| file.set_len(DISK_BYTES));
     empty.with_context(|| format!("could not make {}", disk.display()))?;
     Ok(Guest { image: files.image, initramfs, disk, accel })
@@ -171,6 +171,9 @@ fn keep_check(file: &Path, json: &str) -> Result<()> {
 
 /// Builds podmeter and the test runners as static binaries.
 fn programs(workspace: &Workspace) -> Result<Programs> {
+    if std::env::consts::ARCH != "x86_64" {
+        bail!("the kernels of the virtual machines are for x86_64, and this machine builds for {}", std::env::consts::ARCH);
+    }
     let podmeter = build::podmeter(workspace, true)?;
     let mut cargo = workspace.cargo("test");
     cargo.args(["--no-run", "--release", "--locked", "--package", "podmeter-tests", "--test", "*"]);

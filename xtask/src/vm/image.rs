@@ -32,11 +32,10 @@ pub(super) struct Programs {
     pub(super) tests: Vec<(String, PathBuf)>,
 }
 
-/// Packs a guest's files into `image`, by way of a tree that is left beside it.
-pub(super) fn write(image: &Path, programs: &Programs, kernel: &Files) -> Result<()> {
-    let tree = image.with_extension("tree");
+/// Packs a guest's files into `image`, by way of the directory `tree`.
+pub(super) fn write(image: &Path, tree: &Path, programs: &Programs, kernel: &Files) -> Result<()> {
     if tree.exists() {
-        fs::remove_dir_all(&tree).with_context(|| format!("could not remove {}", tree.display()))?;
+        fs::remove_dir_all(tree).with_context(|| format!("could not remove {}", tree.display()))?;
     }
     for directory in EMPTY {
         make(&tree.join(directory))?;
@@ -61,7 +60,7 @@ pub(super) fn write(image: &Path, programs: &Programs, kernel: &Files) -> Result
     for (number, module) in modules::in_load_order(&kernel.modules)?.iter().enumerate() {
         put(&tree.join(format!("modules/{number:02}-{}.ko", module.name)), &module.content)?;
     }
-    pack(&tree, image)
+    pack(tree, image)
 }
 
 /// Not compressed: an emulated CPU takes longer to unpack it than this one to read it.
