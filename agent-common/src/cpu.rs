@@ -82,8 +82,8 @@ record! {
         pub window_until: u64,
         /// The current window: CLOCK_MONOTONIC / [`WINDOW_NS`].
         pub window: u64,
-        /// CLOCK_MONOTONIC up to which the running stretch has been laid into windows by settling; 0: nothing yet.
-        pub settled_to_ns: u64,
+        /// CLOCK_MONOTONIC minus this CPU's `rq_clock_task`, in ns, when both were last seen at one moment.
+        pub clock_offset_ns: u64,
         /// Log entries ever written on this CPU; the next entry's number.
         pub log_head: u64,
         /// Time in ns that did not fit into the windows of one stretch.
@@ -131,6 +131,8 @@ record! {
     pub struct Facts {
         /// `task_struct.se.sum_exec_runtime`
         pub task_exec: u64,
+        /// `task_struct.se.exec_start`
+        pub task_exec_start: u64,
         /// `task_struct.sched_info.run_delay`
         pub task_run_delay: u64,
         /// `task_struct.cgroups`

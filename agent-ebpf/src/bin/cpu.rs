@@ -66,12 +66,10 @@ unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
         let exec_ns = load(prev, frozen!(FACTS.task_exec));
         let run_delay_ns = load(prev, frozen!(FACTS.task_run_delay));
         let switched_in = Mark { exec_ns: (*now).exec_ns, run_delay_ns: (*now).run_delay_ns };
-        let settled_to_ns = (*now).settled_to_ns;
 
         (*now).task = next;
         (*now).exec_ns = load(next, frozen!(FACTS.task_exec));
         (*now).run_delay_ns = load(next, frozen!(FACTS.task_run_delay));
-        (*now).settled_to_ns = 0;
         (*now).switches += 1;
 
         // The idle task never accrues any run time.
@@ -104,7 +102,10 @@ unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
         if bpf_jiffies64() < (*now).window_until {
             add_to_window(now, cpu, record, slot, (*now).window, ran_ns);
         } else {
-            lay_into_windows(now, cpu, record, slot, ran_ns, settled_to_ns);
+            let clock_ns = bpf_ktime_get_ns();
+            (*now).clock_offset_ns = clock_ns.wrapping_sub(load(prev, frozen!(FACTS.task_exec_start)));
+            begin_window(now, clock_ns);
+            lay_into_windows(now, cpu, record, slot, ran_ns, clock_ns);
         }
     }
 }
@@ -208,35 +209,31 @@ unsafe fn add_to_window(now: *mut CpuNow, cpu: u32, record: *mut CpuRecord, slot
     }
 }
 
-/// Divides a stretch that may have crossed a window's edge among the windows it was spent in.
+/// Notes which window is current, and until which jiffy that is so for sure.
 #[inline(always)]
-unsafe fn lay_into_windows(
-    now: *mut CpuNow,
-    cpu: u32,
-    record: *mut CpuRecord,
-    slot: u32,
-    ran_ns: u64,
-    settled_to_ns: u64,
-) -> u64 {
-    // SAFETY: map values of this CPU; helpers without arguments.
+unsafe fn begin_window(now: *mut CpuNow, clock_ns: u64) {
+    // SAFETY: a map value of this CPU; a helper without arguments.
     unsafe {
-        let jiffies = bpf_jiffies64();
-        let clock_ns = bpf_ktime_get_ns();
-        // Never zero; said so that rustc leaves out a panic that the verifier would refuse.
-        let tick_ns = frozen!(FACTS.tick_ns) | 1;
         let current = clock_ns / WINDOW_NS;
-        // Jiffies never run ahead of the clock, so at any jiffy before this one the window has not ended.
         (*now).window = current;
-        (*now).window_until = jiffies + ((current + 1) * WINDOW_NS - clock_ns) / tick_ns;
+        // Jiffies never run ahead of the clock, so at any jiffy before this one the window has not ended.
+        (*now).window_until = bpf_jiffies64() + ((current + 1) * WINDOW_NS - clock_ns) / tick_ns();
+    }
+}
 
-        // A settled stretch goes on where settling ended, so that a spinning task fills every window to the brim although the
-        // kernel's accounting was up to a tick old then. Interrupts and stolen time make it fall behind: then the clock rules.
-        let laid_ns = settled_to_ns + ran_ns;
-        let end_ns = if settled_to_ns != 0 && laid_ns + 2 * tick_ns > clock_ns { laid_ns } else { clock_ns };
+/// Length of a jiffy in ns. Never zero, and said so, or rustc adds a panic that the verifier refuses.
+#[inline(always)]
+fn tick_ns() -> u64 {
+    frozen!(FACTS.tick_ns) | 1
+}
 
-        let last = end_ns / WINDOW_NS;
+/// Divides a stretch of `ran_ns` that ended at `end_ns` among the windows it was spent in.
+#[inline(always)]
+unsafe fn lay_into_windows(now: *mut CpuNow, cpu: u32, record: *mut CpuRecord, slot: u32, ran_ns: u64, end_ns: u64) {
+    // SAFETY: map values of this CPU.
+    unsafe {
         let mut start_ns = end_ns - ran_ns;
-        let earliest_ns = (last - (STRETCH_WINDOWS as u64 - 2)) * WINDOW_NS;
+        let earliest_ns = (end_ns / WINDOW_NS - (STRETCH_WINDOWS as u64 - 2)) * WINDOW_NS;
         if start_ns < earliest_ns {
             (*now).unwindowed_ns += earliest_ns - start_ns;
             start_ns = earliest_ns;
@@ -254,7 +251,24 @@ unsafe fn lay_into_windows(
         if end_ns > start_ns {
             add_to_window(now, cpu, record, slot, window, end_ns - start_ns);
         }
-        end_ns
+    }
+}
+
+/// When the accounts of a running task were last brought up to date, on CLOCK_MONOTONIC: at the last tick or so.
+///
+/// `exec_start` says it on the CPU's own clock, which stands still in interrupts and while the hypervisor has stolen the CPU.
+/// The difference between the clocks is known from the last switch near a window's edge; when it turns out to be off by more
+/// than two ticks, it is learnt anew.
+#[inline(always)]
+unsafe fn accounted_until(now: *mut CpuNow, exec_start_ns: u64, clock_ns: u64) -> u64 {
+    // SAFETY: a map value of this CPU.
+    unsafe {
+        let until_ns = exec_start_ns.wrapping_add((*now).clock_offset_ns);
+        if until_ns <= clock_ns && clock_ns - until_ns <= 2 * tick_ns() {
+            return until_ns;
+        }
+        (*now).clock_offset_ns = clock_ns.wrapping_sub(exec_start_ns);
+        clock_ns
     }
 }
 
@@ -276,6 +290,7 @@ fn cpu_settle(_ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 unsafe fn settle(now: *mut CpuNow, cpu: u32, task: u64) -> Option<()> {
     let exec_ns = probe(task, frozen!(FACTS.task_exec))?;
+    let exec_start_ns = probe(task, frozen!(FACTS.task_exec_start))?;
     let run_delay_ns = probe(task, frozen!(FACTS.task_run_delay))?;
     if exec_ns == 0 {
         return None;
@@ -290,7 +305,6 @@ unsafe fn settle(now: *mut CpuNow, cpu: u32, task: u64) -> Option<()> {
         if !seen {
             (*now).task = task;
             (*now).run_delay_ns = run_delay_ns;
-            (*now).settled_to_ns = 0;
         }
         (*now).exec_ns = exec_ns;
         let Some(counted) = counted else {
@@ -309,7 +323,9 @@ unsafe fn settle(now: *mut CpuNow, cpu: u32, task: u64) -> Option<()> {
         let slot = CGROUP_SLOTS.get(&id).copied().unwrap_or(UNATTRIBUTED);
         let record = CPU_RECORDS.get_ptr_mut(cpu * frozen!(FACTS.slots) as u32 + slot)?;
         (*record).on_cpu_ns += ran_ns;
-        (*now).settled_to_ns = lay_into_windows(now, cpu, record, slot, ran_ns, (*now).settled_to_ns);
+        let clock_ns = bpf_ktime_get_ns();
+        begin_window(now, clock_ns);
+        lay_into_windows(now, cpu, record, slot, ran_ns, accounted_until(now, exec_start_ns, clock_ns));
     }
     Some(())
 }

@@ -294,12 +294,12 @@ impl Cpu {
         let seconds = |ns: u64| Value::Float(ns as f64 / 1e9);
         let wait = |ns, cause| Point::new(&WAIT_TIME, counting, seconds(ns)).with("cause", cause);
         let mut points = vec![
-            Point::new(&TIME, born, seconds(used.time_ns)),
             wait(used.wait_ns - used.throttled_ns.unwrap_or(0), "contention"),
             Point::new(&SWITCHES, counting, Value::Int(used.waits.count)),
             Point::new(&WAIT, counting, Value::Histogram(used.waits.clone())),
             Point::new(&BURST, counting, Value::Histogram(used.burst.clone())),
         ];
+        points.extend(used.time_ns.map(|ns| Point::new(&TIME, born, seconds(ns))));
         points.extend(used.usage_cores.map(|cores| Point::new(&USAGE, 0, Value::Float(cores))));
         points.extend(used.throttled_ns.map(|ns| wait(ns, "throttled")));
         if let Some((periods, throttled)) = used.periods {
@@ -309,14 +309,12 @@ impl Cpu {
         points
     }
 
-    fn node_points(&mut self, now_ns: u64, root_ns: u64) -> Vec<Point> {
+    fn node_points(&mut self, now_ns: u64, root_ns: Option<u64>) -> Vec<Point> {
         let unattributed_ns = self.account.unattributed_ns();
-        let time_ns = root_ns + unattributed_ns;
         let seconds = |ns: u64| Value::Float(ns as f64 / 1e9);
-        let mut points = vec![
-            Point::new(&NODE_TIME, self.booted_unix_ns, seconds(time_ns)),
-            Point::new(&UNATTRIBUTED_TIME, self.started_unix_ns, seconds(unattributed_ns)),
-        ];
+        let mut points = vec![Point::new(&UNATTRIBUTED_TIME, self.started_unix_ns, seconds(unattributed_ns))];
+        let Some(time_ns) = root_ns.map(|ns| ns + unattributed_ns) else { return points };
+        points.push(Point::new(&NODE_TIME, self.booted_unix_ns, seconds(time_ns)));
         if let Some((then_ns, before_ns)) = self.node.replace((now_ns, time_ns)).filter(|(then_ns, _)| *then_ns < now_ns) {
             let cores = time_ns.saturating_sub(before_ns) as f64 / (now_ns - then_ns) as f64;
             points.push(Point::new(&NODE_USAGE, 0, Value::Float(cores)));
@@ -349,14 +347,14 @@ impl Running for Cpu {
             self.account.enter(slot, reading);
         }
         let used = self.account.collect(now_ns, cgroups.table(), |cgroup| files::cpu_stat(&cgroups.directory(cgroup)));
-        let root_ns = cgroups.table().iter().find(|c| c.path == "/").and_then(|c| used.get(&c.slot)).map_or(0, |u| u.time_ns);
+        let root_ns = cgroups.table().iter().find(|c| c.path == "/").and_then(|c| used.get(&c.slot)).and_then(|u| u.time_ns);
         let points = cgroups.table().iter().filter_map(|c| Some((c.slot, self.points(c, used.get(&c.slot)?)))).collect();
         Ok(Readings { cgroups: points, node: self.node_points(now_ns, root_ns) })
     }
 }
 
-/// A window has room for 100 ms of one CPU. A stretch that was settled may have been laid up to a tick too late, into the time of
-/// the next; the excess is taken from the largest share.
+/// A window has room for 100 ms of one CPU. Where a stretch that was settled ended is known to a tick at worst, and may be laid
+/// into the time of the next; the excess is taken from the largest share.
 fn fit_into_window(by_slot: &mut HashMap<u32, u64>) {
     let excess_ns = by_slot.values().sum::<u64>().saturating_sub(WINDOW_NS);
     if let Some(largest) = by_slot.values_mut().max() {
@@ -373,6 +371,7 @@ fn widen(low: u32, current: u64) -> u64 {
 fn offsets(btf: &Btf) -> Result<Facts, BtfError> {
     Ok(Facts {
         task_exec: btf.offset("task_struct", "se.sum_exec_runtime")?.into(),
+        task_exec_start: btf.offset("task_struct", "se.exec_start")?.into(),
         task_run_delay: btf.offset("task_struct", "sched_info.run_delay")?.into(),
         task_cgroups: btf.offset("task_struct", "cgroups")?.into(),
         css_set_cgroup: btf.offset("css_set", "dfl_cgrp")?.into(),

@@ -41,8 +41,9 @@ impl Reading {
 /// What a cgroup used: since it was born, or where it is older than counting, as each field says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CpuUse {
-    /// CPU time in ns since the cgroup was born, descendants included.
-    pub time_ns: u64,
+    /// CPU time in ns since the cgroup was born, descendants included; `None` where it starts from a `cpu.stat` that was gone
+    /// before it could be read.
+    pub time_ns: Option<u64>,
     /// CPUs used since the last collection; `None` at the first one of a cgroup older than counting.
     pub usage_cores: Option<f64>,
     /// Run-queue wait in ns since counting began.
@@ -231,13 +232,14 @@ impl Ledger {
         if let (true, None, Some(stat)) = (cgroup.starts_from_stat, self.before_counting_ns, stat) {
             self.before_counting_ns = Some(stat.usage_ns as i64 - sum.on_cpu_ns as i64);
         }
-        let time_ns = sum.on_cpu_ns.saturating_add_signed(self.before_counting_ns.unwrap_or(0));
+        let before_ns = if cgroup.starts_from_stat { self.before_counting_ns } else { Some(0) };
+        let time_ns = before_ns.map(|before_ns| sum.on_cpu_ns.saturating_add_signed(before_ns));
         self.throttling = stat.and_then(|stat| stat.throttling).or(self.throttling);
 
-        let since_ns = self.previous_ns.replace(time_ns).or((!cgroup.starts_from_stat).then_some(0));
-        let usage_cores = match (elapsed_s, since_ns) {
-            (Some(elapsed_s), Some(since_ns)) if elapsed_s > 0.0 => {
-                Some(time_ns.saturating_sub(since_ns) as f64 / 1e9 / elapsed_s)
+        let since_ns = std::mem::replace(&mut self.previous_ns, time_ns).or((!cgroup.starts_from_stat).then_some(0));
+        let usage_cores = match (time_ns, since_ns, elapsed_s) {
+            (Some(now_ns), Some(since_ns), Some(elapsed_s)) if elapsed_s > 0.0 => {
+                Some(now_ns.saturating_sub(since_ns) as f64 / 1e9 / elapsed_s)
             }
             _ => None,
         };
@@ -299,7 +301,7 @@ mod tests {
     }
 
     fn times(used: &HashMap<u32, CpuUse>) -> Vec<u64> {
-        (1..=4).map(|slot| used.get(&slot).map_or(0, |u| u.time_ns)).collect()
+        (1..=4).map(|slot| used.get(&slot).and_then(|u| u.time_ns).unwrap_or(0)).collect()
     }
 
     #[test]
@@ -313,7 +315,7 @@ mod tests {
         account.enter(3, reading(15, 7));
         let dead = table.remove(3).expect("known");
         let last = account.bury(&dead).expect("known");
-        assert_eq!((last.time_ns, last.wait_ns, last.usage_cores), (15, 7, None));
+        assert_eq!((last.time_ns, last.wait_ns, last.usage_cores), (Some(15), 7, None));
         let used = account.collect(2, &table, |_| None);
         assert_eq!(times(&used), [116, 116, 0, 100]);
         assert_eq!(used[&2].waits.count, 3, "waits are carried too");
@@ -331,11 +333,13 @@ mod tests {
         old.starts_from_stat = true;
         table.insert(old);
         account.enter(1, reading(50, 0));
+        let used = account.collect(1, &table, |_| None);
+        assert_eq!((used[&1].time_ns, used[&1].wait_ns), (None, 0), "not known is not zero");
         let used = account.collect(1_000_000_000, &table, |_| Some(CpuStat { usage_ns: 1050, throttling: None }));
-        assert_eq!((used[&1].time_ns, used[&1].usage_cores), (1050, None));
+        assert_eq!((used[&1].time_ns, used[&1].usage_cores), (Some(1050), None));
         account.enter(1, reading(500_000_050, 0));
         let used = account.collect(2_000_000_000, &table, |_| Some(CpuStat { usage_ns: 7, throttling: None }));
-        assert_eq!((used[&1].time_ns, used[&1].usage_cores), (500_001_050, Some(0.5)));
+        assert_eq!((used[&1].time_ns, used[&1].usage_cores), (Some(500_001_050), Some(0.5)));
     }
 
     #[test]
