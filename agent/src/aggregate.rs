@@ -34,11 +34,6 @@ impl Aggregate {
         Self { node_resource: Arc::new(node.resource()), node, resources: HashMap::new(), ended: Vec::new() }
     }
 
-    /// The node.
-    pub fn node(&self) -> &Node {
-        &self.node
-    }
-
     /// A cgroup is gone, and this is all it ever did: part of the next batch, and of no later one.
     pub fn bury(&mut self, cgroup: &Cgroup, points: Vec<Point>) {
         if !points.is_empty() {

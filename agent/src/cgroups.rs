@@ -392,11 +392,11 @@ fn offsets(btf: &Btf) -> Result<Offsets, BtfError> {
     // 6.15 renamed kernfs_node.parent to __parent when it came under RCU.
     let parent = if btf.has_member("kernfs_node", "__parent") { "__parent" } else { "parent" };
     Ok(Offsets {
-        cgroup_kn: btf.offset("cgroup", "kn")?.into(),
-        cgroup_root: btf.offset("cgroup", "root")?.into(),
-        root_hierarchy_id: btf.offset("cgroup_root", "hierarchy_id")?.into(),
-        kn_id: btf.offset("kernfs_node", "id")?.into(),
-        kn_parent: btf.offset("kernfs_node", parent)?.into(),
+        cgroup_kn: btf.offset_of("cgroup", "kn", 8)?,
+        cgroup_root: btf.offset_of("cgroup", "root", 8)?,
+        root_hierarchy_id: btf.offset_of("cgroup_root", "hierarchy_id", 4)?,
+        kn_id: btf.offset_of("kernfs_node", "id", 8)?,
+        kn_parent: btf.offset_of("kernfs_node", parent, 8)?,
     })
 }
 

@@ -11,6 +11,7 @@ mod failure;
 mod grpc;
 mod http;
 mod link;
+pub mod own;
 mod retry;
 pub mod ship;
 mod tls;

@@ -80,6 +80,7 @@ impl Node {
             own.extend(name.runtime.map(|runtime| ("container.runtime.name", runtime.as_str().to_owned())));
         }
         own.extend(name.container_id.clone().map(|id| ("container.id", id)));
+        own.extend(name.qos.map(|qos| ("podmeter.pod.qos", qos.as_str().to_owned())));
         own.extend(name.pod_uid.clone().map(|uid| ("k8s.pod.uid", uid)));
         self.with(own)
     }

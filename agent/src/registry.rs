@@ -4,10 +4,19 @@ use std::fmt::Write as _;
 
 use serde_json::json;
 
-use crate::signals::{
-    ALL,
-    metric::{Kind, Metric, Scope},
+use crate::{
+    export::own,
+    signals::{
+        ALL,
+        metric::{Kind, Metric, Scope},
+    },
 };
+
+/// The metrics by section: the signals', then the export's.
+fn sections() -> impl Iterator<Item = (&'static str, &'static str, &'static [&'static Metric])> {
+    let signals = ALL.iter().map(|signal| (signal.name, signal.help, signal.metrics));
+    signals.chain([("export", "what became of the exports", own::METRICS)])
+}
 
 /// Every metric, as Markdown, as JSON, or as a list.
 pub fn render(markdown: bool, as_json: bool) -> String {
@@ -63,13 +72,13 @@ fn to_markdown() -> String {
          per octave: a percentile is at most 4.4 % from the truth). A value that is not known is absent, never 0. The Prometheus name \
          is what Prometheus and VictoriaMetrics make of it (`--opentelemetry.usePrometheusNaming`).\n",
     );
-    for signal in ALL {
+    for (name, help, metrics) in sections() {
         let _ = write!(
             text,
             "\n## {}\n\n{}.\n\n| metric | Prometheus name | kind | unit | per | attributes | meaning |\n|---|---|---|---|---|---|---|\n",
-            signal.name, signal.help
+            name, help
         );
-        for metric in signal.metrics {
+        for metric in metrics {
             let attributes = metric.attributes.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
             let _ = writeln!(
                 text,
@@ -87,10 +96,10 @@ fn to_markdown() -> String {
 }
 
 fn to_json() -> String {
-    let metrics = ALL.iter().flat_map(|signal| {
-        signal.metrics.iter().map(move |metric| {
+    let metrics = sections().flat_map(|(section, _, metrics)| {
+        metrics.iter().map(move |metric| {
             json!({
-                "signal": signal.name,
+                "signal": section,
                 "name": metric.name,
                 "prometheus": prometheus_name(metric),
                 "kind": kind(metric),
@@ -105,7 +114,7 @@ fn to_json() -> String {
 }
 
 fn list() -> String {
-    let metrics: Vec<&Metric> = ALL.iter().flat_map(|signal| signal.metrics).copied().collect();
+    let metrics: Vec<&Metric> = sections().flat_map(|(_, _, metrics)| metrics).copied().collect();
     let width = metrics.iter().map(|metric| metric.name.len()).max().unwrap_or(0);
     metrics.iter().map(|metric| format!("{:width$}  {}\n", metric.name, metric.help)).collect()
 }
@@ -120,14 +129,14 @@ mod tests {
     #[test]
     fn names_are_unique_and_of_the_form_that_otlp_wants() {
         let mut seen = BTreeSet::new();
-        for metric in ALL.iter().flat_map(|signal| signal.metrics) {
+        for metric in sections().flat_map(|(_, _, metrics)| metrics) {
             assert!(seen.insert(metric.name), "{} is declared twice", metric.name);
             let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' || c == '_';
             assert!(metric.name.chars().all(allowed), "{}", metric.name);
             assert!(metric.help.ends_with('.'), "{}: one sentence", metric.name);
         }
-        let signals: BTreeSet<_> = ALL.iter().map(|signal| signal.name).collect();
-        assert_eq!(signals.len(), ALL.len());
+        let names: BTreeSet<_> = sections().map(|(name, ..)| name).collect();
+        assert_eq!(names.len(), sections().count());
     }
 
     #[test]
@@ -140,7 +149,7 @@ mod tests {
 
     #[test]
     fn every_metric_is_in_every_document() {
-        for metric in ALL.iter().flat_map(|signal| signal.metrics) {
+        for metric in sections().flat_map(|(_, _, metrics)| metrics) {
             for document in [render(true, false), render(false, true), render(false, false)] {
                 assert!(document.contains(metric.name), "{}", metric.name);
             }

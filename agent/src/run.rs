@@ -19,6 +19,7 @@ use crate::{
     export::{self, ExportError, ship::Shipper},
     health::{self, Health},
     join::Node,
+    kernel::facts,
     pipeline::{Pipeline, Settings, StartError, chain},
 };
 
@@ -91,6 +92,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
                 Some(why) => warn!(signal = state.signal.name, why, "not measuring"),
             }
         }
+        let started_unix_ns = facts::unix_ns();
         let health = Arc::new(Health::default());
         health.tick();
         tokio::spawn(health::serve(listener, Arc::clone(&health)));
@@ -107,7 +109,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         loop {
             tokio::select! {
                 batch = batches.recv() => match batch {
-                    Some(batch) => shipper.enqueue(&batch),
+                    Some(batch) => ship(&shipper, batch, started_unix_ns),
                     None => return Err(RunError::CollectorEnded),
                 },
                 _ = terminate.recv() => break,
@@ -119,7 +121,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         // The collector answers a gone channel with its last batch and ends.
         drop(stop);
         while let Ok(Some(batch)) = tokio::time::timeout_at(deadline.into(), batches.recv()).await {
-            shipper.enqueue(&batch);
+            ship(&shipper, batch, started_unix_ns);
         }
         let stats = shipper.shutdown(deadline.saturating_duration_since(Instant::now())).await;
         if stats.dropped_batches + stats.failed_batches > 0 {
@@ -133,6 +135,14 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         info!(sent_batches = stats.sent_batches, "stopped");
         Ok(())
     })
+}
+
+/// Ships a batch, and with it what became of those before.
+fn ship(shipper: &Shipper, mut batch: Batch, started_unix_ns: u64) {
+    if let Some(node) = batch.samples.iter_mut().find(|sample| sample.cgroup.is_none()) {
+        node.points.extend(export::own::points(&shipper.stats(), started_unix_ns));
+    }
+    shipper.enqueue(&batch);
 }
 
 /// What the pipeline needs of the configuration.

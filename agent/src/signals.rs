@@ -1,5 +1,6 @@
 //! The signals: what podmeter measures, each with its programs, its reader and its metrics.
 
+pub mod agent;
 pub mod cpu;
 pub mod limits;
 pub mod metric;
@@ -13,7 +14,13 @@ use crate::{
 use metric::{Metric, Point};
 
 /// Every signal, in start order.
-pub const ALL: &[Signal] = &[cpu::SIGNAL, limits::SIGNAL];
+pub const ALL: &[Signal] = &[cpu::SIGNAL, limits::SIGNAL, agent::SIGNAL];
+
+/// Why a signal cannot start, or cannot be read this time.
+pub type Failure = Box<dyn Error + Send + Sync>;
+
+/// Brings a signal into the kernel.
+pub type Start = fn(&mut Kernel, &Cgroups) -> Result<Box<dyn Running>, Failure>;
 
 /// The declaration of one signal.
 pub struct Signal {
@@ -28,7 +35,7 @@ pub struct Signal {
     /// Says what this kernel lacks for it, without loading anything.
     pub missing: fn(&crate::kernel::btf::Btf) -> Option<String>,
     /// Loads and attaches its programs.
-    pub start: fn(&mut Kernel, &Cgroups) -> Result<Box<dyn Running>, Box<dyn Error + Send + Sync>>,
+    pub start: Start,
 }
 
 impl std::fmt::Debug for Signal {
@@ -43,7 +50,7 @@ pub trait Running: Send {
     ///
     /// # Errors
     /// When the kernel cannot be read; the next tick tries again.
-    fn tick(&mut self, cgroups: &Cgroups) -> Result<(), Box<dyn Error + Send + Sync>>;
+    fn tick(&mut self, cgroups: &Cgroups) -> Result<(), Failure>;
 
     /// The last word on a cgroup that is gone: its final points. Its counters are zeroed for the slot's next owner.
     fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point>;
@@ -52,7 +59,7 @@ pub trait Running: Send {
     ///
     /// # Errors
     /// When the kernel cannot be read: nothing is better than wrong.
-    fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, Box<dyn Error + Send + Sync>>;
+    fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, Failure>;
 }
 
 /// What one signal says in one collection.

@@ -54,8 +54,6 @@ pub(super) enum Kind {
     Grpc(Code),
     /// An HTTP status other than 2xx.
     Http(u16),
-    /// A reply that is not OTLP.
-    Reply,
     /// stdout cannot be written.
     Stdout,
     /// The collector took a request but not all of its points, or warned.
@@ -84,7 +82,6 @@ impl Kind {
             Self::Http(300..=399) => "give the URL it redirects to as the endpoint",
             Self::Http(413) => "raise the collector's limit on the size of requests",
             Self::Grpc(_) | Self::Http(_) => "see the collector's log",
-            Self::Reply => "check that the endpoint is an OTLP receiver and speaks the configured protocol",
             Self::Stdout => "check what stdout is connected to",
             Self::Partial => "see the collector's log for what it does not accept",
             Self::Dropped => "bring the collector back, or lengthen the queue",

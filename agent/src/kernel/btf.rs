@@ -105,6 +105,18 @@ pub enum BtfError {
         /// The member asked for.
         member: String,
     },
+    /// The member is not as wide as what would be loaded from there.
+    #[error("in this kernel {type_name}.{member} has {found} bytes, not {wanted}")]
+    Size {
+        /// The struct or union.
+        type_name: String,
+        /// The member asked for.
+        member: String,
+        /// Its size in bytes.
+        found: u32,
+        /// The size in bytes of the load.
+        wanted: u32,
+    },
     /// Types of the same name disagree: any answer could be the wrong one.
     #[error("this kernel has several types {type_name}, and {member} lies elsewhere in each")]
     Ambiguous {
@@ -248,6 +260,18 @@ impl Btf {
         u32::try_from(found.bits / 8).map_err(|_| BtfError::Malformed { what: "an offset above 4 GiB", at: 0 })
     }
 
+    /// [`Btf::offset`] of a member that a program loads `wanted` bytes from: a number of that size, or a pointer.
+    ///
+    /// # Errors
+    /// As [`Btf::offset`]; also when the member has another size, as a field that was widened in a newer kernel.
+    pub fn offset_of(&self, type_name: &str, member: &str, wanted: u32) -> Result<u64, BtfError> {
+        let found = self.member_size(type_name, member)?;
+        if found != wanted {
+            return Err(BtfError::Size { type_name: type_name.to_owned(), member: member.to_owned(), found, wanted });
+        }
+        self.offset(type_name, member).map(u64::from)
+    }
+
     /// Size in bytes of a member's type; the path is [`Btf::offset`]'s.
     ///
     /// # Errors
@@ -297,6 +321,7 @@ impl Btf {
         Err(BtfError::NoType { what: "typedef", name: name.to_owned() })
     }
 
+    #[cfg_attr(not(test), expect(dead_code, reason = "the kernel's drop reasons will be named by it"))]
     /// The values of an enum and their names, in order of declaration. An unsigned 64-bit value above `i64::MAX` wraps.
     ///
     /// # Errors

@@ -78,11 +78,6 @@ impl<T: Pod> MappedArray<T> {
             word.store(bits, Ordering::Release);
         }
     }
-
-    /// Bytes of locked kernel memory behind the array.
-    pub fn bytes(&self) -> usize {
-        self.bytes.get()
-    }
 }
 
 impl<T> Drop for MappedArray<T> {

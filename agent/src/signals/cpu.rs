@@ -6,7 +6,6 @@ pub mod account;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    error::Error,
     ops::Range,
 };
 
@@ -18,7 +17,7 @@ use nix::time::ClockId;
 
 use self::account::{Account, CpuUse, Reading};
 use super::{
-    Readings, Running, Signal,
+    Failure, Readings, Running, Signal,
     metric::{Kind, Metric, Point, Scope, Value},
 };
 use crate::{
@@ -48,6 +47,7 @@ pub const SIGNAL: Signal = Signal {
         &NODE_TIME,
         &NODE_USAGE,
         &UNATTRIBUTED_TIME,
+        &LOST_WINDOWS,
     ],
     missing: |btf| offsets(btf).err().map(|error| error.to_string()),
     start: |kernel, cgroups| Ok(Box::new(Cpu::start(kernel, cgroups)?)),
@@ -151,6 +151,16 @@ pub static UNATTRIBUTED_TIME: Metric = Metric {
     attributes: &[],
     scope: Scope::Node,
     help: "CPU time of cgroups that were born when all slots were taken: the books balance, raise cgroups.slots when it grows.",
+};
+
+/// `podmeter.cpu.windows.lost`
+pub static LOST_WINDOWS: Metric = Metric {
+    name: "podmeter.cpu.windows.lost",
+    unit: "{window}",
+    kind: Kind::Counter,
+    attributes: &[],
+    scope: Scope::Node,
+    help: "Windows of single cgroups on single CPUs that were overwritten before they were read: bursts are incomplete when it grows.",
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cpu"));
@@ -312,7 +322,10 @@ impl Cpu {
     fn node_points(&mut self, now_ns: u64, root_ns: Option<u64>) -> Vec<Point> {
         let unattributed_ns = self.account.unattributed_ns();
         let seconds = |ns: u64| Value::Float(ns as f64 / 1e9);
-        let mut points = vec![Point::new(&UNATTRIBUTED_TIME, self.started_unix_ns, seconds(unattributed_ns))];
+        let mut points = vec![
+            Point::new(&UNATTRIBUTED_TIME, self.started_unix_ns, seconds(unattributed_ns)),
+            Point::new(&LOST_WINDOWS, self.started_unix_ns, Value::Int(self.lost_windows)),
+        ];
         let Some(time_ns) = root_ns.map(|ns| ns + unattributed_ns) else { return points };
         points.push(Point::new(&NODE_TIME, self.booted_unix_ns, seconds(time_ns)));
         if let Some((then_ns, before_ns)) = self.node.replace((now_ns, time_ns)).filter(|(then_ns, _)| *then_ns < now_ns) {
@@ -324,7 +337,7 @@ impl Cpu {
 }
 
 impl Running for Cpu {
-    fn tick(&mut self, cgroups: &Cgroups) -> Result<(), Box<dyn Error + Send + Sync>> {
+    fn tick(&mut self, cgroups: &Cgroups) -> Result<(), Failure> {
         self.settle()?;
         self.close_windows(cgroups);
         Ok(())
@@ -339,7 +352,7 @@ impl Running for Cpu {
         self.account.bury(cgroup).map(|used| self.points(cgroup, &used)).unwrap_or_default()
     }
 
-    fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, Box<dyn Error + Send + Sync>> {
+    fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
         self.settle()?;
         self.close_windows(cgroups);
         for slot in cgroups.table().iter().map(|c| c.slot).chain([UNATTRIBUTED]) {
@@ -370,13 +383,13 @@ fn widen(low: u32, current: u64) -> u64 {
 /// Where this kernel keeps what the program reads.
 fn offsets(btf: &Btf) -> Result<Facts, BtfError> {
     Ok(Facts {
-        task_exec: btf.offset("task_struct", "se.sum_exec_runtime")?.into(),
-        task_exec_start: btf.offset("task_struct", "se.exec_start")?.into(),
-        task_run_delay: btf.offset("task_struct", "sched_info.run_delay")?.into(),
-        task_cgroups: btf.offset("task_struct", "cgroups")?.into(),
-        css_set_cgroup: btf.offset("css_set", "dfl_cgrp")?.into(),
-        cgroup_kn: btf.offset("cgroup", "kn")?.into(),
-        kn_id: btf.offset("kernfs_node", "id")?.into(),
+        task_exec: btf.offset_of("task_struct", "se.sum_exec_runtime", 8)?,
+        task_exec_start: btf.offset_of("task_struct", "se.exec_start", 8)?,
+        task_run_delay: btf.offset_of("task_struct", "sched_info.run_delay", 8)?,
+        task_cgroups: btf.offset_of("task_struct", "cgroups", 8)?,
+        css_set_cgroup: btf.offset_of("css_set", "dfl_cgrp", 8)?,
+        cgroup_kn: btf.offset_of("cgroup", "kn", 8)?,
+        kn_id: btf.offset_of("kernfs_node", "id", 8)?,
         ..Facts::ZERO
     })
 }

@@ -2,10 +2,8 @@
 //!
 //! Specs say what was wished; after an in-place resize, or without Kubernetes, the cgroup's own files are the truth.
 
-use std::error::Error;
-
 use super::{
-    Readings, Running, Signal,
+    Failure, Readings, Running, Signal,
     metric::{Kind, Metric, Point, Scope, Value},
 };
 use crate::cgroups::{
@@ -50,7 +48,7 @@ const fn gauge(name: &'static str, unit: &'static str, help: &'static str) -> Me
 struct Files;
 
 impl Running for Files {
-    fn tick(&mut self, _: &Cgroups) -> Result<(), Box<dyn Error + Send + Sync>> {
+    fn tick(&mut self, _: &Cgroups) -> Result<(), Failure> {
         Ok(())
     }
 
@@ -58,7 +56,7 @@ impl Running for Files {
         Vec::new()
     }
 
-    fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Box<dyn Error + Send + Sync>> {
+    fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
         let of = |cgroup: &Cgroup| (cgroup.slot, points(&files::limits(&cgroups.directory(cgroup))));
         let with_limits = cgroups.table().iter().filter(|c| c.lives()).map(of).filter(|(_, points)| !points.is_empty());
         Ok(Readings { cgroups: with_limits.collect(), node: Vec::new() })

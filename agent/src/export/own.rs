@@ -1,0 +1,85 @@
+//! What became of the exports, as metrics: the next batch tells of those before it.
+
+use super::ship::Stats;
+use crate::signals::metric::{Kind, Metric, Point, Scope, Value};
+
+/// Every metric of this stage.
+pub const METRICS: &[&Metric] = &[&POINTS, &RETRIES, &QUEUE, &QUEUE_BYTES, &QUEUE_AGE];
+
+/// `podmeter.agent.export.points`
+pub static POINTS: Metric = Metric {
+    name: "podmeter.agent.export.points",
+    unit: "{point}",
+    kind: Kind::Counter,
+    attributes: &["outcome"],
+    scope: Scope::Agent,
+    help: "Points by what became of them: sent, rejected (by the collector, out of a batch it took), failed (refused for good), dropped (pushed out of the full queue).",
+};
+/// `podmeter.agent.export.retries`
+pub static RETRIES: Metric = Metric {
+    name: "podmeter.agent.export.retries",
+    unit: "{attempt}",
+    kind: Kind::Counter,
+    attributes: &[],
+    scope: Scope::Agent,
+    help: "Attempts to send that failed and were repeated.",
+};
+/// `podmeter.agent.export.queue.length`
+pub static QUEUE: Metric = Metric {
+    name: "podmeter.agent.export.queue.length",
+    unit: "{batch}",
+    kind: Kind::Gauge,
+    attributes: &[],
+    scope: Scope::Agent,
+    help: "Batches that wait to be sent.",
+};
+/// `podmeter.agent.export.queue.size`
+pub static QUEUE_BYTES: Metric = Metric {
+    name: "podmeter.agent.export.queue.size",
+    unit: "By",
+    kind: Kind::Gauge,
+    attributes: &[],
+    scope: Scope::Agent,
+    help: "Bytes of the batches that wait to be sent.",
+};
+/// `podmeter.agent.export.queue.age`
+pub static QUEUE_AGE: Metric = Metric {
+    name: "podmeter.agent.export.queue.age",
+    unit: "s",
+    kind: Kind::Gauge,
+    attributes: &[],
+    scope: Scope::Agent,
+    help: "How long the oldest batch has waited. Absent when none waits.",
+};
+
+/// The counts as points.
+pub fn points(stats: &Stats, started_unix_ns: u64) -> Vec<Point> {
+    let outcome = |n, outcome: &'static str| Point::new(&POINTS, started_unix_ns, Value::Int(n)).with("outcome", outcome);
+    let mut points = vec![
+        outcome(stats.sent_points - stats.rejected_points.min(stats.sent_points), "sent"),
+        outcome(stats.rejected_points, "rejected"),
+        outcome(stats.failed_points, "failed"),
+        outcome(stats.dropped_points, "dropped"),
+        Point::new(&RETRIES, started_unix_ns, Value::Int(stats.retries)),
+        Point::new(&QUEUE, 0, Value::Int(stats.queue_length as u64)),
+        Point::new(&QUEUE_BYTES, 0, Value::Int(stats.queue_bytes as u64)),
+    ];
+    points.extend(stats.oldest_age.map(|age| Point::new(&QUEUE_AGE, 0, Value::Float(age.as_secs_f64()))));
+    points
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outcome_is_told_and_rejected_points_are_not_sent() {
+        let stats = Stats { sent_points: 10, rejected_points: 3, dropped_points: 2, ..Stats::default() };
+        let points = points(&stats, 1);
+        let of = |outcome: &str| points.iter().find(|p| p.attributes.iter().any(|(_, v)| v == outcome)).map(|p| p.value.clone());
+        assert_eq!(of("sent"), Some(Value::Int(7)));
+        assert_eq!(of("rejected"), Some(Value::Int(3)));
+        assert_eq!(of("dropped"), Some(Value::Int(2)));
+        assert!(points.iter().all(|p| METRICS.contains(&p.metric)), "declared");
+    }
+}

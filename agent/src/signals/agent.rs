@@ -1,0 +1,118 @@
+//! The agent signal: what podmeter itself costs and what it missed.
+//!
+//! A tool that counts others must say its own price. CPU time and memory come from the kernel's account of this process.
+
+use std::fs;
+
+use nix::{time::ClockId, unistd::SysconfVar};
+
+use super::{
+    Failure, Readings, Running, Signal,
+    metric::{Kind, Metric, Point, Scope, Value},
+};
+use crate::{
+    cgroups::{Cgroup, Cgroups},
+    kernel::facts,
+};
+
+/// See the module.
+pub const SIGNAL: Signal = Signal {
+    name: "agent",
+    help: "podmeter's own CPU time and memory, its slots, and what it missed",
+    tracepoints: &[],
+    metrics: &[&CPU_TIME, &MEMORY, &CGROUPS, &SLOTS, &WITHOUT_SLOT],
+    missing: |_| None,
+    start: |_, _| Ok(Box::new(Agent { started_unix_ns: facts::unix_ns() })),
+};
+
+/// `podmeter.agent.cpu.time`
+pub static CPU_TIME: Metric = Metric {
+    name: "podmeter.agent.cpu.time",
+    unit: "s",
+    kind: Kind::Counter,
+    attributes: &[],
+    scope: Scope::Agent,
+    help: "CPU time of the agent's process. What its programs use in the kernel is part of the tasks they interrupt.",
+};
+/// `podmeter.agent.memory.rss`
+pub static MEMORY: Metric = Metric {
+    name: "podmeter.agent.memory.rss",
+    unit: "By",
+    kind: Kind::Gauge,
+    attributes: &[],
+    scope: Scope::Agent,
+    help: "Resident memory of the agent's process, the pages of its BPF maps that it has read included.",
+};
+/// `podmeter.agent.cgroups`
+pub static CGROUPS: Metric = Metric {
+    name: "podmeter.agent.cgroups",
+    unit: "{cgroup}",
+    kind: Kind::Gauge,
+    attributes: &[],
+    scope: Scope::Agent,
+    help: "Cgroups that hold a slot, those included that died within the last seconds.",
+};
+/// `podmeter.agent.slots`
+pub static SLOTS: Metric = Metric {
+    name: "podmeter.agent.slots",
+    unit: "{slot}",
+    kind: Kind::Gauge,
+    attributes: &[],
+    scope: Scope::Agent,
+    help: "Slots for cgroups (cgroups.slots), of which one is the unattributed.",
+};
+/// `podmeter.agent.cgroups.without_slot`
+pub static WITHOUT_SLOT: Metric = Metric {
+    name: "podmeter.agent.cgroups.without_slot",
+    unit: "{cgroup}",
+    kind: Kind::Counter,
+    attributes: &[],
+    scope: Scope::Agent,
+    help: "Cgroups that were born when all slots were taken: what they use is unattributed.",
+};
+
+/// Nothing is kept: the kernel counts.
+struct Agent {
+    started_unix_ns: u64,
+}
+
+impl Running for Agent {
+    fn tick(&mut self, _: &Cgroups) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn bury(&mut self, _: &Cgroup) -> Vec<Point> {
+        Vec::new()
+    }
+
+    fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
+        let cpu_s = facts::clock_ns(ClockId::CLOCK_PROCESS_CPUTIME_ID) as f64 / 1e9;
+        let mut node = vec![
+            Point::new(&CPU_TIME, self.started_unix_ns, Value::Float(cpu_s)),
+            Point::new(&CGROUPS, 0, Value::Int(cgroups.table().len() as u64)),
+            Point::new(&SLOTS, 0, Value::Int(cgroups.slots().into())),
+            Point::new(&WITHOUT_SLOT, self.started_unix_ns, Value::Int(cgroups.without_slot())),
+        ];
+        node.extend(rss_bytes().map(|bytes| Point::new(&MEMORY, 0, Value::Int(bytes))));
+        Ok(Readings { cgroups: Vec::new(), node })
+    }
+}
+
+/// Second field of /proc/self/statm, in pages.
+fn rss_bytes() -> Option<u64> {
+    let statm = fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    let page_bytes = nix::unistd::sysconf(SysconfVar::PAGE_SIZE).ok()??;
+    Some(pages * u64::try_from(page_bytes).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_memory() {
+        let bytes = rss_bytes().expect("/proc is mounted");
+        assert!((1 << 20..1 << 34).contains(&bytes), "{bytes}");
+    }
+}
