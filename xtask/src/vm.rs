@@ -78,11 +78,13 @@ pub(crate) fn test(workspace: &Workspace, options: &Options, out: &mut (impl Wri
     let programs = programs(workspace)?;
     let chosen: Vec<&Kernel> = if options.kernel.is_empty() { kernel::ALL.iter().collect() } else { options.kernel.clone() };
     let waiting = Mutex::new(chosen.into_iter().collect::<VecDeque<_>>());
+    // A function of its own, since a lock taken in the head of a loop is held in its body.
+    let next = || lock(&waiting).pop_front();
     let (outcomes, out) = (Mutex::new(Vec::new()), Mutex::new(out));
     thread::scope(|scope| {
         for _ in 0..options.guests {
             scope.spawn(|| {
-                while let Some(kernel) = lock(&waiting).pop_front() {
+                while let Some(kernel) = next() {
                     let outcome = run(workspace, kernel, &programs, options, &mut Shared(&out));
                     lock(&outcomes).push(outcome);
                 }

@@ -56,7 +56,9 @@ pub(super) struct Guest {
 impl Guest {
     /// QEMU with all that every guest has: two CPUs, no network but its own loopback, a kernel that says only what is wrong.
     fn qemu(&self, init: &str, kernel_arguments: &str) -> Command {
-        let mut qemu = Command::new("qemu-system-x86_64");
+        // A guest does not outlive who watches it, however that ends.
+        let mut qemu = Command::new("setpriv");
+        qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
         qemu.args(match self.accel {
             // Without cx16: QEMU 7.2 leaves garbage in the flags after an unlocked cmpxchg16b, with which 6.12 allocates memory.
             Accel::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max,-cx16"],
