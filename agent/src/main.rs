@@ -44,9 +44,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Measure and export until SIGTERM: the DaemonSet's main.
+    /// Measure and export until SIGTERM or SIGINT.
     Run(RunArgs),
-    /// Show what every workload uses now; needs no Kubernetes and no configuration.
+    /// Show what every workload uses now; needs no Kubernetes, no configuration and no running agent.
     Top(TopArgs),
     /// Tell what this kernel allows: each signal on or off, and why. Exit 1 if none can run.
     Check {
@@ -65,7 +65,7 @@ enum Command {
     },
     /// Print the configuration file's reference: every key with its default and its environment variable.
     Config,
-    /// Remove the programs and maps that an agent left pinned in the kernel.
+    /// Remove the programs and maps that an agent left pinned in the kernel, and with them what they have counted.
     Uninstall(ConfigArgs),
 }
 
@@ -96,7 +96,7 @@ struct TopArgs {
     /// With --once: one JSON document instead of a table.
     #[arg(long, requires = "once")]
     json: bool,
-    /// Time between two looks.
+    /// Time between two looks: 100ms to 300s.
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = interval)]
     interval: Duration,
 }
