@@ -58,6 +58,23 @@ record! {
 }
 
 record! {
+    /// What a slot's owner used that its records do not show, kept by the agent where it outlives the agent.
+    /// `CPU_CARRIED[slot]`. The programs do not touch it.
+    pub struct Carried {
+        /// CPU time of its dead descendants in ns.
+        pub on_cpu_ns: u64,
+        /// Run-queue wait of its dead descendants in ns.
+        pub wait_ns: u64,
+        /// What `cpu.stat` said less what was counted, in ns, two's complement: CPU time from before counting began.
+        pub before_counting_ns: u64,
+        /// 1 once `before_counting_ns` is known.
+        pub before_counting_known: u64,
+        /// Waits of its dead descendants by duration; wraps.
+        pub waits: [u32; WAIT_LEN],
+    }
+}
+
+record! {
     /// CPU time of one slot in one window on one CPU. `CPU_WINDOWS[cpu * LOG_LEN + (number & (LOG_LEN - 1))]`.
     pub struct WindowEntry {
         /// The slot.

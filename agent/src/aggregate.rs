@@ -75,7 +75,7 @@ impl Aggregate {
 mod tests {
     use super::*;
     use crate::{
-        cgroups::tests::cgroup,
+        cgroups::table::tests::cgroup,
         signals::{cpu, metric::Value},
     };
 

@@ -7,8 +7,9 @@
 pub mod files;
 pub mod name;
 mod scan;
+pub mod table;
 
-use std::{collections::HashMap, path::PathBuf};
+use std::path::PathBuf;
 
 use agent_common::cgroups::{Offsets, Owner, PATH_LEN, Tally, UNATTRIBUTED};
 use aya::{
@@ -16,7 +17,8 @@ use aya::{
     sys::SyscallError,
 };
 
-use self::name::Name;
+use self::table::Phase;
+pub use self::table::{Cgroup, Table};
 use crate::kernel::{
     btf::{Btf, BtfError},
     facts,
@@ -35,6 +37,8 @@ const GRACE_NS: u64 = 1_000_000_000;
 
 /// Word of [`Owner`] that holds its id, and the word that holds its time of death.
 const ID: usize = std::mem::offset_of!(Owner, id) / 8;
+/// The word with `older_than_counting` in its lower half and `path_len` in its upper one.
+const OLDER: usize = std::mem::offset_of!(Owner, older_than_counting) / 8;
 const DIED: usize = std::mem::offset_of!(Owner, died_ns) / 8;
 
 /// Why the cgroups cannot be followed.
@@ -66,48 +70,6 @@ pub enum CgroupError {
     },
 }
 
-/// One cgroup that has a slot.
-#[derive(Clone, Debug)]
-pub struct Cgroup {
-    /// Index of its counters.
-    pub slot: u32,
-    /// Inode number of its directory; never reused while the kernel runs.
-    pub id: u64,
-    /// Slot of the nearest ancestor that has one.
-    pub parent: Option<u32>,
-    /// Path from the root of the hierarchy, starting with '/'.
-    pub path: String,
-    /// What the path says about it.
-    pub name: Name,
-    /// When it was born, or its counting began where that was later, Unix time in ns.
-    pub born_unix_ns: u64,
-    /// The same as CLOCK_BOOTTIME in ns.
-    pub born_ns: u64,
-    /// Counting began after it did, and when it began is not known; `born_ns` is when its counting began.
-    pub older_than_counting: bool,
-    /// Its CPU time starts from `cpu.stat`: some of it, or of its dead children's, was used when no agent counted or looked.
-    pub starts_from_stat: bool,
-    /// CLOCK_BOOTTIME of its removal in ns.
-    pub died_ns: Option<u64>,
-    phase: Phase,
-}
-
-/// The life of a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Counting. Its directory may be gone already; then for a second more.
-    Counting,
-    /// Its id leads to no slot any more, so nothing can be added: the next read is the last.
-    Closed,
-}
-
-impl Cgroup {
-    /// Whether its directory is still there.
-    pub fn lives(&self) -> bool {
-        self.died_ns.is_none()
-    }
-}
-
 /// All cgroups that have a slot.
 pub struct Cgroups {
     root: PathBuf,
@@ -116,74 +78,9 @@ pub struct Cgroups {
     owners: MappedArray<Owner>,
     tally: MappedArray<Tally>,
     generation: MappedArray<u64>,
-    /// CLOCK_BOOTTIME from when on all signals count and this agent looks, in ns.
-    counting_since_ns: u64,
     by_id: BpfHashMap<MapData, u64, u32>,
     free: Queue<MapData, u32>,
     table: Table,
-}
-
-/// What is known of each slot: the pure part, which later stages see.
-#[derive(Debug, Default)]
-pub struct Table {
-    entries: Vec<Option<Cgroup>>,
-    slot_of: HashMap<u64, u32>,
-}
-
-impl Table {
-    /// The cgroup that owns a slot.
-    pub fn get(&self, slot: u32) -> Option<&Cgroup> {
-        self.entries.get(slot as usize)?.as_ref()
-    }
-
-    /// All cgroups, by slot.
-    pub fn iter(&self) -> impl Iterator<Item = &Cgroup> {
-        self.entries.iter().flatten()
-    }
-
-    /// The slot of a cgroup's nearest ancestor that has one.
-    pub fn parent(&self, slot: u32) -> Option<u32> {
-        self.get(slot)?.parent
-    }
-
-    /// Number of cgroups that have a slot.
-    pub fn len(&self) -> usize {
-        self.slot_of.len()
-    }
-
-    /// Enters a cgroup under its slot.
-    pub fn insert(&mut self, cgroup: Cgroup) {
-        let slot = cgroup.slot as usize;
-        if self.entries.len() <= slot {
-            self.entries.resize_with(slot + 1, || None);
-        }
-        self.slot_of.insert(cgroup.id, cgroup.slot);
-        self.entries[slot] = Some(cgroup);
-    }
-
-    /// Forgets the owner of a slot.
-    pub fn remove(&mut self, slot: u32) -> Option<Cgroup> {
-        let cgroup = self.entries.get_mut(slot as usize)?.take()?;
-        self.slot_of.remove(&cgroup.id);
-        Some(cgroup)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn entries_mut(&mut self) -> impl Iterator<Item = &mut Cgroup> {
-        self.entries.iter_mut().flatten()
-    }
-
-    /// The slot of the parent by its id, else of the nearest ancestor by path: one in between may have found no slot.
-    fn ancestor(&self, parent_id: u64, path: &str) -> Option<u32> {
-        if let Some(slot) = self.slot_of.get(&parent_id) {
-            return Some(*slot);
-        }
-        let is_above = |c: &&Cgroup| c.path == "/" || (path.len() > c.path.len() && path.starts_with(&format!("{}/", c.path)));
-        if path == "/" {
-            return None;
-        }
-        self.iter().filter(|c| c.lives()).filter(is_above).max_by_key(|c| c.path.len()).map(|c| c.slot)
-    }
 }
 
 impl Cgroups {
@@ -218,7 +115,6 @@ impl Cgroups {
             by_id: object.take("CGROUP_SLOTS")?,
             free: object.take("FREE_SLOTS")?,
             object,
-            counting_since_ns: u64::MAX,
             table: Table::default(),
         };
         if !cgroups.object.adopted() {
@@ -231,10 +127,18 @@ impl Cgroups {
         Ok(cgroups)
     }
 
-    /// From now on all signals count.
+    /// All signals are attached. A cgroup that was born after the first and before the last of them was not counted from its
+    /// birth; with maps that an earlier agent left, all were.
     pub fn counting_begins(&mut self) {
+        if !self.object.adopted() {
+            for slot in 1..self.slots {
+                if self.owners.word(slot, ID).is_some_and(|id| id != 0) {
+                    let bits = self.owners.word(slot, OLDER).unwrap_or_default();
+                    self.owners.set_word(slot, OLDER, bits | 1);
+                }
+            }
+        }
         self.refresh();
-        self.counting_since_ns = facts::boottime_ns();
     }
 
     /// The object whose maps lead from a cgroup to its slot.
@@ -287,7 +191,6 @@ impl Cgroups {
                 born_unix_ns: owner.born_ns.wrapping_add(unix_minus_boot),
                 born_ns: owner.born_ns,
                 older_than_counting: owner.older_than_counting != 0,
-                starts_from_stat: owner.older_than_counting != 0 || owner.born_ns < self.counting_since_ns,
                 died_ns: Some(owner.died_ns).filter(|ns| *ns != 0),
                 phase: Phase::Counting,
             });
@@ -401,39 +304,3 @@ fn offsets(btf: &Btf) -> Result<Offsets, BtfError> {
 }
 
 const _: () = assert!(UNATTRIBUTED == 0, "slot 0 is never handed out: the free slots start at 1");
-
-#[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    /// A cgroup for tests of this and later stages.
-    pub(crate) fn cgroup(slot: u32, path: &str, parent: Option<u32>) -> Cgroup {
-        Cgroup {
-            slot,
-            id: 1000 + u64::from(slot),
-            parent,
-            path: path.to_owned(),
-            name: name::parse(path),
-            born_unix_ns: 1_000_000_000,
-            born_ns: 0,
-            older_than_counting: false,
-            starts_from_stat: false,
-            died_ns: None,
-            phase: Phase::Counting,
-        }
-    }
-
-    #[test]
-    fn the_nearest_ancestor_with_a_slot_is_the_parent() {
-        let mut table = Table::default();
-        table.insert(cgroup(1, "/", None));
-        table.insert(cgroup(2, "/a", Some(1)));
-        table.insert(cgroup(3, "/ab", Some(1)));
-        assert_eq!(table.ancestor(1002, "/a/b"), Some(2));
-        assert_eq!(table.ancestor(99, "/a/missing/c"), Some(2));
-        assert_eq!(table.ancestor(99, "/abc/d"), Some(1));
-        assert_eq!(table.ancestor(99, "/"), None);
-        table.remove(2);
-        assert_eq!(table.ancestor(1002, "/a/b"), Some(1));
-    }
-}

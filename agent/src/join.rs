@@ -100,7 +100,7 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cgroups::tests::cgroup;
+    use crate::cgroups::table::tests::cgroup;
 
     fn get<'a>(resource: &'a Resource, key: &str) -> Option<&'a str> {
         resource.attributes.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())

@@ -11,6 +11,7 @@ mod health;
 mod histogram;
 mod join;
 mod kernel;
+mod live;
 mod pipeline;
 mod registry;
 mod run;
@@ -192,7 +193,7 @@ fn top(args: &TopArgs) -> Result<(), Failure> {
     let mut settings = run::settings(&config);
     // Ends with the process, beside an agent or without one.
     settings.pin = false;
-    let source = top::source::Live::start(settings)?;
+    let source = live::Live::start(settings)?;
     if !args.once {
         return Ok(top::live(Box::new(source), args.interval)?);
     }

@@ -30,7 +30,6 @@ mod keys;
 pub mod once;
 mod order;
 mod render;
-pub mod source;
 mod state;
 #[cfg(test)]
 mod synthetic;

@@ -26,8 +26,8 @@ const STAGES: &[&[&str]] = &[
     &["aggregate"],
     &["export", "top"],
     &["health"],
-    &["pipeline"],
-    &["run"],
+    &["registry", "pipeline"],
+    &["check", "live", "run"],
     &["main"],
 ];
 

@@ -5,6 +5,7 @@
 //! userspace alone, after its last counts were read.
 #![no_std]
 #![no_main]
+#![allow(missing_docs, reason = "the program macros make undocumented functions beside the documented ones")]
 
 use agent_common::cgroups::{Offsets, Owner, PATH_LEN, Tally};
 use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, frozen, load, load32};

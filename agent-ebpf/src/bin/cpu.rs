@@ -6,12 +6,13 @@
 //! CPU are therefore one subtraction each at its end; no wakeup probe, and a clock is read only near a window's edge.
 #![no_std]
 #![no_main]
+#![allow(missing_docs, reason = "the program macros make undocumented functions beside the documented ones")]
 
 use agent_common::{
     cgroups::UNATTRIBUTED,
     cpu::{
-        CachedSlot, CpuNow, CpuRecord, Facts, LOG_LEN, SLOT_CACHE_LEN, STRETCH_WINDOWS, TASKS_LEN, TaskMark, WAIT_LEN, WINDOW_NS,
-        WindowEntry, wait_position,
+        CachedSlot, Carried, CpuNow, CpuRecord, Facts, LOG_LEN, SLOT_CACHE_LEN, STRETCH_WINDOWS, TASKS_LEN, TaskMark, WAIT_LEN,
+        WINDOW_NS, WindowEntry, wait_position,
     },
 };
 use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, frozen, load, probe};
@@ -37,6 +38,9 @@ static GENERATION: Generation = Generation::new();
 static CPU_NOW: Array<CpuNow, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static CPU_RECORDS: Array<CpuRecord, 1, MMAPABLE> = Array::new();
+/// Not touched here: the agent's, kept where it outlives the agent.
+#[btf_map]
+static CPU_CARRIED: Array<Carried, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static CPU_WINDOWS: Array<WindowEntry, 1, MMAPABLE> = Array::new();
 #[btf_map]

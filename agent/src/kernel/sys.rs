@@ -67,6 +67,15 @@ impl<T: Pod> MappedArray<T> {
         self.words(index)?.get(word).map(|w| w.load(Ordering::Acquire))
     }
 
+    /// Replaces one 64-bit word of the value at `index`; nothing beyond its end.
+    ///
+    /// Only for words that the kernel side does not write at this time.
+    pub fn set_word(&self, index: u32, word: usize, bits: u64) {
+        if let Some(word) = self.words(index).and_then(|words| words.get(word)) {
+            word.store(bits, Ordering::Release);
+        }
+    }
+
     /// Replaces the value at `index`, its first word last; nothing beyond the array's end.
     ///
     /// Only for records that the kernel side does not write at this time.

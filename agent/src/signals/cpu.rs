@@ -11,7 +11,7 @@ use std::{
 
 use agent_common::{
     cgroups::UNATTRIBUTED,
-    cpu::{CpuNow, CpuRecord, Facts, LOG_LEN, SLOT_CACHE_LEN, WINDOW_NS, WindowEntry},
+    cpu::{Carried, CpuNow, CpuRecord, Facts, LOG_LEN, SLOT_CACHE_LEN, WINDOW_NS, WindowEntry},
 };
 use nix::time::ClockId;
 
@@ -165,6 +165,10 @@ pub static LOST_WINDOWS: Metric = Metric {
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cpu"));
 
+/// Words of [`Carried`].
+const BEFORE: usize = std::mem::offset_of!(Carried, before_counting_ns) / 8;
+const KNOWN: usize = std::mem::offset_of!(Carried, before_counting_known) / 8;
+
 /// Windows that stay open behind the current one: running tasks are settled up to their last tick only.
 const OPEN_WINDOWS: u64 = 2;
 
@@ -175,6 +179,8 @@ struct Cpu {
     slots: u32,
     now: MappedArray<CpuNow>,
     records: MappedArray<CpuRecord>,
+    /// What the records do not show, kept for the next agent: written here alone, and pinned like the rest.
+    carried: MappedArray<Carried>,
     log: MappedArray<WindowEntry>,
     /// Number of the first log entry not read to the end, per CPU.
     tails: Vec<u32>,
@@ -200,6 +206,7 @@ impl Cpu {
             maps: &[
                 ("CPU_NOW", Some(cpus)),
                 ("CPU_RECORDS", Some(cpus * slots)),
+                ("CPU_CARRIED", Some(slots)),
                 ("CPU_WINDOWS", Some(cpus * LOG_LEN)),
                 ("CPU_SLOT_CACHE", Some(cpus * SLOT_CACHE_LEN)),
                 ("CPU_TASKS", None),
@@ -216,6 +223,7 @@ impl Cpu {
             cpus,
             slots,
             records: object.mapped("CPU_RECORDS")?,
+            carried: object.mapped("CPU_CARRIED")?,
             log: object.mapped("CPU_WINDOWS")?,
             now,
             object,
@@ -226,6 +234,15 @@ impl Cpu {
             booted_unix_ns: unix_ns.saturating_sub(boottime_ns),
             node: None,
         };
+        for slot in 1..slots {
+            if let Some(carried) = cpu.carried.read(slot).filter(|_| cpu.object.adopted()) {
+                let before_ns = (carried.before_counting_known != 0).then_some(carried.before_counting_ns.cast_signed());
+                let dead = Reading { on_cpu_ns: carried.on_cpu_ns, wait_ns: carried.wait_ns, waits: carried.waits };
+                if before_ns.is_some() || dead != Reading::ZERO {
+                    cpu.account.restore(slot, &dead, before_ns);
+                }
+            }
+        }
         // Begins to watch what runs right now and may not switch for long.
         cpu.settle()?;
         Ok(cpu)
@@ -284,6 +301,35 @@ impl Cpu {
         used
     }
 
+    /// Leaves what a dead cgroup and its descendants used to its parent, also for an agent after this one.
+    fn carry(&self, dead: &Cgroup, last: &Reading) {
+        let heir = dead.parent.and_then(|parent| Some((parent, self.carried.read(parent)?)));
+        if let (Some((parent, mut carried)), Some(own)) = (heir, self.carried.read(dead.slot)) {
+            carried.on_cpu_ns += own.on_cpu_ns + last.on_cpu_ns;
+            carried.wait_ns += own.wait_ns + last.wait_ns;
+            for ((sum, own), last) in carried.waits.iter_mut().zip(&own.waits).zip(&last.waits) {
+                *sum = sum.wrapping_add(*own).wrapping_add(*last);
+            }
+            self.carried.write(parent, &carried);
+        }
+        self.carried.write(dead.slot, &Carried::ZERO);
+    }
+
+    /// Keeps what cgroups had used before counting began for an agent after this one, once that is known.
+    fn keep_before_counting(&self, cgroups: &Cgroups) {
+        for slot in cgroups.table().iter().filter(|c| c.older_than_counting).map(|c| c.slot) {
+            if let (Some(before_ns), Some(0)) = (self.account.before_counting_ns(slot), self.carried.word(slot, KNOWN)) {
+                self.carried.set_word(slot, BEFORE, before_ns.cast_unsigned());
+                self.carried.set_word(slot, KNOWN, 1);
+            }
+        }
+    }
+
+    /// Windows' worth of time that was too long ago when it was counted.
+    fn unwindowed(&self) -> u64 {
+        (0..self.cpus).filter_map(|cpu| self.now.read(cpu)).map(|now| now.unwindowed_ns / WINDOW_NS).sum()
+    }
+
     /// One slot's counts, added up over CPUs.
     fn read(&self, slot: u32) -> Reading {
         let mut reading = Reading::ZERO;
@@ -307,7 +353,7 @@ impl Cpu {
             wait(used.wait_ns - used.throttled_ns.unwrap_or(0), "contention"),
             Point::new(&SWITCHES, counting, Value::Int(used.waits.count)),
             Point::new(&WAIT, counting, Value::Histogram(used.waits.clone())),
-            Point::new(&BURST, counting, Value::Histogram(used.burst.clone())),
+            Point::new(&BURST, counting.max(self.started_unix_ns), Value::Histogram(used.burst.clone())),
         ];
         points.extend(used.time_ns.map(|ns| Point::new(&TIME, born, seconds(ns))));
         points.extend(used.usage_cores.map(|cores| Point::new(&USAGE, 0, Value::Float(cores))));
@@ -324,9 +370,10 @@ impl Cpu {
         let seconds = |ns: u64| Value::Float(ns as f64 / 1e9);
         let mut points = vec![
             Point::new(&UNATTRIBUTED_TIME, self.started_unix_ns, seconds(unattributed_ns)),
-            Point::new(&LOST_WINDOWS, self.started_unix_ns, Value::Int(self.lost_windows)),
+            Point::new(&LOST_WINDOWS, self.started_unix_ns, Value::Int(self.lost_windows + self.unwindowed())),
         ];
-        let Some(time_ns) = root_ns.map(|ns| ns + unattributed_ns) else { return points };
+        let Some(root_ns) = root_ns else { return points };
+        let time_ns = root_ns + unattributed_ns;
         points.push(Point::new(&NODE_TIME, self.booted_unix_ns, seconds(time_ns)));
         if let Some((then_ns, before_ns)) = self.node.replace((now_ns, time_ns)).filter(|(then_ns, _)| *then_ns < now_ns) {
             let cores = time_ns.saturating_sub(before_ns) as f64 / (now_ns - then_ns) as f64;
@@ -344,11 +391,12 @@ impl Running for Cpu {
     }
 
     fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point> {
-        let reading = self.read(cgroup.slot);
-        self.account.enter(cgroup.slot, reading);
+        let last = self.read(cgroup.slot);
+        self.account.enter(cgroup.slot, last.clone());
         for cpu in 0..self.cpus {
             self.records.write(cpu * self.slots + cgroup.slot, &CpuRecord::ZERO);
         }
+        self.carry(cgroup, &last);
         self.account.bury(cgroup).map(|used| self.points(cgroup, &used)).unwrap_or_default()
     }
 
@@ -360,6 +408,7 @@ impl Running for Cpu {
             self.account.enter(slot, reading);
         }
         let used = self.account.collect(now_ns, cgroups.table(), |cgroup| files::cpu_stat(&cgroups.directory(cgroup)));
+        self.keep_before_counting(cgroups);
         let root_ns = cgroups.table().iter().find(|c| c.path == "/").and_then(|c| used.get(&c.slot)).and_then(|u| u.time_ns);
         let points = cgroups.table().iter().filter_map(|c| Some((c.slot, self.points(c, used.get(&c.slot)?)))).collect();
         Ok(Readings { cgroups: points, node: self.node_points(now_ns, root_ns) })

@@ -140,7 +140,7 @@ fn value(point: &Point) -> Option<f64> {
 mod tests {
     use super::*;
     use crate::{
-        cgroups::tests::cgroup,
+        cgroups::table::tests::cgroup,
         join::{self, Subject},
     };
 

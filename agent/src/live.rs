@@ -6,10 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Source, view::View, views::Views};
 use crate::{
     kernel::facts,
     pipeline::{Pipeline, Settings, StartError},
+    top::{Source, view::View, views::Views},
 };
 
 /// The longest time between two ticks: windows must be read before their log wraps.

@@ -1,0 +1,283 @@
+//! Every layout that kubelet, runtimes and systemd make, and strings that nobody makes.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+const OTHER_ID: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
+const UID: &str = "0a1b2c3d-1111-2222-3333-444455556666";
+const OTHER_UID: &str = "ffffffff-aaaa-bbbb-cccc-ddddeeee0000";
+const STATIC_UID: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
+const SHORT: &str = "0123456789ab";
+
+/// Puts the ids into a path: `ID`, `ID2`, `UID` and `UID2` with dashes, `U_ID` and `U_ID2` with underscores, `STATIC`.
+fn path(layout: &str) -> String {
+    layout
+        .replace("U_ID2", &OTHER_UID.replace('-', "_"))
+        .replace("U_ID", &UID.replace('-', "_"))
+        .replace("UID2", OTHER_UID)
+        .replace("UID", UID)
+        .replace("ID2", OTHER_ID)
+        .replace("ID", ID)
+        .replace("STATIC", STATIC_UID)
+}
+
+/// `parse` in the words of the tables: `Kind name`, then what it belongs to, each only where there is something.
+fn told(layout: &str) -> String {
+    let name = parse(&path(layout));
+    let mut words = vec![name.kind.as_str().to_owned(), name.name.replace(&path("U_ID"), "U_ID")];
+    let uid = |uid: String| match uid.as_str() {
+        UID => "UID".to_owned(),
+        OTHER_UID => "UID2".to_owned(),
+        STATIC_UID => "STATIC".to_owned(),
+        _ => uid,
+    };
+    let id = |id: String| match id.as_str() {
+        ID => "ID".to_owned(),
+        OTHER_ID => "ID2".to_owned(),
+        _ => id,
+    };
+    words.extend(name.pod_uid.map(|pod| format!("pod={}", uid(pod))));
+    words.extend(name.container_id.map(|container| format!("id={}", id(container))));
+    words.extend(name.runtime.map(|runtime| format!("by={}", runtime.as_str())));
+    words.extend(name.qos.map(|qos| format!("qos={}", qos.as_str())));
+    words.extend(name.nested.then(|| "nested".to_owned()));
+    words.join(" ")
+}
+
+fn check(table: &[(&str, &str)]) {
+    for (layout, expected) in table {
+        let expected = expected.replace("SHORT2", &OTHER_ID[..SHORT_ID]).replace("SHORT", SHORT);
+        assert_eq!(told(layout), expected, "{layout}");
+    }
+}
+
+#[test]
+fn kubelets_systemd_driver() {
+    check(&[
+        ("/kubepods.slice", "Slice kubepods"),
+        ("/kubepods.slice/kubepods-burstable.slice", "Slice kubepods-burstable qos=Burstable"),
+        (
+            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podU_ID.slice",
+            &format!("Pod {UID} pod=UID qos=Burstable"),
+        ),
+        (
+            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podU_ID.slice/cri-containerd-ID.scope",
+            "Container SHORT pod=UID id=ID by=containerd qos=Burstable",
+        ),
+        (
+            "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podU_ID.slice/crio-ID.scope",
+            "Container SHORT pod=UID id=ID by=cri-o qos=BestEffort",
+        ),
+        // crun makes one more below the scope.
+        (
+            "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podU_ID.slice/crio-ID.scope/container",
+            "Cgroup container pod=UID id=ID by=cri-o qos=BestEffort nested",
+        ),
+        (
+            "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podU_ID.slice/crio-conmon-ID.scope",
+            "Scope crio-conmon-SHORT pod=UID qos=BestEffort",
+        ),
+        ("/kubepods.slice/kubepods-podU_ID.slice", &format!("Pod {UID} pod=UID qos=Guaranteed")),
+        ("/kubepods.slice/kubepods-podU_ID.slice/docker-ID.scope", "Container SHORT pod=UID id=ID by=docker qos=Guaranteed"),
+        ("/kubepods.slice/kubepods-podU_ID.slice/runtime-of-tomorrow-ID.scope", "Container SHORT pod=UID id=ID qos=Guaranteed"),
+        (
+            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podSTATIC.slice/cri-containerd-ID.scope",
+            "Container SHORT pod=STATIC id=ID by=containerd qos=Burstable",
+        ),
+        // --cgroup-root=/my-root/nodes: each part with its dashes escaped.
+        (
+            "/my_root.slice/my_root-nodes.slice/my_root-nodes-kubepods.slice/my_root-nodes-kubepods-podU_ID.slice/crio-ID.scope",
+            "Container SHORT pod=UID id=ID by=cri-o qos=Guaranteed",
+        ),
+    ]);
+}
+
+#[test]
+fn kubelets_cgroupfs_driver() {
+    check(&[
+        ("/kubepods", "Cgroup kubepods"),
+        ("/kubepods/burstable", "Cgroup kubepods/burstable qos=Burstable"),
+        ("/kubepods/burstable/podUID", &format!("Pod {UID} pod=UID qos=Burstable")),
+        ("/kubepods/burstable/podUID/ID", "Container SHORT pod=UID id=ID qos=Burstable"),
+        ("/kubepods/besteffort/podSTATIC/ID", "Container SHORT pod=STATIC id=ID qos=BestEffort"),
+        ("/kubepods/podUID/ID", "Container SHORT pod=UID id=ID qos=Guaranteed"),
+        ("/kubepods/podUID/crio-ID", "Container SHORT pod=UID id=ID by=cri-o qos=Guaranteed"),
+        ("/kubepods/podUID/crio-conmon-ID", "Cgroup crio-conmon-SHORT pod=UID qos=Guaranteed"),
+        ("/my-root/kubepods/podUID/ID", "Container SHORT pod=UID id=ID qos=Guaranteed"),
+        // Not below kubepods, not at its level, not a UID.
+        ("/elsewhere/podUID", &format!("Cgroup pod{UID}")),
+        ("/kubepods/other/podUID", &format!("Cgroup pod{UID}")),
+        ("/kubepods/pod-web", "Cgroup kubepods/pod-web"),
+        ("/kubepods/pod", "Cgroup kubepods/pod"),
+    ]);
+}
+
+#[test]
+fn containerd_beside_kubelets_systemd_driver() {
+    check(&[
+        (
+            "/system.slice/containerd.service/kubepods-burstable-podU_ID.slice:cri-containerd:ID",
+            "Container SHORT pod=UID id=ID by=containerd qos=Burstable",
+        ),
+        ("/kubepods-podU_ID.slice:cri-containerd:ID", "Container SHORT pod=UID id=ID by=containerd qos=Guaranteed"),
+        ("/kubepods-podU_ID.slice:cri-containerd:ID/init.scope", "Scope init pod=UID id=ID by=containerd qos=Guaranteed nested"),
+        ("/system.slice:docker:ID", "Container SHORT id=ID by=docker"),
+        ("/a:b:c", "Cgroup a:b:c"),
+        ("/a:b:c:ID", &format!("Cgroup a:b:c:{ID}")),
+    ]);
+}
+
+#[test]
+fn a_kubelet_in_a_container() {
+    let kind = "/system.slice/docker-ID2.scope/kubelet.slice";
+    let pod = format!("{kind}/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-podU_ID.slice");
+    check(&[
+        (&format!("{kind}/kubelet.service"), "Service kubelet id=ID2 by=docker nested"),
+        (
+            &format!("{kind}/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice"),
+            "Slice kubelet-kubepods-burstable id=ID2 by=docker qos=Burstable nested",
+        ),
+        (&pod, &format!("Pod {UID} pod=UID qos=Burstable")),
+        (&format!("{pod}/cri-containerd-ID.scope"), "Container SHORT pod=UID id=ID by=containerd qos=Burstable"),
+        ("/kubelet/kubepods/podUID/ID", "Container SHORT pod=UID id=ID qos=Guaranteed"),
+        ("/docker/ID2/kubelet/kubepods/burstable/podUID/ID", "Container SHORT pod=UID id=ID qos=Burstable"),
+        ("/kubepods/podUID2/ID2/kubelet/kubepods/burstable", "Cgroup burstable pod=UID2 id=ID2 qos=Guaranteed nested"),
+        ("/kubepods/podUID2/ID2/kubelet/kubepods/burstable/podUID/ID", "Container SHORT pod=UID id=ID qos=Burstable"),
+    ]);
+}
+
+#[test]
+fn what_runs_inside_a_container_belongs_to_it() {
+    let pod = "/kubepods.slice/kubepods-podU_ID.slice";
+    let told = "pod=UID id=ID by=containerd qos=Guaranteed nested";
+    check(&[
+        (&format!("{pod}/cri-containerd-ID.scope/init.scope"), &format!("Scope init {told}")),
+        (&format!("{pod}/cri-containerd-ID.scope/system.slice"), &format!("Slice system {told}")),
+        (&format!("{pod}/cri-containerd-ID.scope/system.slice/foo.service"), &format!("Service foo {told}")),
+        (&format!("{pod}/cri-containerd-ID.scope/docker/ID2"), &format!("Container SHORT2 {told}")),
+        (&format!("{pod}/cri-containerd-ID.scope/docker/ID2/deeper"), &format!("Cgroup deeper {told}")),
+        ("/docker/ID/init", "Cgroup init id=ID by=docker nested"),
+        ("/lxc.payload.builder/docker/ID", "Container SHORT id=ID by=docker nested"),
+    ]);
+}
+
+#[test]
+fn containers_without_kubernetes() {
+    check(&[
+        ("/docker/ID", "Container SHORT id=ID by=docker"),
+        ("/docker", "Cgroup docker"),
+        ("/system.slice/docker-ID.scope", "Container SHORT id=ID by=docker"),
+        ("/system.slice/nerdctl-ID.scope", "Container SHORT id=ID by=containerd"),
+        ("/default/ID", "Container SHORT id=ID"),
+        ("/machine.slice/libpod-ID.scope", "Container SHORT id=ID by=podman"),
+        ("/machine.slice/libpod-ID.scope/container", "Cgroup container id=ID by=podman nested"),
+        ("/machine.slice/libpod-conmon-ID.scope", "Scope libpod-conmon-SHORT"),
+        ("/libpod_parent/libpod-ID", "Container SHORT id=ID by=podman"),
+        ("/system.slice/web.service/libpod-payload-ID", "Container SHORT id=ID by=podman"),
+        (
+            "/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ID.scope/container",
+            "Cgroup container id=ID by=podman nested",
+        ),
+        ("/lxc.payload.web-1", "Container web-1 by=lxc"),
+        ("/lxc.payload.web-1/system.slice/ssh.service", "Service ssh by=lxc nested"),
+        ("/lxc.monitor.web-1", "Cgroup lxc.monitor.web-1"),
+        ("/lxc.payload.", "Cgroup lxc.payload."),
+        ("/lxc/101/ns", "Cgroup lxc/101/ns by=lxc nested"),
+        ("/lxc/101", "Container 101 by=lxc"),
+        ("/machine.slice/systemd-nspawn@deb.service/payload", "Cgroup payload by=systemd-nspawn nested"),
+        ("/machine.slice/systemd-nspawn@deb\\x2d13.service", "Container deb-13 by=systemd-nspawn"),
+        ("/machine.slice/machine-deb\\x2d13.scope", "Machine deb-13"),
+        ("/machine.slice/machine-qemu\\x2d7\\x2dweb\\x2d1.scope", "Machine web-1"),
+        ("/machine.slice/machine-qemu\\x2d7\\x2dweb.scope/libvirt/vcpu0", "Cgroup vcpu0 nested"),
+    ]);
+}
+
+#[test]
+fn systemd_units_and_plain_cgroups() {
+    check(&[
+        ("/", "Root /"),
+        ("/init.scope", "Scope init"),
+        ("/system.slice", "Slice system"),
+        ("/system.slice/nginx.service", "Service nginx"),
+        ("/system.slice/system-getty.slice/getty@tty1.service", "Service getty@tty1"),
+        ("/system.slice/data\\x2ddisk.service", "Service data-disk"),
+        ("/system.slice/caf\\xc3\\xa9.service", "Service café"),
+        ("/system.slice/dev-disk\\x2droot.mount", "Cgroup system.slice/dev-disk\\x2droot.mount"),
+        ("/system.slice/a-directory-with-a-long-name\\x2droot.mount", "Cgroup a-directory-with-a-long-name-root.mount"),
+        ("/user.slice/user-1000.slice/session-3.scope", "Scope session-3"),
+        ("/user.slice/user-1000.slice/user@1000.service", "Service user@1000"),
+        ("/user.slice/user-1000.slice/user@1000.service/app.slice/app-gnome-firefox-4242.scope", "Scope app-gnome-firefox-4242"),
+        ("/user.slice/user-1000.slice/user@1000.service/app.slice/dbus.service", "Service dbus"),
+        ("/batch", "Cgroup batch"),
+        ("/batch/night", "Cgroup batch/night"),
+        ("/a/path/that/is/longer/than/people/like/night", "Cgroup night"),
+    ]);
+}
+
+#[test]
+fn what_only_resembles_an_id_is_none() {
+    let upper = ID.to_uppercase();
+    let longer = format!("{ID}0");
+    check(&[
+        // podman's health checks are units that have the container's id as name.
+        ("/system.slice/ID.service", &format!("Service {ID}")),
+        ("/system.slice/someone-ID.scope", "Scope someone-SHORT"),
+        (&format!("/docker/{upper}"), &format!("Cgroup {upper}")),
+        (&format!("/docker/{longer}"), &format!("Cgroup {longer}")),
+        ("/system.slice/run-r0123456789abcdef0123456789abcdef.scope", "Scope run-r0123456789abcdef0123456789abcdef"),
+        ("/system.slice/docker-.scope", "Scope docker-"),
+        ("/-ID.scope", &format!("Scope -{ID}")),
+        ("/kubepods.slice/kubepods-pod1234.slice", "Slice kubepods-pod1234"),
+        ("/kubepods.slice/kubepods-other-podU_ID.slice", "Slice kubepods-other-podU_ID"),
+        ("/kubepods.slice/kubepods-burstable-podU_ID-x.slice", "Slice kubepods-burstable-podU_ID-x"),
+        ("/notkubepods.slice/notkubepods-podU_ID.slice", "Slice notkubepods-podU_ID"),
+    ]);
+}
+
+#[test]
+fn every_string_has_a_name() {
+    let long = "x".repeat(100_000);
+    check(&[
+        ("", "Root /"),
+        ("///", "Root /"),
+        ("batch", "Cgroup batch"),
+        ("/batch/", "Cgroup batch"),
+        ("//kubepods//podUID//ID//", "Container SHORT pod=UID id=ID qos=Guaranteed"),
+        ("/..", "Cgroup .."),
+        ("/../kubepods/podUID/ID", "Container SHORT pod=UID id=ID qos=Guaranteed"),
+        ("/.service", "Cgroup .service"),
+        ("/.slice", "Cgroup .slice"),
+        ("/-.slice", "Slice -"),
+        ("/\\x2", "Cgroup \\x2"),
+        ("/\\xzz.service", "Service \\xzz"),
+        ("/\\xff.service", "Service \u{fffd}"),
+        ("/größe.service", "Service größe"),
+        ("/::", "Cgroup ::"),
+        ("/::ID", &format!("Cgroup ::{ID}")),
+        (&long, &format!("Cgroup {long}")),
+    ]);
+}
+
+proptest! {
+    #[test]
+    fn no_string_makes_it_panic(path in any::<String>()) {
+        prop_assert!(!parse(&path).name.is_empty());
+    }
+
+    #[test]
+    fn no_mixture_of_layouts_makes_it_panic_or_name_a_wrong_id(
+        parts in prop::collection::vec(prop::sample::select(vec![
+            "/", "kubepods", "kubepods.slice", "burstable", "kubepods-burstable.slice", "-", "_", ":", "pod", ".slice", ".scope",
+            ".service", "docker", "docker-", "crio-conmon-", "lxc.payload.", "machine-", "machine.slice", "\\x2d", "\\x", "é",
+            ID, UID, STATIC_UID,
+        ]), 0..24),
+    ) {
+        let name = parse(&parts.concat());
+        prop_assert!(!name.name.is_empty());
+        prop_assert!(name.container_id.is_none_or(|id| is_id(&id)));
+        prop_assert!(name.pod_uid.is_none_or(|uid| uid == UID || uid == STATIC_UID));
+        prop_assert!(!name.nested || !matches!(name.kind, Kind::Root | Kind::Pod));
+    }
+}

@@ -1,0 +1,122 @@
+//! Birth, death, slot reuse, wrapping buckets, windows: by hand-made readings.
+
+use super::*;
+use crate::cgroups::table::tests::cgroup;
+
+fn reading(on_cpu_ns: u64, wait_ns: u64) -> Reading {
+    let mut reading = Reading { on_cpu_ns, wait_ns, ..Reading::ZERO };
+    reading.waits[agent_common::cpu::wait_position(wait_ns)] += 1;
+    reading
+}
+
+fn table() -> Table {
+    let mut table = Table::default();
+    table.insert(cgroup(1, "/", None));
+    table.insert(cgroup(2, "/pod", Some(1)));
+    table.insert(cgroup(3, "/pod/a", Some(2)));
+    table.insert(cgroup(4, "/pod/b", Some(2)));
+    table
+}
+
+fn times(used: &HashMap<u32, CpuUse>) -> Vec<u64> {
+    (1..=4).map(|slot| used.get(&slot).and_then(|u| u.time_ns).unwrap_or(0)).collect()
+}
+
+#[test]
+fn totals_include_descendants_and_survive_their_death() {
+    let (mut account, mut table) = (Account::new(0, 0), table());
+    account.enter(2, reading(1, 0));
+    account.enter(3, reading(10, 0));
+    account.enter(4, reading(100, 0));
+    assert_eq!(times(&account.collect(1, &table, |_| None)), [111, 111, 10, 100]);
+
+    account.enter(3, reading(15, 7));
+    let dead = table.remove(3).expect("known");
+    let last = account.bury(&dead).expect("known");
+    assert_eq!((last.time_ns, last.wait_ns, last.usage_cores), (Some(15), 7, None));
+    let used = account.collect(2, &table, |_| None);
+    assert_eq!(times(&used), [116, 116, 0, 100]);
+    assert_eq!(used[&2].waits.count, 3, "waits are carried too");
+
+    // Another cgroup takes the slot: zeroed records, a fresh page.
+    table.insert(cgroup(3, "/pod/c", Some(2)));
+    account.enter(3, reading(4, 0));
+    assert_eq!(times(&account.collect(3, &table, |_| None)), [120, 120, 4, 100]);
+}
+
+#[test]
+fn a_cgroup_older_than_counting_starts_from_the_kernels_figure() {
+    let (mut account, mut table) = (Account::new(0, 0), Table::default());
+    let mut old = cgroup(1, "/", None);
+    old.older_than_counting = true;
+    table.insert(old);
+    account.enter(1, reading(50, 0));
+    let used = account.collect(1, &table, |_| None);
+    assert_eq!((used[&1].time_ns, used[&1].wait_ns), (None, 0), "not known is not zero");
+    let used = account.collect(1_000_000_000, &table, |_| Some(CpuStat { usage_ns: 1050, throttling: None }));
+    assert_eq!((used[&1].time_ns, used[&1].usage_cores), (Some(1050), None));
+    account.enter(1, reading(500_000_050, 0));
+    let used = account.collect(2_000_000_000, &table, |_| Some(CpuStat { usage_ns: 7, throttling: None }));
+    assert_eq!((used[&1].time_ns, used[&1].usage_cores), (Some(500_001_050), Some(0.5)));
+}
+
+#[test]
+fn buckets_that_wrap_lose_nothing() {
+    let (mut account, table) = (Account::new(0, 0), table());
+    let mut at = reading(0, 0);
+    at.waits[3] = u32::MAX;
+    account.enter(3, at.clone());
+    at.waits[3] = 5;
+    account.enter(3, at);
+    assert_eq!(account.collect(1, &table, |_| None)[&3].waits.count, u64::from(u32::MAX) + 6 + 1);
+}
+
+#[test]
+fn a_window_is_one_observation_for_each_level() {
+    let (mut account, mut table) = (Account::new(9, 0), table());
+    for cgroup in table.entries_mut() {
+        cgroup.born_ns = 10 * WINDOW_NS;
+    }
+    let used = BTreeMap::from([
+        (9, HashMap::from([(3, WINDOW_NS)])), // before counting began
+        (10, HashMap::from([(3, WINDOW_NS), (4, WINDOW_NS / 2)])),
+        (12, HashMap::from([(4, WINDOW_NS / 4)])),
+        (14, HashMap::from([(4, WINDOW_NS)])), // still open
+    ]);
+    // All were born in window 10.
+    account.close_windows(14, &used, &table);
+    let collected = account.collect(2, &table, |_| None);
+    let burst = |slot: u32| (collected[&slot].burst.count, collected[&slot].burst.zero_count, collected[&slot].burst.sum);
+    assert_eq!(burst(3), (4, 3, 1.0));
+    assert_eq!(burst(4), (4, 2, 0.75));
+    assert_eq!(burst(2), (4, 2, 1.75));
+    assert_eq!(burst(1), (4, 2, 1.75));
+    assert_eq!(account.open_window(), 14);
+    account.close_windows(15, &used, &table);
+    assert_eq!(account.collect(3, &table, |_| None)[&4].burst.count, 5);
+}
+
+#[test]
+fn throttled_time_never_exceeds_the_wait_and_stays_when_the_cgroup_is_gone() {
+    let (mut account, mut table) = (Account::new(0, 0), table());
+    account.enter(3, reading(10, 1000));
+    let throttling = files(5000);
+    account.collect(1, &table, |c| (c.slot == 3).then_some(throttling));
+    let dead = table.remove(3).expect("known");
+    let last = account.bury(&dead).expect("known");
+    assert_eq!((last.wait_ns, last.throttled_ns), (1000, Some(1000)));
+}
+
+fn files(throttled_ns: u64) -> CpuStat {
+    let throttling = Throttling { periods: 2, throttled_periods: 1, throttled_ns };
+    CpuStat { usage_ns: 0, throttling: Some(throttling) }
+}
+
+#[test]
+fn waits_in_seconds_keep_their_magnitude() {
+    let mut totals = Totals::ZERO;
+    let wait_ns = 5_000_000_u64;
+    totals.waits[agent_common::cpu::wait_position(wait_ns)] = 1;
+    let median = waits_histogram(&totals).quantile(0.5).expect("one wait");
+    assert!((median / 0.005 - 1.0).abs() < 0.045, "{median}");
+}
