@@ -33,6 +33,12 @@ use crate::{build, command};
 /// Size of a guest's disk. The file is sparse.
 const DISK_BYTES: u64 = 256 << 20;
 
+/// How often an emulated kernel is booted until it gets as far as its tests.
+///
+/// QEMU 7.2 sometimes lets one CPU execute code that another is patching (jump labels, while the kernel starts), and the kernel
+/// then panics with `Oops: int3`. What goes wrong once a test has begun is never tried again.
+const BOOTS: usize = 3;
+
 /// Which guests, and how.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
@@ -121,11 +127,22 @@ impl<W: Write> Write for Shared<'_, W> {
 fn run(workspace: &Workspace, kernel: &Kernel, programs: &Programs, options: &Options, out: &mut impl Write) -> Outcome {
     let name = kernel.name;
     let begin = Instant::now();
-    let mut results = Results::new(name, programs.tests.iter().map(|(name, _)| name.clone()));
+    let fresh = || Results::new(name, programs.tests.iter().map(|(name, _)| name.clone()));
+    let mut results = fresh();
     let place = directory(workspace);
     let files = LogFiles { console: place.join(format!("{name}-console.log")), log: place.join(format!("{name}.log")) };
     let tested = prepare(workspace, kernel, programs, options.accel)
-        .and_then(|guest| guest.test(options.filter.as_deref(), &mut results, &files, out))
+        .and_then(|guest| {
+            for left in (0..BOOTS).rev() {
+                results = fresh();
+                guest.test(options.filter.as_deref(), &mut results, &files, out)?;
+                if results.began() || options.accel != Accel::Tcg || left == 0 {
+                    break;
+                }
+                eprintln!("note: kernel {name} did not get as far as its tests and is booted again: {}", files.console.display());
+            }
+            Ok(())
+        })
         .and_then(|()| keep_check(&check_file(workspace, name), results.check()));
     if let Err(error) = &tested {
         results.lose(format_args!("{error:#}"));

@@ -55,7 +55,7 @@ pub(super) struct Guest {
 
 impl Guest {
     /// QEMU with all that every guest has: two CPUs, no network but its own loopback, a kernel that says only what is wrong.
-    fn qemu(&self, init: &str, kernel_arguments: &str) -> Command {
+    fn qemu(&self, mode: &str, kernel_arguments: &str) -> Command {
         // A guest does not outlive who watches it, however that ends.
         let mut qemu = Command::new("setpriv");
         qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
@@ -72,7 +72,7 @@ impl Guest {
         let busy = "no_timer_check tsc=reliable nowatchdog rcupdate.rcu_cpu_stall_suppress=1";
         let quick = "quiet nokaslr mitigations=off random.trust_cpu=on raid=noautodetect";
         let emulated = if self.accel == Accel::Tcg { "PODMETER_EMULATED=1" } else { "" };
-        qemu.arg("-append").arg(format!("console=ttyS0 panic=-1 {busy} {quick} {emulated} {kernel_arguments} -- {init}"));
+        qemu.arg("-append").arg(format!("console=ttyS0 panic=-1 {busy} {quick} {emulated} {kernel_arguments} MODE={mode}"));
         qemu
     }
 

@@ -27,7 +27,8 @@ say() {
     printf '\n@guest end %s %s\n' "$name" $?
 }
 
-if [ "$1" = shell ]; then
+# The kernel passes on what it does not know of its command line, NAME=VALUE as a variable.
+if [ "$MODE" = shell ]; then
     echo "podmeter is in /bin, the tests are in /tests. Leave with ^D, or ^A x."
     setsid cttyhack sh
 else

@@ -23,6 +23,7 @@ pub(super) struct Results {
     running: Option<Runner>,
     ended: bool,
     lost: bool,
+    began: bool,
 }
 
 #[derive(Debug)]
@@ -58,6 +59,7 @@ impl Results {
             running: None,
             ended: false,
             lost: false,
+            began: false,
         }
     }
 
@@ -97,6 +99,7 @@ impl Results {
     fn mark(&mut self, mark: &str) {
         match mark.split(' ').collect::<Vec<_>>()[..] {
             ["begin", name] => {
+                self.began = true;
                 let name = name.to_owned();
                 self.running = Some(Runner { name, tally: Tally::default(), closed: false, section: Section::Tests });
             }
@@ -137,6 +140,11 @@ impl Results {
     /// True once the guest has said all.
     pub(super) fn ended(&self) -> bool {
         self.ended
+    }
+
+    /// True once a runner has begun.
+    pub(super) fn began(&self) -> bool {
+        self.began
     }
 
     /// True once no more is to come.
