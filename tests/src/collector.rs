@@ -5,12 +5,13 @@
 //! is decided when its headers are there: first by the script ([`Collector::next`]), then by the standing answer
 //! ([`Collector::always`]).
 
+mod tls;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -32,8 +33,6 @@ use opentelemetry_proto::tonic::collector::metrics::v1::{
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use opentelemetry_proto::tonic::metrics::v1::{Metric, NumberDataPoint, metric::Data, number_data_point};
 use prost::Message;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -42,6 +41,7 @@ use tonic::body::Body;
 use tonic::codec::CompressionEncoding;
 use tonic_types::{ErrorDetails, StatusExt};
 
+pub use self::tls::Tls;
 use crate::otlp::Exports;
 
 /// What a request is answered with.
@@ -116,14 +116,6 @@ pub struct Options {
     pub tls: Option<Tls>,
     /// Answer without compression even where the client would take it.
     pub plain_replies: bool,
-}
-
-/// A certificate authority of its own and what it signed, in a directory that goes with it.
-#[derive(Debug)]
-pub struct Tls {
-    dir: tempfile::TempDir,
-    /// Whether clients must show a certificate of this authority.
-    pub require_client: bool,
 }
 
 /// A running collector. It ends with this value.
@@ -594,75 +586,6 @@ fn take(call: Call, request: ExportMetricsServiceRequest, protocol: Protocol, sh
         _ => None,
     };
     ExportMetricsServiceResponse { partial_success }
-}
-
-impl Tls {
-    /// A new authority, a server certificate for 127.0.0.1 and localhost, and a client certificate.
-    ///
-    /// # Errors
-    /// The temporary directory cannot be written.
-    pub fn new() -> Result<Self> {
-        use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
-        let dir = tempfile::tempdir()?;
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "podmeter's test authority");
-        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-        std::fs::write(dir.path().join("ca.pem"), authority.pem())?;
-        let names = vec!["127.0.0.1".to_string(), "localhost".to_string()];
-        for (name, names, usage) in [
-            ("server", names, ExtendedKeyUsagePurpose::ServerAuth),
-            ("client", vec!["podmeter".to_string()], ExtendedKeyUsagePurpose::ClientAuth),
-        ] {
-            let key = KeyPair::generate()?;
-            let mut params = CertificateParams::new(names)?;
-            params.extended_key_usages = vec![usage];
-            std::fs::write(dir.path().join(format!("{name}.pem")), params.signed_by(&key, &authority)?.pem())?;
-            std::fs::write(dir.path().join(format!("{name}.key")), key.serialize_pem())?;
-        }
-        Ok(Self { dir, require_client: false })
-    }
-
-    /// As [`Tls::new`], and clients must show a certificate.
-    ///
-    /// # Errors
-    /// The same.
-    pub fn mutual() -> Result<Self> {
-        Ok(Self { require_client: true, ..Self::new()? })
-    }
-
-    /// PEM file of the authority.
-    pub fn ca(&self) -> PathBuf {
-        self.dir.path().join("ca.pem")
-    }
-
-    /// PEM file of the client's certificate.
-    pub fn client_certificate(&self) -> PathBuf {
-        self.dir.path().join("client.pem")
-    }
-
-    /// PEM file of the client's key.
-    pub fn client_key(&self) -> PathBuf {
-        self.dir.path().join("client.key")
-    }
-
-    fn acceptor(&self) -> Result<TlsAcceptor> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = rustls::ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-        let builder = if self.require_client {
-            let mut roots = rustls::RootCertStore::empty();
-            roots.add(CertificateDer::from_pem_file(self.ca())?)?;
-            let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
-            builder.with_client_cert_verifier(verifier)
-        } else {
-            builder.with_no_client_auth()
-        };
-        let chain = vec![CertificateDer::from_pem_file(self.dir.path().join("server.pem"))?];
-        let key = PrivateKeyDer::from_pem_file(self.dir.path().join("server.key"))?;
-        let mut config = builder.with_single_cert(chain, key)?;
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(TlsAcceptor::from(Arc::new(config)))
-    }
 }
 
 #[cfg(test)]

@@ -130,7 +130,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Test { suite, guests } => return Ok(test::run(&workspace, suite, &guests)),
         Task::Ci => return Ok(test::run(&workspace, Suite::All, &vm::Options::default())),
         Task::Vm { action: Vm::Shell { kernel, accel } } => {
-            setup::run(&workspace, Purpose::Test)?;
+            setup::run(&workspace, Purpose::Vm)?;
             return vm::shell(&workspace, kernel, accel);
         }
         Task::Lint => {

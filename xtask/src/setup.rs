@@ -23,8 +23,10 @@ use crate::workspace::Workspace;
 pub(crate) enum Purpose {
     /// Compiling and running podmeter.
     Build,
-    /// That, and every check and test.
+    /// That, and every check and test on this machine.
     Test,
+    /// That, and the tests on other kernels.
+    Vm,
 }
 
 impl fmt::Display for Purpose {
@@ -32,6 +34,7 @@ impl fmt::Display for Purpose {
         f.write_str(match self {
             Self::Build => "build",
             Self::Test => "test",
+            Self::Vm => "vm",
         })
     }
 }
@@ -59,8 +62,10 @@ const BPF_LINKER: &str = "0.13.0";
 const CARGO_DENY: &str = "0.20.2";
 
 /// What tests use.
-const TEST_TOOLS: &[Tool] = &[
-    Tool { file: "ip", package: "iproute2", why: "makes network namespaces for tests" },
+const TEST_TOOLS: &[Tool] = &[Tool { file: "ip", package: "iproute2", why: "makes network namespaces for tests" }];
+
+/// What tests on other kernels use.
+const VM_TOOLS: &[Tool] = &[
     Tool { file: "qemu-system-x86_64", package: "qemu-system-x86", why: "boots other kernels for tests" },
     Tool { file: "busybox", package: "busybox-static", why: "is the user space of virtual machines" },
     Tool { file: "cpio", package: "cpio", why: "packs their files" },
@@ -73,8 +78,11 @@ const KERNEL_CLIPPY: Tool = Tool { file: "/usr/bin/cargo-clippy", package: "rust
 /// Installs what is missing. An error names what could not be had and how to get it.
 pub(crate) fn run(workspace: &Workspace, purpose: Purpose) -> Result<()> {
     bpf_toolchain()?;
-    if purpose == Purpose::Test {
-        test_tools()?;
+    if purpose == Purpose::Vm {
+        install_missing(VM_TOOLS)?;
+    }
+    if purpose != Purpose::Build {
+        install_missing(TEST_TOOLS)?;
         rustup_components(&[("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")])?;
         if cargo_deny(workspace).is_none() {
             install_cargo_deny(workspace)?;
@@ -143,8 +151,8 @@ fn llvm_major(rustc_version: &str) -> Option<u32> {
     version.split('.').next()?.parse().ok()
 }
 
-fn test_tools() -> Result<()> {
-    let mut missing: Vec<&Tool> = TEST_TOOLS.iter().filter(|tool| tool.is_missing()).collect();
+fn install_missing(tools: &[Tool]) -> Result<()> {
+    let mut missing: Vec<&Tool> = tools.iter().filter(|tool| tool.is_missing()).collect();
     // Without Debian's toolchain the programs are linted by rustup's.
     if BPF_TOOLCHAIN.iter().all(|tool| !tool.is_missing()) && KERNEL_CLIPPY.is_missing() {
         missing.push(&KERNEL_CLIPPY);

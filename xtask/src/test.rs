@@ -22,14 +22,18 @@ pub(crate) enum Suite {
     Host,
     /// The same tests in virtual machines, on each of Debian's kernels.
     Vm,
-    /// Checks, then all of them.
+    /// Checks, then those of pure code and those on this machine.
     All,
 }
 
 /// Runs a suite. The last line printed is the sum over every runner; what failed is named before it.
 pub(crate) fn run(workspace: &Workspace, suite: Suite, guests: &vm::Options) -> ExitCode {
     let mut session = Session::new(stdout());
-    let purpose = if suite == Suite::Unit { Purpose::Build } else { Purpose::Test };
+    let purpose = match suite {
+        Suite::Unit => Purpose::Build,
+        Suite::Host | Suite::All => Purpose::Test,
+        Suite::Vm => Purpose::Vm,
+    };
     session.step("setup", || setup::run(workspace, purpose));
     if session.failures.is_empty() {
         tests(workspace, suite, guests, &mut session);
@@ -65,7 +69,7 @@ fn tests(workspace: &Workspace, suite: Suite, guests: &vm::Options, session: &mu
         host.args(["--", "--test-threads=1", "--show-output"]);
         session.runner("host tests", with_podmeter(workspace, &mut host));
     }
-    if matches!(suite, Suite::Vm | Suite::All) && built {
+    if suite == Suite::Vm {
         session.guests(workspace, guests);
     }
 }
