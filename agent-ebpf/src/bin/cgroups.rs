@@ -85,7 +85,7 @@ fn cgroups_on_mkdir(ctx: BtfTracePointContext) -> i32 {
         core::ptr::write_volatile(&raw mut (*owner).id, id);
     }
     // The table has room for as many cgroups as there are slots.
-    let _ = CGROUP_SLOTS.insert(&id, &slot, 0);
+    let _ = CGROUP_SLOTS.insert(id, slot, 0);
     if let Some(generation) = GENERATION.get_ptr_mut(0) {
         increment(generation);
     }
@@ -98,7 +98,7 @@ fn cgroups_on_rmdir(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: argument 0 is a struct cgroup by the tracepoint's prototype.
     let Some(id) = (unsafe { default_hierarchy_id(ctx.arg(0)) }) else { return 0 };
     // SAFETY: the slot is copied out at once.
-    let Some(slot) = (unsafe { CGROUP_SLOTS.get(&id) }).copied() else { return 0 };
+    let Some(slot) = (unsafe { CGROUP_SLOTS.get(id) }).copied() else { return 0 };
     if let Some(owner) = OWNERS.get_ptr_mut(slot) {
         // SAFETY: a field of a map value; written once in its owner's life.
         unsafe { (*owner).died_ns = bpf_ktime_get_boot_ns() };

@@ -181,7 +181,7 @@ unsafe fn slot_of(now: *mut CpuNow, cpu: u32, cgroup: u64) -> u32 {
             return (*cached).slot;
         }
         let id = load(load(cgroup, frozen!(FACTS.cgroup_kn)), frozen!(FACTS.kn_id));
-        let Some(slot) = CGROUP_SLOTS.get(&id).copied() else { return UNATTRIBUTED };
+        let Some(slot) = CGROUP_SLOTS.get(id).copied() else { return UNATTRIBUTED };
         (*cached).cgroup = address;
         (*cached).generation = generation;
         (*cached).slot = slot;
@@ -324,7 +324,7 @@ unsafe fn settle(now: *mut CpuNow, cpu: u32, task: u64) -> Option<()> {
         let css_set = probe(task, frozen!(FACTS.task_cgroups))?;
         let cgroup = probe(css_set, frozen!(FACTS.css_set_cgroup))?;
         let id = probe(probe(cgroup, frozen!(FACTS.cgroup_kn))?, frozen!(FACTS.kn_id))?;
-        let slot = CGROUP_SLOTS.get(&id).copied().unwrap_or(UNATTRIBUTED);
+        let slot = CGROUP_SLOTS.get(id).copied().unwrap_or(UNATTRIBUTED);
         let record = CPU_RECORDS.get_ptr_mut(cpu * frozen!(FACTS.slots) as u32 + slot)?;
         (*record).on_cpu_ns += ran_ns;
         let clock_ns = bpf_ktime_get_ns();

@@ -89,8 +89,6 @@ struct Ledger {
     before_counting_ns: Option<i64>,
     /// CPUs used per non-idle window.
     burst: Histogram,
-    /// First window that counts.
-    from_window: u64,
     /// The CPU time of the last collection.
     previous_ns: Option<u64>,
     /// What `cpu.stat` said of throttling when the cgroup still lived.
@@ -101,6 +99,8 @@ struct Ledger {
 #[derive(Debug, Default)]
 pub struct Account {
     ledgers: HashMap<u32, Ledger>,
+    /// The window in which counting began: incomplete for what was there before.
+    first_window: u64,
     /// Windows before this one are closed.
     open_window: u64,
     /// When the last collection was, CLOCK_BOOTTIME in ns.
@@ -113,7 +113,7 @@ impl Account {
     /// Begins the books in the window that is current now. `asleep_ns` is CLOCK_BOOTTIME - CLOCK_MONOTONIC: births and deaths
     /// are stamped with the one, windows counted by the other.
     pub fn new(window: u64, asleep_ns: u64) -> Self {
-        Self { open_window: window + 1, asleep_ns, ..Self::default() }
+        Self { first_window: window, open_window: window, asleep_ns, ..Self::default() }
     }
 
     /// The first window that is not closed yet.
@@ -148,7 +148,7 @@ impl Account {
     /// Closes the windows before `until`: `used` is CPU time in ns by window and slot, own counts. What a window used counts for
     /// the slot and all above it, together, as one observation each.
     pub fn close_windows(&mut self, until: u64, used: &BTreeMap<u64, HashMap<u32, u64>>, table: &Table) {
-        for by_slot in used.range(self.open_window..until).map(|(_, by_slot)| by_slot) {
+        for (&window, by_slot) in used.range(self.open_window..until) {
             let mut totals: HashMap<u32, u64> = HashMap::with_capacity(by_slot.len() * 2);
             for (&slot, &ns) in by_slot {
                 let mut at = Some(slot);
@@ -158,6 +158,9 @@ impl Account {
                 }
             }
             for (slot, ns) in totals {
+                if table.get(slot).is_none_or(|cgroup| window < self.first_window_of(cgroup)) {
+                    continue;
+                }
                 self.ledger(slot).burst.record(ns as f64 / WINDOW_NS as f64, 1);
             }
         }
@@ -221,23 +224,28 @@ impl Account {
     }
 
     fn state(&mut self, cgroup: &Cgroup, sum: &Totals, stat: Option<CpuStat>, elapsed_s: Option<f64>) -> CpuUse {
-        let window_of = |boottime_ns: u64| boottime_ns.saturating_sub(self.asleep_ns) / WINDOW_NS;
-        let (born, died) = (window_of(cgroup.born_ns), cgroup.died_ns.map(window_of));
-        let open_window = self.open_window;
-        let ledger = self.ledger(cgroup.slot);
-        let from = if cgroup.older_than_counting { ledger.from_window } else { born };
-        let until = died.map_or(open_window, |died| open_window.min(died + 1));
-        ledger.state(cgroup, sum, stat, until.saturating_sub(from), elapsed_s)
+        let died = cgroup.died_ns.map(|died_ns| self.window_of(died_ns));
+        let until = died.map_or(self.open_window, |died| self.open_window.min(died + 1));
+        let windows = until.saturating_sub(self.first_window_of(cgroup));
+        self.ledger(cgroup.slot).state(cgroup, sum, stat, windows, elapsed_s)
+    }
+
+    /// The first window that counts for a cgroup: that of its birth, or the first whole one where it is older than these books.
+    fn first_window_of(&self, cgroup: &Cgroup) -> u64 {
+        let born = self.window_of(cgroup.born_ns);
+        if cgroup.older_than_counting || born < self.first_window { self.first_window + 1 } else { born }
+    }
+
+    fn window_of(&self, boottime_ns: u64) -> u64 {
+        boottime_ns.saturating_sub(self.asleep_ns) / WINDOW_NS
     }
 
     fn ledger(&mut self, slot: u32) -> &mut Ledger {
-        let from_window = self.open_window;
         self.ledgers.entry(slot).or_insert_with(|| Ledger {
             last: Reading::ZERO,
             totals: Totals::ZERO,
             before_counting_ns: None,
             burst: Histogram::default(),
-            from_window,
             previous_ns: None,
             throttling: None,
         })
