@@ -91,3 +91,78 @@ pub const fn position<const FIRST: i32, const LEN: usize>(value: u64) -> usize {
         position as usize
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The definition in whole numbers: 2^(i/8) < v <= 2^((i+1)/8) is 2^i < v^8 <= 2^(i+1), so i + 1 is the length of v^8 - 1.
+    fn definition(value: u64) -> i32 {
+        let mut power = [0_u64; 8];
+        power[0] = value;
+        for _ in 0..3 {
+            power = square(power);
+        }
+        let mut limb = 0;
+        while power[limb] == 0 {
+            power[limb] = u64::MAX;
+            limb += 1;
+        }
+        power[limb] -= 1;
+        let top = power.iter().rposition(|limb| *limb != 0);
+        top.map_or(0, |top| top as i32 * 64 + (64 - power[top].leading_zeros() as i32)) - 1
+    }
+
+    fn square(a: [u64; 8]) -> [u64; 8] {
+        let mut product = [0_u64; 8];
+        for (i, &x) in a.iter().enumerate() {
+            let mut carry = 0_u128;
+            for (j, &y) in a.iter().enumerate().take(8 - i) {
+                let sum = u128::from(x) * u128::from(y) + u128::from(product[i + j]) + carry;
+                product[i + j] = sum as u64;
+                carry = sum >> 64;
+            }
+        }
+        product
+    }
+
+    #[test]
+    fn every_boundary_is_where_the_definition_has_it() {
+        let mut boundaries = 0;
+        for exponent in 0..64 {
+            for bound in [1 << 63].iter().chain(&BOUNDS) {
+                let above = bound >> (63 - exponent);
+                for value in above.saturating_sub(2).max(1)..=above.saturating_add(2) {
+                    assert_eq!(index(value), definition(value), "{value}");
+                }
+                boundaries += 1;
+            }
+        }
+        assert_eq!(boundaries, 64 * 8);
+        assert_eq!((index(1), index(2), index(3), index(4), index(u64::MAX)), (-1, 7, 12, 15, 511));
+        assert_eq!(index(0), index(1));
+    }
+
+    #[test]
+    fn a_million_random_values_of_every_magnitude_are_where_the_definition_has_them() {
+        // xorshift64*: the same values every time.
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        for i in 0..1_000_000 {
+            state ^= state >> 12;
+            state ^= state << 25;
+            state ^= state >> 27;
+            let value = (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> (i % 64)).max(1);
+            assert_eq!(index(value), definition(value), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_bounded_row_keeps_what_lies_outside_in_its_end_buckets() {
+        const FIRST: i32 = 8;
+        const LEN: usize = 10;
+        let at = position::<FIRST, LEN>;
+        assert_eq!((at(0), at(1), at(2)), (0, 0, 0), "up to 2^(8/8)");
+        assert_eq!(at(3), (index(3) - FIRST + 1) as usize);
+        assert_eq!((at(5), at(1000), at(u64::MAX)), (LEN - 1, LEN - 1, LEN - 1));
+    }
+}

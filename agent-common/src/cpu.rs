@@ -31,10 +31,14 @@ pub const TASKS_LEN: u32 = 16384;
 /// The position of a run-queue wait among the [`WAIT_LEN`] buckets.
 ///
 /// OTLP's bucket boundaries are powers of 2^(1/8) of the unit, here the second, and 10^9 is none: so the wait is counted in
-/// units of 2^-30 s, `ns * 2^30 / 10^9`, right to 10^-7.
+/// whole units of 2^-30 s, `ns * 2^30 / 10^9`: right to 10^-7 and one unit.
 #[inline(always)]
 pub const fn wait_position(ns: u64) -> usize {
     const MAX: u64 = 1 << 40;
+    // What the zero bucket holds for sure: 2^11 units are 1907.3 ns. Most waits of an idle node end here.
+    if ns <= 1907 {
+        return 0;
+    }
     let ns = if ns > MAX { MAX } else { ns };
     bucket::position::<WAIT_FIRST, WAIT_LEN>((ns * 281_475) >> 18)
 }
@@ -166,5 +170,24 @@ record! {
         pub slots: u64,
         /// Number of possible CPUs.
         pub cpus: u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_counted_by_seconds_boundaries() {
+        // 2^-19 s = 1907.3 ns is the zero bucket's bound, 2^(-19 + 1/8) s = 2080.0 ns that of the first.
+        assert_eq!([0, 1907, 1909, 2079, 2082].map(wait_position), [0, 0, 1, 1, 2]);
+        // Half a second is an exact boundary, and inclusive: eight buckets per octave from 2^-19 s on.
+        assert_eq!(wait_position(500_000_000), 18 * 8);
+        assert_eq!(wait_position(500_000_200), 18 * 8 + 1);
+        assert_eq!((wait_position(60_000_000_000), wait_position(u64::MAX)), (WAIT_LEN - 1, WAIT_LEN - 1));
+        // Whatever the shortcut for short waits skips is what the whole rule says.
+        for ns in 0..=1907 {
+            assert_eq!(bucket::position::<WAIT_FIRST, WAIT_LEN>((ns * 281_475) >> 18), 0, "{ns}");
+        }
     }
 }

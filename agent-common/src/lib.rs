@@ -2,7 +2,7 @@
 //!
 //! `no_std`, integers and arrays only. The kernel side (`agent-ebpf`) writes these records, the userspace side (`agent`)
 //! reads them. A change here is a change of ABI: programs and maps that an older agent pinned are then replaced.
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 
 /// Declares a record: `#[repr(C)]`, `Copy`, all-zero default, and a compile error where the layout would hide padding.
 ///

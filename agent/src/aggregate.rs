@@ -1,7 +1,10 @@
 //! Samples -> batches (pure): the signals' points brought together per resource, the last words of the dead kept until they are
 //! exported once.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::{
     cgroups::{Cgroup, Table},
@@ -38,7 +41,9 @@ impl Aggregate {
     pub fn bury(&mut self, cgroup: &Cgroup, points: Vec<Point>) {
         if !points.is_empty() {
             let resource = self.resource(cgroup);
-            self.ended.push(Sample { cgroup: Some(Subject::of(cgroup)), resource, points });
+            let lived_ns = cgroup.died_ns.unwrap_or(cgroup.born_ns).saturating_sub(cgroup.born_ns);
+            let time_unix_ns = Some(cgroup.born_unix_ns + lived_ns);
+            self.ended.push(Sample { cgroup: Some(Subject::of(cgroup)), time_unix_ns, resource, points });
         }
         self.resources.remove(&cgroup.id);
     }
@@ -54,12 +59,19 @@ impl Aggregate {
             }
         }
         let mut samples = Vec::with_capacity(by_slot.len() + self.ended.len() + 1);
-        samples.push(Sample { cgroup: None, resource: Arc::clone(&self.node_resource), points: node });
+        // A service that was started again has its predecessor's path and so its series: two values at one moment are one too many.
+        let living: HashSet<&str> = table.iter().filter(|c| c.lives()).map(|c| c.path.as_str()).collect();
+        for ended in &mut self.ended {
+            if !ended.cgroup.as_ref().is_some_and(|c| living.contains(c.path.as_str())) {
+                ended.time_unix_ns = None;
+            }
+        }
+        samples.push(Sample { cgroup: None, time_unix_ns: None, resource: Arc::clone(&self.node_resource), points: node });
         samples.append(&mut self.ended);
-        for cgroup in table.iter() {
+        for cgroup in table.iter().filter(|c| c.lives() || !living.contains(c.path.as_str())) {
             if let Some(points) = by_slot.remove(&cgroup.slot) {
                 let resource = self.resource(cgroup);
-                samples.push(Sample { cgroup: Some(Subject::of(cgroup)), resource, points });
+                samples.push(Sample { cgroup: Some(Subject::of(cgroup)), time_unix_ns: None, resource, points });
             }
         }
         Batch { time_unix_ns, samples }
@@ -110,6 +122,25 @@ mod tests {
         table.insert(next);
         assert_eq!(paths(&aggregate.batch(2, readings(), &table)), [("/a", true, 1), ("/b", false, 2)]);
         assert_eq!(paths(&aggregate.batch(3, readings(), &table)), [("/b", false, 2)], "last words are said once");
+    }
+
+    #[test]
+    fn a_service_that_was_started_again_never_has_two_values_at_one_moment() {
+        let mut aggregate = Aggregate::new(Node::default());
+        let mut dead = cgroup(1, "/a", None);
+        dead.died_ns = Some(7);
+        let mut table = Table::default();
+        table.insert(dead.clone());
+        let mut successor = cgroup(2, "/a", None);
+        successor.id += 1;
+        table.insert(successor);
+        let readings = || vec![Readings { cgroups: vec![(1, vec![point(1.0)]), (2, vec![point(2.0)])], node: Vec::new() }];
+        assert_eq!(paths(&aggregate.batch(9, readings(), &table)), [("/a", false, 1)], "the successor's alone");
+        table.remove(1);
+        aggregate.bury(&dead, vec![point(1.0)]);
+        let batch = aggregate.batch(2_000_000_000, readings(), &table);
+        assert_eq!(paths(&batch), [("/a", true, 1), ("/a", false, 1)]);
+        assert_eq!(batch.samples[1].time_unix_ns, Some(1_000_000_007), "its last words are of when it died");
     }
 
     #[test]

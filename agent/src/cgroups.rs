@@ -9,7 +9,7 @@ pub mod name;
 mod scan;
 pub mod table;
 
-use std::path::PathBuf;
+use std::{collections::HashSet, path::PathBuf};
 
 use agent_common::cgroups::{Offsets, Owner, PATH_LEN, Tally, UNATTRIBUTED};
 use aya::{
@@ -39,6 +39,7 @@ const GRACE_NS: u64 = 1_000_000_000;
 const ID: usize = std::mem::offset_of!(Owner, id) / 8;
 /// The word with `older_than_counting` in its lower half and `path_len` in its upper one.
 const OLDER: usize = std::mem::offset_of!(Owner, older_than_counting) / 8;
+const BORN: usize = std::mem::offset_of!(Owner, born_ns) / 8;
 const DIED: usize = std::mem::offset_of!(Owner, died_ns) / 8;
 
 /// Why the cgroups cannot be followed.
@@ -127,14 +128,19 @@ impl Cgroups {
         Ok(cgroups)
     }
 
-    /// All signals are attached. A cgroup that was born after the first and before the last of them was not counted from its
-    /// birth; with maps that an earlier agent left, all were.
-    pub fn counting_begins(&mut self) {
-        if !self.object.adopted() {
+    /// All signals are attached. Where one of them counts `anew`, no cgroup that is there now was counted from its birth; where all
+    /// go on with the maps that an earlier agent left, all were.
+    pub fn counting_begins(&mut self, anew: bool) {
+        if anew {
+            let now_ns = facts::boottime_ns();
             for slot in 1..self.slots {
-                if self.owners.word(slot, ID).is_some_and(|id| id != 0) {
-                    let bits = self.owners.word(slot, OLDER).unwrap_or_default();
-                    self.owners.set_word(slot, OLDER, bits | 1);
+                if self.owners.word(slot, ID).is_none_or(|id| id == 0) {
+                    continue;
+                }
+                let bits = self.owners.word(slot, OLDER).unwrap_or_default();
+                self.owners.set_word(slot, OLDER, bits | 1);
+                if self.object.adopted() {
+                    self.owners.set_word(slot, BORN, now_ns);
                 }
             }
         }
@@ -177,8 +183,11 @@ impl Cgroups {
                 None => born.extend(self.owners.read(slot).map(|owner| (slot, id, owner))),
             }
         }
+        // A parent may have been born behind our back after we passed its slot: then its child waits for the next time.
+        let known: HashSet<u64> = self.table.ids().chain(born.iter().map(|(_, id, _)| *id)).collect();
+        born.retain(|(_, _, owner)| known.contains(&owner.parent) || self.by_id.get(&owner.parent, 0).is_err());
         // Parents before children.
-        born.sort_by_key(|(_, _, owner)| (owner.born_ns, owner.path_len));
+        born.sort_by_key(|(_, _, owner)| (owner.path_len, owner.born_ns));
         for (slot, id, owner) in born {
             let len = (owner.path_len as usize).min(PATH_LEN - 1);
             let path = String::from_utf8_lossy(&owner.path[..len]).into_owned();

@@ -9,11 +9,8 @@ use std::{
 use crate::{
     kernel::facts,
     pipeline::{Pipeline, Settings, StartError},
-    top::{Source, view::View, views::Views},
+    top::{Source, TICK, view::View, views::Views},
 };
-
-/// The longest time between two ticks: windows must be read before their log wraps.
-const TICK: Duration = Duration::from_secs(1);
 
 /// Views of this node.
 pub struct Live {
@@ -62,6 +59,11 @@ impl Live {
 }
 
 impl Source for Live {
+    fn tick(&mut self) {
+        // Windows must be read before their log wraps. What fails here fails in the next look too.
+        let _ = self.pipeline.tick();
+    }
+
     fn next(&mut self) -> Result<View, Box<dyn Error + Send + Sync>> {
         self.pipeline.tick()?;
         self.look()

@@ -118,7 +118,7 @@ impl Pipeline {
         if running.is_empty() {
             return Err(StartError::NoSignal);
         }
-        cgroups.counting_begins();
+        cgroups.counting_begins(kernel.counts_anew());
         let pins = kernel.settle()?;
         Ok(Self { cgroups, signals: running, states, aggregate: Aggregate::new(settings.node), _pins: pins })
     }
@@ -134,8 +134,10 @@ impl Pipeline {
     /// When the kernel refuses something that it allowed before; the next tick tries again.
     pub fn tick(&mut self) -> Result<(), Box<dyn Error + Send + Sync>> {
         self.cgroups.refresh();
+        // What fails now is said at the end: slots must be given back all the same.
+        let mut ticked = Ok(());
         for (_, signal) in &mut self.signals {
-            signal.tick(&self.cgroups)?;
+            ticked = signal.tick(&self.cgroups).and(ticked);
         }
         // Closed a tick ago: nothing was added since.
         for slot in self.cgroups.closed() {
@@ -145,7 +147,7 @@ impl Pipeline {
             self.cgroups.release(slot)?;
         }
         self.cgroups.close()?;
-        Ok(())
+        ticked
     }
 
     /// Everything known now. A signal that cannot be read is left out and said in `failed`.

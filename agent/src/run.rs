@@ -79,7 +79,7 @@ impl RunError {
 pub fn run(config: &Config) -> Result<(), RunError> {
     let system = |what| move |source| RunError::System { what, source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("the runtime"))?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(system("waiting for SIGTERM"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("waiting for SIGINT"))?;
         let shipper = Shipper::new(&export_settings(&config.export))?;
@@ -134,7 +134,10 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         }
         info!(sent_batches = stats.sent_batches, "stopped");
         Ok(())
-    })
+    });
+    // A name look-up or a write to stdout that hangs must not hold up the end.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Ships a batch, and with it what became of those before.

@@ -42,6 +42,9 @@ pub mod views;
 /// How long a key or a signal may wait while nothing else happens.
 const PATIENCE: Duration = Duration::from_millis(100);
 
+/// The longest time between two ticks of a source.
+pub const TICK: Duration = Duration::from_secs(1);
+
 /// Where snapshots come from.
 pub trait Source {
     /// Reads the node now: what happened since the call before.
@@ -49,6 +52,9 @@ pub trait Source {
     /// # Errors
     /// What could not be read. The first failure of all ends the view; later ones are shown, and the next call is the next try.
     fn next(&mut self) -> Result<View, Box<dyn Error + Send + Sync>>;
+
+    /// What must be done at least every [`TICK`] between two snapshots. A failure shows in the next one.
+    fn tick(&mut self) {}
 }
 
 /// Why the live view ended.
@@ -225,8 +231,15 @@ fn read(mut source: Box<dyn Source + Send>, interval: Duration, to: &SyncSender<
         }
         // A reading that took longer than the interval is not made up for.
         due = (due + interval).max(Instant::now());
-        if stopped.recv_timeout(due.saturating_duration_since(Instant::now())) != Err(RecvTimeoutError::Timeout) {
-            return;
+        loop {
+            let left = due.saturating_duration_since(Instant::now());
+            if stopped.recv_timeout(left.min(TICK)) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+            if left <= TICK {
+                break;
+            }
+            source.tick();
         }
     }
 }

@@ -62,6 +62,10 @@ fn cgroups_on_mkdir(ctx: BtfTracePointContext) -> i32 {
     let path: u64 = ctx.arg(1);
     // SAFETY: argument 0 is a struct cgroup by the tracepoint's prototype.
     let Some(id) = (unsafe { default_hierarchy_id(cgroup) }) else { return 0 };
+    // Before anything can fail: also a cgroup without a slot may have the address of one whose slot is still cached.
+    if let Some(generation) = GENERATION.get_ptr_mut(0) {
+        increment(generation);
+    }
     let Ok(Some(slot)) = FREE_SLOTS.pop() else {
         if let Some(tally) = TALLY.get_ptr_mut(0) {
             // SAFETY: a field of a map value.

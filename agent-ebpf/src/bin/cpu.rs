@@ -33,7 +33,8 @@ static CGROUP_SLOTS: CgroupSlots = CgroupSlots::new();
 #[btf_map]
 static GENERATION: Generation = Generation::new();
 
-// Arrays indexed by CPU rather than per-CPU maps: the agent maps them into its memory, and one look-up is a multiplication.
+// Arrays indexed by CPU rather than per-CPU maps: the agent maps them into its memory, and one look-up is a multiplication. A
+// mappable array also begins on a page, so that no entry of a power-of-two size crosses a cache line.
 #[btf_map]
 static CPU_NOW: Array<CpuNow, 1, MMAPABLE> = Array::new();
 #[btf_map]
@@ -44,9 +45,9 @@ static CPU_CARRIED: Array<Carried, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static CPU_WINDOWS: Array<WindowEntry, 1, MMAPABLE> = Array::new();
 #[btf_map]
-static CPU_SLOT_CACHE: Array<CachedSlot, 1> = Array::new();
+static CPU_SLOT_CACHE: Array<CachedSlot, 1, MMAPABLE> = Array::new();
 #[btf_map]
-static CPU_TASKS: Array<TaskMark, { TASKS_LEN as usize }> = Array::new();
+static CPU_TASKS: Array<TaskMark, { TASKS_LEN as usize }, MMAPABLE> = Array::new();
 
 /// `sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next, …)`: counts the stretch that `prev` ends.
 #[btf_tracepoint(function = "sched_switch")]
@@ -236,8 +237,8 @@ fn tick_ns() -> u64 {
 unsafe fn lay_into_windows(now: *mut CpuNow, cpu: u32, record: *mut CpuRecord, slot: u32, ran_ns: u64, end_ns: u64) {
     // SAFETY: map values of this CPU.
     unsafe {
-        let mut start_ns = end_ns - ran_ns;
-        let earliest_ns = (end_ns / WINDOW_NS - (STRETCH_WINDOWS as u64 - 2)) * WINDOW_NS;
+        let mut start_ns = end_ns.saturating_sub(ran_ns);
+        let earliest_ns = (end_ns / WINDOW_NS).saturating_sub(STRETCH_WINDOWS as u64 - 2) * WINDOW_NS;
         if start_ns < earliest_ns {
             (*now).unwindowed_ns += earliest_ns - start_ns;
             start_ns = earliest_ns;

@@ -67,6 +67,11 @@ impl Table {
         self.get(slot)?.parent
     }
 
+    /// The ids of all cgroups that have a slot.
+    pub fn ids(&self) -> impl Iterator<Item = u64> {
+        self.slot_of.keys().copied()
+    }
+
     /// Number of cgroups that have a slot.
     pub fn len(&self) -> usize {
         self.slot_of.len()

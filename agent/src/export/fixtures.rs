@@ -55,7 +55,7 @@ pub(super) fn batch(time_unix_ns: u64, resources: Vec<Described<'_>>) -> Batch {
 
 fn sample<V: ToString>(attributes: Vec<(&'static str, V)>, points: Vec<Point>) -> Sample {
     let attributes = attributes.into_iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-    Sample { cgroup: None, resource: Arc::new(Resource { attributes }), points }
+    Sample { cgroup: None, time_unix_ns: None, resource: Arc::new(Resource { attributes }), points }
 }
 
 /// A batch with one counter of one pod.

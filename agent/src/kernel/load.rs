@@ -97,6 +97,7 @@ pub struct Kernel {
     tracepoints: aya::Btf,
     pins: Pins,
     in_use: Vec<PathBuf>,
+    anew: bool,
 }
 
 /// What is to be loaded.
@@ -139,7 +140,7 @@ impl Kernel {
         let pins = pins()?;
         let cpus = facts::possible_cpus().map_err(LoadError::Cpus)?;
         let tracepoints = stand_in(&btf, tracepoints)?;
-        Ok(Self { btf, cpus, tracepoints, pins, in_use: Vec::new() })
+        Ok(Self { btf, cpus, tracepoints, pins, in_use: Vec::new(), anew: false })
     }
 
     /// Loads an object: creates its maps or adopts those that an earlier agent pinned, and verifies its programs.
@@ -190,6 +191,7 @@ impl Kernel {
             }
         }
         self.in_use.push(place.clone());
+        self.anew |= !adopted;
         Ok(Object { name: object, ebpf, pins: place, hash, adopted, attach: plan.tracepoints.to_vec(), links: Vec::new() })
     }
 
@@ -226,6 +228,11 @@ impl Kernel {
             });
         }
         Ok(())
+    }
+
+    /// Whether any object began to count only now, rather than going on with what an earlier agent left.
+    pub fn counts_anew(&self) -> bool {
+        self.anew
     }
 
     /// Everything is attached: drops what only starting needed, and the pins of other versions.

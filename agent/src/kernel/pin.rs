@@ -56,7 +56,7 @@ impl Pins {
     /// When it cannot be made.
     pub fn transient(directory: &Path) -> Result<Self, PinError> {
         sweep(directory);
-        Self::lock(&directory.join(format!("{TRANSIENT}{}", std::process::id())), true)
+        Self::lock(&directory.join(format!("{TRANSIENT}{}-{:08x}", std::process::id(), fastrand::u32(..))), true)
     }
 
     fn lock(directory: &Path, transient: bool) -> Result<Self, PinError> {
@@ -134,12 +134,13 @@ pub fn hash(parts: &[&[u8]]) -> u64 {
     hasher.finish()
 }
 
-/// Removes private directories whose processes died before they could.
+/// Removes private directories that nobody holds any more: their processes died before they could. A lock tells, where a process
+/// id would mean another process in another container.
 fn sweep(directory: &Path) {
     for place in directories(directory) {
-        let name = place.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let Some(pid) = name.strip_prefix(TRANSIENT) else { continue };
-        if !Path::new("/proc").join(pid).exists() {
+        let private = place.file_name().is_some_and(|n| n.to_string_lossy().starts_with(TRANSIENT));
+        let Some(file) = File::open(&place).ok().filter(|_| private) else { continue };
+        if let Ok(_lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             let _ = remove(&place);
         }
     }

@@ -21,7 +21,10 @@ use super::{
     metric::{Kind, Metric, Point, Scope, Value},
 };
 use crate::{
-    cgroups::{Cgroup, Cgroups, files},
+    cgroups::{
+        Cgroup, Cgroups,
+        files::{self, CpuStat},
+    },
     kernel::{
         btf::{Btf, BtfError},
         facts,
@@ -169,6 +172,10 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cp
 const BEFORE: usize = std::mem::offset_of!(Carried, before_counting_ns) / 8;
 const KNOWN: usize = std::mem::offset_of!(Carried, before_counting_known) / 8;
 
+/// Tries to read `cpu.stat` so close before and after the records that both readings agree to [`BRACKET_NS`].
+const BRACKETS: u32 = 4;
+const BRACKET_NS: u64 = 200_000;
+
 /// Windows that stay open behind the current one: running tasks are settled up to their last tick only.
 const OPEN_WINDOWS: u64 = 2;
 
@@ -301,6 +308,20 @@ impl Cpu {
         used
     }
 
+    fn enter_all(&mut self, cgroups: &Cgroups) {
+        for slot in cgroups.table().iter().map(|c| c.slot).chain([UNATTRIBUTED]) {
+            let reading = self.read(slot);
+            self.account.enter(slot, reading);
+        }
+    }
+
+    /// `cpu.stat` of the cgroups of which it is not known yet what they had used before counting began.
+    fn unknown_stats(&self, cgroups: &Cgroups) -> HashMap<u32, CpuStat> {
+        let unknown = |c: &&Cgroup| c.older_than_counting && c.lives() && self.account.before_counting_ns(c.slot).is_none();
+        let read = |c: &Cgroup| Some((c.slot, files::cpu_stat(&cgroups.directory(c))?));
+        cgroups.table().iter().filter(unknown).filter_map(read).collect()
+    }
+
     /// Leaves what a dead cgroup and its descendants used to its parent, also for an agent after this one.
     fn carry(&self, dead: &Cgroup, last: &Reading) {
         let heir = dead.parent.and_then(|parent| Some((parent, self.carried.read(parent)?)));
@@ -393,21 +414,30 @@ impl Running for Cpu {
     fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point> {
         let last = self.read(cgroup.slot);
         self.account.enter(cgroup.slot, last.clone());
+        self.carry(cgroup, &last);
         for cpu in 0..self.cpus {
             self.records.write(cpu * self.slots + cgroup.slot, &CpuRecord::ZERO);
         }
-        self.carry(cgroup, &last);
         self.account.bury(cgroup).map(|used| self.points(cgroup, &used)).unwrap_or_default()
     }
 
     fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
-        self.settle()?;
-        self.close_windows(cgroups);
-        for slot in cgroups.table().iter().map(|c| c.slot).chain([UNATTRIBUTED]) {
-            let reading = self.read(slot);
-            self.account.enter(slot, reading);
+        let mut stats = HashMap::new();
+        for _ in 0..BRACKETS {
+            let before = self.unknown_stats(cgroups);
+            self.settle()?;
+            self.enter_all(cgroups);
+            let after = self.unknown_stats(cgroups);
+            let gap_ns = bracketed(&before, &after, &mut stats);
+            if gap_ns <= BRACKET_NS {
+                break;
+            }
         }
-        let used = self.account.collect(now_ns, cgroups.table(), |cgroup| files::cpu_stat(&cgroups.directory(cgroup)));
+        self.close_windows(cgroups);
+        let used = self.account.collect(now_ns, cgroups.table(), |cgroup| match stats.remove(&cgroup.slot) {
+            Some(stat) => Some(stat),
+            None => files::cpu_stat(&cgroups.directory(cgroup)),
+        });
         self.keep_before_counting(cgroups);
         let root_ns = cgroups.table().iter().find(|c| c.path == "/").and_then(|c| used.get(&c.slot)).and_then(|u| u.time_ns);
         let points = cgroups.table().iter().filter_map(|c| Some((c.slot, self.points(c, used.get(&c.slot)?)))).collect();
@@ -422,6 +452,20 @@ fn fit_into_window(by_slot: &mut HashMap<u32, u64>) {
     if let Some(largest) = by_slot.values_mut().max() {
         *largest = largest.saturating_sub(excess_ns);
     }
+}
+
+/// What `cpu.stat` said when the records were read in between: the middle of the readings before and after goes to `stats`.
+/// Returns the widest gap between the two in ns.
+fn bracketed(before: &HashMap<u32, CpuStat>, after: &HashMap<u32, CpuStat>, stats: &mut HashMap<u32, CpuStat>) -> u64 {
+    let mut widest_ns = 0;
+    stats.clear();
+    for (slot, late) in after {
+        let Some(early) = before.get(slot) else { continue };
+        let gap_ns = late.usage_ns.saturating_sub(early.usage_ns);
+        widest_ns = widest_ns.max(gap_ns);
+        stats.insert(*slot, CpuStat { usage_ns: early.usage_ns + gap_ns / 2, ..*late });
+    }
+    widest_ns
 }
 
 /// The window nearest to `current` of which the low 32 bits are known. A settled stretch may reach a tick into the next one.
