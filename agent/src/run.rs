@@ -19,7 +19,7 @@ use crate::{
     export::{self, ExportError, ship::Shipper},
     health::{self, Health},
     join::Node,
-    kernel::facts,
+    kernel::{facts, sys},
     pipeline::{Pipeline, Settings, StartError, chain},
 };
 
@@ -77,6 +77,7 @@ impl RunError {
 /// # Errors
 /// When it cannot start.
 pub fn run(config: &Config) -> Result<(), RunError> {
+    sys::share_one_heap();
     let system = |what| move |source| RunError::System { what, source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("the runtime"))?;
     let ended = runtime.block_on(async {
@@ -146,6 +147,9 @@ fn ship(shipper: &Shipper, mut batch: Batch, started_unix_ns: u64) {
         node.points.extend(export::own::points(&shipper.stats(), started_unix_ns));
     }
     shipper.enqueue(&batch);
+    // Between two batches the agent needs a fraction of what making one takes.
+    drop(batch);
+    sys::trim_heap();
 }
 
 /// What the pipeline needs of the configuration.

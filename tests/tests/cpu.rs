@@ -188,8 +188,9 @@ root_test! {
         ensure!(burst.quantile_bounds(0.5) == Some((0.0, 0.0)), "two of three windows are idle: {burst:?}");
         let busy = burst.count - burst.zero_count;
         let known = windows.len() as u64;
-        // It was forked and has ended in windows of their own, which takes an emulated CPU more than one each.
-        let forked = if is_emulated() { 6 } else { 2 };
+        // It was forked and has ended in windows of their own, which takes an emulated CPU more than one each, and a burst that
+        // begins or ends near an edge leaves some µs in the next window.
+        let forked = if is_emulated() { 6 } else { 4 };
         ensure!((known..=known + forked).contains(&busy), "{busy} busy windows, the load knows of {windows:?}");
 
         // Gauges whose whole interval lies in the run: ten bursts, one more or less.

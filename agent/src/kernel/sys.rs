@@ -102,6 +102,16 @@ pub fn bytes_of<T: Pod>(value: &T) -> &[u8] {
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
 }
 
+/// Makes all threads allocate from one heap. glibc gives each its own, and a batch that one thread made and another dropped leaves
+/// a hole in each; podmeter's threads hardly ever allocate at the same time. To be called before there are threads.
+pub fn share_one_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: a plain call into the C library's allocator.
+    unsafe {
+        nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Gives freed memory back to the kernel. Loading programs needs megabytes for a moment that running never needs again.
 pub fn trim_heap() {
     #[cfg(target_env = "gnu")]
