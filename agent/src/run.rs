@@ -147,9 +147,6 @@ fn ship(shipper: &Shipper, mut batch: Batch, started_unix_ns: u64) {
         node.points.extend(export::own::points(&shipper.stats(), started_unix_ns));
     }
     shipper.enqueue(&batch);
-    // Between two batches the agent needs a fraction of what making one takes.
-    drop(batch);
-    sys::trim_heap();
 }
 
 /// What the pipeline needs of the configuration.
