@@ -126,7 +126,7 @@ struct Mark {
 ///
 /// The values at switch-in are not enough for that. When the load balancer moves a waiting task, the kernel adds the wait so
 /// far to `run_delay` (`sched_info_dequeue`) while the task still waits, and a wait counted from the switch-in on would leave
-/// that part out. Nor is every switch traced: a tracepoint is silent where RCU does not watch. With the values that were
+/// that part out. Nor is every switch traced (on 6.18 some were seen that ftrace missed too). With the values that were
 /// counted last, every ns is counted exactly once whatever was missed in between.
 #[inline(always)]
 fn entry_of(address: u64) -> Option<*mut TaskMark> {
