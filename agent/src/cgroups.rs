@@ -22,7 +22,7 @@ pub use self::table::{Cgroup, Table};
 use crate::kernel::{
     btf::{Btf, BtfError},
     facts,
-    load::{Kernel, LoadError, Object, Plan},
+    load::{Hook, Kernel, LoadError, Object, Plan},
     sys::MappedArray,
 };
 
@@ -105,7 +105,10 @@ impl Cgroups {
                 ("TALLY", None),
             ],
             shared: &[],
-            tracepoints: &[("cgroups_on_mkdir", "cgroup_mkdir"), ("cgroups_on_rmdir", "cgroup_rmdir")],
+            programs: &[
+                ("cgroups_on_mkdir", Hook::Tracepoint("cgroup_mkdir")),
+                ("cgroups_on_rmdir", Hook::Tracepoint("cgroup_rmdir")),
+            ],
         })?;
         let mut cgroups = Self {
             root,

@@ -312,13 +312,25 @@ impl Btf {
     /// # Errors
     /// When this kernel has no such typedef.
     pub fn typedef_id(&self, name: &str) -> Result<u32, BtfError> {
+        self.id_of("typedef", kind::TYPEDEF, name)
+    }
+
+    /// The id of a function: the kernel declares each iterator as one (`bpf_iter_<kind>`).
+    ///
+    /// # Errors
+    /// When this kernel has no such function.
+    pub fn function_id(&self, name: &str) -> Result<u32, BtfError> {
+        self.id_of("function", kind::FUNC, name)
+    }
+
+    fn id_of(&self, what: &'static str, kind: u32, name: &str) -> Result<u32, BtfError> {
         for (i, &at) in self.types.iter().enumerate() {
             let t = type_at(&self.data, at as usize)?;
-            if t.kind == kind::TYPEDEF && self.name(t.name, t.at)? == name.as_bytes() {
+            if t.kind == kind && self.name(t.name, t.at)? == name.as_bytes() {
                 return Ok(i as u32 + 1);
             }
         }
-        Err(BtfError::NoType { what: "typedef", name: name.to_owned() })
+        Err(BtfError::NoType { what, name: name.to_owned() })
     }
 
     #[cfg_attr(not(test), expect(dead_code, reason = "the kernel's drop reasons will be named by it"))]

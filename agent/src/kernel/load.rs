@@ -1,12 +1,16 @@
 //! Objects into the kernel: offsets frozen, maps sized and shared, programs verified, attached and pinned.
 
-use std::{io, path::PathBuf};
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf, EbpfLoader, Endianness, Pod,
     maps::Map,
     programs::{
-        BtfTracePoint, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _,
+        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _,
         links::{FdLink, LinkError, PinnedLink},
     },
 };
@@ -64,10 +68,19 @@ pub enum LoadError {
         #[source]
         source: Box<ProgramError>,
     },
-    /// A link could not be pinned or taken over.
+    /// The cgroup that programs are attached to could not be opened.
+    #[error("could not open the root of the cgroup tree at {}", path.display())]
+    Root {
+        /// The mount point of cgroup2.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A link could not be made, pinned, taken over or read.
     #[error("could not {action} the link of {program}")]
     Link {
-        /// `pin` or `open`.
+        /// `make`, `pin`, `open` or `read`.
         action: &'static str,
         /// The program.
         program: String,
@@ -94,10 +107,35 @@ pub struct Kernel {
     pub btf: Btf,
     /// Number of possible CPUs.
     pub cpus: u32,
-    tracepoints: aya::Btf,
+    root: PathBuf,
+    typed: aya::Btf,
     pins: Pins,
     in_use: Vec<PathBuf>,
     anew: bool,
+}
+
+/// What makes a program run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// The raw tracepoint of that name, its arguments typed by BTF.
+    Tracepoint(&'static str),
+    /// Every packet that a socket of any cgroup receives.
+    Ingress,
+    /// Every packet that a socket of any cgroup sends.
+    Egress,
+    /// What happens to the TCP connections of any cgroup.
+    SockOps,
+    /// A walk over all objects of that kind, `cgroup` or `tcp`, whenever the agent wants one: see [`Object::walk`].
+    Walk(&'static str),
+    /// Nothing by itself: the agent runs it, see [`Object::run_on`], or another program calls it.
+    Call,
+}
+
+impl Hook {
+    /// Whether the program stays attached by a link, which can be pinned.
+    fn has_link(self) -> bool {
+        !matches!(self, Self::Walk(_) | Self::Call)
+    }
 }
 
 /// What is to be loaded.
@@ -112,8 +150,8 @@ pub struct Plan<'a, F> {
     pub maps: &'a [(&'static str, Option<u32>)],
     /// Maps that belong to an object loaded before.
     pub shared: &'a [(&'static str, &'a Object)],
-    /// Programs to attach, with their tracepoints: BTF-typed raw tracepoints.
-    pub tracepoints: &'a [(&'static str, &'static str)],
+    /// Its programs, each with what makes it run.
+    pub programs: &'a [(&'static str, Hook)],
 }
 
 /// A loaded object: its maps, its programs, the links that keep them attached.
@@ -123,24 +161,24 @@ pub struct Object {
     pins: PathBuf,
     hash: u64,
     adopted: bool,
-    attach: Vec<(&'static str, &'static str)>,
+    attach: Vec<(&'static str, Hook)>,
     links: Vec<FdLink>,
 }
 
 impl Kernel {
     /// Reads the kernel's types and prepares the place for pins: `pins(directory)` decides whether they stay.
     ///
-    /// `tracepoints` are all tracepoints that any object will be attached to.
+    /// `tracepoints` are all tracepoints that any object will be attached to, `root` is the mount point of cgroup2.
     ///
     /// # Errors
     /// When the kernel lacks BTF or bpffs, or another agent holds the directory.
-    pub fn open(pins: impl FnOnce() -> Result<Pins, PinError>, tracepoints: &[&str]) -> Result<Self, LoadError> {
+    pub fn open(pins: impl FnOnce() -> Result<Pins, PinError>, tracepoints: &[&str], root: PathBuf) -> Result<Self, LoadError> {
         let btf = Btf::from_sys()?;
         mounts::ensure_bpffs()?;
         let pins = pins()?;
         let cpus = facts::possible_cpus().map_err(LoadError::Cpus)?;
-        let tracepoints = stand_in(&btf, tracepoints)?;
-        Ok(Self { btf, cpus, tracepoints, pins, in_use: Vec::new(), anew: false })
+        let typed = stand_in(&btf, tracepoints)?;
+        Ok(Self { btf, cpus, root, typed, pins, in_use: Vec::new(), anew: false })
     }
 
     /// Loads an object: creates its maps or adopts those that an earlier agent pinned, and verifies its programs.
@@ -155,7 +193,7 @@ impl Kernel {
         let shared: Vec<u64> = plan.shared.iter().map(|(_, owner)| owner.hash).collect();
         let shared = format!("{shared:?}");
         let hash = pin::hash(&[plan.bytes, sys::bytes_of(&plan.facts.1), maps.as_bytes(), shared.as_bytes()]);
-        let links: Vec<&str> = plan.tracepoints.iter().map(|(program, _)| *program).collect();
+        let links: Vec<&str> = plan.programs.iter().filter(|(_, hook)| hook.has_link()).map(|(program, _)| *program).collect();
         let (place, adopted) = self.pins.object(object, hash, &links)?;
 
         // What the verifier and the kernel need of its types they have; giving them to aya would cost 40 MB and 200 ms.
@@ -172,27 +210,28 @@ impl Kernel {
         }
         let mut ebpf = loader.load(plan.bytes).map_err(|source| LoadError::Object { object, source: Box::new(source) })?;
 
-        let programs: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
-        for program in programs {
-            let failed = |source| LoadError::Program { action: "load", program: program.clone(), source: Box::new(source) };
-            let tracepoint = plan.tracepoints.iter().find(|(name, _)| *name == program).map(|(_, tracepoint)| *tracepoint);
-            match (ebpf.program_mut(&program), tracepoint) {
-                // An adopted program runs already: its link is pinned.
-                (Some(_), Some(_)) if adopted => {}
-                (Some(loaded), Some(tracepoint)) => {
-                    let loaded: &mut BtfTracePoint = loaded.try_into().map_err(failed)?;
-                    loaded.load(tracepoint, &self.tracepoints).map_err(failed)?;
-                }
-                (Some(loaded), None) => {
-                    let loaded: &mut RawTracePoint = loaded.try_into().map_err(failed)?;
-                    loaded.load().map_err(failed)?;
-                }
-                (None, _) => return Err(LoadError::Missing { object, what: "program", name: program }),
+        for (program, hook) in plan.programs {
+            // An adopted program runs already: its link is pinned.
+            if adopted && hook.has_link() {
+                continue;
             }
+            let name = (*program).to_owned();
+            let failed = |source| LoadError::Program { action: "load", program: name.clone(), source: Box::new(source) };
+            let loaded =
+                ebpf.program_mut(program).ok_or_else(|| LoadError::Missing { object, what: "program", name: name.clone() })?;
+            match (loaded, *hook) {
+                (Program::BtfTracePoint(loaded), Hook::Tracepoint(tracepoint)) => loaded.load(tracepoint, &self.typed),
+                (Program::CgroupSkb(loaded), Hook::Ingress | Hook::Egress | Hook::Call) => loaded.load(),
+                (Program::SockOps(loaded), Hook::SockOps) => loaded.load(),
+                (Program::Iter(loaded), Hook::Walk(over)) => loaded.load(over, &self.typed),
+                (Program::RawTracePoint(loaded), Hook::Call) => loaded.load(),
+                _ => Err(ProgramError::UnexpectedProgramType),
+            }
+            .map_err(failed)?;
         }
         self.in_use.push(place.clone());
         self.anew |= !adopted;
-        Ok(Object { name: object, ebpf, pins: place, hash, adopted, attach: plan.tracepoints.to_vec(), links: Vec::new() })
+        Ok(Object { name: object, ebpf, pins: place, hash, adopted, attach: plan.programs.to_vec(), links: Vec::new() })
     }
 
     /// Attaches an object's programs, or takes over the links that an earlier agent pinned.
@@ -200,8 +239,10 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses.
     pub fn attach(&self, object: &mut Object) -> Result<(), LoadError> {
-        for (program, _) in object.attach.clone() {
-            let failed = |source| LoadError::Program { action: "attach", program: program.to_owned(), source: Box::new(source) };
+        for (program, hook) in object.attach.clone() {
+            if !hook.has_link() {
+                continue;
+            }
             let unlinked = |action, source: Box<dyn std::error::Error + Send + Sync>| LoadError::Link {
                 action,
                 program: program.to_owned(),
@@ -213,14 +254,7 @@ impl Kernel {
                 object.links.push(link.into());
                 continue;
             }
-            let loaded: &mut BtfTracePoint = object
-                .ebpf
-                .program_mut(program)
-                .ok_or(LoadError::Missing { object: object.name, what: "program", name: program.to_owned() })?
-                .try_into()
-                .map_err(failed)?;
-            let id = loaded.attach().map_err(failed)?;
-            let link: FdLink = loaded.take_link(id).map_err(failed)?.into();
+            let link = self.link(object, program, hook)?;
             object.links.push(if self.pins.keeps() {
                 link.pin(&place).map_err(|e| unlinked("pin", e.into()))?.into()
             } else {
@@ -228,6 +262,40 @@ impl Kernel {
             });
         }
         Ok(())
+    }
+
+    fn link(&self, object: &mut Object, program: &'static str, hook: Hook) -> Result<FdLink, LoadError> {
+        let failed = |source| LoadError::Program { action: "attach", program: program.to_owned(), source: Box::new(source) };
+        let root = || File::open(&self.root).map_err(|source| LoadError::Root { path: self.root.clone(), source });
+        // A link is one of many on its cgroup, whatever others attach: only the old kind of attachment needs a mode.
+        let mode = CgroupAttachMode::Single;
+        let missing = LoadError::Missing { object: object.name, what: "program", name: program.to_owned() };
+        match (object.ebpf.program_mut(program).ok_or(missing)?, hook) {
+            (Program::BtfTracePoint(loaded), Hook::Tracepoint(_)) => {
+                let id = loaded.attach().map_err(failed)?;
+                Ok(loaded.take_link(id).map_err(failed)?.into())
+            }
+            (Program::CgroupSkb(loaded), Hook::Ingress | Hook::Egress) => {
+                let way = if hook == Hook::Ingress { CgroupSkbAttachType::Ingress } else { CgroupSkbAttachType::Egress };
+                let id = loaded.attach(root()?, way, mode).map_err(failed)?;
+                let link = loaded.take_link(id).map_err(failed)?;
+                link.try_into().map_err(|e: LinkError| LoadError::Link {
+                    action: "make",
+                    program: program.to_owned(),
+                    source: e.into(),
+                })
+            }
+            (Program::SockOps(loaded), Hook::SockOps) => {
+                let id = loaded.attach(root()?, mode).map_err(failed)?;
+                let link = loaded.take_link(id).map_err(failed)?;
+                link.try_into().map_err(|e: LinkError| LoadError::Link {
+                    action: "make",
+                    program: program.to_owned(),
+                    source: e.into(),
+                })
+            }
+            _ => Err(failed(ProgramError::UnexpectedProgramType)),
+        }
     }
 
     /// Whether any object began to count only now, rather than going on with what an earlier agent left.
@@ -296,27 +364,61 @@ impl Object {
         loaded.test_run(options).map_err(failed)?;
         Ok(())
     }
+
+    /// Walks over all objects of a [`Hook::Walk`] program's kind: the program runs once for each while the file is read to its end.
+    ///
+    /// Cgroups are walked from `root` down, parents first; any other kind in the kernel's order.
+    ///
+    /// # Errors
+    /// When the program is missing or the kernel refuses.
+    pub fn walk(&mut self, program: &'static str, root: &Path) -> Result<File, LoadError> {
+        let failed = |action, source: Box<dyn std::error::Error + Send + Sync>| LoadError::Link {
+            action,
+            program: program.to_owned(),
+            source,
+        };
+        let over = self.attach.iter().find_map(|(name, hook)| match hook {
+            Hook::Walk(over) if *name == program => Some(*over),
+            _ => None,
+        });
+        let missing = LoadError::Missing { object: self.name, what: "program", name: program.to_owned() };
+        let (Some(over), Some(Program::Iter(loaded))) = (over, self.ebpf.program_mut(program)) else { return Err(missing) };
+        if over == "cgroup" {
+            let root = File::open(root).map_err(|source| LoadError::Root { path: root.to_owned(), source })?;
+            let fd = loaded.fd().map_err(|e| failed("read", e.into()))?;
+            return sys::walk_cgroups(fd, root).map_err(|e| failed("make", e.into()));
+        }
+        let id = loaded.attach().map_err(|e| failed("make", e.into()))?;
+        let link = loaded.take_link(id).map_err(|e| failed("make", e.into()))?;
+        link.into_file().map_err(|e| failed("make", e.into()))
+    }
 }
 
-/// A BTF in which the tracepoints' types have the ids that the running kernel gives them, and nothing else has a name.
+/// The iterators that programs may be of.
+const WALKS: [&str; 2] = ["cgroup", "tcp"];
+
+/// A BTF in which the types of tracepoints and iterators have the ids that the running kernel gives them, and nothing else has a
+/// name.
 ///
-/// aya finds a tracepoint by a typedef's name and tells the kernel its id.
+/// aya finds a tracepoint by a typedef's name, an iterator by a function's, and tells the kernel its id.
 fn stand_in(btf: &Btf, tracepoints: &[&str]) -> Result<aya::Btf, LoadError> {
     const FWD: u32 = 7 << 24;
     const TYPEDEF: u32 = 8 << 24;
+    const FUNC: u32 = 12 << 24;
+    let typedefs = tracepoints.iter().map(|name| format!("btf_trace_{name}"));
+    let typedefs = typedefs.filter_map(|name| Some((btf.typedef_id(&name).ok()?, TYPEDEF, name)));
+    let functions = WALKS.iter().map(|name| format!("bpf_iter_{name}"));
+    let functions = functions.filter_map(|name| Some((btf.function_id(&name).ok()?, FUNC, name)));
     let mut strings = vec![0_u8];
     let mut wanted = Vec::new();
-    for tracepoint in tracepoints {
-        let name = format!("btf_trace_{tracepoint}");
-        if let Ok(id) = btf.typedef_id(&name) {
-            wanted.push((id, strings.len() as u32));
-            strings.extend(name.bytes().chain([0]));
-        }
+    for (id, kind, name) in typedefs.chain(functions) {
+        wanted.push((id, kind, strings.len() as u32));
+        strings.extend(name.bytes().chain([0]));
     }
-    let last = wanted.iter().map(|(id, _)| *id).max().unwrap_or(0);
+    let last = wanted.iter().map(|(id, ..)| *id).max().unwrap_or(0);
     let mut types = Vec::with_capacity(last as usize * 12);
     for id in 1..=last {
-        let (name, kind) = wanted.iter().find(|(w, _)| *w == id).map_or((0, FWD), |(_, name)| (*name, TYPEDEF));
+        let (name, kind) = wanted.iter().find(|(w, ..)| *w == id).map_or((0, FWD), |(_, kind, name)| (*name, *kind));
         types.extend([name, kind, 0].iter().flat_map(|word: &u32| word.to_ne_bytes()));
     }
     let types_len = types.len() as u32;

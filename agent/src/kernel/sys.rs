@@ -1,7 +1,13 @@
 //! The only `unsafe` of the agent: kernel maps as memory, and two calls that no safe crate offers.
 
 use std::{
-    io, marker::PhantomData, num::NonZeroUsize, os::fd::AsFd, ptr::NonNull, sync::atomic::AtomicU64, sync::atomic::Ordering,
+    fs::File,
+    io,
+    marker::PhantomData,
+    num::NonZeroUsize,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use aya::Pod;
@@ -94,6 +100,66 @@ impl<T> Drop for MappedArray<T> {
         // SAFETY: exactly the mapping made in `new`; no reference into it outlives `self`.
         let _ = unsafe { munmap(self.base.cast(), self.bytes.get()) };
     }
+}
+
+/// An iterator program's walk over the cgroups from `root` down, parents first: it runs while the file is read.
+///
+/// aya makes iterators without a place to begin at, which that over cgroups needs.
+///
+/// # Errors
+/// When the kernel refuses: it has no such iterator (before 6.1).
+pub fn walk_cgroups(program: impl AsFd, root: impl AsFd) -> io::Result<File> {
+    const BPF_LINK_CREATE: nix::libc::c_int = 28;
+    const BPF_ITER_CREATE: nix::libc::c_int = 33;
+    const BPF_TRACE_ITER: u32 = 28;
+    const BPF_CGROUP_ITER_DESCENDANTS_PRE: u32 = 2;
+    /// `union bpf_iter_link_info` for cgroups.
+    #[repr(C)]
+    struct From {
+        order: u32,
+        cgroup_fd: u32,
+        cgroup_id: u64,
+    }
+    /// The part of `union bpf_attr` for `BPF_LINK_CREATE` of an iterator.
+    #[repr(C)]
+    struct LinkCreate {
+        program_fd: u32,
+        target_fd: u32,
+        attach_type: u32,
+        flags: u32,
+        from: u64,
+        from_len: u32,
+        reserved: u32,
+    }
+    /// The part of `union bpf_attr` for `BPF_ITER_CREATE`.
+    #[repr(C)]
+    struct IterCreate {
+        link_fd: u32,
+        flags: u32,
+    }
+    fn bpf<T>(command: nix::libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
+        let attributes = std::ptr::from_ref(attributes);
+        // SAFETY: the kernel reads the given number of bytes of a live struct without padding, and what it points to lives too.
+        let fd = unsafe { nix::libc::syscall(nix::libc::SYS_bpf, command, attributes, size_of::<T>()) };
+        let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
+        // SAFETY: a new descriptor that nobody else knows.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+    let number = |fd: BorrowedFd<'_>| fd.as_raw_fd().cast_unsigned();
+    let from = From { order: BPF_CGROUP_ITER_DESCENDANTS_PRE, cgroup_fd: number(root.as_fd()), cgroup_id: 0 };
+    let link = bpf(
+        BPF_LINK_CREATE,
+        &LinkCreate {
+            program_fd: number(program.as_fd()),
+            target_fd: 0,
+            attach_type: BPF_TRACE_ITER,
+            flags: 0,
+            from: std::ptr::from_ref(&from).addr() as u64,
+            from_len: size_of::<From>() as u32,
+            reserved: 0,
+        },
+    )?;
+    Ok(bpf(BPF_ITER_CREATE, &IterCreate { link_fd: number(link.as_fd()), flags: 0 })?.into())
 }
 
 /// The bytes of a record.

@@ -28,7 +28,7 @@ use crate::{
     kernel::{
         btf::{Btf, BtfError},
         facts,
-        load::{Kernel, LoadError, Object, Plan},
+        load::{Hook, Kernel, LoadError, Object, Plan},
         sys::MappedArray,
     },
 };
@@ -219,7 +219,7 @@ impl Cpu {
                 ("CPU_TASKS", None),
             ],
             shared: &[("CGROUP_SLOTS", cgroups.object()), ("GENERATION", cgroups.object())],
-            tracepoints: &[("cpu_on_switch", "sched_switch")],
+            programs: &[("cpu_on_switch", Hook::Tracepoint("sched_switch")), ("cpu_settle", Hook::Call)],
         })?;
         kernel.attach(&mut object)?;
         let now: MappedArray<CpuNow> = object.mapped("CPU_NOW")?;
