@@ -92,6 +92,18 @@ pub const fn position<const FIRST: i32, const LEN: usize>(value: u64) -> usize {
     }
 }
 
+/// The position of a duration in ns among the buckets of a histogram in seconds; see [`position`].
+///
+/// OTLP's bucket boundaries are powers of 2^(1/8) of the unit, here the second, and 10^9 is none: so a duration is counted in
+/// whole units of 2^-30 s, `ns * 2^30 / 10^9`: right to 10^-7 and one unit. `FIRST` is an index in those units. Durations from
+/// 18 minutes on are as good as that.
+#[inline(always)]
+pub const fn duration_position<const FIRST: i32, const LEN: usize>(ns: u64) -> usize {
+    const MAX: u64 = 1 << 40;
+    let ns = if ns > MAX { MAX } else { ns };
+    position::<FIRST, LEN>((ns * 281_475) >> 18)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,9 +10,6 @@ pub const WAIT_FIRST: i32 = 88;
 /// Wait buckets per slot: position 0, then 21 octaves of eight up to 4 s; longer waits are in the last.
 pub const WAIT_LEN: usize = 170;
 
-/// The largest wait in s that position 0 holds, 2^-19 s = 1.9 µs: the zero threshold of the exported histogram.
-pub const WAIT_ZERO_S: f64 = 1.0 / (1 << (30 - WAIT_FIRST as u32 / bucket::PER_OCTAVE)) as f64;
-
 /// Length of a burst window in ns.
 pub const WINDOW_NS: u64 = 100_000_000;
 
@@ -28,19 +25,14 @@ pub const SLOT_CACHE_LEN: u32 = 1024;
 /// Entries of the table that says up to where each task has been counted, a power of two.
 pub const TASKS_LEN: u32 = 16384;
 
-/// The position of a run-queue wait among the [`WAIT_LEN`] buckets.
-///
-/// OTLP's bucket boundaries are powers of 2^(1/8) of the unit, here the second, and 10^9 is none: so the wait is counted in
-/// whole units of 2^-30 s, `ns * 2^30 / 10^9`: right to 10^-7 and one unit.
+/// The position of a run-queue wait in ns among the [`WAIT_LEN`] buckets.
 #[inline(always)]
 pub const fn wait_position(ns: u64) -> usize {
-    const MAX: u64 = 1 << 40;
     // What the zero bucket holds for sure: 2^11 units are 1907.3 ns. Most waits of an idle node end here.
     if ns <= 1907 {
         return 0;
     }
-    let ns = if ns > MAX { MAX } else { ns };
-    bucket::position::<WAIT_FIRST, WAIT_LEN>((ns * 281_475) >> 18)
+    bucket::duration_position::<WAIT_FIRST, WAIT_LEN>(ns)
 }
 
 record! {

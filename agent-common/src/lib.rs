@@ -36,6 +36,75 @@ macro_rules! record {
     };
 }
 
+/// Declares a [`record!`] of counters that only grow: `u64`, arrays of them, and other counts. It implements [`Counts`].
+#[macro_export]
+macro_rules! counts {
+    ($(#[$meta:meta])* pub struct $name:ident { $($(#[$field_meta:meta])* pub $field:ident: $ty:ty,)+ }) => {
+        $crate::record! {
+            $(#[$meta])*
+            pub struct $name { $($(#[$field_meta])* pub $field: $ty,)+ }
+        }
+
+        impl $crate::Counts for $name {
+            const ZERO: Self = Self::ZERO;
+
+            fn add(&mut self, other: &Self) {
+                $($crate::Counts::add(&mut self.$field, &other.$field);)+
+            }
+        }
+    };
+}
+
+/// What adds up over CPUs, over a cgroup and its descendants, and over the cgroups of a workload.
+pub trait Counts: Copy {
+    /// Nothing counted.
+    const ZERO: Self;
+
+    /// Adds what `other` counted.
+    fn add(&mut self, other: &Self);
+}
+
+impl Counts for u64 {
+    const ZERO: Self = 0;
+
+    fn add(&mut self, other: &Self) {
+        *self = self.wrapping_add(*other);
+    }
+}
+
+impl<T: Counts, const N: usize> Counts for [T; N] {
+    const ZERO: Self = [T::ZERO; N];
+
+    fn add(&mut self, other: &Self) {
+        for (sum, n) in self.iter_mut().zip(other) {
+            sum.add(n);
+        }
+    }
+}
+
 pub mod bucket;
 pub mod cgroups;
 pub mod cpu;
+
+#[cfg(test)]
+mod tests {
+    use super::Counts as _;
+
+    counts! {
+        /// Some counts.
+        pub struct Some {
+            /// One.
+            pub one: u64,
+            /// Two.
+            pub two: [u64; 2],
+        }
+    }
+
+    #[test]
+    fn counts_add_up_field_by_field() {
+        let mut sum = Some { one: 1, two: [2, u64::MAX] };
+        sum.add(&Some { one: 10, two: [20, 2] });
+        assert_eq!((sum.one, sum.two), (11, [22, 1]));
+        assert_eq!((Some::ZERO.one, Some::ZERO.two), (0, [0, 0]));
+    }
+}

@@ -61,8 +61,18 @@ pub enum LogFormat {
 /// What is measured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Signals {
-    /// CPU time, waiting, bursts.
-    pub cpu: bool,
+    /// Names of the signals that are not wanted, each once.
+    pub off: Vec<&'static str>,
+}
+
+impl Signals {
+    /// Notes whether a signal is wanted.
+    fn switch(&mut self, name: &'static str, on: bool) {
+        self.off.retain(|off| *off != name);
+        if !on {
+            self.off.push(name);
+        }
+    }
 }
 
 /// The cgroup tree.

@@ -5,6 +5,8 @@
 
 pub use agent_common::bucket::SCALE;
 
+use agent_common::bucket::PER_OCTAVE;
+
 /// Observations of a positive quantity, by magnitude.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Histogram {
@@ -23,6 +25,22 @@ pub struct Histogram {
 }
 
 impl Histogram {
+    /// Durations in s, out of the buckets that the kernel side counts by [`agent_common::bucket::duration_position`]: the first
+    /// holds what is at most `2^(first/8)` units of 2^-30 s, the next ones are of consecutive indices.
+    pub fn of_durations(first: i32, buckets: &[u64], sum_ns: u64) -> Self {
+        let (zero_count, rest) = buckets.split_first().map_or((0, buckets), |(zero, rest)| (*zero, rest));
+        let used = rest.iter().rposition(|n| *n > 0).map_or(0, |last| last + 1);
+        let offset = first - 30 * PER_OCTAVE as i32;
+        Self {
+            count: buckets.iter().sum(),
+            sum: sum_ns as f64 / 1e9,
+            zero_count,
+            zero_threshold: (f64::from(offset) / f64::from(PER_OCTAVE)).exp2(),
+            offset,
+            buckets: rest[..used].to_vec(),
+        }
+    }
+
     /// Adds `n` observations of `value` (in the metric's unit; not negative).
     pub fn record(&mut self, value: f64, n: u64) {
         self.count += n;
@@ -141,6 +159,22 @@ mod tests {
             let value = 1.0179_f64.powi(i) * 1.001;
             assert!(holds(index(value), value), "{value} in {}", index(value));
         }
+    }
+
+    #[test]
+    fn durations_are_where_their_bounds_in_seconds_are() {
+        // 2^-10 s is the upper bound of its bucket, one ns more is above it.
+        const FIRST: i32 = 88;
+        for (ns, expected) in [(976_562, -81), (976_600, -80), (999_999_000, -1), (1_000_001_000, 0)] {
+            let mut buckets = [0; 300];
+            buckets[agent_common::bucket::duration_position::<FIRST, 300>(ns)] += 1;
+            let histogram = Histogram::of_durations(FIRST, &buckets, ns);
+            assert_eq!(histogram.offset + histogram.buckets.len() as i32 - 1, expected, "{ns} ns");
+            assert!(holds(expected, ns as f64 / 1e9), "{ns} ns");
+        }
+        let short = Histogram::of_durations(FIRST, &[3, 0, 0], 5);
+        assert_eq!((short.count, short.zero_count, short.buckets.len()), (3, 3, 0));
+        assert_eq!(short.zero_threshold, 1.0 / f64::from(1 << 19));
     }
 
     #[test]

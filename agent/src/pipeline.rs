@@ -28,7 +28,7 @@ pub struct Settings {
     /// Whether programs and maps outlive the process.
     pub pin: bool,
     /// Names of signals that are not wanted.
-    pub disabled: Vec<String>,
+    pub disabled: Vec<&'static str>,
 }
 
 /// Why counting cannot begin: something that a person must change.
@@ -100,7 +100,7 @@ impl Pipeline {
 
         let (mut running, mut states) = (Vec::new(), Vec::new());
         for signal in signals::ALL {
-            let off = if settings.disabled.iter().any(|name| name == signal.name) {
+            let off = if settings.disabled.contains(&signal.name) {
                 Some("switched off by the configuration".to_owned())
             } else if let Some(missing) = (signal.missing)(&kernel.btf) {
                 Some(missing)

@@ -162,7 +162,7 @@ pub fn settings(config: &Config) -> Settings {
         slots: config.cgroups.slots,
         pin_directory: config.bpf.directory.clone(),
         pin: config.bpf.pin,
-        disabled: if config.signals.cpu { Vec::new() } else { vec!["cpu".to_owned()] },
+        disabled: config.signals.off.clone(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The signals: what podmeter measures, each with its programs, its reader and its metrics.
 
 pub mod agent;
+pub mod books;
 pub mod cpu;
 pub mod limits;
 pub mod metric;

@@ -67,6 +67,14 @@ impl Table {
         self.get(slot)?.parent
     }
 
+    /// The slots of all cgroups, children before their parents.
+    pub fn leaves_first(&self) -> Vec<u32> {
+        let depth = |path: &str| if path == "/" { 0 } else { path.bytes().filter(|b| *b == b'/').count() };
+        let mut slots: Vec<(usize, u32)> = self.iter().map(|c| (depth(&c.path), c.slot)).collect();
+        slots.sort_unstable_by(|a, b| b.cmp(a));
+        slots.into_iter().map(|(_, slot)| slot).collect()
+    }
+
     /// The ids of all cgroups that have a slot.
     pub fn ids(&self) -> impl Iterator<Item = u64> {
         self.slot_of.keys().copied()

@@ -99,7 +99,7 @@ pub(super) const KEYS: &[Key] = &[
         store(&mut l.config.log.level, level)
     }),
     Key::new("signals.cpu", Some("true"), "Measure CPU: time, waiting, bursts.", |l, v| {
-        store(&mut l.config.signals.cpu, boolean(v)?)
+        boolean(v).map(|on| l.config.signals.switch("cpu", on))
     }),
     Key::new(
         "cgroups.slots",

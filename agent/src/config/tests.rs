@@ -46,7 +46,7 @@ fn the_defaults() {
         interval: Duration::from_secs(15),
         listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
         log: Log { format: LogFormat::Text, level: "info".to_owned() },
-        signals: Signals { cpu: true },
+        signals: Signals { off: vec![] },
         cgroups: Cgroups { slots: 1024, root: None },
         bpf: Bpf { pin: true, directory: "/sys/fs/bpf/podmeter".into() },
         export: Export {
@@ -115,7 +115,7 @@ fn a_file_sets_every_key() {
         interval: Duration::from_secs(90),
         listen: "[::]:80".parse().expect("an address"),
         log: Log { format: LogFormat::Json, level: "warn,podmeter=debug".to_owned() },
-        signals: Signals { cpu: false },
+        signals: Signals { off: vec!["cpu"] },
         cgroups: Cgroups { slots: 65536, root: Some("/cg".into()) },
         bpf: Bpf { pin: false, directory: "/b".into() },
         export: Export {

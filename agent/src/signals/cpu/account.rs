@@ -9,9 +9,8 @@ use std::{
 };
 
 use agent_common::{
-    bucket,
     cgroups::UNATTRIBUTED,
-    cpu::{WAIT_FIRST, WAIT_LEN, WAIT_ZERO_S, WINDOW_NS},
+    cpu::{WAIT_FIRST, WAIT_LEN, WINDOW_NS},
 };
 
 use crate::{
@@ -180,9 +179,7 @@ impl Account {
         self.collected_ns = Some(now_ns);
 
         let mut totals: HashMap<u32, Totals> = HashMap::with_capacity(table.len());
-        let mut slots: Vec<(usize, u32)> = table.iter().map(|c| (depth(&c.path), c.slot)).collect();
-        slots.sort_unstable_by(|a, b| b.cmp(a));
-        for &(_, slot) in &slots {
+        for slot in table.leaves_first() {
             let own = self.ledger(slot).totals.clone();
             let sum = totals.entry(slot).or_insert(Totals::ZERO);
             sum.add(&own);
@@ -191,7 +188,7 @@ impl Account {
                 totals.entry(parent).or_insert(Totals::ZERO).add(&sum);
             }
         }
-        let mut used = HashMap::with_capacity(slots.len());
+        let mut used = HashMap::with_capacity(table.len());
         for cgroup in table.iter() {
             let Some(sum) = totals.get(&cgroup.slot) else { continue };
             let stat = if cgroup.lives() { cpu_stat(cgroup) } else { None };
@@ -280,29 +277,10 @@ impl Ledger {
             wait_ns: sum.wait_ns,
             throttled_ns: self.throttling.map(|t| t.throttled_ns.min(sum.wait_ns)),
             periods: self.throttling.map(|t| (t.periods, t.throttled_periods)),
-            waits: Arc::new(waits_histogram(sum)),
+            waits: Arc::new(Histogram::of_durations(WAIT_FIRST, &sum.waits, sum.wait_ns)),
             burst: Arc::new(burst),
         }
     }
-}
-
-/// The wait buckets as an OTLP histogram in s.
-fn waits_histogram(totals: &Totals) -> Histogram {
-    let used = totals.waits.iter().skip(1).rposition(|n| *n > 0).map_or(0, |last| last + 1);
-    Histogram {
-        count: totals.waits.iter().sum(),
-        sum: totals.wait_ns as f64 / 1e9,
-        zero_count: totals.waits[0],
-        zero_threshold: WAIT_ZERO_S,
-        // The kernel side counts in units of 2^-30 s: eight buckets per octave, thirty octaves below a second.
-        offset: WAIT_FIRST - 30 * bucket::PER_OCTAVE as i32,
-        buckets: totals.waits[1..=used].to_vec(),
-    }
-}
-
-/// Number of steps from the root.
-fn depth(path: &str) -> usize {
-    if path == "/" { 0 } else { path.bytes().filter(|b| *b == b'/').count() }
 }
 
 #[cfg(test)]
