@@ -29,6 +29,7 @@ mod help;
 mod keys;
 pub mod once;
 mod order;
+mod pages;
 mod render;
 mod state;
 #[cfg(test)]
