@@ -4,6 +4,7 @@ use std::{error::Error, path::PathBuf};
 
 use crate::{
     aggregate::{Aggregate, Batch},
+    causes::chain,
     cgroups::{self, CgroupError, Cgroups},
     join::Node,
     kernel::{
@@ -163,18 +164,4 @@ impl Pipeline {
         }
         self.aggregate.batch(facts::unix_ns(), readings, self.cgroups.table())
     }
-}
-
-/// An error and all its causes in one line; a cause that its effect already told is not repeated.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
