@@ -13,7 +13,7 @@ use super::compress::{gunzip, gzip};
 use super::endpoint::{Endpoint, headers};
 use super::failure::{Accepted, Failure, Kind, Retry, one_line};
 use super::link::{Link, REPLY_LIMIT, Reply};
-use super::retry::retry_after;
+use crate::backoff::retry_after;
 use super::{Compression, ExportError, Settings};
 
 const PROTOBUF: &str = "application/x-protobuf";

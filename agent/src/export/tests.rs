@@ -10,7 +10,7 @@ use podmeter_tests::collector::{Answer, Collector, Options, Tls};
 use tonic::Code;
 
 use super::fixtures::{TIME, counted, settings};
-use super::retry::Pacing;
+use crate::backoff::Pacing;
 use super::ship::{Shipper, Stats};
 use super::{Compression, ExportError, Exporter, Protocol, Settings};
 
