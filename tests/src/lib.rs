@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod collector;
 pub mod demo;
 pub mod http;
+pub mod kubernetes;
 pub mod load;
 pub mod metric;
 pub mod otlp;
