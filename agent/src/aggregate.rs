@@ -13,10 +13,7 @@ use self::pods::{Pods, Used};
 use crate::{
     cgroups::{Cgroup, Table, name::Kind},
     join::{Node, Resource, Sample, Subject, identity::Unlisted},
-    pods::{
-        Known, figures,
-        known::Found,
-    },
+    pods::{Known, figures, known::Found},
     signals::{Readings, metric::Point},
 };
 
@@ -120,12 +117,8 @@ impl Aggregate {
             }
         }
         let (began_unix_ns, _) = *self.began.get_or_insert((time_unix_ns, names.map_or(0, |names| names.now_ns)));
-        let mut samples = vec![Sample {
-            cgroup: None,
-            time_unix_ns: None,
-            resource: Arc::clone(&self.node_resource),
-            points: Vec::new(),
-        }];
+        let mut samples =
+            vec![Sample { cgroup: None, time_unix_ns: None, resource: Arc::clone(&self.node_resource), points: Vec::new() }];
         samples.reserve(by_slot.len() + self.ended.len());
         let mut unlabelled = 0;
         // A service that was started again has its predecessor's path and so its series: two values at one moment are one too many.
@@ -153,12 +146,7 @@ impl Aggregate {
                 }
             }
             if let Some(label) = self.label(cgroup, table, names, &mut unlabelled) {
-                samples.push(Sample {
-                    cgroup: Some(Subject::of(cgroup)),
-                    time_unix_ns: None,
-                    resource: label.resource,
-                    points,
-                });
+                samples.push(Sample { cgroup: Some(Subject::of(cgroup)), time_unix_ns: None, resource: label.resource, points });
             }
         }
         let mut pods = Vec::new();
@@ -216,7 +204,8 @@ fn find<'a>(known: &'a Known, cgroup: &Cgroup) -> Option<Found<'a>> {
 /// container whose whole life the API has missed is older too, but dead; one that has just begun is younger.
 fn is_sandbox(cgroup: &Cgroup, table: &Table, known: &Known) -> bool {
     let listed = |other: &Cgroup| find(known, other).is_some_and(|found| found.container.is_some());
-    let sibling = |other: &&Cgroup| other.name.pod_uid == cgroup.name.pod_uid && other.parent == cgroup.parent && other.id > cgroup.id;
+    let sibling =
+        |other: &&Cgroup| other.name.pod_uid == cgroup.name.pod_uid && other.parent == cgroup.parent && other.id > cgroup.id;
     cgroup.lives() && !cgroup.name.nested && table.iter().filter(sibling).any(listed)
 }
 

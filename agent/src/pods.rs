@@ -7,10 +7,10 @@ mod api;
 mod failure;
 pub mod figures;
 mod follow;
-mod kubelet;
 pub mod known;
-pub mod object;
+mod kubelet;
 pub mod metrics;
+pub mod object;
 pub mod quantity;
 pub mod requests;
 pub mod workload;
@@ -24,7 +24,6 @@ use std::{
 
 use kube::Config;
 
-pub use self::{api::ApiError, known::Known};
 use self::{
     api::Api,
     figures::Followed,
@@ -32,6 +31,7 @@ use self::{
     kubelet::Poller,
     object::{Namespace, Node, Pod, Wanted},
 };
+pub use self::{api::ApiError, known::Known};
 
 /// Where Kubernetes puts the token of a pod's service account.
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";

@@ -4,6 +4,7 @@
 //! field selectors, bookmarks, `sendInitialEvents`, 410 for what is too long ago), checks the bearer token, and misbehaves as told:
 //! any status, slow or no answers, connections that break in the middle of an object, events that come late.
 
+pub mod look;
 pub mod objects;
 pub mod tree;
 
@@ -82,12 +83,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            watch_list: true,
-            token: "first-token".to_owned(),
-            bookmarks: Duration::from_secs(60),
-            delay: Duration::ZERO,
-        }
+        Self { watch_list: true, token: "first-token".to_owned(), bookmarks: Duration::from_secs(60), delay: Duration::ZERO }
     }
 }
 

@@ -232,9 +232,8 @@ impl Pods {
         let subject = (pod.into(), container.into(), metric.name);
         let mut values = self.told.get(&subject).cloned().unwrap_or_default();
         values.extend(now);
-        let points = values.iter().map(|value| {
-            Point::new(metric, 0, Value::Int(u64::from(Some(*value) == now))).with(key, *value)
-        });
+        let points =
+            values.iter().map(|value| Point::new(metric, 0, Value::Int(u64::from(Some(*value) == now))).with(key, *value));
         let points = points.collect();
         if !values.is_empty() {
             told.insert(subject, values);

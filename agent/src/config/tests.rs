@@ -47,6 +47,13 @@ fn the_defaults() {
         listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
         log: Log { format: LogFormat::Text, level: "info".to_owned() },
         signals: Signals { off: vec![] },
+        kubernetes: Kubernetes {
+            source: KubernetesSource::Auto,
+            kubelet_url: "https://127.0.0.1:10250".to_owned(),
+            kubelet_verify: true,
+            kubelet_interval: Duration::from_secs(10),
+            ..Kubernetes::default()
+        },
         cgroups: Cgroups { slots: 1024, root: None },
         bpf: Bpf { pin: true, directory: "/sys/fs/bpf/podmeter".into() },
         export: Export {
@@ -103,7 +110,10 @@ fn no_two_keys_share_a_name_or_a_variable() {
 fn a_file_sets_every_key() {
     let config = from_file(
         "node_name: n\ncluster_name: \"null\"\ninterval: 1m 30s\nlisten: '[::]:80'\nlog: {format: json, level: 'warn,podmeter=debug'}\n\
-         signals:\n  cpu: false\ncgroups:\n  slots: 65536\n  root: /cg\nbpf:\n  pin: false\n  directory: /b\n\
+         signals:\n  cpu: false\n\
+         kubernetes:\n  source: kubelet\n  kubeconfig: k\n  labels: ' team, app ,team,'\n  namespace_labels: team\n  service_labels: true\n\
+         \x20 kubelet_url: https://n:10250/\n  kubelet_ca: a\n  kubelet_verify: false\n  kubelet_token: t\n  kubelet_interval: 1m\n\
+         cgroups:\n  slots: 65536\n  root: /cg\nbpf:\n  pin: false\n  directory: /b\n\
          export:\n  exporter: stdout\n  endpoint: https://c:1/x\n  protocol: http/protobuf\n  headers:\n    X-Key: 1.10\n\
          \x20 compression: none\n  timeout: 500ms\n  certificate: a\n  client_certificate: b\n  client_key: c\n  queue: 1\n\
          resource:\n  attributes:\n    version: 1.10\n    empty: ''\n",
@@ -116,6 +126,18 @@ fn a_file_sets_every_key() {
         listen: "[::]:80".parse().expect("an address"),
         log: Log { format: LogFormat::Json, level: "warn,podmeter=debug".to_owned() },
         signals: Signals { off: vec!["cpu"] },
+        kubernetes: Kubernetes {
+            source: KubernetesSource::Kubelet,
+            kubeconfig: Some("k".into()),
+            labels: vec!["team".to_owned(), "app".to_owned()],
+            namespace_labels: vec!["team".to_owned()],
+            service_labels: true,
+            kubelet_url: "https://n:10250".to_owned(),
+            kubelet_ca: Some("a".into()),
+            kubelet_verify: false,
+            kubelet_token: Some("t".into()),
+            kubelet_interval: Duration::from_secs(60),
+        },
         cgroups: Cgroups { slots: 65536, root: Some("/cg".into()) },
         bpf: Bpf { pin: false, directory: "/b".into() },
         export: Export {
@@ -157,8 +179,8 @@ fn every_error_of_a_file_names_the_key_and_the_line() {
         ("export:\n  time-out: 1s", "there is no setting export.time-out (podmeter.yaml, line 2); did you mean export.timeout"),
         ("\nendpoint: x", "there is no setting endpoint (podmeter.yaml, line 2); did you mean export.endpoint"),
         (
-            "kubernetes:\n  a: 1",
-            "there is no setting kubernetes (podmeter.yaml, line 1); there are node_name, cluster_name, interval, listen",
+            "openshift:\n  a: 1",
+            "there is no setting openshift (podmeter.yaml, line 1); there are node_name, cluster_name, interval, listen",
         ),
         (
             "export: otlp",

@@ -175,7 +175,10 @@ mod tests {
         assert_eq!(get(&attributes, "service.instance.id"), Some("shop.web-1"));
         let pause = cgroup(2, &format!("{path}/{}", "cd".repeat(32)), None);
         let attributes = of_cgroup(&pause, &found(&pod, None), Unlisted::Sandbox);
-        assert_eq!((get(&attributes, "k8s.container.name"), get(&attributes, "podmeter.container.type")), (None, Some("sandbox")));
+        assert_eq!(
+            (get(&attributes, "k8s.container.name"), get(&attributes, "podmeter.container.type")),
+            (None, Some("sandbox"))
+        );
         assert_eq!(get(&attributes, "service.instance.id"), Some("shop.web-1.cdcdcdcdcdcd"));
     }
 
@@ -188,7 +191,8 @@ mod tests {
             version: Some("1.2".into()),
         };
         let attributes = of_pod_alone(&Pod { service, ..pod() }, &[]);
-        let values = ["service.name", "service.namespace", "service.instance.id", "service.version"].map(|key| get(&attributes, key));
+        let values =
+            ["service.name", "service.namespace", "service.instance.id", "service.version"].map(|key| get(&attributes, key));
         assert_eq!(values, [Some("checkout"), Some("money"), Some("one"), Some("1.2")]);
         let bare = of_pod_alone(&Pod { workload: None, ..pod() }, &[]);
         assert_eq!(get(&bare, "service.name"), Some("web-1"));

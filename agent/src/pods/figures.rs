@@ -159,8 +159,8 @@ pub fn points(known: &Known, started_unix_ns: u64, unlabelled: u64, now: Instant
     points.extend(counts.map(|(resource, n)| Point::new(&OBJECTS, 0, Value::Int(n as u64)).with("resource", resource)));
     let errors = Kind::ALL.into_iter().zip(figures.errors);
     points.extend(errors.map(|(kind, count)| counter(&ERRORS, count).with("error.type", kind.as_str())));
-    points.extend(figures.heard.map(|heard| {
-        Point::new(&HEARD, 0, Value::Float(now.saturating_duration_since(heard).as_secs_f64()))
-    }));
+    points.extend(
+        figures.heard.map(|heard| Point::new(&HEARD, 0, Value::Float(now.saturating_duration_since(heard).as_secs_f64()))),
+    );
     points
 }

@@ -183,7 +183,7 @@ impl<T: Object> Follower<T> {
         let following = known.figures.following_mut(self.sink.followed);
         let first = !std::mem::replace(&mut following.known, true);
         following.current = true;
-        let (pods, _) = known.counts();
+        let ((pods, _), no_node) = (known.counts(), known.node().is_none());
         drop(known);
         self.backoff.reset();
         let address = self.api.address();
@@ -191,12 +191,16 @@ impl<T: Object> Follower<T> {
             info!("{} are followed at {address} again, after {} s", T::RESOURCE, down.as_secs());
         } else if first && T::RESOURCE == "pods" {
             info!(pods, "the pods of this node are followed at {address}");
+        } else if first && T::RESOURCE == "nodes" && no_node {
+            let selector = self.selector.trim_end_matches('&');
+            warn!("{address} has no node of this name ({selector}): set node_name, or NODE_NAME by the downward API");
         }
     }
 
     async fn list(&mut self) -> Result<(), Failure> {
         let path = format!("/api/v1/{}?{}resourceVersion=0", T::RESOURCE, self.selector);
-        let body = self.ask(&path, "application/json", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1").await?;
+        let body =
+            self.ask(&path, "application/json", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1").await?;
         let body = body.all().await?;
         let list: List<'_> = serde_json::from_slice(&body)
             .map_err(|error| Failure::new(Kind::Malformed, format!("the list of {} cannot be read: {error}", T::RESOURCE)))?;
@@ -217,11 +221,8 @@ impl<T: Object> Follower<T> {
             None => "resourceVersion=0&resourceVersionMatch=NotOlderThan&sendInitialEvents=true".to_owned(),
         };
         let mut initial = self.version.is_none().then(HashSet::new);
-        let path = format!(
-            "/api/v1/{}?watch=1&{}{from}&allowWatchBookmarks=true&timeoutSeconds={seconds}",
-            T::RESOURCE,
-            self.selector
-        );
+        let path =
+            format!("/api/v1/{}?watch=1&{}{from}&allowWatchBookmarks=true&timeoutSeconds={seconds}", T::RESOURCE, self.selector);
         let asked = self.ask(&path, "application/json", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1").await;
         let mut answer = match asked {
             // 422 where the feature is off, 400 where the parameter is unknown.

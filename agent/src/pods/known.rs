@@ -142,7 +142,9 @@ impl Known {
         // The newest of those that are too many.
         let limit = gone.get(GONE).copied();
         self.pods.retain(|_, entry| {
-            entry.gone.is_none_or(|gone| now.saturating_duration_since(gone) < REMEMBERED && limit.is_none_or(|limit| gone > limit))
+            entry
+                .gone
+                .is_none_or(|gone| now.saturating_duration_since(gone) < REMEMBERED && limit.is_none_or(|limit| gone > limit))
         });
         let pods = &self.pods;
         self.by_cgroup_uid.retain(|_, uid| pods.contains_key(uid));
@@ -192,11 +194,8 @@ mod tests {
     const UID: &str = "11111111-2222-3333-4444-555555555555";
 
     fn pod(uid: &str, ids: &[(&str, Option<&str>)]) -> Pod {
-        let containers = ids.iter().map(|(name, id)| Container {
-            name: (*name).into(),
-            id: id.map(Into::into),
-            ..Container::default()
-        });
+        let containers =
+            ids.iter().map(|(name, id)| Container { name: (*name).into(), id: id.map(Into::into), ..Container::default() });
         Pod { uid: uid.into(), name: "web".into(), namespace: "shop".into(), containers: containers.collect(), ..Pod::default() }
     }
 

@@ -70,9 +70,13 @@ impl Poller {
                     }
                     if log.failed(failure.kind, std::time::Instant::now()) {
                         let advice = match failure.kind {
-                            Kind::Denied => "; podmeter's service account needs the verb get on nodes/pods (nodes/proxy before 1.33)",
+                            Kind::Denied => {
+                                "; podmeter's service account needs the verb get on nodes/pods (nodes/proxy before 1.33)"
+                            }
                             Kind::Unauthorized => "; the token is read again before the next attempt",
-                            Kind::Connection => "; is kubernetes.kubelet_url right, and kubernetes.kubelet_ca for its certificate?",
+                            Kind::Connection => {
+                                "; is kubernetes.kubelet_url right, and kubernetes.kubelet_ca for its certificate?"
+                            }
                             _ => "",
                         };
                         let (address, reason) = (self.api.address(), &failure.reason);

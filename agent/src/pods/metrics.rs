@@ -54,8 +54,7 @@ const fn node(name: &'static str, unit: &'static str, help: &'static str) -> Met
 pub static CPU_REQUEST: Metric =
     container("k8s.container.cpu.request.desired", "{cpu}", "CPUs that the container's spec requests.");
 /// `k8s.container.cpu.limit.desired`
-pub static CPU_LIMIT: Metric =
-    container("k8s.container.cpu.limit.desired", "{cpu}", "CPUs that the container's spec allows.");
+pub static CPU_LIMIT: Metric = container("k8s.container.cpu.limit.desired", "{cpu}", "CPUs that the container's spec allows.");
 /// `k8s.container.memory.request.desired`
 pub static MEMORY_REQUEST: Metric =
     container("k8s.container.memory.request.desired", "By", "Memory that the container's spec requests.");
@@ -110,8 +109,11 @@ pub static POD_CPU_REQUEST: Metric = container(
 pub static POD_CPU_LIMIT: Metric =
     container("podmeter.pod.cpu.limit", "{cpu}", "CPUs that spec.resources allows to the pod as a whole. Absent without.");
 /// `podmeter.pod.memory.request`
-pub static POD_MEMORY_REQUEST: Metric =
-    container("podmeter.pod.memory.request", "By", "Memory that the scheduler sets aside for the pod. Absent when the pod is over.");
+pub static POD_MEMORY_REQUEST: Metric = container(
+    "podmeter.pod.memory.request",
+    "By",
+    "Memory that the scheduler sets aside for the pod. Absent when the pod is over.",
+);
 /// `podmeter.pod.memory.limit`
 pub static POD_MEMORY_LIMIT: Metric =
     container("podmeter.pod.memory.limit", "By", "Memory that spec.resources allows to the pod as a whole. Absent without.");
@@ -126,8 +128,11 @@ pub static NODE_CPU_REQUEST: Metric =
 pub static NODE_MEMORY_REQUEST: Metric =
     node("podmeter.node.memory.request", "By", "Memory set aside for the node's pods: the sum of podmeter.pod.memory.request.");
 /// `k8s.container.restart.count`
-pub static RESTARTS: Metric =
-    container("k8s.container.restart.count", "{restart}", "How often kubelet has started the container again, as the status tells.");
+pub static RESTARTS: Metric = container(
+    "k8s.container.restart.count",
+    "{restart}",
+    "How often kubelet has started the container again, as the status tells.",
+);
 /// `k8s.container.ready`
 pub static READY: Metric = container("k8s.container.ready", "{container}", "1 when the container is ready for traffic, else 0.");
 /// `k8s.container.status.reason`

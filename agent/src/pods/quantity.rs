@@ -220,9 +220,10 @@ mod tests {
         ] {
             assert_eq!(nano(text), expected, "{text}");
         }
-        for nonsense in
-            ["", "-1", "m", "1..2", "1.2.3", "1 Mi", " 1", "1 ", "1mi", "1KI", "NaN", "inf", "0x10", "1e", "1e3m", "1Mi3", "१", "-", "."]
-        {
+        for nonsense in [
+            "", "-1", "m", "1..2", "1.2.3", "1 Mi", " 1", "1 ", "1mi", "1KI", "NaN", "inf", "0x10", "1e", "1e3m", "1Mi3", "१",
+            "-", ".",
+        ] {
             assert_eq!(nano(nonsense), None, "{nonsense:?}");
         }
     }

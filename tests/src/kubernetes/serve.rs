@@ -105,7 +105,9 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     let response = match request.uri().path() {
         "/pods" => list(&shared, "pods", &query, cut),
         path => match path.strip_prefix("/api/v1/") {
-            Some(resource @ ("pods" | "nodes" | "namespaces")) if query.contains_key("watch") => watch(&shared, resource, query, cut),
+            Some(resource @ ("pods" | "nodes" | "namespaces")) if query.contains_key("watch") => {
+                watch(&shared, resource, query, cut)
+            }
             Some(resource @ ("pods" | "nodes" | "namespaces")) => list(&shared, resource, &query, cut),
             _ => status(404, &query, path),
         },
@@ -151,7 +153,8 @@ fn response(code: u16, stream: mpsc::UnboundedReceiver<Result<Bytes, std::io::Er
 
 /// What the API server says with a status.
 fn status(code: u16, query: &HashMap<String, String>, path: &str) -> Response<Stream> {
-    let (verb, resource) = (if query.contains_key("watch") { "watch" } else { "list" }, path.rsplit('/').next().unwrap_or_default());
+    let (verb, resource) =
+        (if query.contains_key("watch") { "watch" } else { "list" }, path.rsplit('/').next().unwrap_or_default());
     let (reason, message) = match code {
         401 => ("Unauthorized", "Unauthorized".to_owned()),
         403 => (
@@ -162,8 +165,12 @@ fn status(code: u16, query: &HashMap<String, String>, path: &str) -> Response<St
             ),
         ),
         410 => ("Expired", "too old resource version: 1 (100)".to_owned()),
-        422 => ("Invalid", "ListOptions.meta.k8s.io \"\" is invalid: sendInitialEvents: Forbidden: sendInitialEvents is forbidden \
-                            for watch unless the WatchList feature gate is enabled".to_owned()),
+        422 => (
+            "Invalid",
+            "ListOptions.meta.k8s.io \"\" is invalid: sendInitialEvents: Forbidden: sendInitialEvents is forbidden \
+                            for watch unless the WatchList feature gate is enabled"
+                .to_owned(),
+        ),
         429 => ("TooManyRequests", "Too many requests, please try again later.".to_owned()),
         _ => ("InternalError", "an error on the server".to_owned()),
     };
@@ -300,8 +307,12 @@ impl Watch {
             return Some(from);
         }
         let at = state.visible;
-        let objects: Vec<Json> =
-            state.objects.iter().filter(|((resource, _), _)| *resource == self.resource).map(|(_, object)| object.clone()).collect();
+        let objects: Vec<Json> = state
+            .objects
+            .iter()
+            .filter(|((resource, _), _)| *resource == self.resource)
+            .map(|(_, object)| object.clone())
+            .collect();
         drop(state);
         for object in objects.iter().filter(|object| selected(object, &self.query)) {
             if !self.event("ADDED", object) {
