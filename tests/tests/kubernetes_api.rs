@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
-    agent::Agent,
+    agent::{Agent, As, config_file},
     cgroup::Cgroup,
     kubernetes::{
         Fault, Options, Server,
@@ -250,6 +250,35 @@ root_test! {
         wait_for_value(&agent, "podmeter.agent.kubernetes.errors", &[], &[("error.type", "unauthorized")], 1.0)?;
         ensure!(world.server.asked().iter().all(|asked| asked.path == "/pods"), "the API server was asked");
         agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn a_pod_needs_no_configuration_to_follow_its_cluster() {
+        let name = "a_pod_needs_no_configuration_to_follow_its_cluster";
+        let world = World::new(Driver::Systemd, Options::default())?;
+        let Some(_account) = world.server.service_account()? else {
+            eprintln!("SKIPPED {name}: there is a service account here already");
+            return Ok(());
+        };
+        let running = run(&world, "web-1")?;
+        let (host, port) = (world.server.address().ip().to_string(), world.server.address().port().to_string());
+        let environment =
+            [("KUBERNETES_SERVICE_HOST", &*host), ("KUBERNETES_SERVICE_PORT", &*port), ("NODE_NAME", "node-1")];
+        let agent = Agent::spawn_in(json!({}), &environment)?;
+        wait_for_attributes(&agent, &running.container, &[("k8s.pod.name", "web-1"), ("k8s.node.name", "node-1")])?;
+        agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn a_kubeconfig_that_cannot_be_used_ends_the_agent_at_once_and_says_why() {
+        let file = config_file(r#"{"apiVersion": "v1", "kind": "Config"}"#)?;
+        let kubeconfig = format!("kubernetes.kubeconfig={}", file.path().display());
+        let output = podmeter_tests::agent::run(&["run", "--set", &kubeconfig, "--set", "bpf.pin=false"], As::Root, 5 * SECOND)?;
+        ensure!(output.code == Some(2), "{output:?}");
+        ensure!(output.stderr.contains("could not use the kubeconfig"), "{output:?}");
+        Ok(())
     }
 }
 
