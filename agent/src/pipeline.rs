@@ -95,7 +95,7 @@ impl Pipeline {
         let pins = || -> Result<Pins, PinError> {
             if settings.pin { Pins::open(&settings.pin_directory) } else { Pins::transient(&settings.pin_directory) }
         };
-        let mut kernel = Kernel::open(pins, &tracepoints, root.clone())?;
+        let mut kernel = Kernel::open(&settings.pin_directory, pins, &tracepoints, root.clone())?;
         let mut cgroups = Cgroups::start(&mut kernel, root, settings.slots)?;
 
         let (mut running, mut states) = (Vec::new(), Vec::new());

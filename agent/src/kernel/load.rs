@@ -166,15 +166,20 @@ pub struct Object {
 }
 
 impl Kernel {
-    /// Reads the kernel's types and prepares the place for pins: `pins(directory)` decides whether they stay.
+    /// Reads the kernel's types and prepares `directory` for pins, which `pins` then opens.
     ///
     /// `tracepoints` are all tracepoints that any object will be attached to, `root` is the mount point of cgroup2.
     ///
     /// # Errors
     /// When the kernel lacks BTF or bpffs, or another agent holds the directory.
-    pub fn open(pins: impl FnOnce() -> Result<Pins, PinError>, tracepoints: &[&str], root: PathBuf) -> Result<Self, LoadError> {
+    pub fn open(
+        directory: &Path,
+        pins: impl FnOnce() -> Result<Pins, PinError>,
+        tracepoints: &[&str],
+        root: PathBuf,
+    ) -> Result<Self, LoadError> {
         let btf = Btf::from_sys()?;
-        mounts::ensure_bpffs()?;
+        mounts::ensure_bpffs(directory)?;
         let pins = pins()?;
         let cpus = facts::possible_cpus().map_err(LoadError::Cpus)?;
         let typed = stand_in(&btf, tracepoints)?;
