@@ -206,7 +206,10 @@ impl Node {
     /// What is pinned on this node.
     pub fn pins(&self) -> Result<Vec<String>> {
         let entries = self.bpf.0.path().read_dir().context("could not list the BPF file system")?;
-        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        let entries = entries.collect::<Result<Vec<_>, _>>().context("could not list the BPF file system")?;
+        // The kernel puts files for debugging beside them.
+        let pinned = entries.into_iter().filter(|entry| entry.path().is_dir());
+        Ok(pinned.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
     }
 
     /// Runs the agent as the manifest says, but exporting to standard output every second, and answering probes on a free port of

@@ -27,9 +27,8 @@ fn signals_on(output: &Output) -> Result<Vec<String>> {
 
 root_test! {
     fn the_daemonsets_container_measures_what_the_kernel_counts_and_ends_in_time() {
-        let Some(binary) = static_binary("the_daemonsets_container_measures_what_the_kernel_counts_and_ends_in_time")? else {
-            return Ok(());
-        };
+        const TEST: &str = "the_daemonsets_container_measures_what_the_kernel_counts_and_ends_in_time";
+        let Some(binary) = static_binary(TEST)? else { return Ok(()) };
         let node = Node::new(&binary)?;
         let agent = node.run()?;
         agent.wait_for("a first export", 15_000 * MS, |exports| (exports.requests() > 0).then_some(()))?;
@@ -68,9 +67,8 @@ root_test! {
 
 root_test! {
     fn the_daemonsets_capabilities_are_enough_for_every_signal_and_none_is_too_many() {
-        let Some(binary) = static_binary("the_daemonsets_capabilities_are_enough_for_every_signal_and_none_is_too_many")? else {
-            return Ok(());
-        };
+        const TEST: &str = "the_daemonsets_capabilities_are_enough_for_every_signal_and_none_is_too_many";
+        let Some(binary) = static_binary(TEST)? else { return Ok(()) };
         let node = Node::new(&binary)?;
         // What this kernel has no room for is off for root too.
         let as_root = podmeter_tests::agent::run(&["check", "--json"], podmeter_tests::agent::As::Root, 15_000 * MS)?;
@@ -79,6 +77,11 @@ root_test! {
         let on = signals_on(&all)?;
         ensure!(on == signals_on(&as_root)?, "root has {as_root:?}, the container {all:?}");
         for capability in &node.manifest().capabilities {
+            let on_cgroups = ["network", "tcp", "dns"].iter().any(|signal| on.iter().any(|on| on == signal));
+            if capability == "NET_ADMIN" && !on_cgroups {
+                eprintln!("SKIPPED {TEST}, for NET_ADMIN: no signal that is on attaches programs to cgroups");
+                continue;
+            }
             let without = node.output(&["check", "--json"], Some(capability))?;
             let left = signals_on(&without)?;
             ensure!(left.len() < on.len(), "without {capability} as much is measured: {left:?}, so it is not needed");
