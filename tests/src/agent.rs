@@ -120,7 +120,8 @@ fn spawn(binary: &Path, args: &[&str], user: As) -> Result<Child> {
 
 /// Whether an environment variable would configure the agent.
 pub(crate) fn is_configuration(name: &str) -> bool {
-    name.starts_with("OTEL_") || (name.starts_with("PODMETER_") && !["PODMETER_BIN", "PODMETER_STATIC_BIN", "PODMETER_TOOLS"].contains(&name))
+    name.starts_with("OTEL_")
+        || (name.starts_with("PODMETER_") && !["PODMETER_BIN", "PODMETER_STATIC_BIN", "PODMETER_TOOLS"].contains(&name))
 }
 
 /// `None` when it did not end in time; it is then killed.

@@ -13,6 +13,15 @@ pub fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 
+/// Whether the tree is here; said aloud when it is not, as in a virtual machine.
+pub fn is_here(test: &str) -> bool {
+    let here = directory().is_dir();
+    if !here {
+        eprintln!("SKIPPED {test}: needs the directory deploy of the source tree");
+    }
+    here
+}
+
 /// One of the programs in `PODMETER_TOOLS`; `None`, said aloud, when it is not there.
 pub fn tool(name: &str, test: &str) -> Option<PathBuf> {
     let found = std::env::var_os("PODMETER_TOOLS").map(|tools| PathBuf::from(tools).join(name)).filter(|path| path.is_file());

@@ -11,18 +11,24 @@ use crate::workspace::Workspace;
 
 const RELEASE: &str = "sid";
 
-/// A program, which comes in the package of its name.
+/// A program.
 pub(super) struct Program {
     pub(super) name: &'static str,
+    package: &'static str,
     /// What the tests use it for, and the size of its package.
     pub(super) why: &'static str,
 }
 
 /// Everything that is fetched.
 pub(super) const PROGRAMS: &[Program] = &[
-    Program { name: "victoria-metrics", why: "is the back end that tests send OTLP to and query (about 60 MB)" },
-    Program { name: "promtool", why: "checks and tests the alert rules (17 MB)" },
-    Program { name: "kustomize", why: "renders the Kubernetes manifests (7 MB)" },
+    Program {
+        name: "victoria-metrics",
+        package: "victoria-metrics",
+        why: "is the back end that tests send OTLP to and query (about 60 MB)",
+    },
+    Program { name: "vmalert-tool", package: "victoria-metrics", why: "tests the alert rules for VictoriaMetrics" },
+    Program { name: "promtool", package: "promtool", why: "checks and tests the alert rules for Prometheus (17 MB)" },
+    Program { name: "kustomize", package: "kustomize", why: "renders the Kubernetes manifests (7 MB)" },
 ];
 
 /// Puts a program into the tools' directory, unless it is there.
@@ -35,7 +41,7 @@ pub(super) fn fetch(workspace: &Workspace, program: &Program) -> Result<()> {
     for directory in [&cache, &workspace.tools()] {
         fs::create_dir_all(directory).with_context(|| format!("could not make {}", directory.display()))?;
     }
-    let start = format!("{}_", program.name);
+    let start = format!("{}_", program.package);
     let newest = || {
         let mut packages = archive::downloaded(&cache);
         packages.retain(|package| package.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&start)));
@@ -43,9 +49,9 @@ pub(super) fn fetch(workspace: &Workspace, program: &Program) -> Result<()> {
     };
     if newest().is_none() {
         eprintln!("{} {}: fetched from Debian {RELEASE}, and not installed", program.name, program.why);
-        Archive::open(RELEASE, &cache)?.download(&[program.name], &cache)?;
+        Archive::open(RELEASE, &cache)?.download(&[program.package], &cache)?;
     }
-    let package = newest().with_context(|| format!("apt-get left no package of {} in {}", program.name, cache.display()))?;
+    let package = newest().with_context(|| format!("apt-get left no package {} in {}", program.package, cache.display()))?;
     let unpacked = cache.join("unpacked");
     archive::unpack(&package, &unpacked)?;
     // Appears whole or not at all.
