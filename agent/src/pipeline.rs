@@ -13,7 +13,10 @@ use crate::{
         mounts::{self, MountError},
         pin::{PinError, Pins},
     },
-    signals::{self, Running, Signal},
+    signals::{
+        self, Readings, Running, Signal, agent,
+        metric::{Point, Value},
+    },
 };
 
 /// What a pipeline is made for.
@@ -65,6 +68,12 @@ pub struct State {
     pub signal: &'static Signal,
     /// Why it is off; `None` when it counts.
     pub off: Option<String>,
+}
+
+impl State {
+    fn point(&self) -> Point {
+        Point::new(&agent::SIGNAL_ACTIVE, 0, Value::Int(self.off.is_none().into())).with("signal", self.signal.name)
+    }
 }
 
 /// The stages, running.
@@ -162,6 +171,7 @@ impl Pipeline {
                 Err(error) => failed(signal.name, &*error),
             }
         }
+        readings.push(Readings { node: self.states.iter().map(State::point).collect(), ..Readings::default() });
         self.aggregate.batch(facts::unix_ns(), readings, self.cgroups.table())
     }
 }
