@@ -4,6 +4,7 @@ use std::{error::Error, path::PathBuf};
 
 use crate::{
     aggregate::{Aggregate, Batch},
+    causes::chain,
     cgroups::{self, CgroupError, Cgroups},
     join::Node,
     kernel::{
@@ -12,7 +13,10 @@ use crate::{
         mounts::{self, MountError},
         pin::{PinError, Pins},
     },
-    signals::{self, Running, Signal},
+    signals::{
+        self, Readings, Running, Signal, agent,
+        metric::{Point, Value},
+    },
 };
 
 /// What a pipeline is made for.
@@ -64,6 +68,12 @@ pub struct State {
     pub signal: &'static Signal,
     /// Why it is off; `None` when it counts.
     pub off: Option<String>,
+}
+
+impl State {
+    fn point(&self) -> Point {
+        Point::new(&agent::SIGNAL_ACTIVE, 0, Value::Int(self.off.is_none().into())).with("signal", self.signal.name)
+    }
 }
 
 /// The stages, running.
@@ -161,20 +171,7 @@ impl Pipeline {
                 Err(error) => failed(signal.name, &*error),
             }
         }
+        readings.push(Readings { node: self.states.iter().map(State::point).collect(), ..Readings::default() });
         self.aggregate.batch(facts::unix_ns(), readings, self.cgroups.table())
     }
-}
-
-/// An error and all its causes in one line; a cause that its effect already told is not repeated.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -15,12 +15,13 @@ use tracing::{error, info, warn};
 
 use crate::{
     aggregate::Batch,
+    causes::chain,
     config::{self, Config},
     export::{self, ExportError, ship::Shipper},
     health::{self, Health},
     join::Node,
     kernel::{facts, sys},
-    pipeline::{Pipeline, Settings, StartError, chain},
+    pipeline::{Pipeline, Settings, StartError},
 };
 
 /// Time between two ticks of the collector.
