@@ -115,13 +115,22 @@ fn the_agent_takes_the_configuration_that_the_manifests_give_it() -> Result<()> 
     Ok(())
 }
 
-/// Every series that podmeter's registry has, as Prometheus and VictoriaMetrics name it.
-fn registry() -> Result<BTreeSet<String>> {
+/// What podmeter's registry has.
+struct Registry {
+    /// Series, as Prometheus and VictoriaMetrics name them.
+    series: BTreeSet<String>,
+    /// Labels that are attributes of single points, not of resources.
+    labels: BTreeSet<String>,
+}
+
+/// Asks the agent for it.
+fn registry() -> Result<Registry> {
     let said = agent::run(&["metrics", "--json"], As::Root, Duration::from_secs(5))?;
     let metrics: Json = serde_json::from_str(&said.stdout).with_context(|| format!("no JSON: {said:?}"))?;
     let metrics = metrics.as_array().context("no list of metrics")?;
-    let mut series = BTreeSet::new();
+    let (mut series, mut labels) = (BTreeSet::new(), BTreeSet::new());
     for metric in metrics {
+        labels.extend(metric["attributes"].as_array().into_iter().flatten().filter_map(Json::as_str).map(label));
         let name = metric["prometheus"].as_str().context("a metric without a name")?;
         series.insert(name.to_owned());
         if metric["kind"] == "exponential histogram" {
@@ -129,7 +138,20 @@ fn registry() -> Result<BTreeSet<String>> {
         }
     }
     ensure!(series.len() > 20, "the registry has {series:?} only");
-    Ok(series)
+    Ok(Registry { series, labels })
+}
+
+/// The label that an attribute becomes.
+fn label(attribute: &str) -> String {
+    attribute.replace('.', "_")
+}
+
+/// The resource attributes that the example has Prometheus make labels of.
+fn promoted() -> Result<BTreeSet<String>> {
+    let text = deploy::text(&deploy::directory().join("collector/prometheus.yaml"))?;
+    let config = deploy::yaml(&text)?.pop().context("the example is empty")?;
+    let promoted = config["otlp"]["promote_resource_attributes"].as_array().context("nothing is promoted")?.iter();
+    Ok(promoted.filter_map(Json::as_str).map(label).collect())
 }
 
 /// Every expression of the rules, tests of rules and dashboards, with the file it is in.
@@ -171,7 +193,7 @@ fn every_series_that_rules_and_dashboards_ask_for_is_in_the_registry() -> Result
     if !deploy::is_here(TEST) {
         return Ok(());
     }
-    let registry = registry()?;
+    let registry = registry()?.series;
     let expressions = expressions()?;
     let files: BTreeSet<&str> = expressions.iter().map(|(file, _)| file.as_str()).collect();
     for file in ["rules.yaml", "victoriametrics.yaml", "panels.json", "podmeter-victoriametrics.json"] {
@@ -186,5 +208,60 @@ fn every_series_that_rules_and_dashboards_ask_for_is_in_the_registry() -> Result
         }
     }
     ensure!(unknown.is_empty(), "not in the registry:\n{unknown:#?}");
+    Ok(())
+}
+
+#[test]
+fn every_label_that_rules_and_dashboards_ask_for_is_a_points_own_or_promoted_by_the_example() -> Result<()> {
+    const TEST: &str = "every_label_that_rules_and_dashboards_ask_for_is_a_points_own_or_promoted_by_the_example";
+    if !deploy::is_here(TEST) {
+        return Ok(());
+    }
+    let (own, promoted) = (registry()?.labels, promoted()?);
+    let mut unknown: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (file, expression) in expressions()? {
+        for name in promql::names(&expression.replace("$__rate_interval", "1m")).labels {
+            // Tests of rules and the panels' own words for selectors are not asked of a back end.
+            let written = expression.contains(&format!("${name}"));
+            if !written && name != "vmrange" && !own.contains(&name) && !promoted.contains(&name) {
+                unknown.entry(name).or_default().insert(file.clone());
+            }
+        }
+    }
+    ensure!(unknown.is_empty(), "neither in the registry nor promoted:\n{unknown:#?}");
+    Ok(())
+}
+
+#[test]
+fn the_collectors_example_uses_what_it_defines_and_defines_what_it_uses() -> Result<()> {
+    const TEST: &str = "the_collectors_example_uses_what_it_defines_and_defines_what_it_uses";
+    if !deploy::is_here(TEST) {
+        return Ok(());
+    }
+    let config = deploy::yaml(&deploy::text(&deploy::directory().join("collector/gateway.yaml"))?)?.pop().context("empty")?;
+    let names = |value: &Json| -> BTreeSet<String> {
+        value.as_array().into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect()
+    };
+    let pipeline = &config["service"]["pipelines"]["metrics"];
+    for kind in ["receivers", "processors", "exporters"] {
+        let defined: BTreeSet<String> = config[kind].as_object().with_context(|| format!("no {kind}"))?.keys().cloned().collect();
+        let used = names(&pipeline[kind]);
+        ensure!(!used.is_empty() && used.is_subset(&defined), "{kind}: {used:?} of {defined:?}");
+    }
+    let defined: BTreeSet<String> = config["extensions"].as_object().context("no extensions")?.keys().cloned().collect();
+    ensure!(names(&config["service"]["extensions"]) == defined, "extensions: {defined:?}");
+    // What limits memory comes first, or what it refuses was held already.
+    ensure!(pipeline["processors"][0] == "memory_limiter", "{pipeline}");
+    Ok(())
+}
+
+#[test]
+fn prometheus_takes_the_example_of_its_configuration() -> Result<()> {
+    let Some(promtool) = deploy::tool("promtool", "prometheus_takes_the_example_of_its_configuration") else { return Ok(()) };
+    let text = deploy::text(&deploy::directory().join("collector/prometheus.yaml"))?;
+    let rules = deploy::directory().join("prometheus/rules.yaml").canonicalize().context("the rules are not there")?;
+    let config = agent::config_file(&text.replace("/etc/prometheus/podmeter/rules.yaml", &rules.display().to_string()))?;
+    let said = deploy::output(Command::new(promtool).args(["check", "config"]).arg(config.path()))?;
+    ensure!(said.contains("1 rule files found"), "{said}");
     Ok(())
 }

@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn the_context_holds_the_agent_the_certificates_and_nothing_that_can_be_written() {
-        let directory = std::env::temp_dir().join(format!("xtask-image-{}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!("xtask-container-image-{}", std::process::id()));
         let workspace = Workspace { target: directory.clone(), root: Workspace::find().unwrap().root };
         let context = context(&workspace, Path::new("/proc/self/exe")).unwrap();
         let mode = |file: &str| fs::metadata(context.join("image").join(file)).unwrap().permissions().mode() & 0o777;
