@@ -1,7 +1,8 @@
 //! The agent as the DaemonSet runs it, without a container runtime: a root file system that holds the agent and nothing else and
 //! cannot be written, the manifest's mounts, namespaces of its own, and root with no capability but the manifest's.
 //!
-//! Not as there: no seccomp or AppArmor profile, and the test's own network namespace, through which probes reach it.
+//! Not as there: of the default seccomp profile only the system calls that it forbids and that an agent could want, no AppArmor
+//! profile, and the test's own network namespace, through which probes reach it.
 
 use std::{
     ffi::CString,
@@ -46,6 +47,33 @@ const CAPABILITIES: &[(&str, u64)] = &[
     ("SYS_RESOURCE", 24),
     ("PERFMON", 38),
     ("BPF", 39),
+];
+
+/// System calls that the default profiles of containerd and Docker refuse to a container without `SYS_ADMIN` and the like. `bpf` and
+/// `perf_event_open` are not among them: those they allow by capability.
+const REFUSED: &[i64] = &[
+    nix::libc::SYS_mount,
+    nix::libc::SYS_umount2,
+    nix::libc::SYS_pivot_root,
+    nix::libc::SYS_unshare,
+    nix::libc::SYS_setns,
+    nix::libc::SYS_fsopen,
+    nix::libc::SYS_move_mount,
+    nix::libc::SYS_open_tree,
+    nix::libc::SYS_open_by_handle_at,
+    nix::libc::SYS_syslog,
+    nix::libc::SYS_keyctl,
+    nix::libc::SYS_add_key,
+    nix::libc::SYS_request_key,
+    nix::libc::SYS_userfaultfd,
+    nix::libc::SYS_init_module,
+    nix::libc::SYS_finit_module,
+    nix::libc::SYS_kexec_load,
+    nix::libc::SYS_quotactl,
+    nix::libc::SYS_swapon,
+    nix::libc::SYS_reboot,
+    nix::libc::SYS_settimeofday,
+    nix::libc::SYS_io_uring_setup,
 ];
 
 /// The agent without a dynamic linker, as in the image: what `cargo xtask test` has built, or the agent under test if that is such
@@ -282,6 +310,8 @@ struct Plan {
     binds: Vec<(CString, CString, bool)>,
     /// A bit for each capability.
     capabilities: u64,
+    /// A program of classic BPF that refuses system calls.
+    filter: Vec<nix::libc::sock_filter>,
 }
 
 impl Plan {
@@ -311,6 +341,7 @@ impl Plan {
             cgroups: path(&root.join("sys/fs/cgroup"))?,
             binds: binds.collect::<Result<_>>()?,
             capabilities: bits.sum::<Result<u64>>()?,
+            filter: filter(REFUSED),
         })
     }
 
@@ -350,7 +381,17 @@ impl Plan {
         }
         nix::unistd::chdir("/")?;
         nix::sys::prctl::set_no_new_privs()?;
-        self.drop_capabilities()
+        self.drop_capabilities()?;
+        self.refuse_calls()
+    }
+
+    /// The agent's system calls go through the filter from here on.
+    fn refuse_calls(&self) -> std::io::Result<()> {
+        let len = u16::try_from(self.filter.len()).map_err(std::io::Error::other)?;
+        let program = nix::libc::sock_fprog { len, filter: self.filter.as_ptr().cast_mut() };
+        // SAFETY: the kernel copies `len` instructions, which `self` keeps alive, and writes none.
+        let set = unsafe { nix::libc::prctl(nix::libc::PR_SET_SECCOMP, nix::libc::SECCOMP_MODE_FILTER, &raw const program) };
+        Ok(Errno::result(set).map(drop)?)
     }
 
     /// Root that executes a program gets what is in its bounding set, and no more.
@@ -369,5 +410,43 @@ impl Plan {
             }
         }
         Ok(())
+    }
+}
+
+/// Lets every system call pass but these, which fail with EPERM as the default profiles have it.
+fn filter(refused: &[i64]) -> Vec<nix::libc::sock_filter> {
+    use nix::libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO};
+    let step = |code: u32, jt: u8, k: u32| nix::libc::sock_filter { code: code as u16, jt, jf: 0, k };
+    let left = |at: usize| (refused.len() - at) as u8;
+    // The first field that a filter sees is the call's number.
+    let mut program = vec![step(BPF_LD | BPF_W | BPF_ABS, 0, 0)];
+    program.extend(refused.iter().enumerate().map(|(at, call)| step(BPF_JMP | BPF_JEQ | BPF_K, left(at), *call as u32)));
+    program.push(step(BPF_RET | BPF_K, 0, SECCOMP_RET_ALLOW));
+    program.push(step(BPF_RET | BPF_K, 0, SECCOMP_RET_ERRNO | Errno::EPERM as u32));
+    program
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_call_jumps_to_the_refusal() {
+        let program = filter(&[10, 20, 30]);
+        for (at, call) in [(1, 10), (2, 20), (3, 30)] {
+            assert_eq!((program[at].k, at + 1 + usize::from(program[at].jt)), (call, 5));
+        }
+        assert_eq!(
+            (program.len(), program[4].k, program[5].k),
+            (6, nix::libc::SECCOMP_RET_ALLOW, nix::libc::SECCOMP_RET_ERRNO | 1)
+        );
+    }
+
+    #[test]
+    fn the_manifest_is_understood() {
+        let manifest = Manifest::read().unwrap();
+        assert_eq!(manifest.args, ["run", "--config", "/etc/podmeter/config.yaml"]);
+        assert!(manifest.env.contains(&("NODE_NAME".to_owned(), NODE_NAME.to_owned())));
+        assert_eq!(manifest.mounts.iter().map(|mount| mount.volume.as_str()).collect::<Vec<_>>(), ["config", "cgroups", "bpf"]);
     }
 }
