@@ -92,6 +92,15 @@ pub unsafe fn add(count: *mut u64, n: u64) {
 pub fn opaque(number: u64) -> u64 {
     let same: u64;
     // SAFETY: a move between registers. Without an instruction, two lines would claim the same one, which the kernel refuses.
-    unsafe { core::arch::asm!("{same} = {number}", same = out(reg) same, number = in(reg) number, options(pure, nomem, nostack)) };
+    unsafe {
+        core::arch::asm!("{same} = {number}", same = out(reg) same, number = in(reg) number, options(pure, nomem, nostack))
+    };
     same
+}
+
+/// The same number, if it fits the mask, of which the verifier knows nothing but that. It follows every value it can tell apart through
+/// all that comes after; where it need not, this makes one of many. `noise` is any number that the verifier does not know.
+#[inline(always)]
+pub fn forgotten(number: u64, mask: u64, noise: u64) -> u64 {
+    (opaque(number ^ noise) ^ noise) & mask
 }

@@ -13,18 +13,18 @@ use core::mem::MaybeUninit;
 use agent_common::{
     cgroups::UNATTRIBUTED,
     dns::{
-        Connection, Counts4, DURATION_LEN, DnsCounts, Facts, HEAD_LEN, Message, PREFIX_LEN, Query, QueryKey, Refused, Row, RowKey,
-        STREAM_HEAD, Side, Source, Stream, Transport, Way, duration_position, parse, row_kind,
+        Connection, Counts4, DURATION_LEN, DnsCounts, Facts, HEAD_LEN, Message, PREFIX_LEN, Query, QueryKey, Refused, Row,
+        RowKey, STREAM_HEAD, Side, Source, Stream, Transport, Way, duration_position, parse, row_kind,
     },
 };
 use agent_ebpf::{
-    CgroupSlots, MMAPABLE, add, frozen, opaque,
+    CgroupSlots, MMAPABLE, add, forgotten, frozen, opaque,
     packet::{Packet, Protocol},
 };
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{__sk_buff, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
-    btf_maps::{Array, HashMap, LruHashMap, SkStorage},
+    btf_maps::{Array, HashMap, LruHashMap, ProgramArray, SkStorage},
     helpers::generated::{
         bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sk_storage_get, bpf_skb_cgroup_id, bpf_skb_load_bytes, bpf_tcp_sock,
     },
@@ -63,8 +63,14 @@ static DNS_GAPS: LruHashMap<u64, u64, 256> = LruHashMap::new();
 /// 64-bit words that hold a message's head.
 const HEAD_WORDS: usize = HEAD_LEN.div_ceil(8);
 
-/// Messages of one segment that are looked at. More can come together only when many are under way on one connection.
-const MESSAGES: u32 = 8;
+// The programs themselves. Programs that are attached in different ways cannot share a table.
+#[btf_map]
+static DNS_EGRESS_AGAIN: ProgramArray<1> = ProgramArray::new();
+#[btf_map]
+static DNS_INGRESS_AGAIN: ProgramArray<1> = ProgramArray::new();
+
+/// Messages of one segment that one run of a program looks at; the next run takes the next ones. More would take the verifier longer.
+const MESSAGES: u32 = 2;
 
 /// States of a [`Stream`].
 const UNSURE: u32 = 1;
@@ -93,15 +99,19 @@ struct Flow {
     peer: u32,
     cookie: u64,
     transport: Transport,
-    /// Whether the socket's own port is one of DNS, and whether the other end's is.
-    own: bool,
-    theirs: bool,
+    /// Which of the ports are those of DNS: [`OWN`], [`THEIRS`].
+    ends: u64,
 }
+
+/// The socket's own port is one of DNS.
+const OWN: u64 = 1;
+/// The other end's port is one of DNS.
+const THEIRS: u64 = 2;
 
 #[inline(always)]
 fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) -> Option<()> {
     let skb = ctx.skb.skb;
-    let packet = Packet::of(ctx)?;
+    let mut packet = Packet::of(ctx)?;
     let transport = match packet.protocol {
         Protocol::Udp => Transport::Udp,
         Protocol::Tcp => Transport::Tcp,
@@ -118,11 +128,30 @@ fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) -> Option<()> {
     let slot = unsafe { CGROUP_SLOTS.get(cgroup) }.copied().unwrap_or(UNATTRIBUTED);
     let counts = DNS_COUNTS.get_ptr_mut(slot)?;
     let peer = if EGRESS { packet.destination_hash(ctx) } else { packet.source_hash(ctx) };
-    let flow = Flow { counts, slot, peer, cookie, transport, own, theirs };
+    let ends = forgotten(own as u64 * OWN | theirs as u64 * THEIRS, OWN | THEIRS, cookie);
+    packet.payload = forgotten(packet.payload as u64, 0xffff, cookie) as u32;
+    packet.payload_len = forgotten(packet.payload_len as u64, 0x000f_ffff, cookie) as u32;
+    let flow = Flow { counts, slot, peer, cookie, transport, ends };
     match transport {
-        Transport::Udp => datagram::<EGRESS>(skb, &packet, &flow),
-        Transport::Tcp => segment::<EGRESS>(skb, &packet, &flow),
+        Transport::Udp => {
+            datagram::<EGRESS>(skb, &packet, &flow);
+        }
+        Transport::Tcp => {
+            if segment::<EGRESS>(skb, &packet, &flow) {
+                // SAFETY: the same program, for the messages that are left; what it has to know is in the stream.
+                unsafe {
+                    if EGRESS {
+                        DNS_EGRESS_AGAIN.tail_call(ctx, 0);
+                    } else {
+                        DNS_INGRESS_AGAIN.tail_call(ctx, 0);
+                    }
+                }
+                // As often as the kernel allows already.
+                give_up::<EGRESS>(skb, &packet, &flow);
+            }
+        }
     }
+    Some(())
 }
 
 #[inline(always)]
@@ -153,7 +182,23 @@ impl Source for Bytes {
 
     #[inline(always)]
     fn forgotten(&self, number: u8, noise: u64) -> u8 {
-        ((opaque(number as u64 ^ noise) ^ noise) & 63) as u8
+        forgotten(number as u64, 63, noise) as u8
+    }
+}
+
+/// What was read, with every field set in every case: the verifier refuses to copy what was never written, even where nobody uses it.
+#[derive(Clone, Copy)]
+struct Seen {
+    refused: Option<Refused>,
+    message: Message,
+}
+
+#[inline(always)]
+fn see(bytes: &Bytes) -> Seen {
+    const NONE: Message = Message { id: 0, answer: false, truncated: false, rcode: 0, question: 0 };
+    match parse(bytes) {
+        Ok(message) => Seen { refused: None, message },
+        Err(refused) => Seen { refused: Some(refused), message: NONE },
     }
 }
 
@@ -176,14 +221,33 @@ fn datagram<const EGRESS: bool>(skb: *mut __sk_buff, packet: &Packet, flow: &Flo
     if unsafe { bpf_skb_load_bytes(skb.cast(), packet.payload, words.cast(), len as u32) } != 0 {
         return None;
     }
-    let parsed = parse(&Bytes { at: words.cast(), len: len as u32 });
-    count::<EGRESS>(flow, parsed);
+    let seen = see(&Bytes { at: words.cast(), len: forgotten(len, 511, flow.cookie) as u32 });
+    count::<EGRESS>(flow, &seen);
     Some(())
 }
 
-/// The messages in a segment, or what of them is in it.
+/// The messages in a segment, or what of them is in it. True when there may be more of them.
 #[inline(never)]
-fn segment<const EGRESS: bool>(skb: *mut __sk_buff, packet: &Packet, flow: &Flow) -> Option<()> {
+fn segment<const EGRESS: bool>(skb: *mut __sk_buff, packet: &Packet, flow: &Flow) -> bool {
+    // SAFETY: of this socket; a second CPU may have packets of the same direction only while the flow moves from one to the other.
+    match stream::<EGRESS>(skb) {
+        Some((sk, stream)) => unsafe { follow::<EGRESS>(skb, sk, packet, flow, stream) },
+        None => false,
+    }
+}
+
+/// Leaves the rest of a segment alone.
+#[inline(never)]
+fn give_up<const EGRESS: bool>(skb: *mut __sk_buff, packet: &Packet, flow: &Flow) -> bool {
+    let Some((_, stream)) = stream::<EGRESS>(skb) else { return false };
+    // SAFETY: as above.
+    unsafe { lose(flow, stream, packet.sequence.wrapping_add(packet.payload_len)) };
+    true
+}
+
+/// A packet's socket, and one direction of its connection.
+#[inline(always)]
+fn stream<const EGRESS: bool>(skb: *mut __sk_buff) -> Option<(*mut bpf_sock, *mut Stream)> {
     // SAFETY: a field of the packet's context, which is 0 without a socket.
     let sk = unsafe { (*skb).__bindgen_anon_2.sk };
     if sk.is_null() {
@@ -203,9 +267,7 @@ fn segment<const EGRESS: bool>(skb: *mut __sk_buff, packet: &Packet, flow: &Flow
         return None;
     }
     // SAFETY: fields of a map value.
-    let stream = unsafe { if EGRESS { &raw mut (*connection).egress } else { &raw mut (*connection).ingress } };
-    // SAFETY: of this socket; a second CPU may have packets of the same direction only while the flow moves from one to the other.
-    unsafe { follow::<EGRESS>(skb, sk, packet, flow, stream) }
+    Some((sk, unsafe { if EGRESS { &raw mut (*connection).egress } else { &raw mut (*connection).ingress } }))
 }
 
 /// Follows one direction of a connection by sequence numbers, and counts the messages whose head ends in this segment.
@@ -216,7 +278,7 @@ unsafe fn follow<const EGRESS: bool>(
     packet: &Packet,
     flow: &Flow,
     stream: *mut Stream,
-) -> Option<()> {
+) -> bool {
     // SAFETY: the caller's promise.
     unsafe {
         let (first, len) = (packet.sequence, packet.payload_len);
@@ -231,21 +293,21 @@ unsafe fn follow<const EGRESS: bool>(
                 continue;
             }
             if ahead >= len {
-                return None;
+                return false;
             }
             let have = opaque((*stream).have as u64);
             if have >= STREAM_HEAD as u64 {
-                return None;
+                return false;
             }
             let missing = STREAM_HEAD as u64 - have;
             let there = (len - ahead) as u64;
             let more = opaque(if missing < there { missing } else { there });
             if more == 0 || more > STREAM_HEAD as u64 {
-                return None;
+                return false;
             }
             let to = (&raw mut (*stream).head).cast::<u8>().add(have as usize);
             if bpf_skb_load_bytes(skb.cast(), packet.payload + ahead, to.cast(), more as u32) != 0 {
-                return None;
+                return false;
             }
             let begin = (*stream).next.wrapping_sub(have as u32);
             let have = (have + more) as u32;
@@ -255,26 +317,24 @@ unsafe fn follow<const EGRESS: bool>(
                 let sure = (*stream).state == IN_STEP;
                 (*stream).have = if sure { have } else { 0 };
                 (*stream).next = first.wrapping_add(len);
-                return None;
+                return false;
             }
             let at = (&raw const (*stream).head).cast::<u8>().add(PREFIX_LEN);
-            let parsed = parse(&Bytes { at, len: message_len });
+            let seen = see(&Bytes { at, len: forgotten(message_len as u64, 0xffff, flow.cookie) as u32 });
             if (*stream).state != IN_STEP {
                 // A message that goes the right way is hardly ever seen where none begins.
-                if !parsed.is_ok_and(|message| side::<EGRESS>(flow, message.answer).is_some()) {
+                if seen.refused.is_some() || side::<EGRESS>(flow, seen.message.answer).is_none() {
                     (*stream).next = first.wrapping_add(len);
-                    return None;
+                    return false;
                 }
                 (*stream).state = IN_STEP;
             }
             (*stream).next = begin.wrapping_add(PREFIX_LEN as u32 + message_len);
             (*stream).have = 0;
-            count::<EGRESS>(flow, parsed);
+            count::<EGRESS>(flow, &seen);
         }
-        // More than can be looked at.
-        lose(flow, stream, first.wrapping_add(len));
+        (*stream).next.wrapping_sub(first) < len
     }
-    Some(())
 }
 
 /// Notes where the stream begins: with a connection's first byte, or in the middle of one that is older than the programs.
@@ -315,7 +375,7 @@ unsafe fn lose(flow: &Flow, stream: *mut Stream, next: u32) {
         (*stream).next = next;
         (*stream).have = 0;
         if was_in_step {
-            let side = if flow.own { Side::Server } else { Side::Client };
+            let side = if flow.ends & OWN != 0 { Side::Server } else { Side::Client };
             one(&raw mut (*flow.counts).gaps, Way { side, transport: flow.transport });
             let _ = DNS_GAPS.insert(flow.cookie, bpf_ktime_get_ns(), 0);
         }
@@ -327,24 +387,25 @@ unsafe fn lose(flow: &Flow, stream: *mut Stream, next: u32) {
 fn side<const EGRESS: bool>(flow: &Flow, answer: bool) -> Option<Side> {
     let client = EGRESS != answer;
     match client {
-        true if flow.theirs => Some(Side::Client),
-        false if flow.own => Some(Side::Server),
+        true if flow.ends & THEIRS != 0 => Some(Side::Client),
+        false if flow.ends & OWN != 0 => Some(Side::Server),
         _ => None,
     }
 }
 
 /// Counts a message.
 #[inline(always)]
-fn count<const EGRESS: bool>(flow: &Flow, parsed: Result<Message, Refused>) {
-    let by_port = if flow.own { Side::Server } else { Side::Client };
+fn count<const EGRESS: bool>(flow: &Flow, seen: &Seen) {
+    let by_port = if flow.ends & OWN != 0 { Side::Server } else { Side::Client };
     let mut way = Way { side: by_port, transport: flow.transport };
     // SAFETY: fields of a map value.
     unsafe {
-        let message = match parsed {
-            Ok(message) => message,
-            Err(Refused::Malformed) => return one(&raw mut (*flow.counts).malformed, way),
-            Err(Refused::Other) => return one(&raw mut (*flow.counts).other, way),
-        };
+        match seen.refused {
+            None => {}
+            Some(Refused::Malformed) => return one(&raw mut (*flow.counts).malformed, way),
+            Some(Refused::Other) => return one(&raw mut (*flow.counts).other, way),
+        }
+        let message = &seen.message;
         let Some(side) = side::<EGRESS>(flow, message.answer) else {
             return one(&raw mut (*flow.counts).unmatched, way);
         };
@@ -357,7 +418,7 @@ fn count<const EGRESS: bool>(flow: &Flow, parsed: Result<Message, Refused>) {
             peer: if many { flow.peer } else { 0 },
         };
         if message.answer {
-            answered(flow, way, &key, &message);
+            answered(flow, way, &key, message);
         } else {
             asked(flow, way, &key);
         }

@@ -115,9 +115,12 @@ pub(super) const KEYS: &[Key] = &[
         store(&mut l.config.cgroups.root, Some(absolute(v)?))
     })
     .example("/sys/fs/cgroup"),
-    Key::new("dns.ports", Some("53"), "Ports of DNS servers, up to 8, by comma. Where a pod's DNS listens on another: 53,5353.", |l, v| {
-        store(&mut l.config.signals.dns.ports, ports(v)?)
-    }),
+    Key::new(
+        "dns.ports",
+        Some("53"),
+        "Ports of DNS servers, up to 8, by comma. Where a pod's DNS listens on another: 53,5353.",
+        |l, v| store(&mut l.config.signals.dns.ports, ports(v)?),
+    ),
     Key::new(
         "dns.timeout",
         Some("5s"),

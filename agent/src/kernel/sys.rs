@@ -148,9 +148,7 @@ pub fn for_each_entry<K: Pod, V: Pod>(map: impl AsFd, mut look: impl FnMut(&K, &
             flags: 0,
         };
         // SAFETY: the kernel writes at most `count` keys and values, for which both vectors have room, and a position of 32 bits.
-        let result = unsafe {
-            nix::libc::syscall(nix::libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut batch, size_of::<Batch>())
-        };
+        let result = unsafe { nix::libc::syscall(nix::libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut batch, size_of::<Batch>()) };
         let error = (result < 0).then(io::Error::last_os_error);
         let last = match error.as_ref().and_then(io::Error::raw_os_error) {
             None => false,

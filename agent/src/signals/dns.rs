@@ -156,6 +156,9 @@ const ROWS_PER_SLOT: u32 = 8;
 /// Where the network signal's programs call these.
 const CALLS: [(&str, &str); 2] = [("NETWORK_DNS_EGRESS", "dns_on_egress"), ("NETWORK_DNS_INGRESS", "dns_on_ingress")];
 
+/// Where they call themselves.
+const AGAIN: [(&str, &str); 2] = [("DNS_EGRESS_AGAIN", "dns_on_egress"), ("DNS_INGRESS_AGAIN", "dns_on_ingress")];
+
 /// The signal while it counts.
 struct Dns {
     /// Held for its links.
@@ -202,14 +205,22 @@ impl Dns {
                 ("DNS_EMPTY_ROW", None),
                 ("DNS_CONNECTIONS", None),
                 ("DNS_GAPS", None),
+                ("DNS_EGRESS_AGAIN", None),
+                ("DNS_INGRESS_AGAIN", None),
             ],
             shared: &[("CGROUP_SLOTS", cgroups.object())],
             programs: &[("dns_on_egress", hook(Hook::Egress)), ("dns_on_ingress", hook(Hook::Ingress))],
         })?;
+        // A segment with many messages takes several runs.
+        let mut again: [ProgramArray<MapData>; 2] = [object.take(AGAIN[0].0)?, object.take(AGAIN[1].0)?];
+        for (table, (_, program)) in again.iter_mut().zip(AGAIN) {
+            object.call_from(table, 0, program)?;
+        }
         kernel.attach(&mut object)?;
         for (table, (_, program)) in calls.iter_mut().zip(CALLS) {
             object.call_from(table, 0, program)?;
         }
+        calls.extend(again);
         Ok(Self {
             books: Books::open(&object, ["DNS_COUNTS", "DNS_COUNTS_CARRIED"], 1, slots)?,
             counts: object.mapped("DNS_COUNTS")?,
@@ -245,7 +256,8 @@ impl Dns {
             let same = self.in_flight.get(&key, 0).is_ok_and(|now| now.asked_ns == query.asked_ns);
             if same && self.take(&key)? {
                 let way = way(&key);
-                let unseen = way.transport == Transport::Tcp && self.gaps.get(&key.cookie, 0).is_ok_and(|ns| ns >= query.asked_ns);
+                let unseen =
+                    way.transport == Transport::Tcp && self.gaps.get(&key.cookie, 0).is_ok_and(|ns| ns >= query.asked_ns);
                 self.add(query.slot, if unseen { offset_of!(DnsCounts, lost) } else { offset_of!(DnsCounts, timeouts) }, way);
             }
         }
@@ -283,7 +295,9 @@ impl Dns {
         // What never happened has no series: most containers never retry, and many never ask.
         for (metric, counts) in by_way {
             for (way, n) in Way::ALL.into_iter().zip(counts).filter(|(_, n)| *n > 0) {
-                points.push(Point::new(metric, start_unix_ns, Value::Int(n)).with("side", side(way)).with(TRANSPORT, transport(way)));
+                points.push(
+                    Point::new(metric, start_unix_ns, Value::Int(n)).with("side", side(way)).with(TRANSPORT, transport(way)),
+                );
             }
         }
         let duration = |way: Way, end: Option<&'static str>, histogram: Histogram| {
