@@ -25,6 +25,12 @@ pub trait Source {
     /// The byte at `at`, `None` beyond the message's end. `at` is below [`HEAD_LEN`].
     fn byte(&self, at: usize) -> Option<u8>;
 
+    /// The hash of the question, `None` when it cannot be read: what [`question`] says, in a function of its own on the kernel side.
+    #[inline(always)]
+    fn question(&self) -> Option<u64> {
+        question(self)
+    }
+
     /// The same number below 64. On the kernel side, one of which the verifier forgets all it knew: else it would follow each length of
     /// each label by itself. `noise` is any number that it does not know.
     fn forgotten(&self, number: u8, noise: u64) -> u8 {
@@ -82,7 +88,7 @@ pub fn parse(source: &(impl Source + ?Sized)) -> Result<Message, Refused> {
     let questions = word(byte(4)?, byte(5)?);
     let question = match questions {
         0 => HASH_SEED,
-        1 => question(source)?,
+        1 => source.question().ok_or(Refused::Malformed)?,
         _ => return Err(Refused::Malformed),
     };
     Ok(Message {
@@ -94,24 +100,24 @@ pub fn parse(source: &(impl Source + ?Sized)) -> Result<Message, Refused> {
     })
 }
 
-/// The hash of the question at the header's end.
+/// The hash of the question at the header's end, `None` when it is cut or has a name that cannot be.
 #[inline(always)]
-fn question(source: &(impl Source + ?Sized)) -> Result<u64, Refused> {
+pub fn question(source: &(impl Source + ?Sized)) -> Option<u64> {
     let mut hash = HASH_SEED;
     // Bytes left of the current label; behind the name, of type and class.
     let mut left = 0_u8;
     let mut named = false;
     for i in 0..NAME_LEN + 4 {
-        let mut byte = source.byte(HEADER_LEN + i).ok_or(Refused::Malformed)?;
+        let mut byte = source.byte(HEADER_LEN + i)?;
         if named {
             left -= 1;
             if left == 0 {
-                return Ok(hashed(hash, byte));
+                return Some(hashed(hash, byte));
             }
         } else if left == 0 {
             // A longer label is none: the upper bits mark a pointer, or nothing that was ever defined.
             if byte > 63 || i >= NAME_LEN {
-                return Err(Refused::Malformed);
+                return None;
             }
             left = byte;
             if byte == 0 {
@@ -127,7 +133,7 @@ fn question(source: &(impl Source + ?Sized)) -> Result<u64, Refused> {
         hash = hashed(hash, byte);
         left = source.forgotten(left, hash);
     }
-    Err(Refused::Malformed)
+    None
 }
 
 /// FNV-1a, 64 bits.
@@ -305,8 +311,8 @@ record! {
         pub state: u32,
         /// Fills the record.
         pub reserved: u32,
-        /// What came of the current message, its length included. Twice as long as needed: the verifier adds the largest position to
-        /// the largest number of bytes.
+        /// What came of a message whose head is in several segments, its length included. Twice as long as needed: the verifier adds the
+        /// largest position to the largest number of bytes.
         pub head: [u8; 2 * STREAM_HEAD + 6],
     }
 }
@@ -326,7 +332,7 @@ record! {
     pub struct Facts {
         /// How long an answer may take in ns.
         pub timeout_ns: u64,
-        /// The ports of DNS; 0 for none.
+        /// The ports of DNS; what is no port, such as `u64::MAX`, for none.
         pub ports: [u64; PORTS_LEN],
     }
 }

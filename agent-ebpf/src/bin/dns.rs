@@ -8,13 +8,12 @@
 #![no_main]
 #![allow(missing_docs, reason = "the program macros make undocumented functions beside the documented ones")]
 
-use core::mem::MaybeUninit;
-
 use agent_common::{
     cgroups::UNATTRIBUTED,
     dns::{
-        Connection, Counts4, DURATION_LEN, DnsCounts, Facts, HEAD_LEN, Message, PREFIX_LEN, Query, QueryKey, Refused, Row,
-        RowKey, STREAM_HEAD, Side, Source, Stream, Transport, Way, duration_position, parse, row_kind,
+        Connection, Counts4, DURATION_LEN, DnsCounts, Facts, HEAD_LEN, HEADER_LEN, Message, PORTS_LEN, PREFIX_LEN, Query,
+        QueryKey, Refused, Row, RowKey, STREAM_HEAD, Side, Source, Stream, Transport, Way, duration_position, parse, question,
+        row_kind,
     },
 };
 use agent_ebpf::{
@@ -24,7 +23,7 @@ use agent_ebpf::{
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{__sk_buff, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
-    btf_maps::{Array, HashMap, LruHashMap, ProgramArray, SkStorage},
+    btf_maps::{Array, HashMap, LruHashMap, SkStorage},
     helpers::generated::{
         bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sk_storage_get, bpf_skb_cgroup_id, bpf_skb_load_bytes, bpf_tcp_sock,
     },
@@ -60,17 +59,11 @@ static DNS_CONNECTIONS: SkStorage<Connection> = SkStorage::new();
 #[btf_map]
 static DNS_GAPS: LruHashMap<u64, u64, 256> = LruHashMap::new();
 
-/// 64-bit words that hold a message's head.
-const HEAD_WORDS: usize = HEAD_LEN.div_ceil(8);
+/// Bytes of a question that are read from a packet at once, a power of two. Few names are longer.
+const PIECE_LEN: usize = 64;
 
-// The programs themselves. Programs that are attached in different ways cannot share a table.
-#[btf_map]
-static DNS_EGRESS_AGAIN: ProgramArray<1> = ProgramArray::new();
-#[btf_map]
-static DNS_INGRESS_AGAIN: ProgramArray<1> = ProgramArray::new();
-
-/// Messages of one segment that one run of a program looks at; the next run takes the next ones. More would take the verifier longer.
-const MESSAGES: u32 = 2;
+/// Messages of one segment that are looked at: the verifier takes the longer the more there are.
+const MESSAGES: u32 = 8;
 
 /// States of a [`Stream`].
 const UNSURE: u32 = 1;
@@ -119,7 +112,7 @@ fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) -> Option<()> {
     let (own, theirs) =
         if EGRESS { (packet.source_port, packet.destination_port) } else { (packet.destination_port, packet.source_port) };
     let (own, theirs) = (is_dns(own), is_dns(theirs));
-    if !own && !theirs || packet.payload_len == 0 {
+    if own | theirs == 0 || packet.payload_len == 0 {
         return None;
     }
     // SAFETY: helpers that take the packet.
@@ -128,49 +121,134 @@ fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) -> Option<()> {
     let slot = unsafe { CGROUP_SLOTS.get(cgroup) }.copied().unwrap_or(UNATTRIBUTED);
     let counts = DNS_COUNTS.get_ptr_mut(slot)?;
     let peer = if EGRESS { packet.destination_hash(ctx) } else { packet.source_hash(ctx) };
-    let ends = forgotten(own as u64 * OWN | theirs as u64 * THEIRS, OWN | THEIRS, cookie);
+    let ends = forgotten(own * OWN | theirs * THEIRS, OWN | THEIRS, cookie);
     packet.payload = forgotten(packet.payload as u64, 0xffff, cookie) as u32;
     packet.payload_len = forgotten(packet.payload_len as u64, 0x000f_ffff, cookie) as u32;
     let flow = Flow { counts, slot, peer, cookie, transport, ends };
     match transport {
-        Transport::Udp => {
-            datagram::<EGRESS>(skb, &packet, &flow);
-        }
-        Transport::Tcp => {
-            if segment::<EGRESS>(skb, &packet, &flow) {
-                // SAFETY: the same program, for the messages that are left; what it has to know is in the stream.
-                unsafe {
-                    if EGRESS {
-                        DNS_EGRESS_AGAIN.tail_call(ctx, 0);
-                    } else {
-                        DNS_INGRESS_AGAIN.tail_call(ctx, 0);
-                    }
-                }
-                // As often as the kernel allows already.
-                give_up::<EGRESS>(skb, &packet, &flow);
-            }
-        }
+        Transport::Udp => datagram::<EGRESS>(skb, &packet, &flow),
+        Transport::Tcp => segment::<EGRESS>(skb, &packet, &flow),
     }
     Some(())
 }
 
+/// Whether a port is one of DNS. Without a branch: the verifier would follow each of them.
 #[inline(always)]
-fn is_dns(port: u16) -> bool {
-    let ports = &raw const FACTS.ports;
-    (0..agent_common::dns::PORTS_LEN).any(|i| {
+fn is_dns(port: u16) -> u64 {
+    let ports = (&raw const FACTS.ports).cast::<u64>();
+    let mut found = 0;
+    for i in 0..PORTS_LEN {
         // SAFETY: an element of a field of a live static, whose value is replaced before the program loads.
-        let known = unsafe { core::ptr::read_volatile(ports.cast::<u64>().add(i)) };
-        known != 0 && known == port as u64
-    })
+        let difference = unsafe { core::ptr::read_volatile(ports.add(i)) } ^ port as u64;
+        found |= difference.wrapping_sub(1) >> 63;
+    }
+    found
 }
 
-/// A message at an address, of which `len` bytes are there.
-struct Bytes {
+/// A message in a packet, of which `len` bytes are there.
+struct InPacket {
+    skb: *mut __sk_buff,
+    at: u32,
+    len: u32,
+    header: [u8; HEADER_LEN],
+}
+
+impl InPacket {
+    /// `None` where the packet ends before.
+    #[inline(always)]
+    fn new(skb: *mut __sk_buff, at: u32, len: u32) -> Self {
+        let mut header = [0; HEADER_LEN];
+        // SAFETY: as long as said; the helper refuses what lies beyond the packet.
+        let loaded = unsafe { bpf_skb_load_bytes(skb.cast(), at, (&raw mut header).cast(), HEADER_LEN as u32) } == 0;
+        Self { skb, at, len: if loaded { len } else { 0 }, header }
+    }
+}
+
+impl Source for InPacket {
+    #[inline(always)]
+    fn byte(&self, at: usize) -> Option<u8> {
+        if at as u32 >= self.len { None } else { self.header.get(at).copied() }
+    }
+
+    #[inline(always)]
+    fn question(&self) -> Option<u64> {
+        match dns_question_in_packet(self.skb, self.at, self.len) {
+            0 => None,
+            hash => Some(hash),
+        }
+    }
+}
+
+/// A message whose head is in its stream's memory, of which `len` bytes are there.
+struct InStream {
+    skb: *mut __sk_buff,
+    at: *const u8,
+    len: u32,
+    egress: bool,
+}
+
+impl Source for InStream {
+    #[inline(always)]
+    fn byte(&self, at: usize) -> Option<u8> {
+        // SAFETY: whoever makes one has the head of a message at the address.
+        if at as u32 >= self.len || at >= HEADER_LEN { None } else { Some(unsafe { *self.at.add(at) }) }
+    }
+
+    #[inline(always)]
+    fn question(&self) -> Option<u64> {
+        match dns_question_in_stream(self.skb, self.egress as u32, self.len) {
+            0 => None,
+            hash => Some(hash),
+        }
+    }
+}
+
+/// A question in a packet, read piece by piece: a whole name is more than the stack of three functions has room for.
+struct Pieces {
+    skb: *mut __sk_buff,
+    /// Where the message begins.
+    at: u32,
+    /// Bytes of the message.
+    len: u32,
+    piece: *mut u8,
+}
+
+impl Source for Pieces {
+    #[inline(always)]
+    fn byte(&self, at: usize) -> Option<u8> {
+        if at as u32 >= self.len {
+            return None;
+        }
+        // On the stack: an interrupt may bring another packet to this CPU meanwhile.
+        let place = at - HEADER_LEN & (PIECE_LEN - 1);
+        if place == 0 {
+            let left = self.len - at as u32;
+            let left = opaque(if left > PIECE_LEN as u32 { PIECE_LEN as u64 } else { left as u64 });
+            if left == 0 || left > PIECE_LEN as u64 {
+                return None;
+            }
+            // SAFETY: there is room for PIECE_LEN bytes; the helper refuses what lies beyond the packet.
+            if unsafe { bpf_skb_load_bytes(self.skb.cast(), self.at + at as u32, self.piece.cast(), left as u32) } != 0 {
+                return None;
+            }
+        }
+        // SAFETY: `place` is below PIECE_LEN.
+        Some(unsafe { *self.piece.add(place) })
+    }
+
+    #[inline(always)]
+    fn forgotten(&self, number: u8, noise: u64) -> u8 {
+        forgotten(number as u64, 63, noise) as u8
+    }
+}
+
+/// The head of a message in memory, of which `len` bytes are there.
+struct Head {
     at: *const u8,
     len: u32,
 }
 
-impl Source for Bytes {
+impl Source for Head {
     #[inline(always)]
     fn byte(&self, at: usize) -> Option<u8> {
         if at as u32 >= self.len || at >= HEAD_LEN {
@@ -186,6 +264,27 @@ impl Source for Bytes {
     }
 }
 
+/// The hash of the question of the message of `len` bytes at `at` in the packet, 0 when it cannot be read.
+///
+/// A global function, which the verifier looks at once, whatever calls it: hence numbers go in and out.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn dns_question_in_packet(skb: *mut __sk_buff, at: u32, len: u32) -> u64 {
+    let mut piece = [0_u64; PIECE_LEN / 8];
+    question(&Pieces { skb, at, len, piece: (&raw mut piece).cast() }).unwrap_or(0)
+}
+
+/// The same of a message of which the head is in the memory of its stream.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn dns_question_in_stream(skb: *mut __sk_buff, egress: u32, len: u32) -> u64 {
+    let found = if egress != 0 { stream::<true>(skb) } else { stream::<false>(skb) };
+    let Some((_, stream)) = found else { return 0 };
+    // SAFETY: a field of a map value, of which the first bytes are the message's length.
+    let at = unsafe { (&raw const (*stream).head).cast::<u8>().add(PREFIX_LEN) };
+    question(&Head { at, len }).unwrap_or(0)
+}
+
 /// What was read, with every field set in every case: the verifier refuses to copy what was never written, even where nobody uses it.
 #[derive(Clone, Copy)]
 struct Seen {
@@ -194,55 +293,27 @@ struct Seen {
 }
 
 #[inline(always)]
-fn see(bytes: &Bytes) -> Seen {
+fn see(source: &impl Source) -> Seen {
     const NONE: Message = Message { id: 0, answer: false, truncated: false, rcode: 0, question: 0 };
-    match parse(bytes) {
+    match parse(source) {
         Ok(message) => Seen { refused: None, message },
         Err(refused) => Seen { refused: Some(refused), message: NONE },
     }
 }
 
 /// The message in a datagram.
-#[inline(never)]
-fn datagram<const EGRESS: bool>(skb: *mut __sk_buff, packet: &Packet, flow: &Flow) -> Option<()> {
-    // On the stack: an interrupt may bring another packet to this CPU meanwhile.
-    let mut head = MaybeUninit::<[u64; HEAD_WORDS]>::uninit();
-    let words = head.as_mut_ptr().cast::<u64>();
-    for i in 0..HEAD_WORDS {
-        // SAFETY: within `head`. Volatile, or it would be a loop over bytes.
-        unsafe { words.add(i).write_volatile(0) };
-    }
-    let len = if packet.payload_len > HEAD_LEN as u32 { HEAD_LEN as u32 } else { packet.payload_len };
-    let len = opaque(len as u64);
-    if len == 0 || len > HEAD_LEN as u64 {
-        return None;
-    }
-    // SAFETY: `head` has room for `len` bytes; the helper refuses what lies beyond the packet.
-    if unsafe { bpf_skb_load_bytes(skb.cast(), packet.payload, words.cast(), len as u32) } != 0 {
-        return None;
-    }
-    let seen = see(&Bytes { at: words.cast(), len: forgotten(len, 511, flow.cookie) as u32 });
+#[inline(always)]
+fn datagram<const EGRESS: bool>(skb: *mut __sk_buff, packet: &Packet, flow: &Flow) {
+    let seen = see(&InPacket::new(skb, packet.payload, packet.payload_len));
     count::<EGRESS>(flow, &seen);
-    Some(())
 }
 
-/// The messages in a segment, or what of them is in it. True when there may be more of them.
-#[inline(never)]
-fn segment<const EGRESS: bool>(skb: *mut __sk_buff, packet: &Packet, flow: &Flow) -> bool {
+/// The messages in a segment, or what of them is in it.
+#[inline(always)]
+fn segment<const EGRESS: bool>(skb: *mut __sk_buff, packet: &Packet, flow: &Flow) {
+    let Some((sk, stream)) = stream::<EGRESS>(skb) else { return };
     // SAFETY: of this socket; a second CPU may have packets of the same direction only while the flow moves from one to the other.
-    match stream::<EGRESS>(skb) {
-        Some((sk, stream)) => unsafe { follow::<EGRESS>(skb, sk, packet, flow, stream) },
-        None => false,
-    }
-}
-
-/// Leaves the rest of a segment alone.
-#[inline(never)]
-fn give_up<const EGRESS: bool>(skb: *mut __sk_buff, packet: &Packet, flow: &Flow) -> bool {
-    let Some((_, stream)) = stream::<EGRESS>(skb) else { return false };
-    // SAFETY: as above.
-    unsafe { lose(flow, stream, packet.sequence.wrapping_add(packet.payload_len)) };
-    true
+    unsafe { follow::<EGRESS>(skb, sk, packet, flow, stream) };
 }
 
 /// A packet's socket, and one direction of its connection.
@@ -272,13 +343,7 @@ fn stream<const EGRESS: bool>(skb: *mut __sk_buff) -> Option<(*mut bpf_sock, *mu
 
 /// Follows one direction of a connection by sequence numbers, and counts the messages whose head ends in this segment.
 #[inline(always)]
-unsafe fn follow<const EGRESS: bool>(
-    skb: *mut __sk_buff,
-    sk: *mut bpf_sock,
-    packet: &Packet,
-    flow: &Flow,
-    stream: *mut Stream,
-) -> bool {
+unsafe fn follow<const EGRESS: bool>(skb: *mut __sk_buff, sk: *mut bpf_sock, packet: &Packet, flow: &Flow, stream: *mut Stream) {
     // SAFETY: the caller's promise.
     unsafe {
         let (first, len) = (packet.sequence, packet.payload_len);
@@ -286,54 +351,79 @@ unsafe fn follow<const EGRESS: bool>(
             begin::<EGRESS>(sk, stream, first);
         }
         for _ in 0..MESSAGES {
-            let ahead = (*stream).next.wrapping_sub(first);
-            if ahead.cast_signed() < 0 {
+            if (*stream).next.wrapping_sub(first).cast_signed() < 0 {
                 // What lies between was not seen, or will come late.
                 lose(flow, stream, first);
-                continue;
             }
+            let ahead = (*stream).next.wrapping_sub(first);
             if ahead >= len {
-                return false;
+                return;
             }
-            let have = opaque((*stream).have as u64);
-            if have >= STREAM_HEAD as u64 {
-                return false;
-            }
-            let missing = STREAM_HEAD as u64 - have;
-            let there = (len - ahead) as u64;
-            let more = opaque(if missing < there { missing } else { there });
-            if more == 0 || more > STREAM_HEAD as u64 {
-                return false;
-            }
-            let to = (&raw mut (*stream).head).cast::<u8>().add(have as usize);
-            if bpf_skb_load_bytes(skb.cast(), packet.payload + ahead, to.cast(), more as u32) != 0 {
-                return false;
-            }
-            let begin = (*stream).next.wrapping_sub(have as u32);
-            let have = (have + more) as u32;
-            let message_len = (((*stream).head[0] as u32) << 8) | (*stream).head[1] as u32;
-            let complete = have >= PREFIX_LEN as u32 + message_len || have >= STREAM_HEAD as u32;
-            if have < PREFIX_LEN as u32 || !complete {
-                let sure = (*stream).state == IN_STEP;
-                (*stream).have = if sure { have } else { 0 };
+            let Some((message_len, seen)) = next_message::<EGRESS>(skb, packet.payload + ahead, len - ahead, stream) else {
+                if (*stream).state != IN_STEP {
+                    (*stream).have = 0;
+                }
                 (*stream).next = first.wrapping_add(len);
-                return false;
-            }
-            let at = (&raw const (*stream).head).cast::<u8>().add(PREFIX_LEN);
-            let seen = see(&Bytes { at, len: forgotten(message_len as u64, 0xffff, flow.cookie) as u32 });
+                return;
+            };
             if (*stream).state != IN_STEP {
                 // A message that goes the right way is hardly ever seen where none begins.
                 if seen.refused.is_some() || side::<EGRESS>(flow, seen.message.answer).is_none() {
+                    (*stream).have = 0;
                     (*stream).next = first.wrapping_add(len);
-                    return false;
+                    return;
                 }
                 (*stream).state = IN_STEP;
             }
+            let begin = (*stream).next.wrapping_sub((*stream).have);
             (*stream).next = begin.wrapping_add(PREFIX_LEN as u32 + message_len);
             (*stream).have = 0;
             count::<EGRESS>(flow, &seen);
         }
-        (*stream).next.wrapping_sub(first) < len
+        if (*stream).next.wrapping_sub(first) < len {
+            // More than are looked at.
+            lose(flow, stream, first.wrapping_add(len));
+        }
+    }
+}
+
+/// The message that goes on, or begins, at `at` in the packet, where `there` bytes are left, and its length. `None` when its head does
+/// not end in this segment: what there is of it is then kept.
+#[inline(always)]
+unsafe fn next_message<const EGRESS: bool>(skb: *mut __sk_buff, at: u32, there: u32, stream: *mut Stream) -> Option<(u32, Seen)> {
+    let ends = |bytes: u32, message_len: u32| bytes >= PREFIX_LEN as u32 + message_len || bytes >= STREAM_HEAD as u32;
+    // SAFETY: the caller's map value; loads of the given length into live variables.
+    unsafe {
+        if (*stream).have == 0 && there >= PREFIX_LEN as u32 {
+            let mut prefix = [0_u8; PREFIX_LEN];
+            if bpf_skb_load_bytes(skb.cast(), at, (&raw mut prefix).cast(), PREFIX_LEN as u32) != 0 {
+                return None;
+            }
+            let message_len = u16::from_be_bytes(prefix) as u32;
+            if ends(there, message_len) {
+                return Some((message_len, see(&InPacket::new(skb, at + PREFIX_LEN as u32, message_len))));
+            }
+        }
+        let have = opaque((*stream).have as u64);
+        if have >= STREAM_HEAD as u64 {
+            return None;
+        }
+        let missing = STREAM_HEAD as u64 - have;
+        let more = opaque(if missing < there as u64 { missing } else { there as u64 });
+        if more == 0 || more > STREAM_HEAD as u64 {
+            return None;
+        }
+        let head = (&raw mut (*stream).head).cast::<u8>();
+        if bpf_skb_load_bytes(skb.cast(), at, head.add(have as usize).cast(), more as u32) != 0 {
+            return None;
+        }
+        let message_len = ((*head as u32) << 8) | *head.add(1) as u32;
+        if have + more < PREFIX_LEN as u64 || !ends((have + more) as u32, message_len) {
+            (*stream).have = (have + more) as u32;
+            return None;
+        }
+        let seen = see(&InStream { skb, at: head.add(PREFIX_LEN), len: message_len, egress: EGRESS });
+        Some((message_len, seen))
     }
 }
 
@@ -394,7 +484,7 @@ fn side<const EGRESS: bool>(flow: &Flow, answer: bool) -> Option<Side> {
 }
 
 /// Counts a message.
-#[inline(always)]
+#[inline(never)]
 fn count<const EGRESS: bool>(flow: &Flow, seen: &Seen) {
     let by_port = if flow.ends & OWN != 0 { Side::Server } else { Side::Client };
     let mut way = Way { side: by_port, transport: flow.transport };
@@ -478,12 +568,19 @@ unsafe fn answered(flow: &Flow, way: Way, key: &QueryKey, message: &Message) {
         if message.truncated {
             one(&raw mut (*counts).truncated, way);
         }
-        let position = duration_position(took_ns);
-        if position < DURATION_LEN {
-            add((&raw mut (*row).buckets).cast::<u64>().add(position), 1);
+        let position = opaque(dns_duration_position(took_ns));
+        if position < DURATION_LEN as u64 {
+            add((&raw mut (*row).buckets).cast::<u64>().add(position as usize), 1);
             add(&raw mut (*row).sum_ns, took_ns);
         }
     }
+}
+
+/// Where a duration counts: a global function, since each of its many ways would be followed once for each message.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn dns_duration_position(ns: u64) -> u64 {
+    duration_position(ns) as u64
 }
 
 /// The row of durations, made now if it is the first.

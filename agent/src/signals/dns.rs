@@ -156,9 +156,6 @@ const ROWS_PER_SLOT: u32 = 8;
 /// Where the network signal's programs call these.
 const CALLS: [(&str, &str); 2] = [("NETWORK_DNS_EGRESS", "dns_on_egress"), ("NETWORK_DNS_INGRESS", "dns_on_ingress")];
 
-/// Where they call themselves.
-const AGAIN: [(&str, &str); 2] = [("DNS_EGRESS_AGAIN", "dns_on_egress"), ("DNS_INGRESS_AGAIN", "dns_on_ingress")];
-
 /// The signal while it counts.
 struct Dns {
     /// Held for its links.
@@ -189,7 +186,7 @@ impl Dns {
         // Without the network signal there is nobody to call them.
         let called = calls.len() == CALLS.len();
         let hook = |attached| if called { Hook::Call } else { attached };
-        let mut ports = [0; PORTS_LEN];
+        let mut ports = [u64::MAX; PORTS_LEN];
         for (place, port) in ports.iter_mut().zip(&config.ports) {
             *place = u64::from(*port);
         }
@@ -205,22 +202,14 @@ impl Dns {
                 ("DNS_EMPTY_ROW", None),
                 ("DNS_CONNECTIONS", None),
                 ("DNS_GAPS", None),
-                ("DNS_EGRESS_AGAIN", None),
-                ("DNS_INGRESS_AGAIN", None),
             ],
             shared: &[("CGROUP_SLOTS", cgroups.object())],
             programs: &[("dns_on_egress", hook(Hook::Egress)), ("dns_on_ingress", hook(Hook::Ingress))],
         })?;
-        // A segment with many messages takes several runs.
-        let mut again: [ProgramArray<MapData>; 2] = [object.take(AGAIN[0].0)?, object.take(AGAIN[1].0)?];
-        for (table, (_, program)) in again.iter_mut().zip(AGAIN) {
-            object.call_from(table, 0, program)?;
-        }
         kernel.attach(&mut object)?;
         for (table, (_, program)) in calls.iter_mut().zip(CALLS) {
             object.call_from(table, 0, program)?;
         }
-        calls.extend(again);
         Ok(Self {
             books: Books::open(&object, ["DNS_COUNTS", "DNS_COUNTS_CARRIED"], 1, slots)?,
             counts: object.mapped("DNS_COUNTS")?,
