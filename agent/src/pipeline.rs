@@ -6,6 +6,7 @@ use crate::{
     aggregate::{Aggregate, Batch},
     causes::chain,
     cgroups::{self, CgroupError, Cgroups},
+    config,
     join::Node,
     kernel::{
         capabilities, facts,
@@ -31,8 +32,8 @@ pub struct Settings {
     pub pin_directory: PathBuf,
     /// Whether programs and maps outlive the process.
     pub pin: bool,
-    /// Names of signals that are not wanted.
-    pub disabled: Vec<&'static str>,
+    /// What is measured.
+    pub signals: config::Signals,
 }
 
 /// Why counting cannot begin: something that a person must change.
@@ -110,12 +111,12 @@ impl Pipeline {
 
         let (mut running, mut states) = (Vec::new(), Vec::new());
         for signal in signals::ALL {
-            let off = if settings.disabled.contains(&signal.name) {
+            let off = if settings.signals.off.contains(&signal.name) {
                 Some("switched off by the configuration".to_owned())
             } else if let Some(missing) = (signal.missing)(&kernel.btf) {
                 Some(missing)
             } else {
-                match (signal.start)(&mut kernel, &cgroups) {
+                match (signal.start)(&mut kernel, &cgroups, &settings.signals) {
                     Ok(started) => {
                         running.push((signal, started));
                         None
