@@ -65,6 +65,8 @@ pub enum LogFormat {
 pub struct Signals {
     /// Names of the signals that are not wanted, each once.
     pub off: Vec<&'static str>,
+    /// How DNS is measured.
+    pub dns: Dns,
 }
 
 impl Signals {
@@ -114,6 +116,15 @@ pub enum KubernetesSource {
     Kubelet,
     /// Nobody.
     Off,
+}
+
+/// How DNS is measured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// The ports of DNS: at least one, each once.
+    pub ports: Vec<u16>,
 }
 
 /// The cgroup tree.

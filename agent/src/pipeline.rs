@@ -6,6 +6,7 @@ use crate::{
     aggregate::{Aggregate, Batch, Names},
     causes::chain,
     cgroups::{self, CgroupError, Cgroups},
+    config,
     join::Node,
     kernel::{
         capabilities, facts,
@@ -14,7 +15,10 @@ use crate::{
         pin::{PinError, Pins},
     },
     pods::Shared,
-    signals::{self, Running, Signal},
+    signals::{
+        self, Readings, Running, Signal, agent,
+        metric::{Point, Value},
+    },
 };
 
 /// What a pipeline is made for.
@@ -31,8 +35,8 @@ pub struct Settings {
     pub pin_directory: PathBuf,
     /// Whether programs and maps outlive the process.
     pub pin: bool,
-    /// Names of signals that are not wanted.
-    pub disabled: Vec<&'static str>,
+    /// What is measured.
+    pub signals: config::Signals,
 }
 
 /// Why counting cannot begin: something that a person must change.
@@ -70,6 +74,12 @@ pub struct State {
     pub off: Option<String>,
 }
 
+impl State {
+    fn point(&self) -> Point {
+        Point::new(&agent::SIGNAL_ACTIVE, 0, Value::Int(self.off.is_none().into())).with("signal", self.signal.name)
+    }
+}
+
 /// The stages, running.
 pub struct Pipeline {
     cgroups: Cgroups,
@@ -100,17 +110,17 @@ impl Pipeline {
         let pins = || -> Result<Pins, PinError> {
             if settings.pin { Pins::open(&settings.pin_directory) } else { Pins::transient(&settings.pin_directory) }
         };
-        let mut kernel = Kernel::open(pins, &tracepoints, root.clone())?;
+        let mut kernel = Kernel::open(&settings.pin_directory, pins, &tracepoints, root.clone())?;
         let mut cgroups = Cgroups::start(&mut kernel, root, settings.slots)?;
 
         let (mut running, mut states) = (Vec::new(), Vec::new());
         for signal in signals::ALL {
-            let off = if settings.disabled.contains(&signal.name) {
+            let off = if settings.signals.off.contains(&signal.name) {
                 Some("switched off by the configuration".to_owned())
             } else if let Some(missing) = (signal.missing)(&kernel.btf) {
                 Some(missing)
             } else {
-                match (signal.start)(&mut kernel, &cgroups) {
+                match (signal.start)(&mut kernel, &cgroups, &settings.signals) {
                     Ok(started) => {
                         running.push((signal, started));
                         None
@@ -171,6 +181,7 @@ impl Pipeline {
                 Err(error) => failed(signal.name, &*error),
             }
         }
+        readings.push(Readings { node: self.states.iter().map(State::point).collect(), ..Readings::default() });
         let known = self.pods.as_ref().map(Shared::lock);
         let names = known.as_deref().map(|known| Names { known, now_ns: facts::boottime_ns(), now: Instant::now() });
         self.aggregate.batch(facts::unix_ns(), readings, self.cgroups.table(), names)

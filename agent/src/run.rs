@@ -172,7 +172,7 @@ pub fn settings(config: &Config) -> Settings {
         slots: config.cgroups.slots,
         pin_directory: config.bpf.directory.clone(),
         pin: config.bpf.pin,
-        disabled: config.signals.off.clone(),
+        signals: config.signals.clone(),
     }
 }
 

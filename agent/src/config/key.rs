@@ -101,6 +101,9 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("signals.cpu", Some("true"), "Measure CPU: time, waiting, bursts.", |l, v| {
         boolean(v).map(|on| l.config.signals.switch("cpu", on))
     }),
+    Key::new("signals.dns", Some("true"), "Measure DNS: lookups, how long they take, how they end.", |l, v| {
+        boolean(v).map(|on| l.config.signals.switch("dns", on))
+    }),
     Key::new(
         "kubernetes.source",
         Some("auto"),
@@ -189,6 +192,18 @@ pub(super) const KEYS: &[Key] = &[
         store(&mut l.config.cgroups.root, Some(absolute(v)?))
     })
     .example("/sys/fs/cgroup"),
+    Key::new(
+        "dns.ports",
+        Some("53"),
+        "Ports of DNS servers, up to 8, by comma. Where a pod's DNS listens on another: 53,5353.",
+        |l, v| store(&mut l.config.signals.dns.ports, ports(v)?),
+    ),
+    Key::new(
+        "dns.timeout",
+        Some("5s"),
+        "A query that has waited this long for its answer counts as timed out: 100ms to 30s.",
+        |l, v| store(&mut l.config.signals.dns.timeout, duration(v, Duration::from_millis(100)..=Duration::from_secs(30))?),
+    ),
     Key::new(
         "bpf.pin",
         Some("true"),
@@ -341,6 +356,16 @@ fn number(value: Value, range: RangeInclusive<u32>) -> Result<u32, String> {
     let found = text(value)?;
     let number = found.trim().parse().ok().filter(|number| range.contains(number));
     number.ok_or_else(|| format!("expected {expected}, found {found:?}"))
+}
+
+fn ports(value: Value) -> Result<Vec<u16>, String> {
+    const MOST: usize = agent_common::dns::PORTS_LEN;
+    let found = text(value)?;
+    let parsed: Option<Vec<u16>> = found.split(',').map(|port| port.trim().parse().ok().filter(|port| *port > 0)).collect();
+    let mut ports = parsed.ok_or_else(|| format!("expected ports by comma, such as 53 or 53,5353, found {found:?}"))?;
+    ports.sort_unstable();
+    ports.dedup();
+    if ports.len() > MOST { Err(format!("expected at most {MOST} ports, found {}", ports.len())) } else { Ok(ports) }
 }
 
 fn duration(value: Value, range: RangeInclusive<Duration>) -> Result<Duration, String> {
