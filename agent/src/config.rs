@@ -79,6 +79,15 @@ impl Signals {
     }
 }
 
+/// How DNS is measured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// The ports of DNS: at least one, each once.
+    pub ports: Vec<u16>,
+}
+
 /// Where pods get their names from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kubernetes {
@@ -116,15 +125,6 @@ pub enum KubernetesSource {
     Kubelet,
     /// Nobody.
     Off,
-}
-
-/// How DNS is measured.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Dns {
-    /// How long an answer may take.
-    pub timeout: Duration,
-    /// The ports of DNS: at least one, each once.
-    pub ports: Vec<u16>,
 }
 
 /// The cgroup tree.

@@ -46,7 +46,7 @@ fn the_defaults() {
         interval: Duration::from_secs(15),
         listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
         log: Log { format: LogFormat::Text, level: "info".to_owned() },
-        signals: Signals { off: vec![] },
+        signals: Signals { off: vec![], dns: Dns { timeout: Duration::from_secs(5), ports: vec![53] } },
         kubernetes: Kubernetes {
             source: KubernetesSource::Auto,
             kubelet_url: "https://127.0.0.1:10250".to_owned(),
@@ -113,7 +113,7 @@ fn a_file_sets_every_key() {
          signals:\n  cpu: false\n\
          kubernetes:\n  source: kubelet\n  kubeconfig: k\n  labels: ' team, app ,team,'\n  namespace_labels: team\n  service_labels: true\n\
          \x20 kubelet_url: https://n:10250/\n  kubelet_ca: a\n  kubelet_verify: false\n  kubelet_token: t\n  kubelet_interval: 1m\n\
-         cgroups:\n  slots: 65536\n  root: /cg\nbpf:\n  pin: false\n  directory: /b\n\
+         dns:\n  ports: 5353,53\n  timeout: 1s\ncgroups:\n  slots: 65536\n  root: /cg\nbpf:\n  pin: false\n  directory: /b\n\
          export:\n  exporter: stdout\n  endpoint: https://c:1/x\n  protocol: http/protobuf\n  headers:\n    X-Key: 1.10\n\
          \x20 compression: none\n  timeout: 500ms\n  certificate: a\n  client_certificate: b\n  client_key: c\n  queue: 1\n\
          resource:\n  attributes:\n    version: 1.10\n    empty: ''\n",
@@ -125,7 +125,7 @@ fn a_file_sets_every_key() {
         interval: Duration::from_secs(90),
         listen: "[::]:80".parse().expect("an address"),
         log: Log { format: LogFormat::Json, level: "warn,podmeter=debug".to_owned() },
-        signals: Signals { off: vec!["cpu"] },
+        signals: Signals { off: vec!["cpu"], dns: Dns { timeout: Duration::from_secs(1), ports: vec![53, 5353] } },
         kubernetes: Kubernetes {
             source: KubernetesSource::Kubelet,
             kubeconfig: Some("k".into()),
