@@ -87,7 +87,9 @@ root_test! {
         // kubelet writes the new token well before the old one expires; watches that are open last.
         world.server.accept_token("second-token");
         world.server.write_token("second-token")?;
+        let before = world.server.asked().len();
         world.server.close_watches(true);
+        world.server.wait_until("both ask again, with the old token", |server| server.asked().len() >= before + 2)?;
         let next = run(&world, "web-2")?;
         let began = Instant::now();
         wait_for_name(&agent, &next)?;

@@ -176,7 +176,10 @@ fn every_error_of_a_file_names_the_key_and_the_line() {
             "intervall: 15s",
             "there is no setting intervall (podmeter.yaml, line 1); there are node_name, cluster_name, interval, listen",
         ),
-        ("export:\n  time-out: 1s", "there is no setting export.time-out (podmeter.yaml, line 2); did you mean export.timeout"),
+        (
+            "export:\n  time-out: 1s",
+            "there is no setting export.time-out (podmeter.yaml, line 2); did you mean dns.timeout, export.timeout",
+        ),
         ("\nendpoint: x", "there is no setting endpoint (podmeter.yaml, line 2); did you mean export.endpoint"),
         (
             "openshift:\n  a: 1",
