@@ -171,10 +171,10 @@ root_test! {
         agent.wait_for("a name", 6 * SOON, |exports| resource(exports, &container)?.get("k8s.container.name").map(drop))?;
         agent.wait_for_log("are followed at", SOON)?;
         let exports = agent.stop()?.exports;
-        let named = exports.of(container.path()).iter().filter(|point| {
+        let mut named = exports.of(container.path()).iter().filter(|point| {
             &*point.metric == CPU_TIME && point.resource.get("k8s.container.name").is_some_and(|name| name == "app")
         });
-        let measured = named.last().map(number).context("no CPU time under its name")?;
+        let measured = named.next_back().map(number).context("no CPU time under its name")?;
         EXACT.check("CPU time from before the name was known", measured, container.cpu_stat()?.usage_seconds())
     }
 }

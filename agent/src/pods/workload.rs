@@ -52,19 +52,6 @@ impl Kind {
             Self::ReplicationController => "k8s.replicationcontroller.name",
         }
     }
-
-    /// The word of the API.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Deployment => "Deployment",
-            Self::ReplicaSet => "ReplicaSet",
-            Self::StatefulSet => "StatefulSet",
-            Self::DaemonSet => "DaemonSet",
-            Self::CronJob => "CronJob",
-            Self::Job => "Job",
-            Self::ReplicationController => "ReplicationController",
-        }
-    }
 }
 
 /// What a pod says of its controller.
