@@ -94,6 +94,35 @@ fn the_manifests_name_this_version_and_one_namespace() -> Result<()> {
 }
 
 #[test]
+fn no_variant_may_change_anything_in_the_cluster_or_sets_a_variable_that_the_agent_does_not_know() -> Result<()> {
+    const TEST: &str = "no_variant_may_change_anything_in_the_cluster_or_sets_a_variable_that_the_agent_does_not_know";
+    let Some(kustomize) = deploy::tool("kustomize", TEST) else { return Ok(()) };
+    let reference = agent::run(&["config"], As::Root, Duration::from_secs(5))?.stdout;
+    let mut unknown = BTreeSet::new();
+    for (name, overlay) in variants()? {
+        let objects = deploy::yaml(&rendered(&kustomize, &name, &overlay)?)?;
+        let role =
+            objects.iter().find(|object| object["kind"] == "ClusterRole").with_context(|| format!("{name} has no role"))?;
+        for rule in role["rules"].as_array().with_context(|| format!("{name}: no rules in {role}"))? {
+            let words = |key: &str| rule[key].as_array().into_iter().flatten().filter_map(Json::as_str).collect::<Vec<_>>();
+            ensure!(words("verbs").iter().all(|verb| ["get", "list", "watch"].contains(verb)), "{name}: {rule}");
+            let known = ["pods", "nodes", "nodes/pods", "namespaces"];
+            ensure!(words("resources").iter().all(|resource| known.contains(resource)), "{name}: {rule}");
+        }
+        let daemon_set = objects.iter().find(|object| object["kind"] == "DaemonSet").with_context(|| format!("{name}: none"))?;
+        let variables = daemon_set["spec"]["template"]["spec"]["containers"][0]["env"].as_array().context("no environment")?;
+        for variable in variables.iter().filter_map(|variable| variable["name"].as_str()) {
+            // HOST_IP is for other variables' values.
+            if variable != "HOST_IP" && !reference.contains(variable) {
+                unknown.insert(format!("{variable} in {name}"));
+            }
+        }
+    }
+    ensure!(unknown.is_empty(), "`podmeter config` does not have {unknown:?}");
+    Ok(())
+}
+
+#[test]
 fn the_agent_takes_the_configuration_that_the_manifests_give_it() -> Result<()> {
     const TEST: &str = "the_agent_takes_the_configuration_that_the_manifests_give_it";
     if !deploy::is_here(TEST) {
