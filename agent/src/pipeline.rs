@@ -1,9 +1,9 @@
 //! From the kernel to batches: the stages in a row, for whoever wants batches (`run` exports them, `top` shows them).
 
-use std::{error::Error, path::PathBuf};
+use std::{error::Error, path::PathBuf, time::Instant};
 
 use crate::{
-    aggregate::{Aggregate, Batch},
+    aggregate::{Aggregate, Batch, Names},
     causes::chain,
     cgroups::{self, CgroupError, Cgroups},
     config,
@@ -14,6 +14,7 @@ use crate::{
         mounts::{self, MountError},
         pin::{PinError, Pins},
     },
+    pods::Shared,
     signals::{
         self, Readings, Running, Signal, agent,
         metric::{Point, Value},
@@ -24,6 +25,8 @@ use crate::{
 pub struct Settings {
     /// The machine.
     pub node: Node,
+    /// What is known of the node's pods, where somebody is asked.
+    pub pods: Option<Shared>,
     /// Mount point of cgroup2; found when not given.
     pub cgroup_root: Option<PathBuf>,
     /// Slots for cgroups.
@@ -83,6 +86,7 @@ pub struct Pipeline {
     signals: Vec<(&'static Signal, Box<dyn Running>)>,
     states: Vec<State>,
     aggregate: Aggregate,
+    pods: Option<Shared>,
     _pins: Pins,
 }
 
@@ -131,7 +135,7 @@ impl Pipeline {
         }
         cgroups.counting_begins(kernel.counts_anew());
         let pins = kernel.settle()?;
-        Ok(Self { cgroups, signals: running, states, aggregate: Aggregate::new(settings.node), _pins: pins })
+        Ok(Self { cgroups, signals: running, states, aggregate: Aggregate::new(settings.node), pods: settings.pods, _pins: pins })
     }
 
     /// Which signals count, and why the others do not.
@@ -161,6 +165,11 @@ impl Pipeline {
         ticked
     }
 
+    /// The next collection is the last.
+    pub fn end(&mut self) {
+        self.aggregate.wait_no_longer();
+    }
+
     /// Everything known now. A signal that cannot be read is left out and said in `failed`.
     pub fn collect(&mut self, mut failed: impl FnMut(&'static str, &(dyn Error + 'static))) -> Batch {
         self.cgroups.refresh();
@@ -173,6 +182,8 @@ impl Pipeline {
             }
         }
         readings.push(Readings { node: self.states.iter().map(State::point).collect(), ..Readings::default() });
-        self.aggregate.batch(facts::unix_ns(), readings, self.cgroups.table())
+        let known = self.pods.as_ref().map(Shared::lock);
+        let names = known.as_deref().map(|known| Names { known, now_ns: facts::boottime_ns(), now: Instant::now() });
+        self.aggregate.batch(facts::unix_ns(), readings, self.cgroups.table(), names)
     }
 }

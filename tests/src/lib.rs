@@ -11,6 +11,7 @@ pub mod container;
 pub mod demo;
 pub mod deploy;
 pub mod http;
+pub mod kubernetes;
 pub mod load;
 pub mod metric;
 pub mod otlp;
