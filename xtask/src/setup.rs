@@ -5,6 +5,7 @@
 
 mod apt;
 pub(crate) mod archive;
+pub(crate) mod qemu;
 mod victoria_metrics;
 
 use std::fmt;
@@ -66,7 +67,6 @@ const TEST_TOOLS: &[Tool] = &[Tool { file: "ip", package: "iproute2", why: "make
 
 /// What tests on other kernels use.
 const VM_TOOLS: &[Tool] = &[
-    Tool { file: "qemu-system-x86_64", package: "qemu-system-x86", why: "boots other kernels for tests" },
     Tool { file: "busybox", package: "busybox-static", why: "is the user space of virtual machines" },
     Tool { file: "cpio", package: "cpio", why: "packs their files" },
     Tool { file: "xz", package: "xz-utils", why: "unpacks their kernel modules" },
@@ -80,6 +80,8 @@ pub(crate) fn run(workspace: &Workspace, purpose: Purpose) -> Result<()> {
     bpf_toolchain()?;
     if purpose == Purpose::Vm {
         install_missing(VM_TOOLS)?;
+        qemu::fetch(workspace)?;
+        qemu::try_out(workspace)?;
     }
     if purpose != Purpose::Build {
         install_missing(TEST_TOOLS)?;

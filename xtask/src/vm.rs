@@ -26,6 +26,7 @@ use self::guest::{Guest, LogFiles};
 use self::image::Programs;
 pub(crate) use self::kernel::Kernel;
 use self::results::Results;
+use crate::setup::qemu;
 use crate::tally::Tally;
 use crate::workspace::Workspace;
 use crate::{build, command};
@@ -176,7 +177,7 @@ fn prepare(workspace: &Workspace, kernel: &Kernel, programs: &Programs, accel: A
     image::write(&initramfs, &tree, programs, &files)?;
     let empty = File::create(&disk).and_then(|file| file.set_len(DISK_BYTES));
     empty.with_context(|| format!("could not make {}", disk.display()))?;
-    Ok(Guest { image: files.image, initramfs, disk, accel })
+    Ok(Guest { image: files.image, initramfs, disk, accel, qemu: qemu::words(workspace) })
 }
 
 /// Keeps what `podmeter check --json` said, when it said anything.
