@@ -21,10 +21,7 @@ use super::{
     metric::{Kind, Metric, Point, Scope, Value},
 };
 use crate::{
-    cgroups::{
-        Cgroup, Cgroups,
-        files::{self, CpuStat},
-    },
+    cgroups::{Cgroup, Cgroups, files},
     kernel::{
         btf::{Btf, BtfError},
         facts,
@@ -172,8 +169,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cp
 const BEFORE: usize = std::mem::offset_of!(Carried, before_counting_ns) / 8;
 const KNOWN: usize = std::mem::offset_of!(Carried, before_counting_known) / 8;
 
-/// Tries to read `cpu.stat` so close before and after the records that both readings agree to [`BRACKET_NS`].
-const BRACKETS: u32 = 4;
+/// Tries to read `cpu.stat` so close before and after the records that both readings agree to [`BRACKET_NS`]; in the last one the
+/// cgroups come one by one.
+const ROUNDS: u32 = 4;
 const BRACKET_NS: u64 = 200_000;
 
 /// Windows that stay open behind the current one: running tasks are settled up to their last tick only.
@@ -315,11 +313,44 @@ impl Cpu {
         }
     }
 
-    /// `cpu.stat` of the cgroups of which it is not known yet what they had used before counting began.
-    fn unknown_stats(&self, cgroups: &Cgroups) -> HashMap<u32, CpuStat> {
-        let unknown = |c: &&Cgroup| c.older_than_counting && c.lives() && self.account.before_counting_ns(c.slot).is_none();
-        let read = |c: &Cgroup| Some((c.slot, files::cpu_stat(&cgroups.directory(c))?));
-        cgroups.table().iter().filter(unknown).filter_map(read).collect()
+    /// Finds out what older cgroups had used before counting began: `cpu.stat` minus what was counted, at one moment.
+    ///
+    /// The file is read before and after the records; the truth lies between. All at once first, for most are idle meanwhile. Those
+    /// that are not come again, fewer each time, and in the end one by one; the narrowest bracket of each counts.
+    fn learn_before_counting(&mut self, cgroups: &Cgroups) -> Result<(), Failure> {
+        let is_unknown = |c: &&Cgroup| c.older_than_counting && c.lives() && self.account.before_counting_ns(c.slot).is_none();
+        let mut unknown: Vec<&Cgroup> = cgroups.table().iter().filter(is_unknown).collect();
+        let mut brackets = HashMap::with_capacity(unknown.len());
+        for round in 1..=ROUNDS {
+            let at_a_time = if round < ROUNDS { unknown.len().max(1) } else { 1 };
+            for some in unknown.chunks(at_a_time) {
+                self.bracket(some, cgroups, &mut brackets)?;
+            }
+            unknown.retain(|c| brackets.get(&c.slot).is_some_and(|bracket: &Bracket| bracket.gap_ns > BRACKET_NS));
+        }
+        for (slot, bracket) in brackets {
+            self.account.begin(slot, bracket.before_counting_ns);
+        }
+        Ok(())
+    }
+
+    /// Reads `cpu.stat` of some cgroups, the records, and `cpu.stat` again, in reverse, so that the records are in the middle for
+    /// each. Narrower brackets than those known are kept.
+    fn bracket(&mut self, some: &[&Cgroup], cgroups: &Cgroups, brackets: &mut HashMap<u32, Bracket>) -> Result<(), Failure> {
+        let usage_ns = |c: &Cgroup| files::cpu_stat(&cgroups.directory(c)).map(|stat| stat.usage_ns);
+        let early: Vec<Option<u64>> = some.iter().map(|c| usage_ns(c)).collect();
+        self.settle()?;
+        self.enter_all(cgroups);
+        let late: Vec<Option<u64>> = some.iter().rev().map(|c| usage_ns(c)).collect();
+        let counted = self.account.counted_ns(cgroups.table());
+        for ((cgroup, early), late) in some.iter().zip(early).zip(late.into_iter().rev()) {
+            let (Some(early_ns), Some(late_ns), Some(&counted_ns)) = (early, late, counted.get(&cgroup.slot)) else { continue };
+            let bracket = Bracket::new(early_ns, late_ns, counted_ns);
+            if brackets.get(&cgroup.slot).is_none_or(|known| bracket.gap_ns < known.gap_ns) {
+                brackets.insert(cgroup.slot, bracket);
+            }
+        }
+        Ok(())
     }
 
     /// Leaves what a dead cgroup and its descendants used to its parent, also for an agent after this one.
@@ -422,22 +453,11 @@ impl Running for Cpu {
     }
 
     fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
-        let mut stats = HashMap::new();
-        for _ in 0..BRACKETS {
-            let before = self.unknown_stats(cgroups);
-            self.settle()?;
-            self.enter_all(cgroups);
-            let after = self.unknown_stats(cgroups);
-            let gap_ns = bracketed(&before, &after, &mut stats);
-            if gap_ns <= BRACKET_NS {
-                break;
-            }
-        }
+        self.learn_before_counting(cgroups)?;
+        self.settle()?;
+        self.enter_all(cgroups);
         self.close_windows(cgroups);
-        let used = self.account.collect(now_ns, cgroups.table(), |cgroup| match stats.remove(&cgroup.slot) {
-            Some(stat) => Some(stat),
-            None => files::cpu_stat(&cgroups.directory(cgroup)),
-        });
+        let used = self.account.collect(now_ns, cgroups.table(), |cgroup| files::cpu_stat(&cgroups.directory(cgroup)));
         self.keep_before_counting(cgroups);
         let root_ns = cgroups.table().iter().find(|c| c.path == "/").and_then(|c| used.get(&c.slot)).and_then(|u| u.time_ns);
         let points = cgroups.table().iter().filter_map(|c| Some((c.slot, self.points(c, used.get(&c.slot)?)))).collect();
@@ -454,18 +474,20 @@ fn fit_into_window(by_slot: &mut HashMap<u32, u64>) {
     }
 }
 
-/// What `cpu.stat` said when the records were read in between: the middle of the readings before and after goes to `stats`.
-/// Returns the widest gap between the two in ns.
-fn bracketed(before: &HashMap<u32, CpuStat>, after: &HashMap<u32, CpuStat>, stats: &mut HashMap<u32, CpuStat>) -> u64 {
-    let mut widest_ns = 0;
-    stats.clear();
-    for (slot, late) in after {
-        let Some(early) = before.get(slot) else { continue };
-        let gap_ns = late.usage_ns.saturating_sub(early.usage_ns);
-        widest_ns = widest_ns.max(gap_ns);
-        stats.insert(*slot, CpuStat { usage_ns: early.usage_ns + gap_ns / 2, ..*late });
+/// What a cgroup had used before counting began, as far as two readings of its `cpu.stat` with one of the records in between tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bracket {
+    /// What it used between the two readings in ns: twice the largest error.
+    gap_ns: u64,
+    /// The middle of the two, less what was counted, in ns.
+    before_counting_ns: i64,
+}
+
+impl Bracket {
+    fn new(early_ns: u64, late_ns: u64, counted_ns: u64) -> Self {
+        let gap_ns = late_ns.saturating_sub(early_ns);
+        Self { gap_ns, before_counting_ns: (early_ns + gap_ns / 2).wrapping_sub(counted_ns).cast_signed() }
     }
-    widest_ns
 }
 
 /// The window nearest to `current` of which the low 32 bits are known. A settled stretch may reach a tick into the next one.
@@ -490,6 +512,14 @@ fn offsets(btf: &Btf) -> Result<Facts, BtfError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_used_before_counting_is_the_middle_of_two_readings_less_what_was_counted() {
+        assert_eq!(Bracket::new(1000, 1000, 400), Bracket { gap_ns: 0, before_counting_ns: 600 });
+        assert_eq!(Bracket::new(1000, 1200, 400), Bracket { gap_ns: 200, before_counting_ns: 700 });
+        // Records are read after cpu.stat's last word on a task that runs.
+        assert_eq!(Bracket::new(100, 100, 150), Bracket { gap_ns: 0, before_counting_ns: -50 });
+    }
 
     #[test]
     fn no_window_holds_more_than_its_length_of_one_cpu() {

@@ -54,7 +54,8 @@ impl Archive {
         let nothing = self.state.join("status");
         fs::write(&nothing, "").with_context(|| format!("could not write {}", nothing.display()))?;
         let mut apt = self.apt("apt-get");
-        apt.arg(format!("-oDir::State::status={}", nothing.display())).arg(format!("-oDir::Cache::archives={}", directory.display()));
+        apt.arg(format!("-oDir::State::status={}", nothing.display()))
+            .arg(format!("-oDir::Cache::archives={}", directory.display()));
         apt.args(["install", "--download-only", "--yes", "--no-install-recommends", package]);
         command::output(&mut apt).map(drop)
     }

@@ -17,7 +17,8 @@ const PROGRAM: &str = "qemu-system-x86_64";
 const RELEASE: &str = "trixie";
 
 /// What of the packages is needed to run it: the program, its loader and libraries, its firmware.
-const KEPT: &[&str] = &["usr/bin/qemu-system-x86_64", "usr/lib64", "usr/lib/x86_64-linux-gnu", "usr/share/qemu", "usr/share/seabios"];
+const KEPT: &[&str] =
+    &["usr/bin/qemu-system-x86_64", "usr/lib64", "usr/lib/x86_64-linux-gnu", "usr/share/qemu", "usr/share/seabios"];
 
 /// Puts it into the tools' directory, unless it is there. Without apt the one on PATH has to do.
 pub(super) fn fetch(workspace: &Workspace) -> Result<()> {
@@ -60,7 +61,8 @@ pub(crate) fn words(workspace: &Workspace) -> Vec<String> {
     }
     let at = |path: &str| place.join(path).display().to_string();
     let loader = [at("usr/lib64/ld-linux-x86-64.so.2"), "--library-path".to_owned(), at("usr/lib/x86_64-linux-gnu")];
-    let program = [at("usr/bin/qemu-system-x86_64"), "-L".to_owned(), at("usr/share/qemu"), "-L".to_owned(), at("usr/share/seabios")];
+    let program =
+        [at("usr/bin/qemu-system-x86_64"), "-L".to_owned(), at("usr/share/qemu"), "-L".to_owned(), at("usr/share/seabios")];
     loader.into_iter().chain(program).collect()
 }
 

@@ -166,6 +166,25 @@ impl Account {
         self.open_window = self.open_window.max(until);
     }
 
+    /// CPU time in ns that was counted of each cgroup and its descendants, by slot, from the readings entered last.
+    pub fn counted_ns(&self, table: &Table) -> HashMap<u32, u64> {
+        let mut counted: HashMap<u32, u64> = HashMap::with_capacity(table.len());
+        for slot in table.leaves_first() {
+            let own_ns = self.ledgers.get(&slot).map_or(0, |ledger| ledger.totals.on_cpu_ns);
+            let sum_ns = *counted.entry(slot).and_modify(|ns| *ns += own_ns).or_insert(own_ns);
+            if let Some(parent) = table.parent(slot) {
+                *counted.entry(parent).or_default() += sum_ns;
+            }
+        }
+        counted
+    }
+
+    /// Lets a slot's CPU time start from what its owner had used before counting began, in ns: `cpu.stat` minus
+    /// [`counted_ns`](Self::counted_ns) at one moment. Until then it is not known.
+    pub fn begin(&mut self, slot: u32, before_counting_ns: i64) {
+        self.ledger(slot).before_counting_ns = Some(before_counting_ns);
+    }
+
     /// A collection: what every cgroup used up to now. `cpu_stat` reads the kernel's own figure of a cgroup.
     ///
     /// The readings must have been entered just before, and `cpu_stat` must read the files just after.
@@ -251,9 +270,6 @@ impl Account {
 
 impl Ledger {
     fn state(&mut self, cgroup: &Cgroup, sum: &Totals, stat: Option<CpuStat>, windows: u64, elapsed_s: Option<f64>) -> CpuUse {
-        if let (true, None, Some(stat)) = (cgroup.older_than_counting, self.before_counting_ns, stat) {
-            self.before_counting_ns = Some(stat.usage_ns as i64 - sum.on_cpu_ns as i64);
-        }
         let before_ns = if cgroup.older_than_counting { self.before_counting_ns } else { Some(0) };
         let time_ns = before_ns.map(|before_ns| sum.on_cpu_ns.saturating_add_signed(before_ns));
         self.throttling = stat.and_then(|stat| stat.throttling).or(self.throttling);

@@ -53,11 +53,18 @@ fn a_cgroup_older_than_counting_starts_from_the_kernels_figure() {
     account.enter(1, reading(50, 0));
     let used = account.collect(1, &table, |_| None);
     assert_eq!((used[&1].time_ns, used[&1].wait_ns), (None, 0), "not known is not zero");
-    let used = account.collect(1_000_000_000, &table, |_| Some(CpuStat { usage_ns: 1050, throttling: None }));
-    assert_eq!((used[&1].time_ns, used[&1].usage_cores), (Some(1050), None));
-    account.enter(1, reading(500_000_050, 0));
-    let used = account.collect(2_000_000_000, &table, |_| Some(CpuStat { usage_ns: 7, throttling: None }));
-    assert_eq!((used[&1].time_ns, used[&1].usage_cores), (Some(500_001_050), Some(0.5)));
+    let mut young = cgroup(2, "/young", Some(1));
+    young.born_ns = 5;
+    table.insert(young);
+    account.enter(2, reading(7, 0));
+    assert_eq!(account.counted_ns(&table), HashMap::from([(1, 57), (2, 7)]));
+    account.begin(1, 1000);
+    let used = account.collect(1_000_000_000, &table, |_| None);
+    assert_eq!((used[&1].time_ns, used[&1].usage_cores), (Some(1057), None));
+    account.enter(1, reading(500_000_043, 0));
+    account.enter(2, reading(14, 0));
+    let used = account.collect(2_000_000_000, &table, |_| None);
+    assert_eq!((used[&1].time_ns, used[&1].usage_cores), (Some(500_001_057), Some(0.5)));
 }
 
 #[test]
