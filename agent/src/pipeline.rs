@@ -154,6 +154,11 @@ impl Pipeline {
     /// Everything known now. A signal that cannot be read is left out and said in `failed`.
     pub fn collect(&mut self, mut failed: impl FnMut(&'static str, &(dyn Error + 'static))) -> Batch {
         self.cgroups.refresh();
+        for (signal, running) in &mut self.signals {
+            if let Err(error) = running.begin(&mut self.cgroups) {
+                failed(signal.name, &*error);
+            }
+        }
         let now_ns = facts::boottime_ns();
         let mut readings = Vec::with_capacity(self.signals.len());
         for (signal, running) in &mut self.signals {

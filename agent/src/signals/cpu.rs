@@ -15,13 +15,16 @@ use agent_common::{
 };
 use nix::time::ClockId;
 
-use self::account::{Account, CpuUse, Reading};
+use self::account::{Account, Before, CpuUse, Reading};
 use super::{
     Failure, Readings, Running, Signal,
     metric::{Kind, Metric, Point, Scope, Value},
 };
 use crate::{
-    cgroups::{Cgroup, Cgroups, files},
+    cgroups::{
+        Cgroup, Cgroups,
+        files::{self, CpuStat},
+    },
     kernel::{
         btf::{Btf, BtfError},
         facts,
@@ -167,7 +170,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cp
 
 /// Words of [`Carried`].
 const BEFORE: usize = std::mem::offset_of!(Carried, before_counting_ns) / 8;
+const THROTTLED_BEFORE: usize = std::mem::offset_of!(Carried, throttled_before_ns) / 8;
 const KNOWN: usize = std::mem::offset_of!(Carried, before_counting_known) / 8;
+const CONTENTION: usize = std::mem::offset_of!(Carried, contention_ns) / 8;
 
 /// Tries to read `cpu.stat` so close before and after the records that both readings agree to [`BRACKET_NS`]; in the last one the
 /// cgroups come one by one.
@@ -241,10 +246,13 @@ impl Cpu {
         };
         for slot in 1..slots {
             if let Some(carried) = cpu.carried.read(slot).filter(|_| cpu.object.adopted()) {
-                let before_ns = (carried.before_counting_known != 0).then_some(carried.before_counting_ns.cast_signed());
+                let before = (carried.before_counting_known != 0).then_some(Before {
+                    on_cpu_ns: carried.before_counting_ns.cast_signed(),
+                    throttled_ns: carried.throttled_before_ns,
+                });
                 let dead = Reading { on_cpu_ns: carried.on_cpu_ns, wait_ns: carried.wait_ns, waits: carried.waits };
-                if before_ns.is_some() || dead != Reading::ZERO {
-                    cpu.account.restore(slot, &dead, before_ns);
+                if before.is_some() || dead != Reading::ZERO || carried.contention_ns > 0 {
+                    cpu.account.restore(slot, &dead, before, carried.contention_ns);
                 }
             }
         }
@@ -317,9 +325,9 @@ impl Cpu {
     ///
     /// The file is read before and after the records; the truth lies between. All at once first, for most are idle meanwhile. Those
     /// that are not come again, fewer each time, and in the end one by one; the narrowest bracket of each counts.
-    fn learn_before_counting(&mut self, cgroups: &Cgroups) -> Result<(), Failure> {
-        let is_unknown = |c: &&Cgroup| c.older_than_counting && c.lives() && self.account.before_counting_ns(c.slot).is_none();
-        let mut unknown: Vec<&Cgroup> = cgroups.table().iter().filter(is_unknown).collect();
+    fn learn_before_counting(&mut self, cgroups: &mut Cgroups) -> Result<(), Failure> {
+        let is_unknown = |c: &&Cgroup| c.older_than_counting && c.lives() && self.account.before(c.slot).is_none();
+        let mut unknown: Vec<Cgroup> = cgroups.table().iter().filter(is_unknown).cloned().collect();
         let mut brackets = HashMap::with_capacity(unknown.len());
         for round in 1..=ROUNDS {
             let at_a_time = if round < ROUNDS { unknown.len().max(1) } else { 1 };
@@ -329,23 +337,25 @@ impl Cpu {
             unknown.retain(|c| brackets.get(&c.slot).is_some_and(|bracket: &Bracket| bracket.gap_ns > BRACKET_NS));
         }
         for (slot, bracket) in brackets {
-            self.account.begin(slot, bracket.before_counting_ns);
+            self.account.begin(slot, bracket.before);
         }
         Ok(())
     }
 
     /// Reads `cpu.stat` of some cgroups, the records, and `cpu.stat` again, in reverse, so that the records are in the middle for
     /// each. Narrower brackets than those known are kept.
-    fn bracket(&mut self, some: &[&Cgroup], cgroups: &Cgroups, brackets: &mut HashMap<u32, Bracket>) -> Result<(), Failure> {
-        let usage_ns = |c: &Cgroup| files::cpu_stat(&cgroups.directory(c)).map(|stat| stat.usage_ns);
-        let early: Vec<Option<u64>> = some.iter().map(|c| usage_ns(c)).collect();
+    fn bracket(&mut self, some: &[Cgroup], cgroups: &mut Cgroups, brackets: &mut HashMap<u32, Bracket>) -> Result<(), Failure> {
+        let stat = |c: &Cgroup, cgroups: &Cgroups| files::cpu_stat(&cgroups.directory(c));
+        let early: Vec<Option<CpuStat>> = some.iter().map(|c| stat(c, cgroups)).collect();
         self.settle()?;
+        // What was born since counts for its parent too.
+        cgroups.refresh();
         self.enter_all(cgroups);
-        let late: Vec<Option<u64>> = some.iter().rev().map(|c| usage_ns(c)).collect();
+        let late: Vec<Option<CpuStat>> = some.iter().rev().map(|c| stat(c, cgroups)).collect();
         let counted = self.account.counted_ns(cgroups.table());
         for ((cgroup, early), late) in some.iter().zip(early).zip(late.into_iter().rev()) {
-            let (Some(early_ns), Some(late_ns), Some(&counted_ns)) = (early, late, counted.get(&cgroup.slot)) else { continue };
-            let bracket = Bracket::new(early_ns, late_ns, counted_ns);
+            let (Some(early), Some(late), Some(&counted_ns)) = (early, late, counted.get(&cgroup.slot)) else { continue };
+            let bracket = Bracket::new(&early, &late, counted_ns);
             if brackets.get(&cgroup.slot).is_none_or(|known| bracket.gap_ns < known.gap_ns) {
                 brackets.insert(cgroup.slot, bracket);
             }
@@ -367,13 +377,17 @@ impl Cpu {
         self.carried.write(dead.slot, &Carried::ZERO);
     }
 
-    /// Keeps what cgroups had used before counting began for an agent after this one, once that is known.
-    fn keep_before_counting(&self, cgroups: &Cgroups) {
-        for slot in cgroups.table().iter().filter(|c| c.older_than_counting).map(|c| c.slot) {
-            if let (Some(before_ns), Some(0)) = (self.account.before_counting_ns(slot), self.carried.word(slot, KNOWN)) {
-                self.carried.set_word(slot, BEFORE, before_ns.cast_unsigned());
+    /// Keeps for an agent after this one what cgroups had used before counting began, once that is known, and how long they were in
+    /// contention.
+    fn keep(&self, cgroups: &Cgroups) {
+        for cgroup in cgroups.table().iter() {
+            let slot = cgroup.slot;
+            if let (Some(before), Some(0)) = (self.account.before(slot), self.carried.word(slot, KNOWN)) {
+                self.carried.set_word(slot, BEFORE, before.on_cpu_ns.cast_unsigned());
+                self.carried.set_word(slot, THROTTLED_BEFORE, before.throttled_ns);
                 self.carried.set_word(slot, KNOWN, 1);
             }
+            self.carried.set_word(slot, CONTENTION, self.account.contention_ns(slot));
         }
     }
 
@@ -402,14 +416,14 @@ impl Cpu {
         let seconds = |ns: u64| Value::Float(ns as f64 / 1e9);
         let wait = |ns, cause| Point::new(&WAIT_TIME, counting, seconds(ns)).with("cause", cause);
         let mut points = vec![
-            wait(used.wait_ns - used.throttled_ns.unwrap_or(0), "contention"),
             Point::new(&SWITCHES, counting, Value::Int(used.waits.count)),
             Point::new(&WAIT, counting, Value::Histogram(used.waits.clone())),
             Point::new(&BURST, counting.max(self.started_unix_ns), Value::Histogram(used.burst.clone())),
         ];
         points.extend(used.time_ns.map(|ns| Point::new(&TIME, born, seconds(ns))));
         points.extend(used.usage_cores.map(|cores| Point::new(&USAGE, 0, Value::Float(cores))));
-        points.extend(used.throttled_ns.map(|ns| wait(ns, "throttled")));
+        points.extend(used.causes.map(|causes| wait(causes.contention_ns, "contention")));
+        points.extend(used.causes.and_then(|causes| causes.throttled_ns).map(|ns| wait(ns, "throttled")));
         if let Some((periods, throttled)) = used.periods {
             points.push(Point::new(&PERIODS, born, Value::Int(periods)));
             points.push(Point::new(&THROTTLED_PERIODS, born, Value::Int(throttled)));
@@ -452,13 +466,16 @@ impl Running for Cpu {
         self.account.bury(cgroup).map(|used| self.points(cgroup, &used)).unwrap_or_default()
     }
 
+    fn begin(&mut self, cgroups: &mut Cgroups) -> Result<(), Failure> {
+        self.learn_before_counting(cgroups)
+    }
+
     fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
-        self.learn_before_counting(cgroups)?;
         self.settle()?;
         self.enter_all(cgroups);
         self.close_windows(cgroups);
         let used = self.account.collect(now_ns, cgroups.table(), |cgroup| files::cpu_stat(&cgroups.directory(cgroup)));
-        self.keep_before_counting(cgroups);
+        self.keep(cgroups);
         let root_ns = cgroups.table().iter().find(|c| c.path == "/").and_then(|c| used.get(&c.slot)).and_then(|u| u.time_ns);
         let points = cgroups.table().iter().filter_map(|c| Some((c.slot, self.points(c, used.get(&c.slot)?)))).collect();
         Ok(Readings { cgroups: points, node: self.node_points(now_ns, root_ns) })
@@ -479,14 +496,15 @@ fn fit_into_window(by_slot: &mut HashMap<u32, u64>) {
 struct Bracket {
     /// What it used between the two readings in ns: twice the largest error.
     gap_ns: u64,
-    /// The middle of the two, less what was counted, in ns.
-    before_counting_ns: i64,
+    /// The middle of the two, less what was counted.
+    before: Before,
 }
 
 impl Bracket {
-    fn new(early_ns: u64, late_ns: u64, counted_ns: u64) -> Self {
-        let gap_ns = late_ns.saturating_sub(early_ns);
-        Self { gap_ns, before_counting_ns: (early_ns + gap_ns / 2).wrapping_sub(counted_ns).cast_signed() }
+    fn new(early: &CpuStat, late: &CpuStat, counted_ns: u64) -> Self {
+        let gap_ns = late.usage_ns.saturating_sub(early.usage_ns);
+        let on_cpu_ns = (early.usage_ns + gap_ns / 2).wrapping_sub(counted_ns).cast_signed();
+        Self { gap_ns, before: Before { on_cpu_ns, throttled_ns: late.throttling.map_or(0, |t| t.throttled_ns) } }
     }
 }
 
@@ -512,13 +530,20 @@ fn offsets(btf: &Btf) -> Result<Facts, BtfError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cgroups::files::Throttling;
 
     #[test]
     fn what_was_used_before_counting_is_the_middle_of_two_readings_less_what_was_counted() {
-        assert_eq!(Bracket::new(1000, 1000, 400), Bracket { gap_ns: 0, before_counting_ns: 600 });
-        assert_eq!(Bracket::new(1000, 1200, 400), Bracket { gap_ns: 200, before_counting_ns: 700 });
+        let stat =
+            |usage_ns, throttled_ns| CpuStat { usage_ns, throttling: Some(Throttling { throttled_ns, ..Throttling::default() }) };
+        let bracket = |early: &CpuStat, late: &CpuStat, counted_ns| {
+            let bracket = Bracket::new(early, late, counted_ns);
+            (bracket.gap_ns, bracket.before.on_cpu_ns, bracket.before.throttled_ns)
+        };
+        assert_eq!(bracket(&stat(1000, 7), &stat(1000, 7), 400), (0, 600, 7));
+        assert_eq!(bracket(&stat(1000, 7), &stat(1200, 9), 400), (200, 700, 9));
         // Records are read after cpu.stat's last word on a task that runs.
-        assert_eq!(Bracket::new(100, 100, 150), Bracket { gap_ns: 0, before_counting_ns: -50 });
+        assert_eq!(bracket(&CpuStat::default(), &CpuStat::default(), 50), (0, -50, 0));
     }
 
     #[test]

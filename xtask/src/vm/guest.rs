@@ -89,9 +89,14 @@ impl Guest {
     /// Boots, runs the tests, and passes on what they say until the guest is off or has to be switched off.
     ///
     /// The kernel's messages go to the file `console`, all that the tests print to `log`.
-    pub(super) fn test(&self, filter: Option<&str>, results: &mut Results, files: &LogFiles, out: &mut impl Write) -> Result<()> {
-        let filter = filter.map(|filter| format!("FILTER={filter}")).unwrap_or_default();
-        let mut qemu = self.qemu("test", &filter);
+    pub(super) fn test(
+        &self,
+        kernel_arguments: &str,
+        results: &mut Results,
+        files: &LogFiles,
+        out: &mut impl Write,
+    ) -> Result<()> {
+        let mut qemu = self.qemu("test", kernel_arguments);
         qemu.arg("-serial").arg(format!("file:{}", files.console.display())).args(["-serial", "stdio"]);
         let mut log = fs::File::create(&files.log).with_context(|| format!("could not make {}", files.log.display()))?;
         let child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
