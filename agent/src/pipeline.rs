@@ -159,7 +159,8 @@ impl Pipeline {
                 failed(signal.name, &*error);
             }
         }
-        let now_ns = facts::boottime_ns();
+        // Before the readings: what is exported as of this moment has no less than was there then.
+        let (now_ns, unix_ns) = (facts::boottime_ns(), facts::unix_ns());
         let mut readings = Vec::with_capacity(self.signals.len());
         for (signal, running) in &mut self.signals {
             match running.collect(now_ns, &self.cgroups) {
@@ -167,6 +168,6 @@ impl Pipeline {
                 Err(error) => failed(signal.name, &*error),
             }
         }
-        self.aggregate.batch(facts::unix_ns(), readings, self.cgroups.table())
+        self.aggregate.batch(unix_ns, readings, self.cgroups.table())
     }
 }

@@ -91,7 +91,8 @@ root_test! {
         check_cpu_time(&agent, &cgroup, EXACT)?;
         let exports = agent.stop()?.exports;
 
-        // The kernel brings cpu.stat of a running task up to date once per tick, and an export's time is that of its whole pass.
+        // The kernel brings cpu.stat of a running task up to date once per tick, and an export's time is that of its begin. An
+        // emulated CPU's ticks come late: what it runs is then known up to an older moment.
         let slack = TICK.as_secs_f64() + patience(5 * MS).as_secs_f64();
         let mut compared = 0;
         for (time, value) in exports.history(cgroup.path(), CPU_TIME) {
@@ -194,10 +195,10 @@ root_test! {
         ensure!(burst.quantile_bounds(0.5) == Some((0.0, 0.0)), "two of three windows are idle: {burst:?}");
         let busy = burst.count - burst.zero_count;
         let known = windows.len() as u64;
-        // It was forked and has ended in windows of their own, which takes an emulated CPU more than one each, and a burst that
-        // begins or ends near an edge leaves some µs in the next window.
-        let forked = if is_emulated() { 6 } else { 4 };
-        ensure!((known..=known + forked).contains(&busy), "{busy} busy windows, the load knows of {windows:?}");
+        // It was forked and has ended in windows of their own, and a burst that begins or ends near an edge leaves some µs in the
+        // next window. An emulated CPU takes longer to fork, and by its late ticks a part of a burst is laid into the next window.
+        let others = if is_emulated() { known / 2 } else { 4 };
+        ensure!((known..=known + others).contains(&busy), "{busy} busy windows, the load knows of {windows:?}");
 
         // Gauges whose whole interval lies in the run: ten bursts, one more or less.
         let history = exports.history(cgroup.path(), CPU_USAGE);
