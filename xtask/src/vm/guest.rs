@@ -130,11 +130,11 @@ impl Guest {
                 Err(RecvTimeoutError::Timeout) => {
                     let limit = if left > SILENT_FOR { ("said nothing for", SILENT_FOR) } else { ("ran for", RUNS_FOR) };
                     let last = String::from_utf8_lossy(&unfinished).trim().to_owned();
-                    let running = results.running().unwrap_or("its start").to_owned();
+                    let running = results.place().to_owned();
                     results.lose(format_args!("switched off: {} {} s, in {running}: {last}", limit.0, limit.1.as_secs()));
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    let running = results.running().unwrap_or("its start").to_owned();
+                    let running = results.place().to_owned();
                     results.lose(format_args!("the kernel ended in {running}: see its messages"));
                 }
             }
