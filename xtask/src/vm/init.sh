@@ -32,7 +32,7 @@ if [ "$MODE" = shell ]; then
     echo "podmeter is in /bin, the tests are in /tests. Leave with ^D, or ^A x."
     setsid cttyhack sh
 else
-    export PODMETER_BIN=/bin/podmeter
+    export PODMETER_BIN=/bin/podmeter PODMETER_STATIC_BIN=/bin/podmeter
     stty -F /dev/ttyS1 raw
     {
         say check podmeter check --json
