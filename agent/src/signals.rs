@@ -55,6 +55,14 @@ pub trait Running: Send {
     /// When the kernel cannot be read; the next tick tries again.
     fn tick(&mut self, cgroups: &Cgroups) -> Result<(), Failure>;
 
+    /// Before a collection: what has to be learnt once of cgroups that are new, of which more may be born meanwhile.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read; the next collection tries again.
+    fn begin(&mut self, _cgroups: &mut Cgroups) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// The last word on a cgroup that is gone: its final points. Its counters are zeroed for the slot's next owner.
     fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point>;
 

@@ -6,6 +6,10 @@ pub const CPU_TIME: &str = "container.cpu.time";
 pub const CPU_USAGE: &str = "container.cpu.usage";
 /// Time the tasks of a cgroup were runnable but did not run, in s, by `cause`.
 pub const WAIT_TIME: &str = "podmeter.cpu.wait.time";
+/// Enforcement periods of a limited cgroup.
+pub const PERIODS: &str = "podmeter.cpu.periods";
+/// Those in which it used up its quota.
+pub const THROTTLED_PERIODS: &str = "podmeter.cpu.throttled.periods";
 /// Each of these waits, in s.
 pub const WAIT: &str = "podmeter.cpu.wait";
 /// CPUs used per 100 ms window.
