@@ -8,6 +8,7 @@ pub mod bench;
 pub mod cgroup;
 pub mod collector;
 pub mod demo;
+pub mod dns;
 pub mod http;
 pub mod load;
 pub mod metric;
