@@ -1,5 +1,6 @@
 //! DNS for tests: messages, sockets that belong to a cgroup, a client, and a [`server`] that does what names tell it.
 
+pub mod corpus;
 pub mod server;
 
 use std::{
