@@ -20,6 +20,9 @@ pub const PREFIX_LEN: usize = 2;
 /// Ports that can be told to be those of DNS.
 pub const PORTS_LEN: usize = 8;
 
+/// What is no port.
+pub const NO_PORT: u64 = 1 << 32;
+
 /// A message as far as it is there.
 pub trait Source {
     /// The byte at `at`, `None` beyond the message's end. `at` is below [`HEAD_LEN`].
@@ -332,7 +335,7 @@ record! {
     pub struct Facts {
         /// How long an answer may take in ns.
         pub timeout_ns: u64,
-        /// The ports of DNS; what is no port, such as `u64::MAX`, for none.
+        /// The ports of DNS; [`NO_PORT`] for none.
         pub ports: [u64; PORTS_LEN],
     }
 }

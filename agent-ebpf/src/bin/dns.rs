@@ -139,6 +139,7 @@ fn is_dns(port: u16) -> u64 {
     let mut found = 0;
     for i in 0..PORTS_LEN {
         // SAFETY: an element of a field of a live static, whose value is replaced before the program loads.
+        // Numbers below 2^33: only of 0 does one less have the highest bit.
         let difference = unsafe { core::ptr::read_volatile(ports.add(i)) } ^ port as u64;
         found |= difference.wrapping_sub(1) >> 63;
     }
