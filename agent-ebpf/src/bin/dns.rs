@@ -236,7 +236,7 @@ impl Source for Pieces {
 
     #[inline(always)]
     fn forgotten(&self, number: u8, noise: u64) -> u8 {
-        forgotten(number as u64, 63, noise) as u8
+        forgotten(number as u64, 127, noise) as u8
     }
 }
 
@@ -258,7 +258,7 @@ impl Source for Head {
 
     #[inline(always)]
     fn forgotten(&self, number: u8, noise: u64) -> u8 {
-        forgotten(number as u64, 63, noise) as u8
+        forgotten(number as u64, 127, noise) as u8
     }
 }
 
