@@ -86,6 +86,7 @@ pub mod bucket;
 pub mod cgroups;
 pub mod cpu;
 pub mod dns;
+pub mod network;
 
 #[cfg(test)]
 mod tests {

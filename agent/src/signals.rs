@@ -6,6 +6,7 @@ pub mod cpu;
 pub mod dns;
 pub mod limits;
 pub mod metric;
+pub mod network;
 
 use std::error::Error;
 
@@ -17,7 +18,7 @@ use crate::{
 use metric::{Metric, Point};
 
 /// Every signal, in start order.
-pub const ALL: &[Signal] = &[cpu::SIGNAL, dns::SIGNAL, limits::SIGNAL, agent::SIGNAL];
+pub const ALL: &[Signal] = &[cpu::SIGNAL, network::SIGNAL, dns::SIGNAL, limits::SIGNAL, agent::SIGNAL];
 
 /// Why a signal cannot start, or cannot be read this time.
 pub type Failure = Box<dyn Error + Send + Sync>;
