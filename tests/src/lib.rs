@@ -10,6 +10,7 @@ pub mod collector;
 pub mod container;
 pub mod demo;
 pub mod deploy;
+pub mod dns;
 pub mod http;
 pub mod kubernetes;
 pub mod load;
