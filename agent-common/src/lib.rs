@@ -85,6 +85,8 @@ impl<T: Counts, const N: usize> Counts for [T; N] {
 pub mod bucket;
 pub mod cgroups;
 pub mod cpu;
+pub mod socket;
+pub mod tcp;
 
 #[cfg(test)]
 mod tests {

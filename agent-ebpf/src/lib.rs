@@ -3,6 +3,9 @@
 //! rustc emits no CO-RE relocations. The agent finds every offset in the running kernel's BTF and freezes it into a global
 //! before the program loads; the verifier then sees constants and allows direct loads through BTF-typed pointers.
 #![no_std]
+#![feature(asm_experimental_arch)]
+
+pub mod socket;
 
 use aya_ebpf::{
     btf_maps::{Array, HashMap},
@@ -38,9 +41,9 @@ macro_rules! object {
 /// Volatile, or rustc would use the zero it was compiled with.
 #[macro_export]
 macro_rules! frozen {
-    ($global:ident.$field:ident) => {
+    ($global:ident.$($field:ident).+) => {
         // SAFETY: the address of a field of a live static; only its initial value is replaced, before the program loads.
-        unsafe { core::ptr::read_volatile(&raw const $global.$field) }
+        unsafe { core::ptr::read_volatile(&raw const $global.$($field).+) }
     };
 }
 
@@ -65,9 +68,31 @@ pub unsafe fn load32(pointer: u64, offset: u64) -> u32 {
     unsafe { core::ptr::read_volatile((pointer + offset) as *const u32) }
 }
 
+/// Loads a `u8` field through a BTF-typed pointer.
+///
+/// # Safety
+/// As for [`load`].
+#[inline(always)]
+pub unsafe fn load8(pointer: u64, offset: u64) -> u8 {
+    // SAFETY: the verifier checks this very access against the kernel's BTF.
+    unsafe { core::ptr::read_volatile((pointer + offset) as *const u8) }
+}
+
 /// Reads a `u64` at an address that is a mere number, by a helper that survives a wrong one.
 #[inline(always)]
 pub fn probe(address: u64, offset: u64) -> Option<u64> {
     // SAFETY: bpf_probe_read_kernel returns an error for memory that cannot be read.
     unsafe { bpf_probe_read_kernel((address + offset) as *const u64) }.ok()
+}
+
+/// Adds `n` to a count that other CPUs, interrupts and the agent add to as well.
+///
+/// The target has no atomic operations but this one, which its Rust does not offer.
+///
+/// # Safety
+/// `count` must be in a map value and 8-byte aligned.
+#[inline(always)]
+pub unsafe fn add(count: *mut u64, n: u64) {
+    // SAFETY: BPF_ATOMIC | BPF_ADD on the caller's map value.
+    unsafe { core::arch::asm!("lock *(u64 *)({count} + 0) += {n}", count = in(reg) count, n = in(reg) n, options(nostack)) };
 }

@@ -5,6 +5,8 @@ pub mod books;
 pub mod cpu;
 pub mod limits;
 pub mod metric;
+pub mod socket;
+pub mod tcp;
 
 use std::error::Error;
 
@@ -15,7 +17,7 @@ use crate::{
 use metric::{Metric, Point};
 
 /// Every signal, in start order.
-pub const ALL: &[Signal] = &[cpu::SIGNAL, limits::SIGNAL, agent::SIGNAL];
+pub const ALL: &[Signal] = &[cpu::SIGNAL, tcp::SIGNAL, limits::SIGNAL, agent::SIGNAL];
 
 /// Why a signal cannot start, or cannot be read this time.
 pub type Failure = Box<dyn Error + Send + Sync>;

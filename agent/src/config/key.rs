@@ -101,6 +101,9 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("signals.cpu", Some("true"), "Measure CPU: time, waiting, bursts.", |l, v| {
         boolean(v).map(|on| l.config.signals.switch("cpu", on))
     }),
+    Key::new("signals.tcp", Some("true"), "Measure TCP: retransmits, round trips, connects, resets.", |l, v| {
+        boolean(v).map(|on| l.config.signals.switch("tcp", on))
+    }),
     Key::new(
         "cgroups.slots",
         Some("1024"),
