@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod books;
 pub mod cpu;
+pub mod drops;
 pub mod limits;
 pub mod metric;
 pub mod socket;
@@ -17,7 +18,7 @@ use crate::{
 use metric::{Metric, Point};
 
 /// Every signal, in start order.
-pub const ALL: &[Signal] = &[cpu::SIGNAL, tcp::SIGNAL, limits::SIGNAL, agent::SIGNAL];
+pub const ALL: &[Signal] = &[cpu::SIGNAL, tcp::SIGNAL, drops::SIGNAL, limits::SIGNAL, agent::SIGNAL];
 
 /// Why a signal cannot start, or cannot be read this time.
 pub type Failure = Box<dyn Error + Send + Sync>;

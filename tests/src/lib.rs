@@ -11,6 +11,7 @@ pub mod demo;
 pub mod http;
 pub mod load;
 pub mod metric;
+pub mod namespace;
 pub mod otlp;
 pub mod truth;
 pub mod victoria;

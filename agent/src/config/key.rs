@@ -104,6 +104,9 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("signals.tcp", Some("true"), "Measure TCP: retransmits, round trips, connects, resets.", |l, v| {
         boolean(v).map(|on| l.config.signals.switch("tcp", on))
     }),
+    Key::new("signals.drops", Some("true"), "Measure packets that the kernel drops, by reason.", |l, v| {
+        boolean(v).map(|on| l.config.signals.switch("drops", on))
+    }),
     Key::new(
         "cgroups.slots",
         Some("1024"),
