@@ -132,19 +132,19 @@ fn loss_is_what_the_kernel_counts(test: &str, percent: u32) -> Result<()> {
 }
 
 root_test! {
-    fn a_loss_of_1_percent_gives_the_kernels_own_retransmit_ratio_and_the_delay_as_rtt() {
-        loss_is_what_the_kernel_counts("a_loss_of_1_percent_gives_the_kernels_own_retransmit_ratio_and_the_delay_as_rtt", 1)
+    fn a_tcp_loss_of_1_percent_gives_the_kernels_own_retransmit_ratio_and_the_delay_as_rtt() {
+        loss_is_what_the_kernel_counts("a_tcp_loss_of_1_percent_gives_the_kernels_own_retransmit_ratio_and_the_delay_as_rtt", 1)
     }
 }
 
 root_test! {
-    fn a_loss_of_5_percent_gives_the_kernels_own_retransmit_ratio_and_the_delay_as_rtt() {
-        loss_is_what_the_kernel_counts("a_loss_of_5_percent_gives_the_kernels_own_retransmit_ratio_and_the_delay_as_rtt", 5)
+    fn a_tcp_loss_of_5_percent_gives_the_kernels_own_retransmit_ratio_and_the_delay_as_rtt() {
+        loss_is_what_the_kernel_counts("a_tcp_loss_of_5_percent_gives_the_kernels_own_retransmit_ratio_and_the_delay_as_rtt", 5)
     }
 }
 
 root_test! {
-    fn segments_of_many_short_connections_equal_the_namespaces_own_count() {
+    fn tcp_segments_of_many_short_connections_equal_the_namespaces_own_count() {
         let cable = Cable::new()?;
         let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
         let agent = Agent::start(json!({}))?;
@@ -168,8 +168,8 @@ root_test! {
 }
 
 root_test! {
-    fn a_connection_that_is_older_than_the_agent_is_counted_from_its_start_on() {
-        let test = "a_connection_that_is_older_than_the_agent_is_counted_from_its_start_on";
+    fn a_tcp_connection_that_is_older_than_the_agent_is_counted_from_its_start_on() {
+        let test = "a_tcp_connection_that_is_older_than_the_agent_is_counted_from_its_start_on";
         let cable = Cable::new()?;
         if !cable.near.impair(5, 20) {
             eprintln!("SKIPPED {test}: this kernel has no sch_netem");
@@ -203,7 +203,7 @@ root_test! {
 }
 
 root_test! {
-    fn connects_fail_by_their_causes_and_succeed_in_the_time_they_take() {
+    fn tcp_connects_fail_by_their_causes_and_succeed_in_the_time_they_take() {
         let cable = Cable::new()?;
         let delayed = cable.far.impair(0, 20);
         let client = Cgroup::new("client")?;
@@ -255,7 +255,7 @@ root_test! {
 }
 
 root_test! {
-    fn resets_are_counted_on_both_ends() {
+    fn tcp_resets_are_counted_on_both_ends() {
         let cable = Cable::new()?;
         let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
         let agent = Agent::start(json!({}))?;
@@ -281,7 +281,7 @@ root_test! {
 }
 
 root_test! {
-    fn a_container_that_lives_50_ms_is_exported_with_its_one_connection() {
+    fn a_container_that_lives_50_ms_is_exported_with_its_one_tcp_connection() {
         let cable = Cable::new()?;
         let served = Cgroup::new("server")?;
         let agent = Agent::start(json!({}))?;
@@ -307,7 +307,7 @@ root_test! {
 }
 
 root_test! {
-    fn connects_that_a_full_queue_drops_are_counted_for_the_listener() {
+    fn tcp_connects_that_a_full_queue_drops_are_counted_for_the_listener() {
         let cable = Cable::new()?;
         let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
         let agent = Agent::start(json!({}))?;

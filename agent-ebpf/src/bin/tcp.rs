@@ -235,7 +235,8 @@ unsafe fn storage(sk: u64, create: bool) -> Option<*mut Counted> {
     let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
     // SAFETY: the helper takes a socket and gives its storage or null.
     let found = unsafe {
-        bpf_sk_storage_get((&raw const TCP_SOCKETS).cast_mut().cast(), sk as *mut _, core::ptr::null_mut(), flags).cast::<Counted>()
+        bpf_sk_storage_get((&raw const TCP_SOCKETS).cast_mut().cast(), sk as *mut _, core::ptr::null_mut(), flags)
+            .cast::<Counted>()
     };
     if found.is_null() { None } else { Some(found) }
 }

@@ -22,7 +22,7 @@ use crate::{
     kernel::{
         btf::{Btf, BtfError},
         facts,
-        load::{Hook, Kernel, LoadError, Plan},
+        load::{Hook, Kernel, LoadError, Object, Plan},
     },
 };
 
@@ -59,6 +59,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dr
 
 /// The signal while it counts.
 struct Drops {
+    /// Keeps the program attached.
+    _object: Object,
     books: Books<DropCounts>,
     reasons: Reasons,
     namespaces: Namespaces,
@@ -89,7 +91,15 @@ impl Drops {
             let _ = map.remove(&inode);
         }
         let started_unix_ns = facts::unix_ns();
-        Ok(Self { books, reasons, namespaces: Namespaces::default(), told: HashMap::new(), map, started_unix_ns })
+        Ok(Self {
+            _object: object,
+            books,
+            reasons,
+            namespaces: Namespaces::default(),
+            told: HashMap::new(),
+            map,
+            started_unix_ns,
+        })
     }
 
     /// Tells the programs whose the namespaces are.

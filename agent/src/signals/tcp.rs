@@ -12,7 +12,7 @@ use std::{
     thread,
 };
 
-use agent_common::tcp::{ConnectError, Facts, FIRST, TcpCounts};
+use agent_common::tcp::{ConnectError, FIRST, Facts, TcpCounts};
 use nix::sched::{CloneFlags, setns};
 
 use super::{
@@ -28,7 +28,7 @@ use crate::{
     kernel::{
         btf::{Btf, BtfError},
         facts,
-        load::{Hook, Kernel, LoadError, Object, Plan},
+        load::{Hook, Kernel, Object, Plan},
     },
 };
 
@@ -155,7 +155,9 @@ impl Tcp {
         })?;
         kernel.attach(&mut object)?;
         if facts.by_callback == 0 {
-            find_sockets(&mut object)?;
+            find_sockets(&mut object);
+        } else {
+            tracing::warn!("this kernel is older than 5.11: connections that are older than the agent are not counted");
         }
         let books = Books::open(&object, ["TCP_COUNTS", "TCP_CARRIED"], 1, slots)?;
         Ok(Self { object, books, started_unix_ns: facts::unix_ns() })
@@ -210,7 +212,7 @@ fn read_to_end(mut walk: File) -> io::Result<()> {
 /// Finds the sockets that are older than the programs, in every network namespace.
 ///
 /// The kernel walks over the sockets of the reader's namespace, so a thread goes to each of them.
-fn find_sockets(object: &mut Object) -> Result<(), LoadError> {
+fn find_sockets(object: &mut Object) {
     for namespace in namespaces() {
         let found = thread::scope(|scope| {
             let enter = || -> Result<(), Failure> {
@@ -223,12 +225,12 @@ fn find_sockets(object: &mut Object) -> Result<(), LoadError> {
         match found {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!("connections of one network namespace that are older than this start are not counted: {}", causes::chain(&*error));
+                let error = causes::chain(&*error);
+                tracing::warn!(error, "connections of one network namespace that are older than this start are not counted");
             }
             Err(_) => tracing::warn!("connections of one network namespace that are older than this start are not counted"),
         }
     }
-    Ok(())
 }
 
 /// The network namespaces that processes are in. One that nobody is in has sockets that nobody speaks with.

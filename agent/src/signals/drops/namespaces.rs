@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fs, os::unix::fs::MetadataExt as _, path::Path};
 
-use crate::cgroups::{Table, Cgroups};
+use crate::cgroups::{Cgroups, Table};
 
 /// What is known of the cgroups' namespaces.
 #[derive(Default)]
@@ -64,10 +64,13 @@ mod tests {
     #[test]
     fn a_namespace_belongs_to_what_holds_all_who_are_in_it() {
         let mut table = Table::default();
-        for (slot, path, parent) in [(1, "/", None), (2, "/pod", Some(1)), (3, "/pod/a", Some(2)), (4, "/pod/b", Some(2)), (5, "/c", Some(1))] {
+        for (slot, path, parent) in
+            [(1, "/", None), (2, "/pod", Some(1)), (3, "/pod/a", Some(2)), (4, "/pod/b", Some(2)), (5, "/c", Some(1))]
+        {
             table.insert(cgroup(slot, path, parent));
         }
-        let of = |of: &[(u32, u32)]| Namespaces { of: of.iter().map(|(slot, inode)| ((*slot, 0), *inode)).collect() }.owners(&table);
+        let of =
+            |of: &[(u32, u32)]| Namespaces { of: of.iter().map(|(slot, inode)| ((*slot, 0), *inode)).collect() }.owners(&table);
         assert_eq!(of(&[(3, 7), (4, 7), (5, 8)]), HashMap::from([(7, 2), (8, 5)]));
         assert_eq!(of(&[(3, 7), (4, 7), (5, 7)]), HashMap::from([(7, 1)]));
     }
