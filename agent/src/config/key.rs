@@ -104,6 +104,12 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("signals.network", Some("true"), "Measure the network: bytes, packets, where they go.", |l, v| {
         boolean(v).map(|on| l.config.signals.switch("network", on))
     }),
+    Key::new("signals.tcp", Some("true"), "Measure TCP: retransmits, round trips, connects, resets.", |l, v| {
+        boolean(v).map(|on| l.config.signals.switch("tcp", on))
+    }),
+    Key::new("signals.drops", Some("true"), "Measure packets that the kernel drops, by reason.", |l, v| {
+        boolean(v).map(|on| l.config.signals.switch("drops", on))
+    }),
     Key::new("signals.dns", Some("true"), "Measure DNS: lookups, how long they take, how they end.", |l, v| {
         boolean(v).map(|on| l.config.signals.switch("dns", on))
     }),
