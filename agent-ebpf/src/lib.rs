@@ -6,6 +6,7 @@
 #![feature(asm_experimental_arch)]
 
 pub mod packet;
+pub mod socket;
 
 use aya_ebpf::{
     btf_maps::{Array, HashMap},
@@ -41,9 +42,9 @@ macro_rules! object {
 /// Volatile, or rustc would use the zero it was compiled with.
 #[macro_export]
 macro_rules! frozen {
-    ($global:ident.$field:ident) => {
+    ($global:ident.$($field:ident).+) => {
         // SAFETY: the address of a field of a live static; only its initial value is replaced, before the program loads.
-        unsafe { core::ptr::read_volatile(&raw const $global.$field) }
+        unsafe { core::ptr::read_volatile(&raw const $global.$($field).+) }
     };
 }
 
@@ -66,6 +67,16 @@ pub unsafe fn load(pointer: u64, offset: u64) -> u64 {
 pub unsafe fn load32(pointer: u64, offset: u64) -> u32 {
     // SAFETY: the verifier checks this very access against the kernel's BTF.
     unsafe { core::ptr::read_volatile((pointer + offset) as *const u32) }
+}
+
+/// Loads a `u8` field through a BTF-typed pointer.
+///
+/// # Safety
+/// As for [`load`].
+#[inline(always)]
+pub unsafe fn load8(pointer: u64, offset: u64) -> u8 {
+    // SAFETY: the verifier checks this very access against the kernel's BTF.
+    unsafe { core::ptr::read_volatile((pointer + offset) as *const u8) }
 }
 
 /// Reads a `u64` at an address that is a mere number, by a helper that survives a wrong one.

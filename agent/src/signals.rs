@@ -4,8 +4,12 @@ pub mod agent;
 pub mod books;
 pub mod cpu;
 pub mod dns;
+pub mod drops;
 pub mod limits;
 pub mod metric;
+pub mod network;
+pub mod socket;
+pub mod tcp;
 
 use std::error::Error;
 
@@ -17,7 +21,8 @@ use crate::{
 use metric::{Metric, Point};
 
 /// Every signal, in start order.
-pub const ALL: &[Signal] = &[cpu::SIGNAL, dns::SIGNAL, limits::SIGNAL, agent::SIGNAL];
+pub const ALL: &[Signal] =
+    &[cpu::SIGNAL, network::SIGNAL, dns::SIGNAL, tcp::SIGNAL, drops::SIGNAL, limits::SIGNAL, agent::SIGNAL];
 
 /// Why a signal cannot start, or cannot be read this time.
 pub type Failure = Box<dyn Error + Send + Sync>;

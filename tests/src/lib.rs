@@ -15,6 +15,7 @@ pub mod http;
 pub mod kubernetes;
 pub mod load;
 pub mod metric;
+pub mod namespace;
 pub mod otlp;
 pub mod promql;
 pub mod truth;

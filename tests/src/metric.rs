@@ -20,3 +20,19 @@ pub const SWITCHES: &str = "podmeter.cpu.switches";
 pub const NODE_CPU_TIME: &str = "k8s.node.cpu.time";
 /// CPU time of cgroups that found no slot, in s.
 pub const UNATTRIBUTED: &str = "podmeter.cpu.unattributed";
+/// TCP segments sent for the first time.
+pub const SEGMENTS: &str = "podmeter.tcp.segments";
+/// TCP segments sent again.
+pub const RETRANSMITS: &str = "podmeter.tcp.retransmits";
+/// TCP round-trip times in s.
+pub const RTT: &str = "podmeter.tcp.rtt";
+/// Time until a connect was answered, in s.
+pub const CONNECT_DURATION: &str = "podmeter.tcp.connect.duration";
+/// Connects that failed, by `error.type`.
+pub const CONNECT_FAILURES: &str = "podmeter.tcp.connect.failures";
+/// TCP resets, by `direction`.
+pub const RESETS: &str = "podmeter.tcp.resets";
+/// Connects that listening sockets dropped.
+pub const LISTEN_DROPS: &str = "podmeter.tcp.listen.drops";
+/// Packets that the kernel dropped, by `reason`.
+pub const DROPS: &str = "podmeter.network.drops";
