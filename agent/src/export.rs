@@ -12,7 +12,6 @@ mod grpc;
 mod http;
 mod link;
 pub mod own;
-mod retry;
 pub mod ship;
 mod tls;
 

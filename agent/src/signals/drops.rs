@@ -33,7 +33,7 @@ pub const SIGNAL: Signal = Signal {
     tracepoints: &["kfree_skb"],
     metrics: &[&DROPS, &UNATTRIBUTED],
     missing: |btf| offsets(btf).err().map(|error| error.to_string()),
-    start: |kernel, cgroups| Ok(Box::new(Drops::start(kernel, cgroups)?)),
+    start: |kernel, cgroups, _| Ok(Box::new(Drops::start(kernel, cgroups)?)),
 };
 
 /// `podmeter.network.drops`

@@ -39,7 +39,7 @@ pub const SIGNAL: Signal = Signal {
     tracepoints: &["inet_sock_set_state", "tcp_receive_reset", "tcp_send_reset"],
     metrics: &[&SEGMENTS, &RETRANSMITS, &RTT, &CONNECT_DURATION, &CONNECT_FAILURES, &RESETS, &LISTEN_DROPS, &UNATTRIBUTED],
     missing: |btf| offsets(btf).err().map(|error| error.to_string()),
-    start: |kernel, cgroups| Ok(Box::new(Tcp::start(kernel, cgroups)?)),
+    start: |kernel, cgroups, _| Ok(Box::new(Tcp::start(kernel, cgroups)?)),
 };
 
 /// `podmeter.tcp.segments`
