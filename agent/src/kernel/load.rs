@@ -125,7 +125,7 @@ pub enum Hook {
     Egress,
     /// What happens to the TCP connections of any cgroup.
     SockOps,
-    /// A walk over all objects of that kind, one of [`WALKS`], whenever the agent wants one: see [`Object::walk`].
+    /// A walk over all objects of that kind, `cgroup`, `tcp` or `bpf_sk_storage_map`, whenever the agent wants one: see [`Object::walk`].
     Walk(&'static str),
     /// Nothing by itself: the agent runs it, see [`Object::run_on`], or another program calls it.
     Call,
