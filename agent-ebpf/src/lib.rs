@@ -3,6 +3,7 @@
 //! rustc emits no CO-RE relocations. The agent finds every offset in the running kernel's BTF and freezes it into a global
 //! before the program loads; the verifier then sees constants and allows direct loads through BTF-typed pointers.
 #![no_std]
+#![feature(asm_experimental_arch)]
 
 use aya_ebpf::{
     btf_maps::{Array, HashMap},
@@ -70,4 +71,16 @@ pub unsafe fn load32(pointer: u64, offset: u64) -> u32 {
 pub fn probe(address: u64, offset: u64) -> Option<u64> {
     // SAFETY: bpf_probe_read_kernel returns an error for memory that cannot be read.
     unsafe { bpf_probe_read_kernel((address + offset) as *const u64) }.ok()
+}
+
+/// Adds `n` to a count that other CPUs, interrupts and the agent add to as well.
+///
+/// The target has no atomic operations but this one, which its Rust does not offer.
+///
+/// # Safety
+/// `count` must be in a map value and 8-byte aligned.
+#[inline(always)]
+pub unsafe fn add(count: *mut u64, n: u64) {
+    // SAFETY: BPF_ATOMIC | BPF_ADD on the caller's map value.
+    unsafe { core::arch::asm!("lock *(u64 *)({count} + 0) += {n}", count = in(reg) count, n = in(reg) n, options(nostack)) };
 }

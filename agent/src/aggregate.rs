@@ -9,7 +9,7 @@ use std::{
 use crate::{
     cgroups::{Cgroup, Table},
     join::{Node, Resource, Sample, Subject},
-    signals::{Readings, metric::Point},
+    signals::{Readings, event::Event, metric::Point},
 };
 
 /// Everything known at one moment: the input of every exporter.
@@ -19,6 +19,17 @@ pub struct Batch {
     pub time_unix_ns: u64,
     /// What was read.
     pub samples: Vec<Sample>,
+    /// What happened since the batch before.
+    pub events: Vec<Occurrence>,
+}
+
+/// An event, and whose it is.
+#[derive(Clone, Debug)]
+pub struct Occurrence {
+    /// The cgroup's, or the node's where the cgroup is not known any more.
+    pub resource: Arc<Resource>,
+    /// What happened.
+    pub event: Event,
 }
 
 /// Keeps what must outlive one collection.
@@ -29,12 +40,19 @@ pub struct Aggregate {
     /// By the cgroup's id: a slot has many owners in its life.
     resources: HashMap<u64, Arc<Resource>>,
     ended: Vec<Sample>,
+    events: Vec<Occurrence>,
 }
 
 impl Aggregate {
     /// For the given node.
     pub fn new(node: Node) -> Self {
-        Self { node_resource: Arc::new(node.resource()), node, resources: HashMap::new(), ended: Vec::new() }
+        Self {
+            node_resource: Arc::new(node.resource()),
+            node,
+            resources: HashMap::new(),
+            ended: Vec::new(),
+            events: Vec::new(),
+        }
     }
 
     /// A cgroup is gone, and this is all it ever did: part of the next batch, and of no later one.
@@ -46,6 +64,18 @@ impl Aggregate {
             self.ended.push(Sample { cgroup: Some(Subject::of(cgroup)), time_unix_ns, resource, points });
         }
         self.resources.remove(&cgroup.id);
+    }
+
+    /// Something happened: part of the next batch, and of no later one.
+    pub fn note(&mut self, events: Vec<Event>, table: &Table) {
+        for event in events {
+            let (slot, id) = event.cgroup;
+            let resource = match table.get(slot).filter(|cgroup| cgroup.id == id) {
+                Some(cgroup) => self.resource(cgroup),
+                None => Arc::clone(&self.node_resource),
+            };
+            self.events.push(Occurrence { resource, event });
+        }
     }
 
     /// One collection of all signals.
@@ -74,7 +104,7 @@ impl Aggregate {
                 samples.push(Sample { cgroup: Some(Subject::of(cgroup)), time_unix_ns: None, resource, points });
             }
         }
-        Batch { time_unix_ns, samples }
+        Batch { time_unix_ns, samples, events: std::mem::take(&mut self.events) }
     }
 
     fn resource(&mut self, cgroup: &Cgroup) -> Arc<Resource> {

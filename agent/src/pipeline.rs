@@ -128,6 +128,11 @@ impl Pipeline {
         &self.states
     }
 
+    /// What a signal that counts does without on this kernel, and why. Some know only after the first collection.
+    pub fn note(&self, signal: &Signal) -> Option<String> {
+        self.signals.iter().find(|(running, _)| running.name == signal.name)?.1.note()
+    }
+
     /// What is to be done every second: births, deaths, windows.
     ///
     /// # Errors
@@ -138,6 +143,7 @@ impl Pipeline {
         let mut ticked = Ok(());
         for (_, signal) in &mut self.signals {
             ticked = signal.tick(&self.cgroups).and(ticked);
+            self.aggregate.note(signal.events(), self.cgroups.table());
         }
         // Closed a tick ago: nothing was added since.
         for slot in self.cgroups.closed() {

@@ -3,8 +3,11 @@
 pub mod agent;
 pub mod books;
 pub mod cpu;
+pub mod event;
 pub mod limits;
+pub mod memory;
 pub mod metric;
+pub mod pressure;
 
 use std::error::Error;
 
@@ -12,10 +15,11 @@ use crate::{
     cgroups::{Cgroup, Cgroups},
     kernel::load::Kernel,
 };
+use event::Event;
 use metric::{Metric, Point};
 
 /// Every signal, in start order.
-pub const ALL: &[Signal] = &[cpu::SIGNAL, limits::SIGNAL, agent::SIGNAL];
+pub const ALL: &[Signal] = &[cpu::SIGNAL, memory::SIGNAL, pressure::SIGNAL, limits::SIGNAL, agent::SIGNAL];
 
 /// Why a signal cannot start, or cannot be read this time.
 pub type Failure = Box<dyn Error + Send + Sync>;
@@ -61,6 +65,16 @@ pub trait Running: Send {
     /// # Errors
     /// When the kernel cannot be read: nothing is better than wrong.
     fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, Failure>;
+
+    /// What happened since the last call, asked for after every tick.
+    fn events(&mut self) -> Vec<Event> {
+        Vec::new()
+    }
+
+    /// What it does without on this kernel, and why; it may change after the first collection.
+    fn note(&self) -> Option<String> {
+        None
+    }
 }
 
 /// What one signal says in one collection.

@@ -26,7 +26,7 @@ const DEBIAN_CORE: &str = "/usr/lib/rustlib/bpfel-unknown-none/lib";
 const RUSTFLAGS: &str = "-Cdebuginfo=2 -Clink-arg=--btf";
 
 /// aya-ebpf needs unstable features. Only that crate may use them on a stable compiler.
-const BOOTSTRAP: &str = "aya_ebpf";
+const BOOTSTRAP: &str = "aya_ebpf,agent_ebpf";
 
 /// A toolchain that is complete: compiler, `core` for the target, linker.
 #[derive(Clone, Debug, PartialEq, Eq)]

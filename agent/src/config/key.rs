@@ -101,6 +101,12 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("signals.cpu", Some("true"), "Measure CPU: time, waiting, bursts.", |l, v| {
         boolean(v).map(|on| l.config.signals.switch("cpu", on))
     }),
+    Key::new("signals.memory", Some("true"), "Measure memory: what it consists of, OOM kills, reclaim.", |l, v| {
+        boolean(v).map(|on| l.config.signals.switch("memory", on))
+    }),
+    Key::new("signals.pressure", Some("true"), "Measure pressure (PSI): time that tasks stood still.", |l, v| {
+        boolean(v).map(|on| l.config.signals.switch("pressure", on))
+    }),
     Key::new(
         "cgroups.slots",
         Some("1024"),

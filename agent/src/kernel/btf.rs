@@ -323,6 +323,27 @@ impl Btf {
         self.id_of("function", kind::FUNC, name)
     }
 
+    /// Whether the argument `n` (from 0) of a tracepoint is a pointer to the struct of that name.
+    pub fn tracepoint_takes(&self, tracepoint: &str, n: usize, struct_name: &str) -> bool {
+        self.argument_struct(tracepoint, n).is_ok_and(|name| name == struct_name.as_bytes())
+    }
+
+    /// The name of the struct that a tracepoint's argument points to; empty when it points to none.
+    fn argument_struct(&self, tracepoint: &str, n: usize) -> Result<&[u8], BtfError> {
+        let function = self.resolve(self.typedef_id(&format!("btf_trace_{tracepoint}"))?)?;
+        let prototype = self.resolve(function.size_or_type)?;
+        // The first parameter is the tracepoint's own data.
+        if function.kind != kind::PTR || prototype.kind != kind::FUNC_PROTO || n + 1 >= prototype.len {
+            return Ok(&[]);
+        }
+        let pointer = self.resolve(self.u32(prototype.at + TYPE_LEN + 8 * (n + 1) + 4)?)?;
+        if pointer.kind != kind::PTR || pointer.size_or_type == 0 {
+            return Ok(&[]);
+        }
+        let target = self.resolve(pointer.size_or_type)?;
+        if target.kind == kind::STRUCT { self.name(target.name, target.at) } else { Ok(&[]) }
+    }
+
     fn id_of(&self, what: &'static str, kind: u32, name: &str) -> Result<u32, BtfError> {
         for (i, &at) in self.types.iter().enumerate() {
             let t = type_at(&self.data, at as usize)?;
@@ -333,7 +354,6 @@ impl Btf {
         Err(BtfError::NoType { what, name: name.to_owned() })
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "the kernel's drop reasons will be named by it"))]
     /// The values of an enum and their names, in order of declaration. An unsigned 64-bit value above `i64::MAX` wraps.
     ///
     /// # Errors
