@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use serde_json::json;
 
 use crate::{
+    causes::chain,
     kernel::{btf::Btf, capabilities, facts, mounts},
-    pipeline::{Pipeline, Settings, State, chain},
+    pipeline::{Pipeline, Settings, State},
     signals::{ALL, Signal},
 };
 
@@ -37,7 +38,7 @@ pub struct Report {
 
 /// Looks at this kernel and tries every signal: loads and attaches its programs for a moment.
 pub fn check(settings: Settings) -> Report {
-    let describe = |error: &dyn std::error::Error| chain(error);
+    let describe = |error: &(dyn std::error::Error + 'static)| chain(error);
     let rights = match capabilities::missing() {
         Ok(missing) if missing.is_empty() => Ok("all that are needed".to_owned()),
         Ok(missing) => {

@@ -3,6 +3,7 @@
 //! Exit codes: 0 fine, 1 failed while running, 2 wrong usage or configuration, 3 this kernel or these permissions do not allow it.
 
 mod aggregate;
+mod causes;
 mod cgroups;
 mod check;
 mod config;
@@ -27,8 +28,9 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
+use causes::chain;
 use config::{Config, ConfigError, LogFormat, Overrides};
-use pipeline::{StartError, chain};
+use pipeline::StartError;
 use run::RunError;
 
 /// Measures at kernel level what every container on this node really uses, and exports it as OTLP.

@@ -4,6 +4,7 @@ use std::{error::Error, path::PathBuf};
 
 use crate::{
     aggregate::{Aggregate, Batch},
+    causes::chain,
     cgroups::{self, CgroupError, Cgroups},
     join::Node,
     kernel::{
@@ -12,7 +13,10 @@ use crate::{
         mounts::{self, MountError},
         pin::{PinError, Pins},
     },
-    signals::{self, Running, Signal},
+    signals::{
+        self, Readings, Running, Signal, agent,
+        metric::{Point, Value},
+    },
 };
 
 /// What a pipeline is made for.
@@ -27,6 +31,8 @@ pub struct Settings {
     pub pin_directory: PathBuf,
     /// Whether programs and maps outlive the process.
     pub pin: bool,
+    /// Whether signals may walk over the kernel's structs where they could also read files.
+    pub walks: bool,
     /// Names of signals that are not wanted.
     pub disabled: Vec<&'static str>,
 }
@@ -66,6 +72,12 @@ pub struct State {
     pub off: Option<String>,
 }
 
+impl State {
+    fn point(&self) -> Point {
+        Point::new(&agent::SIGNAL_ACTIVE, 0, Value::Int(self.off.is_none().into())).with("signal", self.signal.name)
+    }
+}
+
 /// The stages, running.
 pub struct Pipeline {
     cgroups: Cgroups,
@@ -96,6 +108,7 @@ impl Pipeline {
             if settings.pin { Pins::open(&settings.pin_directory) } else { Pins::transient(&settings.pin_directory) }
         };
         let mut kernel = Kernel::open(pins, &tracepoints, root.clone())?;
+        kernel.walks = settings.walks;
         let mut cgroups = Cgroups::start(&mut kernel, root, settings.slots)?;
 
         let (mut running, mut states) = (Vec::new(), Vec::new());
@@ -167,20 +180,7 @@ impl Pipeline {
                 Err(error) => failed(signal.name, &*error),
             }
         }
+        readings.push(Readings { node: self.states.iter().map(State::point).collect(), ..Readings::default() });
         self.aggregate.batch(facts::unix_ns(), readings, self.cgroups.table())
     }
-}
-
-/// An error and all its causes in one line; a cause that its effect already told is not repeated.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -15,12 +15,13 @@ use tracing::{error, info, warn};
 
 use crate::{
     aggregate::Batch,
+    causes::chain,
     config::{self, Config},
     export::{self, ExportError, ship::Shipper},
     health::{self, Health},
     join::Node,
     kernel::{facts, sys},
-    pipeline::{Pipeline, Settings, StartError, chain},
+    pipeline::{Pipeline, Settings, StartError},
 };
 
 /// Time between two ticks of the collector.
@@ -162,6 +163,7 @@ pub fn settings(config: &Config) -> Settings {
         slots: config.cgroups.slots,
         pin_directory: config.bpf.directory.clone(),
         pin: config.bpf.pin,
+        walks: config.bpf.walks,
         disabled: config.signals.off.clone(),
     }
 }

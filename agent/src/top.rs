@@ -20,6 +20,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use self::state::{Facts, State};
 use self::theme::Theme;
 use self::view::View;
+use crate::causes::chain;
 
 mod columns;
 mod detail;
@@ -29,6 +30,7 @@ mod help;
 mod keys;
 pub mod once;
 mod order;
+mod pages;
 mod render;
 mod state;
 #[cfg(test)]
@@ -242,9 +244,4 @@ fn read(mut source: Box<dyn Source + Send>, interval: Duration, to: &SyncSender<
             source.tick();
         }
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    std::iter::successors(Some(error), |&e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

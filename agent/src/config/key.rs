@@ -127,6 +127,13 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("bpf.directory", Some("/sys/fs/bpf/podmeter"), "Where they are pinned, on a bpf filesystem.", |l, v| {
         store(&mut l.config.bpf.directory, absolute(v)?)
     }),
+    Key::new(
+        "bpf.walks",
+        Some("true"),
+        "Copy memory's counters out of the kernel in one walk over all cgroups where it can be done. Otherwise, and always when \
+         false, they are read from each cgroup's files, which costs several times as much.",
+        |l, v| store(&mut l.config.bpf.walks, boolean(v)?),
+    ),
     Key::new("export.exporter", Some("otlp"), "Where metrics go: otlp, stdout, or none.", |l, v| {
         let known = [("otlp", Exporter::Otlp), ("stdout", Exporter::Stdout), ("none", Exporter::None)];
         store(&mut l.config.export.exporter, one_of(v, &known)?)

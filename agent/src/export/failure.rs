@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use tonic::Code;
 
+use crate::causes;
+
 /// What the collector made of a request it took.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Accepted {
@@ -91,29 +93,12 @@ impl Kind {
 
 /// An error and its causes on one line, none said twice.
 pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = String::new();
-    for error in causes(error) {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text = if text.is_empty() { said } else { format!("{text}: {said}") };
-        }
-    }
-    one_line(&text)
+    one_line(&causes::chain(error))
 }
 
 /// The TLS error among an error's causes.
 pub(super) fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
-    causes(error).find_map(|cause| cause.downcast_ref())
-}
-
-/// An error, its cause, the cause of that …
-///
-/// An `io::Error` made of another error hands on that one's cause as its own: look inside.
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error| match error.downcast_ref::<std::io::Error>().and_then(|e| e.get_ref()) {
-        Some(inner) => Some(inner as &(dyn Error + 'static)),
-        None => error.source(),
-    })
+    causes::causes(error).find_map(|cause| cause.downcast_ref())
 }
 
 /// Text from elsewhere as it may go into one line of a log: no control characters, at most 300 characters.
@@ -219,10 +204,9 @@ mod tests {
     }
 
     #[test]
-    fn causes_are_told_once_each_and_in_one_line() {
+    fn the_tls_error_is_found_and_reasons_are_one_line() {
         let inner = std::io::Error::other(rustls::Error::HandshakeNotComplete);
         let outer = std::io::Error::other(inner);
-        assert_eq!(chain(&outer), "handshake not complete");
         assert_eq!(tls_error(&outer), Some(&rustls::Error::HandshakeNotComplete));
         assert_eq!(one_line(" a\nb\tc\u{1b}[31m "), "a b c [31m");
         assert_eq!(one_line(&"x".repeat(400)).chars().count(), 301);

@@ -20,11 +20,20 @@ pub const SIGNAL: Signal = Signal {
     name: "agent",
     help: "podmeter's own CPU time and memory, its slots, and what it missed",
     tracepoints: &[],
-    metrics: &[&CPU_TIME, &MEMORY, &CGROUPS, &SLOTS, &WITHOUT_SLOT],
+    metrics: &[&SIGNAL_ACTIVE, &CPU_TIME, &MEMORY, &CGROUPS, &SLOTS, &WITHOUT_SLOT],
     missing: |_| None,
     start: |_, _| Ok(Box::new(Agent { started_unix_ns: facts::unix_ns() })),
 };
 
+/// `podmeter.agent.signal.active`
+pub static SIGNAL_ACTIVE: Metric = Metric {
+    name: "podmeter.agent.signal.active",
+    unit: "{signal}",
+    kind: Kind::Gauge,
+    attributes: &["signal"],
+    scope: Scope::Agent,
+    help: "1 for each signal that is measured, 0 for one that is off: `podmeter check` and the agent's log say why.",
+};
 /// `podmeter.agent.cpu.time`
 pub static CPU_TIME: Metric = Metric {
     name: "podmeter.agent.cpu.time",

@@ -55,9 +55,6 @@ const CHECKED: usize = 8;
 /// Pages that one CPU may hold in advance for a cgroup, or not have told it of yet (`MEMCG_CHARGE_BATCH`).
 const BATCH_PAGES: u64 = 64;
 
-/// Set to anything, makes the files be read where a walk is possible: for comparing both.
-const FORCE_FILES: &str = "PODMETER_MEMORY_FILES";
-
 /// Where the figures come from.
 #[derive(Debug)]
 enum Source {
@@ -155,10 +152,10 @@ impl Memory {
         let index = object.mapped::<Index>("MEMORY_INDEX")?.read(0).unwrap_or(Index::ZERO);
         let (items, no_walk) = layout.items(&index);
         object.mapped::<Items>("MEMORY_ITEMS")?.write(0, &items);
-        let forced = std::env::var_os(FORCE_FILES).map(|_| format!("{FORCE_FILES} is set"));
+        let unwanted = (!kernel.walks).then(|| "bpf.walks is false".to_owned());
         kernel.attach(&mut object)?;
         let memory = Self {
-            source: no_walk.or(forced).map_or(Source::Unchecked, Source::Files),
+            source: unwanted.or(no_walk).map_or(Source::Unchecked, Source::Files),
             records: object.mapped("MEMORY_USAGE")?,
             walk: object.mapped("MEMORY_WALK")?,
             books: Books::open(&object, ["MEMORY_COUNTS", "MEMORY_CARRIED"], 1, slots)?,

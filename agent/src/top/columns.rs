@@ -5,8 +5,9 @@ use ratatui::style::Style;
 use super::figures;
 use super::format;
 use super::order::Sort;
+use super::pages::Page;
 use super::theme::Theme;
-use super::view::Workload;
+use super::view::{Memory, Workload};
 
 /// Columns between two columns of the table.
 pub const GAP: usize = 2;
@@ -40,41 +41,47 @@ pub enum Column {
     Contention,
     /// CPU time in total.
     Time,
+    /// Memory in use.
+    Memory,
+    /// Memory that counts against request and limit.
+    WorkingSet,
+    /// Memory that cannot be taken back.
+    Unreclaimable,
+    /// The most memory ever.
+    Peak,
+    /// Memory requested.
+    MemoryRequest,
+    /// Working set as a share of the request.
+    MemoryRequestShare,
+    /// Memory allowed.
+    MemoryLimit,
+    /// Working set as a share of the limit.
+    MemoryLimitShare,
+    /// Kills for want of memory.
+    OomKills,
+    /// Bytes received per s.
+    Receive,
+    /// Bytes sent per s.
+    Transmit,
+    /// Packets dropped per s.
+    Drops,
+    /// Share of segments sent again.
+    Retransmits,
+    /// Median round-trip time.
+    RttP50,
+    /// 99th percentile of it.
+    RttP99,
+    /// Connections that failed.
+    ConnectFailures,
+    /// DNS queries per s.
+    DnsQueries,
+    /// Share of lookups that failed.
+    DnsFailures,
+    /// Median time to an answer.
+    DnsP50,
+    /// 99th percentile of it.
+    DnsP99,
 }
-
-/// From left to right.
-const IN_ORDER: [Column; 13] = [
-    Column::Kind,
-    Column::Cpu,
-    Column::History,
-    Column::Request,
-    Column::RequestShare,
-    Column::Limit,
-    Column::LimitShare,
-    Column::BurstP50,
-    Column::BurstP99,
-    Column::Wait,
-    Column::Throttled,
-    Column::Contention,
-    Column::Time,
-];
-
-/// From the one that is kept longest.
-const BY_IMPORTANCE: [Column; 13] = [
-    Column::Cpu,
-    Column::RequestShare,
-    Column::BurstP99,
-    Column::Throttled,
-    Column::Contention,
-    Column::LimitShare,
-    Column::History,
-    Column::Time,
-    Column::Request,
-    Column::Limit,
-    Column::BurstP50,
-    Column::Kind,
-    Column::Wait,
-];
 
 impl Column {
     /// Columns of the terminal that it takes: its heading or its widest value.
@@ -84,9 +91,9 @@ impl Column {
             Column::History => 12,
             Column::Throttled => 9,
             Column::Contention => 10,
-            Column::Time => 8,
+            Column::Time | Column::WorkingSet => 8,
             // As wide as the group's name, where it is the only one of its group.
-            Column::RequestShare | Column::LimitShare => 7,
+            Column::RequestShare | Column::LimitShare | Column::MemoryRequestShare | Column::MemoryLimitShare => 7,
             _ => 6,
         }
     }
@@ -94,11 +101,15 @@ impl Column {
     /// What it has in common with its neighbours: the upper line of a heading of two lines.
     pub fn group(self) -> &'static str {
         match self {
-            Column::Request | Column::RequestShare => "request",
-            Column::Limit | Column::LimitShare => "limit",
+            Column::Request | Column::RequestShare | Column::MemoryRequest | Column::MemoryRequestShare => "request",
+            Column::Limit | Column::LimitShare | Column::MemoryLimit | Column::MemoryLimitShare => "limit",
             Column::BurstP50 | Column::BurstP99 => "burst",
             Column::Wait | Column::Throttled | Column::Contention => "wait",
-            Column::Cpu | Column::History | Column::Time | Column::Kind => "",
+            Column::Memory | Column::WorkingSet | Column::Unreclaimable | Column::Peak => "memory",
+            Column::Receive | Column::Transmit | Column::Drops => "per s",
+            Column::Retransmits | Column::RttP50 | Column::RttP99 | Column::ConnectFailures => "tcp",
+            Column::DnsQueries | Column::DnsFailures | Column::DnsP50 | Column::DnsP99 => "dns",
+            Column::Cpu | Column::History | Column::Time | Column::Kind | Column::OomKills => "",
         }
     }
 
@@ -109,13 +120,28 @@ impl Column {
             Column::Cpu => "CPU",
             Column::History => "",
             Column::Request | Column::Limit => "CORES",
-            Column::RequestShare | Column::LimitShare => "USED",
+            Column::MemoryRequest | Column::MemoryLimit => "BYTES",
+            Column::RequestShare | Column::LimitShare | Column::MemoryRequestShare | Column::MemoryLimitShare => "USED",
             Column::BurstP50 => "P50",
             Column::BurstP99 => "P99",
+            Column::RttP50 | Column::DnsP50 => "P50",
+            Column::RttP99 | Column::DnsP99 => "P99",
             Column::Wait => "ALL",
             Column::Throttled => "THROTTLED",
             Column::Contention => "CONTENTION",
             Column::Time => "CPU TIME",
+            Column::Memory => "USAGE",
+            Column::WorkingSet => "WORKING",
+            Column::Unreclaimable => "FIXED",
+            Column::Peak => "PEAK",
+            Column::OomKills => "KILLED",
+            Column::Receive => "RX",
+            Column::Transmit => "TX",
+            Column::Drops => "DROPS",
+            Column::Retransmits => "RETR",
+            Column::ConnectFailures => "FAILED",
+            Column::DnsQueries => "ASKED",
+            Column::DnsFailures => "FAIL",
         }
     }
 
@@ -123,9 +149,17 @@ impl Column {
     pub fn lone_label(self) -> &'static str {
         match self {
             Column::Request => "REQ",
-            Column::RequestShare => "REQ%",
+            Column::RequestShare | Column::MemoryRequestShare => "REQ%",
             Column::Limit => "LIM",
-            Column::LimitShare => "LIM%",
+            Column::LimitShare | Column::MemoryLimitShare => "LIM%",
+            Column::MemoryRequest => "REQ",
+            Column::MemoryLimit => "LIM",
+            Column::RttP50 => "RTT50",
+            Column::RttP99 => "RTT99",
+            Column::DnsP50 => "DNS50",
+            Column::DnsP99 => "DNS99",
+            Column::DnsQueries => "DNS/s",
+            Column::DnsFailures => "DNS%",
             Column::Wait => "WAIT",
             other => other.label(),
         }
@@ -140,6 +174,15 @@ impl Column {
             Sort::Throttled => Column::Throttled,
             Sort::Request => Column::RequestShare,
             Sort::Time => Column::Time,
+            Sort::Memory => Column::WorkingSet,
+            Sort::MemoryLimit => Column::MemoryLimitShare,
+            Sort::OomKills => Column::OomKills,
+            // Both directions together have no column.
+            Sort::Traffic => Column::Receive,
+            Sort::Drops => Column::Drops,
+            Sort::Retransmits => Column::Retransmits,
+            Sort::RoundTrip => Column::RttP99,
+            Sort::Dns => Column::DnsP99,
             Sort::Name => return None,
         })
     }
@@ -151,7 +194,7 @@ impl Column {
 
     /// Its value and how that looks. The history is drawn by the caller, who has it.
     pub fn cell(self, workload: &Workload, theme: Theme) -> (String, Style) {
-        let cpu = &workload.cpu;
+        let (cpu, tcp, dns) = (&workload.cpu, workload.tcp.as_ref(), workload.dns.as_ref());
         let plain = Style::new();
         let (text, style) = match self {
             Column::Kind if workload.ended => ("ended".into(), theme.quiet()),
@@ -164,13 +207,59 @@ impl Column {
             Column::LimitShare => share(figures::limit_share(workload), theme),
             Column::BurstP50 => (format::cores(cpu.burst_p50_cores), faint_below(cpu.burst_p50_cores, 0.001, theme)),
             Column::BurstP99 => (format::cores(cpu.burst_p99_cores), burst(workload, theme)),
-            Column::Wait => (format::rate(cpu.wait_rate), waiting(cpu.wait_rate, theme)),
-            Column::Throttled => (format::rate(cpu.throttled_rate), waiting(cpu.throttled_rate, theme)),
+            Column::Wait => (format::time(cpu.wait_rate), waiting(cpu.wait_rate, theme)),
+            Column::Throttled => (format::time(cpu.throttled_rate), waiting(cpu.throttled_rate, theme)),
             Column::Contention => {
                 let rate = figures::contention_rate(workload);
-                (format::rate(rate), waiting(rate, theme))
+                (format::time(rate), waiting(rate, theme))
             }
             Column::Time => (format::duration(Some(cpu.time_seconds)), plain),
+            Column::Memory => (bytes(workload, |m| m.usage_bytes), plain),
+            Column::WorkingSet => (bytes(workload, |m| m.working_set_bytes), plain),
+            Column::Unreclaimable => (bytes(workload, |m| m.unreclaimable_bytes), plain),
+            Column::Peak => (bytes(workload, |m| m.peak_bytes), theme.quiet()),
+            Column::MemoryRequest => (bytes(workload, |m| m.request_bytes), theme.quiet()),
+            Column::MemoryRequestShare => share(figures::memory_request_share(workload), theme),
+            Column::MemoryLimit => (bytes(workload, |m| m.limit_bytes), theme.quiet()),
+            Column::MemoryLimitShare => share(figures::memory_limit_share(workload), theme),
+            Column::OomKills => {
+                let kills = workload.memory.as_ref().and_then(|m| m.oom_kills).map(|n| n as f64);
+                (format::count(kills), from(kills, 1.0, 1.0, theme))
+            }
+            Column::Receive | Column::Transmit => {
+                let network = workload.network.as_ref();
+                let rate = network.and_then(|n| if self == Column::Receive { n.receive_rate } else { n.transmit_rate });
+                (format::short_bytes(rate), faint_below(rate, 1.0, theme))
+            }
+            Column::Drops => {
+                let rate = workload.network.as_ref().and_then(|n| n.drop_rate);
+                (format::count(rate), from(rate, 0.001, 10.0, theme))
+            }
+            Column::Retransmits => {
+                // One in a thousand is where people's alerts on loss begin.
+                let ratio = tcp.and_then(|t| t.retransmit_ratio);
+                (format::percent(ratio), from(ratio, 0.001, 0.01, theme))
+            }
+            Column::RttP50 | Column::RttP99 => {
+                let time = tcp.and_then(|t| if self == Column::RttP50 { t.rtt_p50_seconds } else { t.rtt_p99_seconds });
+                (format::time(time), plain)
+            }
+            Column::ConnectFailures => {
+                let failures = tcp.and_then(|t| t.connect_failures).map(|n| n as f64);
+                (format::count(failures), faint_below(failures, 1.0, theme))
+            }
+            Column::DnsQueries => {
+                let rate = dns.and_then(|d| d.query_rate);
+                (format::count(rate), faint_below(rate, 0.001, theme))
+            }
+            Column::DnsFailures => {
+                let ratio = dns.and_then(|d| d.failure_ratio);
+                (format::percent(ratio), from(ratio, 0.01, 0.1, theme))
+            }
+            Column::DnsP50 | Column::DnsP99 => {
+                let time = dns.and_then(|d| if self == Column::DnsP50 { d.p50_seconds } else { d.p99_seconds });
+                (format::time(time), plain)
+            }
         };
         let style = if text == format::UNKNOWN || workload.ended { theme.quiet() } else { style };
         (text, style)
@@ -179,6 +268,19 @@ impl Column {
 
 fn share(ratio: Option<f64>, theme: Theme) -> (String, Style) {
     (format::percent(ratio), theme.share(ratio))
+}
+
+fn bytes(workload: &Workload, of: impl Fn(&Memory) -> Option<u64>) -> String {
+    format::short_bytes(workload.memory.as_ref().and_then(of).map(|bytes| bytes as f64))
+}
+
+/// A figure that is worth a look from one bound on and an alarm from another.
+fn from(value: Option<f64>, watch: f64, alarm: f64, theme: Theme) -> Style {
+    match value {
+        Some(v) if v >= alarm => theme.alarm(),
+        Some(v) if v >= watch => theme.watch(),
+        _ => theme.quiet(),
+    }
 }
 
 /// A burst above what the limit allows over time is what gets throttled.
@@ -192,8 +294,7 @@ fn burst(workload: &Workload, theme: Theme) -> Style {
 /// Waiting for a tenth of the time is worth a look; for a whole CPU's worth, an alarm.
 fn waiting(rate: Option<f64>, theme: Theme) -> Style {
     match rate {
-        Some(r) if r >= 1.0 => theme.alarm(),
-        Some(r) if r >= 0.1 => theme.watch(),
+        Some(r) if r >= 0.1 => from(rate, 0.1, 1.0, theme),
         _ => faint_below(rate, 0.001, theme),
     }
 }
@@ -213,10 +314,11 @@ pub struct Layout {
 
 /// Lays the table out in `width` columns, for names of up to `longest`: the most important columns beside a name that can still
 /// be recognised, the one that orders the rows always among them.
-pub fn layout(width: usize, longest: usize, sort: Sort) -> Layout {
+pub fn layout(width: usize, longest: usize, page: Page, sort: Sort) -> Layout {
     let least = (width * 3 / 10).clamp(12, 36).min(longest.max(4));
     let ordering = Column::of(sort);
-    let wanted = [Column::Cpu].into_iter().chain(ordering).chain(BY_IMPORTANCE);
+    let important = page.by_importance().iter().copied();
+    let wanted = important.clone().take(1).chain(ordering).chain(important);
     let mut kept: Vec<Column> = Vec::new();
     let mut free = width.saturating_sub(least);
     for column in wanted {
@@ -230,8 +332,10 @@ pub fn layout(width: usize, longest: usize, sort: Sort) -> Layout {
     let name = (least + free).min(longest.max(4)).min(width);
     // What the longest name does not need makes the history longer.
     let spare = (least + free).saturating_sub(name).min(24);
-    let columns = IN_ORDER
-        .into_iter()
+    let columns = page
+        .columns()
+        .iter()
+        .copied()
         .filter(|column| kept.contains(column))
         .map(|column| (column, column.width() + if column == Column::History { spare } else { 0 }))
         .collect();
@@ -242,37 +346,43 @@ pub fn layout(width: usize, longest: usize, sort: Sort) -> Layout {
 mod tests {
     use super::*;
 
-    fn kept(width: usize, sort: Sort) -> Vec<Column> {
-        layout(width, 40, sort).columns.into_iter().map(|(column, _)| column).collect()
+    fn kept(width: usize, page: Page, sort: Sort) -> Vec<Column> {
+        layout(width, 40, page, sort).columns.into_iter().map(|(column, _)| column).collect()
     }
 
     #[test]
     fn a_wide_terminal_has_every_column_in_order() {
-        assert_eq!(kept(200, Sort::Cpu), IN_ORDER);
-        assert_eq!(layout(200, 40, Sort::Cpu).name, 40);
+        for page in Page::ALL {
+            assert_eq!(kept(200, page, page.sort()), page.columns());
+            assert_eq!(layout(200, 40, page, page.sort()).name, 40);
+        }
     }
 
     #[test]
     fn forty_columns_keep_what_matters_most() {
-        assert_eq!(kept(40, Sort::Cpu), [Column::Cpu, Column::RequestShare, Column::BurstP99]);
+        assert_eq!(kept(40, Page::Cpu, Sort::Cpu), [Column::Cpu, Column::RequestShare, Column::BurstP99]);
+        assert_eq!(kept(40, Page::Memory, Sort::Memory), [Column::WorkingSet, Column::MemoryLimitShare, Column::OomKills]);
     }
 
     #[test]
     fn the_column_that_orders_the_rows_is_kept() {
-        assert!(!kept(60, Sort::Cpu).contains(&Column::Wait));
-        assert!(kept(60, Sort::Wait).contains(&Column::Wait));
-        assert!(kept(40, Sort::Time).contains(&Column::Time));
+        assert!(!kept(60, Page::Cpu, Sort::Cpu).contains(&Column::Wait));
+        assert!(kept(60, Page::Cpu, Sort::Wait).contains(&Column::Wait));
+        assert!(kept(40, Page::Cpu, Sort::Time).contains(&Column::Time));
+        assert!(kept(40, Page::Network, Sort::Dns).contains(&Column::DnsP99));
     }
 
     #[test]
     fn a_wider_terminal_never_shows_fewer_columns_and_nothing_overlaps() {
-        let mut before = 0;
-        for width in 0..250 {
-            let layout = layout(width, 40, Sort::Cpu);
-            assert!(layout.columns.len() >= before, "{width}");
-            before = layout.columns.len();
-            let used = layout.name + layout.columns.iter().map(|(_, w)| w + GAP).sum::<usize>();
-            assert!(used <= width, "{used} of {width}");
+        for page in Page::ALL {
+            let mut before = 0;
+            for width in 0..250 {
+                let layout = layout(width, 40, page, page.sort());
+                assert!(layout.columns.len() >= before, "{width}");
+                before = layout.columns.len();
+                let used = layout.name + layout.columns.iter().map(|(_, w)| w + GAP).sum::<usize>();
+                assert!(used <= width, "{used} of {width}");
+            }
         }
     }
 }

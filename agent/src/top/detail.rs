@@ -15,7 +15,7 @@ use super::theme::Theme;
 use super::view::Workload;
 
 /// Lines of text in the pane.
-const TEXT: u16 = 8;
+const TEXT: u16 = 11;
 
 /// Divides the body into the table's part and the pane's. A low terminal shows only the pane.
 pub fn split(body: Rect) -> (Rect, Rect) {
@@ -113,11 +113,11 @@ fn text(workload: &Workload, width: usize, theme: Theme) -> Vec<Line<'static>> {
         line(
             "wait now",
             vec![
-                value(format::rate(cpu.wait_rate), plain),
+                value(format::time(cpu.wait_rate), plain),
                 quiet(" per s   throttled "),
-                value(format::rate(cpu.throttled_rate), plain),
+                value(format::time(cpu.throttled_rate), plain),
                 quiet("   contention "),
-                value(format::rate(figures::contention_rate(workload)), plain),
+                value(format::time(figures::contention_rate(workload)), plain),
             ],
         ),
         line(
@@ -132,16 +132,47 @@ fn text(workload: &Workload, width: usize, theme: Theme) -> Vec<Line<'static>> {
         ),
         line("CPU time", vec![value(format::duration(Some(cpu.time_seconds)), plain)]),
     ];
+    let pair = |name: &str, text: String| [quiet(name), value(text, plain)];
     if let Some(memory) = &workload.memory {
-        lines.push(line(
-            "memory",
-            vec![
-                quiet("request "),
-                value(format::bytes(memory.request_bytes), plain),
-                quiet("   limit "),
-                value(format::bytes(memory.limit_bytes), plain),
-            ],
-        ));
+        let shares = (figures::memory_request_share(workload), figures::memory_limit_share(workload));
+        let mut spans = vec![value(format::bytes(memory.usage_bytes), theme.strong())];
+        spans.extend(pair("   working set ", format::bytes(memory.working_set_bytes)));
+        spans.extend(pair("   fixed ", format::bytes(memory.unreclaimable_bytes)));
+        spans.extend(pair("   peak ", format::bytes(memory.peak_bytes)));
+        lines.push(line("memory", spans));
+        let mut spans = Vec::new();
+        spans.extend(pair("request ", format::bytes(memory.request_bytes)));
+        spans.push(value(format!(" ({})", format::percent(shares.0)), theme.share(shares.0)));
+        spans.extend(pair("   limit ", format::bytes(memory.limit_bytes)));
+        spans.push(value(format!(" ({})", format::percent(shares.1)), theme.share(shares.1)));
+        spans.extend(pair("   killed ", format::count(memory.oom_kills.map(|n| n as f64))));
+        lines.push(line("", spans));
+    }
+    if let Some(network) = &workload.network {
+        let mut spans = Vec::new();
+        spans.extend(pair("rx ", format!("{}/s", format::short_bytes(network.receive_rate))));
+        spans.extend(pair("   tx ", format!("{}/s", format::short_bytes(network.transmit_rate))));
+        spans.extend(pair("   in total ", format::bytes(network.receive_bytes)));
+        spans.extend(pair(" and ", format::bytes(network.transmit_bytes)));
+        spans.extend(pair("   drops ", format::count(network.drops.map(|n| n as f64))));
+        lines.push(line("network", spans));
+    }
+    if let Some(tcp) = &workload.tcp {
+        let mut spans = Vec::new();
+        spans.extend(pair("retransmits ", format::percent(tcp.retransmit_ratio)));
+        spans.extend(pair("   round trip p50 ", format::time(tcp.rtt_p50_seconds)));
+        spans.extend(pair(" p99 ", format::time(tcp.rtt_p99_seconds)));
+        spans.extend(pair("   failed connects ", format::count(tcp.connect_failures.map(|n| n as f64))));
+        lines.push(line("TCP", spans));
+    }
+    if let Some(dns) = &workload.dns {
+        let mut spans = Vec::new();
+        spans.extend(pair("", format!("{}/s", format::count(dns.query_rate))));
+        spans.extend(pair("   failing ", format::percent(dns.failure_ratio)));
+        spans.extend(pair("   p50 ", format::time(dns.p50_seconds)));
+        spans.extend(pair(" p99 ", format::time(dns.p99_seconds)));
+        spans.extend(pair("   timeouts ", format::count(Some(dns.timeouts as f64))));
+        lines.push(line("DNS", spans));
     }
     if workload.pod.is_some() {
         let or_unknown = |text: &Option<String>| text.as_deref().map_or(UNKNOWN.into(), |t| format::printable(t).into_owned());

@@ -1,6 +1,6 @@
 //! What the displays derive from a [`Workload`]. Not known stays not known.
 
-use super::view::Workload;
+use super::view::{Memory, Workload};
 
 /// Its name as people type it: `namespace/pod/container` for what runs in a pod, else what it is called.
 pub fn label(workload: &Workload) -> String {
@@ -20,6 +20,26 @@ pub fn request_share(workload: &Workload) -> Option<f64> {
 /// CPU use in the interval as a share of the limit.
 pub fn limit_share(workload: &Workload) -> Option<f64> {
     share(workload.cpu.usage_cores, workload.cpu.limit_cores)
+}
+
+/// Memory that counts against the request, as a share of it: the working set, or usage where only that is known.
+pub fn memory_request_share(workload: &Workload) -> Option<f64> {
+    workload.memory.as_ref().and_then(|m| share(working_set(m), m.request_bytes.map(|bytes| bytes as f64)))
+}
+
+/// Memory that counts against the limit, as a share of it.
+pub fn memory_limit_share(workload: &Workload) -> Option<f64> {
+    workload.memory.as_ref().and_then(|m| share(working_set(m), m.limit_bytes.map(|bytes| bytes as f64)))
+}
+
+fn working_set(memory: &Memory) -> Option<f64> {
+    memory.working_set_bytes.or(memory.usage_bytes).map(|bytes| bytes as f64)
+}
+
+/// Bytes per s in both directions, in the interval.
+pub fn traffic(workload: &Workload) -> Option<f64> {
+    let network = workload.network.as_ref()?;
+    Some(network.receive_rate? + network.transmit_rate?)
 }
 
 /// Waiting in the interval because others had the CPU, in s per s.
@@ -72,6 +92,16 @@ mod tests {
         assert_eq!(with(Some(0.5), Some(0.0)), None);
         assert_eq!(with(None, Some(2.0)), None);
         assert_eq!(with(Some(0.5), None), None);
+    }
+
+    #[test]
+    fn memory_is_measured_by_its_working_set() {
+        let with = |working_set_bytes, usage_bytes| {
+            let memory = Memory { working_set_bytes, usage_bytes, limit_bytes: Some(1000), ..Memory::default() };
+            memory_limit_share(&Workload { memory: Some(memory), ..Workload::default() })
+        };
+        assert_eq!((with(Some(250), Some(500)), with(None, Some(500)), with(None, None)), (Some(0.25), Some(0.5), None));
+        assert_eq!(memory_limit_share(&Workload::default()), None);
     }
 
     #[test]

@@ -28,14 +28,15 @@ pub fn percent(ratio: Option<f64>) -> String {
     match known(ratio).map(|r| r * 100.0) {
         None => UNKNOWN.into(),
         Some(0.0) => "0%".into(),
+        Some(p) if p < 0.0995 => format!("{p:.2}%"),
         Some(p) if p < 9.95 => format!("{p:.1}%"),
         Some(p) if p < 9999.5 => format!("{p:.0}%"),
         Some(_) => ">9999%".into(),
     }
 }
 
-/// Time per second of time, given in s/s: `85µs`, `12.3ms`, `340ms`, `1.20s`.
-pub fn rate(value: Option<f64>) -> String {
+/// A short time in s, or time per second of time in s/s: `85µs`, `12.3ms`, `340ms`, `1.20s`.
+pub fn time(value: Option<f64>) -> String {
     match known(value) {
         None => UNKNOWN.into(),
         Some(0.0) => "0".into(),
@@ -92,6 +93,43 @@ pub fn bytes(value: Option<u64>) -> String {
         v if v < 99.95 => format!("{v:.1} {unit}"),
         v => format!("{v:.0} {unit}"),
     }
+}
+
+/// Bytes in as few letters as can be, in powers of 1024: `512`, `1.5G`, `340M`.
+pub fn short_bytes(value: Option<f64>) -> String {
+    let Some(mut scaled) = known(value) else { return UNKNOWN.into() };
+    if scaled < 1023.5 {
+        return format!("{scaled:.0}");
+    }
+    let mut unit = "";
+    for next in ["K", "M", "G", "T", "P", "E"] {
+        if scaled < 1023.5 {
+            break;
+        }
+        scaled /= 1024.0;
+        unit = next;
+    }
+    if scaled < 9.95 { format!("{scaled:.1}{unit}") } else { format!("{scaled:.0}{unit}") }
+}
+
+/// Events, or events per s: `0`, `0.3`, `12`, `4.2k`, `17M`.
+pub fn count(value: Option<f64>) -> String {
+    let Some(mut scaled) = known(value) else { return UNKNOWN.into() };
+    if scaled == 0.0 {
+        return "0".into();
+    }
+    if scaled < 9.95 && scaled.fract() != 0.0 {
+        return format!("{:.1}", scaled.max(0.1));
+    }
+    let mut unit = "";
+    for next in ["k", "M", "G", "T"] {
+        if scaled < 999.5 {
+            break;
+        }
+        scaled /= 1000.0;
+        unit = next;
+    }
+    if scaled < 9.95 && !unit.is_empty() { format!("{scaled:.1}{unit}") } else { format!("{scaled:.0}{unit}") }
 }
 
 /// Columns that `text` takes on a terminal.
@@ -182,6 +220,8 @@ mod tests {
     fn percentages_stay_narrow() {
         for (ratio, text) in [
             (0.0, "0%"),
+            (0.000_4, "0.04%"),
+            (0.000_996, "0.1%"),
             (0.004, "0.4%"),
             (0.0994, "9.9%"),
             (0.0996, "10%"),
@@ -196,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_pick_their_unit() {
+    fn short_times_pick_their_unit() {
         for (value, text) in [
             (0.0, "0"),
             (0.000_085, "85µs"),
@@ -207,7 +247,7 @@ mod tests {
             (3.4, "3.40s"),
             (34.0, "34s"),
         ] {
-            assert_eq!(rate(Some(value)), text, "{value}");
+            assert_eq!(time(Some(value)), text, "{value}");
         }
     }
 
@@ -248,9 +288,28 @@ mod tests {
     }
 
     #[test]
+    fn bytes_and_counts_of_the_table_are_short() {
+        for (value, text) in [
+            (0.0, "0"),
+            (1023.0, "1023"),
+            (1024.0, "1.0K"),
+            ((340 << 20) as f64, "340M"),
+            (1.5 * 1024.0 * 1024.0 * 1024.0, "1.5G"),
+        ] {
+            assert_eq!(short_bytes(Some(value)), text, "{value}");
+        }
+        assert_eq!(short_bytes(Some(u64::MAX as f64)), "16E");
+        for (value, text) in
+            [(0.0, "0"), (0.01, "0.1"), (0.3, "0.3"), (3.0, "3"), (12.4, "12"), (999.4, "999"), (4_200.0, "4.2k"), (17e6, "17M")]
+        {
+            assert_eq!(count(Some(value)), text, "{value}");
+        }
+    }
+
+    #[test]
     fn what_is_not_known_is_a_dash() {
         for value in [None, Some(f64::NAN), Some(f64::INFINITY), Some(f64::NEG_INFINITY), Some(-1.0)] {
-            for text in [cores(value), percent(value), rate(value), duration(value)] {
+            for text in [cores(value), percent(value), time(value), duration(value), short_bytes(value), count(value)] {
                 assert_eq!(text, UNKNOWN, "{value:?}");
             }
         }

@@ -3,6 +3,7 @@
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::order::Sort;
+use super::pages::Page;
 use super::state::{Action, State};
 
 /// What a key means now; `None` when nothing.
@@ -33,6 +34,7 @@ pub fn action(key: KeyEvent, state: &State) -> Option<Action> {
         KeyCode::Esc => Some(Action::Back),
         code if state.is_editing() => typed(code),
         KeyCode::Enter => Some(Action::Detail),
+        KeyCode::Tab => Some(Action::NextPage),
         KeyCode::Char(c) => command(c),
         _ => None,
     }
@@ -56,6 +58,17 @@ fn command(c: char) -> Option<Action> {
         'r' => Action::Sort(Sort::Request),
         'n' => Action::Sort(Sort::Name),
         'T' => Action::Sort(Sort::Time),
+        'm' => Action::Sort(Sort::Memory),
+        'l' => Action::Sort(Sort::MemoryLimit),
+        'o' => Action::Sort(Sort::OomKills),
+        'x' => Action::Sort(Sort::Traffic),
+        'D' => Action::Sort(Sort::Drops),
+        'e' => Action::Sort(Sort::Retransmits),
+        'R' => Action::Sort(Sort::RoundTrip),
+        'd' => Action::Sort(Sort::Dns),
+        '1' => Action::Show(Page::Cpu),
+        '2' => Action::Show(Page::Memory),
+        '3' => Action::Show(Page::Network),
         'j' => Action::Move(1),
         'k' => Action::Move(-1),
         ' ' => Action::Page(1),
@@ -72,13 +85,13 @@ fn command(c: char) -> Option<Action> {
 
 /// Every key and what it does, for the help.
 pub const HELP: &[(&str, &str)] = &[
-    ("c", "order by CPU now"),
-    ("b", "order by burst p99"),
-    ("w", "order by waiting"),
-    ("t", "order by throttled waiting"),
-    ("r", "order by use of the request"),
-    ("n", "order by name"),
-    ("T", "order by CPU time in total"),
+    ("Tab  1 2 3", "pages: CPU, memory, network"),
+    ("c b r", "order by CPU now, burst p99, use of the request"),
+    ("w t", "order by waiting, throttled waiting"),
+    ("T n", "order by CPU time in total, by name"),
+    ("m l o", "order by memory, use of its limit, kills"),
+    ("x D", "order by bytes, drops"),
+    ("e R d", "order by retransmits, round trip p99, DNS p99"),
     ("", "the same key again: the other way round"),
     ("j k ↑ ↓", "select a workload"),
     ("PgUp PgDn Home End", "go far"),
@@ -93,10 +106,16 @@ pub const HELP: &[(&str, &str)] = &[
 /// What the figures mean, for the help.
 pub const MEANING: &[(&str, &str)] = &[
     ("CPU", "CPUs used in the last interval; 12.3m is 0.0123"),
-    ("used", "CPU as a share of the request or limit in force"),
+    ("used", "CPU, or the working set, of what was requested or allowed"),
     ("burst", "CPUs used per 100 ms: median and 99th percentile"),
     ("wait", "runnable but not running, per second of time"),
     ("throttled", "… because of its own limit"),
     ("contention", "… because others had the CPU"),
+    ("working", "memory in use without inactive page cache"),
+    ("fixed", "memory that the kernel cannot take back"),
+    ("killed", "processes killed for want of memory, ever"),
+    ("rx tx drops", "bytes and dropped packets per s"),
+    ("retr", "TCP segments sent again, of those sent"),
+    ("p50 p99", "round trips; times to a DNS answer"),
     ("-", "not known, or not set"),
 ];

@@ -1,6 +1,6 @@
 //! One snapshot as text: `podmeter top --once`, with or without `--json`.
 
-use super::view::{View, Workload};
+use super::view::{Memory, View, Workload};
 use super::{figures, format, order};
 
 /// A heading, with its unit, and what is below it.
@@ -20,6 +20,17 @@ const COLUMNS: &[Column] = &[
     ("THROTTLED(ms/s)", |w| number(w.cpu.throttled_rate.map(|r| r * 1000.0), 1)),
     ("CONTENTION(ms/s)", |w| number(figures::contention_rate(w).map(|r| r * 1000.0), 1)),
     ("CPU-TIME(s)", |w| number(Some(w.cpu.time_seconds), 3)),
+    ("MEMORY(bytes)", |w| bytes(w, |m| m.usage_bytes)),
+    ("WORKING-SET(bytes)", |w| bytes(w, |m| m.working_set_bytes)),
+    ("MEMORY-LIMIT(bytes)", |w| bytes(w, |m| m.limit_bytes)),
+    ("OOM-KILLS", |w| bytes(w, |m| m.oom_kills)),
+    ("RX(bytes/s)", |w| number(w.network.as_ref().and_then(|n| n.receive_rate), 0)),
+    ("TX(bytes/s)", |w| number(w.network.as_ref().and_then(|n| n.transmit_rate), 0)),
+    ("DROPS(1/s)", |w| number(w.network.as_ref().and_then(|n| n.drop_rate), 1)),
+    ("RETRANSMITS(%)", |w| number(w.tcp.as_ref().and_then(|t| t.retransmit_ratio).map(|r| r * 100.0), 2)),
+    ("RTT-P99(ms)", |w| number(w.tcp.as_ref().and_then(|t| t.rtt_p99_seconds).map(|s| s * 1000.0), 2)),
+    ("DNS-P99(ms)", |w| number(w.dns.as_ref().and_then(|d| d.p99_seconds).map(|s| s * 1000.0), 2)),
+    ("DNS-FAILURES(%)", |w| number(w.dns.as_ref().and_then(|d| d.failure_ratio).map(|r| r * 100.0), 2)),
     ("STATE", |w| if w.ended { "ended" } else { "alive" }.to_owned()),
 ];
 
@@ -67,6 +78,10 @@ fn aligned(rows: &[Vec<String>]) -> String {
         text.push('\n');
     }
     text
+}
+
+fn bytes(workload: &Workload, of: impl Fn(&Memory) -> Option<u64>) -> String {
+    number(workload.memory.as_ref().and_then(of).map(|bytes| bytes as f64), 0)
 }
 
 fn number(value: Option<f64>, digits: usize) -> String {

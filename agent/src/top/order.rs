@@ -22,6 +22,22 @@ pub enum Sort {
     Name,
     /// CPU time in total.
     Time,
+    /// Memory that counts against the limit.
+    Memory,
+    /// The same as a share of the limit.
+    MemoryLimit,
+    /// Kills for want of memory.
+    OomKills,
+    /// Bytes per s in both directions.
+    Traffic,
+    /// Packets dropped in the interval.
+    Drops,
+    /// Share of segments sent again.
+    Retransmits,
+    /// 99th percentile of the round-trip time.
+    RoundTrip,
+    /// 99th percentile of the time to a DNS answer.
+    Dns,
 }
 
 /// True when every word is in the name, the kind or the path; `words` are lower case.
@@ -35,6 +51,7 @@ pub fn matches(words: &[String], label: &str, workload: &Workload) -> bool {
 
 /// The figure that rows are ordered by, where it is one.
 pub fn value(sort: Sort, workload: &Workload) -> Option<f64> {
+    let (memory, tcp) = (workload.memory.as_ref(), workload.tcp.as_ref());
     let value = match sort {
         Sort::Cpu => workload.cpu.usage_cores,
         Sort::Burst => workload.cpu.burst_p99_cores,
@@ -43,6 +60,14 @@ pub fn value(sort: Sort, workload: &Workload) -> Option<f64> {
         Sort::Request => figures::request_share(workload),
         Sort::Time => Some(workload.cpu.time_seconds),
         Sort::Name => None,
+        Sort::Memory => memory.and_then(|m| m.working_set_bytes.or(m.usage_bytes)).map(|bytes| bytes as f64),
+        Sort::MemoryLimit => figures::memory_limit_share(workload),
+        Sort::OomKills => memory.and_then(|m| m.oom_kills).map(|n| n as f64),
+        Sort::Traffic => figures::traffic(workload),
+        Sort::Drops => workload.network.as_ref().and_then(|n| n.drop_rate),
+        Sort::Retransmits => tcp.and_then(|t| t.retransmit_ratio),
+        Sort::RoundTrip => tcp.and_then(|t| t.rtt_p99_seconds),
+        Sort::Dns => workload.dns.as_ref().and_then(|d| d.p99_seconds),
     };
     value.filter(|v| v.is_finite())
 }

@@ -10,6 +10,7 @@ use ratatui::widgets::Widget;
 use super::columns::{self, Column, GAP, Layout};
 use super::format;
 use super::order::Sort;
+use super::pages::Page;
 use super::state::{History, State};
 use super::theme::{Theme, WATCH};
 use super::{detail, help};
@@ -145,7 +146,7 @@ fn table(buffer: &mut Buffer, area: Rect, state: &mut State, theme: Theme) {
         _ => 2,
     };
     let (sort, reversed) = state.sort();
-    let layout = columns::layout(area.width.into(), state.longest_label(), sort);
+    let layout = columns::layout(area.width.into(), state.longest_label(), state.shown(), sort);
     if heading > 0 {
         head(buffer, Rect { height: heading, ..area }, &layout, (sort, reversed), theme);
     }
@@ -268,15 +269,31 @@ fn footer(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
         return;
     }
     let (sort, _) = state.sort();
-    let orders =
-        [(Sort::Cpu, "c", "cpu"), (Sort::Burst, "b", "burst"), (Sort::Wait, "w", "wait"), (Sort::Throttled, "t", "throttled")]
-            .into_iter()
-            .chain([(Sort::Request, "r", "request"), (Sort::Name, "n", "name"), (Sort::Time, "T", "time")])
-            .map(|(by, key, text)| (key, text.to_owned(), by == sort));
+    let by_figure: &[(Sort, &str, &str)] = match state.shown() {
+        Page::Cpu => &[
+            (Sort::Cpu, "c", "cpu"),
+            (Sort::Burst, "b", "burst"),
+            (Sort::Wait, "w", "wait"),
+            (Sort::Throttled, "t", "throttled"),
+            (Sort::Request, "r", "request"),
+            (Sort::Time, "T", "time"),
+        ],
+        Page::Memory => &[(Sort::Memory, "m", "memory"), (Sort::MemoryLimit, "l", "limit"), (Sort::OomKills, "o", "killed")],
+        Page::Network => &[
+            (Sort::Traffic, "x", "bytes"),
+            (Sort::Drops, "D", "drops"),
+            (Sort::Retransmits, "e", "retransmits"),
+            (Sort::RoundTrip, "R", "round trip"),
+            (Sort::Dns, "d", "dns"),
+        ],
+    };
+    let orders = by_figure.iter().chain(&[(Sort::Name, "n", "name")]);
+    let orders = orders.map(|(by, key, text)| (*key, (*text).to_owned(), *by == sort));
     let filter = if state.filter().is_empty() { "filter".into() } else { format!("“{}”", format::printable(state.filter())) };
     let others = [
         ("q", "quit".to_owned(), false),
         ("?", "help".to_owned(), false),
+        ("⇥", state.shown().next().name().to_owned(), false),
         ("/", filter, !state.filter().is_empty()),
         ("i", if state.hides_idle() { "show idle" } else { "hide idle" }.to_owned(), state.hides_idle()),
         ("p", if state.is_paused() { "go on" } else { "pause" }.to_owned(), state.is_paused()),

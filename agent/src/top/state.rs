@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::figures;
 use super::order::{Sort, compare, matches, value};
+use super::pages::Page;
 use super::view::{View, Workload};
 
 /// Intervals that a history keeps: three minutes at the usual second.
@@ -28,8 +29,12 @@ pub struct Facts {
 /// What the user asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Order by this; again: the other way round.
+    /// Order by this, on the page that shows it; again: the other way round.
     Sort(Sort),
+    /// Show this page.
+    Show(Page),
+    /// Show the next page.
+    NextPage,
     /// Select the row so many below (negative: above).
     Move(isize),
     /// Select the row so many pages below (negative: above).
@@ -73,6 +78,7 @@ pub struct State {
     /// The newest snapshot that came while paused.
     held: Option<View>,
     paused: bool,
+    shown: Page,
     sort: Sort,
     reversed: bool,
     filter: String,
@@ -108,6 +114,7 @@ impl State {
             view: None,
             held: None,
             paused: false,
+            shown: Page::default(),
             sort: Sort::Cpu,
             reversed: false,
             filter: String::new(),
@@ -154,8 +161,11 @@ impl State {
             Action::Sort(sort) => {
                 self.reversed = self.sort == sort && !self.reversed;
                 self.sort = sort;
+                self.shown = Page::of(sort).unwrap_or(self.shown);
                 self.arrange();
             }
+            Action::Show(page) => self.show(page),
+            Action::NextPage => self.show(self.shown.next()),
             Action::Move(by) => self.select(self.cursor.saturating_add_signed(by)),
             Action::Page(by) => self.select(self.cursor.saturating_add_signed(by.saturating_mul(self.page as isize))),
             Action::First => self.select(0),
@@ -249,6 +259,11 @@ impl State {
         &self.facts
     }
 
+    /// Which columns are shown.
+    pub fn shown(&self) -> Page {
+        self.shown
+    }
+
     /// What the rows are ordered by, and whether the other way round.
     pub fn sort(&self) -> (Sort, bool) {
         (self.sort, self.reversed)
@@ -312,6 +327,15 @@ impl State {
             self.cursor = 0;
             self.offset = 0;
         }
+    }
+
+    /// Rows by name stay in that order.
+    fn show(&mut self, page: Page) {
+        if page != self.shown && self.sort != Sort::Name {
+            (self.sort, self.reversed) = (page.sort(), false);
+        }
+        self.shown = page;
+        self.arrange();
     }
 
     fn refilter(&mut self, edit: impl FnOnce(&mut String)) {

@@ -1,6 +1,6 @@
 //! A node that does not exist: the same figures on every run, for the tests and the picture in the documentation.
 
-use super::view::{Cpu, Memory, Node, NodeCpu, View, Workload};
+use super::view::{Cpu, Dns, Memory, Network, Node, NodeCpu, Tcp, View, Workload};
 
 /// One workload's habits.
 struct Habit {
@@ -111,6 +111,47 @@ fn workload(habit: &Habit, index: usize, tick: u32) -> Workload {
             request_cores: habit.request,
             limit_cores: habit.limit,
         },
-        memory: habit.limit.map(|_| Memory { request_bytes: Some(256 << 20), limit_bytes: Some(512 << 20) }),
+        memory: Some(memory(habit, index, swing)),
+        network: Some(Network {
+            receive_bytes: Some((habit.cores.0 * 2e5 * age) as u64),
+            transmit_bytes: Some((habit.cores.0 * 6e5 * age) as u64),
+            receive_rate: Some(used * 2e5),
+            transmit_rate: Some(used * 6e5),
+            drops: Some(index as u64 % 3),
+            drop_rate: Some(if index == 5 { 2.0 } else { 0.0 }),
+        }),
+        tcp: some(habit.pod).map(|_| Tcp {
+            segments_out: Some((habit.cores.0 * 900.0 * age) as u64),
+            retransmits: Some((habit.cores.0 * 0.4 * age) as u64),
+            retransmit_ratio: Some(0.000_4 * (1.0 + swing) + if index == 3 { 0.012 } else { 0.0 }),
+            rtt_p50_seconds: Some(0.000_3 * (1.0 + index as f64)),
+            rtt_p99_seconds: Some(0.002 * (1.0 + index as f64)),
+            connect_failures: Some(if index == 0 { 7 } else { 0 }),
+        }),
+        dns: some(habit.pod).filter(|_| index < 5).map(|_| Dns {
+            queries: Some((0.4 * age) as u64),
+            query_rate: Some(0.4 + index as f64 * 3.0),
+            timeouts: index as u64,
+            failures: index as u64 * 5,
+            failure_ratio: Some(index as f64 * 0.03),
+            p50_seconds: Some(0.000_8),
+            p99_seconds: Some(0.012 * (1.0 + index as f64)),
+        }),
+    }
+}
+
+/// Memory that goes with the CPU: a quarter of it page cache.
+fn memory(habit: &Habit, index: usize, swing: f64) -> Memory {
+    let used = (48 + 90 * index as u64) << 20;
+    let moving = (((used / 8) as f64) * (1.0 + swing)) as u64;
+    let limit_bytes = habit.limit.map(|_| used.next_power_of_two() * 2);
+    Memory {
+        usage_bytes: Some(used + moving),
+        working_set_bytes: Some(used / 4 * 3 + moving),
+        unreclaimable_bytes: Some(used / 2),
+        peak_bytes: Some(used / 4 * 5),
+        request_bytes: habit.request.map(|_| used.next_power_of_two()),
+        limit_bytes,
+        oom_kills: limit_bytes.map(|_| u64::from(index == 4) * 2),
     }
 }

@@ -9,6 +9,7 @@ use ratatui::buffer::Buffer;
 use ratatui::style::{Color, Modifier};
 
 use super::order::Sort;
+use super::pages::Page;
 use super::state::{Facts, State};
 use super::theme::Theme;
 use super::view::{Cpu, View, Workload};
@@ -41,6 +42,7 @@ fn press(state: &mut State, keys: &str) {
     for c in keys.chars() {
         let code = match c {
             '\n' => KeyCode::Enter,
+            '\t' => KeyCode::Tab,
             '\u{1b}' => KeyCode::Esc,
             '\u{8}' => KeyCode::Backspace,
             '↓' => KeyCode::Down,
@@ -213,12 +215,42 @@ fn details_have_every_figure() {
         "35.4ms per s   throttled 26.6ms   contention 8.8ms",
         "22m00s   throttled 14m00s   contention 8m00s",
         "CPU time   9h27m",
-        "request 256 MiB   limit 512 MiB",
+        "working set 45.2 MiB",
+        "fixed 24.0 MiB   peak 60.0 MiB",
+        "request 64.0 MiB (71%)   limit 128 MiB (35%)",
+        "killed 0",
+        "rx 197K/s   tx 592K/s",
+        "retransmits 0.06%   round trip p50 300µs p99 2.0ms   failed connects 7",
+        "0.4/s   failing 0%   p50 800µs p99 12.0ms   timeouts 0",
         "app   of Deployment checkout",
         "CPU of the last 1.0s, up to 1.01 cores",
     ] {
         assert!(shown.contains(part), "{part} is not in\n{shown}");
     }
+}
+
+#[test]
+fn each_page_has_its_figures_and_an_order_leads_to_its_page() {
+    let mut state = new();
+    state.update(synthetic::view(1));
+    press(&mut state, "2");
+    let memory = text(&mut state, 160, 24);
+    for part in ["WORKING▾", "FIXED", "PEAK", "request ─", "limit ─", "KILLED", "l limit", "⇥ network"] {
+        assert!(memory.contains(part), "{part} is not in\n{memory}");
+    }
+    assert!(!memory.contains("BURST") && names(&state)[0].contains("cron"), "{memory}");
+    press(&mut state, "d");
+    let network = text(&mut state, 160, 24);
+    for part in ["tcp ─", "dns ─", "RX", "DROPS", "RETR", "P99▾", "1.2%", "0.04%", "⇥ cpu"] {
+        assert!(network.contains(part), "{part} is not in\n{network}");
+    }
+    assert_eq!(names(&state)[0], "data/reindex-28371-kx9z2/reindex", "the slowest DNS first");
+    press(&mut state, "n");
+    assert_eq!((state.shown(), state.sort()), (Page::Network, (Sort::Name, false)), "names are on every page");
+    press(&mut state, "1");
+    assert_eq!((state.shown(), state.sort()), (Page::Cpu, (Sort::Name, false)), "and stay the order");
+    press(&mut state, "c\t");
+    assert_eq!((state.shown(), state.sort()), (Page::Memory, (Sort::Memory, false)));
 }
 
 #[test]
@@ -283,7 +315,7 @@ fn narrow_terminals_keep_the_name_and_what_matters_most() {
 
 #[test]
 fn no_size_panics_and_nothing_is_drawn_over_the_edge() {
-    for keys in ["", "j", "j\n", "?", "/文字", "w⇲", "inn"] {
+    for keys in ["", "j", "j\n", "?", "/文字", "w⇲", "inn", "2j\n", "3", "3l"] {
         let mut state = new();
         draw(&mut state, 80, 24, true);
         for tick in 0..3 {
@@ -414,7 +446,7 @@ fn the_help_names_every_key_that_orders_and_closes_with_any() {
     let mut state = with(&[("a", 0.3)]);
     press(&mut state, "?");
     let shown = text(&mut state, 130, 30);
-    assert!(shown.contains("order by throttled waiting") && shown.contains("its own limit"), "{shown}");
+    assert!(shown.contains("order by waiting, throttled waiting") && shown.contains("its own limit"), "{shown}");
     press(&mut state, "x");
     assert!(!state.shows_help());
 }

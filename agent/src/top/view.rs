@@ -62,9 +62,18 @@ pub struct Workload {
     pub ended: bool,
     /// CPU.
     pub cpu: Cpu,
-    /// Memory request and limit.
+    /// Memory, where anything is known of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
+    /// Packets, where they are counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+    /// TCP, where it is watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<Tcp>,
+    /// Lookups that it made, where they are watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<Dns>,
 }
 
 /// CPU of one workload.
@@ -103,20 +112,98 @@ pub struct Cpu {
     pub limit_cores: Option<f64>,
 }
 
-/// Memory of one workload.
-#[derive(Clone, Debug, Default, Serialize)]
+/// Memory of one workload in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Memory {
-    /// `memory.min` where set, in bytes.
+    /// All that is charged to it, page cache included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage_bytes: Option<u64>,
+    /// Usage less inactive page cache, by kubelet's rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub working_set_bytes: Option<u64>,
+    /// What the kernel could not take back before it must kill.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unreclaimable_bytes: Option<u64>,
+    /// The largest usage ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_bytes: Option<u64>,
+    /// `memory.min` where set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_bytes: Option<u64>,
-    /// `memory.max` (or `memory.high` where only that is set), in bytes.
+    /// `memory.max` (or `memory.high` where only that is set).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_bytes: Option<u64>,
+    /// Processes that the kernel killed for want of memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oom_kills: Option<u64>,
 }
 
-impl Memory {
-    /// Whether anything is known.
-    pub fn is_known(&self) -> bool {
-        self.request_bytes.is_some() || self.limit_bytes.is_some()
-    }
+/// Packets of one workload.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Network {
+    /// Bytes received.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receive_bytes: Option<u64>,
+    /// Bytes sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transmit_bytes: Option<u64>,
+    /// Bytes received per s, in the interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receive_rate: Option<f64>,
+    /// Bytes sent per s, in the interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transmit_rate: Option<f64>,
+    /// Packets that the kernel dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drops: Option<u64>,
+    /// Packets dropped per s, in the interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drop_rate: Option<f64>,
+}
+
+/// TCP of one workload.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Tcp {
+    /// Segments sent, those sent again included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub segments_out: Option<u64>,
+    /// Segments sent again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retransmits: Option<u64>,
+    /// Segments sent again, of those sent in the interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retransmit_ratio: Option<f64>,
+    /// Median round-trip time in s, in the interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtt_p50_seconds: Option<f64>,
+    /// 99th percentile of the round-trip time in s, in the interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtt_p99_seconds: Option<f64>,
+    /// Connections that could not be made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_failures: Option<u64>,
+}
+
+/// DNS lookups that one workload made.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Dns {
+    /// Queries sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queries: Option<u64>,
+    /// Queries per s, in the interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query_rate: Option<f64>,
+    /// Queries that nobody answered in time.
+    pub timeouts: u64,
+    /// Lookups that ended without an answer to the question: an error, or nothing at all.
+    pub failures: u64,
+    /// Failures among the lookups that ended in the interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure_ratio: Option<f64>,
+    /// Median of the time to an answer in s, in the interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p50_seconds: Option<f64>,
+    /// 99th percentile of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p99_seconds: Option<f64>,
 }

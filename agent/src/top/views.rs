@@ -106,8 +106,9 @@ fn workload(sample: &Sample, before: Option<&Before>, elapsed_s: Option<f64>) ->
         limit_cores: number(sample, &limits::CPU_LIMIT),
     };
     let bytes = |metric| number(sample, metric).map(|v| v as u64);
-    let memory = Memory { request_bytes: bytes(&limits::MEMORY_REQUEST), limit_bytes: bytes(&limits::MEMORY_LIMIT) };
-    let mut workload = Workload { cpu, memory: Some(memory).filter(Memory::is_known), ..Workload::default() };
+    let memory =
+        Memory { request_bytes: bytes(&limits::MEMORY_REQUEST), limit_bytes: bytes(&limits::MEMORY_LIMIT), ..Memory::default() };
+    let mut workload = Workload { cpu, memory: known(memory), ..Workload::default() };
     if let Some(subject) = &sample.cgroup {
         workload.name = subject.name.name.clone();
         workload.kind = subject.name.kind.as_str().to_owned();
@@ -117,6 +118,11 @@ fn workload(sample: &Sample, before: Option<&Before>, elapsed_s: Option<f64>) ->
         workload.ended = subject.ended;
     }
     (workload, Before { wait_seconds, throttled_seconds: throttled, burst })
+}
+
+/// What has a figure at all.
+fn known<T: Default + PartialEq>(part: T) -> Option<T> {
+    (part != T::default()).then_some(part)
 }
 
 fn points<'a>(sample: &'a Sample, metric: &'static Metric) -> impl Iterator<Item = &'a Point> {

@@ -142,8 +142,8 @@ impl Layout {
             let address = symbol(table).unwrap_or(0);
             if address == 0 && layout.no_walk.is_none() {
                 layout.no_walk = Some(format!(
-                    "this kernel finds its statistics through {table}, and its address is hidden: it takes CAP_SYSLOG and \
-                     kernel.kptr_restrict below 2"
+                    "this kernel finds its statistics through {table}, of which /proc/kallsyms does not show the address: it takes \
+                     CAP_SYSLOG, kernel.kptr_restrict below 2 and CONFIG_KALLSYMS_ALL"
                 ));
             }
             address
