@@ -46,13 +46,7 @@ pub struct Aggregate {
 impl Aggregate {
     /// For the given node.
     pub fn new(node: Node) -> Self {
-        Self {
-            node_resource: Arc::new(node.resource()),
-            node,
-            resources: HashMap::new(),
-            ended: Vec::new(),
-            events: Vec::new(),
-        }
+        Self { node_resource: Arc::new(node.resource()), node, resources: HashMap::new(), ended: Vec::new(), events: Vec::new() }
     }
 
     /// A cgroup is gone, and this is all it ever did: part of the next batch, and of no later one.

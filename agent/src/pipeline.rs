@@ -1,6 +1,6 @@
 //! From the kernel to batches: the stages in a row, for whoever wants batches (`run` exports them, `top` shows them).
 
-use std::{error::Error, path::PathBuf};
+use std::{error::Error, path::PathBuf, time::Instant};
 
 use crate::{
     aggregate::{Aggregate, Batch},
@@ -174,13 +174,19 @@ impl Pipeline {
         self.cgroups.refresh();
         let now_ns = facts::boottime_ns();
         let mut readings = Vec::with_capacity(self.signals.len());
+        let mut own: Vec<Point> = self.states.iter().map(State::point).collect();
         for (signal, running) in &mut self.signals {
+            let began = Instant::now();
             match running.collect(now_ns, &self.cgroups) {
-                Ok(reading) => readings.push(reading),
+                Ok(reading) => {
+                    let took = Value::Float(began.elapsed().as_secs_f64());
+                    own.push(Point::new(&agent::READ_TIME, 0, took).with("signal", signal.name));
+                    readings.push(reading);
+                }
                 Err(error) => failed(signal.name, &*error),
             }
         }
-        readings.push(Readings { node: self.states.iter().map(State::point).collect(), ..Readings::default() });
+        readings.push(Readings { node: own, ..Readings::default() });
         self.aggregate.batch(facts::unix_ns(), readings, self.cgroups.table())
     }
 }

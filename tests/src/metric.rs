@@ -42,3 +42,5 @@ pub const RECLAIM: &str = "podmeter.memory.reclaim";
 pub const PRESSURE: &str = "podmeter.pressure.time";
 /// Memory of the node that is not free, in bytes.
 pub const NODE_MEMORY_USAGE: &str = "k8s.node.memory.usage";
+/// How long reading took, by `signal`, in s.
+pub const READ_TIME: &str = "podmeter.agent.signal.read_time";

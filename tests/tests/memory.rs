@@ -3,9 +3,12 @@
 use std::{fs::File, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use podmeter_tests::{
-    agent::{Agent, run, As},
+    agent::{Agent, As, run, unix_ns},
+    bench::{Effort, memory, report::table},
     cgroup::{Cgroup, has_controller},
+    collector::Collector,
     load::{Load, Memory},
     metric::{
         FAULTS, MEMORY_AVAILABLE, MEMORY_PEAK, MEMORY_STATE, MEMORY_USAGE, NODE_MEMORY_USAGE, OOM_KILLS, PRESSURE, RECLAIM,
@@ -46,7 +49,8 @@ fn check_against_files(agent: &Agent, cgroup: &Cgroup) -> Result<()> {
     thread::sleep(2500 * MS);
     agent.catch_up()?;
     let stat = |name: &str| cgroup.field("memory.stat", name).map(|n| n as f64);
-    let value = |metric: &str, attributes: &[(&str, &str)]| agent.look(|exports| exports.value(cgroup.path(), metric, attributes));
+    let value =
+        |metric: &str, attributes: &[(&str, &str)]| agent.look(|exports| exports.value(cgroup.path(), metric, attributes));
     let near = Tolerance::new(0.0, BATCH);
     let usage = cgroup.number("memory.current").context("no memory.current")? as f64;
     let expected = [
@@ -223,6 +227,47 @@ root_test! {
 }
 
 root_test! {
+    fn a_kill_reaches_the_collector_as_a_log_record_of_its_container() {
+        if !can_run("a_kill_reaches_the_collector_as_a_log_record_of_its_container")? {
+            return Ok(());
+        }
+        let collector = Collector::start()?;
+        let export = json!({"exporter": "otlp", "protocol": "grpc", "endpoint": collector.grpc_endpoint()});
+        let agent = Agent::spawn(json!({"export": export}))?;
+        collector.wait_until("metrics", |collector| !collector.received().is_empty())?;
+        let (_pod, cgroup) = container("told")?;
+        cgroup.write("memory.max", &(16 * MIB).to_string())?;
+        let load = Load::hold(Memory::Anonymous, 64 * MIB, 60 * SECOND).start(&cgroup)?;
+        let pid = load.pid();
+        load.wait_for_signal()?;
+        collector.wait_until("a log record", |collector| !collector.logs().is_empty())?;
+        let logs = collector.logs();
+        let group = &logs[0].resource_logs[0];
+        let resource = &group.resource.as_ref().context("no resource")?.attributes;
+        ensure!(text(resource, "podmeter.cgroup.path").as_deref() == Some(cgroup.path()), "{resource:?}");
+        let record = &group.scope_logs[0].log_records[0];
+        println!("{record:?}");
+        ensure!(record.event_name == "podmeter.oom.kill", "{record:?}");
+        ensure!(text(&record.attributes, "process.pid") == Some(pid.to_string()), "the victim was {pid}: {record:?}");
+        ensure!(text(&record.attributes, "podmeter.oom.cause").as_deref() == Some("cgroup"), "{record:?}");
+        ensure!(text(&record.attributes, "podmeter.memory.limit") == Some((16 * MIB).to_string()), "{record:?}");
+        let age_ns = unix_ns().saturating_sub(record.time_unix_nano);
+        ensure!(age_ns < 60_000_000_000, "it happened {age_ns} ns ago");
+        agent.stop().map(drop)
+    }
+}
+
+/// An attribute as text.
+fn text(attributes: &[KeyValue], key: &str) -> Option<String> {
+    let value = attributes.iter().find(|attribute| attribute.key == key)?.value.as_ref()?.value.clone()?;
+    match value {
+        any_value::Value::StringValue(text) => Some(text),
+        any_value::Value::IntValue(n) => Some(n.to_string()),
+        _ => None,
+    }
+}
+
+root_test! {
     fn a_child_process_that_is_killed_is_counted_though_the_container_lives_on() {
         if !can_run("a_child_process_that_is_killed_is_counted_though_the_container_lives_on")? {
             return Ok(());
@@ -378,6 +423,25 @@ root_test! {
             ensure!(!agent.stderr().contains("could not read"), "{}", agent.stderr());
             agent.stop()?;
         }
+        Ok(())
+    }
+}
+
+root_test! {
+    fn the_memory_of_a_thousand_cgroups_is_read_in_one_pass() {
+        let name = "the_memory_of_a_thousand_cgroups_is_read_in_one_pass";
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+        if !can_run(name)? {
+            return Ok(());
+        }
+        if release.starts_with("5.") {
+            eprintln!("SKIPPED {name}: this kernel cannot walk over cgroups");
+            return Ok(());
+        }
+        let figures = memory::passes(Effort::Quick)?;
+        println!("{}", table(&figures));
+        // No time is asked for: only that a walk is what it is there for.
+        ensure!(figures[2].value.median < 0.5, "a walk takes {} of the time that files take", figures[2].value.median);
         Ok(())
     }
 }

@@ -9,8 +9,8 @@
 use agent_common::{
     cgroups::UNATTRIBUTED,
     memory::{
-        COMM_LEN, Counts, Facts, INDEX_LEN, ITEMS, Index, Item, Items, KILLS_LEN, LEVELS, NO_LIMIT_PAGES, OF_CGROUP, OF_NODE, OomKill,
-        RECLAIM_LEN, Reclaim, Ring, UNKNOWN, Usage, Victim, Walk, reclaim_position,
+        COMM_LEN, Counts, Facts, INDEX_LEN, ITEMS, Index, Item, Items, KILLS_LEN, LEVELS, NO_LIMIT_PAGES, OF_CGROUP, OF_NODE,
+        OomKill, RECLAIM_LEN, Reclaim, Ring, UNKNOWN, Usage, Victim, Walk, reclaim_position,
     },
 };
 use agent_ebpf::{CgroupSlots, MMAPABLE, add, frozen, load, load32, probe};

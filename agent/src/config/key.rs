@@ -158,6 +158,26 @@ pub(super) const KEYS: &[Key] = &[
     )
     .example("http://localhost:4317")
     .aliases(&[("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", Value::Signal), ("OTEL_EXPORTER_OTLP_ENDPOINT", Value::Base)]),
+    Key::new(
+        "export.logs_endpoint",
+        None,
+        "URL of the OTLP receiver of events, such as OOM kills. With http/protobuf, /v1/logs is appended to it unless it ends so; \
+         OTEL_EXPORTER_OTLP_LOGS_ENDPOINT is used as it is. Default: that of export.endpoint, with /v1/logs for /v1/metrics; events \
+         are not sent where it does not end so.",
+        |l, v| {
+            l.logs_endpoint = Some(match v {
+                Value::Signal(url) => Endpoint::Signal(checked_url(url)?),
+                Value::Base(url) => Endpoint::Base(checked_url(url)?),
+                other => {
+                    let url = checked_url(filled(other)?)?;
+                    if url.ends_with("/v1/logs") { Endpoint::Signal(url) } else { Endpoint::Base(url) }
+                }
+            });
+            Ok(())
+        },
+    )
+    .example("http://localhost:4317")
+    .aliases(&[("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", Value::Signal), ("OTEL_EXPORTER_OTLP_ENDPOINT", Value::Base)]),
     Key::new("export.protocol", Some("grpc"), "grpc or http/protobuf.", |l, v| {
         store(&mut l.config.export.protocol, one_of(v, &[("grpc", Protocol::Grpc), ("http/protobuf", Protocol::HttpProtobuf)])?)
     })

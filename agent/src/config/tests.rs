@@ -48,7 +48,7 @@ fn the_defaults() {
         log: Log { format: LogFormat::Text, level: "info".to_owned() },
         signals: Signals { off: vec![] },
         cgroups: Cgroups { slots: 1024, root: None },
-        bpf: Bpf { pin: true, directory: "/sys/fs/bpf/podmeter".into() },
+        bpf: Bpf { pin: true, directory: "/sys/fs/bpf/podmeter".into(), walks: true },
         export: Export {
             exporter: Exporter::Otlp,
             endpoint: "http://localhost:4317".to_owned(),
@@ -117,7 +117,7 @@ fn a_file_sets_every_key() {
         log: Log { format: LogFormat::Json, level: "warn,podmeter=debug".to_owned() },
         signals: Signals { off: vec!["cpu"] },
         cgroups: Cgroups { slots: 65536, root: Some("/cg".into()) },
-        bpf: Bpf { pin: false, directory: "/b".into() },
+        bpf: Bpf { pin: false, directory: "/b".into(), walks: true },
         export: Export {
             exporter: Exporter::Stdout,
             endpoint: "https://c:1/x/v1/metrics".to_owned(),

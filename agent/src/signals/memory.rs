@@ -19,7 +19,12 @@ use self::{
     kills::Kills,
     layout::Layout,
 };
-use super::{Failure, Readings, Running, Signal, books::Books, event::Event, metric::{Point, Value}};
+use super::{
+    Failure, Readings, Running, Signal,
+    books::Books,
+    event::Event,
+    metric::{Point, Value},
+};
 use crate::{
     cgroups::{Cgroup, Cgroups},
     kernel::{

@@ -13,6 +13,7 @@ use podmeter_tests::{
     bench::{
         Effort, Stop,
         agent::{self, Node},
+        memory,
         report::{self, Figure},
         switches::{self, Contest},
     },
@@ -56,6 +57,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
 
     session.switches()?;
     session.agent()?;
+    session.memory()?;
 
     ensure!(
         !session.figures.is_empty() || !session.complete,
@@ -110,6 +112,15 @@ impl Session {
         self.part(&switches::IN_CACHE, |effort| contest.in_cache(effort))?;
         self.part(&switches::AMONG_PODS, |effort| contest.among_pods(effort))?;
         self.part(&switches::SLOWDOWN, |effort| contest.slowdown(effort))
+    }
+
+    /// What reading memory costs.
+    fn memory(&mut self) -> Result<()> {
+        if self.wants(&memory::PASS) && !podmeter_tests::cgroup::has_controller("memory")? {
+            eprintln!("SKIPPED {}: needs the memory controller in the cgroup2 hierarchy", memory::PASS.join(", "));
+            return Ok(());
+        }
+        self.part(&memory::PASS, memory::passes)
     }
 
     /// What the agent costs.
