@@ -177,7 +177,7 @@ pub(super) const KEYS: &[Key] = &[
         },
     )
     .example("http://localhost:4317")
-    .aliases(&[("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", Value::Signal), ("OTEL_EXPORTER_OTLP_ENDPOINT", Value::Base)]),
+    .aliases(&[("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", Value::Signal)]),
     Key::new("export.protocol", Some("grpc"), "grpc or http/protobuf.", |l, v| {
         store(&mut l.config.export.protocol, one_of(v, &[("grpc", Protocol::Grpc), ("http/protobuf", Protocol::HttpProtobuf)])?)
     })
