@@ -384,11 +384,10 @@ root_test! {
 root_test! {
     fn a_cgroup_without_the_memory_controller_has_no_memory_and_the_node_has() {
         let agent = Agent::start(json!({}))?;
-        let (_pod, below) = (Cgroup::new("plain")?, ());
-        let child = _pod.child("child")?;
+        let pod = Cgroup::new("plain")?;
+        let child = pod.child("child")?;
         let load = Load::hold(Memory::Anonymous, MIB, 60 * SECOND).start(&child)?;
         load.wait_for_rounds(1, 10 * SECOND)?;
-        let _ = below;
         agent.catch_up()?;
         agent.catch_up()?;
         ensure!(child.number("memory.current").is_none(), "the child has a memory controller that nobody delegated");

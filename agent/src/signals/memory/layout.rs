@@ -196,14 +196,18 @@ impl Layout {
 /// The entry's type has changed: a signed byte or an int that is 0 where there is no place and one more than the place elsewhere,
 /// and since 6.13 or so a byte that is the place, or 255. Only one reading leads to every place once.
 fn places_in(table: &[u8], names: usize, len: usize) -> Option<Vec<Option<usize>>> {
-    let bytes = |n: usize| table.get(n).copied().map(u64::from);
-    let words = |n: usize| Some(u64::from(u32::from_ne_bytes(*table.get(4 * n..)?.first_chunk()?)));
-    let one_more = |n: u64| usize::try_from(n).ok()?.checked_sub(1);
-    let itself = |n: u64| usize::try_from(n).ok().filter(|n| *n != 255);
-    let readings: [(&dyn Fn(usize) -> Option<u64>, &dyn Fn(u64) -> Option<usize>); 3] =
-        [(&bytes, &one_more), (&bytes, &itself), (&words, &one_more)];
-    readings.iter().find_map(|(entry, place)| {
-        let places: Vec<Option<usize>> = (0..names).map(|n| entry(n).map(place)).collect::<Option<_>>()?;
+    let byte = |n: usize| table.get(n).copied().map(u32::from);
+    let word = |n: usize| Some(u32::from_ne_bytes(*table.get(4 * n..)?.first_chunk()?));
+    // Whether an entry is a word, and what it says where there is no place: 0, and one more than the place elsewhere, or 255.
+    let readings = [(false, 0), (false, 255), (true, 0)];
+    readings.iter().find_map(|(wide, none)| {
+        let place = |entry: u32| match none {
+            0 => entry.checked_sub(1),
+            none => Some(entry).filter(|entry| entry != none),
+        };
+        let entries = (0..names).map(|n| if *wide { word(n) } else { byte(n) });
+        let places: Vec<Option<usize>> =
+            entries.map(|entry| Some(place(entry?).map(|place| place as usize))).collect::<Option<_>>()?;
         let mut used: Vec<usize> = places.iter().flatten().copied().collect();
         used.sort_unstable();
         used.iter().copied().eq(0..len).then_some(places)
