@@ -5,6 +5,8 @@
 #![no_std]
 #![feature(asm_experimental_arch)]
 
+pub mod packet;
+
 use aya_ebpf::{
     btf_maps::{Array, HashMap},
     helpers::bpf_probe_read_kernel,
@@ -83,4 +85,22 @@ pub fn probe(address: u64, offset: u64) -> Option<u64> {
 pub unsafe fn add(count: *mut u64, n: u64) {
     // SAFETY: BPF_ATOMIC | BPF_ADD on the caller's map value.
     unsafe { core::arch::asm!("lock *(u64 *)({count} + 0) += {n}", count = in(reg) count, n = in(reg) n, options(nostack)) };
+}
+
+/// The same number, of which the compiler knows nothing: what is then checked is the very value that is used, and the verifier sees it.
+#[inline(always)]
+pub fn opaque(number: u64) -> u64 {
+    let same: u64;
+    // SAFETY: a move between registers. Without an instruction, two lines would claim the same one, which the kernel refuses.
+    unsafe {
+        core::arch::asm!("{same} = {number}", same = out(reg) same, number = in(reg) number, options(pure, nomem, nostack))
+    };
+    same
+}
+
+/// The same number, if it fits the mask, of which the verifier knows nothing but that. It follows every value it can tell apart through
+/// all that comes after; where it need not, this makes one of many. `noise` is any number that the verifier does not know.
+#[inline(always)]
+pub fn forgotten(number: u64, mask: u64, noise: u64) -> u64 {
+    (opaque(number ^ noise) ^ noise) & mask
 }

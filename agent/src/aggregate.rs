@@ -1,24 +1,36 @@
 //! Samples -> batches (pure): the signals' points brought together per resource, the last words of the dead kept until they are
 //! exported once.
 
+mod pods;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::Instant,
 };
 
+use self::pods::{Pods, Used};
 use crate::{
-    cgroups::{Cgroup, Table},
-    join::{Node, Resource, Sample, Subject},
+    cgroups::{Cgroup, Table, name::Kind},
+    join::{Node, Resource, Sample, Subject, identity::Unlisted},
+    pods::{Known, figures, known::Found},
     signals::{Readings, event::Event, metric::Point},
 };
 
+/// How long a pod's cgroup waits for its name, from its birth, and once more from its death: the API server and kubelet take a
+/// second or two to tell of a container, and more when they are busy. All that is counted is cumulative, so nothing is lost by
+/// waiting; what has no name then is exported by its UID.
+const PATIENCE_NS: u64 = 10_000_000_000;
+
 /// Everything known at one moment: the input of every exporter.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// When it was read, Unix time in ns.
     pub time_unix_ns: u64,
-    /// What was read.
+    /// What was read: the node's first, then those of cgroups.
     pub samples: Vec<Sample>,
+    /// What Kubernetes says of pods and their containers, whether they run or not.
+    pub pods: Vec<Sample>,
     /// What happened since the batch before.
     pub events: Vec<Occurrence>,
 }
@@ -32,48 +44,116 @@ pub struct Occurrence {
     pub event: Event,
 }
 
+/// What names come from, at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Names<'a> {
+    /// What is known of the node's pods.
+    pub known: &'a Known,
+    /// Now, CLOCK_BOOTTIME in ns.
+    pub now_ns: u64,
+    /// The same.
+    pub now: Instant,
+}
+
 /// Keeps what must outlive one collection.
 #[derive(Debug)]
 pub struct Aggregate {
     node: Node,
     node_resource: Arc<Resource>,
     /// By the cgroup's id: a slot has many owners in its life.
-    resources: HashMap<u64, Arc<Resource>>,
-    ended: Vec<Sample>,
-    events: Vec<Occurrence>,
+    labels: HashMap<u64, Label>,
+    ended: Vec<Ended>,
+    /// Each with the cgroup that it happened in, if that was known.
+    events: Vec<(Event, Option<Cgroup>)>,
+    pods: Pods,
+    /// When the first batch was made, Unix time and CLOCK_BOOTTIME in ns.
+    began: Option<(u64, u64)>,
+    /// Whether to wait for names.
+    patient: bool,
+}
+
+/// What a cgroup is called.
+#[derive(Clone, Debug)]
+struct Label {
+    resource: Arc<Resource>,
+    /// Of what is known, when this was made.
+    revision: u64,
+    /// Nothing is missing.
+    complete: bool,
+    sandbox: bool,
+}
+
+/// A cgroup that is gone, and its last words.
+#[derive(Debug)]
+struct Ended {
+    cgroup: Cgroup,
+    points: Vec<Point>,
 }
 
 impl Aggregate {
     /// For the given node.
     pub fn new(node: Node) -> Self {
-        Self { node_resource: Arc::new(node.resource()), node, resources: HashMap::new(), ended: Vec::new(), events: Vec::new() }
-    }
-
-    /// A cgroup is gone, and this is all it ever did: part of the next batch, and of no later one.
-    pub fn bury(&mut self, cgroup: &Cgroup, points: Vec<Point>) {
-        if !points.is_empty() {
-            let resource = self.resource(cgroup);
-            let lived_ns = cgroup.died_ns.unwrap_or(cgroup.born_ns).saturating_sub(cgroup.born_ns);
-            let time_unix_ns = Some(cgroup.born_unix_ns + lived_ns);
-            self.ended.push(Sample { cgroup: Some(Subject::of(cgroup)), time_unix_ns, resource, points });
+        Self {
+            node_resource: Arc::new(node.resource()),
+            node,
+            labels: HashMap::new(),
+            ended: Vec::new(),
+            events: Vec::new(),
+            pods: Pods::default(),
+            began: None,
+            patient: true,
         }
-        self.resources.remove(&cgroup.id);
     }
 
-    /// Something happened: part of the next batch, and of no later one.
+    /// The next batch is the last: it has all there is, with or without a name.
+    pub fn wait_no_longer(&mut self) {
+        self.patient = false;
+    }
+
+    /// A cgroup is gone, and this is all it ever did: part of the next batch, or of the first that has a name for it, and of no
+    /// later one.
+    pub fn bury(&mut self, cgroup: &Cgroup, points: Vec<Point>) {
+        if points.is_empty() {
+            self.labels.remove(&cgroup.id);
+        } else {
+            self.ended.push(Ended { cgroup: cgroup.clone(), points });
+        }
+    }
+
+    /// Something happened: part of the next batch, or of the first that has a name for its cgroup, and of no later one.
     pub fn note(&mut self, events: Vec<Event>, table: &Table) {
         for event in events {
             let (slot, id) = event.cgroup;
-            let resource = match table.get(slot).filter(|cgroup| cgroup.id == id) {
-                Some(cgroup) => self.resource(cgroup),
-                None => Arc::clone(&self.node_resource),
-            };
-            self.events.push(Occurrence { resource, event });
+            let cgroup = table.get(slot).filter(|cgroup| cgroup.id == id).cloned();
+            self.events.push((event, cgroup));
         }
     }
 
+    /// The events whose cgroups have their names.
+    fn told(&mut self, table: &Table, names: Option<Names<'_>>) -> Vec<Occurrence> {
+        let mut told = Vec::new();
+        for (event, cgroup) in std::mem::take(&mut self.events) {
+            let resource = match &cgroup {
+                // Counted with the points of the same cgroup.
+                Some(cgroup) => self.label(cgroup, table, names, &mut 0).map(|label| label.resource),
+                None => Some(Arc::clone(&self.node_resource)),
+            };
+            match resource {
+                Some(resource) => {
+                    // One that has been buried meanwhile needs its name no more.
+                    if let Some(gone) = cgroup.filter(|cgroup| table.get(cgroup.slot).is_none_or(|owner| owner.id != cgroup.id)) {
+                        self.labels.remove(&gone.id);
+                    }
+                    told.push(Occurrence { resource, event });
+                }
+                None => self.events.push((event, cgroup)),
+            }
+        }
+        told
+    }
+
     /// One collection of all signals.
-    pub fn batch(&mut self, time_unix_ns: u64, readings: Vec<Readings>, table: &Table) -> Batch {
+    pub fn batch(&mut self, time_unix_ns: u64, readings: Vec<Readings>, table: &Table, names: Option<Names<'_>>) -> Batch {
         let mut by_slot: HashMap<u32, Vec<Point>> = HashMap::with_capacity(table.len());
         let mut node = Vec::new();
         for reading in readings {
@@ -82,29 +162,99 @@ impl Aggregate {
                 by_slot.entry(slot).or_default().extend(points);
             }
         }
-        let mut samples = Vec::with_capacity(by_slot.len() + self.ended.len() + 1);
+        let (began_unix_ns, _) = *self.began.get_or_insert((time_unix_ns, names.map_or(0, |names| names.now_ns)));
+        let mut samples =
+            vec![Sample { cgroup: None, time_unix_ns: None, resource: Arc::clone(&self.node_resource), points: Vec::new() }];
+        samples.reserve(by_slot.len() + self.ended.len());
+        let mut unlabelled = 0;
+        // Before the dead lose their names.
+        let events = self.told(table, names);
         // A service that was started again has its predecessor's path and so its series: two values at one moment are one too many.
         let living: HashSet<&str> = table.iter().filter(|c| c.lives()).map(|c| c.path.as_str()).collect();
-        for ended in &mut self.ended {
-            if !ended.cgroup.as_ref().is_some_and(|c| living.contains(c.path.as_str())) {
-                ended.time_unix_ns = None;
-            }
+        for Ended { cgroup, points } in std::mem::take(&mut self.ended) {
+            let Some(label) = self.label(&cgroup, table, names, &mut unlabelled) else {
+                self.ended.push(Ended { cgroup, points });
+                continue;
+            };
+            self.labels.remove(&cgroup.id);
+            let lived_ns = cgroup.died_ns.unwrap_or(cgroup.born_ns).saturating_sub(cgroup.born_ns);
+            let died_unix_ns = cgroup.born_unix_ns + lived_ns;
+            let time_unix_ns = living.contains(cgroup.path.as_str()).then_some(died_unix_ns);
+            samples.push(Sample { cgroup: Some(Subject::of(&cgroup)), time_unix_ns, resource: label.resource, points });
         }
-        samples.push(Sample { cgroup: None, time_unix_ns: None, resource: Arc::clone(&self.node_resource), points: node });
-        samples.append(&mut self.ended);
+        let mut used = Used::default();
         for cgroup in table.iter().filter(|c| c.lives() || !living.contains(c.path.as_str())) {
-            if let Some(points) = by_slot.remove(&cgroup.slot) {
-                let resource = self.resource(cgroup);
-                samples.push(Sample { cgroup: Some(Subject::of(cgroup)), time_unix_ns: None, resource, points });
+            let Some(mut points) = by_slot.remove(&cgroup.slot) else { continue };
+            if let Some(Found { pod, container, .. }) = names.and_then(|names| find(names.known, cgroup)) {
+                if cgroup.lives() {
+                    used.enter(pod, container, cgroup.name.kind, cgroup.name.nested, &points);
+                }
+                if let (Some(container), Kind::Container, false) = (container, cgroup.name.kind, cgroup.name.nested) {
+                    pods::correct(&mut points, container);
+                }
+            }
+            if let Some(label) = self.label(cgroup, table, names, &mut unlabelled) {
+                samples.push(Sample { cgroup: Some(Subject::of(cgroup)), time_unix_ns: None, resource: label.resource, points });
             }
         }
-        Batch { time_unix_ns, samples, events: std::mem::take(&mut self.events) }
+        let mut pods = Vec::new();
+        if let Some(names) = names {
+            node.extend(pods::node_points(names.known));
+            node.extend(figures::points(names.known, began_unix_ns, unlabelled, names.now));
+            pods = self.pods.samples(&self.node, names.known, &used);
+        }
+        samples[0].points = node;
+        Batch { time_unix_ns, samples, pods, events }
     }
 
-    fn resource(&mut self, cgroup: &Cgroup) -> Arc<Resource> {
-        let node = &self.node;
-        Arc::clone(self.resources.entry(cgroup.id).or_insert_with(|| Arc::new(node.resource_of(cgroup))))
+    /// What a cgroup is called; `None` while it waits for its name. `unlabelled` counts those that have none.
+    fn label(&mut self, cgroup: &Cgroup, table: &Table, names: Option<Names<'_>>, unlabelled: &mut u64) -> Option<Label> {
+        let names = names.filter(|_| cgroup.name.pod_uid.is_some());
+        let Some(names) = names else {
+            let node = &self.node;
+            let make = || Label { resource: Arc::new(node.resource_of(cgroup)), revision: 0, complete: true, sandbox: false };
+            return Some(self.labels.entry(cgroup.id).or_insert_with(make).clone());
+        };
+        let found = find(names.known, cgroup);
+        let revision = found.as_ref().map_or(0, |found| found.revision);
+        let before = self.labels.get(&cgroup.id);
+        if let Some(label) = before.filter(|label| label.complete && (label.revision == revision || found.is_none())) {
+            return Some(label.clone());
+        }
+        let sandbox = before.is_some_and(|label| label.sandbox)
+            || found.as_ref().is_some_and(|found| found.container.is_none()) && is_sandbox(cgroup, table, names.known);
+        let needs_container = cgroup.name.container_id.is_some();
+        let complete = found.as_ref().is_some_and(|found| !needs_container || found.container.is_some() || sandbox);
+        if !complete {
+            *unlabelled += 1;
+            let began_ns = self.began.map_or(0, |(_, boottime_ns)| boottime_ns);
+            let since_ns = began_ns.max(cgroup.born_ns).max(cgroup.died_ns.unwrap_or(0));
+            if self.patient && names.now_ns.saturating_sub(since_ns) < PATIENCE_NS {
+                return None;
+            }
+        }
+        let unlisted = if sandbox { Unlisted::Sandbox } else { Unlisted::Unknown };
+        let resource = match &found {
+            Some(found) => self.node.resource_in(cgroup, found, unlisted),
+            None => self.node.resource_of(cgroup),
+        };
+        let label = Label { resource: Arc::new(resource), revision, complete, sandbox };
+        self.labels.insert(cgroup.id, label.clone());
+        Some(label)
     }
+}
+
+fn find<'a>(known: &'a Known, cgroup: &Cgroup) -> Option<Found<'a>> {
+    known.find(cgroup.name.pod_uid.as_deref()?, cgroup.name.container_id.as_deref())
+}
+
+/// Whether a container that Kubernetes does not list is its pod's sandbox: it lives, and it is older than one that is listed. A
+/// container whose whole life the API has missed is older too, but dead; one that has just begun is younger.
+fn is_sandbox(cgroup: &Cgroup, table: &Table, known: &Known) -> bool {
+    let listed = |other: &Cgroup| find(known, other).is_some_and(|found| found.container.is_some());
+    let sibling =
+        |other: &&Cgroup| other.name.pod_uid == cgroup.name.pod_uid && other.parent == cgroup.parent && other.id > cgroup.id;
+    cgroup.lives() && !cgroup.name.nested && table.iter().filter(sibling).any(listed)
 }
 
 #[cfg(test)]
@@ -134,7 +284,7 @@ mod tests {
                 Readings { cgroups: vec![(1, vec![point(2.0)])], node: Vec::new() },
             ]
         };
-        let batch = aggregate.batch(1, readings(), &table);
+        let batch = aggregate.batch(1, readings(), &table, None);
         assert_eq!(paths(&batch), [("/a", false, 2)]);
         assert_eq!(batch.samples[0].points, [point(9.0)], "the node comes first");
 
@@ -144,8 +294,8 @@ mod tests {
         let mut next = cgroup(1, "/b", None);
         next.id += 1;
         table.insert(next);
-        assert_eq!(paths(&aggregate.batch(2, readings(), &table)), [("/a", true, 1), ("/b", false, 2)]);
-        assert_eq!(paths(&aggregate.batch(3, readings(), &table)), [("/b", false, 2)], "last words are said once");
+        assert_eq!(paths(&aggregate.batch(2, readings(), &table, None)), [("/a", true, 1), ("/b", false, 2)]);
+        assert_eq!(paths(&aggregate.batch(3, readings(), &table, None)), [("/b", false, 2)], "last words are said once");
     }
 
     #[test]
@@ -159,10 +309,10 @@ mod tests {
         successor.id += 1;
         table.insert(successor);
         let readings = || vec![Readings { cgroups: vec![(1, vec![point(1.0)]), (2, vec![point(2.0)])], node: Vec::new() }];
-        assert_eq!(paths(&aggregate.batch(9, readings(), &table)), [("/a", false, 1)], "the successor's alone");
+        assert_eq!(paths(&aggregate.batch(9, readings(), &table, None)), [("/a", false, 1)], "the successor's alone");
         table.remove(1);
         aggregate.bury(&dead, vec![point(1.0)]);
-        let batch = aggregate.batch(2_000_000_000, readings(), &table);
+        let batch = aggregate.batch(2_000_000_000, readings(), &table, None);
         assert_eq!(paths(&batch), [("/a", true, 1), ("/a", false, 1)]);
         assert_eq!(batch.samples[1].time_unix_ns, Some(1_000_000_007), "its last words are of when it died");
     }
@@ -171,6 +321,6 @@ mod tests {
     fn readings_of_slots_without_an_owner_are_left_out() {
         let mut aggregate = Aggregate::new(Node::default());
         let readings = vec![Readings { cgroups: vec![(7, vec![point(1.0)])], node: Vec::new() }];
-        assert!(paths(&aggregate.batch(1, readings, &Table::default())).is_empty());
+        assert!(paths(&aggregate.batch(1, readings, &Table::default(), None)).is_empty());
     }
 }

@@ -61,7 +61,10 @@ pub fn check(settings: Settings) -> Report {
             },
         },
         Condition { name: "capabilities", outcome: rights },
-        Condition { name: "bpffs", outcome: mounts::ensure_bpffs().map(|()| mounts::BPFFS.to_owned()).map_err(|e| describe(&e)) },
+        Condition {
+            name: "bpffs",
+            outcome: mounts::ensure_bpffs(&settings.pin_directory).map(|at| at.display().to_string()).map_err(|e| describe(&e)),
+        },
     ];
     let signals = match Pipeline::start(Settings { pin: false, ..settings }) {
         Ok(mut pipeline) => {

@@ -29,6 +29,8 @@ pub struct Config {
     pub log: Log,
     /// What is measured.
     pub signals: Signals,
+    /// Where pods get their names from.
+    pub kubernetes: Kubernetes,
     /// The cgroup tree.
     pub cgroups: Cgroups,
     /// Programs and maps in the kernel.
@@ -63,6 +65,8 @@ pub enum LogFormat {
 pub struct Signals {
     /// Names of the signals that are not wanted, each once.
     pub off: Vec<&'static str>,
+    /// How DNS is measured.
+    pub dns: Dns,
 }
 
 impl Signals {
@@ -73,6 +77,54 @@ impl Signals {
             self.off.push(name);
         }
     }
+}
+
+/// How DNS is measured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// The ports of DNS: at least one, each once.
+    pub ports: Vec<u16>,
+}
+
+/// Where pods get their names from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// Who is asked.
+    pub source: KubernetesSource,
+    /// How to reach the API; `None`: with the service account.
+    pub kubeconfig: Option<PathBuf>,
+    /// Keys of pod labels that become attributes.
+    pub labels: Vec<String>,
+    /// Keys of namespace labels that become attributes.
+    pub namespace_labels: Vec<String>,
+    /// Whether well-known labels name a pod's service.
+    pub service_labels: bool,
+    /// URL of the kubelet, without a path.
+    pub kubelet_url: String,
+    /// PEM file with the certificates that the kubelet's must be signed by; `None`: those the host trusts.
+    pub kubelet_ca: Option<PathBuf>,
+    /// Whether the kubelet's certificate is checked.
+    pub kubelet_verify: bool,
+    /// File with the token for the kubelet; `None`: the service account's.
+    pub kubelet_token: Option<PathBuf>,
+    /// Time between two requests to the kubelet.
+    pub kubelet_interval: Duration,
+}
+
+/// Who is asked about pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KubernetesSource {
+    /// The API where there is a service account or a kubeconfig, else nobody.
+    #[default]
+    Auto,
+    /// The cluster's API.
+    Api,
+    /// The kubelet of this node.
+    Kubelet,
+    /// Nobody.
+    Off,
 }
 
 /// The cgroup tree.
@@ -362,6 +414,7 @@ impl Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             log: Log::default(),
             signals: Signals::default(),
+            kubernetes: Kubernetes::default(),
             cgroups: Cgroups::default(),
             bpf: Bpf::default(),
             export: Export::default(),

@@ -13,7 +13,6 @@ mod http;
 mod link;
 mod logs;
 pub mod own;
-mod retry;
 pub mod ship;
 mod tls;
 

@@ -1,9 +1,16 @@
 //! Readings + identity -> samples (pure): whose points these are, in the words of OpenTelemetry's resource attributes.
 
+pub mod identity;
+
 use std::{collections::BTreeMap, sync::Arc};
 
+use self::identity::Unlisted;
 use crate::{
     cgroups::{Cgroup, name::Kind},
+    pods::{
+        known::Found,
+        object::{Container, Pod},
+    },
     signals::metric::Point,
 };
 
@@ -30,7 +37,7 @@ pub struct Node {
 /// What is known of one cgroup, or of the node, at one moment.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// Whose it is; `None` for the node.
+    /// Whose it is; `None` for the node, and for what Kubernetes says of a pod.
     pub cgroup: Option<Subject>,
     /// When it was so, Unix time in ns, if not when the batch was read: a successor under the same path has the same resource.
     pub time_unix_ns: Option<u64>,
@@ -70,6 +77,27 @@ impl Node {
     ///
     /// `service.name` and `service.instance.id` become `job` and `instance` where only those two tell series apart.
     pub fn resource_of(&self, cgroup: &Cgroup) -> Resource {
+        self.with(self.of_path(cgroup))
+    }
+
+    /// The same of a cgroup whose pod is known.
+    pub fn resource_in(&self, cgroup: &Cgroup, found: &Found<'_>, unlisted: Unlisted) -> Resource {
+        let by_path = self.of_path(cgroup).into_iter().map(|(key, value)| (key.to_owned(), value));
+        self.and(by_path.chain(identity::of_cgroup(cgroup, found, unlisted)))
+    }
+
+    /// The resource of a container of a pod, whichever one runs.
+    pub fn resource_of_container(&self, pod: &Pod, container: &Container, namespace_labels: &[(Box<str>, Box<str>)]) -> Resource {
+        self.and(identity::of_listed(pod, container, namespace_labels))
+    }
+
+    /// The resource of a pod.
+    pub fn resource_of_pod(&self, pod: &Pod, namespace_labels: &[(Box<str>, Box<str>)]) -> Resource {
+        self.and(identity::of_pod_alone(pod, namespace_labels))
+    }
+
+    /// What a cgroup's path alone says.
+    fn of_path(&self, cgroup: &Cgroup) -> Vec<(&'static str, String)> {
         let name = &cgroup.name;
         let mut own = vec![
             ("podmeter.cgroup.path", cgroup.path.clone()),
@@ -84,17 +112,22 @@ impl Node {
         own.extend(name.container_id.clone().map(|id| ("container.id", id)));
         own.extend(name.qos.map(|qos| ("podmeter.pod.qos", qos.as_str().to_owned())));
         own.extend(name.pod_uid.clone().map(|uid| ("k8s.pod.uid", uid)));
-        self.with(own)
+        own
     }
 
     fn with(&self, own: impl IntoIterator<Item = (&'static str, String)>) -> Resource {
+        self.and(own.into_iter().map(|(key, value)| (key.to_owned(), value)))
+    }
+
+    /// The node's attributes and these; of two with the same key, the later.
+    fn and(&self, own: impl IntoIterator<Item = (String, String)>) -> Resource {
         let mut attributes = self.attributes.clone();
         attributes.insert("host.name".to_owned(), self.name.clone());
         if self.in_cluster {
             attributes.insert("k8s.node.name".to_owned(), self.name.clone());
         }
         attributes.extend(self.cluster.clone().map(|cluster| ("k8s.cluster.name".to_owned(), cluster)));
-        attributes.extend(own.into_iter().map(|(key, value)| (key.to_owned(), value)));
+        attributes.extend(own);
         Resource { attributes: attributes.into_iter().collect() }
     }
 }

@@ -3,6 +3,7 @@
 //! Exit codes: 0 fine, 1 failed while running, 2 wrong usage or configuration, 3 this kernel or these permissions do not allow it.
 
 mod aggregate;
+mod backoff;
 mod causes;
 mod cgroups;
 mod check;
@@ -14,6 +15,7 @@ mod join;
 mod kernel;
 mod live;
 mod pipeline;
+mod pods;
 mod registry;
 mod run;
 mod signals;

@@ -3,9 +3,10 @@
 use std::{error::Error, path::PathBuf, time::Instant};
 
 use crate::{
-    aggregate::{Aggregate, Batch},
+    aggregate::{Aggregate, Batch, Names},
     causes::chain,
     cgroups::{self, CgroupError, Cgroups},
+    config,
     join::Node,
     kernel::{
         capabilities, facts,
@@ -13,6 +14,7 @@ use crate::{
         mounts::{self, MountError},
         pin::{PinError, Pins},
     },
+    pods::Shared,
     signals::{
         self, Readings, Running, Signal, agent,
         metric::{Point, Value},
@@ -23,6 +25,8 @@ use crate::{
 pub struct Settings {
     /// The machine.
     pub node: Node,
+    /// What is known of the node's pods, where somebody is asked.
+    pub pods: Option<Shared>,
     /// Mount point of cgroup2; found when not given.
     pub cgroup_root: Option<PathBuf>,
     /// Slots for cgroups.
@@ -33,8 +37,8 @@ pub struct Settings {
     pub pin: bool,
     /// Whether signals may walk over the kernel's structs where they could also read files.
     pub walks: bool,
-    /// Names of signals that are not wanted.
-    pub disabled: Vec<&'static str>,
+    /// What is measured.
+    pub signals: config::Signals,
 }
 
 /// Why counting cannot begin: something that a person must change.
@@ -84,6 +88,7 @@ pub struct Pipeline {
     signals: Vec<(&'static Signal, Box<dyn Running>)>,
     states: Vec<State>,
     aggregate: Aggregate,
+    pods: Option<Shared>,
     _pins: Pins,
 }
 
@@ -107,18 +112,18 @@ impl Pipeline {
         let pins = || -> Result<Pins, PinError> {
             if settings.pin { Pins::open(&settings.pin_directory) } else { Pins::transient(&settings.pin_directory) }
         };
-        let mut kernel = Kernel::open(pins, &tracepoints, root.clone())?;
+        let mut kernel = Kernel::open(&settings.pin_directory, pins, &tracepoints, root.clone())?;
         kernel.walks = settings.walks;
         let mut cgroups = Cgroups::start(&mut kernel, root, settings.slots)?;
 
         let (mut running, mut states) = (Vec::new(), Vec::new());
         for signal in signals::ALL {
-            let off = if settings.disabled.contains(&signal.name) {
+            let off = if settings.signals.off.contains(&signal.name) {
                 Some("switched off by the configuration".to_owned())
             } else if let Some(missing) = (signal.missing)(&kernel.btf) {
                 Some(missing)
             } else {
-                match (signal.start)(&mut kernel, &cgroups) {
+                match (signal.start)(&mut kernel, &cgroups, &settings.signals) {
                     Ok(started) => {
                         running.push((signal, started));
                         None
@@ -133,7 +138,7 @@ impl Pipeline {
         }
         cgroups.counting_begins(kernel.counts_anew());
         let pins = kernel.settle()?;
-        Ok(Self { cgroups, signals: running, states, aggregate: Aggregate::new(settings.node), _pins: pins })
+        Ok(Self { cgroups, signals: running, states, aggregate: Aggregate::new(settings.node), pods: settings.pods, _pins: pins })
     }
 
     /// Which signals count, and why the others do not.
@@ -169,6 +174,11 @@ impl Pipeline {
         ticked
     }
 
+    /// The next collection is the last.
+    pub fn end(&mut self) {
+        self.aggregate.wait_no_longer();
+    }
+
     /// Everything known now. A signal that cannot be read is left out and said in `failed`.
     pub fn collect(&mut self, mut failed: impl FnMut(&'static str, &(dyn Error + 'static))) -> Batch {
         self.cgroups.refresh();
@@ -187,6 +197,8 @@ impl Pipeline {
             }
         }
         readings.push(Readings { node: own, ..Readings::default() });
-        self.aggregate.batch(facts::unix_ns(), readings, self.cgroups.table())
+        let known = self.pods.as_ref().map(Shared::lock);
+        let names = known.as_deref().map(|known| Names { known, now_ns: facts::boottime_ns(), now: Instant::now() });
+        self.aggregate.batch(facts::unix_ns(), readings, self.cgroups.table(), names)
     }
 }

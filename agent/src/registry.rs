@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::{
     export::own,
+    pods,
     signals::{
         ALL,
         metric::{Kind, Metric, Scope},
@@ -15,7 +16,11 @@ use crate::{
 /// The metrics by section: the signals', then the export's.
 fn sections() -> impl Iterator<Item = (&'static str, &'static str, &'static [&'static Metric])> {
     let signals = ALL.iter().map(|signal| (signal.name, signal.help, signal.metrics));
-    signals.chain([("export", "what became of the exports", own::METRICS)])
+    signals.chain([
+        ("kubernetes", "requests, limits and states as Kubernetes tells them, and how they are used", pods::metrics::METRICS),
+        ("watch", "how Kubernetes is followed", pods::figures::METRICS),
+        ("export", "what became of the exports", own::METRICS),
+    ])
 }
 
 /// Every metric, as Markdown, as JSON, or as a list.

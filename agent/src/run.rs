@@ -22,6 +22,7 @@ use crate::{
     join::Node,
     kernel::{facts, sys},
     pipeline::{Pipeline, Settings, StartError},
+    pods::{self, ApiError},
 };
 
 /// Time between two ticks of the collector.
@@ -39,6 +40,9 @@ pub enum RunError {
     /// The export cannot begin.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// Kubernetes cannot be followed.
+    #[error(transparent)]
+    Pods(#[from] ApiError),
     /// The health endpoints' address.
     #[error("could not listen on {address} for /healthz and /readyz: set `listen` to a free address")]
     Listen {
@@ -67,7 +71,7 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Start(_) => 3,
-            Self::Export(_) => 2,
+            Self::Export(_) | Self::Pods(_) => 2,
             Self::Listen { .. } | Self::System { .. } | Self::CollectorEnded => 1,
         }
     }
@@ -87,7 +91,11 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         let shipper = Shipper::new(&export_settings(&config.export))?;
         let listener = health::bind(config.listen).await.map_err(|source| RunError::Listen { address: config.listen, source })?;
 
-        let pipeline = Pipeline::start(settings(config))?;
+        let pods = match pod_settings(config) {
+            Some(settings) => Some(pods::follow(settings).await?),
+            None => None,
+        };
+        let pipeline = Pipeline::start(Settings { pods, ..settings(config) })?;
         for state in pipeline.states() {
             match &state.off {
                 None => info!(signal = state.signal.name, "measuring"),
@@ -155,17 +163,46 @@ pub fn settings(config: &Config) -> Settings {
     Settings {
         node: Node {
             name: config.node_name.clone(),
-            in_cluster: std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
+            in_cluster: pod_settings(config).is_some() || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
             cluster: config.cluster_name.clone(),
             attributes: config.resource.attributes.clone(),
         },
+        pods: None,
         cgroup_root: config.cgroups.root.clone(),
         slots: config.cgroups.slots,
         pin_directory: config.bpf.directory.clone(),
         pin: config.bpf.pin,
         walks: config.bpf.walks,
-        disabled: config.signals.off.clone(),
+        signals: config.signals.clone(),
     }
+}
+
+/// Who is asked about pods, if anybody.
+fn pod_settings(config: &Config) -> Option<pods::Settings> {
+    use config::KubernetesSource::{Api, Auto, Kubelet, Off};
+    let kubernetes = &config.kubernetes;
+    let by_api = || Some(pods::Source::Api { kubeconfig: kubernetes.kubeconfig.clone() });
+    let source = match kubernetes.source {
+        Off => None,
+        Auto if kubernetes.kubeconfig.is_none() && !pods::in_cluster() => None,
+        Auto | Api => by_api(),
+        Kubelet => Some(pods::Source::Kubelet {
+            url: kubernetes.kubelet_url.clone(),
+            ca: kubernetes.kubelet_ca.clone(),
+            verify: kubernetes.kubelet_verify,
+            token: kubernetes.kubelet_token.clone(),
+            interval: kubernetes.kubelet_interval,
+        }),
+    };
+    source.map(|source| pods::Settings {
+        source,
+        node: config.node_name.clone(),
+        wanted: pods::object::Wanted {
+            labels: kubernetes.labels.clone(),
+            namespace_labels: kubernetes.namespace_labels.clone(),
+            service_labels: kubernetes.service_labels,
+        },
+    })
 }
 
 fn export_settings(config: &config::Export) -> export::Settings {
@@ -228,6 +265,7 @@ impl Collector {
             }
         }
         let mut failing = Vec::new();
+        self.pipeline.end();
         let _ = self.pipeline.tick();
         let _ = batches.blocking_send(self.collect(&mut failing));
         self.report(failing);

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod books;
 pub mod cpu;
+pub mod dns;
 pub mod event;
 pub mod limits;
 pub mod memory;
@@ -13,19 +14,20 @@ use std::error::Error;
 
 use crate::{
     cgroups::{Cgroup, Cgroups},
+    config,
     kernel::load::Kernel,
 };
 use event::Event;
 use metric::{Metric, Point};
 
 /// Every signal, in start order.
-pub const ALL: &[Signal] = &[cpu::SIGNAL, memory::SIGNAL, pressure::SIGNAL, limits::SIGNAL, agent::SIGNAL];
+pub const ALL: &[Signal] = &[cpu::SIGNAL, memory::SIGNAL, pressure::SIGNAL, dns::SIGNAL, limits::SIGNAL, agent::SIGNAL];
 
 /// Why a signal cannot start, or cannot be read this time.
 pub type Failure = Box<dyn Error + Send + Sync>;
 
-/// Brings a signal into the kernel.
-pub type Start = fn(&mut Kernel, &Cgroups) -> Result<Box<dyn Running>, Failure>;
+/// Brings a signal into the kernel, as it is configured.
+pub type Start = fn(&mut Kernel, &Cgroups, &config::Signals) -> Result<Box<dyn Running>, Failure>;
 
 /// The declaration of one signal.
 pub struct Signal {

@@ -1,6 +1,7 @@
 //! The agent as a black box: started as a process, known by what it exports, logs and answers.
 
 use std::{
+    any::Any,
     fs::{self, Permissions},
     io::{BufRead as _, BufReader, Write as _},
     net::SocketAddr,
@@ -19,7 +20,6 @@ use nix::{
 };
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use serde_json::{Value as Json, json};
-use tempfile::TempDir;
 
 use crate::{http, otlp::Exports, patience};
 
@@ -119,8 +119,10 @@ fn spawn(binary: &Path, args: &[&str], user: As) -> Result<Child> {
     command.spawn().with_context(|| format!("could not start {}", binary.display()))
 }
 
-fn is_configuration(name: &str) -> bool {
-    name.starts_with("OTEL_") || (name.starts_with("PODMETER_") && !["PODMETER_BIN", "PODMETER_TOOLS"].contains(&name))
+/// Whether an environment variable would configure the agent.
+pub(crate) fn is_configuration(name: &str) -> bool {
+    name.starts_with("OTEL_")
+        || (name.starts_with("PODMETER_") && !["PODMETER_BIN", "PODMETER_STATIC_BIN", "PODMETER_TOOLS"].contains(&name))
 }
 
 /// `None` when it did not end in time; it is then killed.
@@ -181,7 +183,8 @@ pub struct Agent {
     readers: Vec<thread::JoinHandle<()>>,
     address: SocketAddr,
     stopped: bool,
-    _dir: TempDir,
+    /// What must stay while it runs.
+    _with: Box<dyn Any + Send>,
 }
 
 /// How an agent ended.
@@ -217,13 +220,19 @@ impl Agent {
         let file = dir.path().join("config.yaml");
         fs::write(&file, all.to_string()).with_context(|| format!("could not write {}", file.display()))?;
         let file = file.to_str().context("the configuration's path is not UTF-8")?;
-        let mut process = spawn(&binary()?, &["run", "--config", file], As::Root)?;
+        let process = spawn(&binary()?, &["run", "--config", file], As::Root)?;
+        Ok(Self::adopt(process, address, Box::new(dir)))
+    }
+
+    /// An agent that was started elsewhere, with both outputs piped: the stdout exporter, health endpoints at `address`. `with` is
+    /// kept until it has ended.
+    pub fn adopt(mut process: Child, address: SocketAddr, with: Box<dyn Any + Send>) -> Self {
         let ears = Arc::new(Ears::default());
         let readers = vec![
             listen(process.stdout.take(), ears.clone(), hear_export, |said| said.ended = true),
             listen(process.stderr.take(), ears.clone(), |said, line| said.stderr.extend([line, "\n"]), |_| ()),
         ];
-        Ok(Self { process, ears, readers, address, stopped: false, _dir: dir })
+        Self { process, ears, readers, address, stopped: false, _with: with }
     }
 
     /// Its process id.

@@ -7,11 +7,15 @@ pub mod agent;
 pub mod bench;
 pub mod cgroup;
 pub mod collector;
+pub mod container;
 pub mod demo;
+pub mod deploy;
 pub mod http;
+pub mod kubernetes;
 pub mod load;
 pub mod metric;
 pub mod otlp;
+pub mod promql;
 pub mod truth;
 pub mod victoria;
 

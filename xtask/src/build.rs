@@ -22,13 +22,23 @@ pub(crate) fn podmeter(workspace: &Workspace, statically: bool) -> Result<PathBu
     Ok(products.join("release/podmeter"))
 }
 
+/// Where the static one is, once it is built.
+pub(crate) fn static_podmeter(workspace: &Workspace) -> PathBuf {
+    workspace.target.join(target()).join("release/podmeter")
+}
+
 /// Has cargo build programs that need no library, for the target that this returns.
 pub(crate) fn link_statically(cargo: &mut Command) -> String {
     // glibc, since it needs no further target to be installed. With the target named, build scripts and macros, which cannot be
     // static, are built without the flag.
-    let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
+    let target = target();
     cargo.args(["--target", &target]).env("RUSTFLAGS", "-C target-feature=+crt-static");
     target
+}
+
+/// This machine, as compilers name it.
+fn target() -> String {
+    format!("{}-unknown-linux-gnu", env::consts::ARCH)
 }
 
 /// Says where a binary is and how large.

@@ -1,6 +1,9 @@
 //! `cargo xtask docs`: documents that are generated, so that they cannot disagree with the code.
 
+mod dashboard;
+mod deploy;
 mod kernels;
+mod victoria_metrics;
 
 use std::fs;
 use std::path::Path;
@@ -38,6 +41,11 @@ pub(crate) fn write(workspace: &Workspace, podmeter: &Path) -> Result<()> {
         fs::write(&file, text).with_context(|| format!("could not write {}", file.display()))?;
         println!("{} is up to date", document.file);
     }
+    for (name, text) in deploy::files(workspace)? {
+        let file = workspace.root.join(name);
+        fs::write(&file, text).with_context(|| format!("could not write {}", file.display()))?;
+        println!("{name} is up to date");
+    }
     if let Some((_, now)) = kernels::readme(workspace)? {
         let file = workspace.root.join(kernels::FILE);
         fs::write(&file, now).with_context(|| format!("could not write {}", file.display()))?;
@@ -53,6 +61,11 @@ pub(crate) fn check(workspace: &Workspace, podmeter: &Path) -> Result<()> {
         let file = workspace.root.join(document.file);
         let kept = fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
         compare(document.file, &kept, &text)?;
+    }
+    for (name, text) in deploy::files(workspace)? {
+        let file = workspace.root.join(name);
+        let kept = fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
+        compare(name, &kept, &text)?;
     }
     if let Some((kept, now)) = kernels::readme(workspace)? {
         compare(kernels::FILE, &kept, &now)?;

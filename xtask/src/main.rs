@@ -1,10 +1,11 @@
-//! podmeter's development commands: `cargo xtask setup | build | run | test | vm | lint | docs | bench | demo | ci`.
+//! podmeter's development commands: `cargo xtask setup | build | image | run | test | vm | lint | docs | bench | demo | ci`.
 //!
 //! Each is one file. They need a Linux machine with git and a stable Rust; `setup`, which the others start with, brings the rest.
 
 mod build;
 mod command;
 mod docs;
+mod image;
 mod lint;
 mod setup;
 mod tally;
@@ -42,6 +43,12 @@ enum Task {
         /// Link everything in: one file that runs on any Linux of this architecture, in images and in VMs.
         #[arg(long = "static")]
         statically: bool,
+    },
+    /// Build podmeter statically and a container image of it; without a program that builds images, only what it is built from.
+    Image {
+        /// The image's name.
+        #[arg(long, default_value = concat!("podmeter:", env!("CARGO_PKG_VERSION")))]
+        tag: String,
     },
     /// Set up, build and show what the containers of this machine use (`podmeter top`), as root.
     Run {
@@ -122,6 +129,10 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Build { statically } => {
             setup::run(&workspace, Purpose::Build)?;
             build::announce(&build::podmeter(&workspace, statically)?)?;
+        }
+        Task::Image { tag } => {
+            setup::run(&workspace, Purpose::Build)?;
+            image::run(&workspace, &tag)?;
         }
         Task::Run { arguments } => {
             setup::run(&workspace, Purpose::Build)?;

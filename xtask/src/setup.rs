@@ -5,7 +5,8 @@
 
 mod apt;
 pub(crate) mod archive;
-mod victoria_metrics;
+mod debian;
+mod kubernetes_schemas;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -87,9 +88,14 @@ pub(crate) fn run(workspace: &Workspace, purpose: Purpose) -> Result<()> {
         if cargo_deny(workspace).is_none() {
             install_cargo_deny(workspace)?;
         }
-        // The tests against a real back end skip themselves without it.
-        if let Err(error) = victoria_metrics::fetch(workspace) {
-            eprintln!("note: no VictoriaMetrics, so tests against it will be skipped: {error:#}");
+        // The tests that use one of these skip themselves without it.
+        for program in debian::PROGRAMS {
+            if let Err(error) = debian::fetch(workspace, program) {
+                eprintln!("note: no {}, which {}: tests with it will be skipped: {error:#}", program.name, program.why);
+            }
+        }
+        if let Err(error) = kubernetes_schemas::install(workspace) {
+            eprintln!("note: no kubernetes-validate, so Kubernetes manifests will not be checked: {error:#}");
         }
     }
     Ok(())

@@ -62,7 +62,10 @@ fn tests(workspace: &Workspace, suite: Suite, guests: &vm::Options, session: &mu
         unit.args(["--locked", "--no-fail-fast", "--workspace", "--exclude", "agent-ebpf", "--exclude", "podmeter-tests"]);
         session.runner("unit tests", &mut unit);
     }
-    if matches!(suite, Suite::Host | Suite::All) && built {
+    if matches!(suite, Suite::Host | Suite::All)
+        && built
+        && session.step("static release build", || build::podmeter(workspace, true).map(drop))
+    {
         let mut host = workspace.cargo("test");
         host.args(["--locked", "--no-fail-fast", "--package", "podmeter-tests"]);
         // The kernel is one, and so are its counters: one test at a time. Only shown output tells which tests skipped themselves.
@@ -89,10 +92,11 @@ pub(crate) fn measure(workspace: &Workspace, binary: &str, arguments: &[String])
 /// Tells what cargo runs where podmeter and the tools are, and has it run as root: the compiler stays the user's.
 fn with_podmeter<'a>(workspace: &Workspace, cargo: &'a mut Command) -> &'a mut Command {
     cargo.env("PODMETER_BIN", workspace.target.join("release/podmeter"));
+    cargo.env("PODMETER_STATIC_BIN", build::static_podmeter(workspace));
     cargo.env("PODMETER_TOOLS", workspace.tools());
     if !command::is_root() {
         let runner = format!("CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER", env::consts::ARCH.to_uppercase());
-        cargo.env(runner, "sudo --preserve-env=PODMETER_BIN,PODMETER_TOOLS,RUST_BACKTRACE,RUST_LOG,CI --");
+        cargo.env(runner, "sudo --preserve-env=PODMETER_BIN,PODMETER_STATIC_BIN,PODMETER_TOOLS,RUST_BACKTRACE,RUST_LOG,CI --");
     }
     cargo
 }

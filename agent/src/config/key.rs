@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Uri};
 use percent_encoding::percent_decode_str;
 
-use super::{Compression, Endpoint, Exporter, Loading, LogFormat, Protocol};
+use super::{Compression, Endpoint, Exporter, KubernetesSource, Loading, LogFormat, Protocol};
 
 /// A value as a source gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +107,86 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("signals.pressure", Some("true"), "Measure pressure (PSI): time that tasks stood still.", |l, v| {
         boolean(v).map(|on| l.config.signals.switch("pressure", on))
     }),
+    Key::new("signals.dns", Some("true"), "Measure DNS: lookups, how long they take, how they end.", |l, v| {
+        boolean(v).map(|on| l.config.signals.switch("dns", on))
+    }),
+    Key::new(
+        "kubernetes.source",
+        Some("auto"),
+        "Who tells which pods are on this node: api (the cluster's API: one watch of this node's pods), kubelet (this node's \
+         kubelet), off, or auto: api with a kubeconfig or with a pod's service account, else off.",
+        |l, v| {
+            let known = [
+                ("auto", KubernetesSource::Auto),
+                ("api", KubernetesSource::Api),
+                ("kubelet", KubernetesSource::Kubelet),
+                ("off", KubernetesSource::Off),
+            ];
+            store(&mut l.config.kubernetes.source, one_of(v, &known)?)
+        },
+    ),
+    Key::new(
+        "kubernetes.kubeconfig",
+        None,
+        "Kubeconfig to reach the API with; its current context is used. Default: the pod's service account.",
+        |l, v| store(&mut l.config.kubernetes.kubeconfig, Some(filled(v)?.into())),
+    )
+    .example("/etc/podmeter/kubeconfig"),
+    Key::new(
+        "kubernetes.labels",
+        None,
+        "Keys of pod labels, separated by commas, that become attributes k8s.pod.label.<key>. Default: none.",
+        |l, v| store(&mut l.config.kubernetes.labels, words(v)?),
+    )
+    .example("team,app.kubernetes.io/part-of"),
+    Key::new(
+        "kubernetes.namespace_labels",
+        None,
+        "Keys of namespace labels, separated by commas, that become attributes k8s.namespace.label.<key>. All namespaces are \
+         watched for them. Default: none.",
+        |l, v| store(&mut l.config.kubernetes.namespace_labels, words(v)?),
+    )
+    .example("team"),
+    Key::new(
+        "kubernetes.service_labels",
+        Some("false"),
+        "Whether the pod labels app.kubernetes.io/instance and app.kubernetes.io/name give service.name, before the workload's name.",
+        |l, v| store(&mut l.config.kubernetes.service_labels, boolean(v)?),
+    ),
+    Key::new(
+        "kubernetes.kubelet_url",
+        Some("https://127.0.0.1:10250"),
+        "URL of the kubelet, without a path, for source kubelet.",
+        |l, v| {
+            let url = checked_url(filled(v)?)?.trim_end_matches('/').to_owned();
+            store(&mut l.config.kubernetes.kubelet_url, url)
+        },
+    ),
+    Key::new(
+        "kubernetes.kubelet_ca",
+        None,
+        "PEM file with the certificates that the kubelet's must be signed by. Default: those the host trusts.",
+        |l, v| store(&mut l.config.kubernetes.kubelet_ca, Some(filled(v)?.into())),
+    )
+    .example("/etc/kubernetes/pki/ca.crt"),
+    Key::new(
+        "kubernetes.kubelet_verify",
+        Some("true"),
+        "Whether the kubelet's certificate is checked. Many a kubelet signs its own; without a check, whoever listens at its \
+         address gets the token.",
+        |l, v| store(&mut l.config.kubernetes.kubelet_verify, boolean(v)?),
+    ),
+    Key::new(
+        "kubernetes.kubelet_token",
+        None,
+        "File with the token to show to the kubelet. Default: the service account's, where there is one.",
+        |l, v| store(&mut l.config.kubernetes.kubelet_token, Some(filled(v)?.into())),
+    )
+    .example("/etc/podmeter/token"),
+    Key::new("kubernetes.kubelet_interval", Some("10s"), "Time between two requests to the kubelet: 1s to 300s.", |l, v| {
+        let interval = duration(v, Duration::from_secs(1)..=Duration::from_secs(300))?;
+        store(&mut l.config.kubernetes.kubelet_interval, interval)
+    }),
     Key::new(
         "cgroups.slots",
         Some("1024"),
@@ -118,6 +198,18 @@ pub(super) const KEYS: &[Key] = &[
         store(&mut l.config.cgroups.root, Some(absolute(v)?))
     })
     .example("/sys/fs/cgroup"),
+    Key::new(
+        "dns.ports",
+        Some("53"),
+        "Ports of DNS servers, up to 8, by comma. Where a pod's DNS listens on another: 53,5353.",
+        |l, v| store(&mut l.config.signals.dns.ports, ports(v)?),
+    ),
+    Key::new(
+        "dns.timeout",
+        Some("5s"),
+        "A query that has waited this long for its answer counts as timed out: 100ms to 30s.",
+        |l, v| store(&mut l.config.signals.dns.timeout, duration(v, Duration::from_millis(100)..=Duration::from_secs(30))?),
+    ),
     Key::new(
         "bpf.pin",
         Some("true"),
@@ -299,6 +391,16 @@ fn number(value: Value, range: RangeInclusive<u32>) -> Result<u32, String> {
     number.ok_or_else(|| format!("expected {expected}, found {found:?}"))
 }
 
+fn ports(value: Value) -> Result<Vec<u16>, String> {
+    const MOST: usize = agent_common::dns::PORTS_LEN;
+    let found = text(value)?;
+    let parsed: Option<Vec<u16>> = found.split(',').map(|port| port.trim().parse().ok().filter(|port| *port > 0)).collect();
+    let mut ports = parsed.ok_or_else(|| format!("expected ports by comma, such as 53 or 53,5353, found {found:?}"))?;
+    ports.sort_unstable();
+    ports.dedup();
+    if ports.len() > MOST { Err(format!("expected at most {MOST} ports, found {}", ports.len())) } else { Ok(ports) }
+}
+
 fn duration(value: Value, range: RangeInclusive<Duration>) -> Result<Duration, String> {
     let found = text(value)?;
     let expected = |text: &str| {
@@ -307,6 +409,17 @@ fn duration(value: Value, range: RangeInclusive<Duration>) -> Result<Duration, S
     };
     let duration = humantime::parse_duration(found.trim()).ok().filter(|duration| range.contains(duration));
     duration.ok_or_else(|| expected(&found))
+}
+
+/// Words separated by commas, each once.
+fn words(value: Value) -> Result<Vec<String>, String> {
+    let mut words: Vec<String> = Vec::new();
+    for word in text(value)?.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        if !words.iter().any(|known| known == word) {
+            words.push(word.to_owned());
+        }
+    }
+    Ok(words)
 }
 
 fn absolute(value: Value) -> Result<PathBuf, String> {

@@ -46,7 +46,7 @@ fn the_defaults() {
         interval: Duration::from_secs(15),
         listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
         log: Log { format: LogFormat::Text, level: "info".to_owned() },
-        signals: Signals { off: vec![] },
+        signals: Signals { off: vec![], dns: Dns { timeout: Duration::from_secs(5), ports: vec![53] } },
         cgroups: Cgroups { slots: 1024, root: None },
         bpf: Bpf { pin: true, directory: "/sys/fs/bpf/podmeter".into(), walks: true },
         export: Export {
@@ -104,7 +104,7 @@ fn no_two_keys_share_a_name_or_a_variable() {
 fn a_file_sets_every_key() {
     let config = from_file(
         "node_name: n\ncluster_name: \"null\"\ninterval: 1m 30s\nlisten: '[::]:80'\nlog: {format: json, level: 'warn,podmeter=debug'}\n\
-         signals:\n  cpu: false\ncgroups:\n  slots: 65536\n  root: /cg\nbpf:\n  pin: false\n  directory: /b\n\
+         signals:\n  cpu: false\ndns:\n  ports: 5353,53\n  timeout: 1s\ncgroups:\n  slots: 65536\n  root: /cg\nbpf:\n  pin: false\n  directory: /b\n\
          export:\n  exporter: stdout\n  endpoint: https://c:1/x\n  protocol: http/protobuf\n  headers:\n    X-Key: 1.10\n\
          \x20 compression: none\n  timeout: 500ms\n  certificate: a\n  client_certificate: b\n  client_key: c\n  queue: 1\n\
          resource:\n  attributes:\n    version: 1.10\n    empty: ''\n",
@@ -116,7 +116,7 @@ fn a_file_sets_every_key() {
         interval: Duration::from_secs(90),
         listen: "[::]:80".parse().expect("an address"),
         log: Log { format: LogFormat::Json, level: "warn,podmeter=debug".to_owned() },
-        signals: Signals { off: vec!["cpu"] },
+        signals: Signals { off: vec!["cpu"], dns: Dns { timeout: Duration::from_secs(1), ports: vec![53, 5353] } },
         cgroups: Cgroups { slots: 65536, root: Some("/cg".into()) },
         bpf: Bpf { pin: false, directory: "/b".into(), walks: true },
         export: Export {

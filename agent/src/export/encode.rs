@@ -20,7 +20,8 @@ use crate::signals::metric::{Kind, Metric, Point, Value};
 /// Encodes a batch: one `ResourceMetrics` per sample that has points, one `Metric` per metric in it.
 pub fn encode(batch: &Batch) -> ExportMetricsServiceRequest {
     let time = |sample: &Sample| sample.time_unix_ns.unwrap_or(batch.time_unix_ns);
-    let resource_metrics = batch.samples.iter().filter_map(|sample| encode_sample(sample, time(sample))).collect();
+    let resource_metrics =
+        batch.samples.iter().chain(&batch.pods).filter_map(|sample| encode_sample(sample, time(sample))).collect();
     ExportMetricsServiceRequest { resource_metrics }
 }
 

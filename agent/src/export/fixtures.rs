@@ -52,7 +52,7 @@ pub(super) type Described<'a> = (Vec<(&'static str, &'a str)>, Vec<Point>);
 
 pub(super) fn batch(time_unix_ns: u64, resources: Vec<Described<'_>>) -> Batch {
     let samples = resources.into_iter().map(|(attributes, points)| sample(attributes, points)).collect();
-    Batch { time_unix_ns, samples, events: Vec::new() }
+    Batch { time_unix_ns, samples, ..Batch::default() }
 }
 
 fn sample<V: ToString>(attributes: Vec<(&'static str, V)>, points: Vec<Point>) -> Sample {
@@ -106,7 +106,7 @@ pub(super) fn node(pods: u64) -> Batch {
         }
         sample(attributes, points)
     });
-    Batch { time_unix_ns: 1_700_000_030_000_000_000, samples: samples.collect(), events: Vec::new() }
+    Batch { time_unix_ns: 1_700_000_030_000_000_000, samples: samples.collect(), ..Batch::default() }
 }
 
 pub(super) fn settings(endpoint: &str, protocol: Protocol) -> Settings {

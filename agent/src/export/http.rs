@@ -13,8 +13,8 @@ use super::compress::{gunzip, gzip};
 use super::endpoint::{Endpoint, headers};
 use super::failure::{Accepted, Failure, Kind, Retry, one_line};
 use super::link::{Link, REPLY_LIMIT, Reply};
-use super::retry::retry_after;
 use super::{Compression, ExportError, Payload, Settings};
+use crate::backoff::retry_after;
 
 const PROTOBUF: &str = "application/x-protobuf";
 

@@ -19,9 +19,9 @@ use tracing::{info, warn};
 use super::failure::{Accepted, Failure, Kind, Log, Retry, chain};
 use super::grpc::{self, Grpc};
 use super::http::{self, Http};
-use super::retry::{Backoff, Pacing};
 use super::{Compression, ExportError, Exporter, Payload, Protocol, Settings, encode, logs};
 use crate::aggregate::Batch;
+use crate::backoff::{Backoff, Pacing};
 
 /// Sends batches in the background.
 #[derive(Debug)]

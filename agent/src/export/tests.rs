@@ -10,9 +10,9 @@ use podmeter_tests::collector::{Answer, Collector, Options, Tls};
 use tonic::Code;
 
 use super::fixtures::{TIME, counted, happened, settings};
-use super::retry::Pacing;
 use super::ship::{Shipper, Stats};
 use super::{Compression, ExportError, Exporter, Protocol, Settings};
+use crate::backoff::Pacing;
 
 const BOTH: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
 const QUICK: Pacing = Pacing { initial: Duration::from_millis(5), max: Duration::from_millis(20) };

@@ -8,7 +8,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, Endianness, Pod,
-    maps::Map,
+    maps::{Map, MapData, MapError, ProgramArray},
     programs::{
         CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _,
         links::{FdLink, LinkError, PinnedLink},
@@ -168,15 +168,20 @@ pub struct Object {
 }
 
 impl Kernel {
-    /// Reads the kernel's types and prepares the place for pins: `pins(directory)` decides whether they stay.
+    /// Reads the kernel's types and prepares `directory` for pins, which `pins` then opens.
     ///
     /// `tracepoints` are all tracepoints that any object will be attached to, `root` is the mount point of cgroup2.
     ///
     /// # Errors
     /// When the kernel lacks BTF or bpffs, or another agent holds the directory.
-    pub fn open(pins: impl FnOnce() -> Result<Pins, PinError>, tracepoints: &[&str], root: PathBuf) -> Result<Self, LoadError> {
+    pub fn open(
+        directory: &Path,
+        pins: impl FnOnce() -> Result<Pins, PinError>,
+        tracepoints: &[&str],
+        root: PathBuf,
+    ) -> Result<Self, LoadError> {
         let btf = Btf::from_sys()?;
-        mounts::ensure_bpffs()?;
+        mounts::ensure_bpffs(directory)?;
         let pins = pins()?;
         let cpus = facts::possible_cpus().map_err(LoadError::Cpus)?;
         let typed = stand_in(&btf, tracepoints)?;
@@ -193,8 +198,9 @@ impl Kernel {
         let object = plan.object;
         let maps = format!("{:?}", plan.maps);
         let shared: Vec<u64> = plan.shared.iter().map(|(_, owner)| owner.hash).collect();
-        let shared = format!("{shared:?}");
-        let hash = pin::hash(&[plan.bytes, sys::bytes_of(&plan.facts.1), maps.as_bytes(), shared.as_bytes()]);
+        // The same programs may be attached in one configuration and called in another.
+        let rest = format!("{shared:?}{:?}", plan.programs);
+        let hash = pin::hash(&[plan.bytes, sys::bytes_of(&plan.facts.1), maps.as_bytes(), rest.as_bytes()]);
         let links: Vec<&str> = plan.programs.iter().filter(|(_, hook)| hook.has_link()).map(|(program, _)| *program).collect();
         let (place, adopted) = self.pins.object(object, hash, &links)?;
 
@@ -300,6 +306,21 @@ impl Kernel {
         }
     }
 
+    /// The table of programs that `map` of `object` calls, where that object was loaded before this one.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn calls_of(&self, object: &str, map: &'static str) -> Result<Option<ProgramArray<MapData>>, LoadError> {
+        let is_its = |place: &&PathBuf| {
+            let name = place.file_name().map(|name| name.to_string_lossy());
+            name.and_then(|name| name.rsplit_once('-').map(|(name, _)| name == object)).unwrap_or(false)
+        };
+        let Some(place) = self.in_use.iter().find(is_its) else { return Ok(None) };
+        let failed = |e: MapError| LoadError::Map { action: "open", map, source: e.into() };
+        let data = MapData::from_pin(place.join(map)).map_err(failed)?;
+        ProgramArray::try_from(Map::ProgramArray(data)).map(Some).map_err(failed)
+    }
+
     /// Whether any object began to count only now, rather than going on with what an earlier agent left.
     pub fn counts_anew(&self) -> bool {
         self.anew
@@ -343,10 +364,21 @@ impl Object {
     /// When there is no such map, or it is of another kind.
     pub fn take<M>(&mut self, map: &'static str) -> Result<M, LoadError>
     where
-        M: TryFrom<Map, Error = aya::maps::MapError>,
+        M: TryFrom<Map, Error = MapError>,
     {
         let taken = self.ebpf.take_map(map).ok_or(LoadError::Missing { object: self.name, what: "map", name: map.to_owned() })?;
         M::try_from(taken).map_err(|e| LoadError::Map { action: "open", map, source: e.into() })
+    }
+
+    /// Has a program called from a table of another object's.
+    ///
+    /// # Errors
+    /// When the program is missing or the kernel refuses.
+    pub fn call_from(&self, table: &mut ProgramArray<MapData>, index: u32, program: &'static str) -> Result<(), LoadError> {
+        let failed = |source| LoadError::Program { action: "call", program: program.to_owned(), source: Box::new(source) };
+        let missing = LoadError::Missing { object: self.name, what: "program", name: program.to_owned() };
+        let fd = self.ebpf.program(program).ok_or(missing)?.fd().map_err(failed)?;
+        table.set(index, fd, 0).map_err(|e| failed(e.into()))
     }
 
     /// Runs a raw-tracepoint program once on the given CPU, now.

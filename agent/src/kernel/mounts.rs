@@ -20,6 +20,9 @@ pub enum MountError {
     /// bpffs is missing and could not be mounted.
     #[error("no bpf file system is mounted at {BPFFS}, and mounting one failed: run `mount -t bpf bpf {BPFFS}` as root")]
     NoBpffs(#[source] io::Error),
+    /// Pins would be ordinary files there.
+    #[error("{} is on no bpf file system: set bpf.directory to a place below one, such as {BPFFS}/podmeter", .0.display())]
+    NotBpffs(PathBuf),
 }
 
 /// The root of the cgroup2 hierarchy.
@@ -31,33 +34,40 @@ pub fn cgroup2() -> Result<PathBuf, MountError> {
     find(&mounts, "cgroup2").ok_or(MountError::NoCgroup2)
 }
 
-/// Makes sure that bpffs is mounted at [`BPFFS`], as systemd does at boot.
+/// Makes sure that `directory` will be on a bpf file system: one that is mounted anywhere above it, else one at [`BPFFS`], as
+/// systemd mounts at boot. Returns where that is mounted.
 ///
 /// # Errors
-/// When it is not and cannot be.
-pub fn ensure_bpffs() -> Result<(), MountError> {
+/// When it is on another file system, or nothing is mounted and nothing can be.
+pub fn ensure_bpffs(directory: &Path) -> Result<PathBuf, MountError> {
     let mounts = std::fs::read_to_string("/proc/mounts").map_err(MountError::Read)?;
-    if at(&mounts, BPFFS, "bpf") {
-        return Ok(());
+    if let Some((point, "bpf")) = above(&mounts, directory) {
+        return Ok(point);
+    }
+    if !directory.starts_with(BPFFS) {
+        return Err(MountError::NotBpffs(directory.to_owned()));
     }
     let flags = nix::mount::MsFlags::MS_NOSUID | nix::mount::MsFlags::MS_NODEV | nix::mount::MsFlags::MS_NOEXEC;
     nix::mount::mount(Some("bpf"), Path::new(BPFFS), Some("bpf"), flags, Some("mode=0700"))
-        .map_err(|errno| MountError::NoBpffs(errno.into()))
+        .map_err(|errno| MountError::NoBpffs(errno.into()))?;
+    Ok(BPFFS.into())
 }
 
 /// The first mount point of a file system type in the text of /proc/mounts, whose fields escape blanks as octal `\040`.
 fn find(mounts: &str, kind: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let point = fields.next()?;
-        (fields.next()? == kind).then(|| PathBuf::from(point.replace("\\040", " ")))
-    })
+    parse(mounts).find(|(_, found)| *found == kind).map(|(point, _)| point)
 }
 
-fn at(mounts: &str, point: &str, kind: &str) -> bool {
-    mounts.lines().any(|line| {
+/// The mount that a path is on, and its type. What is mounted later at the same place hides what was there.
+fn above<'a>(mounts: &'a str, path: &Path) -> Option<(PathBuf, &'a str)> {
+    parse(mounts).filter(|(point, _)| path.starts_with(point)).max_by_key(|(point, _)| point.components().count())
+}
+
+/// Mount points and types.
+fn parse(mounts: &str) -> impl Iterator<Item = (PathBuf, &str)> {
+    mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(1);
-        fields.next() == Some(point) && fields.next() == Some(kind)
+        Some((PathBuf::from(fields.next()?.replace("\\040", " ")), fields.next()?))
     })
 }
 
@@ -78,9 +88,14 @@ mod tests {
     }
 
     #[test]
-    fn tells_where_bpffs_is() {
-        assert_eq!(find(HYBRID, "bpf"), Some("/with blank".into()));
-        assert!(!at(HYBRID, BPFFS, "bpf"));
-        assert!(at("bpf /sys/fs/bpf bpf rw 0 0", BPFFS, "bpf"));
+    fn tells_which_file_system_a_path_is_on() {
+        let of = |mounts, path: &str| above(mounts, Path::new(path)).map(|(point, kind)| (point.display().to_string(), kind));
+        assert_eq!(of(HYBRID, "/with blank/podmeter"), Some(("/with blank".to_owned(), "bpf")));
+        assert_eq!(of(HYBRID, "/sys/fs/bpf/podmeter"), None);
+        let container = "overlay / overlay ro 0 0\nsysfs /sys sysfs ro 0 0\nbpf /host/sys/fs/bpf bpf rw 0 0\n";
+        assert_eq!(of(container, "/host/sys/fs/bpf/podmeter"), Some(("/host/sys/fs/bpf".to_owned(), "bpf")));
+        assert_eq!(of(container, "/sys/fs/bpf/podmeter"), Some(("/sys".to_owned(), "sysfs")));
+        let hidden = "bpf /sys/fs/bpf bpf rw 0 0\ntmpfs /sys/fs/bpf tmpfs rw 0 0\n";
+        assert_eq!(of(hidden, "/sys/fs/bpf/podmeter"), Some(("/sys/fs/bpf".to_owned(), "tmpfs")));
     }
 }

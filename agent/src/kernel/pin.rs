@@ -79,7 +79,7 @@ impl Pins {
     /// When bpffs refuses.
     pub fn object(&self, object: &str, hash: u64, links: &[&str]) -> Result<(PathBuf, bool), PinError> {
         let place = self.directory.join(format!("{object}-{hash:016x}"));
-        let complete = links.iter().all(|link| place.join(link).exists());
+        let complete = place.exists() && links.iter().all(|link| place.join(link).exists());
         if !complete {
             remove(&place)?;
         }

@@ -82,6 +82,13 @@ impl<T: Pod> MappedArray<T> {
         }
     }
 
+    /// Adds to one 64-bit word of the value at `index`, which the kernel side adds to atomically; nothing beyond its end.
+    pub fn add_to_word(&self, index: u32, word: usize, n: u64) {
+        if let Some(word) = self.words(index).and_then(|words| words.get(word)) {
+            word.fetch_add(n, Ordering::Relaxed);
+        }
+    }
+
     /// Replaces the value at `index`, its first word last; nothing beyond the array's end.
     ///
     /// Only for records that the kernel side does not write at this time.
@@ -99,6 +106,71 @@ impl<T> Drop for MappedArray<T> {
     fn drop(&mut self) {
         // SAFETY: exactly the mapping made in `new`; no reference into it outlives `self`.
         let _ = unsafe { munmap(self.base.cast(), self.bytes.get()) };
+    }
+}
+
+/// Looks at every entry of a hash map, many with one system call.
+///
+/// What is added or removed meanwhile may be missed; nothing is seen twice that stays.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn for_each_entry<K: Pod, V: Pod>(map: impl AsFd, mut look: impl FnMut(&K, &V)) -> io::Result<()> {
+    const BPF_MAP_LOOKUP_BATCH: nix::libc::c_int = 24;
+    /// The part of `union bpf_attr` for batches.
+    #[repr(C)]
+    struct Batch {
+        from: u64,
+        to: u64,
+        keys: u64,
+        values: u64,
+        count: u32,
+        map_fd: u32,
+        elem_flags: u64,
+        flags: u64,
+    }
+    const { assert!(size_of::<V>().is_multiple_of(8)) };
+    // At least as many as may share a bucket, whose entries come together.
+    let mut room = 64_usize;
+    let (mut from, mut to) = (0_u32, 0_u32);
+    let mut begun = false;
+    loop {
+        let mut keys = Vec::<K>::with_capacity(room);
+        let mut values = Vec::<V>::with_capacity(room);
+        let mut batch = Batch {
+            from: if begun { (&raw const from).addr() as u64 } else { 0 },
+            to: (&raw mut to).addr() as u64,
+            keys: keys.as_mut_ptr().addr() as u64,
+            values: values.as_mut_ptr().addr() as u64,
+            count: room as u32,
+            map_fd: map.as_fd().as_raw_fd().cast_unsigned(),
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: the kernel writes at most `count` keys and values, for which both vectors have room, and a position of 32 bits.
+        let result = unsafe { nix::libc::syscall(nix::libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut batch, size_of::<Batch>()) };
+        let error = (result < 0).then(io::Error::last_os_error);
+        let last = match error.as_ref().and_then(io::Error::raw_os_error) {
+            None => false,
+            Some(nix::libc::ENOENT) => true,
+            Some(nix::libc::ENOSPC) if room < 1 << 16 => {
+                room *= 4;
+                continue;
+            }
+            Some(_) => return Err(error.unwrap_or_else(io::Error::last_os_error)),
+        };
+        let got = room.min(batch.count as usize);
+        // SAFETY: the kernel has written that many of each, and any bytes are a `Pod`.
+        unsafe {
+            keys.set_len(got);
+            values.set_len(got);
+        }
+        keys.iter().zip(&values).for_each(|(key, value)| look(key, value));
+        if last {
+            return Ok(());
+        }
+        from = to;
+        begun = true;
     }
 }
 

@@ -22,7 +22,7 @@ pub const SIGNAL: Signal = Signal {
     tracepoints: &[],
     metrics: &[&SIGNAL_ACTIVE, &READ_TIME, &CPU_TIME, &MEMORY, &CGROUPS, &SLOTS, &WITHOUT_SLOT],
     missing: |_| None,
-    start: |_, _| Ok(Box::new(Agent { started_unix_ns: facts::unix_ns() })),
+    start: |_, _, _| Ok(Box::new(Agent { started_unix_ns: facts::unix_ns() })),
 };
 
 /// `podmeter.agent.signal.active`

@@ -53,7 +53,7 @@ pub const SIGNAL: Signal = Signal {
         &LOST_WINDOWS,
     ],
     missing: |btf| offsets(btf).err().map(|error| error.to_string()),
-    start: |kernel, cgroups| Ok(Box::new(Cpu::start(kernel, cgroups)?)),
+    start: |kernel, cgroups, _| Ok(Box::new(Cpu::start(kernel, cgroups)?)),
 };
 
 /// `container.cpu.time`

@@ -18,7 +18,7 @@ pub const SIGNAL: Signal = Signal {
     tracepoints: &[],
     metrics: &[&CPU_REQUEST, &CPU_LIMIT, &MEMORY_REQUEST, &MEMORY_LIMIT],
     missing: |_| None,
-    start: |_, _| Ok(Box::new(Files)),
+    start: |_, _, _| Ok(Box::new(Files)),
 };
 
 /// `k8s.container.cpu.request.current`

@@ -163,11 +163,8 @@ mod tests {
             Point::new(&limits::MEMORY_LIMIT, 0, Value::Int(7)),
         ];
         let resource = Arc::new(node.resource_of(&owner));
-        Batch {
-            time_unix_ns,
-            samples: vec![Sample { cgroup: Some(Subject::of(&owner)), time_unix_ns: None, resource, points }],
-            events: Vec::new(),
-        }
+        let samples = vec![Sample { cgroup: Some(Subject::of(&owner)), time_unix_ns: None, resource, points }];
+        Batch { time_unix_ns, samples, ..Batch::default() }
     }
 
     #[test]

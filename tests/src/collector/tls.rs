@@ -66,7 +66,7 @@ impl Tls {
         self.dir.path().join("client.key")
     }
 
-    pub(super) fn acceptor(&self) -> Result<TlsAcceptor> {
+    pub(crate) fn acceptor(&self) -> Result<TlsAcceptor> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = rustls::ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
         let builder = if self.require_client {

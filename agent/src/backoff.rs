@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-/// How long to wait between attempts when the collector does not say.
+/// How long to wait between attempts when the other side does not say.
 #[derive(Clone, Copy, Debug)]
 pub struct Pacing {
     /// The wait after a first failure.
@@ -17,42 +17,42 @@ impl Default for Pacing {
     }
 }
 
-/// The longest wait a collector can ask for: a mistaken date must not silence a node for good.
+/// The longest wait that can be asked for: a mistaken date must not silence a node for good.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 /// Exponential backoff with jitter, so that the agents of a fleet do not come back all at once.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub struct Backoff {
     pacing: Pacing,
     next: Duration,
 }
 
 impl Backoff {
     /// A backoff before its first failure.
-    pub(super) fn new(pacing: Pacing) -> Self {
+    pub fn new(pacing: Pacing) -> Self {
         Self { pacing, next: pacing.initial }
     }
 
     /// The wait after one more failure: half to the whole of `initial`, doubled with every failure up to `max`.
-    pub(super) fn wait(&mut self) -> Duration {
+    pub fn wait(&mut self) -> Duration {
         let whole = self.next;
         self.next = (whole * 2).min(self.pacing.max);
         whole.mul_f64(0.5 + 0.5 * fastrand::f64())
     }
 
-    /// The wait when the collector asked for `asked`: never shorter, and spread by up to `initial`.
-    pub(super) fn wait_as_asked(&self, asked: Duration) -> Duration {
+    /// The wait when the other side asked for `asked`: never shorter, and spread by up to `initial`.
+    pub fn wait_as_asked(&self, asked: Duration) -> Duration {
         asked.min(LONGEST_WAIT) + self.pacing.initial.mul_f64(fastrand::f64())
     }
 
     /// Starts over, after a success.
-    pub(super) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.next = self.pacing.initial;
     }
 }
 
 /// The wait a `Retry-After` header asks for: seconds or an HTTP date (RFC 9110, 10.2.3). `None` when it is neither.
-pub(super) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
         // More digits than u64 holds: for ever.
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_the_collector_asked_for_is_never_cut_short_nor_endless() {
+    fn a_wait_that_was_asked_for_is_never_cut_short_nor_endless() {
         let backoff = Backoff::new(Pacing::default());
         for (asked, least) in [(0, 0), (7, 7), (u64::MAX, 3600)] {
             let (wait, least) = (backoff.wait_as_asked(Duration::from_secs(asked)), Duration::from_secs(least));

@@ -1,0 +1,341 @@
+//! The `dns` signal: the wire parser that kernel and tests share, and the records in its maps.
+//!
+//! Of a message only its header and its question are looked at (RFC 1035, section 4.1): enough to tell a query from an answer, to
+//! bring both together, and to know how the lookup ended. What follows, EDNS included, is never read.
+
+use crate::bucket;
+
+/// Length of a message's header in bytes.
+pub const HEADER_LEN: usize = 12;
+
+/// The longest name on the wire, length bytes and root included (RFC 1035, section 3.1).
+pub const NAME_LEN: usize = 255;
+
+/// Bytes of a message that are ever looked at: header, the longest name, type and class.
+pub const HEAD_LEN: usize = HEADER_LEN + NAME_LEN + 4;
+
+/// Bytes before each message on TCP: its length (RFC 1035, section 4.2.2).
+pub const PREFIX_LEN: usize = 2;
+
+/// Ports that can be told to be those of DNS.
+pub const PORTS_LEN: usize = 8;
+
+/// A message as far as it is there.
+pub trait Source {
+    /// The byte at `at`, `None` beyond the message's end. `at` is below [`HEAD_LEN`].
+    fn byte(&self, at: usize) -> Option<u8>;
+
+    /// The hash of the question, `None` when it cannot be read: what [`question`] says, in a function of its own on the kernel side.
+    #[inline(always)]
+    fn question(&self) -> Option<u64> {
+        question(self)
+    }
+
+    /// The same number below 64. On the kernel side, one of which the verifier forgets all it knew: else it would follow each length of
+    /// each label by itself. `noise` is any number that it does not know.
+    fn forgotten(&self, number: u8, noise: u64) -> u8 {
+        let _ = noise;
+        number
+    }
+}
+
+impl Source for [u8] {
+    fn byte(&self, at: usize) -> Option<u8> {
+        self.get(at).copied()
+    }
+}
+
+/// What a message says of its lookup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Chosen by who asks; the answer has the same.
+    pub id: u16,
+    /// Whether it is an answer (QR).
+    pub answer: bool,
+    /// Whether the answer was cut to fit into a datagram (TC).
+    pub truncated: bool,
+    /// How the lookup ended: the four bits in the header. Extended codes are in the OPT record and are not read: BADVERS reads as 0.
+    pub rcode: u8,
+    /// A hash of name, type and class. Names that differ in case only have the same.
+    pub question: u64,
+}
+
+/// Why a message is no part of a lookup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// It ends too early, has several questions, or a name that cannot be: too long, or with a pointer, which has nothing to point to.
+    Malformed,
+    /// It is no standard query (opcode 0) and no answer to one: a zone's notification, an update, …
+    Other,
+}
+
+/// Reads a message's header and question.
+///
+/// The loop has a fixed bound and the bytes are read in order, so that the verifier of Linux 5.10 can follow it. A message without a
+/// question, which is legal, has the hash of none.
+///
+/// # Errors
+/// When it is no part of a lookup.
+#[inline(always)]
+pub fn parse(source: &(impl Source + ?Sized)) -> Result<Message, Refused> {
+    let byte = |at| source.byte(at).ok_or(Refused::Malformed);
+    // All of the header must be there, whatever it says.
+    byte(HEADER_LEN - 1)?;
+    let (high, low) = (byte(2)?, byte(3)?);
+    if high & 0x78 != 0 {
+        return Err(Refused::Other);
+    }
+    let questions = word(byte(4)?, byte(5)?);
+    let question = match questions {
+        0 => HASH_SEED,
+        1 => source.question().ok_or(Refused::Malformed)?,
+        _ => return Err(Refused::Malformed),
+    };
+    Ok(Message {
+        id: word(byte(0)?, byte(1)?),
+        answer: high & 0x80 != 0,
+        truncated: high & 0x02 != 0,
+        rcode: low & 0x0f,
+        question,
+    })
+}
+
+/// The hash of the question at the header's end, `None` when it is cut or has a name that cannot be.
+#[inline(always)]
+pub fn question(source: &(impl Source + ?Sized)) -> Option<u64> {
+    let mut hash = HASH_SEED;
+    // Bytes left of the current label; behind the name, of type and class.
+    let mut left = 0_u8;
+    let mut named = false;
+    for i in 0..NAME_LEN + 4 {
+        let mut byte = source.byte(HEADER_LEN + i)?;
+        if named {
+            left -= 1;
+            if left == 0 {
+                return Some(hashed(hash, byte));
+            }
+        } else if left == 0 {
+            // A longer label is none: the upper bits mark a pointer, or nothing that was ever defined.
+            if byte > 63 || i >= NAME_LEN {
+                return None;
+            }
+            left = byte;
+            if byte == 0 {
+                named = true;
+                left = 4;
+            }
+        } else {
+            left -= 1;
+            if byte.is_ascii_uppercase() {
+                byte |= 0x20;
+            }
+        }
+        hash = hashed(hash, byte);
+        left = source.forgotten(left, hash);
+    }
+    None
+}
+
+/// FNV-1a, 64 bits.
+const HASH_SEED: u64 = 0xcbf2_9ce4_8422_2325;
+
+#[inline(always)]
+const fn hashed(hash: u64, byte: u8) -> u64 {
+    (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01b3)
+}
+
+#[inline(always)]
+const fn word(high: u8, low: u8) -> u16 {
+    (high as u16) << 8 | low as u16
+}
+
+/// Index of the first bucket of a lookup's duration, in units of 2^-30 s: what took up to 2^-17 s (7.6 µs) is in the zero bucket.
+pub const DURATION_FIRST: i32 = (30 - 17) * bucket::PER_OCTAVE as i32;
+
+/// Buckets of a row: position 0, then 22 octaves of eight up to 32 s, the longest timeout, and one for what is longer.
+pub const DURATION_LEN: usize = 2 + 22 * bucket::PER_OCTAVE as usize;
+
+/// The position of a duration in ns among the [`DURATION_LEN`] buckets.
+#[inline(always)]
+pub const fn duration_position(ns: u64) -> usize {
+    bucket::duration_position::<DURATION_FIRST, DURATION_LEN>(ns)
+}
+
+/// Which end of a lookup a socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// It asks: its queries go out to a DNS port.
+    Client,
+    /// It answers: queries come in to its DNS port.
+    Server,
+}
+
+/// How messages travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// In a datagram each.
+    Udp,
+    /// One after the other in a connection, each after its length.
+    Tcp,
+}
+
+/// Side and transport: where in an array of [`Counts4`] a message counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// The end that counts.
+    pub side: Side,
+    /// How the message came or went.
+    pub transport: Transport,
+}
+
+impl Way {
+    /// Every way, by [`Way::index`].
+    pub const ALL: [Self; 4] = [
+        Self { side: Side::Client, transport: Transport::Udp },
+        Self { side: Side::Client, transport: Transport::Tcp },
+        Self { side: Side::Server, transport: Transport::Udp },
+        Self { side: Side::Server, transport: Transport::Tcp },
+    ];
+
+    /// Its position in [`Way::ALL`].
+    #[inline(always)]
+    pub const fn index(self) -> usize {
+        self.side as usize * 2 + self.transport as usize
+    }
+}
+
+/// One count per [`Way`].
+pub type Counts4 = [u64; 4];
+
+counts! {
+    /// What one slot's messages were. `DNS_COUNTS[slot]`; the kernel side and the agent add to it atomically.
+    ///
+    /// Of each way, `queries` is the sum of `retries`, `timeouts`, `abandoned`, `lost`, the lookups in the rows, and those in flight.
+    pub struct DnsCounts {
+        /// Queries, retries included.
+        pub queries: Counts4,
+        /// Queries that had been asked before, on the same socket with the same id, and not been answered yet.
+        pub retries: Counts4,
+        /// Queries that were not answered in time.
+        pub timeouts: Counts4,
+        /// Queries whose cgroup was gone before an answer or the end of the time for it.
+        pub abandoned: Counts4,
+        /// Queries whose answers could not be waited for: no room among those in flight or for another row, or part of a stream lost.
+        pub lost: Counts4,
+        /// Answers, among the lookups, that were cut to fit into a datagram.
+        pub truncated: Counts4,
+        /// Answers that nobody waited for (late, given twice, forged), and messages that went the wrong way.
+        pub unmatched: Counts4,
+        /// Messages that could not be read.
+        pub malformed: Counts4,
+        /// Messages that are no lookups.
+        pub other: Counts4,
+        /// Times that what came next in a TCP connection's stream was not seen, so that it was not known where a message begins.
+        pub gaps: Counts4,
+    }
+}
+
+/// Rcodes that have rows of their own: NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED. The others share the row behind them.
+pub const RCODES_LEN: u32 = 6;
+
+/// Kinds of rows, by [`row_kind`].
+pub const ROW_KINDS: u32 = 32;
+
+/// Added to a row's kind by the agent, for what the dead descendants of the slot's owner had counted.
+pub const ROW_CARRIED: u32 = ROW_KINDS;
+
+/// The kind of row in which a lookup that ended with `rcode` counts.
+#[inline(always)]
+pub const fn row_kind(way: Way, rcode: u8) -> u32 {
+    let rcode = if (rcode as u32) < RCODES_LEN { rcode as u32 } else { RCODES_LEN };
+    (way.index() as u32) << 3 | rcode
+}
+
+record! {
+    /// Which row of durations, in the hash `DNS_ROWS`. Rows are made when something is to be counted in them.
+    pub struct RowKey {
+        /// The slot.
+        pub slot: u32,
+        /// By [`row_kind`].
+        pub kind: u32,
+    }
+}
+
+counts! {
+    /// Durations of the lookups of one slot that went one way and ended with one rcode.
+    pub struct Row {
+        /// Their sum in ns.
+        pub sum_ns: u64,
+        /// Their number by [`duration_position`].
+        pub buckets: [u64; DURATION_LEN],
+    }
+}
+
+record! {
+    /// A query that waits for its answer, in the hash `DNS_IN_FLIGHT`.
+    pub struct QueryKey {
+        /// The socket's cookie: unlike addresses, it is the same for query and answer whatever NAT does to them.
+        pub cookie: u64,
+        /// [`Message::question`].
+        pub question: u64,
+        /// [`Message::id`] in the lower half, [`Way::index`] in the upper one.
+        pub id: u32,
+        /// A hash of who asked, where one socket serves many (a server's UDP socket); else 0.
+        pub peer: u32,
+    }
+}
+
+record! {
+    /// When a query was first asked, and by whom.
+    pub struct Query {
+        /// CLOCK_MONOTONIC in ns.
+        pub asked_ns: u64,
+        /// The slot in which it counts.
+        pub slot: u32,
+        /// Fills the record.
+        pub reserved: u32,
+    }
+}
+
+/// Bytes of a stream that are kept until a message can be read: its length and its head.
+pub const STREAM_HEAD: usize = PREFIX_LEN + HEAD_LEN;
+
+record! {
+    /// One direction of a TCP connection: where in the stream the next message begins, and what is there of it.
+    pub struct Stream {
+        /// Sequence number of the next byte to look at.
+        pub next: u32,
+        /// Bytes in `head`.
+        pub have: u32,
+        /// 0 before the first byte, 1 when it is not known whether `next` is where a message begins, 2 when it is.
+        pub state: u32,
+        /// Fills the record.
+        pub reserved: u32,
+        /// What came of a message whose head is in several segments, its length included. Twice as long as needed: the verifier adds the
+        /// largest position to the largest number of bytes.
+        pub head: [u8; 2 * STREAM_HEAD + 6],
+    }
+}
+
+record! {
+    /// Both directions of a TCP connection, in its socket's storage.
+    pub struct Connection {
+        /// What comes in.
+        pub ingress: Stream,
+        /// What goes out.
+        pub egress: Stream,
+    }
+}
+
+record! {
+    /// What is set when the programs are loaded.
+    pub struct Facts {
+        /// How long an answer may take in ns.
+        pub timeout_ns: u64,
+        /// The ports of DNS; what is no port, such as `u64::MAX`, for none.
+        pub ports: [u64; PORTS_LEN],
+    }
+}
+
+#[cfg(test)]
+mod tests;

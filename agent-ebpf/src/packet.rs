@@ -1,0 +1,115 @@
+//! Packets as a cgroup's programs see them: from the network header on.
+
+use aya_ebpf::programs::SkBuffContext;
+
+/// What a packet carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// A TCP segment, or several put together.
+    Tcp,
+    /// A UDP datagram.
+    Udp,
+}
+
+/// A TCP or UDP packet.
+#[derive(Clone, Copy)]
+pub struct Packet {
+    /// What it carries.
+    pub protocol: Protocol,
+    /// Its sender's port.
+    pub source_port: u16,
+    /// Its receiver's port.
+    pub destination_port: u16,
+    /// Where its payload begins.
+    pub payload: u32,
+    /// Bytes of payload.
+    pub payload_len: u32,
+    /// Of its first byte of payload; 0 for UDP.
+    pub sequence: u32,
+    v6: bool,
+}
+
+impl Packet {
+    /// `None` for other protocols, and for what is cut.
+    #[inline(always)]
+    pub fn of(ctx: &SkBuffContext) -> Option<Self> {
+        const TCP: u8 = 6;
+        const UDP: u8 = 17;
+        let first: u8 = ctx.load(0).ok()?;
+        let v6 = first >> 4 == 6;
+        let (mut protocol, mut at) = (0_u8, 40_u32);
+        if v6 {
+            protocol = ctx.load(6).ok()?;
+            for _ in 0..4 {
+                // Hop-by-hop options, routing, destination options: each with the kind of the next and its own length.
+                if !matches!(protocol, 0 | 43 | 60) {
+                    break;
+                }
+                let [next, len]: [u8; 2] = ctx.load(at as usize).ok()?;
+                protocol = next;
+                at += (len as u32 + 1) * 8;
+            }
+        } else if first >> 4 == 4 {
+            protocol = ctx.load(9).ok()?;
+            at = (first as u32 & 15) * 4;
+        }
+        let len = ctx.skb.len();
+        match protocol {
+            UDP => {
+                let header: [u16; 4] = ctx.load(at as usize).ok()?;
+                let payload = at + 8;
+                let claimed = (u16::from_be(header[2]) as u32).saturating_sub(8);
+                let there = len.saturating_sub(payload);
+                Some(Self {
+                    protocol: Protocol::Udp,
+                    source_port: u16::from_be(header[0]),
+                    destination_port: u16::from_be(header[1]),
+                    payload,
+                    payload_len: if claimed < there { claimed } else { there },
+                    sequence: 0,
+                    v6,
+                })
+            }
+            TCP => {
+                let header: [u8; 14] = ctx.load(at as usize).ok()?;
+                let payload = at + (header[12] as u32 >> 4) * 4;
+                let syn = header[13] as u32 >> 1 & 1;
+                Some(Self {
+                    protocol: Protocol::Tcp,
+                    source_port: u16::from_be_bytes([header[0], header[1]]),
+                    destination_port: u16::from_be_bytes([header[2], header[3]]),
+                    payload,
+                    payload_len: len.saturating_sub(payload),
+                    sequence: u32::from_be_bytes([header[4], header[5], header[6], header[7]]).wrapping_add(syn),
+                    v6,
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// A hash of its sender's address and port.
+    #[inline(always)]
+    pub fn source_hash(&self, ctx: &SkBuffContext) -> u32 {
+        self.hash(ctx, if self.v6 { 8 } else { 12 }, self.source_port)
+    }
+
+    /// A hash of its receiver's address and port.
+    #[inline(always)]
+    pub fn destination_hash(&self, ctx: &SkBuffContext) -> u32 {
+        self.hash(ctx, if self.v6 { 24 } else { 16 }, self.destination_port)
+    }
+
+    #[inline(always)]
+    fn hash(&self, ctx: &SkBuffContext, at: usize, port: u16) -> u32 {
+        const FACTOR: u32 = 0x9e37_79b1;
+        let mix = |hash: u32, word: u32| (hash ^ word).wrapping_mul(FACTOR).rotate_left(15);
+        if self.v6 {
+            let words: [u32; 4] = ctx.load(at).unwrap_or_default();
+            let hash = mix(mix(port as u32, words[0]), words[1]);
+            mix(mix(hash, words[2]), words[3])
+        } else {
+            mix(port as u32, ctx.load(at).unwrap_or_default())
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! What Kubernetes says of pods and containers, beside how they use it (pure): one sample per pod and per container of its spec.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::{
+    cgroups::name::Kind,
+    join::{Node, Sample},
+    pods::{
+        Known, metrics,
+        object::{Container, Phase, Pod, Resources, Role, State, Status},
+        quantity::Quantity,
+        requests,
+    },
+    signals::{
+        cpu, limits,
+        metric::{Metric, Point, Value},
+    },
+};
+
+/// Memory that the kernel cannot take back at once, by which kubelet evicts. By name: its signal may be off or absent.
+const WORKING_SET: &str = "container.memory.working_set";
+
+/// Reasons that kubelet and the container runtimes give (pkg/kubelet/kuberuntime, pkg/kubelet/images/types.go,
+/// pkg/kubelet/container). Others may hold anything, a number of series without bound.
+const REASONS: [&str; 22] = [
+    "CrashLoopBackOff",
+    "OOMKilled",
+    "Error",
+    "Completed",
+    "ContainerCreating",
+    "PodInitializing",
+    "ContainerCannotRun",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "PreCreateHookError",
+    "PreStartHookError",
+    "PostStartHookError",
+    "RunContainerError",
+    "StartError",
+    "ContainerStatusUnknown",
+    "DeadlineExceeded",
+    "ErrImagePull",
+    "ErrImageNeverPull",
+    "ImagePullBackOff",
+    "ImageInspectError",
+    "InvalidImageName",
+    "RegistryUnavailable",
+];
+
+/// What a container's living cgroups use, and what they are allowed.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Usage {
+    cores: Option<f64>,
+    working_set_bytes: Option<f64>,
+    limit_cores: Option<f64>,
+    limit_bytes: Option<f64>,
+}
+
+impl Usage {
+    /// What these points of one cgroup say.
+    pub fn of(points: &[Point]) -> Self {
+        let value = |is: &dyn Fn(&Metric) -> bool| {
+            let point = points.iter().find(|point| point.attributes.is_empty() && is(point.metric))?;
+            match point.value {
+                Value::Int(n) => Some(n as f64),
+                Value::Float(n) => Some(n),
+                Value::Histogram(_) => None,
+            }
+        };
+        Self {
+            cores: value(&|metric| std::ptr::eq(metric, &cpu::USAGE)),
+            working_set_bytes: value(&|metric| metric.name == WORKING_SET),
+            limit_cores: value(&|metric| std::ptr::eq(metric, &limits::CPU_LIMIT)),
+            limit_bytes: value(&|metric| std::ptr::eq(metric, &limits::MEMORY_LIMIT)),
+        }
+    }
+
+    /// Of two cgroups: a container that is started again may have two for a moment.
+    fn and(self, other: Self) -> Self {
+        let sum = |a: Option<f64>, b: Option<f64>| match (a, b) {
+            (Some(a), Some(b)) => Some(a + b),
+            (one, another) => one.or(another),
+        };
+        Self {
+            cores: sum(self.cores, other.cores),
+            working_set_bytes: sum(self.working_set_bytes, other.working_set_bytes),
+            limit_cores: other.limit_cores.or(self.limit_cores),
+            limit_bytes: other.limit_bytes.or(self.limit_bytes),
+        }
+    }
+}
+
+/// Who uses what, in one batch.
+#[derive(Debug, Default)]
+pub struct Used<'a> {
+    containers: HashMap<(&'a str, &'a str), Usage>,
+    pods: HashMap<&'a str, Usage>,
+}
+
+impl<'a> Used<'a> {
+    /// Enters a living cgroup of a pod: the pod's own, or a container's.
+    pub fn enter(&mut self, pod: &'a Pod, container: Option<&'a Container>, kind: Kind, nested: bool, points: &[Point]) {
+        let usage = Usage::of(points);
+        match (kind, container) {
+            (Kind::Pod, _) => {
+                self.pods.insert(&pod.uid, usage);
+            }
+            (Kind::Container, Some(container)) if !nested => {
+                let entry = self.containers.entry((&pod.uid, &container.name)).or_default();
+                *entry = entry.and(usage);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Values of attributes that have been exported and must be seen to end: by pod UID and container, and by metric.
+type Told = HashMap<(Box<str>, Box<str>, &'static str), BTreeSet<&'static str>>;
+
+/// What must be kept from one batch to the next.
+#[derive(Debug, Default)]
+pub struct Pods {
+    told: Told,
+}
+
+impl Pods {
+    /// The samples of all pods that the API has now. `measures_cpu` and `measures_memory` tell whether a container that is not
+    /// running is known to use none.
+    pub fn samples(&mut self, node: &Node, known: &Known, used: &Used<'_>) -> Vec<Sample> {
+        let measured = Usage {
+            cores: used.containers.values().find_map(|usage| usage.cores),
+            working_set_bytes: used.containers.values().find_map(|usage| usage.working_set_bytes),
+            ..Usage::default()
+        };
+        let mut samples = Vec::new();
+        let mut told = Told::new();
+        for pod in known.pods() {
+            let labels = known.labels_of(&pod.namespace);
+            let own = used.pods.get(&*pod.uid);
+            let points = self.pod_points(pod, own, &mut told);
+            samples.push(sample(node.resource_of_pod(pod, labels), points));
+            for container in &pod.containers {
+                let usage = used.containers.get(&(&*pod.uid, &*container.name)).copied();
+                let points = self.container_points(pod, container, usage, &measured, &mut told);
+                if !points.is_empty() {
+                    samples.push(sample(node.resource_of_container(pod, container, labels), points));
+                }
+            }
+        }
+        self.told = told;
+        samples
+    }
+
+    fn pod_points(&self, pod: &Pod, usage: Option<&Usage>, told: &mut Told) -> Vec<Point> {
+        let (cpu, memory) = (requests::cpu(pod), requests::memory(pod));
+        let mut points: Vec<Point> = [
+            cores(&metrics::POD_CPU_REQUEST, cpu),
+            cores(&metrics::POD_CPU_LIMIT, pod.resources.cpu_limit),
+            bytes(&metrics::POD_MEMORY_REQUEST, memory),
+            bytes(&metrics::POD_MEMORY_LIMIT, pod.resources.memory_limit),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        let over = pod.phase.is_some_and(Phase::is_over);
+        if let (Some(request), Some(used), false) = (pod.resources.cpu_request, usage.and_then(|usage| usage.cores), over) {
+            points.push(Point::new(&metrics::CPU_SLACK, 0, Value::Float((request.cores() - used).max(0.0))));
+        }
+        let working_set = usage.and_then(|usage| usage.working_set_bytes);
+        if let (Some(request), Some(used), false) = (pod.resources.memory_request, working_set, over) {
+            points.push(Point::new(&metrics::MEMORY_SLACK, 0, Value::Int(request.bytes().saturating_sub(used as u64))));
+        }
+        let phase = pod.phase.map(Phase::as_str);
+        points.extend(self.one_of(&metrics::PHASE, metrics::PHASE_KEY, (&pod.uid, ""), phase, told));
+        points
+    }
+
+    fn container_points(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        usage: Option<Usage>,
+        measured: &Usage,
+        told: &mut Told,
+    ) -> Vec<Point> {
+        let Container { desired, status, .. } = container;
+        let mut points: Vec<Point> = [
+            cores(&metrics::CPU_REQUEST, desired.cpu_request),
+            cores(&metrics::CPU_LIMIT, desired.cpu_limit),
+            bytes(&metrics::MEMORY_REQUEST, desired.memory_request),
+            bytes(&metrics::MEMORY_LIMIT, desired.memory_limit),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        // One that is known not to run uses nothing, of what is measured at all.
+        let idle = status.as_ref().is_some_and(|status| status.state != State::Running);
+        let usage = usage.or_else(|| {
+            let nothing = |measured: Option<f64>| measured.map(|_| 0.0);
+            idle.then(|| Usage {
+                cores: nothing(measured.cores),
+                working_set_bytes: nothing(measured.working_set_bytes),
+                ..Usage::default()
+            })
+        });
+        points.extend(usage.into_iter().flat_map(|usage| used_points(pod, container, &usage)));
+        if let Some(status) = status {
+            points.push(Point::new(&metrics::RESTARTS, 0, Value::Int(status.restarts)));
+            if matches!(container.role, Role::Main | Role::Sidecar) {
+                points.push(Point::new(&metrics::READY, 0, Value::Int(status.ready.into())));
+            }
+        }
+        let reason = |of: fn(&Status) -> &Option<Box<str>>| status.as_ref().and_then(|status| of(status).as_deref()).map(bounded);
+        let subject = (&*pod.uid, &*container.name);
+        let (now, last) = (reason(|status| &status.reason), reason(|status| &status.last_reason));
+        points.extend(self.one_of(&metrics::REASON, metrics::REASON_KEY, subject, now, told));
+        points.extend(self.one_of(&metrics::LAST_REASON, metrics::REASON_KEY, subject, last, told));
+        points
+    }
+
+    /// 1 for the value that holds, 0 for those that were told before: a value that merely disappears would seem to hold for the
+    /// minutes that backends look back.
+    fn one_of(
+        &self,
+        metric: &'static Metric,
+        key: &'static str,
+        (pod, container): (&str, &str),
+        now: Option<&'static str>,
+        told: &mut Told,
+    ) -> Vec<Point> {
+        let subject = (pod.into(), container.into(), metric.name);
+        let mut values = self.told.get(&subject).cloned().unwrap_or_default();
+        values.extend(now);
+        let points =
+            values.iter().map(|value| Point::new(metric, 0, Value::Int(u64::from(Some(*value) == now))).with(key, *value));
+        let points = points.collect();
+        if !values.is_empty() {
+            told.insert(subject, values);
+        }
+        points
+    }
+}
+
+/// How a container uses what it asked for and what it is allowed.
+fn used_points(pod: &Pod, container: &Container, usage: &Usage) -> Vec<Point> {
+    let force: Resources = requests::in_force(container);
+    let limit_cores = usage.limit_cores.or(force.cpu_limit.map(Quantity::cores));
+    let limit_bytes = usage.limit_bytes.or(force.memory_limit.map(|limit| limit.bytes() as f64));
+    let (request_cores, request_bytes) = (force.cpu_request.map(Quantity::cores), force.memory_request.map(Quantity::bytes));
+    let mut points = Vec::new();
+    let mut share = |metric, used: Option<f64>, of: Option<f64>| {
+        if let (Some(used), Some(of)) = (used, of.filter(|of| *of > 0.0)) {
+            points.push(Point::new(metric, 0, Value::Float(used / of)));
+        }
+    };
+    share(&metrics::CPU_REQUEST_USED, usage.cores, request_cores);
+    share(&metrics::CPU_LIMIT_USED, usage.cores, limit_cores);
+    share(&metrics::MEMORY_REQUEST_USED, usage.working_set_bytes, request_bytes.map(|bytes| bytes as f64));
+    share(&metrics::MEMORY_LIMIT_USED, usage.working_set_bytes, limit_bytes);
+    // An init container's request is free for the others when it has ended, and a pod that is over has none.
+    if !matches!(container.role, Role::Main | Role::Sidecar) || pod.phase.is_some_and(Phase::is_over) {
+        return points;
+    }
+    if let (Some(request), Some(used), None) = (request_cores, usage.cores, pod.resources.cpu_request) {
+        points.push(Point::new(&metrics::CPU_SLACK, 0, Value::Float((request - used).max(0.0))));
+    }
+    if let (Some(request), Some(used), None) = (request_bytes, usage.working_set_bytes, pod.resources.memory_request) {
+        points.push(Point::new(&metrics::MEMORY_SLACK, 0, Value::Int(request.saturating_sub(used as u64))));
+    }
+    points
+}
+
+/// The node's points: what pods may request, and what they do.
+pub fn node_points(known: &Known) -> Vec<Point> {
+    let mut points = Vec::new();
+    if let Some(node) = known.node() {
+        points.extend(cores(&metrics::NODE_CPU, node.cpu));
+        points.extend(bytes(&metrics::NODE_MEMORY, node.memory));
+    }
+    let sum = |of: fn(&Pod) -> Option<Quantity>| known.pods().filter_map(of).fold(Quantity::default(), Quantity::plus);
+    if known.pods().next().is_some() {
+        points.extend(cores(&metrics::NODE_CPU_REQUEST, Some(sum(requests::cpu))));
+        points.extend(bytes(&metrics::NODE_MEMORY_REQUEST, Some(sum(requests::memory))));
+    }
+    points
+}
+
+/// Puts the requests and limits that the status tells to be in force in the place of those read from files: kubelet rounds, and
+/// a weight stands for a request only nearly.
+pub fn correct(points: &mut Vec<Point>, container: &Container) {
+    let Some(current) = container.current else { return };
+    let told = [cores(&limits::CPU_REQUEST, current.cpu_request), bytes(&limits::MEMORY_REQUEST, current.memory_request)];
+    for point in told.into_iter().flatten() {
+        points.retain(|read| !std::ptr::eq(read.metric, point.metric));
+        points.push(point);
+    }
+}
+
+fn sample(resource: crate::join::Resource, points: Vec<Point>) -> Sample {
+    Sample { cgroup: None, time_unix_ns: None, resource: Arc::new(resource), points }
+}
+
+fn cores(metric: &'static Metric, quantity: Option<Quantity>) -> Option<Point> {
+    quantity.map(|quantity| Point::new(metric, 0, Value::Float(quantity.cores())))
+}
+
+fn bytes(metric: &'static Metric, quantity: Option<Quantity>) -> Option<Point> {
+    quantity.map(|quantity| Point::new(metric, 0, Value::Int(quantity.bytes())))
+}
+
+fn bounded(reason: &str) -> &'static str {
+    REASONS.into_iter().find(|known| *known == reason).unwrap_or("Other")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! Kubernetes: which pods are on this node, what they are called, what they ask for and how they are.
+//!
+//! A source follows the pods in the runtime and fills [`Known`]; the collector asks it by what cgroup paths say. Nothing waits
+//! for the API: while it is away, what was known is used, and what is not known has its UID.
+
+mod api;
+mod failure;
+pub mod figures;
+mod follow;
+pub mod known;
+mod kubelet;
+pub mod metrics;
+pub mod object;
+pub mod quantity;
+pub mod requests;
+pub mod workload;
+
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use kube::Config;
+
+use self::{
+    api::Api,
+    figures::Followed,
+    follow::Follower,
+    kubelet::Poller,
+    object::{Namespace, Node, Pod, Wanted},
+};
+pub use self::{api::ApiError, known::Known};
+
+/// Where Kubernetes puts the token of a pod's service account.
+const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+/// What is known, shared between the source and the collector. Either holds it for microseconds.
+#[derive(Clone, Debug, Default)]
+pub struct Shared(Arc<Mutex<Known>>);
+
+impl Shared {
+    /// For a look or a change.
+    pub fn lock(&self) -> MutexGuard<'_, Known> {
+        // Whole objects are put in: it is consistent whoever panicked.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where what is known of pods comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The cluster's API: by a kubeconfig, or with the pod's service account.
+    Api {
+        /// The kubeconfig.
+        kubeconfig: Option<PathBuf>,
+    },
+    /// The kubelet of this node.
+    Kubelet {
+        /// Its address, without a path.
+        url: String,
+        /// PEM file with the certificates that its own must be signed by; `None`: those the host trusts.
+        ca: Option<PathBuf>,
+        /// Whether its certificate is checked at all.
+        verify: bool,
+        /// File with the token to show; `None`: the service account's, if there is one.
+        token: Option<PathBuf>,
+        /// Time between two requests.
+        interval: Duration,
+    },
+}
+
+/// What the pods are followed for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where from.
+    pub source: Source,
+    /// The node whose pods are wanted.
+    pub node: String,
+    /// What is wanted of them.
+    pub wanted: Wanted,
+}
+
+/// Whether this process is a pod with a service account.
+pub fn in_cluster() -> bool {
+    std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() && Path::new(TOKEN).exists()
+}
+
+/// Begins to follow the pods. Must be called in a runtime with I/O and time.
+///
+/// # Errors
+/// When a person must correct a setting. A server that does not answer is none.
+pub async fn follow(settings: Settings) -> Result<Shared, ApiError> {
+    let shared = Shared::default();
+    let Settings { source, node, wanted } = settings;
+    let wanted = Arc::new(wanted);
+    match source {
+        Source::Api { kubeconfig } => {
+            let config = api::cluster(kubeconfig.as_ref()).await?;
+            let api = || Api::new(config.clone());
+            let (shared, wanted) = (|| shared.clone(), || Arc::clone(&wanted));
+            tokio::spawn(Follower::new(api(), PODS, shared(), wanted(), Some(("spec.nodeName", &node))).run());
+            tokio::spawn(Follower::new(api(), NODE, shared(), wanted(), Some(("metadata.name", &node))).run());
+            if !wanted().namespace_labels.is_empty() {
+                tokio::spawn(Follower::new(api(), NAMESPACES, shared(), wanted(), None).run());
+            }
+        }
+        Source::Kubelet { url, ca, verify, token, interval } => {
+            let config = kubelet_config(&url, ca, verify, token)?;
+            tokio::spawn(Poller { api: Api::new(config), shared: shared.clone(), wanted, interval }.run());
+        }
+    }
+    Ok(shared)
+}
+
+fn kubelet_config(url: &str, ca: Option<PathBuf>, verify: bool, token: Option<PathBuf>) -> Result<Config, ApiError> {
+    let url = url.parse().map_err(|source| ApiError::Url { url: url.to_owned(), source })?;
+    let mut config = Config::new(url);
+    config.accept_invalid_certs = !verify;
+    let token = token.or_else(|| Some(PathBuf::from(TOKEN)).filter(|path| path.exists()));
+    for path in ca.iter().chain(&token) {
+        std::fs::metadata(path).map_err(|source| ApiError::File { path: path.clone(), source })?;
+    }
+    if verify {
+        config.root_cert_file = ca;
+    }
+    config.auth_info.token_file = token.map(|path| path.to_string_lossy().into_owned());
+    Ok(api::settled(config))
+}
+
+/// What becomes of the objects of one kind.
+#[derive(Clone, Copy)]
+struct Sink<T> {
+    followed: Followed,
+    set: fn(&mut Known, T),
+    forget: fn(&mut Known, T),
+    /// These are all that there are.
+    keep: fn(&mut Known, &HashSet<Box<str>>),
+}
+
+const PODS: Sink<Pod> = Sink {
+    followed: Followed::Pods,
+    set: Known::set_pod,
+    forget: |known, pod| {
+        // Its last state tells the ids of containers that nobody has heard of yet.
+        let uid = pod.uid.clone();
+        known.set_pod(pod);
+        known.forget_pod(&uid, Instant::now());
+    },
+    keep: |known, uids| known.keep_pods(uids, Instant::now()),
+};
+
+const NODE: Sink<Node> = Sink {
+    followed: Followed::Node,
+    set: Known::set_node,
+    forget: |known, _| known.forget_node(),
+    keep: |known, names| {
+        if names.is_empty() {
+            known.forget_node();
+        }
+    },
+};
+
+const NAMESPACES: Sink<Namespace> = Sink {
+    followed: Followed::Namespaces,
+    set: Known::set_namespace,
+    // Its labels go with its last pod.
+    forget: |_, _| (),
+    keep: Known::keep_namespaces,
+};

@@ -1,0 +1,150 @@
+//! Why the API could not be asked, what to do about it, and when to say so.
+
+use std::time::{Duration, Instant};
+
+/// What did not work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Its kind.
+    pub kind: Kind,
+    /// What happened, and for what a person must mend, how.
+    pub reason: String,
+    /// How long the server wants to be left alone.
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// One of this kind.
+    pub fn new(kind: Kind, reason: impl Into<String>) -> Self {
+        Self { kind, reason: reason.into(), retry_after: None }
+    }
+}
+
+/// Kinds of failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// No configuration, no token or no certificate to be read.
+    Configuration,
+    /// No connection, TLS included.
+    Connection,
+    /// No answer in time.
+    Timeout,
+    /// A connection that broke in the middle of an answer.
+    Broken,
+    /// 401: the token is not valid, or not any more.
+    Unauthorized,
+    /// 403: what is asked for is not allowed.
+    Denied,
+    /// 410: what was seen last is too long ago; everything is asked for anew.
+    Expired,
+    /// 429: too many requests.
+    Throttled,
+    /// Any other status.
+    Status,
+    /// An answer that is none.
+    Malformed,
+}
+
+impl Kind {
+    /// All kinds, in order.
+    pub const ALL: [Self; 10] = [
+        Self::Configuration,
+        Self::Connection,
+        Self::Timeout,
+        Self::Broken,
+        Self::Unauthorized,
+        Self::Denied,
+        Self::Expired,
+        Self::Throttled,
+        Self::Status,
+        Self::Malformed,
+    ];
+
+    /// The value of `error.type`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Configuration => "configuration",
+            Self::Connection => "connection",
+            Self::Timeout => "timeout",
+            Self::Broken => "broken",
+            Self::Unauthorized => "unauthorized",
+            Self::Denied => "denied",
+            Self::Expired => "expired",
+            Self::Throttled => "throttled",
+            Self::Status => "status",
+            Self::Malformed => "malformed",
+        }
+    }
+
+    /// Whether this happens in a cluster that is well, so that nobody need know.
+    fn is_usual(self) -> bool {
+        matches!(self, Self::Expired | Self::Broken)
+    }
+}
+
+/// How often the same failure is said again while it lasts.
+const AGAIN: Duration = Duration::from_secs(600);
+
+/// What was said of a row of failures.
+#[derive(Debug, Default)]
+pub struct Log {
+    since: Option<Instant>,
+    said: Option<(Kind, Instant)>,
+}
+
+impl Log {
+    /// Whether to say this failure.
+    pub fn failed(&mut self, kind: Kind, now: Instant) -> bool {
+        let first = self.since.is_none();
+        self.since.get_or_insert(now);
+        if first && kind.is_usual() {
+            return false;
+        }
+        match self.said {
+            Some((said, at)) if said == kind && now.saturating_duration_since(at) < AGAIN => false,
+            _ => {
+                self.said = Some((kind, now));
+                true
+            }
+        }
+    }
+
+    /// How long it did not work, where that was said.
+    pub fn succeeded(&mut self, now: Instant) -> Option<Duration> {
+        let since = self.since.take();
+        self.said.take().and(since).map(|since| now.saturating_duration_since(since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_listed_in_their_order() {
+        assert!(Kind::ALL.into_iter().enumerate().all(|(position, kind)| kind as usize == position));
+    }
+
+    #[test]
+    fn a_failure_is_said_once_and_its_end_too() {
+        let mut log = Log::default();
+        let start = Instant::now();
+        assert_eq!(log.succeeded(start), None);
+        assert!(log.failed(Kind::Denied, start));
+        assert!(!log.failed(Kind::Denied, start + AGAIN / 2));
+        assert!(log.failed(Kind::Denied, start + AGAIN));
+        assert!(log.failed(Kind::Timeout, start + AGAIN), "another one");
+        assert_eq!(log.succeeded(start + 2 * AGAIN), Some(2 * AGAIN));
+        assert_eq!(log.succeeded(start + 2 * AGAIN), None);
+    }
+
+    #[test]
+    fn what_is_usual_is_said_when_it_does_not_end() {
+        let mut log = Log::default();
+        let now = Instant::now();
+        assert!(!log.failed(Kind::Expired, now));
+        assert_eq!(log.succeeded(now), None);
+        assert!(!log.failed(Kind::Expired, now));
+        assert!(log.failed(Kind::Expired, now));
+    }
+}

@@ -1,0 +1,161 @@
+//! The metrics of what Kubernetes says: requests and limits, how they are used, and how pods and containers are.
+//!
+//! They belong to a container as the pod's spec has it, or to a pod: their resource has no `container.id`, so their series go on
+//! when a container is started again.
+
+use crate::signals::metric::{Kind, Metric, Scope};
+
+/// The point attribute of [`REASON`] and [`LAST_REASON`].
+pub const REASON_KEY: &str = "k8s.container.status.reason";
+
+/// The point attribute of [`PHASE`].
+pub const PHASE_KEY: &str = "k8s.pod.status.phase";
+
+/// Every metric of this module.
+pub const METRICS: &[&Metric] = &[
+    &CPU_REQUEST,
+    &CPU_LIMIT,
+    &MEMORY_REQUEST,
+    &MEMORY_LIMIT,
+    &CPU_REQUEST_USED,
+    &CPU_LIMIT_USED,
+    &MEMORY_REQUEST_USED,
+    &MEMORY_LIMIT_USED,
+    &CPU_SLACK,
+    &MEMORY_SLACK,
+    &POD_CPU_REQUEST,
+    &POD_CPU_LIMIT,
+    &POD_MEMORY_REQUEST,
+    &POD_MEMORY_LIMIT,
+    &NODE_CPU,
+    &NODE_MEMORY,
+    &NODE_CPU_REQUEST,
+    &NODE_MEMORY_REQUEST,
+    &RESTARTS,
+    &READY,
+    &REASON,
+    &LAST_REASON,
+    &PHASE,
+];
+
+const fn gauge(name: &'static str, unit: &'static str, scope: Scope, help: &'static str) -> Metric {
+    Metric { name, unit, kind: Kind::Gauge, attributes: &[], scope, help }
+}
+
+const fn container(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
+    gauge(name, unit, Scope::Container, help)
+}
+
+const fn node(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
+    gauge(name, unit, Scope::Node, help)
+}
+
+/// `k8s.container.cpu.request.desired`
+pub static CPU_REQUEST: Metric =
+    container("k8s.container.cpu.request.desired", "{cpu}", "CPUs that the container's spec requests.");
+/// `k8s.container.cpu.limit.desired`
+pub static CPU_LIMIT: Metric = container("k8s.container.cpu.limit.desired", "{cpu}", "CPUs that the container's spec allows.");
+/// `k8s.container.memory.request.desired`
+pub static MEMORY_REQUEST: Metric =
+    container("k8s.container.memory.request.desired", "By", "Memory that the container's spec requests.");
+/// `k8s.container.memory.limit.desired`
+pub static MEMORY_LIMIT: Metric =
+    container("k8s.container.memory.limit.desired", "By", "Memory that the container's spec allows.");
+/// `k8s.container.cpu.request.utilization`
+pub static CPU_REQUEST_USED: Metric = container(
+    "k8s.container.cpu.request.utilization",
+    "1",
+    "CPUs used over the last interval as a share of the request in force (the spec's where the status tells none).",
+);
+/// `k8s.container.cpu.limit.utilization`
+pub static CPU_LIMIT_USED: Metric = container(
+    "k8s.container.cpu.limit.utilization",
+    "1",
+    "CPUs used over the last interval as a share of the limit in force: cpu.max, else the status', else the spec's.",
+);
+/// `podmeter.memory.request.utilization`
+pub static MEMORY_REQUEST_USED: Metric = container(
+    "podmeter.memory.request.utilization",
+    "1",
+    "Working set as a share of the memory request in force (the spec's where the status tells none).",
+);
+/// `podmeter.memory.limit.utilization`
+pub static MEMORY_LIMIT_USED: Metric = container(
+    "podmeter.memory.limit.utilization",
+    "1",
+    "Working set as a share of the memory limit in force: memory.max, else the status', else the spec's.",
+);
+/// `podmeter.cpu.slack`
+pub static CPU_SLACK: Metric = container(
+    "podmeter.cpu.slack",
+    "{cpu}",
+    "CPUs reserved but not used over the last interval: request in force minus usage, never below 0, so that sums tell what \
+     could be given back. Of the pod, not of its containers, where spec.resources requests for all of them.",
+);
+/// `podmeter.memory.slack`
+pub static MEMORY_SLACK: Metric = container(
+    "podmeter.memory.slack",
+    "By",
+    "Memory reserved but not used: request in force minus working set, never below 0. Of the pod where spec.resources requests.",
+);
+/// `podmeter.pod.cpu.request`
+pub static POD_CPU_REQUEST: Metric = container(
+    "podmeter.pod.cpu.request",
+    "{cpu}",
+    "CPUs that the scheduler sets aside for the pod: containers, init containers, spec.resources and overhead by its rule. Absent \
+     when the pod is over.",
+);
+/// `podmeter.pod.cpu.limit`
+pub static POD_CPU_LIMIT: Metric =
+    container("podmeter.pod.cpu.limit", "{cpu}", "CPUs that spec.resources allows to the pod as a whole. Absent without.");
+/// `podmeter.pod.memory.request`
+pub static POD_MEMORY_REQUEST: Metric = container(
+    "podmeter.pod.memory.request",
+    "By",
+    "Memory that the scheduler sets aside for the pod. Absent when the pod is over.",
+);
+/// `podmeter.pod.memory.limit`
+pub static POD_MEMORY_LIMIT: Metric =
+    container("podmeter.pod.memory.limit", "By", "Memory that spec.resources allows to the pod as a whole. Absent without.");
+/// `k8s.node.cpu.allocatable`
+pub static NODE_CPU: Metric = node("k8s.node.cpu.allocatable", "{cpu}", "CPUs that the node's pods may request in all.");
+/// `k8s.node.memory.allocatable`
+pub static NODE_MEMORY: Metric = node("k8s.node.memory.allocatable", "By", "Memory that the node's pods may request in all.");
+/// `podmeter.node.cpu.request`
+pub static NODE_CPU_REQUEST: Metric =
+    node("podmeter.node.cpu.request", "{cpu}", "CPUs set aside for the node's pods: the sum of podmeter.pod.cpu.request.");
+/// `podmeter.node.memory.request`
+pub static NODE_MEMORY_REQUEST: Metric =
+    node("podmeter.node.memory.request", "By", "Memory set aside for the node's pods: the sum of podmeter.pod.memory.request.");
+/// `k8s.container.restart.count`
+pub static RESTARTS: Metric = container(
+    "k8s.container.restart.count",
+    "{restart}",
+    "How often kubelet has started the container again, as the status tells.",
+);
+/// `k8s.container.ready`
+pub static READY: Metric = container("k8s.container.ready", "{container}", "1 when the container is ready for traffic, else 0.");
+/// `k8s.container.status.reason`
+pub static REASON: Metric = Metric {
+    attributes: &[REASON_KEY],
+    ..container(
+        "k8s.container.status.reason",
+        "{container}",
+        "1 for the reason why the container waits or has ended, 0 for reasons it had before; \"Other\" for those that are not \
+         kubelet's. Absent when there was none.",
+    )
+};
+/// `podmeter.container.last_terminated`
+pub static LAST_REASON: Metric = Metric {
+    attributes: &[REASON_KEY],
+    ..container(
+        "podmeter.container.last_terminated",
+        "{container}",
+        "1 for the reason why the container before this one has ended, 0 for reasons before that.",
+    )
+};
+/// `k8s.pod.status.phase`
+pub static PHASE: Metric = Metric {
+    attributes: &[PHASE_KEY],
+    ..container("k8s.pod.status.phase", "{pod}", "1 for the phase that the pod is in, 0 for phases it was in before.")
+};

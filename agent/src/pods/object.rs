@@ -1,0 +1,284 @@
+//! A pod, a node, a namespace: what podmeter keeps of what the Kubernetes API says.
+//!
+//! Objects are reduced while they are read: `wire` has the API's fields that are looked at, the types here are what stays in
+//! memory. Unknown fields are skipped, missing ones are unknown; only an object without a name and a UID is refused.
+
+mod wire;
+
+use std::collections::BTreeMap;
+
+use super::{quantity::Quantity, workload::Workload};
+
+/// What is wanted of objects beside what every metric needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Keys of pod labels that become attributes.
+    pub labels: Vec<String>,
+    /// Keys of namespace labels that become attributes.
+    pub namespace_labels: Vec<String>,
+    /// Whether `app.kubernetes.io/instance` and `app.kubernetes.io/name` name the service.
+    pub service_labels: bool,
+}
+
+/// Labels by key.
+pub type Labels = Vec<(Box<str>, Box<str>)>;
+
+/// One pod.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pod {
+    /// `metadata.uid`: of a mirror pod, the mirror's.
+    pub uid: Box<str>,
+    /// The UID in the paths of its cgroups where that is another one: a static pod's, which the API shows as an annotation.
+    pub cgroup_uid: Option<Box<str>>,
+    /// Its namespace.
+    pub namespace: Box<str>,
+    /// Its name.
+    pub name: Box<str>,
+    /// What made it, where something did.
+    pub workload: Option<Workload>,
+    /// The labels that are wanted.
+    pub labels: Labels,
+    /// What it says about its service.
+    pub service: Service,
+    /// `status.qosClass`.
+    pub qos: Option<Box<str>>,
+    /// `spec.priorityClassName`.
+    pub priority_class: Option<Box<str>>,
+    /// `spec.resources`: what all its containers may have together (1.34, or earlier behind a gate).
+    pub resources: Resources,
+    /// `spec.overhead`: what its sandbox needs beside its containers.
+    pub overhead: Resources,
+    /// `status.phase`.
+    pub phase: Option<Phase>,
+    /// Its containers of all kinds.
+    pub containers: Vec<Container>,
+}
+
+/// What a pod's annotations and well-known labels say about its service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// `service.name`.
+    pub name: Option<Box<str>>,
+    /// `service.namespace`.
+    pub namespace: Option<Box<str>>,
+    /// `service.instance.id`.
+    pub instance: Option<Box<str>>,
+    /// `service.version`.
+    pub version: Option<Box<str>>,
+}
+
+/// One container of a pod.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Container {
+    /// Its name in the pod.
+    pub name: Box<str>,
+    /// Its part in the pod's life.
+    pub role: Role,
+    /// What the spec asks for.
+    pub desired: Resources,
+    /// What is in force, as the status tells since 1.33 or with the gate of in-place resize.
+    pub current: Option<Resources>,
+    /// Id of the container that runs now or ran last.
+    pub id: Option<Box<str>>,
+    /// Id of the one before, where the status still tells.
+    pub previous_id: Option<Box<str>>,
+    /// What the status says of it.
+    pub status: Option<Status>,
+}
+
+/// A container's part in the life of its pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// `spec.containers`.
+    #[default]
+    Main,
+    /// `spec.initContainers`: runs to its end before the others start.
+    Init,
+    /// An init container with `restartPolicy: Always`, which goes on beside the others.
+    Sidecar,
+    /// `spec.ephemeralContainers`: put into a running pod to debug it.
+    Ephemeral,
+}
+
+impl Role {
+    /// The value of `podmeter.container.type`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Main => "container",
+            Self::Init => "init",
+            Self::Sidecar => "sidecar",
+            Self::Ephemeral => "ephemeral",
+        }
+    }
+}
+
+/// CPU and memory: what is asked for and what is allowed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// `requests.cpu`.
+    pub cpu_request: Option<Quantity>,
+    /// `limits.cpu`.
+    pub cpu_limit: Option<Quantity>,
+    /// `requests.memory`.
+    pub memory_request: Option<Quantity>,
+    /// `limits.memory`.
+    pub memory_limit: Option<Quantity>,
+}
+
+/// `status.phase`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Not all containers have been started once.
+    Pending,
+    /// At least one container runs.
+    Running,
+    /// All have ended well.
+    Succeeded,
+    /// All have ended, one of them badly.
+    Failed,
+    /// Its node was not heard of.
+    Unknown,
+}
+
+impl Phase {
+    /// All phases.
+    pub const ALL: [Self; 5] = [Self::Pending, Self::Running, Self::Succeeded, Self::Failed, Self::Unknown];
+
+    /// The word of the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Running => "Running",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+            Self::Unknown => "Unknown",
+        }
+    }
+
+    fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|phase| phase.as_str() == word)
+    }
+
+    /// Whether nothing of the pod runs or ever will again: its requests are free.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed)
+    }
+}
+
+/// What the API says of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Whether it is ready for traffic.
+    pub ready: bool,
+    /// How often it was started again.
+    pub restarts: u64,
+    /// What it is doing.
+    pub state: State,
+    /// Why it waits, or why it ended.
+    pub reason: Option<Box<str>>,
+    /// Why the one before it ended.
+    pub last_reason: Option<Box<str>>,
+}
+
+/// What a container is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// Not started yet, or to be started again.
+    #[default]
+    Waiting,
+    /// Running.
+    Running,
+    /// Ended.
+    Terminated,
+}
+
+/// The node that podmeter runs on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Node {
+    /// Its name.
+    pub name: Box<str>,
+    /// `status.allocatable.cpu`: what pods may ask for in all.
+    pub cpu: Option<Quantity>,
+    /// `status.allocatable.memory`.
+    pub memory: Option<Quantity>,
+}
+
+/// A namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its name.
+    pub name: Box<str>,
+    /// The labels that are wanted.
+    pub labels: Labels,
+}
+
+/// What the API can be asked for.
+pub trait Object: Sized + Send + 'static {
+    /// The resource's name in the API.
+    const RESOURCE: &'static str;
+
+    /// Whether only its metadata is asked for.
+    const METADATA_ONLY: bool;
+
+    /// Whether its UID tells it from others, else its name.
+    const BY_UID: bool;
+
+    /// Reads one from JSON.
+    ///
+    /// # Errors
+    /// When it is not such an object.
+    fn read(json: &str, wanted: &Wanted) -> Result<Self, serde_json::Error>;
+
+    /// What tells it from others of its kind.
+    fn key(&self) -> &str;
+}
+
+impl Object for Pod {
+    const RESOURCE: &'static str = "pods";
+    const METADATA_ONLY: bool = false;
+    const BY_UID: bool = true;
+
+    fn read(json: &str, wanted: &Wanted) -> Result<Self, serde_json::Error> {
+        wire::pod(json, wanted)
+    }
+
+    fn key(&self) -> &str {
+        &self.uid
+    }
+}
+
+impl Object for Node {
+    const RESOURCE: &'static str = "nodes";
+    const METADATA_ONLY: bool = false;
+    const BY_UID: bool = false;
+
+    fn read(json: &str, _: &Wanted) -> Result<Self, serde_json::Error> {
+        wire::node(json)
+    }
+
+    fn key(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Object for Namespace {
+    const RESOURCE: &'static str = "namespaces";
+    const METADATA_ONLY: bool = true;
+    const BY_UID: bool = false;
+
+    fn read(json: &str, wanted: &Wanted) -> Result<Self, serde_json::Error> {
+        wire::namespace(json, wanted)
+    }
+
+    fn key(&self) -> &str {
+        &self.name
+    }
+}
+
+/// The labels whose keys are wanted, in the order of the keys.
+fn chosen(keys: &[String], labels: &BTreeMap<String, String>) -> Labels {
+    keys.iter().filter_map(|key| Some((key.as_str().into(), labels.get(key)?.as_str().into()))).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,319 @@
+//! The API's JSON: the fields that are looked at, named as there, and how they become what is kept.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
+
+use super::{Container, Namespace, Node, Phase, Pod, Quantity, Resources, Role, Service, State, Status, Wanted, chosen};
+use crate::pods::workload::{self, Owner};
+
+/// Annotations by which OpenTelemetry lets a pod name its service
+/// (semantic conventions, "Specify resource attributes using Kubernetes annotations").
+const SERVICE: &str = "resource.opentelemetry.io/service.";
+
+/// kubelet's annotations of a static pod, and of the mirror pod that it makes in the API (pkg/kubelet/types/pod_update.go,
+/// `ConfigHashAnnotationKey` and `ConfigMirrorAnnotationKey`): both hold the UID that is in the paths of the cgroups.
+const STATIC_UID: [&str; 2] = ["kubernetes.io/config.mirror", "kubernetes.io/config.hash"];
+
+/// `null` stands for nothing there, as Go's encoder writes it.
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// What is no quantity is unknown; the object is not refused for it.
+fn if_readable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Quantity>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Read {
+        Well(Quantity),
+        Badly(IgnoredAny),
+    }
+    Ok(match Read::deserialize(deserializer)? {
+        Read::Well(quantity) => Some(quantity),
+        Read::Badly(IgnoredAny) => None,
+    })
+}
+
+#[derive(Deserialize)]
+struct WirePod {
+    metadata: Metadata,
+    #[serde(default, deserialize_with = "or_default")]
+    spec: Spec,
+    #[serde(default, deserialize_with = "or_default")]
+    status: WireStatus,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    name: String,
+    #[serde(default, deserialize_with = "or_default")]
+    uid: String,
+    #[serde(default, deserialize_with = "or_default")]
+    namespace: String,
+    #[serde(default, deserialize_with = "or_default")]
+    creation_timestamp: String,
+    #[serde(default, deserialize_with = "or_default")]
+    labels: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "or_default")]
+    annotations: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "or_default")]
+    owner_references: Vec<OwnerReference>,
+}
+
+#[derive(Deserialize)]
+struct OwnerReference {
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default, deserialize_with = "or_default")]
+    controller: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Spec {
+    priority_class_name: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    resources: WireResources,
+    #[serde(deserialize_with = "or_default")]
+    overhead: Amounts,
+    #[serde(deserialize_with = "or_default")]
+    containers: Vec<WireContainer>,
+    #[serde(deserialize_with = "or_default")]
+    init_containers: Vec<WireContainer>,
+    #[serde(deserialize_with = "or_default")]
+    ephemeral_containers: Vec<WireContainer>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireContainer {
+    name: String,
+    restart_policy: Option<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    resources: WireResources,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct WireResources {
+    #[serde(deserialize_with = "or_default")]
+    requests: Amounts,
+    #[serde(deserialize_with = "or_default")]
+    limits: Amounts,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Amounts {
+    #[serde(deserialize_with = "if_readable")]
+    cpu: Option<Quantity>,
+    #[serde(deserialize_with = "if_readable")]
+    memory: Option<Quantity>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct WireStatus {
+    phase: Option<String>,
+    qos_class: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    container_statuses: Vec<ContainerStatus>,
+    #[serde(deserialize_with = "or_default")]
+    init_container_statuses: Vec<ContainerStatus>,
+    #[serde(deserialize_with = "or_default")]
+    ephemeral_container_statuses: Vec<ContainerStatus>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerStatus {
+    name: String,
+    #[serde(default, rename = "containerID", deserialize_with = "or_default")]
+    container_id: String,
+    #[serde(default, deserialize_with = "or_default")]
+    ready: bool,
+    #[serde(default, deserialize_with = "or_default")]
+    restart_count: u64,
+    #[serde(default, deserialize_with = "or_default")]
+    state: WireState,
+    #[serde(default, deserialize_with = "or_default")]
+    last_state: WireState,
+    resources: Option<WireResources>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct WireState {
+    waiting: Option<Detail>,
+    running: Option<IgnoredAny>,
+    terminated: Option<Detail>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Detail {
+    reason: Option<String>,
+    #[serde(rename = "containerID")]
+    container_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct WireNode {
+    metadata: Metadata,
+    #[serde(default, deserialize_with = "or_default")]
+    status: NodeStatus,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NodeStatus {
+    #[serde(deserialize_with = "or_default")]
+    allocatable: Amounts,
+}
+
+#[derive(Deserialize)]
+struct WireNamespace {
+    metadata: Metadata,
+}
+
+pub(super) fn pod(json: &str, wanted: &Wanted) -> Result<Pod, serde_json::Error> {
+    let WirePod { metadata, spec, status } = serde_json::from_str(json)?;
+    if metadata.uid.is_empty() {
+        return Err(serde::de::Error::missing_field("metadata.uid"));
+    }
+    let statuses: BTreeMap<&str, &ContainerStatus> = [&status.container_statuses, &status.init_container_statuses]
+        .into_iter()
+        .chain([&status.ephemeral_container_statuses])
+        .flatten()
+        .map(|status| (status.name.as_str(), status))
+        .collect();
+    let roles = [(spec.init_containers, Role::Init), (spec.containers, Role::Main), (spec.ephemeral_containers, Role::Ephemeral)];
+    let containers = roles.into_iter().flat_map(|(containers, role)| {
+        let statuses = &statuses;
+        containers.into_iter().map(move |container| {
+            let status = statuses.get(container.name.as_str()).copied();
+            container_of(container, role, status)
+        })
+    });
+    let annotation = |key: &str| metadata.annotations.get(key).filter(|value| !value.is_empty());
+    let cgroup_uid = STATIC_UID.into_iter().find_map(annotation).filter(|uid| **uid != metadata.uid);
+    let containers: Vec<_> = containers.collect();
+    Ok(Pod {
+        cgroup_uid: cgroup_uid.map(|uid| uid.as_str().into()),
+        workload: workload_of(&metadata),
+        labels: chosen(&wanted.labels, &metadata.labels),
+        service: service(&metadata, wanted.service_labels),
+        uid: metadata.uid.into(),
+        namespace: metadata.namespace.into(),
+        name: metadata.name.into(),
+        qos: status.qos_class.map(Into::into),
+        priority_class: spec.priority_class_name.filter(|name| !name.is_empty()).map(Into::into),
+        resources: spec.resources.into(),
+        overhead: Resources { cpu_request: spec.overhead.cpu, memory_request: spec.overhead.memory, ..Resources::default() },
+        phase: status.phase.as_deref().and_then(Phase::of),
+        containers,
+    })
+}
+
+pub(super) fn node(json: &str) -> Result<Node, serde_json::Error> {
+    let WireNode { metadata, status } = serde_json::from_str(json)?;
+    Ok(Node { name: metadata.name.into(), cpu: status.allocatable.cpu, memory: status.allocatable.memory })
+}
+
+pub(super) fn namespace(json: &str, wanted: &Wanted) -> Result<Namespace, serde_json::Error> {
+    let WireNamespace { metadata } = serde_json::from_str(json)?;
+    Ok(Namespace { labels: chosen(&wanted.namespace_labels, &metadata.labels), name: metadata.name.into() })
+}
+
+fn workload_of(metadata: &Metadata) -> Option<workload::Workload> {
+    let owner = metadata.owner_references.iter().find(|owner| owner.controller)?;
+    workload::of(&Owner {
+        kind: &owner.kind,
+        name: &owner.name,
+        pod_template_hash: metadata.labels.get("pod-template-hash").map(String::as_str),
+        created: &metadata.creation_timestamp,
+    })
+}
+
+fn service(metadata: &Metadata, labels: bool) -> Service {
+    let annotation = |name: &str| metadata.annotations.get(&format!("{SERVICE}{name}")).filter(|value| !value.is_empty());
+    let label = |name: &str| {
+        let value = if labels { metadata.labels.get(&format!("app.kubernetes.io/{name}")) } else { None };
+        value.filter(|value| !value.is_empty())
+    };
+    let kept = |value: Option<&String>| value.map(|value| value.as_str().into());
+    Service {
+        name: kept(annotation("name").or_else(|| label("instance")).or_else(|| label("name"))),
+        namespace: kept(annotation("namespace")),
+        instance: kept(annotation("instance.id")),
+        version: kept(annotation("version").or_else(|| label("version"))),
+    }
+}
+
+fn container_of(container: WireContainer, role: Role, status: Option<&ContainerStatus>) -> Container {
+    let role = match container.restart_policy.as_deref() {
+        Some("Always") if role == Role::Init => Role::Sidecar,
+        _ => role,
+    };
+    // While a container waits for its next start, the id is that of the one before.
+    let ids = status.map(|status| {
+        let of = |state: &WireState| state.terminated.as_ref().and_then(|detail| id(detail.container_id.as_deref()?));
+        let now = id(&status.container_id).or_else(|| of(&status.state));
+        (now.clone(), of(&status.last_state).filter(|previous| Some(previous) != now.as_ref()))
+    });
+    let (id, previous_id) = ids.unwrap_or_default();
+    Container {
+        name: container.name.into(),
+        role,
+        desired: container.resources.into(),
+        current: status.and_then(|status| status.resources.as_ref()).map(Resources::from),
+        id,
+        previous_id,
+        status: status.map(ContainerStatus::reduced),
+    }
+}
+
+/// `containerd://<id>`, `cri-o://<id>`, `docker://<id>`.
+fn id(url: &str) -> Option<Box<str>> {
+    let id = url.rsplit_once("://").map_or(url, |(_, id)| id);
+    (!id.is_empty()).then(|| id.into())
+}
+
+impl ContainerStatus {
+    fn reduced(&self) -> Status {
+        let WireState { waiting, running, terminated } = &self.state;
+        let (state, detail) = match (running, terminated, waiting) {
+            (Some(_), _, _) => (State::Running, None),
+            (None, Some(detail), _) => (State::Terminated, Some(detail)),
+            (None, None, detail) => (State::Waiting, detail.as_ref()),
+        };
+        let reason = |detail: &Detail| detail.reason.as_deref().filter(|reason| !reason.is_empty()).map(Into::into);
+        Status {
+            ready: self.ready,
+            restarts: self.restart_count,
+            state,
+            reason: detail.and_then(reason),
+            last_reason: self.last_state.terminated.as_ref().and_then(reason),
+        }
+    }
+}
+
+impl From<&WireResources> for Resources {
+    fn from(wire: &WireResources) -> Self {
+        Self {
+            cpu_request: wire.requests.cpu,
+            cpu_limit: wire.limits.cpu,
+            memory_request: wire.requests.memory,
+            memory_limit: wire.limits.memory,
+        }
+    }
+}
+
+impl From<WireResources> for Resources {
+    fn from(wire: WireResources) -> Self {
+        Self::from(&wire)
+    }
+}

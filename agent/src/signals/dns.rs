@@ -1,0 +1,372 @@
+//! The dns signal: lookups of every cgroup, by how long they took and how they ended, and the other side of them, for DNS servers.
+//!
+//! The kernel side (`agent-ebpf/src/bin/dns.rs`) brings queries and answers together. This side gives up on those that were never
+//! answered, and keeps the [`books`](super::books); [`rows`] are those of the durations.
+
+mod rows;
+
+use std::{collections::HashMap, mem::offset_of, sync::Arc, time::Duration};
+
+use agent_common::{
+    cgroups::UNATTRIBUTED,
+    dns::{DURATION_FIRST, DURATION_LEN, DnsCounts, Facts, PORTS_LEN, Query, QueryKey, RowKey, Side, Transport, Way},
+};
+use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData, MapError, ProgramArray};
+use nix::time::ClockId;
+
+use self::rows::Rows;
+use super::{
+    Failure, Readings, Running, Signal,
+    books::Books,
+    metric::{Kind, Metric, Point, Scope, Value},
+};
+use crate::{
+    cgroups::{Cgroup, Cgroups},
+    config,
+    histogram::Histogram,
+    kernel::{
+        facts,
+        load::{Hook, Kernel, LoadError, Object, Plan},
+        sys::{self, MappedArray},
+    },
+};
+
+/// See the module.
+pub const SIGNAL: Signal = Signal {
+    name: "dns",
+    help: "DNS lookups, how long they take and how they end, asked and answered",
+    tracepoints: &[],
+    metrics: &[
+        &LOOKUPS,
+        &SERVED,
+        &QUERIES,
+        &RETRIES,
+        &TRUNCATED,
+        &ABANDONED,
+        &LOST,
+        &UNMATCHED,
+        &MALFORMED,
+        &IGNORED,
+        &GAPS,
+        &IN_FLIGHT,
+        &UNATTRIBUTED_QUERIES,
+    ],
+    missing: |_| None,
+    start: |kernel, cgroups, config| Ok(Box::new(Dns::start(kernel, cgroups, &config.dns)?)),
+};
+
+const ENDS: &[&str] = &["error.type", "network.transport"];
+const WAYS: &[&str] = &["side", "network.transport"];
+
+/// `dns.lookup.duration`
+pub static LOOKUPS: Metric = Metric {
+    name: "dns.lookup.duration",
+    unit: "s",
+    kind: Kind::Histogram,
+    attributes: ENDS,
+    scope: Scope::Workload,
+    help: "From a query to its answer, as the asking container's socket sees them, retries with the same id included. error.type is \
+           absent for NOERROR, an rcode's name, _OTHER for a rare one, or timeout: no answer in dns.timeout, which is then the duration.",
+};
+/// `podmeter.dns.server.duration`
+pub static SERVED: Metric = Metric {
+    name: "podmeter.dns.server.duration",
+    unit: "s",
+    kind: Kind::Histogram,
+    attributes: ENDS,
+    scope: Scope::Workload,
+    help: "From a query to its answer, as the answering container's socket sees them. error.type as for dns.lookup.duration.",
+};
+/// `podmeter.dns.queries`
+pub static QUERIES: Metric = counter(
+    "podmeter.dns.queries",
+    "{query}",
+    "Queries sent (side client) and received (side server), retries included: retries, lookups, abandoned, lost, and those in flight.",
+);
+/// `podmeter.dns.retries`
+pub static RETRIES: Metric = counter(
+    "podmeter.dns.retries",
+    "{query}",
+    "Queries asked again on the same socket with the same id before there was an answer.",
+);
+/// `podmeter.dns.truncated`
+pub static TRUNCATED: Metric = counter(
+    "podmeter.dns.truncated",
+    "{answer}",
+    "Answers that were cut to fit into a datagram (TC). Asking again over TCP is a lookup of its own.",
+);
+/// `podmeter.dns.abandoned`
+pub static ABANDONED: Metric =
+    counter("podmeter.dns.abandoned", "{query}", "Queries whose cgroup was gone before an answer or the end of dns.timeout.");
+/// `podmeter.dns.lost`
+pub static LOST: Metric = counter(
+    "podmeter.dns.lost",
+    "{query}",
+    "Queries that could not be followed to their end: too many in flight, no memory, or a gap in their TCP stream.",
+);
+/// `podmeter.dns.unmatched`
+pub static UNMATCHED: Metric = counter(
+    "podmeter.dns.unmatched",
+    "{message}",
+    "Answers that no query in flight waited for: given twice, late, or forged; and messages that went the wrong way.",
+);
+/// `podmeter.dns.malformed`
+pub static MALFORMED: Metric =
+    counter("podmeter.dns.malformed", "{message}", "Messages on a port of DNS whose header or question cannot be read.");
+/// `podmeter.dns.ignored`
+pub static IGNORED: Metric =
+    counter("podmeter.dns.ignored", "{message}", "Messages that are no lookups: notifications and updates of zones.");
+/// `podmeter.dns.gaps`
+pub static GAPS: Metric = counter(
+    "podmeter.dns.gaps",
+    "{gap}",
+    "Times that a TCP connection's messages could not be followed: segments came out of order, or too many messages in one.",
+);
+/// `podmeter.dns.in_flight`
+pub static IN_FLIGHT: Metric = Metric {
+    name: "podmeter.dns.in_flight",
+    unit: "{query}",
+    kind: Kind::Gauge,
+    attributes: &[],
+    scope: Scope::Node,
+    help: "Queries that waited for an answer when it was last looked: there is room for 16384.",
+};
+/// `podmeter.dns.unattributed`
+pub static UNATTRIBUTED_QUERIES: Metric = Metric {
+    name: "podmeter.dns.unattributed",
+    unit: "{query}",
+    kind: Kind::Counter,
+    attributes: WAYS,
+    scope: Scope::Node,
+    help: "Queries of cgroups that were born when all slots were taken.",
+};
+
+const fn counter(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
+    Metric { name, unit, kind: Kind::Counter, attributes: WAYS, scope: Scope::Container, help }
+}
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dns"));
+
+/// Room for queries in flight: three thousand a second that all wait for five.
+const QUERIES_LEN: u32 = 16_384;
+
+/// Rows per slot, on average; a container that asks and gets answers and NXDOMAIN has two.
+const ROWS_PER_SLOT: u32 = 8;
+
+/// Where the network signal's programs call these.
+const CALLS: [(&str, &str); 2] = [("NETWORK_DNS_EGRESS", "dns_on_egress"), ("NETWORK_DNS_INGRESS", "dns_on_ingress")];
+
+/// The signal while it counts.
+struct Dns {
+    /// Held for its links.
+    _object: Object,
+    /// Held for as long as nothing else keeps them: a table without a descriptor or a pin forgets its programs.
+    _calls: Vec<ProgramArray<MapData>>,
+    books: Books<DnsCounts>,
+    /// The same as in the books: this side adds to them too.
+    counts: MappedArray<DnsCounts>,
+    rows: Rows,
+    in_flight: BpfHashMap<MapData, QueryKey, Query>,
+    gaps: BpfHashMap<MapData, u64, u64>,
+    timeout: Duration,
+    waiting: u64,
+    /// What cgroups that are gone still waited for, by slot.
+    orphans: HashMap<u32, Vec<QueryKey>>,
+    /// When counting began, Unix time in ns.
+    started_unix_ns: u64,
+}
+
+impl Dns {
+    fn start(kernel: &mut Kernel, cgroups: &Cgroups, config: &config::Dns) -> Result<Self, LoadError> {
+        let slots = cgroups.slots();
+        let mut calls = Vec::new();
+        for (table, _) in CALLS {
+            calls.extend(kernel.calls_of("network", table)?);
+        }
+        // Without the network signal there is nobody to call them.
+        let called = calls.len() == CALLS.len();
+        let hook = |attached| if called { Hook::Call } else { attached };
+        let mut ports = [u64::MAX; PORTS_LEN];
+        for (place, port) in ports.iter_mut().zip(&config.ports) {
+            *place = u64::from(*port);
+        }
+        let mut object = kernel.load(&Plan {
+            object: SIGNAL.name,
+            bytes: OBJECT,
+            facts: ("FACTS", Facts { timeout_ns: config.timeout.as_nanos() as u64, ports }),
+            maps: &[
+                ("DNS_COUNTS", Some(slots)),
+                ("DNS_COUNTS_CARRIED", Some(slots)),
+                ("DNS_ROWS", Some(slots * ROWS_PER_SLOT)),
+                ("DNS_IN_FLIGHT", Some(QUERIES_LEN)),
+                ("DNS_EMPTY_ROW", None),
+                ("DNS_CONNECTIONS", None),
+                ("DNS_GAPS", None),
+            ],
+            shared: &[("CGROUP_SLOTS", cgroups.object())],
+            programs: &[("dns_on_egress", hook(Hook::Egress)), ("dns_on_ingress", hook(Hook::Ingress))],
+        })?;
+        kernel.attach(&mut object)?;
+        for (table, (_, program)) in calls.iter_mut().zip(CALLS) {
+            object.call_from(table, 0, program)?;
+        }
+        Ok(Self {
+            books: Books::open(&object, ["DNS_COUNTS", "DNS_COUNTS_CARRIED"], 1, slots)?,
+            counts: object.mapped("DNS_COUNTS")?,
+            rows: Rows::new(object.take("DNS_ROWS")?),
+            in_flight: object.take("DNS_IN_FLIGHT")?,
+            gaps: object.take("DNS_GAPS")?,
+            _object: object,
+            _calls: calls,
+            timeout: config.timeout,
+            waiting: 0,
+            orphans: HashMap::new(),
+            started_unix_ns: facts::unix_ns(),
+        })
+    }
+
+    /// Gives up on queries that have waited for too long, and notes what cgroups that are gone still wait for.
+    fn give_up(&mut self, cgroups: &Cgroups) -> Result<(), Failure> {
+        let now_ns = facts::clock_ns(ClockId::CLOCK_MONOTONIC);
+        let timeout_ns = self.timeout.as_nanos() as u64;
+        let mut late = Vec::new();
+        self.orphans.clear();
+        self.waiting = 0;
+        sys::for_each_entry(self.in_flight.map().fd(), |key: &QueryKey, query: &Query| {
+            self.waiting += 1;
+            if now_ns.saturating_sub(query.asked_ns) >= timeout_ns {
+                late.push((*key, *query));
+            } else if cgroups.table().get(query.slot).is_some_and(|cgroup| !cgroup.lives()) {
+                self.orphans.entry(query.slot).or_default().push(*key);
+            }
+        })?;
+        for (key, query) in late {
+            // Answered in this moment, or the query of a retry by now.
+            let same = self.in_flight.get(&key, 0).is_ok_and(|now| now.asked_ns == query.asked_ns);
+            if same && self.take(&key)? {
+                let way = way(&key);
+                let unseen =
+                    way.transport == Transport::Tcp && self.gaps.get(&key.cookie, 0).is_ok_and(|ns| ns >= query.asked_ns);
+                self.add(query.slot, if unseen { offset_of!(DnsCounts, lost) } else { offset_of!(DnsCounts, timeouts) }, way);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a query that nobody waits for any more; `false` when somebody else did.
+    fn take(&mut self, key: &QueryKey) -> Result<bool, MapError> {
+        match self.in_flight.remove(key) {
+            Ok(()) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Adds one to a slot's count that is at this offset.
+    fn add(&self, slot: u32, offset: usize, way: Way) {
+        self.counts.add_to_word(slot, offset / 8 + way.index(), 1);
+    }
+
+    fn points(&self, start_unix_ns: u64, counts: &DnsCounts, rows: &[(RowKey, Histogram)]) -> Vec<Point> {
+        let mut points = Vec::new();
+        let by_way = [
+            (&QUERIES, counts.queries),
+            (&RETRIES, counts.retries),
+            (&TRUNCATED, counts.truncated),
+            (&ABANDONED, counts.abandoned),
+            (&LOST, counts.lost),
+            (&UNMATCHED, counts.unmatched),
+            (&MALFORMED, counts.malformed),
+            (&IGNORED, counts.other),
+            (&GAPS, counts.gaps),
+        ];
+        // What never happened has no series: most containers never retry, and many never ask.
+        for (metric, counts) in by_way {
+            for (way, n) in Way::ALL.into_iter().zip(counts).filter(|(_, n)| *n > 0) {
+                points.push(
+                    Point::new(metric, start_unix_ns, Value::Int(n)).with("side", side(way)).with(TRANSPORT, transport(way)),
+                );
+            }
+        }
+        let duration = |way: Way, end: Option<&'static str>, histogram: Histogram| {
+            let metric = if way.side == Side::Client { &LOOKUPS } else { &SERVED };
+            let point = Point::new(metric, start_unix_ns, Value::Histogram(Arc::new(histogram)));
+            let point = if let Some(end) = end { point.with("error.type", end) } else { point };
+            point.with(TRANSPORT, transport(way))
+        };
+        points.extend(rows.iter().map(|(key, histogram)| {
+            let (way, rcode) = rows::way_and_rcode(key.kind);
+            duration(way, RCODES[rcode.min(RCODES.len() - 1)], histogram.clone())
+        }));
+        for (way, n) in Way::ALL.into_iter().zip(counts.timeouts).filter(|(_, n)| *n > 0) {
+            let mut histogram = Histogram::of_durations(DURATION_FIRST, &[0; DURATION_LEN], 0);
+            histogram.record(self.timeout.as_secs_f64(), n);
+            points.push(duration(way, Some("timeout"), histogram));
+        }
+        points
+    }
+}
+
+impl Running for Dns {
+    fn tick(&mut self, cgroups: &Cgroups) -> Result<(), Failure> {
+        self.give_up(cgroups)
+    }
+
+    fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point> {
+        for key in self.orphans.remove(&cgroup.slot).unwrap_or_default() {
+            if self.take(&key).unwrap_or(false) {
+                self.add(cgroup.slot, offset_of!(DnsCounts, abandoned), way(&key));
+            }
+        }
+        let last = self.books.bury(cgroup);
+        if last.queries == [0; 4] {
+            // Whoever asked nothing has no rows.
+            return self.points(cgroup.born_unix_ns, &last, &[]);
+        }
+        let rows = self.rows.bury(cgroup.slot, cgroup.parent.unwrap_or(UNATTRIBUTED));
+        self.points(cgroup.born_unix_ns, &last, &rows)
+    }
+
+    fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
+        let totals = self.books.totals(cgroups.table());
+        let mut rows = self.rows.totals(cgroups.table())?;
+        let points = |cgroup: &Cgroup| {
+            let rows = rows.remove(&cgroup.slot).unwrap_or_default();
+            let points = self.points(cgroup.born_unix_ns, totals.get(&cgroup.slot)?, &rows);
+            (!points.is_empty()).then_some((cgroup.slot, points))
+        };
+        let by_cgroup = cgroups.table().iter().filter_map(points).collect();
+        let unattributed = self.books.unattributed().queries;
+        let mut node = vec![Point::new(&IN_FLIGHT, 0, Value::Int(self.waiting))];
+        for (way, n) in Way::ALL.into_iter().zip(unattributed).filter(|(_, n)| *n > 0) {
+            let point = Point::new(&UNATTRIBUTED_QUERIES, self.started_unix_ns, Value::Int(n));
+            node.push(point.with("side", side(way)).with(TRANSPORT, transport(way)));
+        }
+        Ok(Readings { cgroups: by_cgroup, node })
+    }
+}
+
+const TRANSPORT: &str = "network.transport";
+
+/// `error.type` by rcode; the last is that of all others.
+const RCODES: [Option<&str>; 7] =
+    [None, Some("FORMERR"), Some("SERVFAIL"), Some("NXDOMAIN"), Some("NOTIMP"), Some("REFUSED"), Some("_OTHER")];
+
+fn way(key: &QueryKey) -> Way {
+    Way::ALL[(key.id >> 16) as usize & 3]
+}
+
+fn side(way: Way) -> &'static str {
+    match way.side {
+        Side::Client => "client",
+        Side::Server => "server",
+    }
+}
+
+fn transport(way: Way) -> &'static str {
+    match way.transport {
+        Transport::Udp => "udp",
+        Transport::Tcp => "tcp",
+    }
+}

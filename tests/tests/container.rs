@@ -1,0 +1,119 @@
+//! The container that `deploy/` describes: what it may do is enough to measure truly, and none of it is too much.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use podmeter_tests::{
+    agent::Output,
+    cgroup::Cgroup,
+    container::{Manifest, NODE_NAME, Node, static_binary},
+    http,
+    load::Load,
+    metric::CPU_TIME,
+    root_test,
+    truth::Tolerance,
+};
+use serde_json::Value as Json;
+
+const MS: Duration = Duration::from_millis(1);
+const EXACT: Tolerance = Tolerance::new(0.002, 0.0002);
+
+/// Names of the signals that `podmeter check --json` said are on.
+fn signals_on(output: &Output) -> Result<Vec<String>> {
+    let check: Json = serde_json::from_str(&output.stdout).with_context(|| format!("no JSON: {output:?}"))?;
+    let signals = check["signals"].as_array().with_context(|| format!("no signals in {check}"))?.iter();
+    Ok(signals.filter(|signal| signal["on"] == true).filter_map(|signal| Some(signal["name"].as_str()?.to_owned())).collect())
+}
+
+root_test! {
+    fn the_daemonsets_container_measures_what_the_kernel_counts_and_ends_in_time() {
+        const TEST: &str = "the_daemonsets_container_measures_what_the_kernel_counts_and_ends_in_time";
+        let Some(binary) = static_binary(TEST)? else { return Ok(()) };
+        let node = Node::new(&binary)?;
+        let agent = node.run()?;
+        agent.wait_for("a first export", 15_000 * MS, |exports| (exports.requests() > 0).then_some(()))?;
+
+        let probe = |name: &str| node.manifest().container[name]["httpGet"]["path"].as_str().map(str::to_owned);
+        for name in ["livenessProbe", "readinessProbe"] {
+            let path = probe(name).with_context(|| format!("{name} asks for no path"))?;
+            let (status, body) = http::get(agent.address(), &path)?;
+            ensure!(status == 200, "{name} gets {status} {body} from {path}");
+        }
+
+        let cgroup = Cgroup::new("measured")?;
+        Load::burn(700 * MS).start(&cgroup)?.wait()?;
+        let truth = cgroup.cpu_stat()?.usage_seconds();
+        agent.catch_up()?;
+        agent.look(|exports| -> Result<()> {
+            let measured = exports.value(cgroup.path(), CPU_TIME, &[]).context("the load's cgroup has no CPU time")?;
+            EXACT.check("CPU time", measured, truth)?;
+            let point = exports.of(cgroup.path()).last().context("no point")?;
+            ensure!(point.resource.get("host.name").map(String::as_str) == Some(NODE_NAME), "whose is {:?}?", point.resource);
+            Ok(())
+        })?;
+        // It is process 1 of its namespace, which no signal ends that it does not handle.
+        agent.stop()?;
+
+        // What it has left in the kernel stays for the next one.
+        ensure!(node.pins()? == ["podmeter"], "pinned: {:?}", node.pins()?);
+        let next = node.run()?;
+        next.wait_for("an export of the next agent", 15_000 * MS, |exports| (exports.requests() > 0).then_some(()))?;
+        next.stop()?;
+        let removed = node.output(&["uninstall", "--config", "/etc/podmeter/config.yaml"], None)?;
+        ensure!(removed.code == Some(0) && node.pins()?.is_empty(), "{removed:?} left {:?}", node.pins()?);
+        Ok(())
+    }
+}
+
+root_test! {
+    fn the_daemonsets_capabilities_are_enough_for_every_signal_and_none_is_too_many() {
+        const TEST: &str = "the_daemonsets_capabilities_are_enough_for_every_signal_and_none_is_too_many";
+        let Some(binary) = static_binary(TEST)? else { return Ok(()) };
+        let node = Node::new(&binary)?;
+        // What this kernel has no room for is off for root too.
+        let as_root = podmeter_tests::agent::run(&["check", "--json"], podmeter_tests::agent::As::Root, 15_000 * MS)?;
+        let all = node.output(&["check", "--json"], None)?;
+        ensure!(all.code == Some(0), "{all:?}");
+        let on = signals_on(&all)?;
+        ensure!(on == signals_on(&as_root)?, "root has {as_root:?}, the container {all:?}");
+        for capability in &node.manifest().capabilities {
+            let on_cgroups = ["network", "tcp", "dns"].iter().any(|signal| on.iter().any(|on| on == signal));
+            if capability == "NET_ADMIN" && !on_cgroups {
+                eprintln!("SKIPPED {TEST}, for NET_ADMIN: no signal that is on attaches programs to cgroups");
+                continue;
+            }
+            let without = node.output(&["check", "--json"], Some(capability))?;
+            let left = signals_on(&without)?;
+            ensure!(left.len() < on.len(), "without {capability} as much is measured: {left:?}, so it is not needed");
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn the_manifest_gives_root_nothing_that_it_does_not_need() -> Result<()> {
+    let manifest = Manifest::read()?;
+    let rights = &manifest.container["securityContext"];
+    ensure!(rights["privileged"] == false && rights["allowPrivilegeEscalation"] == false, "{rights}");
+    ensure!(rights["readOnlyRootFilesystem"] == true && rights["capabilities"]["drop"][0] == "ALL", "{rights}");
+    for namespace in ["hostNetwork", "hostPID", "hostIPC"] {
+        ensure!(manifest.pod[namespace] != true, "the pod has {namespace}");
+    }
+    let written: Vec<&str> = manifest.mounts.iter().filter(|mount| !mount.read_only).map(|mount| mount.path.as_str()).collect();
+    ensure!(written == ["/host/sys/fs/bpf"], "the container can write to {written:?}");
+    Ok(())
+}
+
+#[test]
+fn probes_ask_where_the_agent_listens_and_the_grace_period_suffices_for_its_end() -> Result<()> {
+    let manifest = Manifest::read()?;
+    let listen = Manifest::config()?["listen"].as_str().map(str::to_owned).context("the configuration sets no address")?;
+    let port = &manifest.container["ports"][0];
+    ensure!(listen == format!("0.0.0.0:{}", port["containerPort"]), "it listens at {listen}, its port is {port}");
+    for probe in ["livenessProbe", "readinessProbe"] {
+        ensure!(manifest.container[probe]["httpGet"]["port"] == port["name"], "{probe}: {}", manifest.container[probe]);
+    }
+    let grace = manifest.pod["terminationGracePeriodSeconds"].as_u64().context("no grace period")?;
+    ensure!(Duration::from_secs(grace) >= 2 * podmeter_tests::agent::STOPS_WITHIN, "{grace} s");
+    Ok(())
+}

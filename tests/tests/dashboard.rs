@@ -1,0 +1,241 @@
+//! The Grafana dashboard: every query of it, asked of a real VictoriaMetrics that the agent has filled, answers with data.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream, UdpSocket},
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use podmeter_tests::{
+    agent::Agent,
+    cgroup::{self, Cgroup},
+    deploy,
+    load::Load,
+    promql, root_test,
+    victoria::{self, OTLP_PATH, VictoriaMetrics},
+};
+use serde_json::{Value as Json, json};
+
+const DASHBOARD: &str = "grafana/podmeter-victoriametrics.json";
+const SECOND: Duration = Duration::from_secs(1);
+/// How long the agent measures before the queries, and what stands for Grafana's `$__rate_interval`.
+const MEASURED: Duration = Duration::from_secs(12);
+const RATE_INTERVAL: &str = "10s";
+
+/// Series that cannot be there in this test, and why. A query that asks for one of them must answer nothing: when it has data, its
+/// place is not here.
+struct Exception {
+    series: &'static [&'static str],
+    why: &'static str,
+    holds: fn() -> Result<bool>,
+}
+
+const EXCEPTIONS: &[Exception] = &[
+    Exception {
+        series: &[
+            "k8s_node_cpu_allocatable",
+            "k8s_node_memory_allocatable_bytes",
+            "k8s_container_memory_request_desired_bytes",
+            "podmeter_cpu_slack",
+            "podmeter_memory_slack_bytes",
+            "k8s_container_restart_count",
+            "k8s_container_status_reason",
+        ],
+        why: "no Kubernetes API is asked in this test",
+        holds: || Ok(true),
+    },
+    Exception {
+        series: &[
+            "k8s_container_cpu_request_current",
+            "k8s_container_cpu_limit_current",
+            "podmeter_cpu_periods_total",
+            "podmeter_cpu_throttled_periods_total",
+        ],
+        why: "cgroup2 has no cpu controller on this machine",
+        holds: || Ok(!cgroup::has_controller("cpu")?),
+    },
+    Exception {
+        series: &[
+            "container_memory_working_set_bytes",
+            "podmeter_memory_unreclaimable_bytes",
+            "podmeter_memory_oom_kills_total",
+            "k8s_container_memory_limit_current_bytes",
+        ],
+        why: "cgroup2 has no memory controller on this machine",
+        holds: || Ok(!cgroup::has_controller("memory")?),
+    },
+];
+
+/// Why a query can have no answer here.
+fn excepted(series: &BTreeSet<String>) -> Result<Option<&'static str>> {
+    for exception in EXCEPTIONS {
+        if exception.series.iter().any(|name| series.contains(*name)) && (exception.holds)()? {
+            return Ok(Some(exception.why));
+        }
+    }
+    Ok(None)
+}
+
+/// A query of the dashboard.
+struct Query {
+    /// Panel or variable.
+    of: String,
+    promql: String,
+}
+
+/// Every query, with the variables set to "All".
+fn queries(dashboard: &Json) -> Result<Vec<Query>> {
+    let list = |value: &Json| value.as_array().cloned().unwrap_or_default();
+    let mut queries = Vec::new();
+    for panel in list(&dashboard["panels"]) {
+        for target in list(&panel["targets"]) {
+            let promql = target["expr"].as_str().context("a target without a query")?.to_owned();
+            queries.push(Query { of: format!("panel {}", panel["title"]), promql });
+        }
+    }
+    for variable in list(&dashboard["templating"]["list"]) {
+        let Some(definition) = variable["definition"].as_str() else { continue };
+        let inside = definition.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')'));
+        let (series, label) = inside.and_then(|inside| inside.rsplit_once(", ")).with_context(|| definition.to_owned())?;
+        queries.push(Query { of: format!("variable {}", variable["name"]), promql: format!("count by ({label}) ({series})") });
+    }
+    for query in &mut queries {
+        let variables = [("$__rate_interval", RATE_INTERVAL), ("$cluster", ".*"), ("$namespace", ".*"), ("$workload", ".*")];
+        for (variable, value) in variables {
+            query.promql = query.promql.replace(variable, value);
+        }
+        ensure!(!query.promql.contains('$'), "{}: an unknown variable in {}", query.of, query.promql);
+    }
+    Ok(queries)
+}
+
+/// A pod-shaped tree of cgroups, as kubelet's systemd driver and containerd make it; dropped from the last to the first.
+struct Pod {
+    container: Cgroup,
+    _above: Vec<Cgroup>,
+}
+
+impl Pod {
+    fn new() -> Result<Self> {
+        let node = Cgroup::new("node")?;
+        let all = node.child("kubepods.slice")?;
+        let pod = all.child("kubepods-pod0f1e2d3c_4b5a_6978_8796_a5b4c3d2e1f0.slice")?;
+        let container = pod.child(&format!("cri-containerd-{}.scope", "5e".repeat(32)))?;
+        Ok(Self { container, _above: vec![pod, all, node] })
+    }
+}
+
+/// This process in another cgroup, until the value is dropped: sockets belong to the cgroup that they are made in.
+struct Inside {
+    before: PathBuf,
+}
+
+impl Inside {
+    fn enter(cgroup: &Cgroup) -> Result<Self> {
+        let own = fs::read_to_string("/proc/self/cgroup").context("could not read /proc/self/cgroup")?;
+        let own = own.lines().find_map(|line| line.strip_prefix("0::")).context("this process is in no cgroup2 cgroup")?;
+        let before = cgroup::mount_point()?.join(own.trim_start_matches('/'));
+        cgroup.attach(std::process::id().cast_signed())?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(self.before.join("cgroup.procs"), std::process::id().to_string()) {
+            eprintln!("could not go back to {}: {error}", self.before.display());
+        }
+    }
+}
+
+/// What a pod does on the network, with both ends in it: TCP, lookups of which every second fails, packets that nobody wants.
+fn talk(until: Instant) -> Result<()> {
+    // All of 127/8 is this machine's; a resolver of its own would be at the first address, or at 127.0.0.53.
+    const SERVER: &str = "127.9.9.9:53";
+    let listener = TcpListener::bind("127.0.0.1:0").context("could not listen")?;
+    let mut sender = TcpStream::connect(listener.local_addr()?).context("could not connect")?;
+    let (mut receiver, _) = listener.accept().context("could not accept")?;
+    let server = UdpSocket::bind(SERVER).with_context(|| format!("could not listen at {SERVER}"))?;
+    let client = UdpSocket::bind("127.0.0.1:0").context("could not make a socket")?;
+    for socket in [&server, &client] {
+        socket.set_read_timeout(Some(SECOND)).context("could not limit a wait")?;
+    }
+    let mut bytes = [1; 4096];
+    let mut id: u16 = 0;
+    while Instant::now() < until {
+        sender.write_all(&bytes).context("could not send")?;
+        receiver.read_exact(&mut bytes).context("could not receive")?;
+        id += 1;
+        answered(&client, &server, SERVER, id)?;
+        // To a port that nobody has: it is dropped, and the next call may tell.
+        let _ = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.send_to(&[0], "127.9.9.9:9"));
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// One lookup of `a.test`, IN A: NOERROR for even ids, SERVFAIL for odd ones.
+fn answered(client: &UdpSocket, server: &UdpSocket, address: &str, id: u16) -> Result<()> {
+    let [high, low] = id.to_be_bytes();
+    let query = [&[high, low, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], b"\x01a\x04test\x00\x00\x01\x00\x01"].concat();
+    client.send_to(&query, address).context("could not ask")?;
+    let mut packet = [0; 512];
+    let (length, from) = server.recv_from(&mut packet).context("no question came")?;
+    packet[2] |= 0x80;
+    packet[3] = if id.is_multiple_of(2) { 0 } else { 2 };
+    server.send_to(&packet[..length], from).context("could not answer")?;
+    client.recv_from(&mut packet).context("no answer came").map(drop)
+}
+
+root_test! {
+    fn every_query_of_the_dashboard_answers_with_data_that_the_agent_has_sent() {
+        const TEST: &str = "every_query_of_the_dashboard_answers_with_data_that_the_agent_has_sent";
+        let Some(binary) = victoria::binary() else {
+            eprintln!("SKIPPED {TEST}: needs victoria-metrics in PODMETER_TOOLS (cargo xtask setup)");
+            return Ok(());
+        };
+        if !deploy::is_here(TEST) {
+            return Ok(());
+        }
+        let text = deploy::text(&deploy::directory().join(DASHBOARD))?;
+        let queries = queries(&serde_json::from_str(&text).context("the dashboard is no JSON")?)?;
+        ensure!(queries.len() > 30, "the dashboard has only {} queries", queries.len());
+
+        let backend = VictoriaMetrics::start(&binary)?;
+        let pod = Pod::new()?;
+        let endpoint = format!("http://{}{OTLP_PATH}", backend.address());
+        let agent = Agent::spawn(json!({
+            "cluster_name": "test",
+            "export": {"exporter": "otlp", "protocol": "http/protobuf", "endpoint": endpoint},
+        }))?;
+        let until = Instant::now() + MEASURED;
+        let load = Load::duty_cycle(30 * SECOND / 1000, SECOND / 10, MEASURED).start(&pod.container)?;
+        let inside = Inside::enter(&pod.container)?;
+        talk(until)?;
+        drop(inside);
+
+        let mut wrong = Vec::new();
+        for query in &queries {
+            let series = promql::names(&query.promql).series;
+            let answer = backend.query(&query.promql).with_context(|| query.of.clone())?;
+            let data = answer.iter().any(|(_, value)| value.is_finite());
+            match (excepted(&series)?, data) {
+                (None, false) => wrong.push(format!("{}: no data for {}", query.of, query.promql)),
+                (Some(why), true) => wrong.push(format!("{}: data, although {why}: {}", query.of, query.promql)),
+                (Some(why), false) => println!("{}: no data, since {why}", query.of),
+                (None, true) => {}
+            }
+        }
+        load.wait()?;
+        agent.stop()?;
+        if !wrong.is_empty() {
+            bail!("of {} queries:\n{}\nseries there are:\n{}", queries.len(), wrong.join("\n"), backend.names()?.join(" "));
+        }
+        Ok(())
+    }
+}
