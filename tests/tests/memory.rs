@@ -407,7 +407,9 @@ root_test! {
             return Ok(());
         }
         for walks in [true, false] {
-            let mut agent = Agent::start(json!({"bpf": {"walks": walks}}))?;
+            // What becomes of their last words is another test's.
+            let mut agent = Agent::spawn(json!({"bpf": {"walks": walks}, "export": {"exporter": "none"}}))?;
+            agent.wait_for_log("podmeter runs", 15 * SECOND)?;
             let pod = Cgroup::new("vanishing")?;
             pod.delegate("memory")?;
             let begin = std::time::Instant::now();

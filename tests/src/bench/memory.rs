@@ -3,8 +3,6 @@
 //! The agent tells how long each read took. Without a memory controller there is nothing to read: then only a guest can tell
 //! (`cargo xtask test vm --filter a_thousand_cgroups`), which is emulated, and of which only the ratio says something.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
@@ -12,7 +10,9 @@ use super::{Effort, report::Figure};
 use crate::{
     agent::Agent,
     cgroup::Cgroup,
+    collector::Collector,
     metric::{MEMORY_USAGE, READ_TIME},
+    otlp::{Point, Value},
 };
 
 /// Names of the figures.
@@ -36,28 +36,32 @@ pub fn passes(effort: Effort) -> Result<Vec<Figure>> {
 
 /// How long each read took in ms, without the first two: a walk is compared with files there.
 fn read_times(walks: bool, cgroups: &[Cgroup], exports: usize) -> Result<Vec<f64>> {
-    let signals = json!({"cpu": false, "pressure": false});
-    let agent = Agent::start(json!({"bpf": {"walks": walks}, "cgroups": {"slots": 2048}, "signals": signals}))?;
-    agent.wait_for("enough exports", Duration::from_secs(5 * exports as u64), |all| {
-        (all.requests() >= exports + 2).then_some(())
-    })?;
-    let read = agent.look(|all| cgroups.iter().filter(|c| all.value(c.path(), MEMORY_USAGE, &[]).is_some()).count());
+    let collector = Collector::start()?;
+    let agent = Agent::spawn(json!({
+        "bpf": {"walks": walks},
+        "cgroups": {"slots": 2048},
+        "signals": {"cpu": false, "dns": false, "pressure": false},
+        "export": {"exporter": "otlp", "endpoint": collector.grpc_endpoint()},
+    }))?;
+    let mut patience = 10;
+    while collector.received().len() < exports + 2 {
+        patience -= 1;
+        ensure!(patience > 0, "{} exports only, log:\n{}", collector.received().len(), agent.stderr());
+        // What each waits for is one more export.
+        let before = collector.received().len();
+        let _ = collector.wait_until("one more export", |collector| collector.received().len() > before);
+    }
+    let all = collector.exports()?;
+    let read = cgroups.iter().filter(|c| all.value(c.path(), MEMORY_USAGE, &[]).is_some()).count();
     ensure!(read == cgroups.len(), "only {read} of {} cgroups were read", cgroups.len());
     let log = agent.stderr();
     ensure!(!walks || !log.contains("another way") && !log.contains("read from files"), "this kernel cannot be walked: {log}");
-    let of_memory = |point: &&crate::otlp::Point| {
-        &*point.metric == READ_TIME && point.attributes.get("signal").is_some_and(|signal| signal == "memory")
+    let seconds = |point: &Point| match point.value {
+        Value::Number(seconds) => Some(seconds),
+        Value::Histogram(_) => None,
     };
-    let times: Vec<f64> = agent.look(|all| {
-        let points = all.of_node().iter().filter(of_memory);
-        points
-            .filter_map(|point| match point.value {
-                crate::otlp::Value::Number(seconds) => Some(seconds * 1e3),
-                crate::otlp::Value::Histogram(_) => None,
-            })
-            .skip(2)
-            .collect()
-    });
+    let of_memory = |point: &&Point| &*point.metric == READ_TIME && point.attributes.get("signal").is_some_and(|s| s == "memory");
+    let times: Vec<f64> = all.of_node().iter().filter(of_memory).filter_map(seconds).skip(2).map(|s| s * 1e3).collect();
     agent.stop()?;
     Some(times).filter(|times| !times.is_empty()).context("no read was timed")
 }
