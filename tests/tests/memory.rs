@@ -1,6 +1,6 @@
 //! Memory against the cgroup's own files and loads of known size; kills by the OOM killer; reclaim; pressure.
 
-use std::{fs::File, thread, time::Duration};
+use std::{fs::File, io::Write as _, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
@@ -25,6 +25,17 @@ const MIB: usize = 1 << 20;
 
 /// A page batch: what two CPUs charge in advance (64 pages each), and as much that they have not told the statistics yet.
 const BATCH: f64 = 4.0 * 64.0 * 4096.0;
+
+/// Something to read whose page cache is charged to the reader: a guest's disk, else a file that is on disk.
+fn disk(bytes: usize) -> Result<File> {
+    if let Ok(disk) = File::open("/dev/vda") {
+        return Ok(disk);
+    }
+    let mut file = tempfile::tempfile().context("could not make a file")?;
+    file.write_all(&vec![1; bytes]).context("could not write a file")?;
+    file.sync_all().context("could not write a file to disk")?;
+    Ok(file)
+}
 
 /// Whether the memory controller is here; says so when not.
 fn can_run(test: &str) -> Result<bool> {
@@ -107,8 +118,8 @@ fn check_every_kind(config: Json) -> Result<()> {
     }
     println!("-- page cache");
     let (_pod, cgroup) = container("cache")?;
+    let disk = disk(size)?;
     std::fs::write("/proc/sys/vm/drop_caches", "1").context("could not drop the page cache")?;
-    let disk = File::open("/dev/vda").context("could not open the guest's disk")?;
     let load = Load::read(&disk, size as u64, false, 60 * SECOND).start(&cgroup)?;
     load.wait_for_rounds(1, 20 * SECOND)?;
     check_against_files(&agent, &cgroup)?;
@@ -327,7 +338,7 @@ root_test! {
         let (_other, quiet) = container("quiet")?;
         cgroup.write("memory.max", &(16 * MIB).to_string())?;
         let rest = Load::hold(Memory::Anonymous, MIB, 60 * SECOND).start(&quiet)?;
-        let disk = File::open("/dev/vda").context("could not open the guest's disk")?;
+        let disk = disk(64 * MIB)?;
         let load = Load::read(&disk, 64 * MIB as u64, true, 3 * SECOND).start(&cgroup)?;
         load.wait()?;
         agent.catch_up()?;
