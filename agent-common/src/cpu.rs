@@ -42,7 +42,7 @@ record! {
     pub struct CpuRecord {
         /// Time on this CPU in ns: `sum_exec_runtime` deltas, what `cpu.stat usage_usec` counts.
         pub on_cpu_ns: u64,
-        /// Run-queue wait in ns: `sched_info.run_delay` deltas, throttled time included.
+        /// Run-queue wait in ns: `sched_info.run_delay` deltas, throttled time included (see `agent-ebpf/src/bin/cpu.rs`).
         pub wait_ns: u64,
         /// The burst window that `log` is the entry of; low 32 bits of CLOCK_MONOTONIC / [`WINDOW_NS`].
         pub window: u32,
@@ -63,8 +63,12 @@ record! {
         pub wait_ns: u64,
         /// What `cpu.stat` said less what was counted, in ns, two's complement: CPU time from before counting began.
         pub before_counting_ns: u64,
-        /// 1 once `before_counting_ns` is known.
+        /// What `cpu.stat` said of throttling when counting began, in ns: `throttled_usec` from before.
+        pub throttled_before_ns: u64,
+        /// 1 once the two above are known.
         pub before_counting_known: u64,
+        /// The largest time in contention that was ever exported, in ns: it never goes down.
+        pub contention_ns: u64,
         /// Waits of its dead descendants by duration; wraps.
         pub waits: [u32; WAIT_LEN],
     }

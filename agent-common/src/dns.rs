@@ -20,6 +20,9 @@ pub const PREFIX_LEN: usize = 2;
 /// Ports that can be told to be those of DNS.
 pub const PORTS_LEN: usize = 8;
 
+/// What is no port.
+pub const NO_PORT: u64 = 1 << 32;
+
 /// A message as far as it is there.
 pub trait Source {
     /// The byte at `at`, `None` beyond the message's end. `at` is below [`HEAD_LEN`].
@@ -31,7 +34,7 @@ pub trait Source {
         question(self)
     }
 
-    /// The same number below 64. On the kernel side, one of which the verifier forgets all it knew: else it would follow each length of
+    /// The same number below 128. On the kernel side, one of which the verifier forgets all it knew: else it would follow each length of
     /// each label by itself. `noise` is any number that it does not know.
     fn forgotten(&self, number: u8, noise: u64) -> u8 {
         let _ = noise;
@@ -104,37 +107,34 @@ pub fn parse(source: &(impl Source + ?Sized)) -> Result<Message, Refused> {
 #[inline(always)]
 pub fn question(source: &(impl Source + ?Sized)) -> Option<u64> {
     let mut hash = HASH_SEED;
-    // Bytes left of the current label; behind the name, of type and class.
-    let mut left = 0_u8;
-    let mut named = false;
+    // Bytes left of the current label; behind the name, those of type and class, and NAMED.
+    let mut state = 0_u8;
     for i in 0..NAME_LEN + 4 {
-        let mut byte = source.byte(HEADER_LEN + i)?;
-        if named {
-            left -= 1;
-            if left == 0 {
-                return Some(hashed(hash, byte));
+        let byte = source.byte(HEADER_LEN + i)?;
+        // The lower case of a name's letters, without a branch: the verifier would follow each, in each of the rounds. The length of a
+        // label is no letter.
+        let letter = u64::from(byte.wrapping_sub(b'A')).wrapping_sub(26) >> 63;
+        let in_name = u64::from(state & NAMED ^ NAMED) / u64::from(NAMED);
+        hash = hashed(hash, byte | ((letter & in_name) << 5) as u8);
+        if state & !NAMED != 0 {
+            state -= 1;
+            if state == NAMED {
+                return Some(hash);
             }
-        } else if left == 0 {
+        } else {
             // A longer label is none: the upper bits mark a pointer, or nothing that was ever defined.
             if byte > 63 || i >= NAME_LEN {
                 return None;
             }
-            left = byte;
-            if byte == 0 {
-                named = true;
-                left = 4;
-            }
-        } else {
-            left -= 1;
-            if byte.is_ascii_uppercase() {
-                byte |= 0x20;
-            }
+            state = if byte == 0 { NAMED | 4 } else { byte };
         }
-        hash = hashed(hash, byte);
-        left = source.forgotten(left, hash);
+        state = source.forgotten(state, hash);
     }
     None
 }
+
+/// The name is complete: above the longest label.
+const NAMED: u8 = 64;
 
 /// FNV-1a, 64 bits.
 const HASH_SEED: u64 = 0xcbf2_9ce4_8422_2325;
@@ -332,7 +332,7 @@ record! {
     pub struct Facts {
         /// How long an answer may take in ns.
         pub timeout_ns: u64,
-        /// The ports of DNS; what is no port, such as `u64::MAX`, for none.
+        /// The ports of DNS; [`NO_PORT`] for none.
         pub ports: [u64; PORTS_LEN],
     }
 }

@@ -86,7 +86,11 @@ pub mod bucket;
 pub mod cgroups;
 pub mod cpu;
 pub mod dns;
+pub mod drops;
 pub mod memory;
+pub mod network;
+pub mod socket;
+pub mod tcp;
 
 #[cfg(test)]
 mod tests {

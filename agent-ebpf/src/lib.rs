@@ -6,6 +6,7 @@
 #![feature(asm_experimental_arch)]
 
 pub mod packet;
+pub mod socket;
 
 use aya_ebpf::{
     btf_maps::{Array, HashMap},
@@ -41,9 +42,9 @@ macro_rules! object {
 /// Volatile, or rustc would use the zero it was compiled with.
 #[macro_export]
 macro_rules! frozen {
-    ($global:ident.$field:ident) => {
+    ($global:ident.$($field:ident).+) => {
         // SAFETY: the address of a field of a live static; only its initial value is replaced, before the program loads.
-        unsafe { core::ptr::read_volatile(&raw const $global.$field) }
+        unsafe { core::ptr::read_volatile(&raw const $global.$($field).+) }
     };
 }
 
@@ -66,6 +67,16 @@ pub unsafe fn load(pointer: u64, offset: u64) -> u64 {
 pub unsafe fn load32(pointer: u64, offset: u64) -> u32 {
     // SAFETY: the verifier checks this very access against the kernel's BTF.
     unsafe { core::ptr::read_volatile((pointer + offset) as *const u32) }
+}
+
+/// Loads a `u8` field through a BTF-typed pointer.
+///
+/// # Safety
+/// As for [`load`].
+#[inline(always)]
+pub unsafe fn load8(pointer: u64, offset: u64) -> u8 {
+    // SAFETY: the verifier checks this very access against the kernel's BTF.
+    unsafe { core::ptr::read_volatile((pointer + offset) as *const u8) }
 }
 
 /// Reads a `u64` at an address that is a mere number, by a helper that survives a wrong one.
@@ -103,4 +114,12 @@ pub fn opaque(number: u64) -> u64 {
 #[inline(always)]
 pub fn forgotten(number: u64, mask: u64, noise: u64) -> u64 {
     (opaque(number ^ noise) ^ noise) & mask
+}
+
+/// A length from 1 to `most` out of one that may be anything, `None` for another: in such a way that the verifier of Linux 5.10 sees
+/// both bounds, which takes "not 0" for no bound.
+#[inline(always)]
+pub fn length_within(length: u64, most: u64) -> Option<u64> {
+    let less = opaque(length.wrapping_sub(1));
+    if less < most { Some(less + 1) } else { None }
 }

@@ -262,6 +262,7 @@ mod tests {
     use super::*;
     use crate::{
         cgroups::table::tests::cgroup,
+        pods::object::{Container, Pod},
         signals::{cpu, metric::Value},
     };
 
@@ -322,5 +323,106 @@ mod tests {
         let mut aggregate = Aggregate::new(Node::default());
         let readings = vec![Readings { cgroups: vec![(7, vec![point(1.0)])], node: Vec::new() }];
         assert!(paths(&aggregate.batch(1, readings, &Table::default(), None)).is_empty());
+    }
+
+    const UID: &str = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee";
+
+    fn known(ids: &[(&str, &str)]) -> Known {
+        let containers =
+            ids.iter().map(|(name, id)| Container { name: (*name).into(), id: Some((*id).into()), ..Container::default() });
+        let mut known = Known::default();
+        known.set_pod(Pod {
+            uid: UID.into(),
+            name: "web".into(),
+            namespace: "shop".into(),
+            containers: containers.collect(),
+            ..Pod::default()
+        });
+        known
+    }
+
+    fn names(known: &Known, now_ns: u64) -> Option<Names<'_>> {
+        Some(Names { known, now_ns, now: Instant::now() })
+    }
+
+    /// The container's name, or else its type, of each exported cgroup.
+    fn called(batch: &Batch) -> Vec<Option<&str>> {
+        let name =
+            |sample: &Sample, key: &str| -> Option<usize> { sample.resource.attributes.iter().position(|(k, _)| k == key) };
+        let of = |sample: &'_ Sample| name(sample, "k8s.container.name").or_else(|| name(sample, "podmeter.container.type"));
+        let cgroups = batch.samples.iter().filter(|sample| sample.cgroup.is_some());
+        cgroups.map(|sample| of(sample).map(|at| sample.resource.attributes[at].1.as_str())).collect()
+    }
+
+    fn container_cgroup(slot: u32, digit: &str) -> Cgroup {
+        cgroup(slot, &format!("/kubepods/pod{UID}/{}", digit.repeat(64)), Some(1))
+    }
+
+    fn readings() -> Vec<Readings> {
+        vec![Readings { cgroups: (1..5).map(|slot| (slot, vec![point(f64::from(slot))])).collect(), node: Vec::new() }]
+    }
+
+    #[test]
+    fn a_container_waits_for_its_name_and_not_for_ever() {
+        let mut aggregate = Aggregate::new(Node::default());
+        let mut table = Table::default();
+        table.insert(container_cgroup(2, "a"));
+        table.insert(cgroup(3, "/other", None));
+        let nobody = Known::default();
+        assert_eq!(called(&aggregate.batch(1, readings(), &table, names(&nobody, 0))), [None], "only the other one");
+        let waited = aggregate.batch(2, readings(), &table, names(&nobody, PATIENCE_NS));
+        assert_eq!(called(&waited), [None, None], "by its UID");
+        let named = known(&[("app", &"a".repeat(64))]);
+        assert_eq!(called(&aggregate.batch(3, readings(), &table, names(&named, PATIENCE_NS + 1))), [Some("app"), None]);
+        assert_eq!(
+            called(&aggregate.batch(4, readings(), &table, names(&nobody, PATIENCE_NS + 2))),
+            [Some("app"), None],
+            "it is kept"
+        );
+    }
+
+    #[test]
+    fn last_words_wait_for_a_name_and_are_said_once() {
+        let mut aggregate = Aggregate::new(Node::default());
+        let (table, nobody) = (Table::default(), Known::default());
+        let mut dead = container_cgroup(2, "a");
+        dead.died_ns = Some(5);
+        aggregate.bury(&dead, vec![point(1.0)]);
+        assert!(called(&aggregate.batch(1, Vec::new(), &table, names(&nobody, 6))).is_empty());
+        let named = known(&[("app", &"a".repeat(64))]);
+        assert_eq!(called(&aggregate.batch(2, Vec::new(), &table, names(&named, 7))), [Some("app")]);
+        assert!(called(&aggregate.batch(3, Vec::new(), &table, names(&named, 8))).is_empty());
+        // Nobody tells of this one, and the agent ends.
+        let mut unheard = container_cgroup(3, "b");
+        unheard.died_ns = Some(5);
+        aggregate.bury(&unheard, vec![point(1.0)]);
+        assert!(called(&aggregate.batch(4, Vec::new(), &table, names(&named, 9))).is_empty());
+        aggregate.wait_no_longer();
+        assert_eq!(called(&aggregate.batch(5, Vec::new(), &table, names(&named, 10))), [None]);
+        assert!(aggregate.labels.is_empty(), "nothing is kept of the dead");
+    }
+
+    #[test]
+    fn the_oldest_container_that_lives_and_is_not_listed_is_the_sandbox() {
+        let mut aggregate = Aggregate::new(Node::default());
+        let mut table = Table::default();
+        for (slot, digit) in [(2, "a"), (3, "b"), (4, "c")] {
+            table.insert(container_cgroup(slot, digit));
+        }
+        let listed = known(&[("app", &"b".repeat(64))]);
+        assert_eq!(
+            called(&aggregate.batch(1, readings(), &table, names(&listed, 0))),
+            [Some("sandbox"), Some("app")],
+            "c is new"
+        );
+        let both = known(&[("app", &"b".repeat(64)), ("proxy", &"c".repeat(64))]);
+        let batch = aggregate.batch(2, readings(), &table, names(&both, 1));
+        assert_eq!(called(&batch), [Some("sandbox"), Some("app"), Some("proxy")]);
+        // What it was found to be is known when it is gone.
+        let mut sandbox = table.remove(2).expect("is there");
+        sandbox.died_ns = Some(2);
+        aggregate.bury(&sandbox, vec![point(1.0)]);
+        let batch = aggregate.batch(3, readings(), &table, names(&both, 3));
+        assert_eq!(called(&batch), [Some("sandbox"), Some("app"), Some("proxy")]);
     }
 }

@@ -8,7 +8,7 @@ mod yaml;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -65,6 +65,8 @@ pub enum LogFormat {
 pub struct Signals {
     /// Names of the signals that are not wanted, each once.
     pub off: Vec<&'static str>,
+    /// Which addresses are whose.
+    pub network: Network,
     /// How DNS is measured.
     pub dns: Dns,
 }
@@ -76,6 +78,47 @@ impl Signals {
         if !on {
             self.off.push(name);
         }
+    }
+}
+
+/// Which addresses are whose. An address is of the list with the longest prefix that it has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Network {
+    /// Of pods and services.
+    pub cluster: Vec<Range>,
+    /// Of nodes.
+    pub node: Vec<Range>,
+    /// Of others that the internet does not route.
+    pub private: Vec<Range>,
+}
+
+/// A range of addresses: those whose first `prefix` bits are those of `address`, of which the others are 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Range {
+    /// The first one.
+    pub address: IpAddr,
+    /// Bits that all have in common.
+    pub prefix: u32,
+}
+
+impl Range {
+    /// Ranges that all lists together may have.
+    pub const MOST: usize = 192;
+
+    /// Ranges that one list may have.
+    pub(super) const MOST_OF_ONE: usize = Self::MOST / 3;
+
+    /// Reads `10.0.0.0/8`, `fd00::/8`, or an address alone.
+    fn parse(text: &str) -> Option<Self> {
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+        let address: IpAddr = address.parse().ok()?;
+        let bits: u32 = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.map_or(Some(bits), |prefix| prefix.parse().ok())?;
+        let first = match address {
+            IpAddr::V4(v4) => IpAddr::V4((v4.to_bits() & u32::MAX.checked_shl(bits.checked_sub(prefix)?).unwrap_or(0)).into()),
+            IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & u128::MAX.checked_shl(bits.checked_sub(prefix)?).unwrap_or(0)).into()),
+        };
+        (first == address).then_some(Self { address, prefix })
     }
 }
 

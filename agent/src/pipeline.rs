@@ -182,7 +182,13 @@ impl Pipeline {
     /// Everything known now. A signal that cannot be read is left out and said in `failed`.
     pub fn collect(&mut self, mut failed: impl FnMut(&'static str, &(dyn Error + 'static))) -> Batch {
         self.cgroups.refresh();
-        let now_ns = facts::boottime_ns();
+        for (signal, running) in &mut self.signals {
+            if let Err(error) = running.begin(&mut self.cgroups) {
+                failed(signal.name, &*error);
+            }
+        }
+        // Before the readings: what is exported as of this moment has no less than was there then.
+        let (now_ns, unix_ns) = (facts::boottime_ns(), facts::unix_ns());
         let mut readings = Vec::with_capacity(self.signals.len());
         let mut own: Vec<Point> = self.states.iter().map(State::point).collect();
         for (signal, running) in &mut self.signals {
@@ -199,6 +205,6 @@ impl Pipeline {
         readings.push(Readings { node: own, ..Readings::default() });
         let known = self.pods.as_ref().map(Shared::lock);
         let names = known.as_deref().map(|known| Names { known, now_ns: facts::boottime_ns(), now: Instant::now() });
-        self.aggregate.batch(facts::unix_ns(), readings, self.cgroups.table(), names)
+        self.aggregate.batch(unix_ns, readings, self.cgroups.table(), names)
     }
 }

@@ -4,11 +4,15 @@ pub mod agent;
 pub mod books;
 pub mod cpu;
 pub mod dns;
+pub mod drops;
 pub mod event;
 pub mod limits;
 pub mod memory;
 pub mod metric;
+pub mod network;
 pub mod pressure;
+pub mod socket;
+pub mod tcp;
 
 use std::error::Error;
 
@@ -21,7 +25,17 @@ use event::Event;
 use metric::{Metric, Point};
 
 /// Every signal, in start order.
-pub const ALL: &[Signal] = &[cpu::SIGNAL, memory::SIGNAL, pressure::SIGNAL, dns::SIGNAL, limits::SIGNAL, agent::SIGNAL];
+pub const ALL: &[Signal] = &[
+    cpu::SIGNAL,
+    memory::SIGNAL,
+    pressure::SIGNAL,
+    network::SIGNAL,
+    dns::SIGNAL,
+    tcp::SIGNAL,
+    drops::SIGNAL,
+    limits::SIGNAL,
+    agent::SIGNAL,
+];
 
 /// Why a signal cannot start, or cannot be read this time.
 pub type Failure = Box<dyn Error + Send + Sync>;
@@ -58,6 +72,14 @@ pub trait Running: Send {
     /// # Errors
     /// When the kernel cannot be read; the next tick tries again.
     fn tick(&mut self, cgroups: &Cgroups) -> Result<(), Failure>;
+
+    /// Before a collection: what has to be learnt once of cgroups that are new, of which more may be born meanwhile.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read; the next collection tries again.
+    fn begin(&mut self, _cgroups: &mut Cgroups) -> Result<(), Failure> {
+        Ok(())
+    }
 
     /// The last word on a cgroup that is gone: its final points. Its counters are zeroed for the slot's next owner.
     fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point>;

@@ -78,7 +78,7 @@ pub fn run(args: &[&str], user: As, within: Duration) -> Result<Output> {
         fs::copy(&binary, &copy).with_context(|| format!("could not copy {}", binary.display()))?;
         binary = copy;
     }
-    let mut process = spawn(&binary, args, user)?;
+    let mut process = spawn(&binary, args, user, &[])?;
     let stdout = read_all(process.stdout.take());
     let stderr = read_all(process.stderr.take());
     let within = patience(within);
@@ -97,13 +97,14 @@ fn read_all<R: std::io::Read + Send + 'static>(pipe: Option<R>) -> thread::JoinH
     })
 }
 
-fn spawn(binary: &Path, args: &[&str], user: As) -> Result<Child> {
+fn spawn(binary: &Path, args: &[&str], user: As, environment: &[(&str, &str)]) -> Result<Child> {
     let mut command = Command::new(binary);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // The environment can configure the agent too; a test says all it wants in its configuration.
     for (name, _) in std::env::vars_os().filter(|(name, _)| is_configuration(&name.to_string_lossy())) {
         command.env_remove(name);
     }
+    command.envs(environment.iter().copied());
     // SAFETY: system calls only between fork and exec.
     unsafe {
         command.pre_exec(move || {
@@ -211,6 +212,11 @@ impl Agent {
 
     /// The same without waiting: for exporters whose exports do not come to standard output, and for what happens during start.
     pub fn spawn(config: Json) -> Result<Self> {
+        Self::spawn_in(config, &[])
+    }
+
+    /// The same with these variables in its environment.
+    pub fn spawn_in(config: Json, environment: &[(&str, &str)]) -> Result<Self> {
         let address = http::free_address()?;
         let mut all = json!({
             "interval": "1s", "listen": address.to_string(), "bpf": {"pin": false}, "export": {"exporter": "stdout"},
@@ -220,7 +226,7 @@ impl Agent {
         let file = dir.path().join("config.yaml");
         fs::write(&file, all.to_string()).with_context(|| format!("could not write {}", file.display()))?;
         let file = file.to_str().context("the configuration's path is not UTF-8")?;
-        let process = spawn(&binary()?, &["run", "--config", file], As::Root)?;
+        let process = spawn(&binary()?, &["run", "--config", file], As::Root, environment)?;
         Ok(Self::adopt(process, address, Box::new(dir)))
     }
 

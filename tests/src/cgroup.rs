@@ -219,6 +219,21 @@ impl Drop for Cgroup {
     }
 }
 
+/// Does something while this process is in a cgroup: what it makes there, such as sockets, belongs to the cgroup for good.
+///
+/// # Errors
+/// When it cannot move, or what `what` fails with.
+pub fn inside<T>(cgroup: &Cgroup, what: impl FnOnce() -> Result<T>) -> Result<T> {
+    let pid = std::process::id() as i32;
+    let text = read(Path::new("/proc/self/cgroup"))?;
+    let own = text.lines().find_map(|line| line.strip_prefix("0::/")).context("this process is in no cgroup of version 2")?;
+    let back = mount_point()?.join(own).join("cgroup.procs");
+    cgroup.attach(pid)?;
+    let done = what();
+    write(&back, &pid.to_string())?;
+    done
+}
+
 /// Kills the processes of a cgroup and of those below it, one by one.
 fn kill_each(dir: &Path) {
     for pid in fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines().filter_map(|line| line.parse().ok()) {

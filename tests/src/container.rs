@@ -4,6 +4,8 @@
 //! Not as there: of the default seccomp profile only the system calls that it forbids and that an agent could want, no AppArmor
 //! profile, and the test's own network namespace, through which probes reach it.
 
+mod confinement;
+
 use std::{
     ffi::CString,
     fs,
@@ -24,6 +26,7 @@ use nix::{
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
+use self::confinement::Confinement;
 use crate::{
     agent::{self, Agent, Output, is_configuration},
     cgroup::{self, Cgroup},
@@ -37,44 +40,6 @@ const CONFIG: &str = include_str!("../../deploy/kubernetes/base/config.yaml");
 
 /// What the downward API says.
 pub const NODE_NAME: &str = "node-1";
-
-/// Capabilities by the names that manifests use, each with its number.
-const CAPABILITIES: &[(&str, u64)] = &[
-    ("DAC_READ_SEARCH", 2),
-    ("NET_ADMIN", 12),
-    ("SYS_PTRACE", 19),
-    ("SYS_ADMIN", 21),
-    ("SYS_RESOURCE", 24),
-    ("PERFMON", 38),
-    ("BPF", 39),
-];
-
-/// System calls that the default profiles of containerd and Docker refuse to a container without `SYS_ADMIN` and the like. `bpf` and
-/// `perf_event_open` are not among them: those they allow by capability.
-const REFUSED: &[i64] = &[
-    nix::libc::SYS_mount,
-    nix::libc::SYS_umount2,
-    nix::libc::SYS_pivot_root,
-    nix::libc::SYS_unshare,
-    nix::libc::SYS_setns,
-    nix::libc::SYS_fsopen,
-    nix::libc::SYS_move_mount,
-    nix::libc::SYS_open_tree,
-    nix::libc::SYS_open_by_handle_at,
-    nix::libc::SYS_syslog,
-    nix::libc::SYS_keyctl,
-    nix::libc::SYS_add_key,
-    nix::libc::SYS_request_key,
-    nix::libc::SYS_userfaultfd,
-    nix::libc::SYS_init_module,
-    nix::libc::SYS_finit_module,
-    nix::libc::SYS_kexec_load,
-    nix::libc::SYS_quotactl,
-    nix::libc::SYS_swapon,
-    nix::libc::SYS_reboot,
-    nix::libc::SYS_settimeofday,
-    nix::libc::SYS_io_uring_setup,
-];
 
 /// The agent without a dynamic linker, as in the image: what `cargo xtask test` has built, or the agent under test if that is such
 /// a one; `None`, said aloud, when there is none.
@@ -161,10 +126,16 @@ impl Manifest {
             let read_only = mount["readOnly"] == true || host_path.is_none();
             Ok(Mount { volume: name, host_path, path: text(&mount["mountPath"])?, read_only })
         });
+        let mut capabilities: Vec<String> =
+            list(&container["securityContext"]["capabilities"]["add"]).iter().map(text).collect::<Result<_>>()?;
+        if counts_maps_as_locked()? {
+            // What the component for such kernels adds.
+            capabilities.push("SYS_RESOURCE".to_owned());
+        }
         Ok(Self {
             args: list(&container["args"]).iter().map(text).collect::<Result<_>>()?,
             env: env.collect::<Result<_>>()?,
-            capabilities: list(&container["securityContext"]["capabilities"]["add"]).iter().map(text).collect::<Result<_>>()?,
+            capabilities,
             mounts: mounts.collect::<Result<_>>()?,
             pod,
             container,
@@ -174,6 +145,17 @@ impl Manifest {
     /// What the ConfigMap sets.
     pub fn config() -> Result<Json> {
         deploy::yaml(CONFIG)?.pop().context("the configuration is empty")
+    }
+}
+
+/// Whether this kernel is older than 5.11.
+fn counts_maps_as_locked() -> Result<bool> {
+    let name = nix::sys::utsname::uname().context("could not ask for the kernel's name")?;
+    let release = name.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor) < (5, 11)),
+        _ => bail!("the kernel calls itself {release}"),
     }
 }
 
@@ -308,10 +290,7 @@ struct Plan {
     cgroups: CString,
     /// Source, target, read-only.
     binds: Vec<(CString, CString, bool)>,
-    /// A bit for each capability.
-    capabilities: u64,
-    /// A program of classic BPF that refuses system calls.
-    filter: Vec<nix::libc::sock_filter>,
+    confinement: Confinement,
 }
 
 impl Plan {
@@ -328,10 +307,6 @@ impl Plan {
             };
             Ok((path(source)?, path(&inside(root, &mount.path))?, mount.read_only))
         });
-        let bits = capabilities.iter().map(|name| {
-            let known = CAPABILITIES.iter().find(|(known, _)| known == name);
-            known.map(|(_, number)| 1 << number).with_context(|| format!("this harness does not know the capability {name}"))
-        });
         let procs = node.cgroup.dir().join("cgroup.procs");
         Ok(Self {
             procs: fs::File::options().write(true).open(&procs).with_context(|| format!("could not open {}", procs.display()))?,
@@ -340,8 +315,7 @@ impl Plan {
             sys: path(&root.join("sys"))?,
             cgroups: path(&root.join("sys/fs/cgroup"))?,
             binds: binds.collect::<Result<_>>()?,
-            capabilities: bits.sum::<Result<u64>>()?,
-            filter: filter(REFUSED),
+            confinement: Confinement::new(capabilities)?,
         })
     }
 
@@ -380,67 +354,13 @@ impl Plan {
             Err(errno) => return Err(errno.into()),
         }
         nix::unistd::chdir("/")?;
-        nix::sys::prctl::set_no_new_privs()?;
-        self.drop_capabilities()?;
-        self.refuse_calls()
+        self.confinement.enter()
     }
-
-    /// The agent's system calls go through the filter from here on.
-    fn refuse_calls(&self) -> std::io::Result<()> {
-        let len = u16::try_from(self.filter.len()).map_err(std::io::Error::other)?;
-        let program = nix::libc::sock_fprog { len, filter: self.filter.as_ptr().cast_mut() };
-        // SAFETY: the kernel copies `len` instructions, which `self` keeps alive, and writes none.
-        let set = unsafe { nix::libc::prctl(nix::libc::PR_SET_SECCOMP, nix::libc::SECCOMP_MODE_FILTER, &raw const program) };
-        Ok(Errno::result(set).map(drop)?)
-    }
-
-    /// Root that executes a program gets what is in its bounding set, and no more.
-    fn drop_capabilities(&self) -> std::io::Result<()> {
-        for capability in 0..64 {
-            if self.capabilities & 1 << capability != 0 {
-                continue;
-            }
-            // SAFETY: takes numbers only.
-            let dropped = unsafe { nix::libc::prctl(nix::libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
-            match Errno::result(dropped) {
-                Ok(_) => {}
-                // The kernel's last capability was the one before.
-                Err(Errno::EINVAL) => break,
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Lets every system call pass but these, which fail with EPERM as the default profiles have it.
-fn filter(refused: &[i64]) -> Vec<nix::libc::sock_filter> {
-    use nix::libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO};
-    let step = |code: u32, jt: u8, k: u32| nix::libc::sock_filter { code: code as u16, jt, jf: 0, k };
-    let left = |at: usize| (refused.len() - at) as u8;
-    // The first field that a filter sees is the call's number.
-    let mut program = vec![step(BPF_LD | BPF_W | BPF_ABS, 0, 0)];
-    program.extend(refused.iter().enumerate().map(|(at, call)| step(BPF_JMP | BPF_JEQ | BPF_K, left(at), *call as u32)));
-    program.push(step(BPF_RET | BPF_K, 0, SECCOMP_RET_ALLOW));
-    program.push(step(BPF_RET | BPF_K, 0, SECCOMP_RET_ERRNO | Errno::EPERM as u32));
-    program
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_refused_call_jumps_to_the_refusal() {
-        let program = filter(&[10, 20, 30]);
-        for (at, call) in [(1, 10), (2, 20), (3, 30)] {
-            assert_eq!((program[at].k, at + 1 + usize::from(program[at].jt)), (call, 5));
-        }
-        assert_eq!(
-            (program.len(), program[4].k, program[5].k),
-            (6, nix::libc::SECCOMP_RET_ALLOW, nix::libc::SECCOMP_RET_ERRNO | 1)
-        );
-    }
 
     #[test]
     fn the_manifest_is_understood() {

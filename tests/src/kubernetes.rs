@@ -4,6 +4,7 @@
 //! field selectors, bookmarks, `sendInitialEvents`, 410 for what is too long ago), checks the bearer token, and misbehaves as told:
 //! any status, slow or no answers, connections that break in the middle of an object, events that come late.
 
+pub mod look;
 pub mod objects;
 pub mod tree;
 
@@ -26,6 +27,25 @@ use crate::collector::Tls;
 
 /// The annotation that ends the initial objects of a watch.
 const INITIAL_END: &str = "k8s.io/initial-events-end";
+
+/// Where a pod has its service account.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// The files of a service account.
+#[derive(Debug)]
+pub struct ServiceAccount {
+    dir: PathBuf,
+}
+
+impl Drop for ServiceAccount {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+        // Those above it, where nothing else is in them.
+        for above in self.dir.ancestors().skip(1).take(2) {
+            let _ = std::fs::remove_dir(above);
+        }
+    }
+}
 
 /// How a request is answered instead of well.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,6 +190,11 @@ impl Server {
         Ok(Self { address, tls, dir, shared, stop: Some(stop), thread: Some(thread) })
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Its URL.
     pub fn url(&self) -> String {
         format!("https://{}", self.address)
@@ -201,6 +226,24 @@ impl Server {
     /// The configuration of an agent on `node-1` that follows this server.
     pub fn agent_config(&self) -> Result<Json> {
         Ok(json!({"node_name": "node-1", "kubernetes": {"kubeconfig": self.kubeconfig()?, "labels": "team"}}))
+    }
+
+    /// Puts the files of a service account where Kubernetes puts them into a pod; they go with the returned value. `None` where
+    /// there are such files already.
+    pub fn service_account(&self) -> Result<Option<ServiceAccount>> {
+        let account = ServiceAccount { dir: PathBuf::from(SERVICE_ACCOUNT) };
+        if account.dir.exists() {
+            std::mem::forget(account);
+            return Ok(None);
+        }
+        let write = || -> std::io::Result<()> {
+            std::fs::create_dir_all(&account.dir)?;
+            std::fs::copy(self.ca(), account.dir.join("ca.crt"))?;
+            std::fs::copy(self.token_file(), account.dir.join("token"))?;
+            std::fs::write(account.dir.join("namespace"), "podmeter")
+        };
+        write().context("could not make the files of a service account")?;
+        Ok(Some(account))
     }
 
     /// Accepts this token from now on, and no other.

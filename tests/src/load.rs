@@ -9,10 +9,10 @@ mod shared;
 
 use std::{
     os::fd::{AsRawFd as _, OwnedFd, RawFd},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::{
     errno::Errno,
     libc,
@@ -31,6 +31,9 @@ use crate::{
 
 /// Added to the time a load should take: when this is over too, an alarm ends it.
 const GRACE: Duration = Duration::from_secs(60);
+
+/// How long a zombie may take to leave its CPU.
+const LEAVES_CPU_WITHIN: Duration = Duration::from_secs(5);
 
 /// `CLONE_INTO_CGROUP` of linux/sched.h, since 5.7; the libc crate has it cut to 32 bits.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -272,6 +275,7 @@ impl Process {
             }
         };
         wait(WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)?;
+        self.wait_off_cpu()?;
         let account = self.schedstat()?;
         let status = wait(WaitPidFlag::WEXITED)?;
         self.reaped = true;
@@ -302,9 +306,9 @@ impl Process {
 
     /// Waits until [`Process::rounds`] is at least `rounds`.
     pub fn wait_for_rounds(&self, rounds: u64, within: Duration) -> Result<()> {
-        let deadline = std::time::Instant::now() + crate::patience(within);
+        let deadline = Instant::now() + crate::patience(within);
         while self.rounds() < rounds {
-            anyhow::ensure!(std::time::Instant::now() < deadline, "load {} is not ready within {within:?}", self.pid);
+            anyhow::ensure!(Instant::now() < deadline, "load {} is not ready within {within:?}", self.pid);
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(())
@@ -315,9 +319,25 @@ impl Process {
         let pid = Pid::from_raw(self.pid);
         kill(pid, Signal::SIGKILL).with_context(|| format!("could not kill load {pid}"))?;
         waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).with_context(|| format!("could not wait for {pid}"))?;
+        self.wait_off_cpu()?;
         let account = self.schedstat()?;
         self.reap();
         Ok(account)
+    }
+
+    /// Waits until this zombie has left its CPU for good, so that its accounts and those of its cgroup are final.
+    ///
+    /// A task becomes a zombie (`exit_notify`) before its last steps, which take an emulated CPU some ms. /proc/<pid>/syscall says
+    /// "running" of a runnable task, waits for one in its last state to be switched out (`task_current_syscall`), and finds no
+    /// stack after that (`finish_task_switch` puts it).
+    fn wait_off_cpu(&self) -> Result<()> {
+        let file = format!("/proc/{}/syscall", self.pid);
+        let deadline = Instant::now() + LEAVES_CPU_WITHIN;
+        while std::fs::read_to_string(&file).with_context(|| format!("could not read {file}"))?.trim_end() == "running" {
+            ensure!(Instant::now() < deadline, "load {} is a zombie and still runs after {LEAVES_CPU_WITHIN:?}", self.pid);
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        Ok(())
     }
 
     /// Round trips of a ping-pong so far.

@@ -6,6 +6,10 @@ pub const CPU_TIME: &str = "container.cpu.time";
 pub const CPU_USAGE: &str = "container.cpu.usage";
 /// Time the tasks of a cgroup were runnable but did not run, in s, by `cause`.
 pub const WAIT_TIME: &str = "podmeter.cpu.wait.time";
+/// Enforcement periods of a limited cgroup.
+pub const PERIODS: &str = "podmeter.cpu.periods";
+/// Those in which it used up its quota.
+pub const THROTTLED_PERIODS: &str = "podmeter.cpu.throttled.periods";
 /// Each of these waits, in s.
 pub const WAIT: &str = "podmeter.cpu.wait";
 /// CPUs used per 100 ms window.
@@ -44,3 +48,19 @@ pub const PRESSURE: &str = "podmeter.pressure.time";
 pub const NODE_MEMORY_USAGE: &str = "k8s.node.memory.usage";
 /// How long reading took, by `signal`, in s.
 pub const READ_TIME: &str = "podmeter.agent.signal.read_time";
+/// TCP segments sent for the first time.
+pub const SEGMENTS: &str = "podmeter.tcp.segments";
+/// TCP segments sent again.
+pub const RETRANSMITS: &str = "podmeter.tcp.retransmits";
+/// TCP round-trip times in s.
+pub const RTT: &str = "podmeter.tcp.rtt";
+/// Time until a connect was answered, in s.
+pub const CONNECT_DURATION: &str = "podmeter.tcp.connect.duration";
+/// Connects that failed, by `error.type`.
+pub const CONNECT_FAILURES: &str = "podmeter.tcp.connect.failures";
+/// TCP resets, by `direction`.
+pub const RESETS: &str = "podmeter.tcp.resets";
+/// Connects that listening sockets dropped.
+pub const LISTEN_DROPS: &str = "podmeter.tcp.listen.drops";
+/// Packets that the kernel dropped, by `reason`.
+pub const DROPS: &str = "podmeter.network.drops";

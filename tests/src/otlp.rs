@@ -192,6 +192,16 @@ impl Exports {
         self.histograms(cgroup, metric).last().map(|(_, histogram)| histogram)
     }
 
+    /// The last state of the one among a cgroup's histograms that has exactly these attributes.
+    pub fn histogram_of(&self, cgroup: &str, metric: &str, attributes: &[(&str, &str)]) -> Option<&Histogram> {
+        let mut points = self.of(cgroup).iter().rev();
+        let point = points.find(|point| point.is(metric, attributes) && point.attributes.len() == attributes.len())?;
+        match &point.value {
+            Value::Histogram(histogram) => Some(histogram),
+            Value::Number(_) => None,
+        }
+    }
+
     /// Each state that a cgroup's histogram has had, with the Unix time in ns at which it was measured.
     pub fn histograms(&self, cgroup: &str, metric: &str) -> impl Iterator<Item = (u64, &Histogram)> {
         self.of(cgroup).iter().filter(move |point| &*point.metric == metric).filter_map(|point| match &point.value {

@@ -77,17 +77,28 @@ impl Tolerance {
         Self { share, floor }
     }
 
-    /// Fails, with both figures, when `measured` is too far from `truth`.
+    /// Fails, with both figures, when `measured` is too far from `truth`; prints them when it is not.
     pub fn check(self, what: &str, measured: f64, truth: f64) -> Result<()> {
-        let allowed = (truth.abs() * self.share).max(self.floor);
+        self.check_quietly(what, measured, truth)?;
+        let (allowed, error) = (self.allowed(truth), measured - truth);
+        println!("{what}: measured {measured:.6}, truth {truth:.6}: {error:+.6} of ±{allowed:.6}");
+        Ok(())
+    }
+
+    /// The same, without a word when it is near enough.
+    pub fn check_quietly(self, what: &str, measured: f64, truth: f64) -> Result<()> {
+        let allowed = self.allowed(truth);
         let error = measured - truth;
         ensure!(
             error.abs() <= allowed,
             "{what}: measured {measured:.6}, truth {truth:.6}: off by {error:+.6} ({:+.3} %), allowed ±{allowed:.6}",
             error / truth * 100.0
         );
-        println!("{what}: measured {measured:.6}, truth {truth:.6}: {error:+.6} of ±{allowed:.6}");
         Ok(())
+    }
+
+    fn allowed(self, truth: f64) -> f64 {
+        (truth.abs() * self.share).max(self.floor)
     }
 }
 

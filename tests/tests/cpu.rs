@@ -91,7 +91,8 @@ root_test! {
         check_cpu_time(&agent, &cgroup, EXACT)?;
         let exports = agent.stop()?.exports;
 
-        // The kernel brings cpu.stat of a running task up to date once per tick, and an export's time is that of its whole pass.
+        // The kernel brings cpu.stat of a running task up to date once per tick, and an export's time is that of its begin. An
+        // emulated CPU's ticks come late: what it runs is then known up to an older moment.
         let slack = TICK.as_secs_f64() + patience(5 * MS).as_secs_f64();
         let mut compared = 0;
         for (time, value) in exports.history(cgroup.path(), CPU_TIME) {
@@ -113,13 +114,16 @@ root_test! {
         let burst = exports.histogram(cgroup.path(), BURST).context("no burst histogram")?;
         let full = burst.buckets.get(&-1).copied().unwrap_or(0);
         // Bucket -1 is (0.917, 1.0]; the first and the last window may be full too.
+        // Where a stretch of a running task ended is known by its CPU's ticks. An emulated CPU may be away for several: it then
+        // looks as if one window had less and the next had more, of which what does not fit is dropped.
+        let (missed, lost) = if is_emulated() { (6, 0.03) } else { (0, 0.01) };
         ensure!(
-            (at_least(0.93)..=at_least(0.90) + 2).contains(&full),
+            (at_least(0.93) - missed..=at_least(0.90) + 2 + missed).contains(&full),
             "{full} windows of 1.0 CPU in {burst:?}, the spinner knows of {windows:?}"
         );
         let above = burst.buckets.range(0..).map(|(_, n)| n).sum::<u64>();
         ensure!(above == 0, "{above} windows with more than the one CPU it was pinned to: {burst:?}");
-        Tolerance::new(0.01, 0.01).check("CPU time in the burst windows", burst.sum * 0.1, truth.on_cpu_ns as f64 / 1e9)
+        Tolerance::new(lost, 0.01).check("CPU time in the burst windows", burst.sum * 0.1, truth.on_cpu_ns as f64 / 1e9)
     }
 }
 
@@ -177,21 +181,24 @@ root_test! {
         let whole = windows.iter().filter(|(_, ns)| (29_500_000..longest).contains(ns)).count();
         ensure!(whole >= least, "the machine was too busy for bursts of 30 ms: {windows:?}");
         let burst = exports.histogram(cgroup.path(), BURST).context("no burst histogram")?;
-        let (low, high) = burst.quantile_bounds(0.99).context("the burst histogram is empty")?;
+        // An emulated CPU's ticks come late now and then: the agent and the load then cut a burst at different moments, some of the
+        // longest among them.
+        let rarest = if is_emulated() { 10 } else { 100 };
+        let (low, high) = burst.quantile_bounds(1.0 - 1.0 / rarest as f64).context("the burst histogram is empty")?;
         let mut used: Vec<u64> = windows.iter().map(|(_, ns)| *ns).collect();
         used.sort_unstable_by_key(|ns| std::cmp::Reverse(*ns));
-        let known = *used.get(burst.count as usize / 100).context("hardly a burst")? as f64 / 1e8;
+        let known = *used.get(burst.count as usize / rarest).context("hardly a burst")? as f64 / 1e8;
         ensure!(
             low * 0.97 < known && known < high * 1.03,
-            "p99 of the bursts is in ({low}, {high}], the load knows of {known}: {burst:?}, {windows:?}"
+            "the rarest of {rarest} bursts is in ({low}, {high}], the load knows of {known}: {burst:?}, {windows:?}"
         );
         ensure!(burst.quantile_bounds(0.5) == Some((0.0, 0.0)), "two of three windows are idle: {burst:?}");
         let busy = burst.count - burst.zero_count;
         let known = windows.len() as u64;
-        // It was forked and has ended in windows of their own, which takes an emulated CPU more than one each, and a burst that
-        // begins or ends near an edge leaves some µs in the next window.
-        let forked = if is_emulated() { 6 } else { 4 };
-        ensure!((known..=known + forked).contains(&busy), "{busy} busy windows, the load knows of {windows:?}");
+        // It was forked and has ended in windows of their own, and a burst that begins or ends near an edge leaves some µs in the
+        // next window. An emulated CPU takes longer to fork, and by its late ticks a part of a burst is laid into the next window.
+        let others = if is_emulated() { known / 2 } else { 4 };
+        ensure!((known..=known + others).contains(&busy), "{busy} busy windows, the load knows of {windows:?}");
 
         // Gauges whose whole interval lies in the run: ten bursts, one more or less.
         let history = exports.history(cgroup.path(), CPU_USAGE);
@@ -258,10 +265,9 @@ root_test! {
         agent.catch_up()?;
         check_cpu_time(&agent, &leaf, EXACT)?;
         check_cpu_time(&agent, &child, EXACT)?;
-        // It ran while counting began: between the agent's reading of cpu.stat and of its own counters.
-        let close = Tolerance { floor: patience(5 * MS).as_secs_f64(), ..CLOSE };
-        check_cpu_time(&agent, &running, close)?;
-        check_cpu_time(&agent, &parent, close)?;
+        // It ran while counting began: between the agent's readings of cpu.stat and its own counters.
+        check_cpu_time(&agent, &running, CLOSE)?;
+        check_cpu_time(&agent, &parent, CLOSE)?;
         agent.stop().map(drop)
     }
 }
@@ -331,28 +337,5 @@ root_test! {
         agent.catch_up()?;
         check_cpu_time(&agent, &parent, Tolerance::new(0.002, 0.0005))?;
         agent.stop().map(drop)
-    }
-}
-
-root_test! {
-    fn throttled_waiting_is_told_from_contention() {
-        if !podmeter_tests::cgroup::has_controller("cpu")? {
-            eprintln!("SKIPPED throttled_waiting_is_told_from_contention: needs the cpu controller in the cgroup2 hierarchy");
-            return Ok(());
-        }
-        let agent = Agent::start(json!({}))?;
-        let parent = Cgroup::new("limited")?;
-        parent.delegate("cpu")?;
-        let cgroup = parent.child("container")?;
-        cgroup.limit_cpu(20 * MS, 100 * MS)?;
-        let truth = Load::spin(3 * SECOND).on_cpu(cpus() - 1).start(&cgroup)?.wait()?;
-        agent.catch_up()?;
-        let throttled = cgroup.cpu_stat()?.throttled_usec.context("no throttled_usec")? as f64 / 1e6;
-        ensure!(throttled > 1.5, "one fifth of a CPU was allowed, but throttled for only {throttled} s");
-        let exports = agent.stop()?.exports;
-        let cause = |cause| exports.value(cgroup.path(), WAIT_TIME, &[("cause", cause)]).context("no wait time by cause");
-        Tolerance::new(0.02, 0.02).check("throttled", cause("throttled")?, throttled)?;
-        let waited = truth.wait_ns as f64 / 1e9;
-        Tolerance::new(0.01, 0.002).check("both causes", cause("throttled")? + cause("contention")?, waited)
     }
 }

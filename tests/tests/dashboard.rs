@@ -15,6 +15,11 @@ use podmeter_tests::{
     agent::Agent,
     cgroup::{self, Cgroup},
     deploy,
+    kubernetes::{
+        Options, Server,
+        objects::{self, Container, Pod, container_id},
+        tree::{Driver, Kubelet},
+    },
     load::Load,
     promql, root_test,
     victoria::{self, OTLP_PATH, VictoriaMetrics},
@@ -38,19 +43,6 @@ struct Exception {
 const EXCEPTIONS: &[Exception] = &[
     Exception {
         series: &[
-            "k8s_node_cpu_allocatable",
-            "k8s_node_memory_allocatable_bytes",
-            "k8s_container_memory_request_desired_bytes",
-            "podmeter_cpu_slack",
-            "podmeter_memory_slack_bytes",
-            "k8s_container_restart_count",
-            "k8s_container_status_reason",
-        ],
-        why: "no Kubernetes API is asked in this test",
-        holds: || Ok(true),
-    },
-    Exception {
-        series: &[
             "k8s_container_cpu_request_current",
             "k8s_container_cpu_limit_current",
             "podmeter_cpu_periods_total",
@@ -64,6 +56,7 @@ const EXCEPTIONS: &[Exception] = &[
             "container_memory_working_set_bytes",
             "podmeter_memory_unreclaimable_bytes",
             "podmeter_memory_oom_kills_total",
+            "podmeter_memory_slack_bytes",
             "k8s_container_memory_limit_current_bytes",
         ],
         why: "cgroup2 has no memory controller on this machine",
@@ -114,20 +107,14 @@ fn queries(dashboard: &Json) -> Result<Vec<Query>> {
     Ok(queries)
 }
 
-/// A pod-shaped tree of cgroups, as kubelet's systemd driver and containerd make it; dropped from the last to the first.
-struct Pod {
-    container: Cgroup,
-    _above: Vec<Cgroup>,
-}
-
-impl Pod {
-    fn new() -> Result<Self> {
-        let node = Cgroup::new("node")?;
-        let all = node.child("kubepods.slice")?;
-        let pod = all.child("kubepods-pod0f1e2d3c_4b5a_6978_8796_a5b4c3d2e1f0.slice")?;
-        let container = pod.child(&format!("cri-containerd-{}.scope", "5e".repeat(32)))?;
-        Ok(Self { container, _above: vec![pod, all, node] })
-    }
+/// The pod as the API has it: a container that runs and was restarted, and one that cannot be.
+fn pod(id: &str) -> Pod {
+    let requests = (json!({"cpu": "250m", "memory": "64Mi"}), json!({"cpu": "500m", "memory": "128Mi"}));
+    let mut app = Container::new("app", id).with_resources(requests.0, requests.1);
+    app.restarts = 1;
+    let mut broken = Container::new("broken", "");
+    broken.state = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+    Pod::new("web-5d8f7c9b4-abcde", vec![app, broken])
 }
 
 /// This process in another cgroup, until the value is dropped: sockets belong to the cgroup that they are made in.
@@ -207,15 +194,22 @@ root_test! {
         ensure!(queries.len() > 30, "the dashboard has only {} queries", queries.len());
 
         let backend = VictoriaMetrics::start(&binary)?;
-        let pod = Pod::new()?;
+        let server = Server::start(Options::default())?;
+        server.set("nodes", objects::node("node-1", "3800m", "14Gi"));
+        let kubelet = Kubelet::new(Driver::Systemd)?;
+        let id = container_id();
+        let pod = pod(&id);
+        server.set_pod(&pod);
+        let pod_cgroup = kubelet.pod(&pod.uid)?;
+        let container = pod_cgroup.container(&id)?;
         let endpoint = format!("http://{}{OTLP_PATH}", backend.address());
-        let agent = Agent::spawn(json!({
-            "cluster_name": "test",
-            "export": {"exporter": "otlp", "protocol": "http/protobuf", "endpoint": endpoint},
-        }))?;
+        let mut config = server.agent_config()?;
+        config["cluster_name"] = json!("test");
+        config["export"] = json!({"exporter": "otlp", "protocol": "http/protobuf", "endpoint": endpoint});
+        let agent = Agent::spawn(config)?;
         let until = Instant::now() + MEASURED;
-        let load = Load::duty_cycle(30 * SECOND / 1000, SECOND / 10, MEASURED).start(&pod.container)?;
-        let inside = Inside::enter(&pod.container)?;
+        let load = Load::duty_cycle(30 * SECOND / 1000, SECOND / 10, MEASURED).start(&container)?;
+        let inside = Inside::enter(&container)?;
         talk(until)?;
         drop(inside);
 

@@ -49,20 +49,24 @@ fn every_variant_of_the_manifests_is_valid_in_every_kubernetes_from_1_28_to_1_36
     const TEST: &str = "every_variant_of_the_manifests_is_valid_in_every_kubernetes_from_1_28_to_1_36";
     let Some(kustomize) = deploy::tool("kustomize", TEST) else { return Ok(()) };
     let Some(validate) = deploy::tool("kubernetes-validate/bin/kubernetes-validate", TEST) else { return Ok(()) };
+    let directory = tempfile::tempdir().context("could not make a directory")?;
+    let mut files = Vec::new();
+    let mut expected = 0;
     for (name, overlay) in variants()? {
         let text = rendered(&kustomize, &name, &overlay)?;
         let objects = deploy::yaml(&text)?;
         ensure!(objects.iter().any(|object| object["kind"] == "DaemonSet"), "{name} has no DaemonSet: {text}");
-        let file = tempfile::Builder::new().suffix(".yaml").tempfile().context("could not make a file")?;
-        std::fs::write(file.path(), &text).context("could not write a file")?;
-        for minor in KUBERNETES {
-            let mut check = Command::new(&validate);
-            check.args(["--strict", "--kubernetes-version", &format!("1.{minor}")]).arg(file.path());
-            let said = deploy::output(&mut check).with_context(|| format!("variant {name}, Kubernetes 1.{minor}"))?;
-            // It passes what it has no schema for with a warning.
-            let passed = said.lines().filter(|line| line.contains(" passed for resource ")).count();
-            ensure!(passed == objects.len(), "variant {name}, Kubernetes 1.{minor}: {} objects, but {said}", objects.len());
-        }
+        expected += objects.len();
+        files.push(directory.path().join(format!("{name}.yaml")));
+        std::fs::write(&files[files.len() - 1], text).context("could not write a file")?;
+    }
+    for minor in KUBERNETES {
+        let mut check = Command::new(&validate);
+        check.args(["--strict", "--kubernetes-version", &format!("1.{minor}")]).args(&files);
+        let said = deploy::output(&mut check).with_context(|| format!("Kubernetes 1.{minor}"))?;
+        // It passes what it has no schema for with a warning.
+        let passed = said.lines().filter(|line| line.contains(" passed for resource ")).count();
+        ensure!(passed == expected, "Kubernetes 1.{minor}: {expected} objects, but {said}");
     }
     // A check that cannot fail is none.
     let wrong = rendered(&kustomize, "base", "")?.replace("terminationGracePeriodSeconds:", "terminationGracePeriodSecs:");
@@ -90,6 +94,35 @@ fn the_manifests_name_this_version_and_one_namespace() -> Result<()> {
             ensure!(config.strip_prefix("podmeter-").is_some_and(|hash| hash.len() >= 8), "{config}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn no_variant_may_change_anything_in_the_cluster_or_sets_a_variable_that_the_agent_does_not_know() -> Result<()> {
+    const TEST: &str = "no_variant_may_change_anything_in_the_cluster_or_sets_a_variable_that_the_agent_does_not_know";
+    let Some(kustomize) = deploy::tool("kustomize", TEST) else { return Ok(()) };
+    let reference = agent::run(&["config"], As::Root, Duration::from_secs(5))?.stdout;
+    let mut unknown = BTreeSet::new();
+    for (name, overlay) in variants()? {
+        let objects = deploy::yaml(&rendered(&kustomize, &name, &overlay)?)?;
+        let role =
+            objects.iter().find(|object| object["kind"] == "ClusterRole").with_context(|| format!("{name} has no role"))?;
+        for rule in role["rules"].as_array().with_context(|| format!("{name}: no rules in {role}"))? {
+            let words = |key: &str| rule[key].as_array().into_iter().flatten().filter_map(Json::as_str).collect::<Vec<_>>();
+            ensure!(words("verbs").iter().all(|verb| ["get", "list", "watch"].contains(verb)), "{name}: {rule}");
+            let known = ["pods", "nodes", "nodes/pods", "namespaces"];
+            ensure!(words("resources").iter().all(|resource| known.contains(resource)), "{name}: {rule}");
+        }
+        let daemon_set = objects.iter().find(|object| object["kind"] == "DaemonSet").with_context(|| format!("{name}: none"))?;
+        let variables = daemon_set["spec"]["template"]["spec"]["containers"][0]["env"].as_array().context("no environment")?;
+        for variable in variables.iter().filter_map(|variable| variable["name"].as_str()) {
+            // HOST_IP is for other variables' values.
+            if variable != "HOST_IP" && !reference.contains(variable) {
+                unknown.insert(format!("{variable} in {name}"));
+            }
+        }
+    }
+    ensure!(unknown.is_empty(), "`podmeter config` does not have {unknown:?}");
     Ok(())
 }
 

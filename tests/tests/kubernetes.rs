@@ -5,15 +5,15 @@ use std::{thread, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
     agent::Agent,
-    cgroup::Cgroup,
     kubernetes::{
-        Fault, Options, Server,
-        objects::{self, Container, Pod, container_id},
-        tree::{Driver, Kubelet},
+        Fault, Options,
+        look::{SOON, World, number, resource, told, wait_for_attributes, wait_for_value},
+        objects::{Container, Pod, container_id},
+        tree::Driver,
     },
     load::Load,
     metric::CPU_TIME,
-    otlp::{Attributes, Exports, Point, Value},
+    otlp::Point,
     root_test,
     truth::Tolerance,
 };
@@ -24,62 +24,6 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// CPU time of a cgroup whose tasks have all ended.
 const EXACT: Tolerance = Tolerance::new(0.002, 0.0001);
-
-/// The agent asks for the first time within 2 s, and an export comes every second.
-const SOON: Duration = Duration::from_secs(10);
-
-/// The resource of a cgroup's newest points.
-fn resource<'a>(exports: &'a Exports, cgroup: &Cgroup) -> Option<&'a Attributes> {
-    exports.of(cgroup.path()).last().map(|point| &*point.resource)
-}
-
-/// Waits until a cgroup is exported with these attributes.
-fn wait_for_attributes(agent: &Agent, cgroup: &Cgroup, wanted: &[(&str, &str)]) -> Result<Attributes> {
-    agent.wait_for(&format!("{wanted:?} on {}", cgroup.path()), SOON, |exports| {
-        let resource = resource(exports, cgroup)?;
-        wanted.iter().all(|(key, value)| resource.get(*key).is_some_and(|own| own == value)).then(|| resource.clone())
-    })
-}
-
-/// The newest point of a metric whose resource has these attributes, of those that are about no cgroup.
-fn told<'a>(exports: &'a Exports, metric: &str, of: &[(&str, &str)], attributes: &[(&str, &str)]) -> Option<&'a Point> {
-    let has = |all: &Attributes, wanted: &[(&str, &str)]| {
-        wanted.iter().all(|(key, value)| all.get(*key).is_some_and(|own| own == value))
-    };
-    let is = |point: &&Point| &*point.metric == metric && has(&point.resource, of) && has(&point.attributes, attributes);
-    exports.of_node().iter().rev().find(is)
-}
-
-/// Waits until that point has this value, to a thousandth of it.
-fn wait_for_value(agent: &Agent, metric: &str, of: &[(&str, &str)], attributes: &[(&str, &str)], wanted: f64) -> Result<()> {
-    let mut last = None;
-    let waited = agent.wait_for(&format!("{metric} {attributes:?} of {of:?} to be {wanted}"), SOON, |exports| {
-        last = told(exports, metric, of, attributes).map(number);
-        last.is_some_and(|value| (value - wanted).abs() <= wanted.abs() / 1000.0).then_some(())
-    });
-    waited.with_context(|| format!("the last value was {last:?}"))
-}
-
-fn number(point: &Point) -> f64 {
-    match &point.value {
-        Value::Number(number) => *number,
-        Value::Histogram(_) => f64::NAN,
-    }
-}
-
-/// One pod with one container on a server, with a cgroup each.
-struct World {
-    server: Server,
-    kubelet: Kubelet,
-}
-
-impl World {
-    fn new(driver: Driver, options: Options) -> Result<Self> {
-        let server = Server::start(options)?;
-        server.set("nodes", objects::node("node-1", "3800m", "14Gi"));
-        Ok(Self { server, kubelet: Kubelet::new(driver)? })
-    }
-}
 
 /// The whole life of a pod under this driver.
 fn whole_loop(driver: Driver) -> Result<()> {
@@ -227,10 +171,10 @@ root_test! {
         agent.wait_for("a name", 6 * SOON, |exports| resource(exports, &container)?.get("k8s.container.name").map(drop))?;
         agent.wait_for_log("are followed at", SOON)?;
         let exports = agent.stop()?.exports;
-        let named = exports.of(container.path()).iter().filter(|point| {
+        let mut named = exports.of(container.path()).iter().filter(|point| {
             &*point.metric == CPU_TIME && point.resource.get("k8s.container.name").is_some_and(|name| name == "app")
         });
-        let measured = named.last().map(number).context("no CPU time under its name")?;
+        let measured = named.next_back().map(number).context("no CPU time under its name")?;
         EXACT.check("CPU time from before the name was known", measured, container.cpu_stat()?.usage_seconds())
     }
 }
@@ -267,4 +211,172 @@ root_test! {
 fn ensure_eq<T: PartialEq + std::fmt::Debug>(found: T, wanted: T, what: &str) -> Result<()> {
     ensure!(found == wanted, "{what}: {found:?}, not {wanted:?}");
     Ok(())
+}
+
+root_test! {
+    fn containers_of_every_kind_and_the_sandbox_are_told_apart() {
+        let world = World::new(Driver::Systemd, Options::default())?;
+        let agent = Agent::start(world.server.agent_config()?)?;
+        let [sandbox, init, sidecar, app, debugger] = std::array::from_fn(|_| container_id());
+        let mut pod = Pod::new("web-1", Vec::new());
+        let pod_cgroup = world.kubelet.pod(&pod.uid)?;
+        // In the order in which kubelet makes them.
+        let pause = pod_cgroup.container(&sandbox)?;
+        let cgroups = [&init, &sidecar, &app, &debugger].map(|id| pod_cgroup.container(id));
+        let [init_cgroup, sidecar_cgroup, app_cgroup, debugger_cgroup] = cgroups;
+        pod.containers = vec![
+            Container {
+                list: "initContainers",
+                state: json!({"terminated": {"exitCode": 0, "reason": "Completed", "containerID": format!("containerd://{init}")}}),
+                ..Container::new("prepare", &init)
+            },
+            Container { list: "initContainers", sidecar: true, ..Container::new("proxy", &sidecar) },
+            Container::new("app", &app),
+            Container { list: "ephemeralContainers", ..Container::new("debugger-x7k2p", &debugger) },
+        ];
+        world.server.set_pod(&pod);
+        for (cgroup, name, kind) in [
+            (init_cgroup?, "prepare", "init"),
+            (sidecar_cgroup?, "proxy", "sidecar"),
+            (app_cgroup?, "app", "container"),
+            (debugger_cgroup?, "debugger-x7k2p", "ephemeral"),
+        ] {
+            wait_for_attributes(&agent, &cgroup, &[("k8s.container.name", name), ("podmeter.container.type", kind)])?;
+        }
+        let attributes = wait_for_attributes(&agent, &pause, &[("podmeter.container.type", "sandbox"), ("k8s.pod.name", "web-1")])?;
+        ensure!(!attributes.contains_key("k8s.container.name"), "the sandbox is no container: {attributes:?}");
+        let own = wait_for_attributes(&agent, pod_cgroup.cgroup(), &[("k8s.pod.name", "web-1")])?;
+        ensure!(!own.contains_key("podmeter.container.type") && !own.contains_key("container.id"), "{own:?}");
+        let of = [("k8s.container.name", "prepare")];
+        wait_for_value(&agent, "k8s.container.status.reason", &of, &[("k8s.container.status.reason", "Completed")], 1.0)?;
+        agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn a_static_pod_is_found_by_the_hash_that_its_cgroups_have() {
+        let world = World::new(Driver::Cgroupfs, Options::default())?;
+        let (hash, id) = ("0123456789abcdef0123456789abcdef", container_id());
+        let mut pod = Pod::new("etcd-node-1", vec![Container::new("etcd", &id)]);
+        pod.namespace = "kube-system".to_owned();
+        pod.owner = Some(("Node".to_owned(), "node-1".to_owned()));
+        pod.spec = json!({"hostNetwork": true, "priorityClassName": "system-node-critical"});
+        pod.annotations = json!({"kubernetes.io/config.hash": hash, "kubernetes.io/config.mirror": hash,
+            "kubernetes.io/config.source": "file", "kubernetes.io/config.seen": "2026-11-25T00:00:00Z"});
+        world.server.set_pod(&pod);
+        let pod_cgroup = world.kubelet.pod(hash)?;
+        let container = pod_cgroup.container(&id)?;
+        let agent = Agent::start(world.server.agent_config()?)?;
+        wait_for_attributes(&agent, &container, &[
+            ("k8s.container.name", "etcd"), ("k8s.pod.uid", &pod.uid), ("service.name", "etcd-node-1"),
+            ("podmeter.pod.priority_class", "system-node-critical"),
+        ])?;
+        agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn a_container_that_is_started_again_has_counters_of_its_own_and_one_restart_count() {
+        let world = World::new(Driver::Systemd, Options::default())?;
+        let agent = Agent::start(world.server.agent_config()?)?;
+        let (first, second) = (container_id(), container_id());
+        let mut pod = Pod::new("web-1", vec![Container::new("app", &first)]);
+        let pod_cgroup = world.kubelet.pod(&pod.uid)?;
+        let before = pod_cgroup.container(&first)?;
+        world.server.set_pod(&pod);
+        Load::burn(40 * MS).start(&before)?.wait()?;
+        wait_for_attributes(&agent, &before, &[("k8s.container.name", "app"), ("container.id", &first)])?;
+        let (first_path, truth) = (before.path().to_owned(), before.cpu_stat()?.usage_seconds());
+        before.remove()?;
+        let killed = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled", "containerID": format!("containerd://{first}")}});
+        pod.containers[0].state = json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}});
+        pod.containers[0].last_state = killed.clone();
+        pod.containers[0].ready = false;
+        world.server.set_pod(&pod);
+        let of = [("k8s.pod.uid", &*pod.uid), ("k8s.container.name", "app")];
+        let reason = |reason| [("k8s.container.status.reason", reason)];
+        wait_for_value(&agent, "k8s.container.status.reason", &of, &reason("CrashLoopBackOff"), 1.0)?;
+        wait_for_value(&agent, "podmeter.container.last_terminated", &of, &reason("OOMKilled"), 1.0)?;
+        wait_for_value(&agent, "k8s.container.ready", &of, &[], 0.0)?;
+
+        let after = pod_cgroup.container(&second)?;
+        Load::burn(10 * MS).start(&after)?.wait()?;
+        pod.containers[0] = Container { last_state: killed, restarts: 1, ..Container::new("app", &second) };
+        world.server.set_pod(&pod);
+        wait_for_attributes(&agent, &after, &[("k8s.container.name", "app"), ("container.id", &second)])?;
+        wait_for_value(&agent, "k8s.container.restart.count", &of, &[], 1.0)?;
+        // The reason that held is seen to end.
+        wait_for_value(&agent, "k8s.container.status.reason", &of, &reason("CrashLoopBackOff"), 0.0)?;
+        let exports = agent.stop()?.exports;
+        EXACT.check("the first one's CPU time", exports.value(&first_path, CPU_TIME, &[]).context("no CPU time")?, truth)?;
+        let own = exports.value(after.path(), CPU_TIME, &[]).context("no CPU time of the second")?;
+        EXACT.check("the second one's CPU time", own, after.cpu_stat()?.usage_seconds())
+    }
+}
+
+root_test! {
+    fn a_pod_that_is_made_again_under_its_name_is_another_pod() {
+        let world = World::new(Driver::Systemd, Options::default())?;
+        let agent = Agent::start(world.server.agent_config()?)?;
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            let id = container_id();
+            let mut pod = Pod::new("db-0", vec![Container::new("db", &id)]);
+            pod.owner = Some(("StatefulSet".to_owned(), "db".to_owned()));
+            world.server.set_pod(&pod);
+            let pod_cgroup = world.kubelet.pod(&pod.uid)?;
+            let container = pod_cgroup.container(&id)?;
+            Load::burn(20 * MS).start(&container)?.wait()?;
+            wait_for_attributes(&agent, &container, &[("k8s.statefulset.name", "db"), ("k8s.pod.name", "db-0")])?;
+            seen.push((container.path().to_owned(), pod.uid.clone(), container.cpu_stat()?.usage_seconds()));
+            container.remove()?;
+            world.server.delete_pod(&pod);
+        }
+        (0..4).try_for_each(|_| agent.catch_up())?;
+        let exports = agent.stop()?.exports;
+        for (path, uid, truth) in seen {
+            let points = exports.of(&path);
+            ensure!(points.iter().all(|point| point.resource.get("k8s.pod.uid") == Some(&uid)), "{path} had another pod's UID");
+            EXACT.check(&path, exports.value(&path, CPU_TIME, &[]).context("no CPU time")?, truth)?;
+        }
+        Ok(())
+    }
+}
+
+root_test! {
+    fn requests_in_force_after_a_resize_are_those_of_the_status_and_utilization_follows() {
+        let world = World::new(Driver::Systemd, Options::default())?;
+        let id = container_id();
+        let app = Container::new("app", &id).with_resources(json!({"cpu": "1"}), json!({"cpu": "2"}));
+        let current = |cpu: &str| Some(json!({"requests": {"cpu": cpu}, "limits": {"cpu": "2"}}));
+        let mut pod = Pod::new("web-1", vec![Container { current: current("500m"), ..app }]);
+        world.server.set_pod(&pod);
+        let pod_cgroup = world.kubelet.pod(&pod.uid)?;
+        let container = pod_cgroup.container(&id)?;
+        let agent = Agent::start(world.server.agent_config()?)?;
+        let of = [("k8s.pod.uid", &*pod.uid), ("k8s.container.name", "app")];
+        let uid = pod.uid.clone();
+        let in_force = |cores: f64| agent.wait_for(&format!("{cores} CPUs in force"), SOON, |exports| {
+            (exports.value(container.path(), "k8s.container.cpu.request.current", &[])? == cores).then_some(())
+        });
+        in_force(0.5)?;
+        wait_for_value(&agent, "k8s.container.cpu.request.desired", &of, &[], 1.0)?;
+        // It is idle: all that is in force is reserved and not used.
+        wait_for_value(&agent, "podmeter.cpu.slack", &of, &[], 0.5)?;
+        wait_for_value(&agent, "podmeter.node.cpu.request", &[], &[], 1.0)?;
+        pod.containers[0].current = current("1");
+        world.server.set_pod(&pod);
+        in_force(1.0)?;
+        wait_for_value(&agent, "podmeter.cpu.slack", &[("k8s.pod.uid", &uid), ("k8s.container.name", "app")], &[], 1.0)?;
+
+        // spec.resources requests for the pod as a whole: the slack is the pod's.
+        pod.spec = json!({"resources": {"requests": {"cpu": "3"}}});
+        world.server.set_pod(&pod);
+        wait_for_value(&agent, "podmeter.pod.cpu.request", &of[..1], &[], 3.0)?;
+        agent.wait_for("the pod's slack", SOON, |exports| {
+            let slack = told(exports, "podmeter.cpu.slack", &of[..1], &[])?;
+            ((number(slack) - 3.0).abs() < 0.01 && !slack.resource.contains_key("k8s.container.name")).then_some(())
+        })?;
+        agent.stop().map(drop)
+    }
 }

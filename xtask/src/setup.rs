@@ -7,6 +7,7 @@ mod apt;
 pub(crate) mod archive;
 mod debian;
 mod kubernetes_schemas;
+pub(crate) mod qemu;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -67,7 +68,6 @@ const TEST_TOOLS: &[Tool] = &[Tool { file: "ip", package: "iproute2", why: "make
 
 /// What tests on other kernels use.
 const VM_TOOLS: &[Tool] = &[
-    Tool { file: "qemu-system-x86_64", package: "qemu-system-x86", why: "boots other kernels for tests" },
     Tool { file: "busybox", package: "busybox-static", why: "is the user space of virtual machines" },
     Tool { file: "cpio", package: "cpio", why: "packs their files" },
     Tool { file: "xz", package: "xz-utils", why: "unpacks their kernel modules" },
@@ -81,6 +81,8 @@ pub(crate) fn run(workspace: &Workspace, purpose: Purpose) -> Result<()> {
     bpf_toolchain()?;
     if purpose == Purpose::Vm {
         install_missing(VM_TOOLS)?;
+        qemu::fetch(workspace)?;
+        qemu::try_out(workspace)?;
     }
     if purpose != Purpose::Build {
         install_missing(TEST_TOOLS)?;

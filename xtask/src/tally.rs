@@ -20,6 +20,9 @@ impl Tally {
     /// a line that says `0 failed`.
     pub(crate) const FAILED_STEP: Self = Self { ended_well: 0, failed: 1, ignored: 0, skipped: 0 };
 
+    /// A step that cannot run here, in the sum as one.
+    pub(crate) const SKIPPED_STEP: Self = Self { ended_well: 1, failed: 0, ignored: 0, skipped: 1 };
+
     /// Adds what one line of a runner's output says; most lines say nothing.
     ///
     /// A test that cannot run here prints `SKIPPED <name>: <reason>` and returns. To its runner it has passed, to us it has not.
@@ -105,5 +108,7 @@ mod tests {
         let mut sum = tally("test result: ok. 5 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n");
         sum += Tally::FAILED_STEP;
         assert_eq!(sum.to_string(), "5 passed, 1 failed");
+        sum += Tally::SKIPPED_STEP;
+        assert_eq!(sum.to_string(), "5 passed, 1 failed, 1 skipped");
     }
 }

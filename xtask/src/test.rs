@@ -13,6 +13,9 @@ use crate::tally::Tally;
 use crate::workspace::Workspace;
 use crate::{build, command, lint, vm};
 
+/// What the tests on other kernels are called.
+const GUESTS: &str = "tests in virtual machines";
+
 /// Which tests to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Suite {
@@ -22,21 +25,27 @@ pub(crate) enum Suite {
     Host,
     /// The same tests in virtual machines, on each of Debian's kernels.
     Vm,
-    /// Checks, then those of pure code and those on this machine.
+    /// Checks, then all of those.
     All,
 }
 
 /// Runs a suite. The last line printed is the sum over every runner; what failed is named before it.
 pub(crate) fn run(workspace: &Workspace, suite: Suite, guests: &vm::Options) -> ExitCode {
     let mut session = Session::new(stdout());
+    let no_guests = if suite == Suite::All { vm::impossible() } else { None };
     let purpose = match suite {
         Suite::Unit => Purpose::Build,
+        Suite::All if no_guests.is_none() => Purpose::Vm,
         Suite::Host | Suite::All => Purpose::Test,
         Suite::Vm => Purpose::Vm,
     };
     session.step("setup", || setup::run(workspace, purpose));
     if session.failures.is_empty() {
-        tests(workspace, suite, guests, &mut session);
+        tests(workspace, suite, guests, no_guests.is_none(), &mut session);
+    }
+    if let Some(why) = no_guests {
+        println!("\nSKIPPED {GUESTS}: {why}");
+        session.tally += Tally::SKIPPED_STEP;
     }
     println!();
     for failure in &session.failures {
@@ -46,7 +55,7 @@ pub(crate) fn run(workspace: &Workspace, suite: Suite, guests: &vm::Options) -> 
     if session.tally.has_failures() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn tests(workspace: &Workspace, suite: Suite, guests: &vm::Options, session: &mut Session<impl Write + Send>) {
+fn tests(workspace: &Workspace, suite: Suite, guests: &vm::Options, boot: bool, session: &mut Session<impl Write + Send>) {
     // A program that does not build has no generated documents, and the tests of the whole program have nothing to run.
     let built =
         matches!(suite, Suite::Unit | Suite::Vm) || session.step("release build", || build::podmeter(workspace, false).map(drop));
@@ -72,7 +81,8 @@ fn tests(workspace: &Workspace, suite: Suite, guests: &vm::Options, session: &mu
         host.args(["--", "--test-threads=1", "--show-output"]);
         session.runner("host tests", with_podmeter(workspace, &mut host));
     }
-    if suite == Suite::Vm {
+    // After the host's tests, never beside them: both measure time.
+    if matches!(suite, Suite::Vm | Suite::All) && boot {
         session.guests(workspace, guests);
     }
 }
@@ -142,7 +152,7 @@ impl<W: Write + Send> Session<W> {
 
     /// Runs the tests in guests, which show their own results, and adds up what each says.
     fn guests(&mut self, workspace: &Workspace, options: &vm::Options) {
-        eprintln!("\n== tests in virtual machines");
+        eprintln!("\n== {GUESTS}");
         match vm::test(workspace, options, &mut self.out) {
             Ok(outcomes) => {
                 for outcome in outcomes {
@@ -152,7 +162,7 @@ impl<W: Write + Send> Session<W> {
             }
             Err(error) => {
                 self.tally += Tally::FAILED_STEP;
-                self.fail("tests in virtual machines", format_args!("{error:#}"));
+                self.fail(GUESTS, format_args!("{error:#}"));
             }
         }
     }

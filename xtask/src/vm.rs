@@ -18,14 +18,16 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
-use clap::Args;
+use anyhow::{Context, Result, anyhow, bail};
+use clap::{Args, ValueEnum};
 
 pub(crate) use self::guest::Accel;
 use self::guest::{Guest, LogFiles};
 use self::image::Programs;
 pub(crate) use self::kernel::Kernel;
 use self::results::Results;
+use crate::docs::kernels as kernels_table;
+use crate::setup::qemu;
 use crate::tally::Tally;
 use crate::workspace::Workspace;
 use crate::{build, command};
@@ -38,6 +40,35 @@ const DISK_BYTES: u64 = 256 << 20;
 /// QEMU 7.2 sometimes lets one CPU execute code that another is patching (jump labels, while the kernel starts), and the kernel
 /// then panics with `Oops: int3`. What goes wrong once a test has begun is never tried again.
 const BOOTS: usize = 3;
+
+/// Tests that guests leave to the host, since they are not about the kernel.
+struct LeftOut {
+    runner: &'static str,
+    /// What the names of the tests begin with; all of them when there is none.
+    tests: &'static [&'static str],
+}
+
+const LEFT_OUT: &[LeftOut] = &[
+    // Of back ends, dashboards, rules, manifests and the Kubernetes API.
+    LeftOut { runner: "backend", tests: &[] },
+    LeftOut { runner: "dashboard", tests: &[] },
+    LeftOut { runner: "deploy", tests: &[] },
+    LeftOut { runner: "kubernetes", tests: &[] },
+    LeftOut { runner: "rules", tests: &[] },
+    // Of the loads and not of the agent.
+    LeftOut { runner: "harness", tests: &[] },
+    // Of what is sent again when a collector fails.
+    LeftOut { runner: "export", tests: &["a_collector_that_", "a_stalling_collector_"] },
+    // Of the configuration.
+    LeftOut { runner: "bad_input", tests: &["a_key_", "a_value_", "text_that_is_no_yaml_", "an_endpoint_", "an_argument_"] },
+];
+
+/// What goes wrong on purpose after a guest's first runner, to see that it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Provoked {
+    Panic,
+    Hang,
+}
 
 /// Which guests, and how.
 #[derive(Args, Clone, Debug)]
@@ -54,11 +85,31 @@ pub(crate) struct Options {
     /// Run only tests whose name contains this, in guests.
     #[arg(long)]
     filter: Option<String>,
+    /// Let every guest panic or hang, which must fail.
+    #[arg(long, value_enum, hide = true)]
+    provoke: Option<Provoked>,
+}
+
+impl Options {
+    /// The kernels to boot.
+    fn kernels(&self) -> Vec<&'static Kernel> {
+        if self.kernel.is_empty() { kernel::ALL.iter().collect() } else { self.kernel.clone() }
+    }
+
+    /// What `init.sh` is told, by way of the kernel's command line.
+    fn kernel_arguments(&self) -> String {
+        let filter = self.filter.iter().map(|filter| format!("FILTER={filter}"));
+        let provoke = self.provoke.iter().map(|what| match what {
+            Provoked::Panic => "PROVOKE=panic".to_owned(),
+            Provoked::Hang => "PROVOKE=hang".to_owned(),
+        });
+        filter.chain(provoke).collect::<Vec<_>>().join(" ")
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { kernel: Vec::new(), accel: Accel::default(), guests: 2, filter: None }
+        Self { kernel: Vec::new(), accel: Accel::default(), guests: 2, filter: None, provoke: None }
     }
 }
 
@@ -67,6 +118,15 @@ impl Default for Options {
 pub(crate) struct Outcome {
     pub(crate) tally: Tally,
     pub(crate) failures: Vec<String>,
+}
+
+/// Why no virtual machine can be booted on this kind of machine, or `None`.
+pub(crate) fn impossible() -> Option<String> {
+    if std::env::consts::ARCH != "x86_64" {
+        let arch = std::env::consts::ARCH;
+        return Some(format!("the kernels of the virtual machines are for x86_64, and this machine builds for {arch}"));
+    }
+    bpf_toolchain::program("apt-get").is_none().then(|| "there is no apt-get to fetch the kernels with".to_owned())
 }
 
 /// The kernels, by name, that a matrix of results has a row for.
@@ -81,9 +141,15 @@ pub(crate) fn check_file(workspace: &Workspace, kernel: &str) -> PathBuf {
 
 /// Builds all that guests need and runs the tests in each, a few at a time. Results are passed on as they come.
 pub(crate) fn test(workspace: &Workspace, options: &Options, out: &mut (impl Write + Send)) -> Result<Vec<Outcome>> {
-    let programs = programs(workspace)?;
-    let chosen: Vec<&Kernel> = if options.kernel.is_empty() { kernel::ALL.iter().collect() } else { options.kernel.clone() };
-    let waiting = Mutex::new(chosen.into_iter().collect::<VecDeque<_>>());
+    let chosen = options.kernels();
+    let programs = thread::scope(|scope| {
+        // The network is slow and the compiler busy: both at once.
+        let fetched = scope.spawn(|| chosen.iter().try_for_each(|kernel| kernel.files(workspace).map(drop)));
+        let programs = programs(workspace)?;
+        fetched.join().map_err(|_| anyhow!("fetching kernels panicked"))??;
+        anyhow::Ok(programs)
+    })?;
+    let waiting = Mutex::new(chosen.iter().copied().collect::<VecDeque<_>>());
     // A function of its own, since a lock taken in the head of a loop is held in its body.
     let next = || lock(&waiting).pop_front();
     let (outcomes, out) = (Mutex::new(Vec::new()), Mutex::new(out));
@@ -97,7 +163,13 @@ pub(crate) fn test(workspace: &Workspace, options: &Options, out: &mut (impl Wri
             });
         }
     });
-    Ok(outcomes.into_inner().unwrap_or_else(PoisonError::into_inner))
+    let mut outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
+    // A kernel that printed nothing has failed already.
+    let tried: Vec<&str> = chosen.iter().map(|kernel| kernel.name).filter(|name| check_file(workspace, name).exists()).collect();
+    if let Err(error) = kernels_table::check(workspace, &tried) {
+        outcomes.push(Outcome { tally: Tally::FAILED_STEP, failures: vec![format!("{error:#}")] });
+    }
+    Ok(outcomes)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -131,11 +203,13 @@ fn run(workspace: &Workspace, kernel: &Kernel, programs: &Programs, options: &Op
     let mut results = fresh();
     let place = directory(workspace);
     let files = LogFiles { console: place.join(format!("{name}-console.log")), log: place.join(format!("{name}.log")) };
+    // What an earlier run found is not this one's.
+    let _ = fs::remove_file(check_file(workspace, name));
     let tested = prepare(workspace, kernel, programs, options.accel)
         .and_then(|guest| {
             for left in (0..BOOTS).rev() {
                 results = fresh();
-                guest.test(options.filter.as_deref(), &mut results, &files, out)?;
+                guest.test(&options.kernel_arguments(), &mut results, &files, out)?;
                 if results.began() || options.accel != Accel::Tcg || left == 0 {
                     break;
                 }
@@ -176,7 +250,7 @@ fn prepare(workspace: &Workspace, kernel: &Kernel, programs: &Programs, accel: A
     image::write(&initramfs, &tree, programs, &files)?;
     let empty = File::create(&disk).and_then(|file| file.set_len(DISK_BYTES));
     empty.with_context(|| format!("could not make {}", disk.display()))?;
-    Ok(Guest { image: files.image, initramfs, disk, accel })
+    Ok(Guest { image: files.image, initramfs, disk, accel, qemu: qemu::words(workspace) })
 }
 
 /// Keeps what `podmeter check --json` said, when it said anything.
@@ -190,8 +264,8 @@ fn keep_check(file: &Path, json: &str) -> Result<()> {
 
 /// Builds podmeter and the test runners as static binaries.
 fn programs(workspace: &Workspace) -> Result<Programs> {
-    if std::env::consts::ARCH != "x86_64" {
-        bail!("the kernels of the virtual machines are for x86_64, and this machine builds for {}", std::env::consts::ARCH);
+    if let Some(why) = impossible() {
+        bail!(why);
     }
     let podmeter = build::podmeter(workspace, true)?;
     let mut cargo = workspace.cargo("test");
@@ -205,11 +279,18 @@ fn programs(workspace: &Workspace) -> Result<Programs> {
     if !output.status.success() {
         bail!("`{}` failed: {}", command::shown(&cargo), output.status);
     }
-    let tests = runners(&String::from_utf8_lossy(&output.stdout));
+    let mut tests = runners(&String::from_utf8_lossy(&output.stdout));
     if tests.is_empty() {
         bail!("`{}` built no test", command::shown(&cargo));
     }
-    Ok(Programs { podmeter, tests })
+    if let Some(left_out) = LEFT_OUT.iter().find(|left_out| tests.iter().all(|(name, _)| name != left_out.runner)) {
+        bail!("{} is left out of guests, and there is no such runner", left_out.runner);
+    }
+    tests.retain(|(name, _)| !LEFT_OUT.iter().any(|left_out| left_out.runner == name && left_out.tests.is_empty()));
+    let skip = |left_out: &LeftOut| left_out.tests.iter().map(|test| format!("--skip {test}")).collect::<Vec<_>>().join(" ");
+    let some = LEFT_OUT.iter().filter(|left_out| !left_out.tests.is_empty());
+    let arguments = some.map(|left_out| (left_out.runner.to_owned(), skip(left_out))).collect();
+    Ok(Programs { podmeter, tests, arguments })
 }
 
 /// Names and files of the test runners that cargo's messages tell of.

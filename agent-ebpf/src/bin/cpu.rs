@@ -4,6 +4,12 @@
 //! `sum_exec_runtime` is up to date (`update_curr` ran) and its `run_delay` holds all its waiting up to the moment it was
 //! dispatched (`sched_info_arrive`), while `next`'s does not yet hold the wait that ends now. Both deltas of one stretch on the
 //! CPU are therefore one subtraction each at its end; no wakeup probe, and a clock is read only near a window's edge.
+//!
+//! A task that is held back by cpu.max waits in `run_delay` too, on every kernel. Up to 6.17 a whole queue is taken off its CPU
+//! with its tasks in it (`throttle_cfs_rq`). From 6.18 on each task takes itself off on its way to user space
+//! (`throttle_cfs_rq_work`), by `dequeue_task_fair` and so below `dequeue_task`, which would keep `sched_info`; its state stays
+//! TASK_RUNNING. Either way `sched_info_depart` finds it runnable when it is switched out and notes the time, and
+//! `sched_info_arrive` adds all that has passed when it is dispatched again.
 #![no_std]
 #![no_main]
 #![allow(missing_docs, reason = "the program macros make undocumented functions beside the documented ones")]

@@ -17,7 +17,7 @@ use agent_common::{
     },
 };
 use agent_ebpf::{
-    CgroupSlots, MMAPABLE, add, forgotten, frozen, opaque,
+    CgroupSlots, MMAPABLE, add, forgotten, frozen, length_within, opaque,
     packet::{Packet, Protocol},
 };
 use aya_ebpf::{
@@ -139,6 +139,7 @@ fn is_dns(port: u16) -> u64 {
     let mut found = 0;
     for i in 0..PORTS_LEN {
         // SAFETY: an element of a field of a live static, whose value is replaced before the program loads.
+        // Numbers below 2^33: only of 0 does one less have the highest bit.
         let difference = unsafe { core::ptr::read_volatile(ports.add(i)) } ^ port as u64;
         found |= difference.wrapping_sub(1) >> 63;
     }
@@ -223,10 +224,7 @@ impl Source for Pieces {
         let place = at - HEADER_LEN & (PIECE_LEN - 1);
         if place == 0 {
             let left = self.len - at as u32;
-            let left = opaque(if left > PIECE_LEN as u32 { PIECE_LEN as u64 } else { left as u64 });
-            if left == 0 || left > PIECE_LEN as u64 {
-                return None;
-            }
+            let left = length_within(if left > PIECE_LEN as u32 { PIECE_LEN as u64 } else { left as u64 }, PIECE_LEN as u64)?;
             // SAFETY: there is room for PIECE_LEN bytes; the helper refuses what lies beyond the packet.
             if unsafe { bpf_skb_load_bytes(self.skb.cast(), self.at + at as u32, self.piece.cast(), left as u32) } != 0 {
                 return None;
@@ -238,7 +236,7 @@ impl Source for Pieces {
 
     #[inline(always)]
     fn forgotten(&self, number: u8, noise: u64) -> u8 {
-        forgotten(number as u64, 63, noise) as u8
+        forgotten(number as u64, 127, noise) as u8
     }
 }
 
@@ -260,7 +258,7 @@ impl Source for Head {
 
     #[inline(always)]
     fn forgotten(&self, number: u8, noise: u64) -> u8 {
-        forgotten(number as u64, 63, noise) as u8
+        forgotten(number as u64, 127, noise) as u8
     }
 }
 
@@ -409,10 +407,7 @@ unsafe fn next_message<const EGRESS: bool>(skb: *mut __sk_buff, at: u32, there: 
             return None;
         }
         let missing = STREAM_HEAD as u64 - have;
-        let more = opaque(if missing < there as u64 { missing } else { there as u64 });
-        if more == 0 || more > STREAM_HEAD as u64 {
-            return None;
-        }
+        let more = length_within(if missing < there as u64 { missing } else { there as u64 }, STREAM_HEAD as u64)?;
         let head = (&raw mut (*stream).head).cast::<u8>();
         if bpf_skb_load_bytes(skb.cast(), at, head.add(have as usize).cast(), more as u32) != 0 {
             return None;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Uri};
 use percent_encoding::percent_decode_str;
 
-use super::{Compression, Endpoint, Exporter, KubernetesSource, Loading, LogFormat, Protocol};
+use super::{Compression, Endpoint, Exporter, KubernetesSource, Loading, LogFormat, Protocol, Range};
 
 /// A value as a source gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +107,15 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("signals.pressure", Some("true"), "Measure pressure (PSI): time that tasks stood still.", |l, v| {
         boolean(v).map(|on| l.config.signals.switch("pressure", on))
     }),
+    Key::new("signals.network", Some("true"), "Measure the network: bytes, packets, where they go.", |l, v| {
+        boolean(v).map(|on| l.config.signals.switch("network", on))
+    }),
+    Key::new("signals.tcp", Some("true"), "Measure TCP: retransmits, round trips, connects, resets.", |l, v| {
+        boolean(v).map(|on| l.config.signals.switch("tcp", on))
+    }),
+    Key::new("signals.drops", Some("true"), "Measure packets that the kernel drops, by reason.", |l, v| {
+        boolean(v).map(|on| l.config.signals.switch("drops", on))
+    }),
     Key::new("signals.dns", Some("true"), "Measure DNS: lookups, how long they take, how they end.", |l, v| {
         boolean(v).map(|on| l.config.signals.switch("dns", on))
     }),
@@ -198,6 +207,23 @@ pub(super) const KEYS: &[Key] = &[
         store(&mut l.config.cgroups.root, Some(absolute(v)?))
     })
     .example("/sys/fs/cgroup"),
+    Key::new("network.cluster_cidrs", None, "Addresses of the cluster's pods and services, by comma. Default: none.", |l, v| {
+        store(&mut l.config.signals.network.cluster, ranges(v)?)
+    })
+    .example("10.244.0.0/16,10.96.0.0/12"),
+    Key::new("network.node_cidrs", None, "Addresses of the cluster's nodes, by comma. Default: none.", |l, v| {
+        store(&mut l.config.signals.network.node, ranges(v)?)
+    })
+    .example("10.0.0.0/16"),
+    Key::new(
+        "network.private_cidrs",
+        Some(
+            "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,169.254.0.0/16,224.0.0.0/4,255.255.255.255,fc00::/7,fe80::/10,\
+             ff00::/8",
+        ),
+        "Other addresses that the internet does not route, by comma. Of several ranges with an address, the longest prefix holds.",
+        |l, v| store(&mut l.config.signals.network.private, ranges(v)?),
+    ),
     Key::new(
         "dns.ports",
         Some("53"),
@@ -389,6 +415,20 @@ fn number(value: Value, range: RangeInclusive<u32>) -> Result<u32, String> {
     let found = text(value)?;
     let number = found.trim().parse().ok().filter(|number| range.contains(number));
     number.ok_or_else(|| format!("expected {expected}, found {found:?}"))
+}
+
+fn ranges(value: Value) -> Result<Vec<Range>, String> {
+    let found = text(value)?;
+    let wanted = found.split(',').map(str::trim).filter(|range| !range.is_empty());
+    let ranges = wanted.map(|range| {
+        Range::parse(range)
+            .ok_or_else(|| format!("expected address ranges by comma, such as 10.0.0.0/8 or fd00::/8, found {range:?}"))
+    });
+    let ranges = ranges.collect::<Result<Vec<_>, _>>()?;
+    match ranges.len() {
+        0..=Range::MOST_OF_ONE => Ok(ranges),
+        n => Err(format!("expected at most {} address ranges, found {n}", Range::MOST_OF_ONE)),
+    }
 }
 
 fn ports(value: Value) -> Result<Vec<u16>, String> {

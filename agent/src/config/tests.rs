@@ -46,7 +46,18 @@ fn the_defaults() {
         interval: Duration::from_secs(15),
         listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
         log: Log { format: LogFormat::Text, level: "info".to_owned() },
-        signals: Signals { off: vec![], dns: Dns { timeout: Duration::from_secs(5), ports: vec![53] } },
+        signals: Signals {
+            off: vec![],
+            network: Network { cluster: vec![], node: vec![], private: config.signals.network.private.clone() },
+            dns: Dns { timeout: Duration::from_secs(5), ports: vec![53] },
+        },
+        kubernetes: Kubernetes {
+            source: KubernetesSource::Auto,
+            kubelet_url: "https://127.0.0.1:10250".to_owned(),
+            kubelet_verify: true,
+            kubelet_interval: Duration::from_secs(10),
+            ..Kubernetes::default()
+        },
         cgroups: Cgroups { slots: 1024, root: None },
         bpf: Bpf { pin: true, directory: "/sys/fs/bpf/podmeter".into(), walks: true },
         export: Export {
@@ -104,7 +115,11 @@ fn no_two_keys_share_a_name_or_a_variable() {
 fn a_file_sets_every_key() {
     let config = from_file(
         "node_name: n\ncluster_name: \"null\"\ninterval: 1m 30s\nlisten: '[::]:80'\nlog: {format: json, level: 'warn,podmeter=debug'}\n\
-         signals:\n  cpu: false\ndns:\n  ports: 5353,53\n  timeout: 1s\ncgroups:\n  slots: 65536\n  root: /cg\nbpf:\n  pin: false\n  directory: /b\n\
+         signals:\n  cpu: false\n\
+         kubernetes:\n  source: kubelet\n  kubeconfig: k\n  labels: ' team, app ,team,'\n  namespace_labels: team\n  service_labels: true\n\
+         \x20 kubelet_url: https://n:10250/\n  kubelet_ca: a\n  kubelet_verify: false\n  kubelet_token: t\n  kubelet_interval: 1m\n\
+         network:\n  cluster_cidrs: 10.2.0.0/16\n  node_cidrs: fd00::/8\n  private_cidrs: ''\n\
+         dns:\n  ports: 5353,53\n  timeout: 1s\ncgroups:\n  slots: 65536\n  root: /cg\nbpf:\n  pin: false\n  directory: /b\n\
          export:\n  exporter: stdout\n  endpoint: https://c:1/x\n  protocol: http/protobuf\n  headers:\n    X-Key: 1.10\n\
          \x20 compression: none\n  timeout: 500ms\n  certificate: a\n  client_certificate: b\n  client_key: c\n  queue: 1\n\
          resource:\n  attributes:\n    version: 1.10\n    empty: ''\n",
@@ -116,7 +131,27 @@ fn a_file_sets_every_key() {
         interval: Duration::from_secs(90),
         listen: "[::]:80".parse().expect("an address"),
         log: Log { format: LogFormat::Json, level: "warn,podmeter=debug".to_owned() },
-        signals: Signals { off: vec!["cpu"], dns: Dns { timeout: Duration::from_secs(1), ports: vec![53, 5353] } },
+        signals: Signals {
+            off: vec!["cpu"],
+            network: Network {
+                cluster: vec![Range { address: "10.2.0.0".parse().expect("an address"), prefix: 16 }],
+                node: vec![Range { address: "fd00::".parse().expect("an address"), prefix: 8 }],
+                private: vec![],
+            },
+            dns: Dns { timeout: Duration::from_secs(1), ports: vec![53, 5353] },
+        },
+        kubernetes: Kubernetes {
+            source: KubernetesSource::Kubelet,
+            kubeconfig: Some("k".into()),
+            labels: vec!["team".to_owned(), "app".to_owned()],
+            namespace_labels: vec!["team".to_owned()],
+            service_labels: true,
+            kubelet_url: "https://n:10250".to_owned(),
+            kubelet_ca: Some("a".into()),
+            kubelet_verify: false,
+            kubelet_token: Some("t".into()),
+            kubelet_interval: Duration::from_secs(60),
+        },
         cgroups: Cgroups { slots: 65536, root: Some("/cg".into()) },
         bpf: Bpf { pin: false, directory: "/b".into(), walks: true },
         export: Export {
@@ -156,11 +191,14 @@ fn every_error_of_a_file_names_the_key_and_the_line() {
             "intervall: 15s",
             "there is no setting intervall (podmeter.yaml, line 1); there are node_name, cluster_name, interval, listen",
         ),
-        ("export:\n  time-out: 1s", "there is no setting export.time-out (podmeter.yaml, line 2); did you mean export.timeout"),
+        (
+            "export:\n  time-out: 1s",
+            "there is no setting export.time-out (podmeter.yaml, line 2); did you mean dns.timeout, export.timeout",
+        ),
         ("\nendpoint: x", "there is no setting endpoint (podmeter.yaml, line 2); did you mean export.endpoint"),
         (
-            "kubernetes:\n  a: 1",
-            "there is no setting kubernetes (podmeter.yaml, line 1); there are node_name, cluster_name, interval, listen",
+            "openshift:\n  a: 1",
+            "there is no setting openshift (podmeter.yaml, line 1); there are node_name, cluster_name, interval, listen",
         ),
         (
             "export: otlp",
@@ -225,6 +263,10 @@ fn every_key_refuses_what_it_cannot_use_and_says_so() {
         ("log.format", &["xml", "TEXT"]),
         ("log.level", &["a=b=c", "podmeter=loud"]),
         ("signals.cpu", &["1", "on"]),
+        (
+            "network.cluster_cidrs",
+            &["10.0.0.0/33", "10.0.0.1/8", "10.0/8", "fd00::1/8", "::/129", "cluster", "10.0.0.0/", "10.0.0.0/-1"],
+        ),
         ("cgroups.slots", &["15", "65537", "-1", "many", "16.5", "99999999999"]),
         ("cgroups.root", &["cgroup"]),
         ("bpf.pin", &["maybe"]),
@@ -398,4 +440,15 @@ proptest::proptest! {
     fn no_file_makes_it_panic(text in "[a-z:\\[\\]{}&*!|>'\"%@`# ,?\n\t.-]{0,80}") {
         let _ = yaml::read(Path::new("f"), &text);
     }
+}
+
+#[test]
+fn address_ranges_of_both_families_are_read() {
+    let set = |text: &str| {
+        let config = from_file(&format!("network:\n  node_cidrs: '{text}'\n"));
+        config.expect("a configuration").signals.network.node.into_iter().map(|r| format!("{}/{}", r.address, r.prefix)).collect()
+    };
+    let ranges: Vec<String> = set("10.1.0.0/16, fd00::/8,192.0.2.7,0.0.0.0/0,::/0,");
+    assert_eq!(ranges, ["10.1.0.0/16", "fd00::/8", "192.0.2.7/32", "0.0.0.0/0", "::/0"]);
+    assert_eq!(defaults().signals.network.private.len(), 10);
 }

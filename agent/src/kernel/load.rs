@@ -127,7 +127,7 @@ pub enum Hook {
     Egress,
     /// What happens to the TCP connections of any cgroup.
     SockOps,
-    /// A walk over all objects of that kind, `cgroup` or `tcp`, whenever the agent wants one: see [`Object::walk`].
+    /// A walk over all objects of that kind, one of [`WALKS`], whenever the agent wants one: see [`Object::walk`].
     Walk(&'static str),
     /// Nothing by itself: the agent runs it, see [`Object::run_on`], or another program calls it.
     Call,
@@ -426,10 +426,24 @@ impl Object {
         let link = loaded.take_link(id).map_err(|e| failed("make", e.into()))?;
         link.into_file().map_err(|e| failed("make", e.into()))
     }
+
+    /// Walks over all sockets that have storage in `map`, of every network namespace: the program runs once for each while the file
+    /// is read to its end.
+    ///
+    /// # Errors
+    /// When the program or the map is missing or the kernel refuses.
+    pub fn walk_sockets(&self, program: &'static str, map: &'static str) -> Result<File, LoadError> {
+        let missing = |what, name: &str| LoadError::Missing { object: self.name, what, name: name.to_owned() };
+        let failed = |source| LoadError::Link { action: "make", program: program.to_owned(), source };
+        let Some(Program::Iter(loaded)) = self.ebpf.program(program) else { return Err(missing("program", program)) };
+        let Some(Map::SkStorage(storage)) = self.ebpf.map(map) else { return Err(missing("map", map)) };
+        let program_fd = loaded.fd().map_err(|e| failed(e.into()))?;
+        sys::walk_sockets(program_fd, storage.fd()).map_err(|e| failed(e.into()))
+    }
 }
 
 /// The iterators that programs may be of.
-const WALKS: [&str; 2] = ["cgroup", "tcp"];
+const WALKS: [&str; 3] = ["bpf_sk_storage_map", "cgroup", "tcp"];
 
 /// A BTF in which the types of tracepoints and iterators have the ids that the running kernel gives them, and nothing else has a
 /// name.

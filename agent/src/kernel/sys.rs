@@ -181,9 +181,6 @@ pub fn for_each_entry<K: Pod, V: Pod>(map: impl AsFd, mut look: impl FnMut(&K, &
 /// # Errors
 /// When the kernel refuses: it has no such iterator (before 6.1).
 pub fn walk_cgroups(program: impl AsFd, root: impl AsFd) -> io::Result<File> {
-    const BPF_LINK_CREATE: nix::libc::c_int = 28;
-    const BPF_ITER_CREATE: nix::libc::c_int = 33;
-    const BPF_TRACE_ITER: u32 = 28;
     const BPF_CGROUP_ITER_DESCENDANTS_PRE: u32 = 2;
     /// `union bpf_iter_link_info` for cgroups.
     #[repr(C)]
@@ -192,6 +189,28 @@ pub fn walk_cgroups(program: impl AsFd, root: impl AsFd) -> io::Result<File> {
         cgroup_fd: u32,
         cgroup_id: u64,
     }
+    let root_fd = root.as_fd().as_raw_fd().cast_unsigned();
+    walk(program.as_fd(), &From { order: BPF_CGROUP_ITER_DESCENDANTS_PRE, cgroup_fd: root_fd, cgroup_id: 0 })
+}
+
+/// An iterator program's walk over the sockets that have storage in `map`, of all network namespaces.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn walk_sockets(program: impl AsFd, map: impl AsFd) -> io::Result<File> {
+    /// `union bpf_iter_link_info` for a map.
+    #[repr(C)]
+    struct From {
+        map_fd: u32,
+    }
+    walk(program.as_fd(), &From { map_fd: map.as_fd().as_raw_fd().cast_unsigned() })
+}
+
+/// A walk from a place that the `union bpf_iter_link_info` says, which has no padding.
+fn walk<T>(program: BorrowedFd<'_>, from: &T) -> io::Result<File> {
+    const BPF_LINK_CREATE: nix::libc::c_int = 28;
+    const BPF_ITER_CREATE: nix::libc::c_int = 33;
+    const BPF_TRACE_ITER: u32 = 28;
     /// The part of `union bpf_attr` for `BPF_LINK_CREATE` of an iterator.
     #[repr(C)]
     struct LinkCreate {
@@ -217,21 +236,19 @@ pub fn walk_cgroups(program: impl AsFd, root: impl AsFd) -> io::Result<File> {
         // SAFETY: a new descriptor that nobody else knows.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
-    let number = |fd: BorrowedFd<'_>| fd.as_raw_fd().cast_unsigned();
-    let from = From { order: BPF_CGROUP_ITER_DESCENDANTS_PRE, cgroup_fd: number(root.as_fd()), cgroup_id: 0 };
     let link = bpf(
         BPF_LINK_CREATE,
         &LinkCreate {
-            program_fd: number(program.as_fd()),
+            program_fd: program.as_raw_fd().cast_unsigned(),
             target_fd: 0,
             attach_type: BPF_TRACE_ITER,
             flags: 0,
-            from: std::ptr::from_ref(&from).addr() as u64,
-            from_len: size_of::<From>() as u32,
+            from: std::ptr::from_ref(from).addr() as u64,
+            from_len: size_of::<T>() as u32,
             reserved: 0,
         },
     )?;
-    Ok(bpf(BPF_ITER_CREATE, &IterCreate { link_fd: number(link.as_fd()), flags: 0 })?.into())
+    Ok(bpf(BPF_ITER_CREATE, &IterCreate { link_fd: link.as_raw_fd().cast_unsigned(), flags: 0 })?.into())
 }
 
 /// The bytes of a record.

@@ -183,7 +183,7 @@ impl<T: Object> Follower<T> {
         let following = known.figures.following_mut(self.sink.followed);
         let first = !std::mem::replace(&mut following.known, true);
         following.current = true;
-        let (pods, _) = known.counts();
+        let ((pods, _), no_node) = (known.counts(), known.node().is_none());
         drop(known);
         self.backoff.reset();
         let address = self.api.address();
@@ -191,6 +191,9 @@ impl<T: Object> Follower<T> {
             info!("{} are followed at {address} again, after {} s", T::RESOURCE, down.as_secs());
         } else if first && T::RESOURCE == "pods" {
             info!(pods, "the pods of this node are followed at {address}");
+        } else if first && T::RESOURCE == "nodes" && no_node {
+            let selector = self.selector.trim_end_matches('&');
+            warn!("{address} has no node of this name ({selector}): set node_name, or NODE_NAME by the downward API");
         }
     }
 

@@ -52,19 +52,6 @@ impl Kind {
             Self::ReplicationController => "k8s.replicationcontroller.name",
         }
     }
-
-    /// The word of the API.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Deployment => "Deployment",
-            Self::ReplicaSet => "ReplicaSet",
-            Self::StatefulSet => "StatefulSet",
-            Self::DaemonSet => "DaemonSet",
-            Self::CronJob => "CronJob",
-            Self::Job => "Job",
-            Self::ReplicationController => "ReplicationController",
-        }
-    }
 }
 
 /// What a pod says of its controller.
@@ -146,7 +133,7 @@ mod tests {
         assert_eq!(of("backup-29919000"), Some((Kind::CronJob, "backup".to_owned())), "five days late");
         assert_eq!(of("import-20250101"), Some((Kind::Job, "import-20250101".to_owned())), "a date, not a minute");
         assert_eq!(of("backup-29900000"), Some((Kind::Job, "backup-29900000".to_owned())), "too long ago");
-        assert_eq!(of("backup-x9926087"), Some((Kind::Job, "backup-x9927520".to_owned())));
+        assert_eq!(of("backup-x9926087"), Some((Kind::Job, "backup-x9926087".to_owned())));
         assert_eq!(found("Job", "backup-29926087", None, ""), Some((Kind::Job, "backup-29926087".to_owned())), "no time known");
     }
 

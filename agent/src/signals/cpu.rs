@@ -3,6 +3,7 @@
 //! Reads the mapped arrays that `agent-ebpf/src/bin/cpu.rs` fills; [`account`] turns them into what a cgroup used.
 
 pub mod account;
+mod before;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,16 +16,13 @@ use agent_common::{
 };
 use nix::time::ClockId;
 
-use self::account::{Account, CpuUse, Reading};
+use self::account::{Account, Before, CpuUse, Reading};
 use super::{
     Failure, Readings, Running, Signal,
     metric::{Kind, Metric, Point, Scope, Value},
 };
 use crate::{
-    cgroups::{
-        Cgroup, Cgroups,
-        files::{self, CpuStat},
-    },
+    cgroups::{Cgroup, Cgroups, files},
     kernel::{
         btf::{Btf, BtfError},
         facts,
@@ -170,11 +168,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cp
 
 /// Words of [`Carried`].
 const BEFORE: usize = std::mem::offset_of!(Carried, before_counting_ns) / 8;
+const THROTTLED_BEFORE: usize = std::mem::offset_of!(Carried, throttled_before_ns) / 8;
 const KNOWN: usize = std::mem::offset_of!(Carried, before_counting_known) / 8;
-
-/// Tries to read `cpu.stat` so close before and after the records that both readings agree to [`BRACKET_NS`].
-const BRACKETS: u32 = 4;
-const BRACKET_NS: u64 = 200_000;
+const CONTENTION: usize = std::mem::offset_of!(Carried, contention_ns) / 8;
 
 /// Windows that stay open behind the current one: running tasks are settled up to their last tick only.
 const OPEN_WINDOWS: u64 = 2;
@@ -243,10 +239,13 @@ impl Cpu {
         };
         for slot in 1..slots {
             if let Some(carried) = cpu.carried.read(slot).filter(|_| cpu.object.adopted()) {
-                let before_ns = (carried.before_counting_known != 0).then_some(carried.before_counting_ns.cast_signed());
+                let before = (carried.before_counting_known != 0).then_some(Before {
+                    on_cpu_ns: carried.before_counting_ns.cast_signed(),
+                    throttled_ns: carried.throttled_before_ns,
+                });
                 let dead = Reading { on_cpu_ns: carried.on_cpu_ns, wait_ns: carried.wait_ns, waits: carried.waits };
-                if before_ns.is_some() || dead != Reading::ZERO {
-                    cpu.account.restore(slot, &dead, before_ns);
+                if before.is_some() || dead != Reading::ZERO || carried.contention_ns > 0 {
+                    cpu.account.restore(slot, &dead, before, carried.contention_ns);
                 }
             }
         }
@@ -315,13 +314,6 @@ impl Cpu {
         }
     }
 
-    /// `cpu.stat` of the cgroups of which it is not known yet what they had used before counting began.
-    fn unknown_stats(&self, cgroups: &Cgroups) -> HashMap<u32, CpuStat> {
-        let unknown = |c: &&Cgroup| c.older_than_counting && c.lives() && self.account.before_counting_ns(c.slot).is_none();
-        let read = |c: &Cgroup| Some((c.slot, files::cpu_stat(&cgroups.directory(c))?));
-        cgroups.table().iter().filter(unknown).filter_map(read).collect()
-    }
-
     /// Leaves what a dead cgroup and its descendants used to its parent, also for an agent after this one.
     fn carry(&self, dead: &Cgroup, last: &Reading) {
         let heir = dead.parent.and_then(|parent| Some((parent, self.carried.read(parent)?)));
@@ -336,13 +328,17 @@ impl Cpu {
         self.carried.write(dead.slot, &Carried::ZERO);
     }
 
-    /// Keeps what cgroups had used before counting began for an agent after this one, once that is known.
-    fn keep_before_counting(&self, cgroups: &Cgroups) {
-        for slot in cgroups.table().iter().filter(|c| c.older_than_counting).map(|c| c.slot) {
-            if let (Some(before_ns), Some(0)) = (self.account.before_counting_ns(slot), self.carried.word(slot, KNOWN)) {
-                self.carried.set_word(slot, BEFORE, before_ns.cast_unsigned());
+    /// Keeps for an agent after this one what cgroups had used before counting began, once that is known, and how long they were in
+    /// contention.
+    fn keep(&self, cgroups: &Cgroups) {
+        for cgroup in cgroups.table().iter() {
+            let slot = cgroup.slot;
+            if let (Some(before), Some(0)) = (self.account.before(slot), self.carried.word(slot, KNOWN)) {
+                self.carried.set_word(slot, BEFORE, before.on_cpu_ns.cast_unsigned());
+                self.carried.set_word(slot, THROTTLED_BEFORE, before.throttled_ns);
                 self.carried.set_word(slot, KNOWN, 1);
             }
+            self.carried.set_word(slot, CONTENTION, self.account.contention_ns(slot));
         }
     }
 
@@ -371,14 +367,14 @@ impl Cpu {
         let seconds = |ns: u64| Value::Float(ns as f64 / 1e9);
         let wait = |ns, cause| Point::new(&WAIT_TIME, counting, seconds(ns)).with("cause", cause);
         let mut points = vec![
-            wait(used.wait_ns - used.throttled_ns.unwrap_or(0), "contention"),
             Point::new(&SWITCHES, counting, Value::Int(used.waits.count)),
             Point::new(&WAIT, counting, Value::Histogram(used.waits.clone())),
             Point::new(&BURST, counting.max(self.started_unix_ns), Value::Histogram(used.burst.clone())),
         ];
         points.extend(used.time_ns.map(|ns| Point::new(&TIME, born, seconds(ns))));
         points.extend(used.usage_cores.map(|cores| Point::new(&USAGE, 0, Value::Float(cores))));
-        points.extend(used.throttled_ns.map(|ns| wait(ns, "throttled")));
+        points.extend(used.causes.map(|causes| wait(causes.contention_ns, "contention")));
+        points.extend(used.causes.and_then(|causes| causes.throttled_ns).map(|ns| wait(ns, "throttled")));
         if let Some((periods, throttled)) = used.periods {
             points.push(Point::new(&PERIODS, born, Value::Int(periods)));
             points.push(Point::new(&THROTTLED_PERIODS, born, Value::Int(throttled)));
@@ -421,24 +417,16 @@ impl Running for Cpu {
         self.account.bury(cgroup).map(|used| self.points(cgroup, &used)).unwrap_or_default()
     }
 
+    fn begin(&mut self, cgroups: &mut Cgroups) -> Result<(), Failure> {
+        self.learn_before_counting(cgroups)
+    }
+
     fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
-        let mut stats = HashMap::new();
-        for _ in 0..BRACKETS {
-            let before = self.unknown_stats(cgroups);
-            self.settle()?;
-            self.enter_all(cgroups);
-            let after = self.unknown_stats(cgroups);
-            let gap_ns = bracketed(&before, &after, &mut stats);
-            if gap_ns <= BRACKET_NS {
-                break;
-            }
-        }
+        self.settle()?;
+        self.enter_all(cgroups);
         self.close_windows(cgroups);
-        let used = self.account.collect(now_ns, cgroups.table(), |cgroup| match stats.remove(&cgroup.slot) {
-            Some(stat) => Some(stat),
-            None => files::cpu_stat(&cgroups.directory(cgroup)),
-        });
-        self.keep_before_counting(cgroups);
+        let used = self.account.collect(now_ns, cgroups.table(), |cgroup| files::cpu_stat(&cgroups.directory(cgroup)));
+        self.keep(cgroups);
         let root_ns = cgroups.table().iter().find(|c| c.path == "/").and_then(|c| used.get(&c.slot)).and_then(|u| u.time_ns);
         let points = cgroups.table().iter().filter_map(|c| Some((c.slot, self.points(c, used.get(&c.slot)?)))).collect();
         Ok(Readings { cgroups: points, node: self.node_points(now_ns, root_ns) })
@@ -452,20 +440,6 @@ fn fit_into_window(by_slot: &mut HashMap<u32, u64>) {
     if let Some(largest) = by_slot.values_mut().max() {
         *largest = largest.saturating_sub(excess_ns);
     }
-}
-
-/// What `cpu.stat` said when the records were read in between: the middle of the readings before and after goes to `stats`.
-/// Returns the widest gap between the two in ns.
-fn bracketed(before: &HashMap<u32, CpuStat>, after: &HashMap<u32, CpuStat>, stats: &mut HashMap<u32, CpuStat>) -> u64 {
-    let mut widest_ns = 0;
-    stats.clear();
-    for (slot, late) in after {
-        let Some(early) = before.get(slot) else { continue };
-        let gap_ns = late.usage_ns.saturating_sub(early.usage_ns);
-        widest_ns = widest_ns.max(gap_ns);
-        stats.insert(*slot, CpuStat { usage_ns: early.usage_ns + gap_ns / 2, ..*late });
-    }
-    widest_ns
 }
 
 /// The window nearest to `current` of which the low 32 bits are known. A settled stretch may reach a tick into the next one.

@@ -9,7 +9,7 @@ use std::{collections::HashMap, mem::offset_of, sync::Arc, time::Duration};
 
 use agent_common::{
     cgroups::UNATTRIBUTED,
-    dns::{DURATION_FIRST, DURATION_LEN, DnsCounts, Facts, PORTS_LEN, Query, QueryKey, RowKey, Side, Transport, Way},
+    dns::{DURATION_FIRST, DURATION_LEN, DnsCounts, Facts, NO_PORT, PORTS_LEN, Query, QueryKey, RowKey, Side, Transport, Way},
 };
 use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData, MapError, ProgramArray};
 use nix::time::ClockId;
@@ -186,7 +186,7 @@ impl Dns {
         // Without the network signal there is nobody to call them.
         let called = calls.len() == CALLS.len();
         let hook = |attached| if called { Hook::Call } else { attached };
-        let mut ports = [u64::MAX; PORTS_LEN];
+        let mut ports = [NO_PORT; PORTS_LEN];
         for (place, port) in ports.iter_mut().zip(&config.ports) {
             *place = u64::from(*port);
         }

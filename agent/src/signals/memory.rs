@@ -49,7 +49,7 @@ pub const SIGNAL: Signal = Signal {
     ],
     metrics: metrics::ALL,
     missing: |btf| Layout::find(btf, |_| None).err().map(|error| error.to_string()),
-    start: |kernel, cgroups| Ok(Box::new(Memory::start(kernel, cgroups)?)),
+    start: |kernel, cgroups, _| Ok(Box::new(Memory::start(kernel, cgroups)?)),
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/memory"));

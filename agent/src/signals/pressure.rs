@@ -21,7 +21,7 @@ pub const SIGNAL: Signal = Signal {
     tracepoints: &[],
     metrics: &[&TIME, &NODE_TIME],
     missing: |_| absent(),
-    start: |_, _| Ok(Box::new(Pressure { booted_unix_ns: facts::unix_ns().saturating_sub(facts::boottime_ns()) })),
+    start: |_, _, _| Ok(Box::new(Pressure { booted_unix_ns: facts::unix_ns().saturating_sub(facts::boottime_ns()) })),
 };
 
 /// `podmeter.pressure.time`

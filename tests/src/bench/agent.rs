@@ -183,20 +183,20 @@ struct Use {
 }
 
 /// CPU time of a process with all its threads, those that ended included.
-fn cpu_time(pid: i32) -> Result<Duration> {
+pub(super) fn cpu_time(pid: i32) -> Result<Duration> {
     let clock: ClockId =
         nix::time::clock_getcpuclockid(Pid::from_raw(pid)).with_context(|| format!("process {pid} has no CPU clock"))?;
     Ok(nix::time::clock_gettime(clock).with_context(|| format!("could not read the CPU clock of process {pid}"))?.into())
 }
 
 /// Resident memory of a process.
-struct Memory {
-    resident_mib: f64,
-    peak_mib: f64,
+pub(super) struct Memory {
+    pub(super) resident_mib: f64,
+    pub(super) peak_mib: f64,
 }
 
 impl Memory {
-    fn of(pid: i32) -> Result<Self> {
+    pub(super) fn of(pid: i32) -> Result<Self> {
         let file = format!("/proc/{pid}/status");
         Self::parse(&fs::read_to_string(&file).with_context(|| format!("could not read {file}"))?)
             .with_context(|| format!("{file} has no VmRSS or VmHWM"))

@@ -19,6 +19,16 @@ pub struct Pods {
 }
 
 impl Pods {
+    /// The UID in the path of a pod: with underscores, as the systemd driver writes it.
+    pub fn uid(pod: usize) -> String {
+        format!("{pod:08x}_0000_4000_8000_000000000000")
+    }
+
+    /// The id of a container of a pod.
+    pub fn container_id(pod: usize, container: usize) -> String {
+        format!("{:064x}", (pod << 8) + container + 1)
+    }
+
     /// Makes pods without processes.
     pub fn new(pods: usize, containers_per_pod: usize) -> Result<Self> {
         // Innermost first, since that is the order of removal.
@@ -26,10 +36,10 @@ impl Pods {
         let root = Cgroup::new("kubepods.slice")?;
         let class = root.child("kubepods-burstable.slice")?;
         for pod in 0..pods {
-            let uid = format!("{pod:08x}_0000_4000_8000_000000000000");
-            let pod_cgroup = class.child(&format!("kubepods-burstable-pod{uid}.slice"))?;
+            let pod_cgroup = class.child(&format!("kubepods-burstable-pod{}.slice", Self::uid(pod)))?;
             for container in 0..containers_per_pod {
-                containers.push(pod_cgroup.child(&format!("cri-containerd-{:064x}.scope", (pod << 8) + container + 1))?);
+                let id = Self::container_id(pod, container);
+                containers.push(pod_cgroup.child(&format!("cri-containerd-{id}.scope"))?);
             }
             tree.push(pod_cgroup);
         }

@@ -13,6 +13,7 @@ use podmeter_tests::{
     bench::{
         Effort, Stop,
         agent::{self, Node},
+        kubernetes::{self, Cluster},
         memory,
         report::{self, Figure},
         switches::{self, Contest},
@@ -57,6 +58,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
 
     session.switches()?;
     session.agent()?;
+    session.kubernetes()?;
     session.memory()?;
 
     ensure!(
@@ -134,5 +136,16 @@ impl Session {
         self.part(&agent::BYTES, |_| node.bytes_sent())?;
         self.part(&agent::EVERY_1_S, |effort| node.every_1_s(effort))?;
         self.part(&agent::EVERY_15_S, |effort| node.every_15_s(effort))
+    }
+
+    /// What the agent costs where it follows a node's pods.
+    fn kubernetes(&mut self) -> Result<()> {
+        let parts = [&kubernetes::WATCHING[..], &kubernetes::LABELLED];
+        if !parts.iter().any(|names| self.wants(names)) {
+            return Ok(());
+        }
+        let cluster = Cluster::start(&self.stop).context("could not make the pods to follow")?;
+        self.part(&kubernetes::WATCHING, |effort| cluster.watching(effort))?;
+        self.part(&kubernetes::LABELLED, |effort| cluster.labelled(effort))
     }
 }

@@ -209,7 +209,7 @@ impl Pod {
 /// A node with these allocatable resources.
 pub fn node(name: &str, cpu: &str, memory: &str) -> Json {
     json!({"kind": "Node", "apiVersion": "v1",
-        "metadata": {"name": name, "uid": uid(), "labels": {"kubernetes.io/hostname": name}, "creationTimestamp": "2026-11-01T00:00:00Z"},
+        "metadata": {"name": name, "uid": format!("node-{name}"), "labels": {"kubernetes.io/hostname": name}, "creationTimestamp": "2026-11-01T00:00:00Z"},
         "spec": {"podCIDR": "10.1.0.0/24"},
         "status": {"capacity": {"cpu": "4", "memory": "16384256Ki", "pods": "110"},
             "allocatable": {"cpu": cpu, "memory": memory, "pods": "110", "ephemeral-storage": "94992122100"},
@@ -220,7 +220,7 @@ pub fn node(name: &str, cpu: &str, memory: &str) -> Json {
 /// A namespace with these labels.
 pub fn namespace(name: &str, labels: Json) -> Json {
     json!({"kind": "Namespace", "apiVersion": "v1",
-        "metadata": {"name": name, "uid": uid(), "labels": labels, "creationTimestamp": "2026-11-01T00:00:00Z"},
+        "metadata": {"name": name, "uid": format!("namespace-{name}"), "labels": labels, "creationTimestamp": "2026-11-01T00:00:00Z"},
         "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}})
 }
 

@@ -38,6 +38,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_made_is_what_is_in_the_tree() {
+        let workspace = Workspace::find().unwrap();
+        for (file, text) in files(&workspace).unwrap() {
+            let kept = fs::read_to_string(workspace.root.join(file)).unwrap();
+            assert!(kept == text, "{file} is stale: `cargo xtask docs` writes it anew");
+        }
+    }
+
+    #[test]
     fn only_the_first_comments_go() {
         assert_eq!(body("# a\n# b\ngroups:\n  # c\n"), "groups:\n  # c\n");
         assert_eq!(body("# a"), "");

@@ -1,9 +1,12 @@
 //! README's table of what works on which kernel, from what `podmeter check --json` said on each in `cargo xtask test vm`.
+//!
+//! `cargo xtask docs` writes it when all kernels were tried. Whether it is true shows where the kernels are: `test vm` fails when
+//! one of them says something else.
 
 use std::fmt::Write as _;
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value as Json;
 
 use crate::vm;
@@ -13,16 +16,43 @@ pub(super) const FILE: &str = "README.md";
 const BEGIN: &str = "<!-- kernels:begin -->\n";
 const END: &str = "<!-- kernels:end -->";
 
+/// Fails when README's table contradicts what some kernels have just said.
+pub(crate) fn check(workspace: &Workspace, kernels: &[&str]) -> Result<()> {
+    let file = workspace.root.join(FILE);
+    let kept = fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
+    let checks = kernels.iter().map(|kernel| Ok((*kernel, said(workspace, kernel)?))).collect::<Result<Vec<_>>>()?;
+    let table = table(&checks).context("what `podmeter check` printed in the virtual machines names no signals")?;
+    match contradiction(&kept, &table) {
+        None => Ok(()),
+        Some(line) => {
+            bail!("{FILE}'s table of kernels has no row `{line}`, as the kernels say: `cargo xtask docs` writes it anew")
+        }
+    }
+}
+
+/// The first line of `table` that is missing between the marks of `text`.
+fn contradiction<'a>(text: &str, table: &'a str) -> Option<&'a str> {
+    let kept = text.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END)).map_or("", |(kept, _)| kept);
+    table.lines().find(|line| !kept.lines().any(|kept| kept == *line))
+}
+
+/// What `podmeter check --json` said on a kernel.
+fn said(workspace: &Workspace, kernel: &str) -> Result<Json> {
+    let file = vm::check_file(workspace, kernel);
+    let text = fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is no JSON", file.display()))
+}
+
 /// README as it is and as it should be; `None` where it has no place for the table, or where not every kernel was tried here.
 pub(super) fn readme(workspace: &Workspace) -> Result<Option<(String, String)>> {
     let file = workspace.root.join(FILE);
     let Ok(kept) = fs::read_to_string(&file) else { return Ok(None) };
     let mut checks = Vec::new();
     for kernel in vm::kernels() {
-        let file = vm::check_file(workspace, kernel);
-        let Ok(text) = fs::read_to_string(&file) else { return Ok(None) };
-        let check: Json = serde_json::from_str(&text).with_context(|| format!("{} is no JSON", file.display()))?;
-        checks.push((kernel, check));
+        if !vm::check_file(workspace, kernel).exists() {
+            return Ok(None);
+        }
+        checks.push((kernel, said(workspace, kernel)?));
     }
     let table = table(&checks).context("what `podmeter check` printed in the virtual machines names no signals")?;
     Ok(replaced(&kept, &table).map(|now| (kept, now)))
@@ -82,6 +112,17 @@ mod tests {
             "| kernel | cpu | memory |\n|---|---|---|\n| 5.10 | yes | no: no a\\|b |\n| 6.1 | yes | yes |\n"
         );
         assert_eq!(table(&[("6.1", json!({"signals": [{"name": "cpu"}]}))]), None);
+    }
+
+    #[test]
+    fn a_row_that_readme_does_not_have_is_a_contradiction() {
+        let readme =
+            "| 7 | no |\n<!-- kernels:begin -->\n| kernel | cpu |\n|---|---|\n| 6.1 | yes |\n| 7 | yes |\n<!-- kernels:end -->\n";
+        let header = "| kernel | cpu |\n|---|---|\n";
+        assert_eq!(contradiction(readme, &format!("{header}| 7 | yes |\n")), None);
+        assert_eq!(contradiction(readme, &format!("{header}| 7 | no |\n")), Some("| 7 | no |"));
+        assert_eq!(contradiction(readme, "| kernel | cpu | memory |\n"), Some("| kernel | cpu | memory |"));
+        assert_eq!(contradiction("", header), Some("| kernel | cpu |"));
     }
 
     #[test]

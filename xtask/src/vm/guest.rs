@@ -51,6 +51,8 @@ pub(super) struct Guest {
     /// A file of zeros, the guest's `/dev/vda`.
     pub(super) disk: PathBuf,
     pub(super) accel: Accel,
+    /// The words that start QEMU.
+    pub(super) qemu: Vec<String>,
 }
 
 impl Guest {
@@ -58,7 +60,7 @@ impl Guest {
     fn qemu(&self, mode: &str, kernel_arguments: &str) -> Command {
         // A guest does not outlive who watches it, however that ends.
         let mut qemu = Command::new("setpriv");
-        qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+        qemu.args(["--pdeathsig", "KILL"]).args(&self.qemu);
         qemu.args(match self.accel {
             // Without cx16: QEMU 7.2 leaves garbage in the flags after an unlocked cmpxchg16b, with which 6.12 allocates memory.
             Accel::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max,-cx16"],
@@ -81,19 +83,24 @@ impl Guest {
         let mut qemu = self.qemu("shell", "");
         qemu.args(["-serial", "mon:stdio"]);
         eprintln!("$ {}", command::shown(&qemu));
-        qemu.status().context("could not start qemu-system-x86_64")
+        qemu.status().context("could not start QEMU")
     }
 
     /// Boots, runs the tests, and passes on what they say until the guest is off or has to be switched off.
     ///
     /// The kernel's messages go to the file `console`, all that the tests print to `log`.
-    pub(super) fn test(&self, filter: Option<&str>, results: &mut Results, files: &LogFiles, out: &mut impl Write) -> Result<()> {
-        let filter = filter.map(|filter| format!("FILTER={filter}")).unwrap_or_default();
-        let mut qemu = self.qemu("test", &filter);
+    pub(super) fn test(
+        &self,
+        kernel_arguments: &str,
+        results: &mut Results,
+        files: &LogFiles,
+        out: &mut impl Write,
+    ) -> Result<()> {
+        let mut qemu = self.qemu("test", kernel_arguments);
         qemu.arg("-serial").arg(format!("file:{}", files.console.display())).args(["-serial", "stdio"]);
         let mut log = fs::File::create(&files.log).with_context(|| format!("could not make {}", files.log.display()))?;
         let child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
-        let mut process = Process(child.context("could not start qemu-system-x86_64")?);
+        let mut process = Process(child.context("could not start QEMU")?);
         let (chunks, output) = mpsc::channel();
         let mut stdout = process.0.stdout.take().context("qemu has no output")?;
         // Ends with the guest, whose output it then is at the end of.
@@ -123,11 +130,11 @@ impl Guest {
                 Err(RecvTimeoutError::Timeout) => {
                     let limit = if left > SILENT_FOR { ("said nothing for", SILENT_FOR) } else { ("ran for", RUNS_FOR) };
                     let last = String::from_utf8_lossy(&unfinished).trim().to_owned();
-                    let running = results.running().unwrap_or("its start").to_owned();
+                    let running = results.place().to_owned();
                     results.lose(format_args!("switched off: {} {} s, in {running}: {last}", limit.0, limit.1.as_secs()));
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    let running = results.running().unwrap_or("its start").to_owned();
+                    let running = results.place().to_owned();
                     results.lose(format_args!("the kernel ended in {running}: see its messages"));
                 }
             }
@@ -177,7 +184,7 @@ mod tests {
     use super::*;
 
     fn guest(accel: Accel) -> Guest {
-        Guest { image: "k".into(), initramfs: "i".into(), disk: "d".into(), accel }
+        Guest { image: "k".into(), initramfs: "i".into(), disk: "d".into(), accel, qemu: vec!["qemu".to_owned()] }
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub(super) struct Programs {
     pub(super) podmeter: PathBuf,
     /// Name and file of each test runner, statically linked.
     pub(super) tests: Vec<(String, PathBuf)>,
+    /// Arguments for runners by name, in the shell's words.
+    pub(super) arguments: Vec<(String, String)>,
 }
 
 /// Packs a guest's files into `image`, by way of the directory `tree`.
@@ -45,6 +47,10 @@ pub(super) fn write(image: &Path, tree: &Path, programs: &Programs, kernel: &Fil
     make(&tree.join("tests"))?;
     for (name, file) in &programs.tests {
         copy(file, &tree.join("tests").join(name))?;
+    }
+    make(&tree.join("arguments"))?;
+    for (name, arguments) in &programs.arguments {
+        put(&tree.join("arguments").join(name), arguments.as_bytes())?;
     }
     if Path::new(AUTHORITIES).exists() {
         copy(Path::new(AUTHORITIES), &tree.join(AUTHORITIES.trim_start_matches('/')))?;

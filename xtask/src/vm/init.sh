@@ -32,12 +32,19 @@ if [ "$MODE" = shell ]; then
     echo "podmeter is in /bin, the tests are in /tests. Leave with ^D, or ^A x."
     setsid cttyhack sh
 else
-    export PODMETER_BIN=/bin/podmeter
+    export PODMETER_BIN=/bin/podmeter PODMETER_STATIC_BIN=/bin/podmeter
     stty -F /dev/ttyS1 raw
     {
         say check podmeter check --json
         for test in /tests/*; do
-            say "${test##*/}" "$test" --test-threads=1 --show-output --color=never $FILTER
+            name=${test##*/}
+            arguments=$(cat "/arguments/$name" 2> /dev/null)
+            say "$name" "$test" --test-threads=1 --show-output --color=never $arguments $FILTER
+            # To see that what ends here is told: `cargo xtask test vm --provoke`.
+            case $PROVOKE in
+                panic) echo c > /proc/sysrq-trigger ;;
+                hang) sleep 86400 ;;
+            esac
         done
         printf '\n@guest off\n'
     } > /dev/ttyS1

@@ -152,9 +152,10 @@ impl Results {
         self.ended || self.lost
     }
 
-    /// The test runner that has begun and not ended.
-    pub(super) fn running(&self) -> Option<&str> {
-        self.running.as_ref().map(|runner| runner.name.as_str())
+    /// Where the guest is: the runner that has begun and not ended, or before or after one.
+    pub(super) fn place(&self) -> &str {
+        let between = if self.began { "the pause after a runner" } else { "its start" };
+        self.running.as_ref().map_or(between, |runner| runner.name.as_str())
     }
 
     /// What `podmeter check --json` has printed.
@@ -201,6 +202,7 @@ mod tests {
         assert_eq!(shown, "[6.1] test a ... ok\n[6.1] test b ... ok\n[6.1] SKIPPED b: needs a moon\n");
         assert_eq!(results.check(), "{\"signals\": []}");
         assert!(results.ended());
+        assert_eq!(results.place(), "the pause after a runner");
         let (tally, failures) = results.close();
         assert_eq!((tally.to_string().as_str(), failures.len()), ("1 passed, 0 failed, 1 skipped", 0));
     }
@@ -237,7 +239,7 @@ mod tests {
     #[test]
     fn tests_that_passed_before_a_crash_are_not_lost() {
         let (mut results, _) = read(&format!("@guest begin cpu\n{CLOSING}\n"));
-        assert_eq!(results.running(), Some("cpu"));
+        assert_eq!((Results::new("6.1", []).place(), results.place()), ("its start", "cpu"));
         results.lose(format_args!("nothing came for 60 s"));
         let (tally, failures) = results.close();
         assert_eq!((tally.to_string().as_str(), failures.len()), ("2 passed, 1 failed", 1));

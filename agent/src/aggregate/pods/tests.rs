@@ -1,1 +1,175 @@
+use super::*;
+use crate::pods::object::Namespace;
 
+const UID: &str = "11111111-2222-3333-4444-555555555555";
+
+fn resources(cpu_request: &str, memory_request: &str) -> Resources {
+    Resources { cpu_request: cpu_request.parse().ok(), memory_request: memory_request.parse().ok(), ..Resources::default() }
+}
+
+fn running() -> Option<Status> {
+    Some(Status { state: State::Running, ready: true, ..Status::default() })
+}
+
+fn container(name: &str, desired: Resources, status: Option<Status>) -> Container {
+    Container { name: name.into(), desired, status, ..Container::default() }
+}
+
+fn pod(containers: Vec<Container>) -> Pod {
+    Pod {
+        uid: UID.into(),
+        name: "web".into(),
+        namespace: "shop".into(),
+        phase: Some(Phase::Running),
+        containers,
+        ..Pod::default()
+    }
+}
+
+fn using(cores: f64, bytes: u64) -> Vec<Point> {
+    static MEMORY: Metric = Metric {
+        name: WORKING_SET,
+        unit: "By",
+        kind: crate::signals::metric::Kind::Gauge,
+        attributes: &[],
+        scope: crate::signals::metric::Scope::Container,
+        help: "As the memory signal has it.",
+    };
+    vec![
+        Point::new(&cpu::USAGE, 0, Value::Float(cores)),
+        Point::new(&MEMORY, 0, Value::Int(bytes)),
+        Point::new(&limits::CPU_LIMIT, 0, Value::Float(2.0)),
+    ]
+}
+
+/// The value of a metric's point with this attribute value, of the container's sample or, without a name, of the pod's.
+fn value(samples: &[Sample], container: Option<&str>, metric: &Metric, attribute: Option<&str>) -> Option<f64> {
+    let name = |sample: &Sample| {
+        sample.resource.attributes.iter().find(|(key, _)| key == "k8s.container.name").map(|(_, name)| name.clone())
+    };
+    let sample = samples.iter().find(|sample| name(sample).as_deref() == container)?;
+    let is = |point: &&Point| point.metric == metric && attribute.is_none_or(|a| point.attributes.iter().any(|(_, v)| v == a));
+    match sample.points.iter().find(is)?.value {
+        Value::Int(n) => Some(n as f64),
+        Value::Float(n) => Some(n),
+        Value::Histogram(_) => None,
+    }
+}
+
+/// The samples of one pod of which containers use this.
+fn samples(pods: &mut Pods, pod: Pod, used: &[(&str, Vec<Point>)]) -> Vec<Sample> {
+    let mut known = Known::default();
+    known.set_pod(pod.clone());
+    let mut entered = Used::default();
+    for (name, points) in used {
+        let container = pod.containers.iter().find(|container| *container.name == **name);
+        let kind = if container.is_some() { Kind::Container } else { Kind::Pod };
+        entered.enter(&pod, container, kind, false, points);
+    }
+    pods.samples(&Node::default(), &known, &entered)
+}
+
+#[test]
+fn slack_is_what_is_reserved_and_not_used_and_never_negative() {
+    let containers = vec![
+        container("idle", resources("1", "100"), running()),
+        container("busy", resources("500m", "100"), running()),
+        container("unasked", Resources::default(), running()),
+        container("waiting", resources("250m", "10"), Some(Status::default())),
+        container("untold", resources("250m", "10"), None),
+    ];
+    let used = [("idle", using(0.25, 40)), ("busy", using(1.5, 140)), ("unasked", using(1.0, 1))];
+    let samples = samples(&mut Pods::default(), pod(containers), &used);
+    let slack = |name| {
+        (value(&samples, Some(name), &metrics::CPU_SLACK, None), value(&samples, Some(name), &metrics::MEMORY_SLACK, None))
+    };
+    assert_eq!(slack("idle"), (Some(0.75), Some(60.0)));
+    assert_eq!(slack("busy"), (Some(0.0), Some(0.0)), "what is used beyond a request frees no other's");
+    assert_eq!(slack("unasked"), (None, None));
+    assert_eq!(slack("waiting"), (Some(0.25), Some(10.0)), "it does not run, so it uses nothing");
+    assert_eq!(slack("untold"), (None, None), "whether it runs is not known");
+    let share = |name, metric| value(&samples, Some(name), metric, None);
+    assert_eq!((share("busy", &metrics::CPU_REQUEST_USED), share("busy", &metrics::CPU_LIMIT_USED)), (Some(3.0), Some(0.75)));
+    assert_eq!(share("idle", &metrics::MEMORY_REQUEST_USED), Some(0.4));
+    assert_eq!(share("unasked", &metrics::CPU_REQUEST_USED), None);
+}
+
+#[test]
+fn without_a_measurement_there_is_no_slack() {
+    let containers = vec![container("waiting", resources("250m", "10"), Some(Status::default()))];
+    let samples = samples(&mut Pods::default(), pod(containers), &[]);
+    assert_eq!(value(&samples, Some("waiting"), &metrics::CPU_SLACK, None), None);
+    assert_eq!(value(&samples, Some("waiting"), &metrics::CPU_REQUEST, None), Some(0.25));
+}
+
+#[test]
+fn where_the_pod_requests_the_slack_is_its_own() {
+    let mut pod = pod(vec![container("app", resources("1", "100"), running())]);
+    pod.resources = resources("3", "");
+    let samples = samples(&mut Pods::default(), pod, &[("app", using(0.25, 40)), ("the pod", using(0.5, 50))]);
+    assert_eq!(value(&samples, None, &metrics::CPU_SLACK, None), Some(2.5));
+    assert_eq!(value(&samples, Some("app"), &metrics::CPU_SLACK, None), None);
+    assert_eq!(value(&samples, Some("app"), &metrics::MEMORY_SLACK, None), Some(60.0));
+    assert_eq!(value(&samples, None, &metrics::POD_CPU_REQUEST, None), Some(3.0));
+}
+
+#[test]
+fn a_pod_that_is_over_reserves_nothing() {
+    let mut pod =
+        pod(vec![container("app", resources("1", "100"), Some(Status { state: State::Terminated, ..Status::default() }))]);
+    pod.phase = Some(Phase::Succeeded);
+    let samples = samples(&mut Pods::default(), pod, &[("app", using(0.0, 0))]);
+    assert_eq!(value(&samples, Some("app"), &metrics::CPU_SLACK, None), None);
+    assert_eq!(value(&samples, None, &metrics::POD_CPU_REQUEST, None), None);
+    assert_eq!(value(&samples, Some("app"), &metrics::READY, None), Some(0.0));
+}
+
+#[test]
+fn a_reason_that_held_is_told_to_have_ended_until_the_pod_is_gone() {
+    let mut pods = Pods::default();
+    let with = |reason: Option<&str>| {
+        pod(vec![container("app", Resources::default(), Some(Status { reason: reason.map(Into::into), ..Status::default() }))])
+    };
+    let mut reasons = |reason: Option<&str>| {
+        let samples = samples(&mut pods, with(reason), &[]);
+        ["CrashLoopBackOff", "Other"].map(|reason| value(&samples, Some("app"), &metrics::REASON, Some(reason)))
+    };
+    assert_eq!(reasons(None), [None, None]);
+    assert_eq!(reasons(Some("CrashLoopBackOff")), [Some(1.0), None]);
+    assert_eq!(reasons(Some("made up by an operator")), [Some(0.0), Some(1.0)]);
+    assert_eq!(reasons(None), [Some(0.0), Some(0.0)]);
+    pods.samples(&Node::default(), &Known::default(), &Used::default());
+    assert!(pods.told.is_empty(), "nothing is kept of pods that are gone");
+}
+
+#[test]
+fn the_nodes_sums() {
+    let mut known = Known::default();
+    assert!(node_points(&known).is_empty());
+    known.set_node(crate::pods::object::Node { name: "n".into(), cpu: "4".parse().ok(), memory: None });
+    known.set_namespace(Namespace { name: "shop".into(), labels: Vec::new() });
+    for (uid, cpu) in [("a", "1"), ("b", "500m")] {
+        known.set_pod(Pod { uid: uid.into(), ..pod(vec![container("app", resources(cpu, "10"), None)]) });
+    }
+    let points: Vec<_> = node_points(&known).into_iter().map(|point| (point.metric.name, point.value)).collect();
+    assert_eq!(
+        points,
+        [
+            ("k8s.node.cpu.allocatable", Value::Float(4.0)),
+            ("podmeter.node.cpu.request", Value::Float(1.5)),
+            ("podmeter.node.memory.request", Value::Int(20)),
+        ]
+    );
+}
+
+#[test]
+fn what_the_status_says_is_in_force_replaces_what_files_say_nearly() {
+    let mut points =
+        vec![Point::new(&limits::CPU_REQUEST, 0, Value::Float(0.247)), Point::new(&limits::CPU_LIMIT, 0, Value::Float(2.0))];
+    let current = Some(resources("250m", "64Mi"));
+    correct(&mut points, &Container { current, ..Container::default() });
+    let value = |metric: &Metric| points.iter().find(|point| point.metric == metric).map(|point| point.value.clone());
+    assert_eq!(value(&limits::CPU_REQUEST), Some(Value::Float(0.25)));
+    assert_eq!(value(&limits::CPU_LIMIT), Some(Value::Float(2.0)), "cpu.max is exact");
+    assert_eq!(value(&limits::MEMORY_REQUEST), Some(Value::Int(64 << 20)));
+}

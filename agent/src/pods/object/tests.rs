@@ -1,1 +1,151 @@
+use podmeter_tests::kubernetes::objects as cluster;
+use serde_json::json;
 
+use super::*;
+use crate::pods::workload::Kind;
+
+fn read(pod: &cluster::Pod) -> Pod {
+    let wanted = Wanted { labels: vec!["team".to_owned(), "absent".to_owned()], ..Wanted::default() };
+    Pod::read(&pod.json().to_string(), &wanted).expect("is a pod")
+}
+
+fn cores(quantity: Option<Quantity>) -> Option<f64> {
+    quantity.map(Quantity::cores)
+}
+
+#[test]
+fn pods_of_every_version_are_read() {
+    for minor in 28..=36 {
+        let resources = (json!({"cpu": "250m", "memory": "64Mi"}), json!({"cpu": "1"}));
+        let current = Some(json!({"requests": {"cpu": "500m", "memory": "64Mi"}, "limits": {"cpu": "1"}}));
+        let app =
+            cluster::Container { current, ..cluster::Container::new("app", "one").with_resources(resources.0, resources.1) };
+        let init = cluster::Container { list: "initContainers", ..cluster::Container::new("init", "two") };
+        let proxy = cluster::Container { list: "initContainers", sidecar: true, ..cluster::Container::new("proxy", "three") };
+        let pod = cluster::Pod { minor, ..cluster::Pod::new("web-1", vec![app, init, proxy]) };
+        let read = read(&pod);
+        assert_eq!((&*read.name, &*read.namespace, &*read.uid), ("web-1", "shop", &*pod.uid));
+        assert_eq!(read.workload.as_ref().map(|w| (w.kind, &*w.name)), Some((Kind::Deployment, "web")));
+        assert_eq!(read.labels, [("team".into(), "blue".into())]);
+        assert_eq!(
+            (read.qos.as_deref(), read.phase, read.cgroup_uid.as_deref()),
+            (Some("Burstable"), Some(Phase::Running), None)
+        );
+        let roles: Vec<_> = read.containers.iter().map(|container| (&*container.name, container.role)).collect();
+        assert_eq!(roles, [("init", Role::Init), ("proxy", Role::Sidecar), ("app", Role::Main)]);
+        let app = &read.containers[2];
+        assert_eq!((cores(app.desired.cpu_request), cores(app.desired.cpu_limit)), (Some(0.25), Some(1.0)));
+        assert_eq!(app.desired.memory_request.map(Quantity::bytes), Some(64 << 20));
+        let in_force = app.current.map(|current| cores(current.cpu_request));
+        assert_eq!(in_force, (minor >= 33).then_some(Some(0.5)), "1.{minor}");
+        assert_eq!(app.id.as_deref(), Some("one"));
+        assert_eq!(app.status.as_ref().map(|status| (status.ready, status.state)), Some((true, State::Running)));
+    }
+}
+
+#[test]
+fn ids_reasons_and_restarts_of_a_container_that_crashes() {
+    let ended =
+        |reason: &str, id: &str| json!({"terminated": {"exitCode": 1, "reason": reason, "containerID": format!("cri-o://{id}")}});
+    let app = cluster::Container {
+        id: "cri-o://second".to_owned(),
+        state: json!({"waiting": {"reason": "CrashLoopBackOff"}}),
+        last_state: ended("OOMKilled", "second"),
+        restarts: 2,
+        ready: false,
+        ..cluster::Container::new("app", "")
+    };
+    let other = cluster::Container {
+        id: "docker://now".to_owned(),
+        state: ended("Error", "now"),
+        last_state: ended("Completed", "before"),
+        ..cluster::Container::new("other", "")
+    };
+    let read = read(&cluster::Pod::new("web-1", vec![app, other, cluster::Container::new("new", "")]));
+    let [app, other, new] = &read.containers[..] else { panic!("three containers") };
+    assert_eq!((app.id.as_deref(), app.previous_id.as_deref()), (Some("second"), None), "the same one, said twice");
+    let status = app.status.as_ref().expect("a status");
+    assert_eq!((status.state, status.reason.as_deref()), (State::Waiting, Some("CrashLoopBackOff")));
+    assert_eq!((status.last_reason.as_deref(), status.restarts, status.ready), (Some("OOMKilled"), 2, false));
+    assert_eq!((other.id.as_deref(), other.previous_id.as_deref()), (Some("now"), Some("before")));
+    assert_eq!(other.status.as_ref().map(|status| status.state), Some(State::Terminated));
+    assert_eq!(new.id, None);
+}
+
+#[test]
+fn an_object_with_hardly_anything_in_it_is_read_and_one_without_a_name_is_not() {
+    let read = |json: &str| Pod::read(json, &Wanted::default());
+    let least = read(r#"{"metadata":{"name":"a","uid":"u"}}"#).expect("is enough");
+    assert_eq!((&*least.namespace, least.phase, least.containers.len()), ("", None, 0));
+    let nulls = r#"{"metadata":{"name":"a","uid":"u","labels":null,"annotations":null,"ownerReferences":null,"creationTimestamp":null},
+        "spec":{"containers":null,"initContainers":null,"overhead":null,"resources":null},
+        "status":{"phase":"Exploded","containerStatuses":null,"qosClass":null}}"#;
+    assert_eq!(read(nulls).expect("is read").phase, None);
+    assert_eq!(read(r#"{"metadata":{"name":"a","uid":"u"},"spec":null,"status":null}"#).expect("is read").name, "a".into());
+    for refused in ["", "{}", "null", "[]", r#"{"metadata":{"uid":"u"}}"#, r#"{"metadata":{"name":"a"}}"#, r#"{"metadata":5}"#] {
+        assert!(read(refused).is_err(), "{refused}");
+    }
+}
+
+#[test]
+fn a_quantity_that_is_none_takes_nothing_else_with_it() {
+    let odd = json!({"cpu": "lots", "memory": {"a": [1]}, "nvidia.com/gpu": "1"});
+    let app = cluster::Container::new("app", "one").with_resources(odd, json!({"cpu": 2, "memory": null}));
+    let desired = read(&cluster::Pod::new("web-1", vec![app])).containers[0].desired;
+    assert_eq!((desired.cpu_request, desired.memory_request, desired.memory_limit), (None, None, None));
+    assert_eq!(cores(desired.cpu_limit), Some(2.0));
+}
+
+#[test]
+fn the_pods_own_resources_overhead_and_priority() {
+    let pod = cluster::Pod {
+        spec: json!({"overhead": {"cpu": "250m", "memory": "120Mi"}, "priorityClassName": "high",
+            "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "4", "memory": "1Gi"}}}),
+        ..cluster::Pod::new("web-1", Vec::new())
+    };
+    let read = read(&pod);
+    assert_eq!(
+        (cores(read.overhead.cpu_request), read.overhead.memory_request.map(Quantity::bytes)),
+        (Some(0.25), Some(120 << 20))
+    );
+    assert_eq!((cores(read.resources.cpu_request), cores(read.resources.cpu_limit)), (Some(2.0), Some(4.0)));
+    assert_eq!((read.resources.memory_limit.map(Quantity::bytes), read.priority_class.as_deref()), (Some(1 << 30), Some("high")));
+}
+
+#[test]
+fn a_static_pods_cgroups_have_the_uid_of_its_annotation() {
+    let hash = "0123456789abcdef0123456789abcdef";
+    let annotations = json!({"kubernetes.io/config.hash": hash, "kubernetes.io/config.source": "file"});
+    let mirror = cluster::Pod { annotations: annotations.clone(), ..cluster::Pod::new("etcd", Vec::new()) };
+    assert_eq!(read(&mirror).cgroup_uid.as_deref(), Some(hash));
+    // As the kubelet itself lists it.
+    let own = cluster::Pod { annotations, uid: hash.to_owned(), ..cluster::Pod::new("etcd", Vec::new()) };
+    assert_eq!((&*read(&own).uid, read(&own).cgroup_uid), (hash, None));
+}
+
+#[test]
+fn annotations_and_where_wanted_labels_name_the_service() {
+    let labels = json!({"app.kubernetes.io/instance": "checkout-eu", "app.kubernetes.io/name": "checkout", "app.kubernetes.io/version": "7"});
+    let mut pod = cluster::Pod { labels, ..cluster::Pod::new("web-1", Vec::new()) };
+    let service = |pod: &cluster::Pod, service_labels| {
+        Pod::read(&pod.json().to_string(), &Wanted { service_labels, ..Wanted::default() }).expect("is a pod").service
+    };
+    assert_eq!(service(&pod, false), Service::default());
+    let by_label = service(&pod, true);
+    assert_eq!((by_label.name.as_deref(), by_label.version.as_deref()), (Some("checkout-eu"), Some("7")));
+    pod.annotations = json!({"resource.opentelemetry.io/service.name": "till", "resource.opentelemetry.io/service.namespace": "money",
+        "resource.opentelemetry.io/service.instance.id": "one"});
+    let by_annotation = service(&pod, true);
+    assert_eq!(by_annotation.name.as_deref(), Some("till"));
+    assert_eq!((by_annotation.namespace.as_deref(), by_annotation.instance.as_deref()), (Some("money"), Some("one")));
+}
+
+#[test]
+fn nodes_and_namespaces() {
+    let node = Node::read(&cluster::node("node-1", "3800m", "14Gi").to_string(), &Wanted::default()).expect("is a node");
+    assert_eq!((node.key(), cores(node.cpu), node.memory.map(Quantity::bytes)), ("node-1", Some(3.8), Some(14 << 30)));
+    let wanted = Wanted { namespace_labels: vec!["team".to_owned()], ..Wanted::default() };
+    let json = cluster::namespace("shop", json!({"team": "red", "other": "x"})).to_string();
+    let namespace = Namespace::read(&json, &wanted).expect("is a namespace");
+    assert_eq!((namespace.key(), &namespace.labels[..]), ("shop", &[("team".into(), "red".into())][..]));
+}

@@ -47,14 +47,32 @@ pub struct CpuUse {
     pub usage_cores: Option<f64>,
     /// Run-queue wait in ns since counting began.
     pub wait_ns: u64,
-    /// Of that, held back by its own `cpu.max`; `None` without a cpu controller.
-    pub throttled_ns: Option<u64>,
+    /// The wait by cause; `None` where it is not known how much of the throttling was before counting.
+    pub causes: Option<Causes>,
     /// Enforcement periods: all, and those throttled.
     pub periods: Option<(u64, u64)>,
     /// Waits in s, one per dispatch.
     pub waits: Arc<Histogram>,
     /// CPUs used per window, idle windows in the zero bucket.
     pub burst: Arc<Histogram>,
+}
+
+/// Run-queue wait in ns since counting began, by cause. Neither ever goes down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Causes {
+    /// Held back by its own `cpu.max`; `None` without a cpu controller.
+    pub throttled_ns: Option<u64>,
+    /// The rest.
+    pub contention_ns: u64,
+}
+
+/// What a cgroup had used before counting began, in ns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Before {
+    /// `cpu.stat`'s `usage_usec` less what was counted up to the same moment.
+    pub on_cpu_ns: i64,
+    /// `cpu.stat`'s `throttled_usec`.
+    pub throttled_ns: u64,
 }
 
 /// Counts that add up along the tree.
@@ -84,14 +102,16 @@ struct Ledger {
     last: Reading,
     /// Own counts and those of dead descendants.
     totals: Totals,
-    /// `cpu.stat` minus our count, where it starts from that.
-    before_counting_ns: Option<i64>,
+    /// Where it starts from `cpu.stat`.
+    before: Option<Before>,
     /// CPUs used per non-idle window.
     burst: Histogram,
     /// The CPU time of the last collection.
     previous_ns: Option<u64>,
     /// What `cpu.stat` said of throttling when the cgroup still lived.
     throttling: Option<Throttling>,
+    /// The largest time in contention so far.
+    contention_ns: u64,
 }
 
 /// The books of all slots.
@@ -120,10 +140,11 @@ impl Account {
         self.open_window
     }
 
-    /// Enters what an earlier agent knew of a slot: what dead descendants had used, and CPU time from before counting in ns.
-    pub fn restore(&mut self, slot: u32, carried: &Reading, before_counting_ns: Option<i64>) {
+    /// Enters what an earlier agent knew of a slot: what dead descendants had used, what was used before counting, and the time in
+    /// contention in ns that it exported last.
+    pub fn restore(&mut self, slot: u32, carried: &Reading, before: Option<Before>, contention_ns: u64) {
         let ledger = self.ledger(slot);
-        ledger.before_counting_ns = before_counting_ns;
+        (ledger.before, ledger.contention_ns) = (before, contention_ns);
         let totals = &mut ledger.totals;
         totals.on_cpu_ns += carried.on_cpu_ns;
         totals.wait_ns += carried.wait_ns;
@@ -164,6 +185,25 @@ impl Account {
             }
         }
         self.open_window = self.open_window.max(until);
+    }
+
+    /// CPU time in ns that was counted of each cgroup and its descendants, by slot, from the readings entered last.
+    pub fn counted_ns(&self, table: &Table) -> HashMap<u32, u64> {
+        let mut counted: HashMap<u32, u64> = HashMap::with_capacity(table.len());
+        for slot in table.leaves_first() {
+            let own_ns = self.ledgers.get(&slot).map_or(0, |ledger| ledger.totals.on_cpu_ns);
+            let sum_ns = *counted.entry(slot).and_modify(|ns| *ns += own_ns).or_insert(own_ns);
+            if let Some(parent) = table.parent(slot) {
+                *counted.entry(parent).or_default() += sum_ns;
+            }
+        }
+        counted
+    }
+
+    /// Lets a slot's CPU time start from what its owner had used before counting began: `cpu.stat` minus
+    /// [`counted_ns`](Self::counted_ns) at one moment. Until then it is not known.
+    pub fn begin(&mut self, slot: u32, before: Before) {
+        self.ledger(slot).before = Some(before);
     }
 
     /// A collection: what every cgroup used up to now. `cpu_stat` reads the kernel's own figure of a cgroup.
@@ -210,9 +250,14 @@ impl Account {
         Some(last)
     }
 
-    /// CPU time in ns that a slot's owner had used before counting began; `None` when it is not known, or there is none.
-    pub fn before_counting_ns(&self, slot: u32) -> Option<i64> {
-        self.ledgers.get(&slot)?.before_counting_ns
+    /// What a slot's owner had used before counting began; `None` when it is not known, or there is none.
+    pub fn before(&self, slot: u32) -> Option<Before> {
+        self.ledgers.get(&slot)?.before
+    }
+
+    /// The largest time in contention of a slot's owner so far, in ns.
+    pub fn contention_ns(&self, slot: u32) -> u64 {
+        self.ledgers.get(&slot).map_or(0, |ledger| ledger.contention_ns)
     }
 
     /// CPU time in ns of cgroups that had no slot.
@@ -241,21 +286,19 @@ impl Account {
         self.ledgers.entry(slot).or_insert_with(|| Ledger {
             last: Reading::ZERO,
             totals: Totals::ZERO,
-            before_counting_ns: None,
+            before: None,
             burst: Histogram::default(),
             previous_ns: None,
             throttling: None,
+            contention_ns: 0,
         })
     }
 }
 
 impl Ledger {
     fn state(&mut self, cgroup: &Cgroup, sum: &Totals, stat: Option<CpuStat>, windows: u64, elapsed_s: Option<f64>) -> CpuUse {
-        if let (true, None, Some(stat)) = (cgroup.older_than_counting, self.before_counting_ns, stat) {
-            self.before_counting_ns = Some(stat.usage_ns as i64 - sum.on_cpu_ns as i64);
-        }
-        let before_ns = if cgroup.older_than_counting { self.before_counting_ns } else { Some(0) };
-        let time_ns = before_ns.map(|before_ns| sum.on_cpu_ns.saturating_add_signed(before_ns));
+        let before = if cgroup.older_than_counting { self.before } else { Some(Before::default()) };
+        let time_ns = before.map(|before| sum.on_cpu_ns.saturating_add_signed(before.on_cpu_ns));
         self.throttling = stat.and_then(|stat| stat.throttling).or(self.throttling);
 
         let since_ns = std::mem::replace(&mut self.previous_ns, time_ns).or((!cgroup.older_than_counting).then_some(0));
@@ -275,11 +318,27 @@ impl Ledger {
             time_ns,
             usage_cores,
             wait_ns: sum.wait_ns,
-            throttled_ns: self.throttling.map(|t| t.throttled_ns.min(sum.wait_ns)),
+            causes: before.map(|before| self.causes(sum.wait_ns, before.throttled_ns)),
             periods: self.throttling.map(|t| (t.periods, t.throttled_periods)),
             waits: Arc::new(Histogram::of_durations(WAIT_FIRST, &sum.waits, sum.wait_ns)),
             burst: Arc::new(burst),
         }
+    }
+
+    /// Divides a wait.
+    ///
+    /// `run_delay` has all the waiting, that for a throttled cgroup included, on every kernel (see the program). `throttled_usec`
+    /// has the time that the cgroup's queues were held back with a task in them, one queue per CPU. With one task per CPU both
+    /// speak of the same time. With more the wait grows faster than the throttled time, which stays that of the queues: what the
+    /// further tasks of a held-back queue wait is in contention, as their waiting for each other is.
+    ///
+    /// The kernel books a throttling when it ends, the wait of its tasks is counted when their next stretch has ended. What is not
+    /// in the wait yet cannot have a cause yet, and what was called contention once stays that: so neither goes down, and both
+    /// together are the wait.
+    fn causes(&mut self, wait_ns: u64, throttled_before_ns: u64) -> Causes {
+        let throttled_ns = self.throttling.map(|t| t.throttled_ns.saturating_sub(throttled_before_ns).min(wait_ns));
+        self.contention_ns = self.contention_ns.max(wait_ns - throttled_ns.unwrap_or(0)).min(wait_ns);
+        Causes { throttled_ns: throttled_ns.map(|_| wait_ns - self.contention_ns), contention_ns: self.contention_ns }
     }
 }
 

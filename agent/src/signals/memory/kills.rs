@@ -64,13 +64,19 @@ fn told(kill: &OomKill, table: &Table) -> Event {
     let victim = path(kill.cgroup);
     let limiting = (kill.limiting != 0).then(|| path(kill.limiting));
     let cause = if limiting.is_some() { "cgroup" } else { "node" };
+    let charged = [kill.usage_bytes, kill.anon_bytes, kill.file_bytes, kill.shmem_bytes];
+    // Before 5.18 the kernel keeps no sum of its own memory: it is what the rest leaves of usage.
+    let kernel_bytes = match charged {
+        _ if kill.kernel_bytes != UNKNOWN || charged.contains(&UNKNOWN) => kill.kernel_bytes,
+        [usage, parts @ ..] => usage.saturating_sub(parts.iter().sum()),
+    };
     let parts = [
         ("podmeter.memory.limit", kill.limit_bytes),
         ("podmeter.memory.usage", kill.usage_bytes),
         ("podmeter.memory.anon", kill.anon_bytes),
         ("podmeter.memory.file", kill.file_bytes),
         ("podmeter.memory.shmem", kill.shmem_bytes),
-        ("podmeter.memory.kernel", kill.kernel_bytes),
+        ("podmeter.memory.kernel", kernel_bytes),
     ];
     let bytes = |name: &str| parts.iter().find(|(part, bytes)| *part == name && *bytes != UNKNOWN).map(|(_, bytes)| *bytes);
     warn!(
@@ -116,14 +122,19 @@ mod tests {
         table.insert(cgroup(4, "/pod", None));
         let mut kill = OomKill { cgroup: 1003, slot: 3, limiting: 1004, tgid: 77, usage_bytes: 4096, ..OomKill::ZERO };
         kill.comm[..5].copy_from_slice(b"stres");
-        kill.kernel_bytes = UNKNOWN;
+        (kill.kernel_bytes, kill.anon_bytes) = (UNKNOWN, 1000);
         let event = told(&kill, &table);
         let of = |name: &str| event.attributes.iter().find(|(key, _)| *key == name).map(|(_, detail)| detail.clone());
         assert_eq!(event.body, "process stres (77) was killed: /pod reached its memory limit");
         assert_eq!((event.name, event.cgroup), ("podmeter.oom.kill", (3, 1003)));
         assert_eq!(of("process.executable.name"), Some(Detail::Text("stres".to_owned())));
         assert_eq!(of("podmeter.oom.limiting.cgroup.path"), Some(Detail::Text("/pod".to_owned())));
-        assert_eq!((of("podmeter.memory.usage"), of("podmeter.memory.kernel")), (Some(Detail::Int(4096)), None));
+        assert_eq!(
+            (of("podmeter.memory.usage"), of("podmeter.memory.kernel")),
+            (Some(Detail::Int(4096)), Some(Detail::Int(3096)))
+        );
+        let unknown = told(&OomKill { anon_bytes: UNKNOWN, ..kill }, &table);
+        assert!(!unknown.attributes.iter().any(|(key, _)| ["podmeter.memory.kernel", "podmeter.memory.anon"].contains(key)));
 
         let event = told(&OomKill { limiting: 0, cgroup: 9, ..kill }, &table);
         assert_eq!(event.body, "process stres (77) was killed: the node ran out of memory");

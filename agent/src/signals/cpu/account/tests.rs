@@ -53,11 +53,18 @@ fn a_cgroup_older_than_counting_starts_from_the_kernels_figure() {
     account.enter(1, reading(50, 0));
     let used = account.collect(1, &table, |_| None);
     assert_eq!((used[&1].time_ns, used[&1].wait_ns), (None, 0), "not known is not zero");
-    let used = account.collect(1_000_000_000, &table, |_| Some(CpuStat { usage_ns: 1050, throttling: None }));
-    assert_eq!((used[&1].time_ns, used[&1].usage_cores), (Some(1050), None));
-    account.enter(1, reading(500_000_050, 0));
-    let used = account.collect(2_000_000_000, &table, |_| Some(CpuStat { usage_ns: 7, throttling: None }));
-    assert_eq!((used[&1].time_ns, used[&1].usage_cores), (Some(500_001_050), Some(0.5)));
+    let mut young = cgroup(2, "/young", Some(1));
+    young.born_ns = 5;
+    table.insert(young);
+    account.enter(2, reading(7, 0));
+    assert_eq!(account.counted_ns(&table), HashMap::from([(1, 57), (2, 7)]));
+    account.begin(1, Before { on_cpu_ns: 1000, throttled_ns: 0 });
+    let used = account.collect(1_000_000_000, &table, |_| None);
+    assert_eq!((used[&1].time_ns, used[&1].usage_cores), (Some(1057), None));
+    account.enter(1, reading(500_000_043, 0));
+    account.enter(2, reading(14, 0));
+    let used = account.collect(2_000_000_000, &table, |_| None);
+    assert_eq!((used[&1].time_ns, used[&1].usage_cores), (Some(500_001_057), Some(0.5)));
 }
 
 #[test]
@@ -104,7 +111,42 @@ fn throttled_time_never_exceeds_the_wait_and_stays_when_the_cgroup_is_gone() {
     account.collect(1, &table, |c| (c.slot == 3).then_some(throttling));
     let dead = table.remove(3).expect("known");
     let last = account.bury(&dead).expect("known");
-    assert_eq!((last.wait_ns, last.throttled_ns), (1000, Some(1000)));
+    assert_eq!((last.wait_ns, last.causes), (1000, Some(Causes { throttled_ns: Some(1000), contention_ns: 0 })));
+}
+
+#[test]
+fn both_causes_together_are_the_wait_and_neither_goes_down() {
+    let (mut account, table) = (Account::new(0, 0), table());
+    let mut last = (0, 0);
+    // The kernel's figure runs ahead of the wait, lags behind it, and catches up.
+    for (wait_ns, throttled_ns) in [(0, 0), (100, 400), (600, 400), (650, 700), (1500, 1400), (1500, 1400), (1600, 1450)] {
+        account.enter(3, reading(0, wait_ns));
+        let causes = account.collect(1, &table, |c| (c.slot == 3).then_some(files(throttled_ns)))[&3].causes.expect("known");
+        let now = (causes.throttled_ns.expect("a controller"), causes.contention_ns);
+        assert_eq!(now.0 + now.1, wait_ns);
+        assert!(now.0 >= last.0 && now.1 >= last.1, "{now:?} after {last:?}");
+        last = now;
+    }
+    assert_eq!(last, (1400, 200));
+}
+
+#[test]
+fn what_was_throttled_before_counting_is_no_part_of_the_wait() {
+    let (mut account, mut table) = (Account::new(0, 0), Table::default());
+    let mut old = cgroup(1, "/", None);
+    old.older_than_counting = true;
+    table.insert(old);
+    account.enter(1, reading(0, 1000));
+    assert_eq!(account.collect(1, &table, |_| Some(files(5000)))[&1].causes, None);
+    account.begin(1, Before { on_cpu_ns: 0, throttled_ns: 4700 });
+    let causes = account.collect(2, &table, |_| Some(files(5000)))[&1].causes;
+    assert_eq!(causes, Some(Causes { throttled_ns: Some(300), contention_ns: 700 }));
+    // The next agent goes on from there, though the kernel's figure is ahead again.
+    let mut next = Account::new(0, 0);
+    next.restore(1, &Reading::ZERO, account.before(1), account.contention_ns(1));
+    next.enter(1, reading(0, 1000));
+    let causes = next.collect(1, &table, |_| Some(files(5200)))[&1].causes;
+    assert_eq!(causes, Some(Causes { throttled_ns: Some(300), contention_ns: 700 }));
 }
 
 fn files(throttled_ns: u64) -> CpuStat {

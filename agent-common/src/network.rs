@@ -1,0 +1,79 @@
+//! The records of the `network` signal.
+
+/// Ports whose packets are passed on to the dns signal.
+pub const PORTS_LEN: usize = 8;
+
+/// Address ranges with a scope, of either family.
+pub const RANGES_LEN: usize = 256;
+
+/// Where a packet goes to. The discriminant is the index of its count, and the value in the tables of address ranges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Scope {
+    /// To the same machine or pod: it leaves by the loopback interface.
+    Loopback = 0,
+    /// To pods and services of the cluster.
+    Cluster = 1,
+    /// To nodes of the cluster.
+    Node = 2,
+    /// To addresses that the internet does not route.
+    Private = 3,
+    /// To all others.
+    Internet = 4,
+}
+
+impl Scope {
+    /// Every scope by its index.
+    pub const ALL: [Self; 5] = [Self::Loopback, Self::Cluster, Self::Node, Self::Private, Self::Internet];
+}
+
+counts! {
+    /// What the sockets of one slot received and sent on one CPU: `NETWORK_COUNTS[cpu * slots + slot]`.
+    ///
+    /// Bytes are those of network-layer packets (IP header and all that follows), as they are on the wire: of a large packet that is
+    /// segmented on its way out, or was put together on its way in, each segment counts with headers of its own. Each direction is a
+    /// cache line.
+    pub struct NetworkCounts {
+        /// Bytes received, but for loopback.
+        pub received_bytes: u64,
+        /// Packets received, but for loopback.
+        pub received_packets: u64,
+        /// Bytes received from the same machine or pod.
+        pub received_loopback_bytes: u64,
+        /// Packets received from the same machine or pod.
+        pub received_loopback_packets: u64,
+        /// Nothing.
+        pub reserved: [u64; 4],
+        /// Bytes sent by [`Scope`].
+        pub sent_bytes: [u64; 5],
+        /// Packets sent, but for loopback.
+        pub sent_packets: u64,
+        /// Packets sent to the same machine or pod.
+        pub sent_loopback_packets: u64,
+        /// Nothing.
+        pub reserved_too: u64,
+    }
+}
+
+record! {
+    /// What is known of a socket: two words, each written and read whole, so that no two CPUs mix theirs.
+    pub struct Socket {
+        /// Generation in the upper half, slot in the lower one; see [`crate::cpu::CachedSlot`]. 0 when never looked up.
+        pub place: u64,
+        /// Who it last spoke with and what that means: address and port, or a hash of them, in the upper 48 bits, then the
+        /// [`Scope`], then whether one of the two ports is one of DNS.
+        pub peer: u64,
+    }
+}
+
+record! {
+    /// What the programs are told, frozen before they load.
+    pub struct Facts {
+        /// Number of slots.
+        pub slots: u64,
+        /// A hash of the address ranges: with others, all sockets must be looked at anew.
+        pub ranges: u64,
+        /// The ports of DNS; 0 for none.
+        pub ports: [u64; PORTS_LEN],
+    }
+}

@@ -1,0 +1,33 @@
+//! What programs need to know of the kernel's sockets.
+
+record! {
+    /// Offsets that lead from a socket to its cgroup, in bytes; part of the facts of every program that looks at sockets.
+    pub struct SocketFacts {
+        /// `sock.sk_cgrp_data.cgroup`, or `.val` where the former does not exist (before 5.15).
+        pub cgroup: u64,
+        /// 1 where the cgroup is held as a number, whose lowest bit says that it is none.
+        pub cgroup_is_number: u64,
+        /// `cgroup.kn`
+        pub cgroup_kn: u64,
+        /// `kernfs_node.id`
+        pub kn_id: u64,
+        /// `sock.__sk_common.skc_state`, one byte
+        pub state: u64,
+    }
+}
+
+/// `TCP_ESTABLISHED` and the others of `include/net/tcp_states.h`: ABI since they are shown in /proc/net/tcp.
+pub mod state {
+    /// A connection.
+    pub const ESTABLISHED: u8 = 1;
+    /// A connection that was asked for and is not answered yet.
+    pub const SYN_SENT: u8 = 2;
+    /// What is left of a connection: no full socket.
+    pub const TIME_WAIT: u8 = 6;
+    /// Not connected.
+    pub const CLOSE: u8 = 7;
+    /// Waits for connections.
+    pub const LISTEN: u8 = 10;
+    /// A connection that was asked for from elsewhere: no full socket.
+    pub const NEW_SYN_RECV: u8 = 12;
+}

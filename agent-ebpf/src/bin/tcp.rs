@@ -1,0 +1,360 @@
+//! The tcp signal: segments, retransmits, round-trip times, connects and resets of every cgroup's TCP sockets.
+//!
+//! Nothing runs per packet. The kernel keeps totals in each socket; what a socket sent is the difference between two looks at
+//! them: when it is closed, and while it lives whenever the agent walks over all sockets. Up to where a socket has been counted is
+//! kept in its own storage, which ends with it. Both looks at one socket at the same moment would count a difference twice; they
+//! take some tens of ns, once per socket's life and once per walk.
+#![no_std]
+#![no_main]
+#![allow(missing_docs, reason = "the program macros make undocumented functions beside the documented ones")]
+
+use agent_common::{
+    socket::state,
+    tcp::{ConnectError, Counted, Facts, TcpCounts, connect_position, rtt_position},
+};
+use agent_ebpf::{
+    CgroupSlots, MMAPABLE, add, frozen, load, load8, load32,
+    socket::{slot_of, slot_of_full},
+};
+use aya_ebpf::{
+    bindings::{
+        BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+        BPF_SOCK_OPS_RTT_CB, BPF_SOCK_OPS_RTT_CB_FLAG, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
+    },
+    btf_maps::{Array, SkStorage},
+    helpers::generated::{bpf_ktime_get_ns, bpf_sk_storage_get, bpf_skc_to_tcp_sock},
+    macros::{btf_map, btf_tracepoint, sock_ops},
+    programs::{BtfTracePointContext, SockOpsContext},
+};
+
+agent_ebpf::object!();
+
+#[unsafe(no_mangle)]
+static FACTS: Facts = Facts::ZERO;
+
+#[btf_map]
+static CGROUP_SLOTS: CgroupSlots = CgroupSlots::new();
+#[btf_map]
+static TCP_COUNTS: Array<TcpCounts, 1, MMAPABLE> = Array::new();
+/// Not touched here: the agent's, kept where it outlives the agent.
+#[btf_map]
+static TCP_CARRIED: Array<TcpCounts, 1, MMAPABLE> = Array::new();
+#[btf_map]
+static TCP_SOCKETS: SkStorage<Counted> = SkStorage::new();
+
+/// What happens to a connection, told by the socket itself to all who asked for it.
+#[sock_ops]
+fn tcp_on_event(ctx: SockOpsContext) -> u32 {
+    let op = ctx.op();
+    let wanted = matches!(
+        op,
+        BPF_SOCK_OPS_RTT_CB
+            | BPF_SOCK_OPS_TCP_CONNECT_CB
+            | BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB
+            | BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB
+            | BPF_SOCK_OPS_TCP_LISTEN_CB
+            | BPF_SOCK_OPS_STATE_CB
+    );
+    if !wanted {
+        return 1;
+    }
+    // SAFETY: a field of the context; the helper takes what it found there, if it is not null.
+    let (sk, tcp) = unsafe {
+        let sk = (*ctx.ops).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return 1;
+        }
+        (sk, bpf_skc_to_tcp_sock(sk.cast()) as u64)
+    };
+    if tcp == 0 {
+        return 1;
+    }
+    // SAFETY: `tcp` is a whole TCP socket, typed, and `sk` the same for helpers.
+    unsafe {
+        match op {
+            BPF_SOCK_OPS_RTT_CB => observe_rtt(tcp),
+            BPF_SOCK_OPS_TCP_CONNECT_CB => {
+                // The SYN has not been sent yet.
+                if let Some(counted) = storage(sk as u64, true) {
+                    forget(counted, tcp);
+                    (*counted).connecting_ns = bpf_ktime_get_ns();
+                }
+                listen_to(&ctx);
+            }
+            BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => {
+                if let Some(counted) = storage(sk as u64, false) {
+                    connected(counted, tcp);
+                }
+            }
+            BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
+                accepted(sk as u64, tcp);
+                listen_to(&ctx);
+            }
+            BPF_SOCK_OPS_TCP_LISTEN_CB => {
+                if let Some(counted) = storage(sk as u64, true) {
+                    forget(counted, tcp);
+                }
+                listen_to(&ctx);
+            }
+            // Only where the tracepoint of the same cannot do it.
+            _ if frozen!(FACTS.by_callback) != 0 => {
+                if ctx.arg(1) == u32::from(state::CLOSE) {
+                    closed(sk as u64, tcp, ctx.arg(0) as u8);
+                }
+            }
+            _ => {}
+        }
+    }
+    1
+}
+
+/// Asks for the callbacks of this socket, beside what others have asked for.
+#[inline(always)]
+fn listen_to(ctx: &SockOpsContext) {
+    let states = if frozen!(FACTS.by_callback) != 0 { BPF_SOCK_OPS_STATE_CB_FLAG } else { 0 };
+    // Every kernel that has BTF knows both flags.
+    let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_RTT_CB_FLAG | states) as i32);
+}
+
+/// `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`: counts what a socket that is closed has
+/// sent.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn tcp_on_state(ctx: BtfTracePointContext) -> i32 {
+    let (sk, old, new): (u64, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    if new != i32::from(state::CLOSE) {
+        return 0;
+    }
+    // SAFETY: the tracepoint's first argument is a socket, typed; other protocols have the tracepoint too.
+    unsafe {
+        let tcp = bpf_skc_to_tcp_sock(sk as *mut _) as u64;
+        if tcp != 0 {
+            closed(sk, tcp, old as u8);
+        }
+    }
+    0
+}
+
+/// `tcp_receive_reset(struct sock *sk)`
+#[btf_tracepoint(function = "tcp_receive_reset")]
+fn tcp_on_reset_received(ctx: BtfTracePointContext) -> i32 {
+    // SAFETY: the tracepoint's first argument is a socket, typed.
+    unsafe {
+        if let Some(counts) = counts_of(slot_of(&CGROUP_SLOTS, ctx.arg(0), &raw const FACTS.socket)) {
+            add(&raw mut (*counts).resets_received, 1);
+        }
+    }
+    0
+}
+
+/// `tcp_send_reset(const struct sock *sk, const struct sk_buff *skb, …)`: an answer to `skb`, or the socket's own without one.
+///
+/// An answer is sent by a socket of the kernel's, and is not in the totals of any other. The socket's own is, unless it was closed
+/// and counted before.
+#[btf_tracepoint(function = "tcp_send_reset")]
+fn tcp_on_reset_sent(ctx: BtfTracePointContext) -> i32 {
+    let (sk, answered): (u64, u64) = (ctx.arg(0), ctx.arg(1));
+    // SAFETY: the tracepoint's first argument is a socket, typed, or null.
+    unsafe {
+        let slot = if sk == 0 { 0 } else { slot_of(&CGROUP_SLOTS, sk, &raw const FACTS.socket) };
+        let Some(counts) = counts_of(slot) else { return 0 };
+        add(&raw mut (*counts).resets_sent, 1);
+        let by_itself = sk != 0 && answered == 0 && load8(sk, frozen!(FACTS.socket.state)) != state::CLOSE;
+        if !by_itself {
+            add(&raw mut (*counts).segments, 1);
+        }
+    }
+    0
+}
+
+/// The arguments of an `iter/tcp` program (`struct bpf_iter__tcp`).
+#[repr(C)]
+pub struct TcpWalk {
+    meta: u64,
+    sk: u64,
+}
+
+/// Run at start for each socket of one network namespace: from now on the older ones are counted too.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+extern "C" fn tcp_on_find(walk: *const TcpWalk) -> i32 {
+    // SAFETY: the kernel calls with such a context; typed pointers are checked for null before they are followed.
+    unsafe {
+        let sk = (*walk).sk;
+        if sk == 0 {
+            return 0;
+        }
+        let tcp = bpf_skc_to_tcp_sock(sk as *mut _) as u64;
+        if tcp == 0 || storage(tcp, false).is_some() {
+            return 0;
+        }
+        if let Some(counted) = storage(tcp, true) {
+            forget(counted, tcp);
+        }
+    }
+    0
+}
+
+/// The arguments of an `iter/bpf_sk_storage_map` program (`struct bpf_iter__bpf_sk_storage_map`).
+#[repr(C)]
+pub struct StorageWalk {
+    meta: u64,
+    map: u64,
+    sk: u64,
+    value: *mut Counted,
+}
+
+/// Run for each socket that has been counted before, while the agent reads the walk's file.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+extern "C" fn tcp_on_walk(walk: *const StorageWalk) -> i32 {
+    // SAFETY: the kernel calls with such a context; typed pointers are checked for null before they are followed.
+    unsafe {
+        let (sk, counted) = ((*walk).sk, (*walk).value);
+        if sk == 0 || counted.is_null() {
+            return 0;
+        }
+        let tcp = bpf_skc_to_tcp_sock(sk as *mut _) as u64;
+        if tcp == 0 {
+            return 0;
+        }
+        count(counted, tcp, load8(tcp, frozen!(FACTS.socket.state)) == state::LISTEN);
+        // Connections from before the agent's time do not call back.
+        let acked = load(tcp, frozen!(FACTS.bytes_acked));
+        if u32::from(load8(tcp, frozen!(FACTS.callbacks))) & BPF_SOCK_OPS_RTT_CB_FLAG == 0 && acked != (*counted).acked {
+            observe_rtt(tcp);
+        }
+        (*counted).acked = acked;
+    }
+    0
+}
+
+/// The storage of a socket.
+#[inline(always)]
+unsafe fn storage(sk: u64, create: bool) -> Option<*mut Counted> {
+    let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
+    // SAFETY: the helper takes a socket and gives its storage or null.
+    let found = unsafe {
+        bpf_sk_storage_get((&raw const TCP_SOCKETS).cast_mut().cast(), sk as *mut _, core::ptr::null_mut(), flags)
+            .cast::<Counted>()
+    };
+    if found.is_null() { None } else { Some(found) }
+}
+
+#[inline(always)]
+fn counts_of(slot: u32) -> Option<*mut TcpCounts> {
+    TCP_COUNTS.get_ptr_mut(slot)
+}
+
+/// Begins to count a socket: what it has sent so far is not counted.
+#[inline(always)]
+unsafe fn forget(counted: *mut Counted, tcp: u64) {
+    // SAFETY: a map value and typed loads.
+    unsafe {
+        (*counted).sent = load32(tcp, frozen!(FACTS.segs_out));
+        (*counted).retransmitted = load32(tcp, frozen!(FACTS.total_retrans));
+        (*counted).drops = load32(tcp, frozen!(FACTS.drops));
+        (*counted).acked = load(tcp, frozen!(FACTS.bytes_acked));
+    }
+}
+
+/// Counts what a socket has sent since it was last counted.
+///
+/// `segs_out` has every segment, of which `OutSegs` leaves out those that are sent again (`__tcp_transmit_skb`).
+#[inline(always)]
+unsafe fn count(counted: *mut Counted, tcp: u64, listens: bool) {
+    // SAFETY: a map value and typed loads.
+    unsafe {
+        let sent = load32(tcp, frozen!(FACTS.segs_out));
+        let retransmitted = load32(tcp, frozen!(FACTS.total_retrans));
+        let again = retransmitted.wrapping_sub((*counted).retransmitted);
+        let all = sent.wrapping_sub((*counted).sent);
+        let drops = load32(tcp, frozen!(FACTS.drops));
+        let dropped = if listens { drops.wrapping_sub((*counted).drops) } else { 0 };
+        (*counted).sent = sent;
+        (*counted).retransmitted = retransmitted;
+        (*counted).drops = drops;
+        if all == 0 && again == 0 && dropped == 0 {
+            return;
+        }
+        let Some(counts) = counts_of(slot_of_full(&CGROUP_SLOTS, tcp, &raw const FACTS.socket)) else { return };
+        add(&raw mut (*counts).segments, u64::from(all.saturating_sub(again)));
+        add(&raw mut (*counts).retransmits, u64::from(again));
+        add(&raw mut (*counts).listen_drops, u64::from(dropped));
+    }
+}
+
+/// Counts the last of a socket that was closed, and the connect that failed with it.
+#[inline(always)]
+unsafe fn closed(sk: u64, tcp: u64, old: u8) {
+    // SAFETY: typed loads; see the callers.
+    unsafe {
+        if let Some(counted) = storage(sk, false) {
+            count(counted, tcp, old == state::LISTEN);
+            (*counted).connecting_ns = 0;
+        }
+        if old != state::SYN_SENT {
+            return;
+        }
+        let error = load32(tcp, frozen!(FACTS.error));
+        let errno = if error == 0 { load32(tcp, frozen!(FACTS.error_soft)) } else { error };
+        if let Some(counts) = counts_of(slot_of_full(&CGROUP_SLOTS, tcp, &raw const FACTS.socket)) {
+            let cause = ConnectError::of_errno(errno) as usize;
+            add((&raw mut (*counts).failures).cast::<u64>().add(cause), 1);
+        }
+    }
+}
+
+/// Counts a connect that was answered.
+#[inline(always)]
+unsafe fn connected(counted: *mut Counted, tcp: u64) {
+    // SAFETY: a map value and typed loads.
+    unsafe {
+        let began_ns = (*counted).connecting_ns;
+        if began_ns == 0 {
+            return;
+        }
+        (*counted).connecting_ns = 0;
+        let ns = bpf_ktime_get_ns().saturating_sub(began_ns);
+        if let Some(counts) = counts_of(slot_of_full(&CGROUP_SLOTS, tcp, &raw const FACTS.socket)) {
+            add(&raw mut (*counts).connect_ns, ns);
+            add((&raw mut (*counts).connects).cast::<u64>().add(connect_position(ns)), 1);
+        }
+    }
+}
+
+/// Begins to count a connection that was asked for from elsewhere: its SYN-ACKs were sent by the kernel before there was a socket.
+///
+/// `OutSegs` has each of them, and those that were sent again are in `RetransSegs` too (`tcp_make_synack`, `tcp_rtx_synack`); the
+/// socket inherits their number as `total_retrans`.
+#[inline(always)]
+unsafe fn accepted(sk: u64, tcp: u64) {
+    // SAFETY: typed loads; see the caller.
+    unsafe {
+        let Some(counted) = storage(sk, true) else { return };
+        forget(counted, tcp);
+        let again = u64::from((*counted).retransmitted);
+        if let Some(counts) = counts_of(slot_of_full(&CGROUP_SLOTS, tcp, &raw const FACTS.socket)) {
+            add(&raw mut (*counts).segments, 1 + again);
+            add(&raw mut (*counts).retransmits, again);
+        }
+        observe_rtt(tcp);
+    }
+}
+
+/// Counts the round-trip time as the kernel knows it now: smoothed over the last ones (`srtt`).
+#[inline(always)]
+unsafe fn observe_rtt(tcp: u64) {
+    // SAFETY: typed loads and a map value.
+    unsafe {
+        let eighths_us = load32(tcp, frozen!(FACTS.srtt));
+        if eighths_us == 0 {
+            return;
+        }
+        let ns = u64::from(eighths_us) * 125;
+        if let Some(counts) = counts_of(slot_of_full(&CGROUP_SLOTS, tcp, &raw const FACTS.socket)) {
+            add(&raw mut (*counts).rtt_ns, ns);
+            add((&raw mut (*counts).rtts).cast::<u64>().add(rtt_position(ns)), 1);
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The network signal: bytes and packets of every cgroup's sockets, and where they go.
+//!
+//! The kernel side (`agent-ebpf/src/bin/network.rs`) counts each packet at its socket. This side tells it which addresses are
+//! whose, and keeps the [`books`](super::books).
+
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    net::IpAddr,
+};
+
+use agent_common::network::{Facts, NetworkCounts, PORTS_LEN, RANGES_LEN, Scope as To};
+use aya::maps::{
+    MapData, MapError,
+    lpm_trie::{Key, LpmTrie},
+};
+
+use super::{
+    Failure, Readings, Running, Signal,
+    books::Books,
+    metric::{Kind, Metric, Point, Scope, Value},
+};
+use crate::{
+    cgroups::{Cgroup, Cgroups},
+    config::{self, Range},
+    kernel::{
+        facts,
+        load::{Hook, Kernel, LoadError, Object, Plan},
+    },
+};
+
+/// See the module.
+pub const SIGNAL: Signal = Signal {
+    name: "network",
+    help: "bytes and packets by direction and destination",
+    tracepoints: &[],
+    metrics: &[&IO, &PACKETS, &EGRESS, &LOOPBACK, &NODE_IO, &UNATTRIBUTED_IO],
+    missing: |_| None,
+    start: |kernel, cgroups, config| Ok(Box::new(Network::start(kernel, cgroups, config)?)),
+};
+
+/// `container.network.io`
+pub static IO: Metric = counter(
+    "container.network.io",
+    "By",
+    &[DIRECTION],
+    Scope::Container,
+    "Bytes of IP packets that the cgroup's sockets received and sent, as they are on the wire: IP and transport headers of every \
+     segment included, the link's not. Loopback is apart.",
+);
+/// `podmeter.network.packets`
+pub static PACKETS: Metric = counter(
+    "podmeter.network.packets",
+    "{packet}",
+    &[DIRECTION],
+    Scope::Container,
+    "IP packets that the cgroup's sockets received and sent, counted as wire segments. Loopback is apart.",
+);
+/// `podmeter.network.egress`
+pub static EGRESS: Metric = counter(
+    "podmeter.network.egress",
+    "By",
+    &["scope"],
+    Scope::Container,
+    "Bytes sent by where they go: cluster (network.cluster_cidrs), node (network.node_cidrs), private (network.private_cidrs), \
+     internet (all else). They add up to what container.network.io says was sent.",
+);
+/// `podmeter.network.loopback`
+pub static LOOPBACK: Metric = counter(
+    "podmeter.network.loopback",
+    "By",
+    &[DIRECTION],
+    Scope::Container,
+    "Bytes received and sent by a loopback interface: within a pod, or a machine.",
+);
+/// `k8s.node.network.io`
+pub static NODE_IO: Metric = counter(
+    "k8s.node.network.io",
+    "By",
+    &[DIRECTION],
+    Scope::Node,
+    "Bytes of all sockets of the node: all cgroups and the unattributed. What the node forwards for others is not part of it.",
+);
+/// `podmeter.network.unattributed`
+pub static UNATTRIBUTED_IO: Metric = counter(
+    "podmeter.network.unattributed",
+    "By",
+    &[DIRECTION],
+    Scope::Node,
+    "Bytes of sockets whose cgroup has no slot: born when all were taken, or gone for longer than a second.",
+);
+
+const fn counter(
+    name: &'static str,
+    unit: &'static str,
+    attributes: &'static [&'static str],
+    scope: Scope,
+    help: &'static str,
+) -> Metric {
+    Metric { name, unit, kind: Kind::Counter, attributes, scope, help }
+}
+
+const DIRECTION: &str = "network.io.direction";
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/network"));
+
+/// The signal while it counts.
+struct Network {
+    /// Held for its links, and for the tables of programs that it calls.
+    _object: Object,
+    books: Books<NetworkCounts>,
+    /// When counting began, Unix time in ns.
+    started_unix_ns: u64,
+}
+
+impl Network {
+    fn start(kernel: &mut Kernel, cgroups: &Cgroups, config: &config::Signals) -> Result<Self, LoadError> {
+        let (cpus, slots) = (kernel.cpus, cgroups.slots());
+        let ranges = &config.network;
+        let by_scope = [(To::Private, &ranges.private), (To::Node, &ranges.node), (To::Cluster, &ranges.cluster)];
+        let mut ports = [0; PORTS_LEN];
+        for (place, port) in ports.iter_mut().zip(&config.dns.ports) {
+            *place = u64::from(*port);
+        }
+        let mut hasher = DefaultHasher::new();
+        ranges.hash(&mut hasher);
+        let mut object = kernel.load(&Plan {
+            object: SIGNAL.name,
+            bytes: OBJECT,
+            facts: ("FACTS", Facts { slots: slots.into(), ranges: hasher.finish(), ports }),
+            maps: &[
+                ("NETWORK_COUNTS", Some(cpus * slots)),
+                ("NETWORK_CARRIED", Some(slots)),
+                ("NETWORK_SOCKETS", None),
+                ("NETWORK_RANGES_4", None),
+                ("NETWORK_RANGES_6", None),
+                ("NETWORK_DNS_EGRESS", None),
+                ("NETWORK_DNS_INGRESS", None),
+            ],
+            shared: &[("CGROUP_SLOTS", cgroups.object()), ("GENERATION", cgroups.object())],
+            programs: &[("network_on_egress", Hook::Egress), ("network_on_ingress", Hook::Ingress)],
+        })?;
+        let failed = |map| move |e: MapError| LoadError::Map { action: "fill", map, source: e.into() };
+        let mut v4: LpmTrie<MapData, [u8; 4], u32> = object.take("NETWORK_RANGES_4")?;
+        let mut v6: LpmTrie<MapData, [u8; 16], u32> = object.take("NETWORK_RANGES_6")?;
+        // Of a range in several lists the last one's scope holds.
+        for (scope, range) in by_scope.into_iter().flat_map(|(scope, ranges)| ranges.iter().map(move |range| (scope, range))) {
+            match range.address {
+                IpAddr::V4(address) => {
+                    v4.insert(&Key::new(range.prefix, address.octets()), scope as u32, 0).map_err(failed("NETWORK_RANGES_4"))?
+                }
+                IpAddr::V6(address) => {
+                    v6.insert(&Key::new(range.prefix, address.octets()), scope as u32, 0).map_err(failed("NETWORK_RANGES_6"))?
+                }
+            }
+        }
+        kernel.attach(&mut object)?;
+        let books = Books::open(&object, ["NETWORK_COUNTS", "NETWORK_CARRIED"], cpus, slots)?;
+        Ok(Self { _object: object, books, started_unix_ns: facts::unix_ns() })
+    }
+}
+
+impl Running for Network {
+    fn tick(&mut self, _: &Cgroups) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point> {
+        points(cgroup.born_unix_ns, &self.books.bury(cgroup))
+    }
+
+    fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
+        let totals = self.books.totals(cgroups.table());
+        let of = |cgroup: &Cgroup| Some((cgroup.slot, points(cgroup.born_unix_ns, totals.get(&cgroup.slot)?)));
+        let by_cgroup = cgroups.table().iter().filter_map(of).collect();
+        let rest = self.books.unattributed();
+        let root = cgroups.table().iter().find(|cgroup| cgroup.path == "/").and_then(|root| totals.get(&root.slot));
+        let both = |metric, received: u64, sent: u64| directions(metric, self.started_unix_ns, [received, sent]);
+        let mut node = both(&UNATTRIBUTED_IO, rest.received_bytes, sent_bytes(&rest)).to_vec();
+        if let Some(all) = root {
+            let (received, sent) = (all.received_bytes + rest.received_bytes, sent_bytes(all) + sent_bytes(&rest));
+            node.extend(both(&NODE_IO, received, sent));
+        }
+        Ok(Readings { cgroups: by_cgroup, node })
+    }
+}
+
+/// Bytes sent, but for loopback.
+fn sent_bytes(counts: &NetworkCounts) -> u64 {
+    counts.sent_bytes.iter().sum::<u64>() - counts.sent_bytes[To::Loopback as usize]
+}
+
+/// What was received and what was sent.
+fn directions(metric: &'static Metric, start_unix_ns: u64, [received, sent]: [u64; 2]) -> [Point; 2] {
+    [("receive", received), ("transmit", sent)]
+        .map(|(direction, n)| Point::new(metric, start_unix_ns, Value::Int(n)).with(DIRECTION, direction))
+}
+
+fn points(start_unix_ns: u64, counts: &NetworkCounts) -> Vec<Point> {
+    let both = |metric, counts| directions(metric, start_unix_ns, counts);
+    let looped = [counts.received_loopback_bytes, counts.sent_bytes[To::Loopback as usize]];
+    let mut points = Vec::new();
+    // Most cgroups of a node have no traffic of a kind, ever, and so no series of it.
+    if counts.received_packets + counts.sent_packets > 0 {
+        points.extend(both(&IO, [counts.received_bytes, sent_bytes(counts)]));
+        points.extend(both(&PACKETS, [counts.received_packets, counts.sent_packets]));
+    }
+    if looped != [0; 2] {
+        points.extend(both(&LOOPBACK, looped));
+    }
+    let scopes = To::ALL.into_iter().zip(counts.sent_bytes).filter(|(to, n)| *to != To::Loopback && *n > 0);
+    points.extend(scopes.map(|(to, n)| Point::new(&EGRESS, start_unix_ns, Value::Int(n)).with("scope", scope(to))));
+    points
+}
+
+fn scope(to: To) -> &'static str {
+    match to {
+        To::Loopback => "loopback",
+        To::Cluster => "cluster",
+        To::Node => "node",
+        To::Private => "private",
+        To::Internet => "internet",
+    }
+}
+
+/// The kernel side has room for all ranges that the configuration may have.
+const _: () = assert!(Range::MOST <= RANGES_LEN);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_happened_has_no_series_and_scopes_add_up_to_what_was_sent() {
+        assert!(points(0, &NetworkCounts::ZERO).is_empty());
+        let counts = NetworkCounts { sent_bytes: [5, 10, 0, 0, 30], sent_packets: 3, ..NetworkCounts::ZERO };
+        let sum = |metric: &'static Metric, value: Option<&str>| -> u64 {
+            let points = points(0, &counts);
+            let of = points.iter().filter(|p| std::ptr::eq(p.metric, metric));
+            let of = of.filter(|p| value.is_none_or(|value| p.attributes[0].1 == value));
+            of.map(|p| if let Value::Int(n) = p.value { n } else { 0 }).sum()
+        };
+        assert_eq!((sum(&IO, Some("transmit")), sum(&EGRESS, None), sum(&LOOPBACK, None)), (40, 40, 5));
+        assert_eq!((sum(&EGRESS, Some("cluster")), sum(&EGRESS, Some("internet"))), (10, 30));
+    }
+}

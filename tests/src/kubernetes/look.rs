@@ -1,0 +1,76 @@
+//! What an agent exports of pods, as tests look at it.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    Options, Server, objects,
+    tree::{Driver, Kubelet},
+};
+use crate::{
+    agent::Agent,
+    cgroup::Cgroup,
+    otlp::{Attributes, Exports, Point, Value},
+};
+
+/// The agent asks for the first time within 2 s, and an export comes every second.
+pub const SOON: Duration = Duration::from_secs(10);
+
+/// The resource of a cgroup's newest points.
+pub fn resource<'a>(exports: &'a Exports, cgroup: &Cgroup) -> Option<&'a Attributes> {
+    exports.of(cgroup.path()).last().map(|point| &*point.resource)
+}
+
+/// Waits until a cgroup is exported with these attributes.
+pub fn wait_for_attributes(agent: &Agent, cgroup: &Cgroup, wanted: &[(&str, &str)]) -> Result<Attributes> {
+    agent.wait_for(&format!("{wanted:?} on {}", cgroup.path()), SOON, |exports| {
+        let resource = resource(exports, cgroup)?;
+        wanted.iter().all(|(key, value)| resource.get(*key).is_some_and(|own| own == value)).then(|| resource.clone())
+    })
+}
+
+/// The newest point of a metric whose resource has these attributes, of those that are about no cgroup.
+pub fn told<'a>(exports: &'a Exports, metric: &str, of: &[(&str, &str)], attributes: &[(&str, &str)]) -> Option<&'a Point> {
+    let has = |all: &Attributes, wanted: &[(&str, &str)]| {
+        wanted.iter().all(|(key, value)| all.get(*key).is_some_and(|own| own == value))
+    };
+    let is = |point: &&Point| &*point.metric == metric && has(&point.resource, of) && has(&point.attributes, attributes);
+    exports.of_node().iter().rev().find(is)
+}
+
+/// Waits until that point has this value, to a thousandth of it.
+pub fn wait_for_value(agent: &Agent, metric: &str, of: &[(&str, &str)], attributes: &[(&str, &str)], wanted: f64) -> Result<()> {
+    let mut last = None;
+    let waited = agent.wait_for(&format!("{metric} {attributes:?} of {of:?} to be {wanted}"), SOON, |exports| {
+        last = told(exports, metric, of, attributes).map(number);
+        last.is_some_and(|value| (value - wanted).abs() <= wanted.abs() / 1000.0).then_some(())
+    });
+    waited.with_context(|| format!("the last value was {last:?}"))
+}
+
+/// The value of a counter or gauge.
+pub fn number(point: &Point) -> f64 {
+    match &point.value {
+        Value::Number(number) => *number,
+        Value::Histogram(_) => f64::NAN,
+    }
+}
+
+/// A cluster of one node.
+#[derive(Debug)]
+pub struct World {
+    /// The API.
+    pub server: Server,
+    /// The cgroups.
+    pub kubelet: Kubelet,
+}
+
+impl World {
+    /// A cluster with one node, `node-1`.
+    pub fn new(driver: Driver, options: Options) -> Result<Self> {
+        let server = Server::start(options)?;
+        server.set("nodes", objects::node("node-1", "3800m", "14Gi"));
+        Ok(Self { server, kubelet: Kubelet::new(driver)? })
+    }
+}

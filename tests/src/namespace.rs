@@ -1,0 +1,133 @@
+//! Network namespaces: two of them with a cable between, and what the kernel counts in each.
+
+use std::{
+    fs::{self, File},
+    net::Ipv4Addr,
+    process::Command,
+    sync::mpsc,
+    thread,
+};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use nix::{
+    sched::{CloneFlags, setns, unshare},
+    unistd::gettid,
+};
+
+/// The interface in each namespace of a [`Cable`].
+pub const INTERFACE: &str = "cable";
+
+/// A network namespace, which ends with this value and the sockets in it.
+#[derive(Debug)]
+pub struct Namespace(File);
+
+impl Namespace {
+    /// A new one; its loopback is up.
+    pub fn new() -> Result<Self> {
+        let made = thread::spawn(|| -> Result<Self> {
+            unshare(CloneFlags::CLONE_NEWNET).context("could not make a network namespace")?;
+            Ok(Self(File::open("/proc/thread-self/ns/net").context("could not open a network namespace")?))
+        });
+        let namespace = made.join().map_err(|_| anyhow!("a thread panicked"))??;
+        namespace.ip("link set lo up")?;
+        Ok(namespace)
+    }
+
+    /// Does something in it, on a thread of its own.
+    pub fn run<T: Send>(&self, what: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                setns(&self.0, CloneFlags::CLONE_NEWNET).context("could not enter a network namespace")?;
+                what()
+            });
+            inside.join().map_err(|_| anyhow!("a thread panicked in a network namespace"))?
+        })
+    }
+
+    /// Runs `ip` in it.
+    pub fn ip(&self, arguments: &str) -> Result<()> {
+        self.run(|| command("ip", arguments))
+    }
+
+    /// Sets a sysctl of its own, such as `ipv4/tcp_syn_retries`.
+    pub fn sysctl(&self, name: &str, value: &str) -> Result<()> {
+        self.run(|| fs::write(format!("/proc/sys/net/{name}"), value).with_context(|| format!("could not set {name}")))
+    }
+
+    /// A counter of `/proc/net/snmp` or `/proc/net/netstat`, such as `Tcp` `OutSegs`.
+    pub fn count(&self, protocol: &str, name: &str) -> Result<u64> {
+        self.run(|| {
+            let files = ["snmp", "netstat"].map(|file| fs::read_to_string(format!("/proc/thread-self/net/{file}")));
+            let text = files.into_iter().collect::<Result<String, _>>().context("could not read the network's counters")?;
+            let mut rows = text.lines().filter_map(|line| line.strip_prefix(protocol)?.strip_prefix(": "));
+            while let (Some(names), Some(values)) = (rows.next(), rows.next()) {
+                let found = names.split(' ').zip(values.split(' ')).find(|(n, _)| *n == name);
+                if let Some((_, value)) = found {
+                    return value.parse().with_context(|| format!("{protocol} {name} is {value}"));
+                }
+            }
+            Err(anyhow!("this kernel does not count {protocol} {name}"))
+        })
+    }
+
+    /// Loses this percentage of what is sent and delays the rest by so many ms. `false` where the kernel has no netem.
+    pub fn impair(&self, loss_percent: u32, delay_ms: u32) -> bool {
+        self.run(|| {
+            let loss = if loss_percent > 0 { format!(" loss {loss_percent}%") } else { String::new() };
+            command("tc", &format!("qdisc replace dev {INTERFACE} root netem limit 10000 delay {delay_ms}ms{loss}"))
+        })
+        .is_ok()
+    }
+}
+
+/// Two namespaces with a cable between them.
+#[derive(Debug)]
+pub struct Cable {
+    /// 10.99.0.1
+    pub near: Namespace,
+    /// 10.99.0.2
+    pub far: Namespace,
+}
+
+/// The near end's address.
+pub const NEAR: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+/// The far end's address.
+pub const FAR: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
+
+impl Cable {
+    /// Makes both and connects them.
+    pub fn new() -> Result<Self> {
+        let (near, far) = (Namespace::new()?, Namespace::new()?);
+        let (tell, told) = mpsc::channel();
+        let (done, wait) = mpsc::channel::<()>();
+        // The kernel finds the other namespace by a thread that is in it.
+        thread::scope(|scope| {
+            let far = &far;
+            let stay = scope.spawn(move || {
+                far.run(move || {
+                    tell.send(gettid()).context("nobody listens")?;
+                    // Ends when the sender goes.
+                    let _ = wait.recv();
+                    Ok(())
+                })
+            });
+            let thread = told.recv().context("the far namespace cannot be entered")?;
+            let made = near.ip(&format!("link add {INTERFACE} type veth peer name {INTERFACE} netns {thread}"));
+            drop(done);
+            stay.join().map_err(|_| anyhow!("a thread panicked"))??;
+            made
+        })?;
+        for (namespace, address) in [(&near, NEAR), (&far, FAR)] {
+            namespace.ip(&format!("address add {address}/24 dev {INTERFACE}"))?;
+            namespace.ip(&format!("link set {INTERFACE} up"))?;
+        }
+        Ok(Self { near, far })
+    }
+}
+
+fn command(program: &str, arguments: &str) -> Result<()> {
+    let output = Command::new(program).args(arguments.split(' ')).output();
+    let output = output.with_context(|| format!("could not start {program}"))?;
+    ensure!(output.status.success(), "`{program} {arguments}`: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}

@@ -1,0 +1,395 @@
+//! The dns signal against a server whose answers and delays are known, and the client's own clock.
+
+use std::{
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use podmeter_tests::{
+    agent::Agent,
+    cgroup::Cgroup,
+    dns::{self, ask, corpus::CORPUS, inside, query, server::Server},
+    otlp::{Exports, Histogram},
+    patience, root_test,
+};
+use serde_json::json;
+
+const LOOKUPS: &str = "dns.lookup.duration";
+const SERVED: &str = "podmeter.dns.server.duration";
+const QUERIES: &str = "podmeter.dns.queries";
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Where the tests' servers listen: addresses of the loopback network that nobody else has.
+fn v4() -> SocketAddr {
+    SocketAddr::from(([127, 53, 0, 1], 53))
+}
+
+fn v6() -> SocketAddr {
+    SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 53))
+}
+
+/// A client, a server, and an agent that watches both.
+struct Stage {
+    agent: Agent,
+    client: Cgroup,
+    server_cgroup: Cgroup,
+    server: Server,
+}
+
+impl Stage {
+    fn set(config: serde_json::Value, address: SocketAddr) -> Result<Self> {
+        let agent = Agent::start(config)?;
+        let (client, server_cgroup) = (Cgroup::new("dns-client")?, Cgroup::new("dns-server")?);
+        let server = Server::start(&server_cgroup, address)?;
+        Ok(Self { agent, client, server_cgroup, server })
+    }
+
+    fn udp(&self) -> Result<std::net::UdpSocket> {
+        inside(&self.client, || dns::udp(self.server.address()))
+    }
+
+    fn tcp(&self) -> Result<std::net::TcpStream> {
+        inside(&self.client, || dns::tcp(self.server.address()))
+    }
+
+    /// Waits for an export of what has happened by now.
+    fn catch_up(&self) -> Result<()> {
+        self.agent.catch_up()
+    }
+
+    fn client_count(&self, metric: &str, transport: &str) -> u64 {
+        self.agent.look(|exports| count(exports, self.client.path(), metric, "client", transport))
+    }
+
+    fn server_count(&self, metric: &str, transport: &str) -> u64 {
+        self.agent.look(|exports| count(exports, self.server_cgroup.path(), metric, "server", transport))
+    }
+
+    /// Lookups of the client that ended so; `None` is NOERROR.
+    fn lookups(&self, end: Option<&str>, transport: &str) -> Option<Histogram> {
+        self.agent.look(|exports| durations(exports, self.client.path(), LOOKUPS, end, transport))
+    }
+
+    /// The same as the server saw them.
+    fn served(&self, end: Option<&str>, transport: &str) -> Option<Histogram> {
+        self.agent.look(|exports| durations(exports, self.server_cgroup.path(), SERVED, end, transport))
+    }
+
+    fn check_counts(&self, transport: &str, expected: &[(&str, u64, u64)]) -> Result<()> {
+        for (metric, client, server) in expected {
+            let found = (self.client_count(metric, transport), self.server_count(metric, transport));
+            println!("{metric} over {transport}: {found:?}, expected ({client}, {server})");
+            ensure!(found == (*client, *server), "{metric} over {transport}: {found:?} instead of ({client}, {server})");
+        }
+        Ok(())
+    }
+}
+
+fn count(exports: &Exports, cgroup: &str, metric: &str, side: &str, transport: &str) -> u64 {
+    exports.value(cgroup, metric, &[("side", side), ("network.transport", transport)]).unwrap_or(0.0) as u64
+}
+
+fn durations(exports: &Exports, cgroup: &str, metric: &str, end: Option<&str>, transport: &str) -> Option<Histogram> {
+    let mut attributes = vec![("network.transport", transport)];
+    attributes.extend(end.map(|end| ("error.type", end)));
+    exports.histogram_of(cgroup, metric, &attributes).cloned()
+}
+
+fn number(histogram: Option<Histogram>) -> u64 {
+    histogram.map_or(0, |histogram| histogram.count)
+}
+
+root_test! {
+    fn lookups_take_as_long_as_the_servers_delay_on_both_sides() {
+        for address in [v4(), v6()] {
+            let stage = Stage::set(json!({}), address)?;
+            let socket = stage.udp()?;
+            let mut asked = Vec::new();
+            for (delay_ms, times) in [(1_u64, 20_u16), (20, 10), (500, 3)] {
+                for i in 0..times {
+                    asked.push(ask(&socket, i, &format!("delay{delay_ms}.test"))?.as_secs_f64());
+                }
+            }
+            stage.catch_up()?;
+            let delays: Vec<f64> = stage.server.take_delays().iter().map(Duration::as_secs_f64).collect();
+            stage.check_counts("udp", &[(QUERIES, 33, 33), ("podmeter.dns.unmatched", 0, 0), ("podmeter.dns.retries", 0, 0)])?;
+            let client = stage.lookups(None, "udp").context("no lookups")?;
+            let server = stage.served(None, "udp").context("nothing served")?;
+            // What the kernel sees at the client's socket lies between what the server did and what the client waited.
+            let (least, most) = (delays.iter().sum::<f64>(), asked.iter().sum::<f64>());
+            for (who, histogram) in [("client", &client), ("server", &server)] {
+                ensure!(histogram.count == 33, "{who}: {} lookups of 33", histogram.count);
+                ensure!((least..=most).contains(&histogram.sum), "{who}: {} s, not from {least} to {most} s", histogram.sum);
+                for q in [0.3, 0.75, 0.99] {
+                    let rank = (q * 33.0_f64).ceil() as usize - 1;
+                    let (low, high) = histogram.quantile_bounds(q).context("no quantile")?;
+                    let (mut slowest, mut fastest) = (asked.clone(), delays.clone());
+                    slowest.sort_by(f64::total_cmp);
+                    fastest.sort_by(f64::total_cmp);
+                    ensure!(
+                        low <= slowest[rank] && fastest[rank] <= high,
+                        "{who}: p{q} is from {low} to {high} s, by the clocks from {} to {} s",
+                        fastest[rank],
+                        slowest[rank]
+                    );
+                }
+            }
+            ensure!(server.sum <= client.sum, "the server took longer ({}) than the client waited ({})", server.sum, client.sum);
+            stage.agent.stop()?;
+        }
+        Ok(())
+    }
+}
+
+root_test! {
+    fn every_outcome_is_counted_once_over_udp_and_tcp() {
+        let stage = Stage::set(json!({}), v4())?;
+        let outcomes: [(&str, Option<&str>); 6] = [
+            ("fine", None),
+            ("nxdomain", Some("NXDOMAIN")),
+            ("servfail", Some("SERVFAIL")),
+            ("refused", Some("REFUSED")),
+            ("formerr", Some("FORMERR")),
+            ("rare", Some("_OTHER")),
+        ];
+        let (socket, mut stream) = (stage.udp()?, stage.tcp()?);
+        for (i, (word, _)) in outcomes.iter().enumerate() {
+            for n in 0..=i as u16 {
+                ask(&socket, 100 * i as u16 + n, &format!("{word}.TEST"))?;
+                dns::write_pieces(&mut stream, &[&dns::prefixed(&query(n, &format!("{word}.test")))])?;
+                dns::receive_from(&mut stream)?;
+            }
+        }
+        stage.catch_up()?;
+        for transport in ["udp", "tcp"] {
+            for (i, (_, end)) in outcomes.iter().enumerate() {
+                let found = (number(stage.lookups(*end, transport)), number(stage.served(*end, transport)));
+                ensure!(found == (i as u64 + 1, i as u64 + 1), "{end:?} over {transport}: {found:?} instead of {}", i + 1);
+            }
+            stage.check_counts(transport, &[(QUERIES, 21, 21), ("podmeter.dns.unmatched", 0, 0), ("podmeter.dns.lost", 0, 0)])?;
+        }
+        stage.agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn retries_duplicates_forgeries_cut_answers_and_silence_are_told_apart() {
+        let stage = Stage::set(json!({"dns": {"timeout": "1s"}}), v4())?;
+        let socket = stage.udp()?;
+        // Asked three times before the answer: one lookup, two retries, and two more answers than were waited for.
+        let begin = Instant::now();
+        for _ in 0..3 {
+            socket.send(&query(1, "delay100.test"))?;
+            thread::sleep(Duration::from_millis(20));
+        }
+        for _ in 0..3 {
+            dns::receive(&socket)?;
+        }
+        let whole = begin.elapsed().as_secs_f64();
+        // One answer twice; a wrong id and a wrong question before the true answer; one that is cut.
+        socket.send(&query(2, "twice.test"))?;
+        (dns::receive(&socket)?, dns::receive(&socket)?);
+        socket.send(&query(3, "forged.test"))?;
+        (0..3).try_for_each(|_| dns::receive(&socket).map(drop))?;
+        ask(&socket, 4, "cut.test")?;
+        // Seven that nobody answers, two of them over TCP.
+        for id in 10..15 {
+            socket.send(&query(id, "never.test"))?;
+        }
+        let mut stream = stage.tcp()?;
+        dns::write_pieces(&mut stream, &[&dns::prefixed(&query(1, "never.test")), &dns::prefixed(&query(2, "never.test"))])?;
+        thread::sleep(patience(2500 * Duration::from_millis(1)));
+        stage.catch_up()?;
+
+        let lookups = stage.lookups(None, "udp").context("no lookups")?;
+        ensure!(lookups.count == 4, "{} lookups of 4", lookups.count);
+        ensure!((0.1..whole + 1.0).contains(&lookups.sum), "{} s: the first query's time counts, {whole} s", lookups.sum);
+        stage.check_counts("udp", &[
+            (QUERIES, 11, 11),
+            ("podmeter.dns.retries", 2, 2),
+            ("podmeter.dns.unmatched", 2 + 1 + 2, 2 + 1 + 2),
+            ("podmeter.dns.truncated", 1, 1),
+            ("podmeter.dns.lost", 0, 0),
+        ])?;
+        for (transport, n) in [("udp", 5), ("tcp", 2)] {
+            for timeouts in [stage.lookups(Some("timeout"), transport), stage.served(Some("timeout"), transport)] {
+                let timeouts = timeouts.with_context(|| format!("no timeouts over {transport}"))?;
+                ensure!(timeouts.count == n, "{} timeouts over {transport} of {n}", timeouts.count);
+                ensure!(timeouts.sum == n as f64, "each is as long as the timeout: {}", timeouts.sum);
+            }
+        }
+        let waiting = stage.agent.look(|exports| exports.node_value("podmeter.dns.in_flight", &[]));
+        ensure!(waiting == Some(0.0), "{waiting:?} still in flight");
+        stage.agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn a_thousand_queries_in_flight_on_few_sockets_are_all_matched_out_of_order() {
+        let stage = Stage::set(json!({}), v4())?;
+        let sockets = (0..10).map(|_| stage.udp()).collect::<Result<Vec<_>>>()?;
+        for (n, socket) in sockets.iter().enumerate() {
+            for id in 0..100_u16 {
+                // The later ones are answered first.
+                socket.send(&query(id, &format!("delay{}.n{n}.test", 1400 - 3 * id)))?;
+                if id % 50 == 0 {
+                    // The server's socket has room for some 250.
+                    thread::sleep(10 * Duration::from_millis(1));
+                }
+            }
+        }
+        for socket in &sockets {
+            (0..100).try_for_each(|_| dns::receive(socket).map(drop))?;
+        }
+        stage.catch_up()?;
+        stage.check_counts("udp", &[(QUERIES, 1000, 1000), ("podmeter.dns.unmatched", 0, 0), ("podmeter.dns.retries", 0, 0)])?;
+        let found = (number(stage.lookups(None, "udp")), number(stage.served(None, "udp")));
+        ensure!(found == (1000, 1000), "{found:?} lookups of 1000");
+        stage.agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn messages_split_anywhere_over_segments_and_many_in_one_are_counted_exactly() {
+        let stage = Stage::set(json!({}), v4())?;
+        let mut stream = stage.tcp()?;
+        let mut sent = 0_u64;
+        let whole = dns::prefixed(&query(7, "fine.test"));
+        for at in 1..whole.len() {
+            dns::write_pieces(&mut stream, &[&whole[..at], &whole[at..]])?;
+            dns::receive_from(&mut stream)?;
+            sent += 1;
+        }
+        let drip: Vec<&[u8]> = whole.chunks(1).collect();
+        dns::write_pieces(&mut stream, &drip)?;
+        dns::receive_from(&mut stream)?;
+        // Answers too: at each place of the prefix, the header and the question, and of 65 535 bytes.
+        for at in 1..40 {
+            dns::write_pieces(&mut stream, &[&dns::prefixed(&query(at, &format!("split{at}.test")))])?;
+            dns::receive_from(&mut stream)?;
+        }
+        for name in ["drip.test", "wide.test", "wide-split1.test", "wide-split300.test", "wide-split65000.test", "wide-drip.test"] {
+            dns::write_pieces(&mut stream, &[&dns::prefixed(&query(9, name))])?;
+            let answer = dns::receive_from(&mut stream)?;
+            ensure!(answer.len() == 65_535 || name == "drip.test", "{name}: {} bytes", answer.len());
+        }
+        // The next message begins behind those; eight together, and the longest name.
+        let many: Vec<u8> = (0..8).flat_map(|id| dns::prefixed(&query(100 + id, "fine.test"))).collect();
+        dns::write_pieces(&mut stream, &[&many])?;
+        (0..8).try_for_each(|_| dns::receive_from(&mut stream).map(drop))?;
+        let longest = format!("fine.{0}.{0}.{0}.{1}", "x".repeat(63), "y".repeat(56));
+        let longest = dns::prefixed(&query(11, &longest));
+        ensure!(longest.len() == 2 + 12 + 255 + 4, "the longest name is {} bytes", longest.len() - 18);
+        for at in [1, 2, 3, 14, 77, 200, 272] {
+            dns::write_pieces(&mut stream, &[&longest[..at], &longest[at..]])?;
+            dns::receive_from(&mut stream)?;
+        }
+        sent += 1 + 39 + 6 + 8 + 7;
+        stage.catch_up()?;
+        stage.check_counts("tcp", &[
+            (QUERIES, sent, sent),
+            ("podmeter.dns.unmatched", 0, 0),
+            ("podmeter.dns.malformed", 0, 0),
+            ("podmeter.dns.gaps", 0, 0),
+            ("podmeter.dns.lost", 0, 0),
+        ])?;
+        let found = (number(stage.lookups(None, "tcp")), number(stage.served(None, "tcp")));
+        ensure!(found == (sent, sent), "{found:?} lookups of {sent}");
+        stage.agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn malformed_messages_of_every_kind_are_counted_and_leave_the_agent_alive() {
+        let stage = Stage::set(json!({}), v4())?;
+        // Sockets that only listen: what a server makes of such messages is its own.
+        let mute = SocketAddr::from(([127, 53, 0, 2], 53));
+        let (deaf, listener) = inside(&stage.server_cgroup, || {
+            Ok((std::net::UdpSocket::bind(mute).context("could not bind")?, dns::listener(mute)?))
+        })?;
+        let (socket, mut stream) = inside(&stage.client, || Ok((dns::udp(mute)?, dns::tcp(mute)?)))?;
+        let mut expected = [0_u64; 4];
+        for (name, wire) in CORPUS {
+            let kinds = ["query", "answer", "other", "malformed"];
+            let kind = kinds.iter().position(|kind| name.starts_with(kind)).context("a name says what it is")?;
+            expected[kind] += 1;
+            socket.send(wire).with_context(|| format!("could not send {name}"))?;
+        }
+        // One after the other in a stream that is cut without regard to where a message ends.
+        let all: Vec<u8> = CORPUS.iter().flat_map(|(_, wire)| dns::prefixed(wire)).collect();
+        let pieces: Vec<&[u8]> = all.chunks(97).collect();
+        dns::write_pieces(&mut stream, &pieces)?;
+        stage.catch_up()?;
+        let [queries, answers, other, malformed] = expected;
+        ensure!(malformed >= 15 && queries >= 5, "the corpus is small: {expected:?}");
+        for transport in ["udp", "tcp"] {
+            stage.check_counts(transport, &[
+                (QUERIES, queries, queries),
+                ("podmeter.dns.unmatched", answers, answers),
+                ("podmeter.dns.ignored", other, other),
+                ("podmeter.dns.malformed", malformed, malformed),
+                ("podmeter.dns.gaps", 0, 0),
+            ])?;
+        }
+        drop((deaf, listener));
+        ensure!(ask(&stage.udp()?, 1, "fine.test").is_ok(), "the server is gone");
+        stage.agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn what_getaddrinfo_asks_is_measured_with_its_search_list() {
+        let test = "what_getaddrinfo_asks_is_measured_with_its_search_list";
+        if !["/usr/bin/getent", "/usr/bin/unshare", "/usr/bin/mount"].iter().all(|tool| std::path::Path::new(tool).exists()) {
+            eprintln!("SKIPPED {test}: needs glibc's getent, and unshare and mount");
+            return Ok(());
+        }
+        let stage = Stage::set(json!({}), v4())?;
+        let files = tempfile::tempdir().context("could not make a directory")?;
+        let write = |name: &str, text: &str| {
+            let path = files.path().join(name);
+            std::fs::write(&path, text).map(|()| path).context("could not write a file")
+        };
+        let server = stage.server.address().ip();
+        let resolv = write("resolv.conf", &format!("nameserver {server}\nsearch nxdomain.test fine.test\noptions ndots:5\n"))?;
+        let switch = write("nsswitch.conf", "hosts: dns\n")?;
+        // The orders are in a name's first label, so the search list makes names without orders, all of which are NOERROR.
+        let script = format!(
+            "echo $$ > {}/cgroup.procs; mount --bind {} /etc/resolv.conf; mount --bind {} /etc/nsswitch.conf; \
+             getent ahosts nxdomain; true",
+            stage.client.dir().display(),
+            resolv.display(),
+            switch.display()
+        );
+        let status = std::process::Command::new("/usr/bin/unshare").args(["-m", "sh", "-c", &script]).status()?;
+        ensure!(status.success(), "could not run getent: {status}");
+        stage.catch_up()?;
+        // nxdomain.nxdomain.test, nxdomain.fine.test, nxdomain: A and AAAA each.
+        stage.check_counts("udp", &[(QUERIES, 6, 6), ("podmeter.dns.unmatched", 0, 0)])?;
+        let wasted = number(stage.lookups(Some("NXDOMAIN"), "udp"));
+        ensure!(wasted == 6, "{wasted} NXDOMAIN of 6: what the search list wastes");
+        stage.agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn a_container_that_lives_for_one_lookup_is_reported() {
+        let stage = Stage::set(json!({}), v4())?;
+        let short = Cgroup::new("dns-short")?;
+        let socket = inside(&short, || dns::udp(stage.server.address()))?;
+        ask(&socket, 1, "delay30.test")?;
+        socket.send(&query(2, "never.test"))?;
+        drop(socket);
+        let path = short.path().to_owned();
+        short.remove()?;
+        let found = |exports: &Exports| {
+            let lookups = durations(exports, &path, LOOKUPS, None, "udp").map(|histogram| histogram.count);
+            let abandoned = count(exports, &path, "podmeter.dns.abandoned", "client", "udp");
+            (lookups == Some(1) && abandoned == 1).then_some(())
+        };
+        stage.agent.wait_for("the last words of a short container", 10 * SECOND, found)?;
+        stage.agent.stop().map(drop)
+    }
+}

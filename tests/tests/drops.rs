@@ -1,0 +1,132 @@
+//! The drops signal against packets that are made to be dropped, and against what the namespace counts of them.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    process::{Child, Command},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use podmeter_tests::{
+    agent::Agent,
+    cgroup::{Cgroup, inside},
+    metric::DROPS,
+    namespace::{Cable, FAR, Namespace},
+    otlp::Exports,
+    root_test,
+};
+use serde_json::json;
+
+/// A process that does nothing in a cgroup and a namespace, and is killed with this value.
+struct Resident(Child);
+
+impl Resident {
+    fn new(cgroup: &Cgroup, namespace: &Namespace) -> Result<Self> {
+        let start = || Command::new("sleep").arg("120").spawn().context("could not start sleep");
+        Ok(Self(inside(cgroup, || namespace.run(start))?))
+    }
+}
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// An agent that knows whose the far namespace is; `None` where the kernel gives no reasons.
+fn agent(test: &str) -> Result<Option<Agent>> {
+    let agent = Agent::start(json!({}))?;
+    if agent.stderr().contains("skb_drop_reason") {
+        eprintln!("SKIPPED {test}: this kernel gives no reasons");
+        return Ok(None);
+    }
+    // Who is in which namespace is looked at every second.
+    agent.catch_up()?;
+    agent.catch_up()?;
+    Ok(Some(agent))
+}
+
+fn send(namespace: &Namespace, from: Ipv4Addr, to: SocketAddr, packets: u32) -> Result<()> {
+    namespace.run(|| {
+        let socket = UdpSocket::bind((from, 0)).context("could not bind")?;
+        for _ in 0..packets {
+            socket.send_to(&[7; 500], to).context("could not send")?;
+            // Within what a busy CPU takes at once.
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(())
+    })
+}
+
+fn drops(exports: &Exports, cgroup: &Cgroup, reason: &str) -> f64 {
+    exports.value(cgroup.path(), DROPS, &[("reason", reason)]).unwrap_or(0.0)
+}
+
+/// All drops of a cgroup are of this reason.
+fn check_only(exports: &Exports, cgroup: &Cgroup, reason: &str, count: u64) -> Result<()> {
+    let counted = drops(exports, cgroup, reason);
+    ensure!(counted == count as f64, "{counted} packets dropped as {reason}, not {count}");
+    let all = exports.value(cgroup.path(), DROPS, &[]).unwrap_or(0.0);
+    ensure!(all == counted, "{all} packets dropped in all, of which {counted} as {reason}: {:?}", exports.of(cgroup.path()));
+    Ok(())
+}
+
+root_test! {
+    fn packets_to_a_port_that_nobody_listens_on_are_drops_of_the_namespaces_container() {
+        let cable = Cable::new()?;
+        let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
+        let _resident = Resident::new(&served, &cable.far)?;
+        let Some(agent) = agent("packets_to_a_port_that_nobody_listens_on_are_drops_of_the_namespaces_container")? else { return Ok(()) };
+        inside(&client, || send(&cable.near, Ipv4Addr::UNSPECIFIED, (FAR, 9).into(), 30))?;
+        ensure!(cable.far.count("Udp", "NoPorts")? == 30, "the kernel did not see 30 packets to no port");
+        agent.catch_up()?;
+        let exports = agent.stop()?.exports;
+        check_only(&exports, &served, "no_socket", 30)?;
+        ensure!(drops(&exports, &client, "no_socket") == 0.0, "the sender lost nothing");
+        Ok(())
+    }
+}
+
+root_test! {
+    fn packets_that_do_not_fit_into_a_sockets_buffer_are_drops_of_its_container() {
+        let cable = Cable::new()?;
+        let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
+        let _resident = Resident::new(&served, &cable.far)?;
+        let Some(agent) = agent("packets_that_do_not_fit_into_a_sockets_buffer_are_drops_of_its_container")? else { return Ok(()) };
+        let receiver = inside(&served, || cable.far.run(|| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
+            socket.set_recv_buffer_size(4096)?;
+            socket.bind(&SocketAddr::from((FAR, 0)).into())?;
+            Ok(UdpSocket::from(socket))
+        }))?;
+        inside(&client, || send(&cable.near, Ipv4Addr::UNSPECIFIED, receiver.local_addr()?, 100))?;
+        let errors = cable.far.count("Udp", "RcvbufErrors")?;
+        ensure!(errors > 50, "only {errors} of 100 packets did not fit: this would prove nothing");
+        agent.catch_up()?;
+        let exports = agent.stop()?.exports;
+        check_only(&exports, &served, "socket_rcvbuff", errors)
+    }
+}
+
+root_test! {
+    fn packets_from_where_no_way_leads_back_are_drops_of_the_namespaces_container() {
+        let cable = Cable::new()?;
+        let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
+        let _resident = Resident::new(&served, &cable.far)?;
+        let Some(agent) = agent("packets_from_where_no_way_leads_back_are_drops_of_the_namespaces_container")? else { return Ok(()) };
+        let elsewhere = Ipv4Addr::new(10, 98, 0, 1);
+        cable.near.ip(&format!("address add {elsewhere}/32 dev lo"))?;
+        cable.far.sysctl("ipv4/conf/all/rp_filter", "1")?;
+        // So that the neighbours know each other: an ARP request from elsewhere would not be answered.
+        send(&cable.near, Ipv4Addr::UNSPECIFIED, (FAR, 9).into(), 1)?;
+        inside(&client, || send(&cable.near, elsewhere, (FAR, 9).into(), 20))?;
+        let filtered = cable.far.count("TcpExt", "IPReversePathFilter")?;
+        ensure!(filtered == 20, "the kernel filtered {filtered} of 20 packets");
+        agent.catch_up()?;
+        let exports = agent.stop()?.exports;
+        let counted = [drops(&exports, &served, "ip_rpfilter"), drops(&exports, &served, "no_socket")];
+        ensure!(counted == [20.0, 1.0], "counted {counted:?}, not 20 and 1");
+        Ok(())
+    }
+}

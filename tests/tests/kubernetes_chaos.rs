@@ -1,0 +1,161 @@
+//! Pods that come and go in any order while the API server tells of them late: nothing that was used is lost or told twice.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use podmeter_tests::{
+    agent::Agent,
+    cgroup::Cgroup,
+    is_emulated,
+    kubernetes::{
+        Options, Server,
+        look::{World, number},
+        objects::{Container, Pod, container_id},
+        tree::{Driver, PodCgroup},
+    },
+    load::Load,
+    metric::CPU_TIME,
+    root_test,
+    truth::Tolerance,
+};
+use serde_json::json;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// A pod that is there.
+struct Alive {
+    pod: Pod,
+    cgroup: PodCgroup,
+    container: Cgroup,
+    ends: Instant,
+}
+
+/// What is known of a container when it is gone.
+struct Gone {
+    pod: Pod,
+    path: String,
+    seconds: f64,
+}
+
+/// Numbers that look random, the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        // Knuth's multiplier; the high bits are good.
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+/// Makes a pod, has it compute for a moment, and lets the API know of it before, during or after.
+fn make(world: &World, dice: &mut Dice, number: usize) -> Result<Alive> {
+    let id = container_id();
+    let mut pod = Pod::new(&format!("chaos-{}", number % 50), vec![Container::new("app", "")]);
+    pod.phase = "Pending";
+    let told = dice.below(3);
+    if told > 0 {
+        world.server.set_pod(&pod);
+    }
+    let cgroup = world.kubelet.pod(&pod.uid)?;
+    let container = cgroup.container(&id)?;
+    Load::burn(MS * (1 + dice.below(4) as u32)).start(&container)?.wait()?;
+    pod.containers = vec![Container::new("app", &id)];
+    pod.phase = "Running";
+    if told > 1 {
+        world.server.set_pod(&pod);
+    }
+    Ok(Alive { pod, cgroup, container, ends: Instant::now() + MS * dice.below(2500) as u32 })
+}
+
+/// Removes a pod: its cgroup first or its object first.
+fn end(server: &Server, dice: &mut Dice, alive: Alive) -> Result<Gone> {
+    let Alive { mut pod, cgroup, container, .. } = alive;
+    let gone = Gone { path: container.path().to_owned(), seconds: container.cpu_stat()?.usage_seconds(), pod: pod.clone() };
+    let finish = |pod: &mut Pod| {
+        pod.phase = "Succeeded";
+        pod.containers[0].state =
+            json!({"terminated": {"exitCode": 0, "reason": "Completed", "containerID": pod.containers[0].id.clone()}});
+        server.set_pod(pod);
+        server.delete_pod(pod);
+    };
+    let first = dice.below(2) == 0;
+    if first {
+        finish(&mut pod);
+    }
+    container.remove()?;
+    drop(cgroup);
+    if !first {
+        finish(&mut pod);
+    }
+    Ok(gone)
+}
+
+root_test! {
+    fn the_sum_of_all_that_was_exported_of_a_thousand_pods_is_what_they_used() {
+        let (pods, at_once) = if is_emulated() { (60, 10) } else { (1000, 100) };
+        let world = World::new(Driver::Systemd, Options { delay: Duration::from_secs(5), ..Options::default() })?;
+        let agent = Agent::start(world.server.agent_config()?)?;
+        let mut dice = Dice(42);
+        let (mut alive, mut gone): (Vec<Alive>, Vec<Gone>) = (Vec::new(), Vec::new());
+        let began = Instant::now();
+        for number in 0..pods {
+            alive.push(make(&world, &mut dice, number)?);
+            let now = Instant::now();
+            while let Some(next) = alive.iter().position(|alive| alive.ends <= now) {
+                gone.push(end(&world.server, &mut dice, alive.swap_remove(next))?);
+            }
+            while alive.len() >= at_once {
+                let next = dice.below(alive.len() as u64) as usize;
+                gone.push(end(&world.server, &mut dice, alive.swap_remove(next))?);
+            }
+            // A watch breaks now and then.
+            if number % 300 == 299 {
+                world.server.close_watches(dice.below(2) == 0);
+            }
+        }
+        while !alive.is_empty() {
+            let next = dice.below(alive.len() as u64) as usize;
+            gone.push(end(&world.server, &mut dice, alive.swap_remove(next))?);
+        }
+        println!("{pods} pods came and went in {:?}", began.elapsed());
+        // Longer than an event may be late, and than last words wait for a name.
+        thread::sleep(Duration::from_secs(16));
+        (0..2).try_for_each(|_| agent.catch_up())?;
+        let exports = agent.stop()?.exports;
+
+        let (mut measured, mut truth, mut named, mut off) = (0.0, 0.0, 0, Vec::new());
+        for Gone { pod, path, seconds } in &gone {
+            // The last value of each series: what a backend adds up.
+            let mut series: BTreeMap<_, f64> = BTreeMap::new();
+            for point in exports.of(path).iter().filter(|point| &*point.metric == CPU_TIME) {
+                series.insert(point.resource.clone(), number(point));
+            }
+            ensure!(series.len() == 1, "{path} was exported under {} names: {series:#?}", series.len());
+            let (resource, value) = series.pop_first().context("a series")?;
+            off.extend(Tolerance::new(0.002, 0.0001).check_quietly(path, value, *seconds).err());
+            ensure!(resource.get("k8s.pod.uid") == Some(&pod.uid), "{path} has the UID of another pod: {resource:?}");
+            if let Some(name) = resource.get("k8s.container.name") {
+                ensure!(name == "app" && resource.get("k8s.pod.name") == Some(&pod.name), "{resource:?} is not of {}", pod.name);
+                named += 1;
+            }
+            measured += value;
+            truth += seconds;
+        }
+        Tolerance::new(0.001, 0.0).check("CPU time of all pods", measured, truth)?;
+        // A task that gets the address of one that died after less CPU time may be counted from where that one was: rare, and told.
+        println!("{} of {} pods are off: {off:?}", off.len(), gone.len());
+        ensure!(off.len() <= gone.len() / 100, "{} of {} pods are off: {off:?}", off.len(), gone.len());
+        ensure!(named == gone.len(), "{} of {} were exported without a name", gone.len() - named, gone.len());
+        let lives: HashMap<_, usize> = gone.iter().fold(HashMap::new(), |mut lives, gone| {
+            *lives.entry(gone.pod.uid.clone()).or_default() += 1;
+            lives
+        });
+        ensure!(lives.len() == pods, "{} pods of {pods}", lives.len());
+        Ok(())
+    }
+}

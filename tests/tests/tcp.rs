@@ -1,0 +1,345 @@
+//! The tcp signal against what the kernel counts in the network namespace (`/proc/net/snmp`), and against provoked events.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use podmeter_tests::{
+    agent::Agent,
+    cgroup::{Cgroup, inside},
+    is_emulated,
+    metric::{CONNECT_DURATION, CONNECT_FAILURES, LISTEN_DROPS, RESETS, RETRANSMITS, RTT, SEGMENTS},
+    namespace::{Cable, FAR, INTERFACE, Namespace},
+    otlp::{Exports, Histogram},
+    root_test,
+    truth::Tolerance,
+};
+use serde_json::json;
+use socket2::{Domain, Socket, Type};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Segments that are sent for no socket: what a closed connection answers to a FIN that was sent again.
+const STRAY: f64 = 3.0;
+
+/// A server in a cgroup and a namespace: reads each of `connections` to its end, then closes it.
+fn server(cgroup: &Cgroup, namespace: &Namespace, connections: usize) -> Result<(SocketAddr, JoinHandle<Result<u64>>)> {
+    let listener = inside(cgroup, || namespace.run(|| TcpListener::bind("0.0.0.0:0").context("could not listen")))?;
+    let port = listener.local_addr()?.port();
+    let serve = thread::spawn(move || {
+        let mut bytes = 0;
+        for _ in 0..connections {
+            let (mut stream, _) = listener.accept().context("could not accept")?;
+            stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+            let mut buffer = [0; 65536];
+            loop {
+                match stream.read(&mut buffer).context("could not receive")? {
+                    0 => break,
+                    n => bytes += n as u64,
+                }
+            }
+        }
+        Ok(bytes)
+    });
+    Ok(((FAR, port).into(), serve))
+}
+
+fn connect(cgroup: &Cgroup, namespace: &Namespace, to: SocketAddr) -> Result<TcpStream> {
+    let stream = inside(cgroup, || namespace.run(|| TcpStream::connect(to).context("could not connect")))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Sends so many pieces of 1000 bytes, one per ms or so: each is a segment of its own.
+fn send(stream: &mut TcpStream, pieces: u32) -> Result<()> {
+    for _ in 0..pieces {
+        stream.write_all(&[7; 1000]).context("could not send")?;
+        thread::sleep(MS);
+    }
+    Ok(())
+}
+
+/// Waits for the other end to close too.
+fn finish(mut stream: TcpStream) -> Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    stream.shutdown(Shutdown::Write)?;
+    ensure!(stream.read(&mut [0; 16]).context("the other end did not close")? == 0, "an answer that nobody sent");
+    Ok(())
+}
+
+fn joined(server: JoinHandle<Result<u64>>) -> Result<u64> {
+    server.join().map_err(|_| anyhow!("the server panicked"))?
+}
+
+/// `OutSegs` and `RetransSegs` of a namespace.
+fn sent(namespace: &Namespace) -> Result<[u64; 2]> {
+    Ok([namespace.count("Tcp", "OutSegs")?, namespace.count("Tcp", "RetransSegs")?])
+}
+
+/// Compares what was exported of a cgroup with what its namespace has counted since `before`.
+fn check_segments(exports: &Exports, cgroup: &Cgroup, namespace: &Namespace, before: [u64; 2]) -> Result<u64> {
+    let [segments, retransmits] = sent(namespace)?;
+    let (segments, retransmits) = (segments - before[0], retransmits - before[1]);
+    let exported = |metric| exports.value(cgroup.path(), metric, &[]).with_context(|| format!("{metric} was never exported"));
+    println!("{}: {segments} segments, {retransmits} retransmits by /proc/net/snmp", cgroup.path());
+    Tolerance::new(0.0, STRAY).check("segments", exported(SEGMENTS)?, segments as f64)?;
+    Tolerance::new(0.0, 0.0).check("retransmits", exported(RETRANSMITS)?, retransmits as f64)?;
+    Ok(retransmits)
+}
+
+/// The median is within 10 % of `ms`. An emulated CPU adds its own time to every round trip.
+fn check_rtt(rtt: &Histogram, ms: f64) -> Result<()> {
+    let (low, high) = rtt.quantile_bounds(0.5).context("no round trip was observed")?;
+    let slack_s = if is_emulated() { 0.005 } else { 0.0 };
+    ensure!(
+        low <= ms / 1e3 * 1.1 + slack_s && high >= ms / 1e3 * 0.9,
+        "the median of the round trips is within {low} and {high} s, not {ms} ms: {rtt:?}"
+    );
+    Ok(())
+}
+
+fn failures(exports: &Exports, cgroup: &Cgroup, cause: &str) -> f64 {
+    exports.value(cgroup.path(), CONNECT_FAILURES, &[("error.type", cause)]).unwrap_or(-1.0)
+}
+
+fn loss_is_what_the_kernel_counts(test: &str, percent: u32) -> Result<()> {
+    let cable = Cable::new()?;
+    if !cable.near.impair(percent, 20) {
+        eprintln!("SKIPPED {test}: this kernel has no sch_netem");
+        return Ok(());
+    }
+    let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
+    let agent = Agent::start(json!({}))?;
+    let (address, server) = server(&served, &cable.far, 2)?;
+    for _ in 0..2 {
+        let mut stream = connect(&client, &cable.near, address)?;
+        send(&mut stream, 600)?;
+        finish(stream)?;
+    }
+    ensure!(joined(server)? == 2 * 600 * 1000, "the server did not get every byte");
+    agent.catch_up()?;
+    let exports = agent.stop()?.exports;
+    let retransmits = check_segments(&exports, &client, &cable.near, [0, 0])?;
+    ensure!(retransmits > 0, "nothing was lost: this would prove nothing");
+    check_segments(&exports, &served, &cable.far, [0, 0])?;
+    let rtt = exports.histogram(client.path(), RTT).context("no round trips")?;
+    ensure!(rtt.count >= 20, "only {} round trips in more than a second", rtt.count);
+    check_rtt(rtt, 20.0)
+}
+
+root_test! {
+    fn a_tcp_loss_of_1_percent_gives_the_kernels_own_retransmit_ratio_and_the_delay_as_rtt() {
+        loss_is_what_the_kernel_counts("a_tcp_loss_of_1_percent_gives_the_kernels_own_retransmit_ratio_and_the_delay_as_rtt", 1)
+    }
+}
+
+root_test! {
+    fn a_tcp_loss_of_5_percent_gives_the_kernels_own_retransmit_ratio_and_the_delay_as_rtt() {
+        loss_is_what_the_kernel_counts("a_tcp_loss_of_5_percent_gives_the_kernels_own_retransmit_ratio_and_the_delay_as_rtt", 5)
+    }
+}
+
+root_test! {
+    fn tcp_segments_of_many_short_connections_equal_the_namespaces_own_count() {
+        let cable = Cable::new()?;
+        let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
+        let agent = Agent::start(json!({}))?;
+        let (address, server) = server(&served, &cable.far, 50)?;
+        for _ in 0..50 {
+            let mut stream = connect(&client, &cable.near, address)?;
+            stream.write_all(&[1; 20_000])?;
+            finish(stream)?;
+        }
+        joined(server)?;
+        agent.catch_up()?;
+        let exports = agent.stop()?.exports;
+        check_segments(&exports, &client, &cable.near, [0, 0])?;
+        check_segments(&exports, &served, &cable.far, [0, 0])?;
+        let connects = exports.histogram(client.path(), CONNECT_DURATION).context("no connects")?;
+        ensure!(connects.count == 50, "{} connects", connects.count);
+        let accepted = exports.histogram(served.path(), CONNECT_DURATION).context("no connects")?;
+        ensure!(accepted.count == 0, "a server does not connect: {}", accepted.count);
+        Ok(())
+    }
+}
+
+root_test! {
+    fn a_tcp_connection_that_is_older_than_the_agent_is_counted_from_its_start_on() {
+        let test = "a_tcp_connection_that_is_older_than_the_agent_is_counted_from_its_start_on";
+        let cable = Cable::new()?;
+        if !cable.near.impair(5, 20) {
+            eprintln!("SKIPPED {test}: this kernel has no sch_netem");
+            return Ok(());
+        }
+        let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
+        let (address, server) = server(&served, &cable.far, 1)?;
+        let mut stream = connect(&client, &cable.near, address)?;
+        send(&mut stream, 50)?;
+        thread::sleep(Duration::from_millis(if is_emulated() { 3000 } else { 1500 }));
+        let before = [sent(&cable.near)?, sent(&cable.far)?];
+        let agent = Agent::start(json!({}))?;
+        if agent.stderr().contains("connections that are older than the agent are not counted") {
+            eprintln!("SKIPPED {test}: tracing programs cannot use socket storage on this kernel");
+            return Ok(());
+        }
+        send(&mut stream, 600)?;
+        agent.catch_up()?;
+        let living = agent.look(|exports| exports.value(client.path(), SEGMENTS, &[]).unwrap_or(0.0));
+        ensure!(living >= 500.0, "{living} segments of a connection that lives and has sent 600");
+        send(&mut stream, 600)?;
+        finish(stream)?;
+        joined(server)?;
+        agent.catch_up()?;
+        let exports = agent.stop()?.exports;
+        let retransmits = check_segments(&exports, &client, &cable.near, before[0])?;
+        ensure!(retransmits > 0, "nothing was lost: this would prove nothing");
+        check_segments(&exports, &served, &cable.far, before[1])?;
+        check_rtt(exports.histogram(client.path(), RTT).context("no round trips")?, 20.0)
+    }
+}
+
+root_test! {
+    fn tcp_connects_fail_by_their_causes_and_succeed_in_the_time_they_take() {
+        let cable = Cable::new()?;
+        let delayed = cable.far.impair(0, 20);
+        let client = Cgroup::new("client")?;
+        let served = Cgroup::new("server")?;
+        let agent = Agent::start(json!({}))?;
+        // A neighbour whose address is known and who is not there: SYNs go out and nobody answers.
+        let silent = Ipv4Addr::new(10, 99, 0, 8);
+        cable.near.ip(&format!("neigh add {silent} lladdr 02:00:00:00:00:08 dev {INTERFACE}"))?;
+        cable.near.sysctl("ipv4/tcp_syn_retries", "1")?;
+        // And one whose address is asked for in vain.
+        let absent = Ipv4Addr::new(10, 99, 0, 9);
+        cable.near.sysctl(&format!("ipv4/neigh/{INTERFACE}/retrans_time_ms"), "100")?;
+
+        let failed = |to: SocketAddr| inside(&client, || cable.near.run(|| Ok(TcpStream::connect(to).err().map(|e| e.kind()))));
+        let kinds = [
+            failed((FAR, 1).into())?,
+            failed((FAR, 1).into())?,
+            failed((silent, 80).into())?,
+            failed((absent, 80).into())?,
+        ];
+        println!("connects failed with {kinds:?}");
+        ensure!(kinds.iter().all(Option::is_some), "a connect succeeded that cannot: {kinds:?}");
+        let gave_up = inside(&client, || cable.near.run(|| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            Ok(socket.connect_timeout(&SocketAddr::from((silent, 80)).into(), 50 * MS).is_err())
+        }))?;
+        ensure!(gave_up, "a connect to nobody succeeded");
+
+        let (address, server) = server(&served, &cable.far, 5)?;
+        for _ in 0..5 {
+            finish(connect(&client, &cable.near, address)?)?;
+        }
+        joined(server)?;
+        agent.catch_up()?;
+        let exports = agent.stop()?.exports;
+        let causes = ["refused", "timeout", "unreachable", "canceled", "reset", "other"];
+        let counted = causes.map(|cause| failures(&exports, &client, cause));
+        ensure!(counted == [2.0, 1.0, 1.0, 1.0, 0.0, 0.0], "{causes:?} were counted {counted:?} times");
+        let connects = exports.histogram(client.path(), CONNECT_DURATION).context("no connects")?;
+        ensure!(connects.count == 5, "{} connects", connects.count);
+        if delayed {
+            check_rtt(connects, 20.0)?;
+        }
+        // Each refusal was a reset that a socket received.
+        let received = exports.value(client.path(), RESETS, &[("direction", "received")]);
+        ensure!(received == Some(2.0), "{received:?} resets received");
+        Ok(())
+    }
+}
+
+root_test! {
+    fn tcp_resets_are_counted_on_both_ends() {
+        let cable = Cable::new()?;
+        let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
+        let agent = Agent::start(json!({}))?;
+        let listener = inside(&served, || cable.far.run(|| TcpListener::bind("0.0.0.0:0").context("could not listen")))?;
+        let address = SocketAddr::from((FAR, listener.local_addr()?.port()));
+        for _ in 0..4 {
+            let stream = connect(&client, &cable.near, address)?;
+            let (mut accepted, _) = listener.accept()?;
+            Socket::from(stream).set_linger(Some(Duration::ZERO))?;
+            let end = accepted.read(&mut [0; 1]);
+            ensure!(end.is_err(), "the connection was not reset: {end:?}");
+        }
+        agent.catch_up()?;
+        let exports = agent.stop()?.exports;
+        let resets = |cgroup: &Cgroup, direction| exports.value(cgroup.path(), RESETS, &[("direction", direction)]);
+        ensure!(resets(&client, "sent") == Some(4.0), "the client sent {:?} resets", resets(&client, "sent"));
+        ensure!(resets(&served, "received") == Some(4.0), "the server received {:?} resets", resets(&served, "received"));
+        ensure!(cable.near.count("Tcp", "OutRsts")? == 4, "the kernel counted other resets");
+        check_segments(&exports, &client, &cable.near, [0, 0])?;
+        check_segments(&exports, &served, &cable.far, [0, 0])?;
+        Ok(())
+    }
+}
+
+root_test! {
+    fn a_container_that_lives_50_ms_is_exported_with_its_one_tcp_connection() {
+        let cable = Cable::new()?;
+        let served = Cgroup::new("server")?;
+        let agent = Agent::start(json!({}))?;
+        let (address, server) = server(&served, &cable.far, 1)?;
+        let short = Cgroup::new("short")?;
+        let path = short.path().to_owned();
+        let mut stream = connect(&short, &cable.near, address)?;
+        stream.write_all(b"hello")?;
+        finish(stream)?;
+        thread::sleep(50 * MS);
+        short.remove()?;
+        joined(server)?;
+        let segments = [sent(&cable.near)?[0] as f64, sent(&cable.far)?[0] as f64];
+        agent.wait_for("its connect", Duration::from_secs(6), |exports| {
+            exports.histogram(&path, CONNECT_DURATION).filter(|connects| connects.count == 1).map(|_| ())
+        })?;
+        agent.wait_for("its segments", Duration::from_secs(6), |exports| {
+            exports.value(&path, SEGMENTS, &[]).filter(|n| (n - segments[0]).abs() < 1.0)
+        })?;
+        agent.stop()?;
+        Ok(())
+    }
+}
+
+root_test! {
+    fn tcp_connects_that_a_full_queue_drops_are_counted_for_the_listener() {
+        let cable = Cable::new()?;
+        let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
+        let agent = Agent::start(json!({}))?;
+        let listener = inside(&served, || cable.far.run(|| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.bind(&SocketAddr::from((FAR, 0)).into())?;
+            socket.listen(1)?;
+            Ok(socket)
+        }))?;
+        let address = listener.local_addr()?.as_socket().context("no address")?;
+        // Two fit; nobody accepts.
+        let waiting = inside(&client, || cable.near.run(|| {
+            let connects = (0..5).map(|_| -> Result<Socket> {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+                socket.set_nonblocking(true)?;
+                // In progress.
+                let _ = socket.connect(&address.into());
+                Ok(socket)
+            });
+            connects.collect::<Result<Vec<_>>>()
+        }))?;
+        thread::sleep(Duration::from_millis(1500));
+        agent.catch_up()?;
+        let dropped = cable.far.count("TcpExt", "ListenDrops")?;
+        ensure!(dropped > 0, "nothing was dropped: this would prove nothing");
+        drop((waiting, listener));
+        agent.catch_up()?;
+        let exports = agent.stop()?.exports;
+        let counted = exports.value(served.path(), LISTEN_DROPS, &[]).context("no drops")?;
+        // More may have come between the two looks.
+        let later = cable.far.count("TcpExt", "ListenDrops")?;
+        ensure!((dropped as f64..=later as f64).contains(&counted), "{counted} drops, the kernel counted {dropped} and then {later}");
+        Ok(())
+    }
+}
