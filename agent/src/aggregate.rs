@@ -14,7 +14,7 @@ use crate::{
     cgroups::{Cgroup, Table, name::Kind},
     join::{Node, Resource, Sample, Subject, identity::Unlisted},
     pods::{Known, figures, known::Found},
-    signals::{Readings, metric::Point},
+    signals::{Readings, event::Event, metric::Point},
 };
 
 /// How long a pod's cgroup waits for its name, from its birth, and once more from its death: the API server and kubelet take a
@@ -31,6 +31,17 @@ pub struct Batch {
     pub samples: Vec<Sample>,
     /// What Kubernetes says of pods and their containers, whether they run or not.
     pub pods: Vec<Sample>,
+    /// What happened since the batch before.
+    pub events: Vec<Occurrence>,
+}
+
+/// An event, and whose it is.
+#[derive(Clone, Debug)]
+pub struct Occurrence {
+    /// The cgroup's, or the node's where the cgroup is not known any more.
+    pub resource: Arc<Resource>,
+    /// What happened.
+    pub event: Event,
 }
 
 /// What names come from, at one moment.
@@ -52,6 +63,8 @@ pub struct Aggregate {
     /// By the cgroup's id: a slot has many owners in its life.
     labels: HashMap<u64, Label>,
     ended: Vec<Ended>,
+    /// Each with the cgroup that it happened in, if that was known.
+    events: Vec<(Event, Option<Cgroup>)>,
     pods: Pods,
     /// When the first batch was made, Unix time and CLOCK_BOOTTIME in ns.
     began: Option<(u64, u64)>,
@@ -85,6 +98,7 @@ impl Aggregate {
             node,
             labels: HashMap::new(),
             ended: Vec::new(),
+            events: Vec::new(),
             pods: Pods::default(),
             began: None,
             patient: true,
@@ -106,6 +120,38 @@ impl Aggregate {
         }
     }
 
+    /// Something happened: part of the next batch, or of the first that has a name for its cgroup, and of no later one.
+    pub fn note(&mut self, events: Vec<Event>, table: &Table) {
+        for event in events {
+            let (slot, id) = event.cgroup;
+            let cgroup = table.get(slot).filter(|cgroup| cgroup.id == id).cloned();
+            self.events.push((event, cgroup));
+        }
+    }
+
+    /// The events whose cgroups have their names.
+    fn told(&mut self, table: &Table, names: Option<Names<'_>>) -> Vec<Occurrence> {
+        let mut told = Vec::new();
+        for (event, cgroup) in std::mem::take(&mut self.events) {
+            let resource = match &cgroup {
+                // Counted with the points of the same cgroup.
+                Some(cgroup) => self.label(cgroup, table, names, &mut 0).map(|label| label.resource),
+                None => Some(Arc::clone(&self.node_resource)),
+            };
+            match resource {
+                Some(resource) => {
+                    // One that has been buried meanwhile needs its name no more.
+                    if let Some(gone) = cgroup.filter(|cgroup| table.get(cgroup.slot).is_none_or(|owner| owner.id != cgroup.id)) {
+                        self.labels.remove(&gone.id);
+                    }
+                    told.push(Occurrence { resource, event });
+                }
+                None => self.events.push((event, cgroup)),
+            }
+        }
+        told
+    }
+
     /// One collection of all signals.
     pub fn batch(&mut self, time_unix_ns: u64, readings: Vec<Readings>, table: &Table, names: Option<Names<'_>>) -> Batch {
         let mut by_slot: HashMap<u32, Vec<Point>> = HashMap::with_capacity(table.len());
@@ -121,6 +167,8 @@ impl Aggregate {
             vec![Sample { cgroup: None, time_unix_ns: None, resource: Arc::clone(&self.node_resource), points: Vec::new() }];
         samples.reserve(by_slot.len() + self.ended.len());
         let mut unlabelled = 0;
+        // Before the dead lose their names.
+        let events = self.told(table, names);
         // A service that was started again has its predecessor's path and so its series: two values at one moment are one too many.
         let living: HashSet<&str> = table.iter().filter(|c| c.lives()).map(|c| c.path.as_str()).collect();
         for Ended { cgroup, points } in std::mem::take(&mut self.ended) {
@@ -156,7 +204,7 @@ impl Aggregate {
             pods = self.pods.samples(&self.node, names.known, &used);
         }
         samples[0].points = node;
-        Batch { time_unix_ns, samples, pods }
+        Batch { time_unix_ns, samples, pods, events }
     }
 
     /// What a cgroup is called; `None` while it waits for its name. `unlabelled` counts those that have none.

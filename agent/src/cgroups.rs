@@ -9,7 +9,10 @@ pub mod name;
 mod scan;
 pub mod table;
 
-use std::{collections::HashSet, path::PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use agent_common::cgroups::{Offsets, Owner, PATH_LEN, Tally, UNATTRIBUTED};
 use aya::{
@@ -163,6 +166,11 @@ impl Cgroups {
     /// Number of slots, the unattributed one included.
     pub fn slots(&self) -> u32 {
         self.slots
+    }
+
+    /// Mount point of the hierarchy: the directory of its root.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Directory of a cgroup.

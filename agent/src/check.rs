@@ -7,8 +7,8 @@ use serde_json::json;
 use crate::{
     causes::chain,
     kernel::{btf::Btf, capabilities, facts, mounts},
-    pipeline::{Pipeline, Settings},
-    signals::ALL,
+    pipeline::{Pipeline, Settings, State},
+    signals::{ALL, Signal},
 };
 
 /// One condition for measuring at all.
@@ -25,6 +25,8 @@ struct SignalState {
     name: &'static str,
     help: &'static str,
     off: Option<String>,
+    /// What it does without, and why.
+    note: Option<String>,
 }
 
 /// Everything that was found.
@@ -65,14 +67,18 @@ pub fn check(settings: Settings) -> Report {
         },
     ];
     let signals = match Pipeline::start(Settings { pin: false, ..settings }) {
-        Ok(pipeline) => pipeline
-            .states()
-            .iter()
-            .map(|state| SignalState { name: state.signal.name, help: state.signal.help, off: state.off.clone() })
-            .collect(),
+        Ok(mut pipeline) => {
+            pipeline.collect(|_, _| ());
+            let state = |state: &State| {
+                let signal = state.signal;
+                SignalState { name: signal.name, help: signal.help, off: state.off.clone(), note: pipeline.note(signal) }
+            };
+            pipeline.states().iter().map(state).collect()
+        }
         Err(error) => {
             let why = chain(&error);
-            ALL.iter().map(|signal| SignalState { name: signal.name, help: signal.help, off: Some(why.clone()) }).collect()
+            let off = |signal: &Signal| SignalState { name: signal.name, help: signal.help, off: Some(why.clone()), note: None };
+            ALL.iter().map(off).collect()
         }
     };
     Report { conditions, signals }
@@ -101,6 +107,9 @@ impl Report {
                 Some(why) => ("OFF", first_line(why)),
             };
             let _ = writeln!(text, "{:<13} {mark:<8} {what}", signal.name);
+            if let Some(note) = &signal.note {
+                let _ = writeln!(text, "{:<22} {note}", "");
+            }
         }
         text
     }
@@ -115,7 +124,10 @@ impl Report {
             json!({ "name": condition.name, "ok": ok, "detail": detail })
         });
         let signals = self.signals.iter().map(|signal| match &signal.off {
-            None => json!({ "name": signal.name, "on": true }),
+            None => match &signal.note {
+                None => json!({ "name": signal.name, "on": true }),
+                Some(note) => json!({ "name": signal.name, "on": true, "note": note }),
+            },
             Some(why) => json!({ "name": signal.name, "on": false, "reason": why }),
         });
         let document = json!({
@@ -142,7 +154,7 @@ mod tests {
     fn a_report_says_what_is_off_and_why() {
         let report = Report {
             conditions: vec![Condition { name: "btf", outcome: Err("no types\nlog".to_owned()) }],
-            signals: vec![SignalState { name: "cpu", help: "CPU", off: Some("no offset".to_owned()) }],
+            signals: vec![SignalState { name: "cpu", help: "CPU", off: Some("no offset".to_owned()), note: None }],
         };
         assert!(!report.can_measure());
         assert!(report.table().contains("btf           MISSING  no types\n"));

@@ -186,6 +186,8 @@ pub struct Bpf {
     pub pin: bool,
     /// Where they are pinned.
     pub directory: PathBuf,
+    /// Whether signals may walk over the kernel's structs where they could also read files.
+    pub walks: bool,
 }
 
 /// Where metrics go.
@@ -195,6 +197,8 @@ pub struct Export {
     pub exporter: Exporter,
     /// URL of the OTLP receiver: with [`Protocol::HttpProtobuf`] the whole one, with [`Protocol::Grpc`] scheme and authority.
     pub endpoint: String,
+    /// The same for events; `None` when no address is known that takes logs.
+    pub logs_endpoint: Option<String>,
     /// How OTLP is carried.
     pub protocol: Protocol,
     /// Headers (metadata with gRPC) of every request.
@@ -357,10 +361,15 @@ fn similar(key: &str) -> String {
     if names.is_empty() { String::new() } else { format!("; {what} {}", names.join(", ")) }
 }
 
+/// Where receivers of OTLP/HTTP take metrics, and where logs.
+const METRICS_PATH: &str = "/v1/metrics";
+const LOGS_PATH: &str = "/v1/logs";
+
 /// A configuration in the making.
 struct Loading {
     config: Config,
     endpoint: Option<Endpoint>,
+    logs_endpoint: Option<Endpoint>,
 }
 
 /// A checked URL whose path waits for the protocol.
@@ -391,7 +400,7 @@ impl Config {
             return Err(ConfigError::Unknown { key: key.clone(), origin: Origin::CommandLine });
         }
 
-        let mut loading = Loading { config: Self::blank(), endpoint: None };
+        let mut loading = Loading { config: Self::blank(), endpoint: None, logs_endpoint: None };
         let mut origins = BTreeMap::new();
         for key in KEYS {
             let on_command_line = || {
@@ -460,7 +469,7 @@ impl Config {
 impl Loading {
     /// Settles what depends on several keys.
     fn resolve(self, origins: &BTreeMap<&'static str, Origin>) -> Result<Config, ConfigError> {
-        let Self { mut config, endpoint } = self;
+        let Self { mut config, endpoint, logs_endpoint } = self;
         let invalid = |key: &'static str, why: String| {
             let origin = origins.get(key).cloned().unwrap_or(Origin::Default);
             ConfigError::Invalid { key: key.to_owned(), origin, why }
@@ -478,24 +487,32 @@ impl Loading {
             _ => {}
         }
         // https://opentelemetry.io/docs/specs/otel/protocol/exporter/#endpoint-urls-for-otlphttp
-        export.endpoint = match (export.protocol, endpoint) {
-            (Protocol::Grpc, None) => "http://localhost:4317".to_owned(),
-            (Protocol::HttpProtobuf, None) => "http://localhost:4318/v1/metrics".to_owned(),
-            (Protocol::HttpProtobuf, Some(Endpoint::Signal(url))) => url,
+        let url = |key, endpoint: Option<Endpoint>, path: &str| match (export.protocol, endpoint) {
+            (Protocol::Grpc, None) => Ok("http://localhost:4317".to_owned()),
+            (Protocol::HttpProtobuf, None) => Ok(format!("http://localhost:4318{path}")),
+            (Protocol::HttpProtobuf, Some(Endpoint::Signal(url))) => Ok(url),
             (Protocol::HttpProtobuf, Some(Endpoint::Base(url))) if url.contains('?') => {
-                return Err(invalid("export.endpoint", "a path is appended to it, so it cannot have a query".to_owned()));
+                Err(invalid(key, "a path is appended to it, so it cannot have a query".to_owned()))
             }
-            (Protocol::HttpProtobuf, Some(Endpoint::Base(url))) => format!("{}/v1/metrics", url.trim_end_matches('/')),
+            (Protocol::HttpProtobuf, Some(Endpoint::Base(url))) => Ok(format!("{}{path}", url.trim_end_matches('/'))),
             (Protocol::Grpc, Some(Endpoint::Base(url) | Endpoint::Signal(url))) => {
                 let url = url.trim_end_matches('/').to_owned();
                 let authority = url.split_once("://").map_or("", |(_, rest)| rest);
                 if authority.contains(['/', '?']) {
                     let why = "it has a path, and export.protocol grpc uses none: remove it, or set http/protobuf";
-                    return Err(invalid("export.endpoint", why.to_owned()));
+                    return Err(invalid(key, why.to_owned()));
                 }
-                url
+                Ok(url)
             }
         };
+        let metrics = url("export.endpoint", endpoint, METRICS_PATH)?;
+        export.logs_endpoint = match (export.protocol, logs_endpoint) {
+            (_, Some(given)) => Some(url("export.logs_endpoint", Some(given), LOGS_PATH)?),
+            (Protocol::Grpc, None) => Some(metrics.clone()),
+            // Of an address that is not the usual one for metrics, that for logs cannot be told.
+            (Protocol::HttpProtobuf, None) => metrics.strip_suffix(METRICS_PATH).map(|base| format!("{base}{LOGS_PATH}")),
+        };
+        export.endpoint = metrics;
         Ok(config)
     }
 }

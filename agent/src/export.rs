@@ -11,6 +11,7 @@ mod failure;
 mod grpc;
 mod http;
 mod link;
+mod logs;
 pub mod own;
 pub mod ship;
 mod tls;
@@ -31,6 +32,8 @@ pub struct Settings {
     pub exporter: Exporter,
     /// Full URL of the collector, `http://` or `https://`; for HTTP with its path (`/v1/metrics`), for gRPC without one.
     pub endpoint: String,
+    /// The same for events; `None` when there is no address that takes logs.
+    pub logs_endpoint: Option<String>,
     /// How OTLP is carried.
     pub protocol: Protocol,
     /// Sent with every request. Values carry tokens: they are never shown.
@@ -54,6 +57,7 @@ impl std::fmt::Debug for Settings {
         f.debug_struct("Settings")
             .field("exporter", &self.exporter)
             .field("endpoint", &endpoint::shown(&self.endpoint))
+            .field("logs_endpoint", &self.logs_endpoint.as_deref().map(endpoint::shown))
             .field("protocol", &self.protocol)
             .field("headers", &self.headers.keys())
             .field("compression", &self.compression)
@@ -91,6 +95,24 @@ impl std::fmt::Display for Protocol {
         f.write_str(match self {
             Self::Grpc => "gRPC",
             Self::HttpProtobuf => "HTTP",
+        })
+    }
+}
+
+/// What a request carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// Points.
+    Metrics,
+    /// Events, as log records.
+    Logs,
+}
+
+impl std::fmt::Display for Payload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Metrics => "metrics",
+            Self::Logs => "events",
         })
     }
 }

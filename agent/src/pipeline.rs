@@ -35,6 +35,8 @@ pub struct Settings {
     pub pin_directory: PathBuf,
     /// Whether programs and maps outlive the process.
     pub pin: bool,
+    /// Whether signals may walk over the kernel's structs where they could also read files.
+    pub walks: bool,
     /// What is measured.
     pub signals: config::Signals,
 }
@@ -111,6 +113,7 @@ impl Pipeline {
             if settings.pin { Pins::open(&settings.pin_directory) } else { Pins::transient(&settings.pin_directory) }
         };
         let mut kernel = Kernel::open(&settings.pin_directory, pins, &tracepoints, root.clone())?;
+        kernel.walks = settings.walks;
         let mut cgroups = Cgroups::start(&mut kernel, root, settings.slots)?;
 
         let (mut running, mut states) = (Vec::new(), Vec::new());
@@ -143,6 +146,11 @@ impl Pipeline {
         &self.states
     }
 
+    /// What a signal that counts does without on this kernel, and why. Some know only after the first collection.
+    pub fn note(&self, signal: &Signal) -> Option<String> {
+        self.signals.iter().find(|(running, _)| running.name == signal.name)?.1.note()
+    }
+
     /// What is to be done every second: births, deaths, windows.
     ///
     /// # Errors
@@ -153,6 +161,7 @@ impl Pipeline {
         let mut ticked = Ok(());
         for (_, signal) in &mut self.signals {
             ticked = signal.tick(&self.cgroups).and(ticked);
+            self.aggregate.note(signal.events(), self.cgroups.table());
         }
         // Closed a tick ago: nothing was added since.
         for slot in self.cgroups.closed() {
@@ -181,13 +190,19 @@ impl Pipeline {
         // Before the readings: what is exported as of this moment has no less than was there then.
         let (now_ns, unix_ns) = (facts::boottime_ns(), facts::unix_ns());
         let mut readings = Vec::with_capacity(self.signals.len());
+        let mut own: Vec<Point> = self.states.iter().map(State::point).collect();
         for (signal, running) in &mut self.signals {
+            let began = Instant::now();
             match running.collect(now_ns, &self.cgroups) {
-                Ok(reading) => readings.push(reading),
+                Ok(reading) => {
+                    let took = Value::Float(began.elapsed().as_secs_f64());
+                    own.push(Point::new(&agent::READ_TIME, 0, took).with("signal", signal.name));
+                    readings.push(reading);
+                }
                 Err(error) => failed(signal.name, &*error),
             }
         }
-        readings.push(Readings { node: self.states.iter().map(State::point).collect(), ..Readings::default() });
+        readings.push(Readings { node: own, ..Readings::default() });
         let known = self.pods.as_ref().map(Shared::lock);
         let names = known.as_deref().map(|known| Names { known, now_ns: facts::boottime_ns(), now: Instant::now() });
         self.aggregate.batch(unix_ns, readings, self.cgroups.table(), names)

@@ -153,7 +153,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
 /// Ships a batch, and with it what became of those before.
 fn ship(shipper: &Shipper, mut batch: Batch, started_unix_ns: u64) {
     if let Some(node) = batch.samples.iter_mut().find(|sample| sample.cgroup.is_none()) {
-        node.points.extend(export::own::points(&shipper.stats(), started_unix_ns));
+        node.points.extend(export::own::points(&shipper.stats(), shipper.event_stats().as_ref(), started_unix_ns));
     }
     shipper.enqueue(&batch);
 }
@@ -172,6 +172,7 @@ pub fn settings(config: &Config) -> Settings {
         slots: config.cgroups.slots,
         pin_directory: config.bpf.directory.clone(),
         pin: config.bpf.pin,
+        walks: config.bpf.walks,
         signals: config.signals.clone(),
     }
 }
@@ -212,6 +213,7 @@ fn export_settings(config: &config::Export) -> export::Settings {
             config::Exporter::None => export::Exporter::None,
         },
         endpoint: config.endpoint.clone(),
+        logs_endpoint: config.logs_endpoint.clone(),
         protocol: match config.protocol {
             config::Protocol::Grpc => export::Protocol::Grpc,
             config::Protocol::HttpProtobuf => export::Protocol::HttpProtobuf,

@@ -5,9 +5,12 @@ pub mod books;
 pub mod cpu;
 pub mod dns;
 pub mod drops;
+pub mod event;
 pub mod limits;
+pub mod memory;
 pub mod metric;
 pub mod network;
+pub mod pressure;
 pub mod socket;
 pub mod tcp;
 
@@ -18,11 +21,21 @@ use crate::{
     config,
     kernel::load::Kernel,
 };
+use event::Event;
 use metric::{Metric, Point};
 
 /// Every signal, in start order.
-pub const ALL: &[Signal] =
-    &[cpu::SIGNAL, network::SIGNAL, dns::SIGNAL, tcp::SIGNAL, drops::SIGNAL, limits::SIGNAL, agent::SIGNAL];
+pub const ALL: &[Signal] = &[
+    cpu::SIGNAL,
+    memory::SIGNAL,
+    pressure::SIGNAL,
+    network::SIGNAL,
+    dns::SIGNAL,
+    tcp::SIGNAL,
+    drops::SIGNAL,
+    limits::SIGNAL,
+    agent::SIGNAL,
+];
 
 /// Why a signal cannot start, or cannot be read this time.
 pub type Failure = Box<dyn Error + Send + Sync>;
@@ -76,6 +89,16 @@ pub trait Running: Send {
     /// # Errors
     /// When the kernel cannot be read: nothing is better than wrong.
     fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, Failure>;
+
+    /// What happened since the last call, asked for after every tick.
+    fn events(&mut self) -> Vec<Event> {
+        Vec::new()
+    }
+
+    /// What it does without on this kernel, and why; it may change after the first collection.
+    fn note(&self) -> Option<String> {
+        None
+    }
 }
 
 /// What one signal says in one collection.

@@ -18,6 +18,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::{Gid, Pid, Uid},
 };
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use serde_json::{Value as Json, json};
 
 use crate::{http, otlp::Exports, patience};
@@ -150,6 +151,7 @@ pub fn config_file(config: &str) -> Result<tempfile::NamedTempFile> {
 #[derive(Debug, Default)]
 struct Said {
     exports: Exports,
+    logs: Vec<ExportLogsServiceRequest>,
     stderr: String,
     /// The first line of standard output that was no valid export.
     invalid: Option<String>,
@@ -257,6 +259,11 @@ impl Agent {
     /// Its log so far.
     pub fn stderr(&self) -> String {
         self.ears.lock().stderr.clone()
+    }
+
+    /// The events it has exported to standard output so far.
+    pub fn logs(&self) -> Vec<ExportLogsServiceRequest> {
+        self.ears.lock().logs.clone()
     }
 
     /// Looks at what it has exported to standard output so far.
@@ -374,7 +381,11 @@ fn listen<R: std::io::Read + Send + 'static>(
 }
 
 fn hear_export(said: &mut Said, line: &str) {
-    let added = serde_json::from_str(line).context("does not parse").and_then(|request| said.exports.add(&request));
+    let added = if line.starts_with("{\"resourceLogs\"") {
+        serde_json::from_str(line).context("does not parse").map(|logs| said.logs.push(logs))
+    } else {
+        serde_json::from_str(line).context("does not parse").and_then(|request| said.exports.add(&request))
+    };
     if let Err(error) = added {
         let start: String = line.chars().take(400).collect();
         said.invalid.get_or_insert(format!("{error:#}: {start}"));

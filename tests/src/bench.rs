@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod kubernetes;
+pub mod memory;
 pub mod pods;
 pub mod programs;
 pub mod report;

@@ -154,6 +154,16 @@ impl Cgroup {
         self.write("cpu.weight", &weight.to_string())
     }
 
+    /// A number that is all of one of its files, such as `memory.current`; `None` when the file is not there or says `max`.
+    pub fn number(&self, file: &str) -> Option<u64> {
+        self.read(file).ok()?.trim().parse().ok()
+    }
+
+    /// A number from a file of lines of names and numbers, such as `memory.stat`.
+    pub fn field(&self, file: &str, name: &str) -> Option<u64> {
+        self.read(file).ok()?.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+    }
+
     /// Reads one of its files.
     pub fn read(&self, file: &str) -> Result<String> {
         read(&self.dir.join(file))

@@ -1,4 +1,4 @@
-//! A fake OTLP collector: takes metrics over gRPC and HTTP on one port of 127.0.0.1, keeps what it got, and misbehaves as told.
+//! A fake OTLP collector: takes metrics and logs over gRPC and HTTP on one port of 127.0.0.1, keeps what it got, and misbehaves as told.
 //!
 //! It runs in a thread of its own, so that tests with and without an async runtime can use it, and so that it answers while
 //! a test blocks. gRPC is tonic's server, an implementation other than the one under test. What a request is answered with
@@ -26,6 +26,8 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{LogsService, LogsServiceServer};
+use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsServiceRequest, ExportLogsServiceResponse};
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{MetricsService, MetricsServiceServer};
 use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
@@ -141,6 +143,10 @@ struct State {
     script: VecDeque<Answer>,
     standing: Answer,
     received: Vec<Received>,
+    /// What requests with logs are answered with: the script is for metrics.
+    logs_answer: Answer,
+    logs: Vec<ExportLogsServiceRequest>,
+    log_attempts: usize,
     attempts: usize,
     connections: usize,
 }
@@ -172,8 +178,16 @@ impl Collector {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").context("could not listen on 127.0.0.1")?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let state =
-            State { script: VecDeque::new(), standing: Answer::Accept, received: Vec::new(), attempts: 0, connections: 0 };
+        let state = State {
+            script: VecDeque::new(),
+            standing: Answer::Accept,
+            received: Vec::new(),
+            logs_answer: Answer::Accept,
+            logs: Vec::new(),
+            log_attempts: 0,
+            attempts: 0,
+            connections: 0,
+        };
         let shared =
             Arc::new(Shared { state: Mutex::new(state), version: watch::Sender::new(0), plain_replies: options.plain_replies });
         let (orders, inbox) = mpsc::unbounded_channel();
@@ -216,6 +230,21 @@ impl Collector {
         self.shared.change(|state| state.standing = answer);
     }
 
+    /// Answers every request with logs like this.
+    pub fn always_logs(&self, answer: Answer) {
+        self.shared.change(|state| state.logs_answer = answer);
+    }
+
+    /// The requests with logs that were taken, in order.
+    pub fn logs(&self) -> Vec<ExportLogsServiceRequest> {
+        self.shared.state().logs.clone()
+    }
+
+    /// The number of requests with logs whose headers arrived, whatever the answer.
+    pub fn log_attempts(&self) -> usize {
+        self.shared.state().log_attempts
+    }
+
     /// Closes the listener and every connection; connecting is refused until [`Collector::listen`]. The port stays reserved.
     pub fn refuse(&self) {
         self.order(Order::Refuse);
@@ -238,7 +267,7 @@ impl Collector {
         self.shared.state().received.clone()
     }
 
-    /// The number of requests whose headers arrived, whatever the answer.
+    /// The number of requests with metrics whose headers arrived, whatever the answer.
     pub fn attempts(&self) -> usize {
         self.shared.state().attempts
     }
@@ -326,6 +355,14 @@ impl Shared {
         self.change(|state| {
             state.attempts += 1;
             state.script.pop_front().unwrap_or_else(|| state.standing.clone())
+        })
+    }
+
+    /// The answer to a request with logs that has just begun.
+    fn logs_answer(&self) -> Answer {
+        self.change(|state| {
+            state.log_attempts += 1;
+            state.logs_answer.clone()
         })
     }
 
@@ -459,10 +496,12 @@ struct Call {
 
 async fn respond(request: Request<Incoming>, shared: &Arc<Shared>, reset: &mpsc::UnboundedSender<()>) -> Response<Body> {
     let text = |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let path = request.uri().path().to_string();
+    let carries_logs = path == LOGS_PATH || path.contains("LogsService");
     let call = Call {
-        path: request.uri().path().to_string(),
+        path,
         headers: request.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
-        answer: shared.answer(),
+        answer: if carries_logs { shared.logs_answer() } else { shared.answer() },
     };
     match &call.answer {
         Answer::Stall => std::future::pending().await,
@@ -482,11 +521,13 @@ async fn respond(request: Request<Incoming>, shared: &Arc<Shared>, reset: &mpsc:
         _ if call.headers.get("content-type").is_some_and(|t| t.starts_with("application/grpc")) => {
             let (mut head, incoming) = request.into_parts();
             head.extensions.insert(call);
-            let mut service = MetricsServiceServer::new(Service(shared.clone())).accept_compressed(CompressionEncoding::Gzip);
+            let mut metrics = MetricsServiceServer::new(Service(shared.clone())).accept_compressed(CompressionEncoding::Gzip);
+            let mut logs = LogsServiceServer::new(Service(shared.clone())).accept_compressed(CompressionEncoding::Gzip);
             if !shared.plain_replies {
-                service = service.send_compressed(CompressionEncoding::Gzip);
+                metrics = metrics.send_compressed(CompressionEncoding::Gzip);
+                logs = logs.send_compressed(CompressionEncoding::Gzip);
             }
-            let mut routes = tonic::service::Routes::new(service);
+            let mut routes = tonic::service::Routes::new(metrics).add_service(logs);
             let Ok(response) = tonic::codegen::Service::call(&mut routes, Request::from_parts(head, incoming)).await;
             response
         }
@@ -516,11 +557,29 @@ impl MetricsService for Service {
     }
 }
 
+#[tonic::async_trait]
+impl LogsService for Service {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportLogsServiceRequest>,
+    ) -> Result<tonic::Response<ExportLogsServiceResponse>, tonic::Status> {
+        let answer = request.extensions().get::<Call>().map(|call| call.answer.clone());
+        if let Some(Answer::Grpc { code, .. }) = answer {
+            return Err(tonic::Status::new(code, "the fake collector says no"));
+        }
+        self.0.change(|state| state.logs.push(request.into_inner()));
+        Ok(tonic::Response::new(ExportLogsServiceResponse::default()))
+    }
+}
+
+/// Where logs are taken over HTTP.
+const LOGS_PATH: &str = "/v1/logs";
+
 /// OTLP over HTTP.
 async fn over_http(request: Request<Incoming>, call: Call, shared: &Arc<Shared>) -> Response<Body> {
     let refuse =
         |status: u16, why: String| body(Response::builder().status(status).header(CONTENT_TYPE, "text/plain"), why.into());
-    if request.uri().path() != "/v1/metrics" {
+    if !["/v1/metrics", LOGS_PATH].contains(&request.uri().path()) {
         return refuse(404, format!("nothing at {}", request.uri().path()));
     }
     if request.method() != hyper::Method::POST {
@@ -531,11 +590,18 @@ async fn over_http(request: Request<Incoming>, call: Call, shared: &Arc<Shared>)
     }
     let (head, incoming) = request.into_parts();
     let Ok(collected) = incoming.collect().await else { return refuse(400, "the request breaks off".into()) };
-    let decoded = match decode(&head.headers, &collected.to_bytes()) {
-        Ok(decoded) => decoded,
+    let taken = if call.path == LOGS_PATH {
+        decode(&head.headers, &collected.to_bytes()).map(|logs| {
+            shared.change(|state| state.logs.push(logs));
+            ExportLogsServiceResponse::default().encode_to_vec()
+        })
+    } else {
+        decode(&head.headers, &collected.to_bytes()).map(|metrics| take(call, metrics, Protocol::Http, shared).encode_to_vec())
+    };
+    let reply = match taken {
+        Ok(reply) => reply,
         Err(error) => return refuse(400, format!("{error:#}")),
     };
-    let reply = take(call, decoded, Protocol::Http, shared).encode_to_vec();
     let response = Response::builder().header(CONTENT_TYPE, "application/x-protobuf");
     let takes_gzip = head.headers.get(ACCEPT_ENCODING).is_some_and(|v| v.as_bytes().windows(4).any(|w| w == b"gzip"));
     if !takes_gzip || shared.plain_replies {
@@ -547,17 +613,17 @@ async fn over_http(request: Request<Incoming>, call: Call, shared: &Arc<Shared>)
     body(response.header(CONTENT_ENCODING, "gzip"), encoder.finish().unwrap_or_default().into())
 }
 
-fn decode(headers: &HeaderMap, bytes: &[u8]) -> Result<ExportMetricsServiceRequest> {
+fn decode<T: Message + Default>(headers: &HeaderMap, bytes: &[u8]) -> Result<T> {
     let header = |name| headers.get(name).map(|value: &hyper::header::HeaderValue| value.as_bytes());
     if header(CONTENT_TYPE) != Some(b"application/x-protobuf") {
         bail!("the content type is not application/x-protobuf");
     }
     match header(CONTENT_ENCODING) {
-        None => ExportMetricsServiceRequest::decode(bytes).context("the body is not OTLP"),
+        None => T::decode(bytes).context("the body is not OTLP"),
         Some(b"gzip") => {
             let mut plain = Vec::new();
             std::io::Read::read_to_end(&mut GzDecoder::new(bytes), &mut plain).context("the body is not gzip")?;
-            ExportMetricsServiceRequest::decode(&plain[..]).context("the body is not OTLP")
+            T::decode(&plain[..]).context("the body is not OTLP")
         }
         Some(other) => bail!("unknown content encoding {:?}", String::from_utf8_lossy(other)),
     }

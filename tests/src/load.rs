@@ -53,6 +53,23 @@ enum Work {
     Ping { read: RawFd, write: RawFd, wall_ns: u64 },
     /// Answers every byte.
     Pong { read: RawFd, write: RawFd },
+    /// Fills this much memory, says so, and sleeps.
+    Hold { memory: Memory, bytes: usize, wall_ns: u64 },
+    /// Forks a process that fills this much memory, waits for its end, says so, and sleeps.
+    Breed { bytes: usize, wall_ns: u64 },
+    /// Reads the first `bytes` of a file, once or again and again, says so, and sleeps until `wall_ns` have passed.
+    Read { file: RawFd, bytes: u64, again: bool, wall_ns: u64 },
+}
+
+/// A kind of memory that a load can fill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// Of its own.
+    Anonymous,
+    /// Of its own, and locked.
+    Locked,
+    /// To be shared with its children: what tmpfs is made of.
+    Shared,
 }
 
 impl Work {
@@ -61,9 +78,13 @@ impl Work {
         match *self {
             // Shared with others it may take many times its CPU time.
             Self::Burn { cpu_ns } => Duration::from_nanos(cpu_ns.saturating_mul(16)),
-            Self::Spin { wall_ns } | Self::Duty { wall_ns, .. } | Self::Sleep { wall_ns } | Self::Ping { wall_ns, .. } => {
-                Duration::from_nanos(wall_ns)
-            }
+            Self::Spin { wall_ns }
+            | Self::Duty { wall_ns, .. }
+            | Self::Sleep { wall_ns }
+            | Self::Ping { wall_ns, .. }
+            | Self::Hold { wall_ns, .. }
+            | Self::Breed { wall_ns, .. }
+            | Self::Read { wall_ns, .. } => Duration::from_nanos(wall_ns),
             // Ends with its partner, whose time it does not know.
             Self::Pong { .. } => GRACE,
         }
@@ -72,6 +93,7 @@ impl Work {
     fn fds(&self) -> [RawFd; 2] {
         match *self {
             Self::Ping { read, write, .. } | Self::Pong { read, write } => [read, write],
+            Self::Read { file, .. } => [file, -1],
             _ => [-1, -1],
         }
     }
@@ -84,11 +106,12 @@ pub struct Load {
     cpu: Option<usize>,
     realtime: bool,
     into_window_ns: Option<u64>,
+    expendable: bool,
 }
 
 impl Load {
     fn new(work: Work) -> Self {
-        Self { work, cpu: None, realtime: false, into_window_ns: None }
+        Self { work, cpu: None, realtime: false, into_window_ns: None, expendable: false }
     }
 
     /// Computes until it has used this much CPU time, exit included but for some µs.
@@ -109,6 +132,28 @@ impl Load {
     /// Lives this long without doing anything.
     pub fn sleep(wall: Duration) -> Self {
         Self::new(Work::Sleep { wall_ns: ns(wall) })
+    }
+
+    /// Fills `bytes` of memory and holds it for `wall`. [`Process::rounds`] is 1 once it is filled.
+    pub fn hold(memory: Memory, bytes: usize, wall: Duration) -> Self {
+        Self::new(Work::Hold { memory, bytes, wall_ns: ns(wall) })
+    }
+
+    /// Forks a process that fills `bytes` of memory and is then to be killed or to end, and lives on for `wall`.
+    /// [`Process::rounds`] is 1 once that process has ended.
+    pub fn breed(bytes: usize, wall: Duration) -> Self {
+        Self::new(Work::Breed { bytes, wall_ns: ns(wall) })
+    }
+
+    /// Reads the first `bytes` of a file and lives on for `wall`, reading it `again` and again or not.
+    /// [`Process::rounds`] counts how often it has been read. The file must be open until it has started.
+    pub fn read(file: &impl std::os::fd::AsRawFd, bytes: u64, again: bool, wall: Duration) -> Self {
+        Self::new(Work::Read { file: file.as_raw_fd(), bytes, again, wall_ns: ns(wall) })
+    }
+
+    /// Is the OOM killer's first choice (`oom_score_adj` 1000).
+    pub fn expendable(self) -> Self {
+        Self { expendable: true, ..self }
     }
 
     /// Runs on this CPU only.
@@ -137,6 +182,7 @@ impl Load {
             cpu: self.cpu,
             realtime: self.realtime,
             into_window_ns: self.into_window_ns,
+            expendable: self.expendable,
             alarm_seconds: u32::try_from((self.work.wall() + GRACE).as_secs()).unwrap_or(u32::MAX),
             parent: std::process::id() as i32,
             gate: None,
@@ -238,6 +284,34 @@ impl Process {
             WaitStatus::Exited(_, code) => bail!("load {pid} failed: {}", Errno::from_raw(code)),
             other => bail!("load {pid} was ended from outside: {other:?}"),
         }
+    }
+
+    /// Waits until a signal has ended it; which one.
+    pub fn wait_for_signal(mut self) -> Result<Signal> {
+        let pid = Pid::from_raw(self.pid);
+        loop {
+            match waitpid(pid, None) {
+                Err(Errno::EINTR) => continue,
+                Ok(WaitStatus::Signaled(_, signal, _)) => {
+                    self.reaped = true;
+                    return Ok(signal);
+                }
+                other => {
+                    self.reaped = other.is_ok();
+                    bail!("load {pid} was to be ended by a signal: {other:?}")
+                }
+            }
+        }
+    }
+
+    /// Waits until [`Process::rounds`] is at least `rounds`.
+    pub fn wait_for_rounds(&self, rounds: u64, within: Duration) -> Result<()> {
+        let deadline = Instant::now() + crate::patience(within);
+        while self.rounds() < rounds {
+            anyhow::ensure!(Instant::now() < deadline, "load {} is not ready within {within:?}", self.pid);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
     }
 
     /// Kills it; its last account, read while it was a zombie.

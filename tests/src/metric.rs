@@ -20,6 +20,34 @@ pub const SWITCHES: &str = "podmeter.cpu.switches";
 pub const NODE_CPU_TIME: &str = "k8s.node.cpu.time";
 /// CPU time of cgroups that found no slot, in s.
 pub const UNATTRIBUTED: &str = "podmeter.cpu.unattributed";
+/// All memory charged to a cgroup in bytes.
+pub const MEMORY_USAGE: &str = "container.memory.usage";
+/// Usage less inactive page cache.
+pub const WORKING_SET: &str = "container.memory.working_set";
+/// Mapped anonymous memory in bytes.
+pub const RSS: &str = "container.memory.rss";
+/// Limit less working set.
+pub const MEMORY_AVAILABLE: &str = "container.memory.available";
+/// Page faults by `system.paging.fault.type`.
+pub const FAULTS: &str = "container.memory.paging.faults";
+/// What could not be freed before an OOM kill, in bytes.
+pub const UNRECLAIMABLE: &str = "podmeter.memory.unreclaimable";
+/// The most that was ever charged, in bytes.
+pub const MEMORY_PEAK: &str = "podmeter.memory.peak";
+/// What usage consists of, by `state`, in bytes.
+pub const MEMORY_STATE: &str = "podmeter.memory.state";
+/// Kills by the OOM killer by `cause`.
+pub const OOM_KILLS: &str = "podmeter.memory.oom.kills";
+/// Time in direct reclaim by `cause`, in s.
+pub const RECLAIM_TIME: &str = "podmeter.memory.reclaim.time";
+/// Each direct reclaim, in s.
+pub const RECLAIM: &str = "podmeter.memory.reclaim";
+/// Time that tasks stood still by `resource` and `stall`, in s.
+pub const PRESSURE: &str = "podmeter.pressure.time";
+/// Memory of the node that is not free, in bytes.
+pub const NODE_MEMORY_USAGE: &str = "k8s.node.memory.usage";
+/// How long reading took, by `signal`, in s.
+pub const READ_TIME: &str = "podmeter.agent.signal.read_time";
 /// TCP segments sent for the first time.
 pub const SEGMENTS: &str = "podmeter.tcp.segments";
 /// TCP segments sent again.

@@ -101,6 +101,12 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("signals.cpu", Some("true"), "Measure CPU: time, waiting, bursts.", |l, v| {
         boolean(v).map(|on| l.config.signals.switch("cpu", on))
     }),
+    Key::new("signals.memory", Some("true"), "Measure memory: what it consists of, OOM kills, reclaim.", |l, v| {
+        boolean(v).map(|on| l.config.signals.switch("memory", on))
+    }),
+    Key::new("signals.pressure", Some("true"), "Measure pressure (PSI): time that tasks stood still.", |l, v| {
+        boolean(v).map(|on| l.config.signals.switch("pressure", on))
+    }),
     Key::new("signals.network", Some("true"), "Measure the network: bytes, packets, where they go.", |l, v| {
         boolean(v).map(|on| l.config.signals.switch("network", on))
     }),
@@ -239,6 +245,13 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("bpf.directory", Some("/sys/fs/bpf/podmeter"), "Where they are pinned, on a bpf filesystem.", |l, v| {
         store(&mut l.config.bpf.directory, absolute(v)?)
     }),
+    Key::new(
+        "bpf.walks",
+        Some("true"),
+        "Copy memory's counters out of the kernel in one walk over all cgroups where it can be done. Otherwise, and always when \
+         false, they are read from each cgroup's files, which costs several times as much.",
+        |l, v| store(&mut l.config.bpf.walks, boolean(v)?),
+    ),
     Key::new("export.exporter", Some("otlp"), "Where metrics go: otlp, stdout, or none.", |l, v| {
         let known = [("otlp", Exporter::Otlp), ("stdout", Exporter::Stdout), ("none", Exporter::None)];
         store(&mut l.config.export.exporter, one_of(v, &known)?)
@@ -263,6 +276,26 @@ pub(super) const KEYS: &[Key] = &[
     )
     .example("http://localhost:4317")
     .aliases(&[("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", Value::Signal), ("OTEL_EXPORTER_OTLP_ENDPOINT", Value::Base)]),
+    Key::new(
+        "export.logs_endpoint",
+        None,
+        "URL of the OTLP receiver of events, such as OOM kills. With http/protobuf, /v1/logs is appended to it unless it ends so; \
+         OTEL_EXPORTER_OTLP_LOGS_ENDPOINT is used as it is. Default: that of export.endpoint, with /v1/logs for /v1/metrics; events \
+         are not sent where it does not end so.",
+        |l, v| {
+            l.logs_endpoint = Some(match v {
+                Value::Signal(url) => Endpoint::Signal(checked_url(url)?),
+                Value::Base(url) => Endpoint::Base(checked_url(url)?),
+                other => {
+                    let url = checked_url(filled(other)?)?;
+                    if url.ends_with("/v1/logs") { Endpoint::Signal(url) } else { Endpoint::Base(url) }
+                }
+            });
+            Ok(())
+        },
+    )
+    .example("http://localhost:4317")
+    .aliases(&[("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", Value::Signal)]),
     Key::new("export.protocol", Some("grpc"), "grpc or http/protobuf.", |l, v| {
         store(&mut l.config.export.protocol, one_of(v, &[("grpc", Protocol::Grpc), ("http/protobuf", Protocol::HttpProtobuf)])?)
     })

@@ -59,10 +59,11 @@ fn the_defaults() {
             ..Kubernetes::default()
         },
         cgroups: Cgroups { slots: 1024, root: None },
-        bpf: Bpf { pin: true, directory: "/sys/fs/bpf/podmeter".into() },
+        bpf: Bpf { pin: true, directory: "/sys/fs/bpf/podmeter".into(), walks: true },
         export: Export {
             exporter: Exporter::Otlp,
             endpoint: "http://localhost:4317".to_owned(),
+            logs_endpoint: Some("http://localhost:4317".to_owned()),
             protocol: Protocol::Grpc,
             headers: Headers::default(),
             compression: Compression::Gzip,
@@ -152,10 +153,11 @@ fn a_file_sets_every_key() {
             kubelet_interval: Duration::from_secs(60),
         },
         cgroups: Cgroups { slots: 65536, root: Some("/cg".into()) },
-        bpf: Bpf { pin: false, directory: "/b".into() },
+        bpf: Bpf { pin: false, directory: "/b".into(), walks: true },
         export: Export {
             exporter: Exporter::Stdout,
             endpoint: "https://c:1/x/v1/metrics".to_owned(),
+            logs_endpoint: Some("https://c:1/x/v1/logs".to_owned()),
             protocol: Protocol::HttpProtobuf,
             headers: Headers(BTreeMap::from([("x-key".to_owned(), "1.10".to_owned())])),
             compression: Compression::None,
@@ -358,6 +360,27 @@ fn the_endpoint_follows_opentelemetrys_rules() {
     );
     let query = message(from_env(&[(BASE, "http://c/?a=b"), ("PODMETER_EXPORT_PROTOCOL", "http/protobuf")]));
     assert!(query.contains("export.endpoint") && query.contains("query"), "{query}");
+}
+
+#[test]
+fn events_go_where_metrics_go_unless_that_is_no_place_for_logs() {
+    const BASE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    const METRICS: &str = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT";
+    const LOGS: &str = "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT";
+    for (protocol, env, expected) in [
+        ("grpc", &[][..], Some("http://localhost:4317")),
+        ("grpc", &[(METRICS, "http://c:4317")], Some("http://c:4317")),
+        ("grpc", &[(LOGS, "http://l:4317"), (BASE, "http://c:4317")], Some("http://l:4317")),
+        ("http/protobuf", &[], Some("http://localhost:4318/v1/logs")),
+        ("http/protobuf", &[(BASE, "http://c/x/")], Some("http://c/x/v1/logs")),
+        ("http/protobuf", &[(METRICS, "http://c/v1/metrics")], Some("http://c/v1/logs")),
+        ("http/protobuf", &[(METRICS, "http://c/metrics/only")], None),
+        ("http/protobuf", &[(METRICS, "http://c/metrics/only"), (LOGS, "http://l/logs")], Some("http://l/logs")),
+        ("http/protobuf", &[("PODMETER_EXPORT_LOGS_ENDPOINT", "http://l/v1/logs")], Some("http://l/v1/logs")),
+    ] {
+        let env: Vec<_> = [("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)].into_iter().chain(env.iter().copied()).collect();
+        assert_eq!(from_env(&env).expect("an endpoint").export.logs_endpoint.as_deref(), expected, "{env:?}");
+    }
 }
 
 #[test]

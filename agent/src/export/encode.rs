@@ -41,7 +41,7 @@ pub fn points(request: &ExportMetricsServiceRequest) -> u64 {
 ///
 /// The message types' own serialization follows the specification (camelCase names, 64-bit integers as strings, enums as
 /// numbers); it writes unset fields as `null`, though, which Go's OTLP/JSON readers refuse, so those are taken out.
-pub fn to_json(request: &ExportMetricsServiceRequest) -> String {
+pub fn to_json(request: &impl serde::Serialize) -> String {
     // Neither step can fail: no map has keys other than strings, and no number is NaN or infinite (see `number`).
     serde_json::to_value(request).map(without_nulls).unwrap_or_default().to_string()
 }
@@ -162,12 +162,14 @@ fn attributes(point: &Point) -> Vec<KeyValue> {
     point.attributes.iter().map(|(key, value)| attribute(key, value)).collect()
 }
 
-fn attribute(key: &str, value: &str) -> KeyValue {
+/// An attribute whose value is text.
+pub(super) fn attribute(key: &str, value: &str) -> KeyValue {
     let value = Some(AnyValue { value: Some(any_value::Value::StringValue(value.into())) });
     KeyValue { key: key.into(), value, ..Default::default() }
 }
 
-fn scope() -> InstrumentationScope {
+/// The scope of everything that podmeter exports.
+pub(super) fn scope() -> InstrumentationScope {
     InstrumentationScope { name: "podmeter".into(), version: env!("CARGO_PKG_VERSION").into(), ..Default::default() }
 }
 

@@ -3,10 +3,15 @@
 use hyper::http::uri::{PathAndQuery, Scheme, Uri};
 use hyper::{HeaderMap, header::HeaderName, header::HeaderValue};
 
-use super::{ExportError, Protocol, Settings};
+use super::{ExportError, Payload, Protocol, Settings};
 
-/// The path of the method every OTLP/gRPC metrics request goes to.
-const GRPC_METHOD: &str = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export";
+/// The path of the method that OTLP/gRPC requests of that payload go to.
+const fn grpc_method(payload: Payload) -> &'static str {
+    match payload {
+        Payload::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+        Payload::Logs => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+    }
+}
 
 /// Where requests go.
 #[derive(Clone, Debug)]
@@ -20,14 +25,18 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Checks the endpoint of these settings.
-    pub(super) fn new(settings: &Settings) -> Result<Self, ExportError> {
-        let wrong = |reason: &str| ExportError::Endpoint { endpoint: shown(&settings.endpoint), reason: reason.into() };
+    /// Checks the endpoint that these settings have for that payload; for logs they must have one.
+    pub(super) fn new(settings: &Settings, payload: Payload) -> Result<Self, ExportError> {
+        let given = match payload {
+            Payload::Metrics => settings.endpoint.as_str(),
+            Payload::Logs => settings.logs_endpoint.as_deref().unwrap_or_default(),
+        };
+        let wrong = |reason: &str| ExportError::Endpoint { endpoint: shown(given), reason: reason.into() };
         let example = match settings.protocol {
             Protocol::Grpc => "give a URL such as http://collector:4317",
             Protocol::HttpProtobuf => "give a URL such as http://collector:4318/v1/metrics",
         };
-        let uri: Uri = settings.endpoint.trim().parse().map_err(|e| wrong(&format!("{e}; {example}")))?;
+        let uri: Uri = given.trim().parse().map_err(|e| wrong(&format!("{e}; {example}")))?;
         let tls = match uri.scheme() {
             Some(scheme) if *scheme == Scheme::HTTP => false,
             Some(scheme) if *scheme == Scheme::HTTPS => true,
@@ -50,10 +59,10 @@ impl Endpoint {
             if parts.path_and_query.as_ref().is_some_and(|p| p.as_str() != "/") {
                 return Err(wrong("gRPC takes no path; leave it out, or set the protocol to http/protobuf"));
             }
-            parts.path_and_query = Some(PathAndQuery::from_static(GRPC_METHOD));
+            parts.path_and_query = Some(PathAndQuery::from_static(grpc_method(payload)));
         }
         let uri = Uri::from_parts(parts).map_err(|e| wrong(&e.to_string()))?;
-        Ok(Self { uri, tls, shown: format!("{} over {}", shown(&settings.endpoint), settings.protocol) })
+        Ok(Self { uri, tls, shown: format!("{} over {}", shown(given), settings.protocol) })
     }
 }
 
@@ -93,16 +102,28 @@ mod tests {
     fn endpoints_become_the_address_of_the_request() {
         use Protocol::{Grpc, HttpProtobuf};
         let cases = [
-            ("http://collector:4317", Grpc, false, format!("http://collector:4317{GRPC_METHOD}")),
-            ("https://10.0.0.1/", Grpc, true, format!("https://10.0.0.1{GRPC_METHOD}")),
-            (" http://[::1]:4317 ", Grpc, false, format!("http://[::1]:4317{GRPC_METHOD}")),
+            ("http://collector:4317", Grpc, false, format!("http://collector:4317{}", grpc_method(Payload::Metrics))),
+            ("https://10.0.0.1/", Grpc, true, format!("https://10.0.0.1{}", grpc_method(Payload::Metrics))),
+            (" http://[::1]:4317 ", Grpc, false, format!("http://[::1]:4317{}", grpc_method(Payload::Metrics))),
             ("http://collector:4318/v1/metrics", HttpProtobuf, false, "http://collector:4318/v1/metrics".into()),
             ("https://otlp.example/a/b?key=1", HttpProtobuf, true, "https://otlp.example/a/b?key=1".into()),
         ];
         for (given, protocol, tls, want) in cases {
-            let endpoint = Endpoint::new(&settings(given, protocol)).expect(given);
+            let endpoint = Endpoint::new(&settings(given, protocol), Payload::Metrics).expect(given);
             assert_eq!((endpoint.tls, endpoint.uri.to_string()), (tls, want));
         }
+    }
+
+    #[test]
+    fn events_have_a_method_and_an_address_of_their_own() {
+        let mut settings = settings("http://collector:4317", Protocol::Grpc);
+        settings.logs_endpoint = Some("http://logs:4317".into());
+        let endpoint = Endpoint::new(&settings, Payload::Logs).expect("a URL");
+        assert_eq!(endpoint.uri.to_string(), "http://logs:4317/opentelemetry.proto.collector.logs.v1.LogsService/Export");
+        settings.protocol = Protocol::HttpProtobuf;
+        settings.logs_endpoint = Some("http://logs:4318/v1/logs".into());
+        let endpoint = Endpoint::new(&settings, Payload::Logs).expect("a URL");
+        assert_eq!(endpoint.uri.to_string(), "http://logs:4318/v1/logs");
     }
 
     #[test]
@@ -121,7 +142,7 @@ mod tests {
             ("ftp://collector/?key=hunter2", HttpProtobuf, "does not begin with"),
         ];
         for (given, protocol, want) in cases {
-            let error = Endpoint::new(&settings(given, protocol)).expect_err(given).to_string();
+            let error = Endpoint::new(&settings(given, protocol), Payload::Metrics).expect_err(given).to_string();
             assert!(error.contains(want), "{given:?}: {error}");
             assert!(!error.contains("hunter2"), "{error}");
         }

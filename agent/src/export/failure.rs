@@ -65,6 +65,11 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// Whether the collector says that there is nothing at this address which takes such requests.
+    pub(super) fn is_no_such_service(self) -> bool {
+        matches!(self, Self::Grpc(Code::Unimplemented) | Self::Http(404 | 405))
+    }
+
     /// What a person can do about it.
     pub(super) fn advice(self) -> &'static str {
         match self {

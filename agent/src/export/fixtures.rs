@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Compression, Exporter, Protocol, Settings};
-use crate::aggregate::Batch;
+use crate::aggregate::{Batch, Occurrence};
 use crate::histogram::Histogram;
 use crate::join::{Resource, Sample};
+use crate::signals::event::{Detail, Event};
 use crate::signals::metric::{Kind, Metric, Point, Scope, Value};
 
 pub(super) static TIME: Metric = Metric {
@@ -112,6 +113,7 @@ pub(super) fn settings(endpoint: &str, protocol: Protocol) -> Settings {
     Settings {
         exporter: Exporter::Otlp,
         endpoint: endpoint.into(),
+        logs_endpoint: None,
         protocol,
         headers: Default::default(),
         compression: Compression::Gzip,
@@ -120,5 +122,14 @@ pub(super) fn settings(endpoint: &str, protocol: Protocol) -> Settings {
         client_certificate: None,
         client_key: None,
         queue: 64,
+    }
+}
+
+/// An event in a pod.
+pub(super) fn happened(pod: &str, time_unix_ns: u64) -> Occurrence {
+    let attributes = vec![("process.pid", Detail::Int(77)), ("process.executable.name", Detail::Text("stress".to_owned()))];
+    Occurrence {
+        resource: Arc::new(Resource { attributes: vec![("k8s.pod.name".to_owned(), pod.to_owned())] }),
+        event: Event { name: "podmeter.test", cgroup: (1, 1), time_unix_ns, body: "it happened".to_owned(), attributes },
     }
 }

@@ -17,9 +17,9 @@ use super::compress::{gunzip, gzip};
 use super::endpoint::{Endpoint, headers};
 use super::failure::{Accepted, Failure, Kind, Retry, one_line};
 use super::link::{Link, REPLY_LIMIT, Reply};
-use super::{Compression, ExportError, Settings};
+use super::{Compression, ExportError, Payload, Settings};
 
-/// A gRPC client of the OTLP metrics service.
+/// A gRPC client of the OTLP metrics or logs service.
 #[derive(Debug)]
 pub(super) struct Grpc {
     endpoint: Endpoint,
@@ -29,8 +29,8 @@ pub(super) struct Grpc {
 
 impl Grpc {
     /// Checks the settings; connects with the first request.
-    pub(super) fn new(settings: &Settings) -> Result<Self, ExportError> {
-        let endpoint = Endpoint::new(settings)?;
+    pub(super) fn new(settings: &Settings, payload: Payload) -> Result<Self, ExportError> {
+        let endpoint = Endpoint::new(settings, payload)?;
         let link = Link::new(&endpoint, settings)?;
         let mut headers = headers(settings)?;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -135,6 +135,7 @@ fn accepted(reply: &Reply) -> Accepted {
     ExportMetricsServiceResponse::decode(&message[..]).map(Accepted::from).unwrap_or_default()
 }
 
+/// The reply to logs is the same on the wire: a partial success with a number rejected and a message.
 impl From<ExportMetricsServiceResponse> for Accepted {
     fn from(response: ExportMetricsServiceResponse) -> Self {
         let partial = response.partial_success.unwrap_or_default();

@@ -13,12 +13,12 @@ use super::compress::{gunzip, gzip};
 use super::endpoint::{Endpoint, headers};
 use super::failure::{Accepted, Failure, Kind, Retry, one_line};
 use super::link::{Link, REPLY_LIMIT, Reply};
-use super::{Compression, ExportError, Settings};
+use super::{Compression, ExportError, Payload, Settings};
 use crate::backoff::retry_after;
 
 const PROTOBUF: &str = "application/x-protobuf";
 
-/// An HTTP client of an OTLP metrics endpoint.
+/// An HTTP client of an OTLP endpoint for metrics or logs.
 #[derive(Debug)]
 pub(super) struct Http {
     endpoint: Endpoint,
@@ -28,8 +28,8 @@ pub(super) struct Http {
 
 impl Http {
     /// Checks the settings; connects with the first request.
-    pub(super) fn new(settings: &Settings) -> Result<Self, ExportError> {
-        let endpoint = Endpoint::new(settings)?;
+    pub(super) fn new(settings: &Settings, payload: Payload) -> Result<Self, ExportError> {
+        let endpoint = Endpoint::new(settings, payload)?;
         let link = Link::new(&endpoint, settings)?;
         let mut headers = headers(settings)?;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROTOBUF));

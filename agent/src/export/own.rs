@@ -4,7 +4,7 @@ use super::ship::Stats;
 use crate::signals::metric::{Kind, Metric, Point, Scope, Value};
 
 /// Every metric of this stage.
-pub const METRICS: &[&Metric] = &[&POINTS, &RETRIES, &QUEUE, &QUEUE_BYTES, &QUEUE_AGE];
+pub const METRICS: &[&Metric] = &[&POINTS, &EVENTS, &RETRIES, &QUEUE, &QUEUE_BYTES, &QUEUE_AGE];
 
 /// `podmeter.agent.export.points`
 pub static POINTS: Metric = Metric {
@@ -14,6 +14,15 @@ pub static POINTS: Metric = Metric {
     attributes: &["outcome"],
     scope: Scope::Agent,
     help: "Points by what became of them: sent, rejected (by the collector, out of a batch it took), failed (refused for good), dropped (pushed out of the full queue).",
+};
+/// `podmeter.agent.export.events`
+pub static EVENTS: Metric = Metric {
+    name: "podmeter.agent.export.events",
+    unit: "{event}",
+    kind: Kind::Counter,
+    attributes: &["outcome"],
+    scope: Scope::Agent,
+    help: "Events by what became of them on their way to an OTLP receiver, as for points; dropped also where the receiver takes no logs.",
 };
 /// `podmeter.agent.export.retries`
 pub static RETRIES: Metric = Metric {
@@ -52,18 +61,24 @@ pub static QUEUE_AGE: Metric = Metric {
     help: "How long the oldest batch has waited. Absent when none waits.",
 };
 
-/// The counts as points.
-pub fn points(stats: &Stats, started_unix_ns: u64) -> Vec<Point> {
-    let outcome = |n, outcome: &'static str| Point::new(&POINTS, started_unix_ns, Value::Int(n)).with("outcome", outcome);
+/// The counts as points; `events` are those of what is sent apart.
+pub fn points(stats: &Stats, events: Option<&Stats>, started_unix_ns: u64) -> Vec<Point> {
+    let outcomes = |metric: &'static Metric, stats: &Stats| {
+        let outcome = |n, outcome: &'static str| Point::new(metric, started_unix_ns, Value::Int(n)).with("outcome", outcome);
+        [
+            outcome(stats.sent_points - stats.rejected_points.min(stats.sent_points), "sent"),
+            outcome(stats.rejected_points, "rejected"),
+            outcome(stats.failed_points, "failed"),
+            outcome(stats.dropped_points, "dropped"),
+        ]
+    };
     let mut points = vec![
-        outcome(stats.sent_points - stats.rejected_points.min(stats.sent_points), "sent"),
-        outcome(stats.rejected_points, "rejected"),
-        outcome(stats.failed_points, "failed"),
-        outcome(stats.dropped_points, "dropped"),
         Point::new(&RETRIES, started_unix_ns, Value::Int(stats.retries)),
         Point::new(&QUEUE, 0, Value::Int(stats.queue_length as u64)),
         Point::new(&QUEUE_BYTES, 0, Value::Int(stats.queue_bytes as u64)),
     ];
+    points.extend(outcomes(&POINTS, stats));
+    points.extend(events.into_iter().flat_map(|events| outcomes(&EVENTS, events)));
     points.extend(stats.oldest_age.map(|age| Point::new(&QUEUE_AGE, 0, Value::Float(age.as_secs_f64()))));
     points
 }
@@ -75,7 +90,7 @@ mod tests {
     #[test]
     fn every_outcome_is_told_and_rejected_points_are_not_sent() {
         let stats = Stats { sent_points: 10, rejected_points: 3, dropped_points: 2, ..Stats::default() };
-        let points = points(&stats, 1);
+        let points = points(&stats, None, 1);
         let of = |outcome: &str| points.iter().find(|p| p.attributes.iter().any(|(_, v)| v == outcome)).map(|p| p.value.clone());
         assert_eq!(of("sent"), Some(Value::Int(7)));
         assert_eq!(of("rejected"), Some(Value::Int(3)));

@@ -19,15 +19,23 @@ use tracing::{info, warn};
 use super::failure::{Accepted, Failure, Kind, Log, Retry, chain};
 use super::grpc::{self, Grpc};
 use super::http::{self, Http};
-use super::{Compression, ExportError, Exporter, Protocol, Settings, encode};
+use super::{Compression, ExportError, Exporter, Payload, Protocol, Settings, encode, logs};
 use crate::aggregate::Batch;
 use crate::backoff::{Backoff, Pacing};
 
 /// Sends batches in the background.
 #[derive(Debug)]
 pub struct Shipper {
-    shared: Arc<Shared>,
     form: Form,
+    metrics: Lane,
+    /// Where events go, unless they share the metrics' way (stdout) or nothing takes them.
+    logs: Option<Lane>,
+}
+
+/// A queue and the task that empties it.
+#[derive(Debug)]
+struct Lane {
+    shared: Arc<Shared>,
     /// `Some(deadline)` once no more batches come.
     closing: watch::Sender<Option<Instant>>,
     task: Option<JoinHandle<()>>,
@@ -104,6 +112,8 @@ struct State {
     /// Counts; the queue's own figures are filled in when asked for.
     stats: Stats,
     log: Log,
+    /// The collector does not take this at all: nothing is queued any more.
+    unwanted: bool,
 }
 
 impl Shipper {
@@ -124,72 +134,125 @@ impl Shipper {
         if settings.queue == 0 {
             return Err(ExportError::Queue);
         }
+        let otlp = |payload| -> Result<Option<(Sink, String)>, ExportError> {
+            let sink = match settings.protocol {
+                Protocol::Grpc => Sink::Grpc(Box::new(Grpc::new(settings, payload)?)),
+                Protocol::HttpProtobuf => Sink::Http(Box::new(Http::new(settings, payload)?)),
+            };
+            let target = sink.target();
+            Ok(Some((sink, target)))
+        };
         let (form, sink) = match (settings.exporter, settings.protocol) {
             (Exporter::None, _) => (Form::Nothing, None),
             (Exporter::Stdout, _) => (Form::Line, Some((Sink::Lines(Box::new(tokio::io::stdout())), "stdout".into()))),
             (Exporter::Otlp, _) if settings.timeout.is_zero() => return Err(ExportError::Timeout),
-            (Exporter::Otlp, Protocol::Grpc) => {
-                let grpc = Grpc::new(settings)?;
-                let target = grpc.target().into();
-                (Form::Grpc(settings.compression), Some((Sink::Grpc(Box::new(grpc)), target)))
-            }
-            (Exporter::Otlp, Protocol::HttpProtobuf) => {
-                let http = Http::new(settings)?;
-                let target = http.target().into();
-                (Form::Http(settings.compression), Some((Sink::Http(Box::new(http)), target)))
-            }
+            (Exporter::Otlp, Protocol::Grpc) => (Form::Grpc(settings.compression), otlp(Payload::Metrics)?),
+            (Exporter::Otlp, Protocol::HttpProtobuf) => (Form::Http(settings.compression), otlp(Payload::Metrics)?),
         };
-        Ok(Self::start(form, sink, settings.queue, pacing))
+        let logs = match (settings.exporter, &settings.logs_endpoint) {
+            (Exporter::Otlp, Some(_)) => otlp(Payload::Logs)?,
+            _ => None,
+        };
+        let mut shipper = Self::start(form, sink, settings.queue, pacing);
+        shipper.logs = logs.map(|sink| Lane::start(Payload::Logs, Some(sink), settings.queue, pacing));
+        Ok(shipper)
     }
 
     fn start(form: Form, sink: Option<(Sink, String)>, capacity: usize, pacing: Pacing) -> Self {
-        let state = State { waiting: VecDeque::new(), capacity, sending: None, stats: Stats::default(), log: Log::default() };
-        let shared = Arc::new(Shared { state: Mutex::new(state), arrived: Notify::new() });
-        let (closing, closed) = watch::channel(None);
-        let task = sink.map(|(sink, target)| {
-            let backoff = Backoff::new(pacing);
-            tokio::spawn(Task { shared: shared.clone(), sink, target, backoff, closed }.run())
-        });
-        Self { shared, form, closing, task }
+        Self { form, metrics: Lane::start(Payload::Metrics, sink, capacity, pacing), logs: None }
     }
 
-    /// Encodes a batch and queues it. Never waits; when the queue is full, the oldest batch goes and is counted.
+    /// Encodes a batch and queues it, its events apart. Never waits; when the queue is full, the oldest batch goes and is counted.
     pub fn enqueue(&self, batch: &Batch) {
         if matches!(self.form, Form::Nothing) {
             return;
         }
         let request = encode::encode(batch);
         let points = encode::points(&request);
-        if points == 0 {
+        if points > 0 {
+            self.metrics.push(self.form.body(&request), points);
+        }
+        if batch.events.is_empty() {
             return;
         }
-        let body = match self.form {
-            Form::Grpc(compression) => grpc::frame(&request.encode_to_vec(), compression),
-            Form::Http(compression) => http::body(request.encode_to_vec(), compression),
-            Form::Line => (encode::to_json(&request) + "\n").into(),
-            Form::Nothing => return,
-        };
-        let mut state = self.shared.state();
-        state.waiting.push_back(Parcel { body, points, since: Instant::now() });
-        state.drop_oldest();
-        drop(state);
-        self.shared.arrived.notify_one();
+        let request = logs::encode(&batch.events, batch.time_unix_ns);
+        match (&self.logs, self.form) {
+            (Some(lane), _) => lane.push(self.form.body(&request), batch.events.len() as u64),
+            // They are no points: not counted as such.
+            (None, Form::Line) => self.metrics.push(self.form.body(&request), 0),
+            (None, _) => {}
+        }
+    }
+
+    /// What became of the events so far; `None` when they have no way of their own.
+    pub fn event_stats(&self) -> Option<Stats> {
+        Some(self.logs.as_ref()?.shared.state().stats())
     }
 
     /// What became of the batches so far.
     pub fn stats(&self) -> Stats {
-        self.shared.state().stats()
+        self.metrics.shared.state().stats()
     }
 
     /// Tries to send what is queued, for no longer than `within`, and returns the final counts. What is left counts as
     /// dropped.
     ///
     /// A name lookup or a write to stdout that hangs goes on in a thread of the runtime: end that with `shutdown_background`.
-    pub async fn shutdown(mut self, within: Duration) -> Stats {
-        self.closing.send_replace(Some(Instant::now() + within));
+    pub async fn shutdown(self, within: Duration) -> Stats {
+        let deadline = Instant::now() + within;
+        let Self { metrics, logs, .. } = self;
+        let logs = async {
+            if let Some(logs) = logs {
+                logs.shutdown(Payload::Logs, deadline).await;
+            }
+        };
+        let (stats, ()) = tokio::join!(metrics.shutdown(Payload::Metrics, deadline), logs);
+        stats
+    }
+}
+
+impl Form {
+    /// A request as it goes over the wire.
+    fn body(self, request: &(impl Message + serde::Serialize)) -> Bytes {
+        match self {
+            Self::Grpc(compression) => grpc::frame(&request.encode_to_vec(), compression),
+            Self::Http(compression) => http::body(request.encode_to_vec(), compression),
+            Self::Line => (encode::to_json(request) + "\n").into(),
+            Self::Nothing => Bytes::new(),
+        }
+    }
+}
+
+impl Lane {
+    fn start(payload: Payload, sink: Option<(Sink, String)>, capacity: usize, pacing: Pacing) -> Self {
+        let (stats, log) = (Stats::default(), Log::default());
+        let state = State { waiting: VecDeque::new(), capacity, sending: None, stats, log, unwanted: false };
+        let shared = Arc::new(Shared { state: Mutex::new(state), arrived: Notify::new() });
+        let (closing, closed) = watch::channel(None);
+        let task = sink.map(|(sink, target)| {
+            let backoff = Backoff::new(pacing);
+            tokio::spawn(Task { payload, shared: shared.clone(), sink, target, backoff, closed }.run())
+        });
+        Self { shared, closing, task }
+    }
+
+    fn push(&self, body: Bytes, points: u64) {
+        let mut state = self.shared.state();
+        if state.unwanted {
+            state.stats.dropped_points += points;
+            return;
+        }
+        state.waiting.push_back(Parcel { body, points, since: Instant::now() });
+        state.drop_oldest();
+        drop(state);
+        self.shared.arrived.notify_one();
+    }
+
+    async fn shutdown(mut self, payload: Payload, deadline: Instant) -> Stats {
+        self.closing.send_replace(Some(deadline));
         if let Some(task) = &mut self.task {
             // Timed out: the task ends when `self` goes.
-            let _ = tokio::time::timeout(within, &mut *task).await;
+            let _ = tokio::time::timeout_at(deadline.into(), &mut *task).await;
             task.abort();
         }
         let mut state = self.shared.state();
@@ -200,13 +263,13 @@ impl Shipper {
         let stats = state.stats();
         if batches > 0 {
             let error = stats.last_error.as_deref().unwrap_or("the time given for it was too short");
-            warn!(batches, points, "ended with metrics unsent: {error}");
+            warn!(batches, points, "ended with {payload} unsent: {error}");
         }
         stats
     }
 }
 
-impl Drop for Shipper {
+impl Drop for Lane {
     fn drop(&mut self) {
         if let Some(task) = &self.task {
             task.abort();
@@ -253,6 +316,15 @@ fn times(silent: u64) -> String {
 }
 
 impl Sink {
+    /// For messages: where requests go.
+    fn target(&self) -> String {
+        match self {
+            Self::Grpc(grpc) => grpc.target().into(),
+            Self::Http(http) => http.target().into(),
+            Self::Lines(_) => "stdout".into(),
+        }
+    }
+
     async fn send(&mut self, body: Bytes) -> Result<Accepted, Failure> {
         match self {
             Self::Grpc(grpc) => grpc.send(body).await,
@@ -269,6 +341,7 @@ impl Sink {
 
 /// The task's side.
 struct Task {
+    payload: Payload,
     shared: Arc<Shared>,
     sink: Sink,
     /// For messages: where to and how.
@@ -341,7 +414,7 @@ impl Task {
         state.stats.rejected_points += accepted.rejected;
         state.stats.last_error = None;
         if let Some(down) = state.log.succeeded(now) {
-            info!("metrics are sent to {} again, after {} s", self.target, down.as_secs());
+            info!("{} are sent to {} again, after {} s", self.payload, self.target, down.as_secs());
         }
         if *accepted == Accepted::default() {
             return;
@@ -354,7 +427,15 @@ impl Task {
     }
 
     fn refused(&mut self, state: &mut State, parcel: Parcel, failure: Failure) -> Pause {
-        let error = format!("could not send metrics to {}: {}; {}", self.target, failure.reason, failure.kind.advice());
+        let (payload, target) = (self.payload, &self.target);
+        if payload == Payload::Logs && failure.kind.is_no_such_service() {
+            // Many backends take metrics only, and it is no fault of theirs.
+            info!("the collector at {target} takes no logs ({}): events are in this log alone from now on", failure.reason);
+            state.unwanted = true;
+            state.stats.dropped_points += parcel.points + state.waiting.drain(..).map(|parcel| parcel.points).sum::<u64>();
+            return Pause::None;
+        }
+        let error = format!("could not send {payload} to {target}: {}; {}", failure.reason, failure.kind.advice());
         if let Some(silent) = state.log.failed(failure.kind, Instant::now()) {
             let then = if failure.retry == Retry::Never { "the batch is lost" } else { "it will be repeated" };
             warn!("{error}; {then}{}", times(silent));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use podmeter_tests::collector::{Answer, Collector, Options, Tls};
 use tonic::Code;
 
-use super::fixtures::{TIME, counted, settings};
+use super::fixtures::{TIME, counted, happened, settings};
 use super::ship::{Shipper, Stats};
 use super::{Compression, ExportError, Exporter, Protocol, Settings};
 use crate::backoff::Pacing;
@@ -24,7 +24,16 @@ fn to(collector: &Collector, protocol: Protocol) -> Settings {
         Protocol::HttpProtobuf => collector.http_endpoint(),
     };
     let certificate = collector.tls().map(Tls::ca);
-    Settings { certificate, ..settings(&endpoint, protocol) }
+    let logs_endpoint = Some(match protocol {
+        Protocol::Grpc => collector.grpc_endpoint(),
+        Protocol::HttpProtobuf => collector.http_endpoint().replace("/v1/metrics", "/v1/logs"),
+    });
+    Settings { certificate, logs_endpoint, ..settings(&endpoint, protocol) }
+}
+
+/// A batch of one counter in which something happened.
+fn eventful(seconds: u32) -> crate::aggregate::Batch {
+    crate::aggregate::Batch { events: vec![happened("web-0", seconds.into())], ..counted(seconds) }
 }
 
 fn quick(settings: &Settings) -> Shipper {
@@ -464,5 +473,51 @@ impl Write for Captured {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+#[tokio::test]
+async fn events_arrive_as_log_records_beside_the_metrics_and_are_repeated_like_them() {
+    for protocol in BOTH {
+        let collector = Collector::start().expect("a collector");
+        let (again, _) = refusals(protocol);
+        collector.always_logs(again);
+        let shipper = quick(&to(&collector, protocol));
+        shipper.enqueue(&eventful(1));
+        collector.until("two attempts", |c| c.log_attempts() >= 2).await.expect("attempts");
+        collector.always_logs(Answer::Accept);
+        collector.until("the event", |c| !c.logs().is_empty()).await.expect("an event");
+        collector.until("the metrics", |c| !c.received().is_empty()).await.expect("metrics");
+        let record = collector.logs()[0].resource_logs[0].scope_logs[0].log_records[0].clone();
+        assert_eq!((record.event_name.as_str(), record.time_unix_nano), ("podmeter.test", 1), "{protocol}");
+        assert_eq!(shipper.shutdown(Duration::from_secs(10)).await.failed_batches, 0);
+        assert_eq!(collector.logs().len(), 1, "{protocol}: once");
+    }
+}
+
+#[tokio::test]
+async fn a_collector_that_takes_no_logs_is_asked_once_and_still_gets_all_metrics() {
+    for protocol in BOTH {
+        let collector = Collector::start().expect("a collector");
+        collector.always_logs(match protocol {
+            Protocol::Grpc => Answer::Grpc { code: Code::Unimplemented, retry_info: None },
+            Protocol::HttpProtobuf => Answer::Http { status: 404, retry_after: None },
+        });
+        let shipper = quick(&to(&collector, protocol));
+        shipper.enqueue(&eventful(1));
+        collector.until("an attempt", |c| c.log_attempts() == 1).await.expect("an attempt");
+        let start = Instant::now();
+        while shipper.event_stats().expect("a way of their own").dropped_points == 0 {
+            assert!(start.elapsed() < Duration::from_secs(20), "the refusal is not counted");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        for second in 2..=4 {
+            shipper.enqueue(&eventful(second));
+        }
+        let stats = stats_until(&shipper, "all metrics are sent", |s| s.sent_batches == 4).await;
+        assert_eq!((stats.failed_batches, stats.last_error), (0, None), "{protocol}");
+        assert_eq!(arrived(&collector), [1.0, 2.0, 3.0, 4.0]);
+        assert_eq!((collector.log_attempts(), collector.logs().len()), (1, 0), "{protocol}");
+        assert_eq!(shipper.event_stats().expect("still").dropped_points, 4);
     }
 }

@@ -107,6 +107,8 @@ pub struct Kernel {
     pub btf: Btf,
     /// Number of possible CPUs.
     pub cpus: u32,
+    /// Whether signals may walk over the kernel's structs where they could also read files.
+    pub walks: bool,
     root: PathBuf,
     typed: aya::Btf,
     pins: Pins,
@@ -183,7 +185,7 @@ impl Kernel {
         let pins = pins()?;
         let cpus = facts::possible_cpus().map_err(LoadError::Cpus)?;
         let typed = stand_in(&btf, tracepoints)?;
-        Ok(Self { btf, cpus, root, typed, pins, in_use: Vec::new(), anew: false })
+        Ok(Self { btf, cpus, walks: true, root, typed, pins, in_use: Vec::new(), anew: false })
     }
 
     /// Loads an object: creates its maps or adopts those that an earlier agent pinned, and verifies its programs.

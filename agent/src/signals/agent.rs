@@ -20,7 +20,7 @@ pub const SIGNAL: Signal = Signal {
     name: "agent",
     help: "podmeter's own CPU time and memory, its slots, and what it missed",
     tracepoints: &[],
-    metrics: &[&SIGNAL_ACTIVE, &CPU_TIME, &MEMORY, &CGROUPS, &SLOTS, &WITHOUT_SLOT],
+    metrics: &[&SIGNAL_ACTIVE, &READ_TIME, &CPU_TIME, &MEMORY, &CGROUPS, &SLOTS, &WITHOUT_SLOT],
     missing: |_| None,
     start: |_, _, _| Ok(Box::new(Agent { started_unix_ns: facts::unix_ns() })),
 };
@@ -33,6 +33,15 @@ pub static SIGNAL_ACTIVE: Metric = Metric {
     attributes: &["signal"],
     scope: Scope::Agent,
     help: "1 for each signal that is measured, 0 for one that is off: `podmeter check` and the agent's log say why.",
+};
+/// `podmeter.agent.signal.read_time`
+pub static READ_TIME: Metric = Metric {
+    name: "podmeter.agent.signal.read_time",
+    unit: "s",
+    kind: Kind::Gauge,
+    attributes: &["signal"],
+    scope: Scope::Agent,
+    help: "How long it took to read the signal for this export, all cgroups together.",
 };
 /// `podmeter.agent.cpu.time`
 pub static CPU_TIME: Metric = Metric {

@@ -14,6 +14,7 @@ use podmeter_tests::{
         Effort, Stop,
         agent::{self, Node},
         kubernetes::{self, Cluster},
+        memory,
         report::{self, Figure},
         switches::{self, Contest},
     },
@@ -58,6 +59,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     session.switches()?;
     session.agent()?;
     session.kubernetes()?;
+    session.memory()?;
 
     ensure!(
         !session.figures.is_empty() || !session.complete,
@@ -112,6 +114,15 @@ impl Session {
         self.part(&switches::IN_CACHE, |effort| contest.in_cache(effort))?;
         self.part(&switches::AMONG_PODS, |effort| contest.among_pods(effort))?;
         self.part(&switches::SLOWDOWN, |effort| contest.slowdown(effort))
+    }
+
+    /// What reading memory costs.
+    fn memory(&mut self) -> Result<()> {
+        if self.wants(&memory::PASS) && !podmeter_tests::cgroup::has_controller("memory")? {
+            eprintln!("SKIPPED {}: needs the memory controller in the cgroup2 hierarchy", memory::PASS.join(", "));
+            return Ok(());
+        }
+        self.part(&memory::PASS, memory::passes)
     }
 
     /// What the agent costs.

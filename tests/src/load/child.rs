@@ -5,7 +5,7 @@ use std::{hint::black_box, os::fd::RawFd, sync::atomic::Ordering::Relaxed};
 use nix::libc;
 
 use super::{
-    Work,
+    Memory, Work,
     shared::{Page, Shared, WINDOW_NS},
 };
 
@@ -22,6 +22,7 @@ pub(super) struct Plan {
     pub(super) cpu: Option<usize>,
     pub(super) realtime: bool,
     pub(super) into_window_ns: Option<u64>,
+    pub(super) expendable: bool,
     pub(super) alarm_seconds: u32,
     /// Process id of the parent.
     pub(super) parent: i32,
@@ -32,10 +33,7 @@ pub(super) struct Plan {
 /// Carries out the plan and exits: with 0, or with the errno of what failed.
 pub(super) fn run(plan: &Plan, shared: &Shared) -> ! {
     let code = match prepare(plan) {
-        Ok(()) => {
-            work(&plan.work, shared.page());
-            0
-        }
+        Ok(()) => work(&plan.work, shared.page()).err().unwrap_or(0),
         Err(errno) => errno,
     };
     // SAFETY: ends the process without running anything of the parent's.
@@ -65,6 +63,9 @@ fn prepare(plan: &Plan) -> Result<(), i32> {
     }
     if plan.realtime {
         put_first()?;
+    }
+    if plan.expendable {
+        offer_to_oom_killer()?;
     }
     if let Some(offset) = plan.into_window_ns {
         let next = (clock(libc::CLOCK_MONOTONIC) / WINDOW_NS).wrapping_add(1).wrapping_mul(WINDOW_NS);
@@ -114,7 +115,7 @@ fn put_first() -> Result<(), i32> {
     if unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, -20) } == 0 { Ok(()) } else { Err(errno()) }
 }
 
-fn work(work: &Work, page: &Page) {
+fn work(work: &Work, page: &Page) -> Result<(), i32> {
     let begin = clock(libc::CLOCK_MONOTONIC);
     let mut meter = Meter { page, window: begin / WINDOW_NS, counted_ns: 0 };
     match *work {
@@ -145,8 +146,89 @@ fn work(work: &Work, page: &Page) {
             write_byte(write, STOP);
         }
         Work::Pong { read, write } => while read_byte(read) == Some(GO) && write_byte(write, GO) {},
+        Work::Hold { memory, bytes, wall_ns } => {
+            fill(memory, bytes)?;
+            page.rounds.fetch_add(1, Relaxed);
+            sleep_until(begin.saturating_add(wall_ns));
+        }
+        Work::Breed { bytes, wall_ns } => {
+            // SAFETY: fork without the C library's part in it; the child fills memory and exits.
+            match unsafe { libc::syscall(libc::SYS_fork) } {
+                0 => {
+                    let code = fill(Memory::Anonymous, bytes).err().unwrap_or(0);
+                    // SAFETY: ends the process.
+                    unsafe { libc::_exit(code) }
+                }
+                -1 => return Err(errno()),
+                // SAFETY: no status is asked for.
+                child => while unsafe { libc::waitpid(child as i32, std::ptr::null_mut(), 0) } == -1 && errno() == libc::EINTR {},
+            }
+            page.rounds.fetch_add(1, Relaxed);
+            sleep_until(begin.saturating_add(wall_ns));
+        }
+        Work::Read { file, bytes, again, wall_ns } => {
+            let end = begin.saturating_add(wall_ns);
+            loop {
+                read_through(file, bytes)?;
+                page.rounds.fetch_add(1, Relaxed);
+                if !again || clock(libc::CLOCK_MONOTONIC) >= end {
+                    break;
+                }
+            }
+            sleep_until(end);
+        }
     }
     meter.settle();
+    Ok(())
+}
+
+/// Maps memory and writes to each of its pages. It stays until the process ends.
+fn fill(memory: Memory, bytes: usize) -> Result<(), i32> {
+    let sharing = if memory == Memory::Shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+    // SAFETY: a new mapping at an address of the kernel's choice; it is written to within its bounds.
+    unsafe {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let place = libc::mmap(std::ptr::null_mut(), bytes, protection, sharing | libc::MAP_ANONYMOUS, -1, 0);
+        if place == libc::MAP_FAILED {
+            return Err(errno());
+        }
+        // Pages as they are charged one by one, so that how much is charged is known.
+        libc::madvise(place, bytes, libc::MADV_NOHUGEPAGE);
+        for offset in (0..bytes).step_by(4096) {
+            place.cast::<u8>().add(offset).write_volatile(1);
+        }
+        if memory == Memory::Locked && libc::mlock(place, bytes) != 0 {
+            return Err(errno());
+        }
+    }
+    Ok(())
+}
+
+/// Reads the first bytes of a file.
+fn read_through(file: RawFd, bytes: u64) -> Result<(), i32> {
+    let mut buffer = [0_u8; 65536];
+    let mut at = 0;
+    while at < bytes {
+        // SAFETY: into a live buffer of that length.
+        match unsafe { libc::pread(file, buffer.as_mut_ptr().cast(), buffer.len(), at as libc::off_t) } {
+            0 => return Err(libc::ENODATA),
+            n @ 1.. => at += n as u64,
+            _ => return Err(errno()),
+        }
+    }
+    Ok(())
+}
+
+fn offer_to_oom_killer() -> Result<(), i32> {
+    // SAFETY: a path and a text that live for ever, a file descriptor of our own.
+    unsafe {
+        let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY);
+        if file < 0 || libc::write(file, c"1000".as_ptr().cast(), 4) != 4 {
+            return Err(errno());
+        }
+        libc::close(file);
+    }
+    Ok(())
 }
 
 /// Lays a load's CPU time into windows.

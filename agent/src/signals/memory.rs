@@ -1,0 +1,334 @@
+//! The memory signal: what every cgroup's memory consists of, whom the OOM killer kills, and time lost to reclaim.
+//!
+//! The memory controller's own counters are copied by `agent-ebpf/src/bin/memory.rs` in one walk over all cgroups, where the
+//! kernel can be walked (6.1) and its counters can be found ([`layout`]); else they are read from each cgroup's files. Both give
+//! [`figures::Figures`]. A walk is compared with the files before it is believed.
+
+mod figures;
+mod kills;
+mod layout;
+mod metrics;
+
+use std::{collections::HashMap, fs, io::Read as _};
+
+use agent_common::memory::{Counts, Facts, Index, Items, Usage, Walk};
+use nix::unistd::SysconfVar;
+
+use self::{
+    figures::{Figures, MemInfo},
+    kills::Kills,
+    layout::Layout,
+};
+use super::{
+    Failure, Readings, Running, Signal,
+    books::Books,
+    event::Event,
+    metric::{Point, Value},
+};
+use crate::{
+    cgroups::{Cgroup, Cgroups},
+    kernel::{
+        btf::Btf,
+        facts,
+        load::{Hook, Kernel, LoadError, Object, Plan},
+        sys::MappedArray,
+    },
+};
+
+/// See the module.
+pub const SIGNAL: Signal = Signal {
+    name: "memory",
+    help: "memory used and what of it can be freed, OOM kills, time lost to reclaim",
+    tracepoints: &[
+        "mm_vmscan_memcg_reclaim_begin",
+        "mm_vmscan_memcg_reclaim_end",
+        "mm_vmscan_direct_reclaim_begin",
+        "mm_vmscan_direct_reclaim_end",
+        "signal_generate",
+        "mark_victim",
+    ],
+    metrics: metrics::ALL,
+    missing: |btf| Layout::find(btf, |_| None).err().map(|error| error.to_string()),
+    start: |kernel, cgroups, _| Ok(Box::new(Memory::start(kernel, cgroups)?)),
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/memory"));
+
+/// Cgroups whose files are read to check a walk.
+const CHECKED: usize = 8;
+
+/// Pages that one CPU may hold in advance for a cgroup, or not have told it of yet (`MEMCG_CHARGE_BATCH`).
+const BATCH_PAGES: u64 = 64;
+
+/// Where the figures come from.
+#[derive(Debug)]
+enum Source {
+    /// A walk, which agreed with the files.
+    Walk,
+    /// A walk that no file could be compared with yet.
+    Unchecked,
+    /// The files, and why.
+    Files(String),
+}
+
+/// The signal while it counts.
+struct Memory {
+    object: Object,
+    source: Source,
+    records: MappedArray<Usage>,
+    walk: MappedArray<Walk>,
+    books: Books<Counts>,
+    kills: Kills,
+    page_bytes: u64,
+    cpus: u32,
+    /// Why a kind of count is missing on this kernel.
+    lacks: Vec<String>,
+    counts_kills: bool,
+    events: Vec<Event>,
+    started_unix_ns: u64,
+    booted_unix_ns: u64,
+}
+
+/// The programs that this kernel can run, and what it cannot tell.
+fn programs(btf: &Btf, layout: &Layout) -> (Vec<(&'static str, Hook)>, Vec<String>) {
+    let has = |tracepoint: &str| btf.typedef_id(&format!("btf_trace_{tracepoint}")).is_ok();
+    let (mut programs, mut lacks) = (Vec::new(), Vec::new());
+    let mut add = |group: &[(&'static str, &'static str)], what: &str| match group.iter().find(|(_, on)| !has(on)) {
+        None => programs.extend(group.iter().map(|(program, on)| (*program, Hook::Tracepoint(on)))),
+        Some((_, missing)) => lacks.push(format!("no {what}: this kernel has no tracepoint {missing}")),
+    };
+    add(
+        &[
+            ("memory_on_cgroup_reclaim", "mm_vmscan_memcg_reclaim_begin"),
+            ("memory_on_cgroup_reclaimed", "mm_vmscan_memcg_reclaim_end"),
+            ("memory_on_node_reclaim", "mm_vmscan_direct_reclaim_begin"),
+            ("memory_on_node_reclaimed", "mm_vmscan_direct_reclaim_end"),
+        ],
+        "reclaim",
+    );
+    let by_task = btf.tracepoint_takes("mark_victim", 0, "task_struct");
+    let on_victim = if by_task { "memory_on_victim" } else { "memory_on_victim_id" };
+    add(&[("memory_on_signal", "signal_generate"), (on_victim, "mark_victim")], "OOM kills");
+    if layout.needs_index() {
+        programs.push(("memory_copy_index", Hook::Call));
+    }
+    if layout.no_walk.is_none() {
+        programs.push(("memory_on_walk", Hook::Walk("cgroup")));
+    }
+    (programs, lacks)
+}
+
+impl Memory {
+    fn start(kernel: &mut Kernel, cgroups: &Cgroups) -> Result<Self, Failure> {
+        let slots = cgroups.slots();
+        // Five megabytes of text, for two lines of it, and only where they are needed.
+        let symbols = std::cell::OnceCell::new();
+        let symbol = |name: &str| {
+            let text = symbols.get_or_init(|| fs::read_to_string("/proc/kallsyms").unwrap_or_default());
+            layout::address_in(text, name)
+        };
+        let layout = Layout::find(&kernel.btf, symbol)?;
+        drop(symbols);
+        let (programs, lacks) = programs(&kernel.btf, &layout);
+        let page_bytes = page_bytes().ok_or("the size of a page is not known")?;
+        let slack_pages = BATCH_PAGES * (u64::from(kernel.cpus) + 1);
+        let mut object = kernel.load(&Plan {
+            object: SIGNAL.name,
+            bytes: OBJECT,
+            facts: ("FACTS", Facts { page_bytes, slack_pages, ..layout.facts }),
+            maps: &[
+                ("MEMORY_USAGE", Some(slots)),
+                ("MEMORY_WALK", None),
+                ("MEMORY_INDEX", None),
+                ("MEMORY_ITEMS", None),
+                ("MEMORY_COUNTS", Some(slots)),
+                ("MEMORY_CARRIED", Some(slots)),
+                ("OOM_KILLS", None),
+                ("OOM_RING", None),
+                ("RECLAIMS", None),
+                ("VICTIMS", None),
+            ],
+            shared: &[("CGROUP_SLOTS", cgroups.object())],
+            programs: &programs,
+        })?;
+        if layout.needs_index() {
+            object.run_on("memory_copy_index", facts::online_cpus()?.first().copied().unwrap_or(0))?;
+        }
+        let index = object.mapped::<Index>("MEMORY_INDEX")?.read(0).unwrap_or(Index::ZERO);
+        let (items, no_walk) = layout.items(&index);
+        object.mapped::<Items>("MEMORY_ITEMS")?.write(0, &items);
+        let unwanted = (!kernel.walks).then(|| "bpf.walks is false".to_owned());
+        kernel.attach(&mut object)?;
+        let memory = Self {
+            source: unwanted.or(no_walk).map_or(Source::Unchecked, Source::Files),
+            records: object.mapped("MEMORY_USAGE")?,
+            walk: object.mapped("MEMORY_WALK")?,
+            books: Books::open(&object, ["MEMORY_COUNTS", "MEMORY_CARRIED"], 1, slots)?,
+            kills: Kills::open(&object)?,
+            page_bytes,
+            cpus: kernel.cpus,
+            counts_kills: programs.iter().any(|(program, _)| *program == "memory_on_signal"),
+            lacks,
+            events: Vec::new(),
+            started_unix_ns: facts::unix_ns(),
+            booted_unix_ns: facts::unix_ns().saturating_sub(facts::boottime_ns()),
+            object,
+        };
+        if let Some(why) = memory.note() {
+            tracing::warn!(why, "memory is measured in part, or another way");
+        }
+        Ok(memory)
+    }
+
+    /// Compares a walk with the files of some cgroups, until there were any to compare with. What a walk says is taken only when
+    /// all that both know agrees: a kernel that keeps its counters otherwise must not lead to wrong figures.
+    fn check_walk(&mut self, cgroups: &Cgroups) {
+        if !matches!(self.source, Source::Unchecked) {
+            return;
+        }
+        // Both are as old as the kernel's last flush, which another cgroup's reading may bring about in between: three times then.
+        for _ in 0..3 {
+            match self.disagreement(cgroups) {
+                Ok(None) => return,
+                Ok(Some(Ok(()))) => {
+                    self.source = Source::Walk;
+                    return;
+                }
+                Ok(Some(Err(why))) => self.source = Source::Files(why),
+                Err(error) => {
+                    self.source = Source::Files(format!("cgroups cannot be walked: {error}"));
+                    break;
+                }
+            }
+        }
+        if let Source::Files(why) = &self.source {
+            tracing::warn!(why, "memory is read from files");
+        }
+    }
+
+    /// `None` when there was nothing to compare.
+    fn disagreement(&mut self, cgroups: &Cgroups) -> Result<Option<Result<(), String>>, LoadError> {
+        let read = |c: &Cgroup| Figures::read(&cgroups.directory(c), true).map(|figures| (c.slot, figures));
+        let candidates = || cgroups.table().iter().filter(|c| c.lives() && c.path != "/");
+        // Those with most in them say most.
+        let mut before: Vec<(u32, Figures)> = candidates().filter_map(read).take(64).collect();
+        before.sort_by_key(|(_, figures)| std::cmp::Reverse(figures.usage));
+        before.truncate(CHECKED);
+        if before.is_empty() {
+            return Ok(None);
+        }
+        let walked = self.walk(cgroups)?;
+        let slack = 2 * BATCH_PAGES * u64::from(self.cpus) * self.page_bytes;
+        for (slot, before) in before {
+            let Some(cgroup) = cgroups.table().get(slot) else { continue };
+            let Some((_, after)) = read(cgroup) else { continue };
+            let Some(own) = walked.get(&slot) else {
+                return Ok(Some(Err(format!("a walk over cgroups does not find the memory of {}", cgroup.path))));
+            };
+            if let Some(name) = own.outside(&before, &after, slack) {
+                return Ok(Some(Err(format!("a walk over cgroups gives another {name} of {} than its files", cgroup.path))));
+            }
+        }
+        Ok(Some(Ok(())))
+    }
+
+    /// Walks over all cgroups and reads what the kernel wrote down of each.
+    fn walk(&mut self, cgroups: &Cgroups) -> Result<HashMap<u32, Figures>, LoadError> {
+        let number = self.walk.word(0, 0).unwrap_or(0) + 1;
+        self.walk.write(0, &Walk { number, ..Walk::ZERO });
+        // The kernel brings the statistics of all cgroups up to date when those of the root are read, if enough has changed.
+        let _ = fs::read(cgroups.root().join("memory.stat"));
+        let failed = |source: std::io::Error| LoadError::Link {
+            action: "read",
+            program: "memory_on_walk".to_owned(),
+            source: source.into(),
+        };
+        let mut file = self.object.walk("memory_on_walk", cgroups.root())?;
+        let mut nothing = [0; 64];
+        // The program writes no text: one read walks to the end.
+        while file.read(&mut nothing).map_err(failed)? > 0 {}
+        let own = |c: &Cgroup| {
+            let record = self.records.read(c.slot).filter(|record| record.id == c.id && record.walk == number)?;
+            Some((c.slot, Figures::of(&record, self.page_bytes)))
+        };
+        Ok(cgroups.table().iter().filter(|c| c.lives() && c.path != "/").filter_map(own).collect())
+    }
+
+    /// Every cgroup's figures, by slot; the root has none of its own.
+    fn figures(&mut self, cgroups: &Cgroups, swap: bool) -> Result<HashMap<u32, Figures>, Failure> {
+        self.check_walk(cgroups);
+        if !matches!(self.source, Source::Files(_)) {
+            return Ok(self.walk(cgroups)?);
+        }
+        let living = cgroups.table().iter().filter(|c| c.lives() && c.path != "/");
+        Ok(living.filter_map(|c| Some((c.slot, Figures::read(&cgroups.directory(c), swap)?))).collect())
+    }
+}
+
+impl Running for Memory {
+    fn tick(&mut self, cgroups: &Cgroups) -> Result<(), Failure> {
+        let events = self.kills.take(cgroups.table());
+        self.events.extend(events);
+        Ok(())
+    }
+
+    fn events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    fn note(&self) -> Option<String> {
+        let source = match &self.source {
+            Source::Files(why) => Some(format!("read from files: {why}")),
+            Source::Walk | Source::Unchecked => None,
+        };
+        let notes: Vec<String> = source.into_iter().chain(self.lacks.iter().cloned()).collect();
+        (!notes.is_empty()).then(|| notes.join("; "))
+    }
+
+    fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point> {
+        let last = self.books.bury(cgroup);
+        self.records.write(cgroup.slot, &Usage::ZERO);
+        metrics::of_counts(&last, cgroup.born_unix_ns, self.counts_kills)
+    }
+
+    fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
+        let info = MemInfo::read();
+        let swap_free = info.map_or(0, |info| info.swap_free);
+        let swap = info.is_some_and(|info| info.swap_total > 0);
+        // With vm.swappiness 0 the kernel swaps nothing of a cgroup that is at its limit (`get_scan_count`).
+        let swap_free = if swap && swaps() { swap_free } else { 0 };
+        let figures = self.figures(cgroups, swap)?;
+        let totals = self.books.totals(cgroups.table());
+        let mut points = Vec::with_capacity(figures.len());
+        for cgroup in cgroups.table().iter() {
+            let mut of_cgroup = Vec::new();
+            if let Some(own) = figures.get(&cgroup.slot) {
+                let above = std::iter::successors(Some(cgroup.slot), |slot| cgroups.table().parent(*slot));
+                let room = above.filter_map(|slot| figures.get(&slot)).map(Figures::swap_room).min();
+                let born = if cgroup.older_than_counting { self.booted_unix_ns } else { cgroup.born_unix_ns };
+                of_cgroup = metrics::of_figures(own, room.unwrap_or(u64::MAX).min(swap_free), born);
+            }
+            if let Some(counts) = totals.get(&cgroup.slot) {
+                of_cgroup.extend(metrics::of_counts(counts, cgroup.born_unix_ns, self.counts_kills));
+            }
+            points.push((cgroup.slot, of_cgroup));
+        }
+        let mut node = info.as_ref().map(metrics::of_node).unwrap_or_default();
+        if self.counts_kills {
+            let lost = self.books.unattributed();
+            let kills = Value::Int(lost.cgroup_kills + lost.node_kills);
+            node.push(Point::new(&metrics::UNATTRIBUTED_KILLS, self.started_unix_ns, kills));
+            node.push(Point::new(&metrics::LOST_KILLS, self.started_unix_ns, Value::Int(self.kills.lost())));
+        }
+        Ok(Readings { cgroups: points, node })
+    }
+}
+
+fn page_bytes() -> Option<u64> {
+    u64::try_from(nix::unistd::sysconf(SysconfVar::PAGE_SIZE).ok()??).ok()
+}
+
+/// Whether the kernel is allowed to swap at all.
+fn swaps() -> bool {
+    fs::read_to_string("/proc/sys/vm/swappiness").map_or(true, |text| text.trim() != "0")
+}

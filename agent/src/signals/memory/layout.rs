@@ -1,0 +1,253 @@
+//! Where this kernel keeps the memory controller's counters: offsets from its BTF, and, since 6.11, from its own index tables.
+//!
+//! A memory cgroup's statistics were one array with a place for every statistic the kernel knows. 6.11 keeps only those that
+//! cgroups have, and finds them through a table (`mem_cgroup_stats_index`) of which BTF says nothing but that the array is
+//! shorter than the list of names. The table is read out of the kernel, and taken only when it is a table of that array: one that
+//! leads to each place exactly once.
+
+use agent_common::memory::{Facts, ITEMS, Index, Items, UNKNOWN};
+
+use crate::kernel::btf::{Btf, BtfError};
+
+/// A statistic's enum and name, in the order of [`agent_common::memory::Item`].
+const NAMES: [(Kind, &str); ITEMS] = [
+    (Kind::Node, "NR_ANON_MAPPED"),
+    (Kind::Node, "NR_FILE_PAGES"),
+    (Kind::Node, "NR_SHMEM"),
+    (Kind::Memcg, "MEMCG_KMEM"),
+    (Kind::Node, "NR_SLAB_RECLAIMABLE_B"),
+    (Kind::Node, "NR_SLAB_UNRECLAIMABLE_B"),
+    (Kind::Node, "NR_INACTIVE_ANON"),
+    (Kind::Node, "NR_ACTIVE_ANON"),
+    (Kind::Node, "NR_INACTIVE_FILE"),
+    (Kind::Node, "NR_ACTIVE_FILE"),
+    (Kind::Node, "NR_UNEVICTABLE"),
+    (Kind::Node, "WORKINGSET_REFAULT_ANON"),
+    (Kind::Node, "WORKINGSET_REFAULT_FILE"),
+    (Kind::Event, "PGFAULT"),
+    (Kind::Event, "PGMAJFAULT"),
+];
+
+/// Which list a statistic is in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// `enum node_stat_item`
+    Node,
+    /// `enum memcg_stat_item`, which goes on where the former ends
+    Memcg,
+    /// `enum vm_event_item`
+    Event,
+}
+
+impl Kind {
+    fn list(self) -> &'static str {
+        match self {
+            Self::Node => "node_stat_item",
+            Self::Memcg => "memcg_stat_item",
+            Self::Event => "vm_event_item",
+        }
+    }
+}
+
+/// One of the two arrays of a memory cgroup's counters.
+#[derive(Debug)]
+struct Array {
+    /// From the begin of the counters in bytes.
+    base: u64,
+    /// Places in it.
+    len: usize,
+    /// Statistics that the kernel's list names.
+    names: usize,
+}
+
+impl Array {
+    fn is_indexed(&self) -> bool {
+        self.len < self.names
+    }
+}
+
+/// What was found.
+pub struct Layout {
+    /// For the programs.
+    pub facts: Facts,
+    /// The kernel lacks what a walk reads, and why. The facts suffice for the other programs all the same.
+    pub no_walk: Option<String>,
+    states: Option<Array>,
+    events: Option<Array>,
+    /// A statistic's place in its list.
+    places: [Option<usize>; ITEMS],
+}
+
+impl Layout {
+    /// Finds all that BTF tells. `symbol` gives the address of one of the kernel's variables, where those may be seen.
+    ///
+    /// # Errors
+    /// When a struct that every kernel has is not as expected, or the kernel has no memory controller.
+    pub fn find(btf: &Btf, symbol: impl Fn(&str) -> Option<u64>) -> Result<Self, BtfError> {
+        let subsystem = btf.enum_names("cgroup_subsys_id")?;
+        let memory = subsystem.iter().find(|(_, name)| name == "memory_cgrp_id").map(|(id, _)| id.cast_unsigned() * 8);
+        let memory = memory.ok_or_else(|| BtfError::NoType { what: "cgroup subsystem", name: "memory".to_owned() })?;
+        let inside = |name, member| btf.offset(name, member).map(u64::from);
+        let mut facts = Facts {
+            task_cgroups: btf.offset_of("task_struct", "cgroups", 8)?,
+            task_tgid: btf.offset_of("task_struct", "tgid", 4)?,
+            task_pid: btf.offset_of("task_struct", "pid", 4)?,
+            task_comm: btf.offset_of("task_struct", "comm", 16)?,
+            css_set_cgroup: btf.offset_of("css_set", "dfl_cgrp", 8)?,
+            css_set_memory: inside("css_set", "subsys")? + memory,
+            cgroup_memory: inside("cgroup", "subsys")? + memory,
+            cgroup_kn: btf.offset_of("cgroup", "kn", 8)?,
+            kn_id: btf.offset_of("kernfs_node", "id", 8)?,
+            css_cgroup: btf.offset_of("cgroup_subsys_state", "cgroup", 8)?,
+            memcg_css: inside("mem_cgroup", "css")?,
+            memcg_memory: inside("mem_cgroup", "memory")?,
+            memcg_swap: inside("mem_cgroup", "swap").unwrap_or(UNKNOWN),
+            counter_usage: btf.offset_of("page_counter", "usage", 8)?,
+            counter_watermark: btf.offset_of("page_counter", "watermark", 8)?,
+            counter_max: btf.offset_of("page_counter", "max", 8)?,
+            counter_parent: btf.offset_of("page_counter", "parent", 8)?,
+            memcg_vmstats: inside("mem_cgroup", "vmstats")?,
+            ..Facts::ZERO
+        };
+        // A pointer to struct memcg_vmstats since 6.0, that struct itself since 5.13, before that a plain array.
+        let in_struct = btf.has_member("memcg_vmstats", "state");
+        facts.vmstats_is_pointer = u64::from(in_struct && !btf.has_member("mem_cgroup", "vmstats.state"));
+        let names = |kind: Kind, last: &str| {
+            let all = btf.enum_names(kind.list()).unwrap_or_default();
+            all.iter().find(|(_, name)| name == last).map_or(0, |(n, _)| *n as usize)
+        };
+        let array = |name: &str, member: &str, from: u64, names: usize| {
+            let (base, bytes) = (btf.offset(name, member).ok()?, btf.member_size(name, member).ok()?);
+            (names > 0).then_some(Array { base: u64::from(base) - from, len: bytes as usize / 8, names })
+        };
+        let (states, events) = (names(Kind::Memcg, "MEMCG_NR_STAT"), names(Kind::Event, "NR_VM_EVENT_ITEMS"));
+        let (states, events) = if in_struct {
+            (array("memcg_vmstats", "state", 0, states), array("memcg_vmstats", "events", 0, events))
+        } else {
+            // Behind the first array, and not read before 6.1.
+            (array("mem_cgroup", "vmstats", facts.memcg_vmstats, states), None)
+        };
+        let mut layout = Self { facts, no_walk: None, states, events, places: [None; ITEMS] };
+        for kind in [Kind::Node, Kind::Memcg, Kind::Event] {
+            let list = btf.enum_names(kind.list())?;
+            for (place, (of, name)) in layout.places.iter_mut().zip(NAMES).filter(|(_, (of, _))| *of == kind) {
+                debug_assert!(of == kind);
+                *place = list.iter().find(|(_, known)| known == name).and_then(|(n, _)| usize::try_from(*n).ok());
+            }
+        }
+        let mut address = |array: &Option<Array>, table: &str| {
+            if !array.as_ref().is_some_and(Array::is_indexed) {
+                return 0;
+            }
+            let address = symbol(table).unwrap_or(0);
+            if address == 0 && layout.no_walk.is_none() {
+                layout.no_walk = Some(format!(
+                    "this kernel finds its statistics through {table}, of which /proc/kallsyms does not show the address: it takes \
+                     CAP_SYSLOG, kernel.kptr_restrict below 2 and CONFIG_KALLSYMS_ALL"
+                ));
+            }
+            address
+        };
+        let (stats_index, events_index) =
+            (address(&layout.states, "mem_cgroup_stats_index"), address(&layout.events, "mem_cgroup_events_index"));
+        (layout.facts.stats_index, layout.facts.events_index) = (stats_index, events_index);
+        if btf.function_id("bpf_iter_cgroup").is_err() {
+            layout.no_walk = Some("this kernel cannot walk over cgroups, which needs 6.1".to_owned());
+        } else if layout.states.is_none() || layout.events.is_none() {
+            layout.no_walk = Some("this kernel keeps a cgroup's statistics in a way that is not known".to_owned());
+        }
+        Ok(layout)
+    }
+
+    /// Whether the tables have to be read out of the kernel first.
+    pub fn needs_index(&self) -> bool {
+        self.facts.stats_index != 0 || self.facts.events_index != 0
+    }
+
+    /// Where each statistic is, given the tables as the kernel has them.
+    ///
+    /// Also why a walk must not be made, if so: a table that is none of that array. What is known is there all the same.
+    pub fn items(&self, index: &Index) -> (Items, Option<String>) {
+        let mut wrong = self.no_walk.clone();
+        let mut resolve = |array: &Option<Array>, table: &[u8], name: &str| -> Vec<Option<u64>> {
+            let Some(array) = array else { return Vec::new() };
+            let places = match array.is_indexed() {
+                false => Some((0..array.names).map(Some).collect()),
+                true => places_in(table, array.names, array.len),
+            };
+            if places.is_none() && wrong.is_none() {
+                wrong = Some(format!("{name} is not the table that was expected"));
+            }
+            places.unwrap_or_default().into_iter().map(|place| Some(array.base + place? as u64 * 8)).collect()
+        };
+        let states = resolve(&self.states, &index.stats, "mem_cgroup_stats_index");
+        let events = resolve(&self.events, &index.events, "mem_cgroup_events_index");
+        let mut items = Items { offsets: [UNKNOWN; ITEMS] };
+        for ((offset, (kind, _)), place) in items.offsets.iter_mut().zip(NAMES).zip(self.places) {
+            let array = if kind == Kind::Event { &events } else { &states };
+            *offset = place.and_then(|place| *array.get(place)?).unwrap_or(UNKNOWN);
+        }
+        (items, wrong)
+    }
+}
+
+/// What a table of `names` entries says: a statistic's place in an array of `len`, or that it is not there.
+///
+/// The entry's type has changed: a signed byte or an int that is 0 where there is no place and one more than the place elsewhere,
+/// and since 6.13 or so a byte that is the place, or 255. Only one reading leads to every place once.
+fn places_in(table: &[u8], names: usize, len: usize) -> Option<Vec<Option<usize>>> {
+    let byte = |n: usize| table.get(n).copied().map(u32::from);
+    let word = |n: usize| Some(u32::from_ne_bytes(*table.get(4 * n..)?.first_chunk()?));
+    // Whether an entry is a word, and what it says where there is no place: 0, and one more than the place elsewhere, or 255.
+    let readings = [(false, 0), (false, 255), (true, 0)];
+    readings.iter().find_map(|(wide, none)| {
+        let place = |entry: u32| match none {
+            0 => entry.checked_sub(1),
+            none => Some(entry).filter(|entry| entry != none),
+        };
+        let entries = (0..names).map(|n| if *wide { word(n) } else { byte(n) });
+        let places: Vec<Option<usize>> =
+            entries.map(|entry| Some(place(entry?).map(|place| place as usize))).collect::<Option<_>>()?;
+        let mut used: Vec<usize> = places.iter().flatten().copied().collect();
+        used.sort_unstable();
+        used.iter().copied().eq(0..len).then_some(places)
+    })
+}
+
+/// Address of a variable in the text of /proc/kallsyms; `None` when it is not there or shown as 0.
+pub fn address_in(symbols: &str, name: &str) -> Option<u64> {
+    symbols.lines().find_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let address = fields.next()?;
+        (fields.nth(1)? == name).then(|| u64::from_str_radix(address, 16).ok().filter(|address| *address != 0))?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_read_in_whichever_form_this_kernel_has_it() {
+        let want = vec![Some(1), None, Some(0), Some(2), None];
+        let padded = |bytes: &[u8]| [bytes, &[0; 32]].concat();
+        assert_eq!(places_in(&padded(&[2, 0, 1, 3, 0]), 5, 3), Some(want.clone()));
+        assert_eq!(places_in(&padded(&[1, 255, 0, 2, 255]), 5, 3), Some(want.clone()));
+        let words: Vec<u8> = [2_u32, 0, 1, 3, 0].iter().flat_map(|n| n.to_ne_bytes()).collect();
+        assert_eq!(places_in(&padded(&words), 5, 3), Some(want));
+    }
+
+    #[test]
+    fn what_is_no_table_of_that_array_is_refused() {
+        for bad in [&[0_u8; 5][..], &[1, 1, 2, 3, 0], &[2, 0, 1, 4, 0], &[255; 5], &[1, 2]] {
+            assert_eq!(places_in(bad, 5, 3), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_hidden_address_is_none() {
+        let text = "ffffffff81000000 T _text\nffffffff82a0 d mem_cgroup_stats_index\n0000000000000000 d hidden\nshort\n";
+        assert_eq!(address_in(text, "mem_cgroup_stats_index"), Some(0xffff_ffff_82a0));
+        assert_eq!((address_in(text, "hidden"), address_in(text, "mem_cgroup")), (None, None));
+    }
+}

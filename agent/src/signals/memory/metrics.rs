@@ -1,0 +1,234 @@
+//! The metrics of the memory signal, and how figures become points of them.
+
+use agent_common::memory::{Counts, RECLAIM_FIRST};
+
+use super::figures::{Figures, MemInfo};
+use crate::{
+    histogram::Histogram,
+    signals::metric::{Kind, Metric, Point, Scope, Value},
+};
+
+/// All of them.
+pub const ALL: &[&Metric] = &[
+    &USAGE,
+    &WORKING_SET,
+    &RSS,
+    &AVAILABLE,
+    &FAULTS,
+    &UNRECLAIMABLE,
+    &PEAK,
+    &STATE,
+    &REFAULTS,
+    &OOM_KILLS,
+    &RECLAIM_TIME,
+    &RECLAIM,
+    &NODE_USAGE,
+    &NODE_WORKING_SET,
+    &NODE_RSS,
+    &NODE_AVAILABLE,
+    &UNATTRIBUTED_KILLS,
+    &LOST_KILLS,
+];
+
+const fn container(name: &'static str, help: &'static str) -> Metric {
+    Metric { name, unit: "By", kind: Kind::Gauge, attributes: &[], scope: Scope::Container, help }
+}
+
+const fn node(name: &'static str, help: &'static str) -> Metric {
+    Metric { name, unit: "By", kind: Kind::Gauge, attributes: &[], scope: Scope::Node, help }
+}
+
+const fn counter(name: &'static str, unit: &'static str, attributes: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, unit, kind: Kind::Counter, attributes, scope: Scope::Container, help }
+}
+
+/// `container.memory.usage`
+pub static USAGE: Metric = container("container.memory.usage", "All memory charged to the cgroup: memory.current.");
+/// `container.memory.working_set`
+pub static WORKING_SET: Metric = container(
+    "container.memory.working_set",
+    "Usage less the page cache that was not used lately, by kubelet's rule. It holds active page cache, which can be freed.",
+);
+/// `container.memory.rss`
+pub static RSS: Metric = container("container.memory.rss", "Mapped anonymous memory: anon of memory.stat.");
+/// `container.memory.available`
+pub static AVAILABLE: Metric =
+    container("container.memory.available", "The limit (memory.max) less the working set. Absent without a limit.");
+/// `container.memory.paging.faults`
+pub static FAULTS: Metric = counter(
+    "container.memory.paging.faults",
+    "{fault}",
+    &["system.paging.fault.type"],
+    "Page faults: major ones had to read from a disk, minor ones did not.",
+);
+/// `podmeter.memory.unreclaimable`
+pub static UNRECLAIMABLE: Metric = container(
+    "podmeter.memory.unreclaimable",
+    "What the kernel could not free before it called the OOM killer: usage less page cache (active_file + inactive_file), less \
+     slab_reclaimable, less anonymous memory and tmpfs as far as there is swap left for it.",
+);
+/// `podmeter.memory.peak`
+pub static PEAK: Metric =
+    container("podmeter.memory.peak", "The most that was ever charged to the cgroup: memory.peak. Absent before 5.19.");
+/// `podmeter.memory.state`
+pub static STATE: Metric = Metric {
+    name: "podmeter.memory.state",
+    unit: "By",
+    kind: Kind::Gauge,
+    attributes: &["state"],
+    scope: Scope::Container,
+    help: "What usage consists of beside rss, as in memory.stat: file (page cache, shmem included), shmem (tmpfs and shared memory), \
+           kernel (since 5.18; slab included), slab_reclaimable, slab_unreclaimable; and swap, which is not part of usage.",
+};
+/// `podmeter.memory.refaults`
+pub static REFAULTS: Metric = counter(
+    "podmeter.memory.refaults",
+    "{page}",
+    &["state"],
+    "Pages that came back soon after they had been evicted, by state (anon, file): memory is too small for what is used.",
+);
+/// `podmeter.memory.oom.kills`
+pub static OOM_KILLS: Metric = counter(
+    "podmeter.memory.oom.kills",
+    "{process}",
+    &["cause"],
+    "Processes that the OOM killer killed, children included, by cause: cgroup (a cgroup at or above it was at its limit), node (the \
+     node ran out). Counted at the kill.",
+);
+/// `podmeter.memory.reclaim.time`
+pub static RECLAIM_TIME: Metric = counter(
+    "podmeter.memory.reclaim.time",
+    "s",
+    &["cause"],
+    "Time that tasks were held up by direct reclaim, by cause: cgroup (a limit or memory.high was reached), node (the node ran \
+     short). Absent until there is any.",
+);
+/// `podmeter.memory.reclaim`
+pub static RECLAIM: Metric = Metric {
+    name: "podmeter.memory.reclaim",
+    unit: "s",
+    kind: Kind::Histogram,
+    attributes: &[],
+    scope: Scope::Workload,
+    help: "How long each direct reclaim held a task up, whatever the cause. Absent until there is any.",
+};
+/// `k8s.node.memory.usage`
+pub static NODE_USAGE: Metric = node("k8s.node.memory.usage", "All memory that is not free: MemTotal less MemFree.");
+/// `k8s.node.memory.working_set`
+pub static NODE_WORKING_SET: Metric =
+    node("k8s.node.memory.working_set", "Usage less the page cache that was not used lately, by kubelet's rule.");
+/// `k8s.node.memory.rss`
+pub static NODE_RSS: Metric = node("k8s.node.memory.rss", "Mapped anonymous memory.");
+/// `k8s.node.memory.available`
+pub static NODE_AVAILABLE: Metric = node("k8s.node.memory.available", "MemTotal less the working set.");
+/// `podmeter.memory.oom.kills.unattributed`
+pub static UNATTRIBUTED_KILLS: Metric = Metric {
+    name: "podmeter.memory.oom.kills.unattributed",
+    unit: "{process}",
+    kind: Kind::Counter,
+    attributes: &[],
+    scope: Scope::Node,
+    help: "Kills in cgroups that were born when all slots were taken.",
+};
+/// `podmeter.memory.oom.events.lost`
+pub static LOST_KILLS: Metric = Metric {
+    name: "podmeter.memory.oom.events.lost",
+    unit: "{event}",
+    kind: Kind::Counter,
+    attributes: &[],
+    scope: Scope::Node,
+    help: "Kills whose event was overwritten before it was read; they are counted all the same.",
+};
+
+/// What a cgroup's memory consists of. `swappable` is how much more it could swap out, `born_unix_ns` when it was made or later.
+pub fn of_figures(figures: &Figures, swappable: u64, born_unix_ns: u64) -> Vec<Point> {
+    let gauge = |metric, bytes: Option<u64>| bytes.map(|bytes| Point::new(metric, 0, Value::Int(bytes)));
+    let state = |bytes: Option<u64>, state: &'static str| gauge(&STATE, bytes).map(|point| point.with("state", state));
+    let counted = |metric, n: Option<u64>, key, value: &'static str| {
+        n.map(|n| Point::new(metric, born_unix_ns, Value::Int(n)).with(key, value))
+    };
+    [
+        gauge(&USAGE, Some(figures.usage)),
+        gauge(&WORKING_SET, figures.working_set()),
+        gauge(&RSS, figures.anon),
+        gauge(&AVAILABLE, figures.available()),
+        gauge(&UNRECLAIMABLE, figures.unreclaimable(swappable)),
+        gauge(&PEAK, figures.peak),
+        state(figures.file, "file"),
+        state(figures.shmem, "shmem"),
+        state(figures.kernel, "kernel"),
+        state(figures.slab_reclaimable, "slab_reclaimable"),
+        state(figures.slab_unreclaimable, "slab_unreclaimable"),
+        state(figures.swap, "swap"),
+        counted(&REFAULTS, figures.refaults_anon, "state", "anon"),
+        counted(&REFAULTS, figures.refaults_file, "state", "file"),
+        counted(&FAULTS, figures.minor_faults(), "system.paging.fault.type", "minor"),
+        counted(&FAULTS, figures.major_faults, "system.paging.fault.type", "major"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// What a cgroup's tasks went through since `start_unix_ns`; of kills and reclaim only what this kernel can tell.
+pub fn of_counts(counts: &Counts, start_unix_ns: u64, kills: bool) -> Vec<Point> {
+    let caused = |metric, value, cause: &'static str| Point::new(metric, start_unix_ns, value).with("cause", cause);
+    let mut points = Vec::new();
+    if kills {
+        points.push(caused(&OOM_KILLS, Value::Int(counts.cgroup_kills), "cgroup"));
+        points.push(caused(&OOM_KILLS, Value::Int(counts.node_kills), "node"));
+    }
+    let seconds = |ns: u64| Value::Float(ns as f64 / 1e9);
+    let (cgroup_ns, node_ns) = (counts.cgroup_reclaim_ns, counts.node_reclaim_ns);
+    points.extend((cgroup_ns > 0).then(|| caused(&RECLAIM_TIME, seconds(cgroup_ns), "cgroup")));
+    points.extend((node_ns > 0).then(|| caused(&RECLAIM_TIME, seconds(node_ns), "node")));
+    let histogram = Histogram::of_durations(RECLAIM_FIRST, &counts.reclaims, cgroup_ns + node_ns);
+    if histogram.count > 0 {
+        points.push(Point::new(&RECLAIM, start_unix_ns, Value::Histogram(histogram.into())));
+    }
+    points
+}
+
+/// The node's memory.
+pub fn of_node(info: &MemInfo) -> Vec<Point> {
+    let gauge = |metric, bytes| Point::new(metric, 0, Value::Int(bytes));
+    vec![
+        gauge(&NODE_USAGE, info.usage()),
+        gauge(&NODE_WORKING_SET, info.working_set()),
+        gauge(&NODE_RSS, info.anon),
+        gauge(&NODE_AVAILABLE, info.available()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_has_no_point_and_what_is_has_one() {
+        let figures = Figures { usage: 100, inactive_file: Some(40), anon: Some(5), ..Figures::default() };
+        let points = of_figures(&figures, 0, 7);
+        let names: Vec<_> = points.iter().map(|p| (p.metric.name, p.value.clone())).collect();
+        assert_eq!(
+            names,
+            [
+                ("container.memory.usage", Value::Int(100)),
+                ("container.memory.working_set", Value::Int(60)),
+                ("container.memory.rss", Value::Int(5)),
+            ]
+        );
+        assert!(points.iter().all(|p| ALL.contains(&p.metric)), "declared");
+    }
+
+    #[test]
+    fn kills_are_told_from_the_first_on_and_reclaim_once_there_is_any() {
+        let quiet = of_counts(&Counts::ZERO, 1, true);
+        assert_eq!(quiet.iter().map(|p| &p.value).collect::<Vec<_>>(), [&Value::Int(0), &Value::Int(0)]);
+        assert!(of_counts(&Counts::ZERO, 1, false).is_empty());
+        let mut counts = Counts { cgroup_reclaim_ns: 2_000_000_000, ..Counts::ZERO };
+        counts.reclaims[9] = 1;
+        let points = of_counts(&counts, 1, false);
+        assert_eq!(points.len(), 2);
+        assert_eq!(points[0].value, Value::Float(2.0));
+    }
+}

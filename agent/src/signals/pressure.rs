@@ -1,0 +1,127 @@
+//! The pressure signal: time that tasks stood still for want of CPU, memory or I/O (PSI), from the cgroups' files.
+//!
+//! A kernel may be built without it, have it switched off (`psi=0`: the files are there and reading them fails), or have it
+//! switched off for a cgroup (`cgroup.pressure`). What cannot be read is absent.
+
+use std::{fs, io, path::Path};
+
+use super::{
+    Failure, Readings, Running, Signal,
+    metric::{Kind, Metric, Point, Scope, Value},
+};
+use crate::{
+    cgroups::{Cgroup, Cgroups},
+    kernel::facts,
+};
+
+/// See the module.
+pub const SIGNAL: Signal = Signal {
+    name: "pressure",
+    help: "time that tasks stood still for want of CPU, memory or I/O (PSI), from the cgroup's files",
+    tracepoints: &[],
+    metrics: &[&TIME, &NODE_TIME],
+    missing: |_| absent(),
+    start: |_, _, _| Ok(Box::new(Pressure { booted_unix_ns: facts::unix_ns().saturating_sub(facts::boottime_ns()) })),
+};
+
+/// `podmeter.pressure.time`
+pub static TIME: Metric = Metric {
+    name: "podmeter.pressure.time",
+    unit: "s",
+    kind: Kind::Counter,
+    attributes: &["resource", "stall"],
+    scope: Scope::Container,
+    help: "Time in which some or all (full) of the cgroup's tasks stood still for want of cpu, memory or io: total of its \
+           <resource>.pressure. Absent where the kernel does not account it.",
+};
+/// `podmeter.node.pressure.time`
+pub static NODE_TIME: Metric = Metric {
+    name: "podmeter.node.pressure.time",
+    unit: "s",
+    kind: Kind::Counter,
+    attributes: &["resource", "stall"],
+    scope: Scope::Node,
+    help: "Time in which some or all (full) of the node's tasks stood still for want of cpu, memory or io: total of \
+           /proc/pressure/<resource>.",
+};
+
+const RESOURCES: [&str; 3] = ["cpu", "memory", "io"];
+
+/// Why this kernel has none.
+fn absent() -> Option<String> {
+    match fs::read("/proc/pressure/memory") {
+        Ok(_) => None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some("this kernel is built without CONFIG_PSI".to_owned()),
+        Err(error) => {
+            let why = "this kernel has pressure accounting switched off: boot with psi=1";
+            Some(format!("{why} (/proc/pressure/memory: {error})"))
+        }
+    }
+}
+
+/// The files are the state.
+struct Pressure {
+    booted_unix_ns: u64,
+}
+
+impl Running for Pressure {
+    fn tick(&mut self, _: &Cgroups) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn bury(&mut self, _: &Cgroup) -> Vec<Point> {
+        Vec::new()
+    }
+
+    fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
+        let of = |cgroup: &Cgroup| {
+            let directory = cgroups.directory(cgroup);
+            let born = if cgroup.older_than_counting { self.booted_unix_ns } else { cgroup.born_unix_ns };
+            (cgroup.slot, points(&TIME, born, |resource| directory.join(format!("{resource}.pressure"))))
+        };
+        let living = cgroups.table().iter().filter(|c| c.lives() && c.path != "/");
+        let node = points(&NODE_TIME, self.booted_unix_ns, |resource| Path::new("/proc/pressure").join(resource));
+        Ok(Readings { cgroups: living.map(of).filter(|(_, points)| !points.is_empty()).collect(), node })
+    }
+}
+
+fn points(metric: &'static Metric, start_unix_ns: u64, file: impl Fn(&str) -> std::path::PathBuf) -> Vec<Point> {
+    let mut points = Vec::new();
+    for resource in RESOURCES {
+        let Ok(text) = fs::read_to_string(file(resource)) else { continue };
+        for stall in ["some", "full"] {
+            if let Some(us) = total_us(&text, stall) {
+                let value = Value::Float(us as f64 / 1e6);
+                points.push(Point::new(metric, start_unix_ns, value).with("resource", resource).with("stall", stall));
+            }
+        }
+    }
+    points
+}
+
+/// `total=` of the line that begins with `stall`: `some avg10=0.00 avg60=0.00 avg300=0.00 total=12345`.
+fn total_us(text: &str, stall: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(stall)?.strip_prefix(' '))?;
+    line.split(' ').find_map(|field| field.strip_prefix("total=")?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_are_read_from_their_lines() {
+        let text = "some avg10=1.00 avg60=0.00 avg300=0.00 total=1234567\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=89\n";
+        assert_eq!((total_us(text, "some"), total_us(text, "full")), (Some(1_234_567), Some(89)));
+        // cpu.pressure has no such line before 5.13.
+        assert_eq!(total_us("some avg10=0.00 total=5\n", "full"), None);
+        for bad in ["", "some", "some total=", "some total=-1", "something total=5"] {
+            assert_eq!(total_us(bad, "some"), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_has_no_points() {
+        assert!(points(&TIME, 0, |_| "/nowhere/at/all".into()).is_empty());
+    }
+}

@@ -1,0 +1,466 @@
+//! Memory against the cgroup's own files and loads of known size; kills by the OOM killer; reclaim; pressure.
+
+use std::{fs::File, io::Write as _, thread, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
+use podmeter_tests::{
+    agent::{Agent, As, run, unix_ns},
+    bench::{Effort, memory, report::table},
+    cgroup::{Cgroup, has_controller},
+    collector::Collector,
+    load::{Load, Memory},
+    metric::{
+        FAULTS, MEMORY_AVAILABLE, MEMORY_PEAK, MEMORY_STATE, MEMORY_USAGE, NODE_MEMORY_USAGE, OOM_KILLS, PRESSURE, RECLAIM,
+        RECLAIM_TIME, RSS, UNRECLAIMABLE, WORKING_SET,
+    },
+    root_test,
+    truth::Tolerance,
+};
+use serde_json::{Value as Json, json};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const MIB: usize = 1 << 20;
+
+/// A page batch: what two CPUs charge in advance (64 pages each), and as much that they have not told the statistics yet.
+const BATCH: f64 = 4.0 * 64.0 * 4096.0;
+
+/// Something to read whose page cache is charged to the reader: a guest's disk, else a file that is on disk.
+fn disk(bytes: usize) -> Result<File> {
+    if let Ok(disk) = File::open("/dev/vda") {
+        return Ok(disk);
+    }
+    let mut file = tempfile::tempfile().context("could not make a file")?;
+    file.write_all(&vec![1; bytes]).context("could not write a file")?;
+    file.sync_all().context("could not write a file to disk")?;
+    Ok(file)
+}
+
+/// Whether the memory controller is here; says so when not.
+fn can_run(test: &str) -> Result<bool> {
+    let can = has_controller("memory")?;
+    if !can {
+        eprintln!("SKIPPED {test}: needs the memory controller in the cgroup2 hierarchy");
+    }
+    Ok(can)
+}
+
+/// A cgroup that has the memory controller, in one of its own.
+fn container(name: &str) -> Result<(Cgroup, Cgroup)> {
+    let pod = Cgroup::new(name)?;
+    pod.delegate("memory")?;
+    let container = pod.child("container")?;
+    Ok((pod, container))
+}
+
+/// Compares what was exported of a cgroup whose memory rests with its files.
+fn check_against_files(agent: &Agent, cgroup: &Cgroup) -> Result<()> {
+    // The kernel brings statistics up to date every two seconds at the latest.
+    thread::sleep(2500 * MS);
+    agent.catch_up()?;
+    let stat = |name: &str| cgroup.field("memory.stat", name).map(|n| n as f64);
+    let value =
+        |metric: &str, attributes: &[(&str, &str)]| agent.look(|exports| exports.value(cgroup.path(), metric, attributes));
+    let near = Tolerance::new(0.0, BATCH);
+    let usage = cgroup.number("memory.current").context("no memory.current")? as f64;
+    let expected = [
+        (MEMORY_USAGE, "", Some(usage)),
+        (MEMORY_PEAK, "", cgroup.number("memory.peak").map(|n| n as f64)),
+        (RSS, "", stat("anon")),
+        (WORKING_SET, "", Some(usage - stat("inactive_file").context("no inactive_file")?)),
+        (MEMORY_STATE, "file", stat("file")),
+        (MEMORY_STATE, "shmem", stat("shmem")),
+        (MEMORY_STATE, "kernel", stat("kernel")),
+        (MEMORY_STATE, "slab_reclaimable", stat("slab_reclaimable")),
+        (MEMORY_STATE, "slab_unreclaimable", stat("slab_unreclaimable")),
+    ];
+    for (metric, state, truth) in expected {
+        let attributes: &[(&str, &str)] = if state.is_empty() { &[] } else { &[("state", state)] };
+        let what = format!("{metric} {state}");
+        match (value(metric, attributes), truth) {
+            (Some(measured), Some(truth)) => near.check(&what, measured, truth)?,
+            (None, None) => println!("{what}: not on this kernel"),
+            (measured, truth) => anyhow::bail!("{what}: measured {measured:?}, truth {truth:?}"),
+        }
+    }
+    let major = stat("pgmajfault").context("no pgmajfault")?;
+    let minor = stat("pgfault").context("no pgfault")? - major;
+    let faults = |kind| value(FAULTS, &[("system.paging.fault.type", kind)]).with_context(|| format!("no {kind} faults"));
+    Tolerance::new(0.02, 256.0).check("minor faults", faults("minor")?, minor)?;
+    Tolerance::new(0.02, 16.0).check("major faults", faults("major")?, major)
+}
+
+/// Loads of every kind in cgroups of their own, each against what is known of it and against the files.
+fn check_every_kind(config: Json) -> Result<()> {
+    let agent = Agent::start(config)?;
+    let size = 24 * MIB;
+    for (kind, memory) in [("anonymous", Memory::Anonymous), ("locked", Memory::Locked), ("shared", Memory::Shared)] {
+        println!("-- {kind}");
+        let (_pod, cgroup) = container(kind)?;
+        cgroup.write("memory.max", &(256 * MIB).to_string())?;
+        let load = Load::hold(memory, size, 60 * SECOND).start(&cgroup)?;
+        load.wait_for_rounds(1, 10 * SECOND)?;
+        check_against_files(&agent, &cgroup)?;
+        let value = |metric, attributes: &[(&str, &str)]| {
+            agent.look(|exports| exports.value(cgroup.path(), metric, attributes)).with_context(|| format!("no {metric}"))
+        };
+        // What the process itself needs beside it: page tables, its stack, copied pages.
+        let known = Tolerance::new(0.0, 2.0 * MIB as f64);
+        let holds = if memory == Memory::Shared { value(MEMORY_STATE, &[("state", "shmem")])? } else { value(RSS, &[])? };
+        known.check("what was filled", holds, size as f64)?;
+        let usage = value(MEMORY_USAGE, &[])?;
+        known.check("usage", usage, size as f64)?;
+        // The guests have no swap: nothing of it could be freed.
+        known.check("unreclaimable", value(UNRECLAIMABLE, &[])?, size as f64)?;
+        known.check("available", value(MEMORY_AVAILABLE, &[])?, (256 * MIB) as f64 - value(WORKING_SET, &[])?)?;
+        load.kill()?;
+    }
+    println!("-- page cache");
+    let (_pod, cgroup) = container("cache")?;
+    let disk = disk(size)?;
+    std::fs::write("/proc/sys/vm/drop_caches", "1").context("could not drop the page cache")?;
+    let load = Load::read(&disk, size as u64, false, 60 * SECOND).start(&cgroup)?;
+    load.wait_for_rounds(1, 20 * SECOND)?;
+    check_against_files(&agent, &cgroup)?;
+    let value = |metric| agent.look(|exports| exports.value(cgroup.path(), metric, &[])).with_context(|| format!("no {metric}"));
+    ensure!(value(MEMORY_USAGE)? >= 0.95 * size as f64, "the page cache was not charged");
+    ensure!(value(UNRECLAIMABLE)? <= 2.0 * MIB as f64, "page cache can be freed");
+    ensure!(value(WORKING_SET)? <= 2.0 * MIB as f64, "nobody has used that page cache twice");
+    load.kill()?;
+    agent.stop().map(drop)
+}
+
+root_test! {
+    fn memory_of_every_kind_is_what_the_load_has_filled_and_the_files_say() {
+        if can_run("memory_of_every_kind_is_what_the_load_has_filled_and_the_files_say")? {
+            check_every_kind(json!({}))?;
+        }
+        Ok(())
+    }
+}
+
+root_test! {
+    fn memory_of_every_kind_is_the_same_when_only_files_are_read() {
+        if can_run("memory_of_every_kind_is_the_same_when_only_files_are_read")? {
+            check_every_kind(json!({"bpf": {"walks": false}}))?;
+        }
+        Ok(())
+    }
+}
+
+root_test! {
+    fn memory_is_read_by_a_walk_where_this_kernel_has_one() {
+        if !can_run("memory_is_read_by_a_walk_where_this_kernel_has_one")? {
+            return Ok(());
+        }
+        // Something to compare a walk with.
+        let (_pod, cgroup) = container("compared")?;
+        let load = Load::hold(Memory::Anonymous, 8 * MIB, 60 * SECOND).start(&cgroup)?;
+        load.wait_for_rounds(1, 10 * SECOND)?;
+        let check = run(&["check", "--json"], As::Root, 20 * SECOND)?;
+        let check: Json = serde_json::from_str(&check.stdout).context("no JSON")?;
+        let signals = check["signals"].as_array().context("no signals")?;
+        let memory = signals.iter().find(|signal| signal["name"] == "memory").context("no memory signal")?;
+        println!("{memory}");
+        ensure!(memory["on"] == true, "{memory}");
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+        if release.starts_with("5.") {
+            let note = memory["note"].as_str().context("files are read, and nothing says why")?;
+            ensure!(note.contains("read from files: this kernel cannot walk over cgroups"), "{note}");
+        } else {
+            ensure!(memory["note"].is_null(), "{memory}");
+        }
+        load.kill().map(drop)
+    }
+}
+
+/// What an OOM kill's line in the log says of one thing: `usage_bytes=123`.
+fn said<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = line.split_once(&format!(" {name}="))?;
+    Some(rest.split_whitespace().next()?.trim_matches('"'))
+}
+
+fn bytes_said(line: &str, name: &str) -> Result<f64> {
+    said(line, name).and_then(|text| text.parse().ok()).with_context(|| format!("no {name} in {line}"))
+}
+
+/// The one line of the log that tells of a kill.
+fn kill_line(agent: &Agent) -> Result<String> {
+    agent.wait_for_log("a process was killed", 5 * SECOND)?;
+    let log = agent.stderr();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("a process was killed")).collect();
+    ensure!(lines.len() == 1, "one process was killed: {lines:?}");
+    println!("{}", lines[0]);
+    Ok(lines[0].to_owned())
+}
+
+fn kills(agent: &Agent, cgroup: &Cgroup, cause: &str) -> Result<f64> {
+    agent.look(|exports| exports.value(cgroup.path(), OOM_KILLS, &[("cause", cause)])).context("no OOM kills")
+}
+
+root_test! {
+    fn a_container_at_its_limit_is_killed_once_and_the_kill_is_told_with_its_memory() {
+        if !can_run("a_container_at_its_limit_is_killed_once_and_the_kill_is_told_with_its_memory")? {
+            return Ok(());
+        }
+        let agent = Agent::start(json!({}))?;
+        let (pod, cgroup) = container("limited")?;
+        let limit = 32 * MIB;
+        cgroup.write("memory.max", &limit.to_string())?;
+        let load = Load::hold(Memory::Anonymous, 256 * MIB, 60 * SECOND).start(&cgroup)?;
+        let pid = load.pid();
+        ensure!(load.wait_for_signal()? == nix::sys::signal::Signal::SIGKILL, "not by SIGKILL");
+        agent.catch_up()?;
+        agent.catch_up()?;
+        let truth = cgroup.field("memory.events", "oom_kill").context("no oom_kill")? as f64;
+        ensure!(truth == 1.0, "the kernel counts {truth} kills");
+        ensure!(kills(&agent, &cgroup, "cgroup")? == 1.0, "not counted once");
+        ensure!(kills(&agent, &cgroup, "node")? == 0.0, "it was the cgroup's limit");
+        ensure!(kills(&agent, &pod, "cgroup")? == 1.0, "a pod counts its containers'");
+
+        let line = kill_line(&agent)?;
+        ensure!(said(&line, "pid") == Some(&pid.to_string()), "the victim was {pid}: {line}");
+        ensure!(said(&line, "cgroup") == Some(cgroup.path()), "{line}");
+        ensure!(said(&line, "limiting") == Some(cgroup.path()), "{line}");
+        ensure!(bytes_said(&line, "limit_bytes")? == limit as f64, "{line}");
+        let batch = Tolerance::new(0.0, BATCH);
+        let usage = bytes_said(&line, "usage_bytes")?;
+        batch.check("usage at the kill", usage, limit as f64)?;
+        let mut sum = 0.0;
+        for part in ["anon_bytes", "file_bytes", "shmem_bytes", "kernel_bytes"] {
+            sum += bytes_said(&line, part)?;
+        }
+        batch.check("its parts", sum, usage)?;
+        ensure!(bytes_said(&line, "anon_bytes")? > 0.8 * limit as f64, "it was anonymous memory: {line}");
+        agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn a_kill_reaches_the_collector_as_a_log_record_of_its_container() {
+        if !can_run("a_kill_reaches_the_collector_as_a_log_record_of_its_container")? {
+            return Ok(());
+        }
+        let collector = Collector::start()?;
+        let export = json!({"exporter": "otlp", "protocol": "grpc", "endpoint": collector.grpc_endpoint()});
+        let agent = Agent::spawn(json!({"export": export}))?;
+        collector.wait_until("metrics", |collector| !collector.received().is_empty())?;
+        let (_pod, cgroup) = container("told")?;
+        cgroup.write("memory.max", &(16 * MIB).to_string())?;
+        let load = Load::hold(Memory::Anonymous, 64 * MIB, 60 * SECOND).start(&cgroup)?;
+        let pid = load.pid();
+        load.wait_for_signal()?;
+        collector.wait_until("a log record", |collector| !collector.logs().is_empty())?;
+        let logs = collector.logs();
+        let group = &logs[0].resource_logs[0];
+        let resource = &group.resource.as_ref().context("no resource")?.attributes;
+        ensure!(text(resource, "podmeter.cgroup.path").as_deref() == Some(cgroup.path()), "{resource:?}");
+        let record = &group.scope_logs[0].log_records[0];
+        println!("{record:?}");
+        ensure!(record.event_name == "podmeter.oom.kill", "{record:?}");
+        ensure!(text(&record.attributes, "process.pid") == Some(pid.to_string()), "the victim was {pid}: {record:?}");
+        ensure!(text(&record.attributes, "podmeter.oom.cause").as_deref() == Some("cgroup"), "{record:?}");
+        ensure!(text(&record.attributes, "podmeter.memory.limit") == Some((16 * MIB).to_string()), "{record:?}");
+        let age_ns = unix_ns().saturating_sub(record.time_unix_nano);
+        ensure!(age_ns < 60_000_000_000, "it happened {age_ns} ns ago");
+        agent.stop().map(drop)
+    }
+}
+
+/// An attribute as text.
+fn text(attributes: &[KeyValue], key: &str) -> Option<String> {
+    let value = attributes.iter().find(|attribute| attribute.key == key)?.value.as_ref()?.value.clone()?;
+    match value {
+        any_value::Value::StringValue(text) => Some(text),
+        any_value::Value::IntValue(n) => Some(n.to_string()),
+        _ => None,
+    }
+}
+
+root_test! {
+    fn a_child_process_that_is_killed_is_counted_though_the_container_lives_on() {
+        if !can_run("a_child_process_that_is_killed_is_counted_though_the_container_lives_on")? {
+            return Ok(());
+        }
+        let agent = Agent::start(json!({}))?;
+        let (pod, cgroup) = container("parent")?;
+        // The pod's limit, not the container's own.
+        pod.write("memory.max", &(32 * MIB).to_string())?;
+        let load = Load::breed(256 * MIB, 60 * SECOND).start(&cgroup)?;
+        load.wait_for_rounds(1, 20 * SECOND)?;
+        ensure!(cgroup.procs()? == [load.pid()], "the parent lives, and it alone");
+        agent.catch_up()?;
+        agent.catch_up()?;
+        ensure!(cgroup.field("memory.events", "oom_kill") == Some(1), "the kernel counts another number");
+        ensure!(kills(&agent, &cgroup, "cgroup")? == 1.0, "not counted once");
+        let line = kill_line(&agent)?;
+        ensure!(said(&line, "pid") != Some(&load.pid().to_string()), "the child was killed: {line}");
+        ensure!(said(&line, "cgroup") == Some(cgroup.path()), "{line}");
+        ensure!(said(&line, "limiting") == Some(pod.path()), "the pod was at its limit: {line}");
+        load.kill()?;
+        agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn a_kill_because_the_node_ran_out_is_told_from_one_at_a_limit() {
+        let name = "a_kill_because_the_node_ran_out_is_told_from_one_at_a_limit";
+        if !can_run(name)? {
+            return Ok(());
+        }
+        let total = meminfo("MemTotal").context("no MemTotal")?;
+        if total > 4 << 30 || !podmeter_tests::is_emulated() {
+            eprintln!("SKIPPED {name}: would use up a machine that is not made for it");
+            return Ok(());
+        }
+        let agent = Agent::start(json!({}))?;
+        let (_pod, cgroup) = container("glutton")?;
+        let load = Load::hold(Memory::Anonymous, total as usize, 60 * SECOND).expendable().start(&cgroup)?;
+        load.wait_for_signal()?;
+        agent.catch_up()?;
+        agent.catch_up()?;
+        ensure!(kills(&agent, &cgroup, "node")? == 1.0, "not counted once");
+        ensure!(kills(&agent, &cgroup, "cgroup")? == 0.0, "there was no limit");
+        let line = kill_line(&agent)?;
+        ensure!(said(&line, "cause") == Some("node") && said(&line, "limiting").is_none(), "{line}");
+        agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn a_container_that_reads_more_than_its_limit_is_held_up_by_reclaim() {
+        if !can_run("a_container_that_reads_more_than_its_limit_is_held_up_by_reclaim")? {
+            return Ok(());
+        }
+        let agent = Agent::start(json!({}))?;
+        let (_pod, cgroup) = container("reclaimed")?;
+        let (_other, quiet) = container("quiet")?;
+        cgroup.write("memory.max", &(16 * MIB).to_string())?;
+        let rest = Load::hold(Memory::Anonymous, MIB, 60 * SECOND).start(&quiet)?;
+        let disk = disk(64 * MIB)?;
+        let load = Load::read(&disk, 64 * MIB as u64, true, 3 * SECOND).start(&cgroup)?;
+        load.wait()?;
+        agent.catch_up()?;
+        agent.catch_up()?;
+        let time = |cgroup: &Cgroup, cause| agent.look(|exports| exports.value(cgroup.path(), RECLAIM_TIME, &[("cause", cause)]));
+        let stalled = time(&cgroup, "cgroup").context("no reclaim")?;
+        println!("{stalled} s in reclaim");
+        ensure!(stalled > 0.005 && stalled < 30.0, "{stalled} s in reclaim");
+        ensure!(time(&quiet, "cgroup").is_none(), "the other one was never at its limit");
+        let histogram = agent.look(|exports| exports.histogram(cgroup.path(), RECLAIM).cloned()).context("no histogram")?;
+        let all = stalled + time(&cgroup, "node").unwrap_or(0.0);
+        Tolerance::new(0.001, 0.001).check("sum of the histogram", histogram.sum, all)?;
+        // The kernel counts what it looked at for this cgroup, and each reclaim looks at some pages at least.
+        let scanned = cgroup.field("memory.stat", "pgscan").context("no pgscan")?;
+        ensure!(scanned > 0 && histogram.count > 0 && histogram.count <= scanned, "{} of {scanned}", histogram.count);
+        rest.kill()?;
+        agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn pressure_is_what_the_files_say_and_absent_where_the_kernel_has_none() {
+        let agent = Agent::start(json!({}))?;
+        let cgroup = Cgroup::new("pressed")?;
+        let spinners: Vec<_> = (0..2).map(|_| Load::spin(2 * SECOND).on_cpu(0).start(&cgroup)).collect::<Result<_>>()?;
+        for spinner in spinners {
+            spinner.wait()?;
+        }
+        thread::sleep(2500 * MS);
+        agent.catch_up()?;
+        let mut compared = 0;
+        for resource in ["cpu", "memory", "io"] {
+            let text = cgroup.read(&format!("{resource}.pressure")).unwrap_or_default();
+            for stall in ["some", "full"] {
+                let line = text.lines().find(|line| line.starts_with(stall));
+                let total = line.and_then(|line| line.rsplit_once("total=")?.1.trim().parse::<f64>().ok());
+                let key = [("resource", resource), ("stall", stall)];
+                let value = agent.look(|exports| exports.value(cgroup.path(), PRESSURE, &key));
+                match (value, total) {
+                    (Some(value), Some(us)) => {
+                        Tolerance::new(0.001, 0.0005).check(&format!("{resource} {stall}"), value, us / 1e6)?;
+                        compared += 1;
+                    }
+                    (None, None) => println!("{resource} {stall}: not on this kernel"),
+                    (value, total) => anyhow::bail!("{resource} {stall}: measured {value:?}, truth {total:?}"),
+                }
+            }
+        }
+        println!("{compared} totals were compared");
+        agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn a_cgroup_without_the_memory_controller_has_no_memory_and_the_node_has() {
+        let agent = Agent::start(json!({}))?;
+        let pod = Cgroup::new("plain")?;
+        let child = pod.child("child")?;
+        let load = Load::hold(Memory::Anonymous, MIB, 60 * SECOND).start(&child)?;
+        load.wait_for_rounds(1, 10 * SECOND)?;
+        agent.catch_up()?;
+        agent.catch_up()?;
+        ensure!(child.number("memory.current").is_none(), "the child has a memory controller that nobody delegated");
+        let value = agent.look(|exports| exports.value(child.path(), MEMORY_USAGE, &[]));
+        ensure!(value.is_none(), "usage {value:?} of a cgroup without a memory controller");
+        let used = agent.look(|exports| exports.node_value(NODE_MEMORY_USAGE, &[])).context("no memory of the node")?;
+        let (total, free) = (meminfo("MemTotal").context("no total")?, meminfo("MemFree").context("no free")?);
+        Tolerance::new(0.05, 64.0 * MIB as f64).check("the node's memory", used, (total - free) as f64)?;
+        load.kill()?;
+        agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn cgroups_that_vanish_while_they_are_read_do_no_harm() {
+        if !can_run("cgroups_that_vanish_while_they_are_read_do_no_harm")? {
+            return Ok(());
+        }
+        for walks in [true, false] {
+            // What becomes of their last words is another test's.
+            let mut agent = Agent::spawn(json!({"bpf": {"walks": walks}, "export": {"exporter": "none"}}))?;
+            agent.wait_for_log("podmeter runs", 15 * SECOND)?;
+            let pod = Cgroup::new("vanishing")?;
+            pod.delegate("memory")?;
+            let begin = std::time::Instant::now();
+            let mut made = 0;
+            while begin.elapsed() < 3 * SECOND {
+                let alive = (0..10).map(|n| pod.child(&format!("c{made}-{n}"))).collect::<Result<Vec<_>>>()?;
+                made += alive.len();
+                alive.into_iter().try_for_each(Cgroup::remove)?;
+            }
+            println!("{made} cgroups came and went");
+            ensure!(agent.alive()?, "the agent has ended: {}", agent.stderr());
+            ensure!(!agent.stderr().contains("could not read"), "{}", agent.stderr());
+            agent.stop()?;
+        }
+        Ok(())
+    }
+}
+
+root_test! {
+    fn the_memory_of_a_thousand_cgroups_is_read_in_one_pass() {
+        let name = "the_memory_of_a_thousand_cgroups_is_read_in_one_pass";
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+        if !can_run(name)? {
+            return Ok(());
+        }
+        if release.starts_with("5.") {
+            eprintln!("SKIPPED {name}: this kernel cannot walk over cgroups");
+            return Ok(());
+        }
+        let figures = memory::passes(Effort::Quick)?;
+        println!("{}", table(&figures));
+        // No time is asked for: only that a walk is what it is there for.
+        ensure!(figures[2].value.median < 0.5, "a walk takes {} of the time that files take", figures[2].value.median);
+        Ok(())
+    }
+}
+
+/// A line of /proc/meminfo in bytes.
+fn meminfo(name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}
