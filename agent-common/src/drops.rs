@@ -24,6 +24,8 @@ record! {
         pub socket: SocketFacts,
         /// `sk_buff.sk`
         pub skb_sk: u64,
+        /// `sk_buff.protocol`
+        pub skb_protocol: u64,
         /// `sk_buff.dev`
         pub skb_dev: u64,
         /// `net_device.nd_net.net`

@@ -79,6 +79,16 @@ pub unsafe fn load8(pointer: u64, offset: u64) -> u8 {
     unsafe { core::ptr::read_volatile((pointer + offset) as *const u8) }
 }
 
+/// Loads a `u16` field through a BTF-typed pointer.
+///
+/// # Safety
+/// As for [`load`].
+#[inline(always)]
+pub unsafe fn load16(pointer: u64, offset: u64) -> u16 {
+    // SAFETY: the verifier checks this very access against the kernel's BTF.
+    unsafe { core::ptr::read_volatile((pointer + offset) as *const u16) }
+}
+
 /// Reads a `u64` at an address that is a mere number, by a helper that survives a wrong one.
 #[inline(always)]
 pub fn probe(address: u64, offset: u64) -> Option<u64> {

@@ -53,7 +53,6 @@ impl Histogram {
     }
 
     /// Adds all observations of `other`, which must have the same zero threshold.
-    #[cfg_attr(not(test), expect(dead_code, reason = "workloads of many containers will need it"))]
     pub fn merge(&mut self, other: &Self) {
         if self.count == 0 && self.buckets.is_empty() {
             self.zero_threshold = other.zero_threshold;

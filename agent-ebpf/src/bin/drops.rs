@@ -7,7 +7,7 @@ use agent_common::{
     cgroups::UNATTRIBUTED,
     drops::{DropCounts, Facts, NAMESPACES, REASONS},
 };
-use agent_ebpf::{CgroupSlots, MMAPABLE, add, frozen, load, load32, socket::slot_of};
+use agent_ebpf::{CgroupSlots, MMAPABLE, add, frozen, load, load16, load32, socket::slot_of};
 use aya_ebpf::{
     btf_maps::{Array, HashMap},
     macros::{btf_map, btf_tracepoint},
@@ -30,6 +30,10 @@ static DROPS_CARRIED: Array<DropCounts, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static DROPS_NAMESPACES: HashMap<u32, u32, { NAMESPACES as usize }> = HashMap::new();
 
+/// `ETH_P_IP` and `ETH_P_IPV6` of linux/if_ether.h.
+const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
+
 /// `kfree_skb(struct sk_buff *skb, void *location, enum skb_drop_reason reason, struct sock *rx_sk)`, the last since 6.11.
 #[btf_tracepoint(function = "kfree_skb")]
 fn drops_on_free(ctx: BtfTracePointContext) -> i32 {
@@ -41,6 +45,12 @@ fn drops_on_free(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let skb: u64 = ctx.arg(0);
+    // Messages of Unix sockets, of netlink and of other families are no packets, whatever they are freed for.
+    // SAFETY: the first argument is an sk_buff.
+    let protocol = u16::from_be(unsafe { load16(skb, frozen!(FACTS.skb_protocol)) });
+    if protocol != IPV4 && protocol != IPV6 {
+        return 0;
+    }
     let receiver: u64 = if frozen!(FACTS.tells_receiver) != 0 { ctx.arg(3) } else { 0 };
     // SAFETY: the tracepoint's arguments are typed, the last may be null; the count lies inside a map value.
     unsafe {

@@ -158,6 +158,7 @@ fn offsets(btf: &Btf) -> Result<(Facts, Reasons), BtfError> {
     let facts = Facts {
         socket: socket::facts(btf)?,
         skb_sk: btf.offset_of("sk_buff", "sk", 8)?,
+        skb_protocol: btf.offset_of("sk_buff", "protocol", 2)?,
         skb_dev: btf.offset_of("sk_buff", "dev", 8)?,
         dev_net: btf.offset_of("net_device", "nd_net.net", 8)?,
         net_inum: btf.offset_of("net", "ns.inum", 4)?,

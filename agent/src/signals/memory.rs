@@ -7,7 +7,7 @@
 mod figures;
 mod kills;
 mod layout;
-mod metrics;
+pub mod metrics;
 
 use std::{collections::HashMap, fs, io::Read as _};
 

@@ -164,13 +164,13 @@ pub struct Network {
 /// TCP of one workload.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Tcp {
-    /// Segments sent, those sent again included.
+    /// Segments sent for the first time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub segments_out: Option<u64>,
     /// Segments sent again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retransmits: Option<u64>,
-    /// Segments sent again, of those sent in the interval.
+    /// Segments sent again in the interval, over those sent for the first time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retransmit_ratio: Option<f64>,
     /// Median round-trip time in s, in the interval.

@@ -2,15 +2,17 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::view::{Cpu, Memory, Node, NodeCpu, View, Workload};
+use super::view::{Cpu, Dns, Memory, Network, Node, NodeCpu, Tcp, View, Workload};
 use crate::{
     aggregate::Batch,
     cgroups::name::Kind,
     histogram::Histogram,
     join::Sample,
     signals::{
-        cpu, limits,
+        cpu, dns, drops, limits,
+        memory::metrics,
         metric::{Metric, Point, Value},
+        network, tcp,
     },
 };
 
@@ -26,11 +28,22 @@ pub struct Views {
     before: HashMap<u64, Before>,
 }
 
-#[derive(Debug)]
+/// What rates and percentiles are counted from.
+#[derive(Debug, Default)]
 struct Before {
-    wait_seconds: f64,
+    wait_seconds: Option<f64>,
     throttled_seconds: Option<f64>,
     burst: Option<Arc<Histogram>>,
+    received: Option<f64>,
+    sent: Option<f64>,
+    drops: Option<f64>,
+    segments: Option<f64>,
+    retransmits: Option<f64>,
+    rtt: Option<Arc<Histogram>>,
+    queries: Option<f64>,
+    /// Lookups that ended, and those of them that failed.
+    lookups: [f64; 2],
+    answers: Option<Arc<Histogram>>,
 }
 
 impl Views {
@@ -77,38 +90,88 @@ impl Views {
 }
 
 fn workload(sample: &Sample, before: Option<&Before>, elapsed_s: Option<f64>) -> (Workload, Before) {
-    let waits: Vec<&Point> = points(sample, &cpu::WAIT_TIME).collect();
-    let wait = |cause: &str| waits.iter().find(|p| p.attributes.iter().any(|(_, v)| v == cause)).and_then(|point| value(point));
+    let seen_before = before.is_some();
+    let nothing = Before::default();
+    let before = before.unwrap_or(&nothing);
+    let per_second = |now: Option<f64>, then: Option<f64>| Some((now? - then?).max(0.0) / elapsed_s?);
+    // What is seen for the first time was born in the interval: all of it is of the interval.
+    let per_second_from_zero = |now: Option<f64>, then: Option<f64>| per_second(now, then.or(seen_before.then_some(0.0)));
+
+    let wait = |cause| sum_where(sample, &cpu::WAIT_TIME, "cause", |value| value == cause);
     let (contention, throttled) = (wait("contention"), wait("throttled"));
     let wait_seconds = contention.unwrap_or(0.0) + throttled.unwrap_or(0.0);
-    let burst = points(sample, &cpu::BURST).find_map(|point| match &point.value {
-        Value::Histogram(histogram) => Some(Arc::clone(histogram)),
-        _ => None,
-    });
-    let recent = burst.as_ref().map(|now| match before.and_then(|b| b.burst.as_ref()) {
-        Some(then) => now.since(then),
-        None => (**now).clone(),
-    });
-    let rate = |now: f64, then: Option<f64>| Some((now - then?).max(0.0) / elapsed_s?);
-    let quantile = |q| recent.as_ref().and_then(|r| r.quantile(q));
-
+    let burst = histogram(sample, &cpu::BURST, |_| true);
+    let recent_burst = recent(burst.as_ref(), before.burst.as_ref());
     let cpu = Cpu {
         time_seconds: number(sample, &cpu::TIME).unwrap_or_default(),
         usage_cores: number(sample, &cpu::USAGE),
         wait_seconds,
         throttled_seconds: throttled,
         contention_seconds: contention,
-        wait_rate: rate(wait_seconds, before.map(|b| b.wait_seconds)),
-        throttled_rate: throttled.and_then(|now| rate(now, before.and_then(|b| b.throttled_seconds))),
-        burst_p50_cores: quantile(0.5),
-        burst_p99_cores: quantile(0.99),
+        wait_rate: per_second(Some(wait_seconds), before.wait_seconds),
+        throttled_rate: per_second(throttled, before.throttled_seconds),
+        burst_p50_cores: quantile(recent_burst.as_ref(), 0.5),
+        burst_p99_cores: quantile(recent_burst.as_ref(), 0.99),
         request_cores: number(sample, &limits::CPU_REQUEST),
         limit_cores: number(sample, &limits::CPU_LIMIT),
     };
+
     let bytes = |metric| number(sample, metric).map(|v| v as u64);
-    let memory =
-        Memory { request_bytes: bytes(&limits::MEMORY_REQUEST), limit_bytes: bytes(&limits::MEMORY_LIMIT), ..Memory::default() };
-    let mut workload = Workload { cpu, memory: known(memory), ..Workload::default() };
+    let memory = Memory {
+        usage_bytes: bytes(&metrics::USAGE),
+        working_set_bytes: bytes(&metrics::WORKING_SET),
+        unreclaimable_bytes: bytes(&metrics::UNRECLAIMABLE),
+        peak_bytes: bytes(&metrics::PEAK),
+        request_bytes: bytes(&limits::MEMORY_REQUEST),
+        limit_bytes: bytes(&limits::MEMORY_LIMIT),
+        oom_kills: sum(sample, &metrics::OOM_KILLS).map(|n| n as u64),
+    };
+
+    let direction = |direction| sum_where(sample, &network::IO, "network.io.direction", |value| value == direction);
+    let (received, sent, drops) = (direction("receive"), direction("transmit"), sum(sample, &drops::DROPS));
+    let network = Network {
+        receive_bytes: received.map(|n| n as u64),
+        transmit_bytes: sent.map(|n| n as u64),
+        receive_rate: per_second_from_zero(received, before.received),
+        transmit_rate: per_second_from_zero(sent, before.sent),
+        drops: drops.map(|n| n as u64),
+        drop_rate: per_second_from_zero(drops, before.drops),
+    };
+
+    let (segments, retransmits) = (sum(sample, &tcp::SEGMENTS), sum(sample, &tcp::RETRANSMITS));
+    let rtt = histogram(sample, &tcp::RTT, |_| true);
+    let recent_rtt = recent(rtt.as_ref(), before.rtt.as_ref());
+    let grown = |now: Option<f64>, then: Option<f64>| now.map(|now| (now - then.unwrap_or(0.0)).max(0.0));
+    let tcp = Tcp {
+        segments_out: segments.map(|n| n as u64),
+        retransmits: retransmits.map(|n| n as u64),
+        retransmit_ratio: ratio(grown(retransmits, before.retransmits), grown(segments, before.segments)),
+        rtt_p50_seconds: quantile(recent_rtt.as_ref(), 0.5),
+        rtt_p99_seconds: quantile(recent_rtt.as_ref(), 0.99),
+        connect_failures: sum(sample, &tcp::CONNECT_FAILURES).map(|n| n as u64),
+    };
+
+    let queries = sum_where(sample, &dns::QUERIES, "side", |side| side == "client");
+    let ended = |wanted: fn(Option<&str>) -> bool| -> f64 {
+        let of = points(sample, &dns::LOOKUPS).filter(|point| wanted(attribute(point, "error.type")));
+        of.map(|point| if let Value::Histogram(histogram) = &point.value { histogram.count as f64 } else { 0.0 }).sum()
+    };
+    let lookups = [ended(|_| true), ended(|error| error.is_some())];
+    // A timeout has the time that was waited for, not one to an answer.
+    let answers = histogram(sample, &dns::LOOKUPS, |point| attribute(point, "error.type") != Some("timeout"));
+    let recent_answers = recent(answers.as_ref(), before.answers.as_ref());
+    let dns = queries.map(|queries| Dns {
+        queries: Some(queries as u64),
+        query_rate: per_second_from_zero(Some(queries), before.queries),
+        timeouts: ended(|error| error == Some("timeout")) as u64,
+        failures: lookups[1] as u64,
+        failure_ratio: ratio(Some(lookups[1] - before.lookups[1]), Some(lookups[0] - before.lookups[0])),
+        p50_seconds: quantile(recent_answers.as_ref(), 0.5),
+        p99_seconds: quantile(recent_answers.as_ref(), 0.99),
+    });
+
+    let mut workload =
+        Workload { cpu, memory: known(memory), network: known(network), tcp: known(tcp), dns, ..Workload::default() };
     if let Some(subject) = &sample.cgroup {
         workload.name = subject.name.name.clone();
         workload.kind = subject.name.kind.as_str().to_owned();
@@ -117,7 +180,36 @@ fn workload(sample: &Sample, before: Option<&Before>, elapsed_s: Option<f64>) ->
         workload.cgroup = subject.path.clone();
         workload.ended = subject.ended;
     }
-    (workload, Before { wait_seconds, throttled_seconds: throttled, burst })
+    let now = Before {
+        wait_seconds: Some(wait_seconds),
+        throttled_seconds: throttled,
+        burst,
+        received,
+        sent,
+        drops,
+        segments,
+        retransmits,
+        rtt,
+        queries,
+        lookups,
+        answers,
+    };
+    (workload, now)
+}
+
+/// A share, where there is anything to have a share of.
+fn ratio(part: Option<f64>, whole: Option<f64>) -> Option<f64> {
+    whole.filter(|whole| *whole > 0.0).map(|whole| part.unwrap_or(0.0).max(0.0) / whole)
+}
+
+fn quantile(of: Option<&Histogram>, q: f64) -> Option<f64> {
+    of.and_then(|histogram| histogram.quantile(q))
+}
+
+/// What was observed since `then`.
+fn recent(now: Option<&Arc<Histogram>>, then: Option<&Arc<Histogram>>) -> Option<Histogram> {
+    let now = now?;
+    Some(then.map_or_else(|| (**now).clone(), |then| now.since(then)))
 }
 
 /// What has a figure at all.
@@ -127,6 +219,36 @@ fn known<T: Default + PartialEq>(part: T) -> Option<T> {
 
 fn points<'a>(sample: &'a Sample, metric: &'static Metric) -> impl Iterator<Item = &'a Point> {
     sample.points.iter().filter(move |point| std::ptr::eq(point.metric, metric))
+}
+
+/// A point's own attribute.
+fn attribute<'a>(point: &'a Point, key: &str) -> Option<&'a str> {
+    point.attributes.iter().find(|(k, _)| *k == key).map(|(_, value)| value.as_ref())
+}
+
+/// All points of a metric together.
+fn sum(sample: &Sample, metric: &'static Metric) -> Option<f64> {
+    points(sample, metric).filter_map(value).reduce(|a, b| a + b)
+}
+
+/// The points of a metric whose attribute is as wanted, together.
+fn sum_where(sample: &Sample, metric: &'static Metric, key: &str, wanted: impl Fn(&str) -> bool) -> Option<f64> {
+    let of = points(sample, metric).filter(|point| attribute(point, key).is_some_and(&wanted));
+    of.filter_map(value).reduce(|a, b| a + b)
+}
+
+/// The wanted distributions of a metric, together.
+fn histogram(sample: &Sample, metric: &'static Metric, wanted: impl Fn(&Point) -> bool) -> Option<Arc<Histogram>> {
+    let mut of = points(sample, metric).filter(|point| wanted(point)).filter_map(|point| match &point.value {
+        Value::Histogram(histogram) => Some(Arc::clone(histogram)),
+        _ => None,
+    });
+    let first = of.next()?;
+    Some(of.fold(first, |sum, next| {
+        let mut sum = (*sum).clone();
+        sum.merge(&next);
+        Arc::new(sum)
+    }))
 }
 
 /// The value of the only point of a metric.
@@ -165,6 +287,42 @@ mod tests {
         let resource = Arc::new(node.resource_of(&owner));
         let samples = vec![Sample { cgroup: Some(Subject::of(&owner)), time_unix_ns: None, resource, points }];
         Batch { time_unix_ns, samples, ..Batch::default() }
+    }
+
+    #[test]
+    fn the_network_is_told_by_rates_and_shares_of_the_interval() {
+        let at = |second: u64, received: u64, segments: [u64; 2], lookups: [u64; 2]| {
+            let lookups = lookups.map(|n| {
+                let mut histogram = Histogram::default();
+                histogram.record(0.02, n);
+                Value::Histogram(Arc::new(histogram))
+            });
+            let [answered, failed] = lookups;
+            let mut batch = batch(second * 1_000_000_000, 0.0, &[]);
+            batch.samples[0].points = vec![
+                Point::new(&network::IO, 0, Value::Int(received)).with("network.io.direction", "receive"),
+                Point::new(&tcp::SEGMENTS, 0, Value::Int(segments[0])),
+                Point::new(&tcp::RETRANSMITS, 0, Value::Int(segments[1])),
+                Point::new(&dns::QUERIES, 0, Value::Int(9)).with("side", "client").with("network.transport", "udp"),
+                Point::new(&dns::QUERIES, 0, Value::Int(70)).with("side", "server").with("network.transport", "udp"),
+                Point::new(&dns::LOOKUPS, 0, answered).with("network.transport", "udp"),
+                Point::new(&dns::LOOKUPS, 0, failed).with("error.type", "NXDOMAIN").with("network.transport", "udp"),
+            ];
+            batch
+        };
+        let mut views = Views::new("n".to_owned(), 2.0);
+        views.next(&at(1, 1000, [100, 1], [4, 0]));
+        let view = views.next(&at(3, 5000, [300, 3], [5, 3]));
+        let workload = &view.workloads[0];
+        let network = workload.network.as_ref().expect("there was traffic");
+        assert_eq!((network.receive_bytes, network.receive_rate, network.transmit_rate), (Some(5000), Some(2000.0), None));
+        let tcp = workload.tcp.as_ref().expect("there were segments");
+        assert_eq!((tcp.retransmits, tcp.retransmit_ratio, tcp.rtt_p50_seconds), (Some(3), Some(0.01), None));
+        let dns = workload.dns.as_ref().expect("there were queries");
+        assert_eq!((dns.queries, dns.failures, dns.failure_ratio), (Some(9), 3, Some(0.75)));
+        let p50 = dns.p50_seconds.expect("there were answers");
+        assert!((p50 / 0.02 - 1.0).abs() < 0.05, "{p50}");
+        assert!(workload.memory.is_none(), "nothing is known of it");
     }
 
     #[test]
