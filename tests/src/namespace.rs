@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     net::Ipv4Addr,
-    process::Command,
+    process::{Child, Command},
     sync::mpsc,
     thread,
 };
@@ -13,6 +13,8 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
     unistd::gettid,
 };
+
+use crate::cgroup::{Cgroup, inside};
 
 /// The interface in each namespace of a [`Cable`].
 pub const INTERFACE: &str = "cable";
@@ -122,6 +124,25 @@ impl Cable {
             namespace.ip(&format!("link set {INTERFACE} up"))?;
         }
         Ok(Self { near, far })
+    }
+}
+
+/// A process that does nothing in a cgroup and a namespace, and is killed with this value.
+#[derive(Debug)]
+pub struct Resident(Child);
+
+impl Resident {
+    /// Starts it.
+    pub fn new(cgroup: &Cgroup, namespace: &Namespace) -> Result<Self> {
+        let start = || Command::new("sleep").arg("120").spawn().context("could not start sleep");
+        Ok(Self(inside(cgroup, || namespace.run(start))?))
+    }
+}
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
-    process::{Child, Command},
     time::Duration,
 };
 
@@ -11,28 +10,11 @@ use podmeter_tests::{
     agent::Agent,
     cgroup::{Cgroup, inside},
     metric::DROPS,
-    namespace::{Cable, FAR, Namespace},
+    namespace::{Cable, FAR, Namespace, Resident},
     otlp::Exports,
     root_test,
 };
 use serde_json::json;
-
-/// A process that does nothing in a cgroup and a namespace, and is killed with this value.
-struct Resident(Child);
-
-impl Resident {
-    fn new(cgroup: &Cgroup, namespace: &Namespace) -> Result<Self> {
-        let start = || Command::new("sleep").arg("120").spawn().context("could not start sleep");
-        Ok(Self(inside(cgroup, || namespace.run(start))?))
-    }
-}
-
-impl Drop for Resident {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// An agent that knows whose the far namespace is; `None` where the kernel gives no reasons.
 fn agent(test: &str) -> Result<Option<Agent>> {

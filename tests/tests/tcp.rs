@@ -13,7 +13,7 @@ use podmeter_tests::{
     cgroup::{Cgroup, inside},
     is_emulated,
     metric::{CONNECT_DURATION, CONNECT_FAILURES, LISTEN_DROPS, RESETS, RETRANSMITS, RTT, SEGMENTS},
-    namespace::{Cable, FAR, INTERFACE, Namespace},
+    namespace::{Cable, FAR, INTERFACE, Namespace, Resident},
     otlp::{Exports, Histogram},
     root_test,
     truth::Tolerance,
@@ -171,11 +171,10 @@ root_test! {
     fn a_tcp_connection_that_is_older_than_the_agent_is_counted_from_its_start_on() {
         let test = "a_tcp_connection_that_is_older_than_the_agent_is_counted_from_its_start_on";
         let cable = Cable::new()?;
-        if !cable.near.impair(5, 20) {
-            eprintln!("SKIPPED {test}: this kernel has no sch_netem");
-            return Ok(());
-        }
+        let impaired = cable.near.impair(5, 20);
         let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
+        // The agent looks for sockets where there are processes.
+        let _residents = [Resident::new(&client, &cable.near)?, Resident::new(&served, &cable.far)?];
         let (address, server) = server(&served, &cable.far, 1)?;
         let mut stream = connect(&client, &cable.near, address)?;
         send(&mut stream, 50)?;
@@ -196,9 +195,15 @@ root_test! {
         agent.catch_up()?;
         let exports = agent.stop()?.exports;
         let retransmits = check_segments(&exports, &client, &cable.near, before[0])?;
-        ensure!(retransmits > 0, "nothing was lost: this would prove nothing");
         check_segments(&exports, &served, &cable.far, before[1])?;
-        check_rtt(exports.histogram(client.path(), RTT).context("no round trips")?, 20.0)
+        let rtt = exports.histogram(client.path(), RTT).context("no round trips")?;
+        if !impaired {
+            ensure!(rtt.count > 0, "no round trip was observed");
+            eprintln!("SKIPPED {test}: its loss and delay, since this kernel has no sch_netem; the rest was checked");
+            return Ok(());
+        }
+        ensure!(retransmits > 0, "nothing was lost: this would prove nothing");
+        check_rtt(rtt, 20.0)
     }
 }
 
