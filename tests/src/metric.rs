@@ -64,3 +64,11 @@ pub const RESETS: &str = "podmeter.tcp.resets";
 pub const LISTEN_DROPS: &str = "podmeter.tcp.listen.drops";
 /// Packets that the kernel dropped, by `reason`.
 pub const DROPS: &str = "podmeter.network.drops";
+/// Bytes a cgroup's sockets received and sent, by `network.io.direction`; without loopback.
+pub const NETWORK_IO: &str = "container.network.io";
+/// IP packets of a cgroup's sockets as on the wire, by `network.io.direction`; without loopback.
+pub const NETWORK_PACKETS: &str = "podmeter.network.packets";
+/// Bytes sent, by `scope`.
+pub const NETWORK_EGRESS: &str = "podmeter.network.egress";
+/// Bytes over loopback, by `network.io.direction`.
+pub const NETWORK_LOOPBACK: &str = "podmeter.network.loopback";

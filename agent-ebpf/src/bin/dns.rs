@@ -121,7 +121,7 @@ fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) -> Option<()> {
     let slot = unsafe { CGROUP_SLOTS.get(cgroup) }.copied().unwrap_or(UNATTRIBUTED);
     let counts = DNS_COUNTS.get_ptr_mut(slot)?;
     let peer = if EGRESS { packet.destination_hash(ctx) } else { packet.source_hash(ctx) };
-    let ends = forgotten(own * OWN | theirs * THEIRS, OWN | THEIRS, cookie);
+    let ends = forgotten((own * OWN) | (theirs * THEIRS), OWN | THEIRS, cookie);
     packet.payload = forgotten(packet.payload as u64, 0xffff, cookie) as u32;
     packet.payload_len = forgotten(packet.payload_len as u64, 0x000f_ffff, cookie) as u32;
     let flow = Flow { counts, slot, peer, cookie, transport, ends };
@@ -221,7 +221,7 @@ impl Source for Pieces {
             return None;
         }
         // On the stack: an interrupt may bring another packet to this CPU meanwhile.
-        let place = at - HEADER_LEN & (PIECE_LEN - 1);
+        let place = (at - HEADER_LEN) & (PIECE_LEN - 1);
         if place == 0 {
             let left = self.len - at as u32;
             let left = length_within(if left > PIECE_LEN as u32 { PIECE_LEN as u64 } else { left as u64 }, PIECE_LEN as u64)?;

@@ -98,10 +98,8 @@ fn tcp_on_event(ctx: SockOpsContext) -> u32 {
                 listen_to(&ctx);
             }
             // Only where the tracepoint of the same cannot do it.
-            _ if frozen!(FACTS.by_callback) != 0 => {
-                if ctx.arg(1) == u32::from(state::CLOSE) {
-                    closed(sk as u64, tcp, ctx.arg(0) as u8);
-                }
+            _ if frozen!(FACTS.by_callback) != 0 && ctx.arg(1) == u32::from(state::CLOSE) => {
+                closed(sk as u64, tcp, ctx.arg(0) as u8);
             }
             _ => {}
         }

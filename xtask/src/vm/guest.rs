@@ -62,8 +62,7 @@ impl Guest {
         let mut qemu = Command::new("setpriv");
         qemu.args(["--pdeathsig", "KILL"]).args(&self.qemu);
         qemu.args(match self.accel {
-            // Without cx16: QEMU 7.2 leaves garbage in the flags after an unlocked cmpxchg16b, with which 6.12 allocates memory.
-            Accel::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max,-cx16"],
+            Accel::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
             Accel::Kvm => ["-accel", "kvm", "-cpu", "host"],
         });
         qemu.args(["-smp", "2", "-m", "1536", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
