@@ -125,6 +125,17 @@ impl Cable {
         }
         Ok(Self { near, far })
     }
+
+    /// The same without the packets by which IPv6 looks for neighbours and routers whenever it likes.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn without_ipv6(self) -> Result<Self> {
+        for namespace in [&self.near, &self.far] {
+            namespace.sysctl(&format!("ipv6/conf/{INTERFACE}/disable_ipv6"), "1")?;
+        }
+        Ok(self)
+    }
 }
 
 /// A process that does nothing in a cgroup and a namespace, and is killed with this value.

@@ -56,7 +56,7 @@ fn check_only(exports: &Exports, cgroup: &Cgroup, reason: &str, count: u64) -> R
 
 root_test! {
     fn packets_to_a_port_that_nobody_listens_on_are_drops_of_the_namespaces_container() {
-        let cable = Cable::new()?;
+        let cable = Cable::new()?.without_ipv6()?;
         let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
         let _resident = Resident::new(&served, &cable.far)?;
         let Some(agent) = agent("packets_to_a_port_that_nobody_listens_on_are_drops_of_the_namespaces_container")? else { return Ok(()) };
@@ -72,7 +72,7 @@ root_test! {
 
 root_test! {
     fn packets_that_do_not_fit_into_a_sockets_buffer_are_drops_of_its_container() {
-        let cable = Cable::new()?;
+        let cable = Cable::new()?.without_ipv6()?;
         let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
         let _resident = Resident::new(&served, &cable.far)?;
         let Some(agent) = agent("packets_that_do_not_fit_into_a_sockets_buffer_are_drops_of_its_container")? else { return Ok(()) };
@@ -93,7 +93,7 @@ root_test! {
 
 root_test! {
     fn packets_from_where_no_way_leads_back_are_drops_of_the_namespaces_container() {
-        let cable = Cable::new()?;
+        let cable = Cable::new()?.without_ipv6()?;
         let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
         let _resident = Resident::new(&served, &cable.far)?;
         let Some(agent) = agent("packets_from_where_no_way_leads_back_are_drops_of_the_namespaces_container")? else { return Ok(()) };

@@ -99,7 +99,10 @@ root_test! {
     fn the_sum_of_all_that_was_exported_of_a_thousand_pods_is_what_they_used() {
         let (pods, at_once) = if is_emulated() { (60, 10) } else { (1000, 100) };
         let world = World::new(Driver::Systemd, Options { delay: Duration::from_secs(5), ..Options::default() })?;
-        let agent = Agent::start(world.server.agent_config()?)?;
+        // Three cgroups a pod, a hundred pods a second, each slot kept for seconds after its cgroup's end.
+        let mut config = world.server.agent_config()?;
+        config["cgroups"] = json!({"slots": 8192});
+        let agent = Agent::start(config)?;
         let mut dice = Dice(42);
         let (mut alive, mut gone): (Vec<Alive>, Vec<Gone>) = (Vec::new(), Vec::new());
         let began = Instant::now();

@@ -67,7 +67,7 @@ impl Counters {
 /// A cable on which nothing is but what a test sends: both ends know each other's hardware address, and there is no IPv6 that would
 /// look for neighbours. Large packets are cut into segments before they reach the cable, so that its counters count those.
 fn quiet_cable() -> Result<Cable> {
-    let cable = Cable::new()?;
+    let cable = Cable::new()?.without_ipv6()?;
     let hardware = |namespace: &Namespace| -> Result<String> {
         let shown = namespace.run(|| {
             let output = std::process::Command::new("ip").args(["link", "show", "dev", INTERFACE]).output();
@@ -79,7 +79,6 @@ fn quiet_cable() -> Result<Cable> {
     };
     let (near, far) = (hardware(&cable.near)?, hardware(&cable.far)?);
     for (namespace, address, other) in [(&cable.near, FAR, far), (&cable.far, NEAR, near)] {
-        namespace.sysctl(&format!("ipv6/conf/{INTERFACE}/disable_ipv6"), "1")?;
         namespace.ip(&format!("neigh replace {address} lladdr {other} dev {INTERFACE} nud permanent"))?;
         namespace.run(|| [SET_TSO, SET_GSO, SET_GRO].into_iter().try_for_each(switch_off))?;
     }
