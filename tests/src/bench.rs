@@ -4,8 +4,11 @@
 //! machine does meets all of them. The programs are those that the agent under test loaded itself.
 
 pub mod agent;
+pub mod dns;
 pub mod kubernetes;
 pub mod memory;
+pub mod network;
+pub mod packets;
 pub mod pods;
 pub mod programs;
 pub mod report;

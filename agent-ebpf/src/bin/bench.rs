@@ -3,7 +3,10 @@
 #![no_main]
 #![allow(missing_docs, reason = "the program macros make undocumented functions beside the documented ones")]
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    macros::{btf_tracepoint, cgroup_skb},
+    programs::{BtfTracePointContext, SkBuffContext},
+};
 
 agent_ebpf::object!();
 
@@ -11,4 +14,16 @@ agent_ebpf::object!();
 #[btf_tracepoint(function = "sched_switch")]
 fn bench_empty_on_switch(_ctx: BtfTracePointContext) -> i32 {
     0
+}
+
+/// Does nothing with each packet that a socket sends.
+#[cgroup_skb(egress)]
+fn bench_empty_on_egress(_ctx: SkBuffContext) -> i32 {
+    1
+}
+
+/// Does nothing with each packet that a socket receives.
+#[cgroup_skb(ingress)]
+fn bench_empty_on_ingress(_ctx: SkBuffContext) -> i32 {
+    1
 }

@@ -44,7 +44,7 @@ pub struct Runs {
 }
 
 impl Runs {
-    fn of(info: &ProgramInfo) -> Self {
+    pub(super) fn of(info: &ProgramInfo) -> Self {
         Self { count: info.run_count(), ns: info.run_time().as_nanos() as u64 }
     }
 
@@ -108,7 +108,7 @@ impl Held {
     }
 
     /// The program with this name.
-    fn program(&self, name: &str) -> Result<ProgramInfo> {
+    pub(super) fn program(&self, name: &str) -> Result<ProgramInfo> {
         let kernel_name = &name[..name.len().min(KERNEL_NAME_LEN)];
         let found = self.infos().find(|info| info.name_as_str() == Some(kernel_name));
         found.with_context(|| format!("the agent holds no program {name}: is its signal on? See `podmeter check`"))
@@ -126,6 +126,14 @@ impl Held {
     }
 }
 
+/// The object with the programs that do nothing; none is in the kernel yet.
+pub(super) fn load_empty() -> Result<Ebpf> {
+    let file = report::target_directory()?.join("bpf").join(bpf_toolchain::TARGET).join("release/bench");
+    let object = fs::read(&file)
+        .with_context(|| format!("could not read {}: run `cargo xtask bench`, which builds it", file.display()))?;
+    Ebpf::load(&object).with_context(|| format!("could not load {}", file.display()))
+}
+
 /// A program on sched_switch that is attached when it is wanted.
 pub struct OnSwitch {
     program: BtfTracePoint,
@@ -141,11 +149,8 @@ impl OnSwitch {
 
     /// Loads the program that does nothing.
     pub fn empty() -> Result<Self> {
-        let file = report::target_directory()?.join("bpf").join(bpf_toolchain::TARGET).join("release/bench");
-        let object = fs::read(&file)
-            .with_context(|| format!("could not read {}: run `cargo xtask bench`, which builds it", file.display()))?;
-        let mut ebpf = Ebpf::load(&object).with_context(|| format!("could not load {}", file.display()))?;
-        let program = ebpf.program_mut(EMPTY).with_context(|| format!("{} has no program {EMPTY}", file.display()))?;
+        let mut ebpf = load_empty()?;
+        let program = ebpf.program_mut(EMPTY).with_context(|| format!("the bench object has no program {EMPTY}"))?;
         let program: &mut BtfTracePoint = program.try_into()?;
         let btf = Btf::from_sys_fs().context("could not read the kernel's types")?;
         program.load("sched_switch", &btf).with_context(|| format!("could not load {EMPTY}"))?;
@@ -213,10 +218,10 @@ impl CpuSignal {
 }
 
 /// A directory in bpffs that goes, with all that is pinned in it, when this value is dropped.
-struct Pins(PathBuf);
+pub(super) struct Pins(PathBuf);
 
 impl Pins {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         let path = Path::new("/sys/fs/bpf").join(format!("podmeter-bench-{}", std::process::id()));
         if path.exists() {
             bail!("{} is there already: remove it", path.display());
@@ -224,8 +229,13 @@ impl Pins {
         Ok(Self(path))
     }
 
+    /// The directory; an agent makes it.
+    pub(super) fn directory(&self) -> &Path {
+        &self.0
+    }
+
     /// Where a program's link is: `<object>-<hash>/<program>`.
-    fn link(&self, program: &str) -> Result<PathBuf> {
+    pub(super) fn link(&self, program: &str) -> Result<PathBuf> {
         let objects = fs::read_dir(&self.0).with_context(|| format!("could not list {}", self.0.display()))?;
         let mut links = objects.flatten().map(|object| object.path().join(program));
         links

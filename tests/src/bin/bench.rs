@@ -13,8 +13,9 @@ use podmeter_tests::{
     bench::{
         Effort, Stop,
         agent::{self, Node},
+        dns,
         kubernetes::{self, Cluster},
-        memory,
+        memory, network,
         report::{self, Figure},
         switches::{self, Contest},
     },
@@ -57,6 +58,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     println!("{} on {}", binary()?.display(), report::machine()?);
 
     session.switches()?;
+    session.packets()?;
     session.agent()?;
     session.kubernetes()?;
     session.memory()?;
@@ -123,6 +125,15 @@ impl Session {
             return Ok(());
         }
         self.part(&memory::PASS, memory::passes)
+    }
+
+    /// What the programs that see packets cost.
+    fn packets(&mut self) -> Result<()> {
+        let stop = self.stop.clone();
+        self.part(&network::MAPS, |_| network::maps())?;
+        self.part(&network::PER_PACKET, |effort| network::per_packet(effort, &stop))?;
+        self.part(&network::SLOWDOWN, |effort| network::slowdown(effort, &stop))?;
+        self.part(&dns::PER_PAIR, |effort| dns::per_pair(effort, &stop))
     }
 
     /// What the agent costs.
