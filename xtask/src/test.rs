@@ -32,7 +32,7 @@ pub(crate) enum Suite {
 /// Runs a suite. The last line printed is the sum over every runner; what failed is named before it.
 pub(crate) fn run(workspace: &Workspace, suite: Suite, guests: &vm::Options) -> ExitCode {
     let mut session = Session::new(stdout());
-    // Verifying all programs takes an emulated processor so long that the tests of four guests would take most of an hour.
+    // Not all tests pass there yet: an emulated processor takes long to verify all programs, and one test runs out of time.
     let no_guests = match suite {
         Suite::All => {
             Some(vm::impossible().unwrap_or_else(|| "they take too long beside the others: run `cargo xtask test vm`".to_owned()))
