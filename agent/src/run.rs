@@ -1,4 +1,4 @@
-//! `podmeter run`: wires the stages. One thread collects; the runtime ships what it collected and answers probes.
+//! `podmeter run`: wires the stages. One thread collects and encodes; the runtime ships what it queued and answers probes.
 
 use std::{
     net::SocketAddr,
@@ -9,15 +9,14 @@ use std::{
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::mpsc as channel,
+    sync::oneshot,
 };
 use tracing::{error, info, warn};
 
 use crate::{
-    aggregate::Batch,
     causes::chain,
     config::{self, Config},
-    export::{self, ExportError, ship::Shipper},
+    export::{self, ExportError, ship::{Queue, Shipper}},
     health::{self, Health},
     join::Node,
     kernel::{facts, sys},
@@ -108,31 +107,29 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         tokio::spawn(health::serve(listener, Arc::clone(&health)));
 
         let (stop, stopped) = mpsc::channel();
-        let (send, mut batches) = channel::channel(2);
-        let collector = Collector { pipeline, health, interval: config.interval, failing: Vec::new() };
+        let (ending, mut ended) = oneshot::channel();
+        let queue = shipper.queue();
+        let collector = Collector { pipeline, health, interval: config.interval, queue, started_unix_ns, failing: Vec::new() };
         thread::Builder::new()
             .name("collector".to_owned())
-            .spawn(move || collector.work(&stopped, &send))
+            .spawn(move || {
+                collector.work(&stopped);
+                // Nobody asks any more when the time for the end is over.
+                let _ = ending.send(());
+            })
             .map_err(system("the collector's thread"))?;
         info!(node = config.node_name, interval = ?config.interval, version = env!("CARGO_PKG_VERSION"), "podmeter runs");
 
-        loop {
-            tokio::select! {
-                batch = batches.recv() => match batch {
-                    Some(batch) => ship(&shipper, batch, started_unix_ns),
-                    None => return Err(RunError::CollectorEnded),
-                },
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-            }
+        tokio::select! {
+            _ = &mut ended => return Err(RunError::CollectorEnded),
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
         let deadline = Instant::now() + STOP;
         info!("stopping: one last export");
         // The collector answers a gone channel with its last batch and ends.
         drop(stop);
-        while let Ok(Some(batch)) = tokio::time::timeout_at(deadline.into(), batches.recv()).await {
-            ship(&shipper, batch, started_unix_ns);
-        }
+        let _ = tokio::time::timeout_at(deadline.into(), ended).await;
         let stats = shipper.shutdown(deadline.saturating_duration_since(Instant::now())).await;
         if stats.dropped_batches + stats.failed_batches > 0 {
             warn!(
@@ -148,14 +145,6 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     // A name look-up or a write to stdout that hangs must not hold up the end.
     runtime.shutdown_background();
     ended
-}
-
-/// Ships a batch, and with it what became of those before.
-fn ship(shipper: &Shipper, mut batch: Batch, started_unix_ns: u64) {
-    if let Some(node) = batch.samples.iter_mut().find(|sample| sample.cgroup.is_none()) {
-        node.points.extend(export::own::points(&shipper.stats(), shipper.event_stats().as_ref(), started_unix_ns));
-    }
-    shipper.enqueue(&batch);
 }
 
 /// What the pipeline needs of the configuration.
@@ -236,13 +225,16 @@ struct Collector {
     pipeline: Pipeline,
     health: Arc<Health>,
     interval: Duration,
+    /// Takes what was collected. Batches are encoded in this thread: one that takes long must hold up neither probes nor sending.
+    queue: Queue,
+    started_unix_ns: u64,
     /// What failed last time: said once, and once more when it works again.
     failing: Vec<String>,
 }
 
 impl Collector {
     /// Ticks every second and collects every interval, until `stopped`'s other end is gone; then collects a last time.
-    fn work(mut self, stopped: &mpsc::Receiver<()>, batches: &channel::Sender<Batch>) {
+    fn work(mut self, stopped: &mpsc::Receiver<()>) {
         let mut next_tick = Instant::now();
         let mut next_collection = next_tick;
         loop {
@@ -253,8 +245,7 @@ impl Collector {
             }
             if now >= next_collection {
                 next_collection = following(next_collection, self.interval, now);
-                // Fails only when the runtime has stopped listening, and then `stopped` says so.
-                let _ = batches.blocking_send(self.collect(&mut failing));
+                self.collect(&mut failing);
             }
             self.report(failing);
             self.health.tick();
@@ -267,14 +258,19 @@ impl Collector {
         let mut failing = Vec::new();
         self.pipeline.end();
         let _ = self.pipeline.tick();
-        let _ = batches.blocking_send(self.collect(&mut failing));
+        self.collect(&mut failing);
         self.report(failing);
     }
 
-    fn collect(&mut self, failing: &mut Vec<String>) -> Batch {
-        let batch = self.pipeline.collect(|signal, cause| failing.push(format!("could not read {signal}: {}", chain(cause))));
+    /// Collects, and queues it together with what became of the batches before.
+    fn collect(&mut self, failing: &mut Vec<String>) {
+        let mut batch = self.pipeline.collect(|signal, cause| failing.push(format!("could not read {signal}: {}", chain(cause))));
         self.health.collected();
-        batch
+        if let Some(node) = batch.samples.iter_mut().find(|sample| sample.cgroup.is_none()) {
+            let (stats, of_events) = (self.queue.stats(), self.queue.event_stats());
+            node.points.extend(export::own::points(&stats, of_events.as_ref(), self.started_unix_ns));
+        }
+        self.queue.enqueue(&batch);
     }
 
     fn report(&mut self, failing: Vec<String>) {

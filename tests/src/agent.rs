@@ -21,7 +21,7 @@ use nix::{
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use serde_json::{Value as Json, json};
 
-use crate::{http, otlp::Exports, patience};
+use crate::{http, is_emulated, otlp::Exports, patience};
 
 /// How long a request to stop may take: what the agent promises to Kubernetes.
 pub const STOPS_WITHIN: Duration = Duration::from_secs(2);
@@ -221,6 +221,9 @@ impl Agent {
         let mut all = json!({
             "interval": "1s", "listen": address.to_string(), "bpf": {"pin": false}, "export": {"exporter": "stdout"},
         });
+        if is_emulated() {
+            merge(&mut all, json!({"signals": not_looked_at(&runner()?)}));
+        }
         merge(&mut all, config);
         let dir = tempfile::tempdir().context("could not make a directory for the configuration")?;
         let file = dir.path().join("config.yaml");
@@ -392,6 +395,34 @@ fn hear_export(said: &mut Said, line: &str) {
     }
 }
 
+/// The signals that a runner's tests look at. On an emulated CPU their agents have no others, unless a test asks for them: to verify,
+/// run and export them all takes longer there than what is tested. Runners that are not here have all.
+const LOOKED_AT: &[(&str, &[&str])] = &[
+    ("cpu", &["cpu"]),
+    ("dns", &["network", "dns"]),
+    ("drops", &["drops"]),
+    ("kubernetes_chaos", &["cpu"]),
+    ("limits", &["cpu"]),
+    ("memory", &["memory", "pressure"]),
+    ("network", &["network", "dns"]),
+    ("tcp", &["tcp"]),
+];
+
+/// The signals that can be switched off: keys of `signals` in the configuration.
+const SIGNALS: &[&str] = &["cpu", "memory", "pressure", "network", "dns", "tcp", "drops"];
+
+/// The name of the runner that this is.
+fn runner() -> Result<String> {
+    let program = std::env::current_exe().context("could not find this test's own executable")?;
+    Ok(program.file_stem().unwrap_or_default().to_string_lossy().into_owned())
+}
+
+/// The configuration of signals that switches off what a runner does not look at.
+fn not_looked_at(runner: &str) -> Json {
+    let looked_at = LOOKED_AT.iter().find(|(name, _)| *name == runner).map_or(SIGNALS, |(_, signals)| signals);
+    SIGNALS.iter().filter(|signal| !looked_at.contains(signal)).map(|signal| ((*signal).to_owned(), json!(false))).collect()
+}
+
 /// Puts the keys of `over` into `base`, level by level.
 fn merge(base: &mut Json, over: Json) {
     match (base, over) {
@@ -410,6 +441,14 @@ pub fn unix_ns() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_runner_in_emulation_has_the_signals_that_it_looks_at() {
+        assert_eq!(not_looked_at("pinning"), json!({}));
+        let all_but = json!({"cpu": false, "network": false, "dns": false, "tcp": false, "drops": false});
+        assert_eq!(not_looked_at("memory"), all_but);
+        assert!(LOOKED_AT.iter().flat_map(|(_, signals)| *signals).all(|signal| SIGNALS.contains(signal)));
+    }
 
     #[test]
     fn a_tests_keys_go_over_the_harness_defaults_level_by_level() {

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{cgroup::Cgroup, patience};
+use crate::patience;
 
 /// Type A.
 pub const A: u16 = 1;
@@ -23,18 +23,6 @@ pub const CUT: u16 = 0x0200;
 
 /// How long a test waits for a message that must come.
 const COMES_WITHIN: Duration = Duration::from_secs(10);
-
-/// Does something that makes sockets, as a process of `cgroup`: they are its own for ever.
-pub fn inside<T>(cgroup: &Cgroup, make: impl FnOnce() -> Result<T>) -> Result<T> {
-    let own = std::fs::read_to_string("/proc/self/cgroup").context("could not read this process' cgroup")?;
-    let own = own.lines().find_map(|line| line.strip_prefix("0::")).context("this process is in no cgroup of cgroup2")?;
-    let home = crate::cgroup::mount_point()?.join(own.trim_start_matches('/')).join("cgroup.procs");
-    let pid = std::process::id();
-    cgroup.attach(pid as i32)?;
-    let made = make();
-    std::fs::write(&home, pid.to_string()).with_context(|| format!("could not go back to {}", home.display()))?;
-    made
-}
 
 /// A question's name, type and class on the wire. Labels are separated by dots.
 pub fn question(name: &str, kind: u16) -> Vec<u8> {

@@ -18,6 +18,7 @@ pub mod metric;
 pub mod namespace;
 pub mod otlp;
 pub mod promql;
+pub mod tcp;
 pub mod truth;
 pub mod victoria;
 

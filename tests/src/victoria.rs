@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
 use crate::http;
@@ -19,7 +19,7 @@ use crate::http;
 pub const OTLP_PATH: &str = "/opentelemetry/v1/metrics";
 
 /// The executable that `cargo xtask setup` has put into `PODMETER_TOOLS`.
-pub fn binary() -> Option<PathBuf> {
+fn binary() -> Option<PathBuf> {
     let path = PathBuf::from(std::env::var_os("PODMETER_TOOLS")?).join("victoria-metrics");
     path.is_file().then_some(path)
 }
@@ -33,8 +33,35 @@ pub struct VictoriaMetrics {
 }
 
 impl VictoriaMetrics {
+    /// Starts it for this test; `None`, said aloud, where there is none.
+    pub fn for_test(test: &str) -> Result<Option<Self>> {
+        let Some(binary) = binary() else {
+            eprintln!("SKIPPED {test}: needs victoria-metrics in PODMETER_TOOLS (cargo xtask setup)");
+            return Ok(None);
+        };
+        Self::start(&binary).map(Some)
+    }
+
+    /// What an agent is configured with, under `export`, to fill it.
+    pub fn exporter(&self) -> Json {
+        let endpoint = format!("http://{}{OTLP_PATH}", self.address);
+        json!({"exporter": "otlp", "protocol": "http/protobuf", "endpoint": endpoint})
+    }
+
+    /// Repeats a query until `condition` holds for its answer.
+    pub fn wait_for_value(&self, promql: &str, condition: impl Fn(f64) -> bool) -> Result<f64> {
+        let deadline = Instant::now() + Duration::from_secs(15);
+        loop {
+            match self.value(promql)? {
+                Some(value) if condition(value) => return Ok(value),
+                answer => ensure!(Instant::now() < deadline, "{promql} answers {answer:?}; known names: {:?}", self.names()?),
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+
     /// Starts it and waits until it answers.
-    pub fn start(binary: &std::path::Path) -> Result<Self> {
+    fn start(binary: &std::path::Path) -> Result<Self> {
         let address = http::free_address()?;
         let storage = tempfile::tempdir().context("could not make a directory for the storage")?;
         let mut command = Command::new(binary);

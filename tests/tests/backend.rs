@@ -1,9 +1,6 @@
 //! End to end with a real backend: what people ask VictoriaMetrics is what the kernel says.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
@@ -14,7 +11,7 @@ use podmeter_tests::{
     load::Load,
     root_test,
     truth::Tolerance,
-    victoria::{OTLP_PATH, VictoriaMetrics, binary},
+    victoria::{OTLP_PATH, VictoriaMetrics},
 };
 use prost::Message as _;
 use serde_json::json;
@@ -22,36 +19,9 @@ use serde_json::json;
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// `None`, said aloud, where there is no VictoriaMetrics.
-fn victoria(test: &str) -> Result<Option<VictoriaMetrics>> {
-    let Some(binary) = binary() else {
-        eprintln!("SKIPPED {test}: needs victoria-metrics in PODMETER_TOOLS (cargo xtask setup)");
-        return Ok(None);
-    };
-    VictoriaMetrics::start(&binary).map(Some)
-}
-
-/// A configuration that exports to this backend every second.
-fn exporting_to(backend: &VictoriaMetrics) -> serde_json::Value {
-    let endpoint = format!("http://{}{OTLP_PATH}", backend.address());
-    json!({"export": {"exporter": "otlp", "protocol": "http/protobuf", "endpoint": endpoint}})
-}
-
-/// Repeats a query until `condition` holds for its answer.
-fn wait_for_value(backend: &VictoriaMetrics, promql: &str, condition: impl Fn(f64) -> bool) -> Result<f64> {
-    let deadline = Instant::now() + 15 * SECOND;
-    loop {
-        match backend.value(promql)? {
-            Some(value) if condition(value) => return Ok(value),
-            answer => ensure!(Instant::now() < deadline, "{promql} answers {answer:?}; known names: {:?}", backend.names()?),
-        }
-        thread::sleep(200 * MS);
-    }
-}
-
 #[test]
 fn the_backend_gives_back_a_histogram_whose_percentiles_are_known() -> Result<()> {
-    let Some(backend) = victoria("the_backend_gives_back_a_histogram_whose_percentiles_are_known")? else { return Ok(()) };
+    let Some(backend) = VictoriaMetrics::for_test("the_backend_gives_back_a_histogram_whose_percentiles_are_known")? else { return Ok(()) };
     // 60 idle windows, 30 with 0.3 CPU, 10 with one CPU.
     let mut counts = [0u64; 14];
     (counts[0], counts[13]) = (30, 10);
@@ -70,7 +40,7 @@ fn the_backend_gives_back_a_histogram_whose_percentiles_are_known() -> Result<()
     let (status, body) = http::post(backend.address(), OTLP_PATH, "application/x-protobuf", &request.encode_to_vec())?;
     ensure!(status == 200, "{status} {body}");
 
-    wait_for_value(&backend, r#"container_cpu_time_seconds_total{podmeter_cgroup_path="/known"}"#, |value| value == 1.9)?;
+    backend.wait_for_value(r#"container_cpu_time_seconds_total{podmeter_cgroup_path="/known"}"#, |value| value == 1.9)?;
     let quantile = |q: &str| {
         backend.value(&format!(r#"histogram_quantile({q}, podmeter_cpu_burst_bucket{{podmeter_cgroup_path="/known"}})"#))
     };
@@ -84,11 +54,11 @@ fn the_backend_gives_back_a_histogram_whose_percentiles_are_known() -> Result<()
 
 root_test! {
     fn the_backends_cpu_time_and_burst_percentile_are_the_kernels() {
-        let Some(backend) = victoria("the_backends_cpu_time_and_burst_percentile_are_the_kernels")? else { return Ok(()) };
-        let agent = Agent::spawn(exporting_to(&backend))?;
+        let Some(backend) = VictoriaMetrics::for_test("the_backends_cpu_time_and_burst_percentile_are_the_kernels")? else { return Ok(()) };
+        let agent = Agent::spawn(json!({"export": backend.exporter()}))?;
         let cgroup = Cgroup::new("victoria")?;
         let selector = format!(r#"{{podmeter_cgroup_path="{}"}}"#, cgroup.path());
-        wait_for_value(&backend, &format!("container_cpu_time_seconds_total{selector}"), |_| true)?;
+        backend.wait_for_value(&format!("container_cpu_time_seconds_total{selector}"), |_| true)?;
         let load = Load::duty_cycle(30 * MS, 300 * MS, 6 * SECOND).into_window(20 * MS).realtime().start(&cgroup)?;
         thread::sleep(5900 * MS);
         let windows = load.cpu_by_window();
@@ -98,7 +68,7 @@ root_test! {
 
         let truth = cgroup.cpu_stat()?.usage_seconds();
         let name = format!("container_cpu_time_seconds_total{selector}");
-        let measured = wait_for_value(&backend, &name, |value| value > truth * 0.99)?;
+        let measured = backend.wait_for_value(&name, |value| value > truth * 0.99)?;
         Tolerance::new(0.01, 0.0).check(&name, measured, truth)?;
         let p99 = backend.value(&format!("histogram_quantile(0.99, podmeter_cpu_burst_bucket{selector})"))?.context("no p99")?;
         // A bucket is 9 % wide and the query interpolates in it.

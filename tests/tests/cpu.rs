@@ -290,6 +290,8 @@ root_test! {
             ensure!(begin.elapsed() < patience(20 * SECOND), "the agent does not export:\n{}", agent.stderr());
             let cgroup = parent.child(&format!("c{n}"))?;
             Load::burn(2 * MS).start(&cgroup)?.wait()?;
+            // As many as there are on a node, however long the agent takes to start.
+            thread::sleep(patience(10 * MS));
             if n % 2 == 0 {
                 kept.push(cgroup);
             } else {

@@ -2,10 +2,8 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream, UdpSocket},
-    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
@@ -13,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use podmeter_tests::{
     agent::Agent,
-    cgroup::{self, Cgroup},
+    cgroup::{self, inside},
     deploy,
     kubernetes::{
         Options, Server,
@@ -23,7 +21,7 @@ use podmeter_tests::{
     load::Load,
     namespace::{Cable, FAR},
     promql, root_test,
-    victoria::{self, OTLP_PATH, VictoriaMetrics},
+    victoria::VictoriaMetrics,
 };
 use serde_json::{Value as Json, json};
 
@@ -117,29 +115,6 @@ fn pod(id: &str) -> Pod {
     Pod::new("web-5d8f7c9b4-abcde", vec![app, broken])
 }
 
-/// This process in another cgroup, until the value is dropped: sockets belong to the cgroup that they are made in.
-struct Inside {
-    before: PathBuf,
-}
-
-impl Inside {
-    fn enter(cgroup: &Cgroup) -> Result<Self> {
-        let own = fs::read_to_string("/proc/self/cgroup").context("could not read /proc/self/cgroup")?;
-        let own = own.lines().find_map(|line| line.strip_prefix("0::")).context("this process is in no cgroup2 cgroup")?;
-        let before = cgroup::mount_point()?.join(own.trim_start_matches('/'));
-        cgroup.attach(std::process::id().cast_signed())?;
-        Ok(Self { before })
-    }
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        if let Err(error) = fs::write(self.before.join("cgroup.procs"), std::process::id().to_string()) {
-            eprintln!("could not go back to {}: {error}", self.before.display());
-        }
-    }
-}
-
 /// What a pod does on the network, with both ends in it: TCP, lookups of which every second fails, packets that nobody wants; and
 /// datagrams that leave by an interface, since loopback is apart.
 fn talk(until: Instant) -> Result<()> {
@@ -188,10 +163,6 @@ fn answered(client: &UdpSocket, server: &UdpSocket, address: &str, id: u16) -> R
 root_test! {
     fn every_query_of_the_dashboard_answers_with_data_that_the_agent_has_sent() {
         const TEST: &str = "every_query_of_the_dashboard_answers_with_data_that_the_agent_has_sent";
-        let Some(binary) = victoria::binary() else {
-            eprintln!("SKIPPED {TEST}: needs victoria-metrics in PODMETER_TOOLS (cargo xtask setup)");
-            return Ok(());
-        };
         if !deploy::is_here(TEST) {
             return Ok(());
         }
@@ -199,7 +170,7 @@ root_test! {
         let queries = queries(&serde_json::from_str(&text).context("the dashboard is no JSON")?)?;
         ensure!(queries.len() > 30, "the dashboard has only {} queries", queries.len());
 
-        let backend = VictoriaMetrics::start(&binary)?;
+        let Some(backend) = VictoriaMetrics::for_test(TEST)? else { return Ok(()) };
         let server = Server::start(Options::default())?;
         server.set("nodes", objects::node("node-1", "3800m", "14Gi"));
         let kubelet = Kubelet::new(Driver::Systemd)?;
@@ -208,16 +179,13 @@ root_test! {
         server.set_pod(&pod);
         let pod_cgroup = kubelet.pod(&pod.uid)?;
         let container = pod_cgroup.container(&id)?;
-        let endpoint = format!("http://{}{OTLP_PATH}", backend.address());
         let mut config = server.agent_config()?;
         config["cluster_name"] = json!("test");
-        config["export"] = json!({"exporter": "otlp", "protocol": "http/protobuf", "endpoint": endpoint});
+        config["export"] = backend.exporter();
         let agent = Agent::spawn(config)?;
         let until = Instant::now() + MEASURED;
         let load = Load::duty_cycle(30 * SECOND / 1000, SECOND / 10, MEASURED).start(&container)?;
-        let inside = Inside::enter(&container)?;
-        talk(until)?;
-        drop(inside);
+        inside(&container, || talk(until))?;
 
         let mut wrong = Vec::new();
         for query in &queries {

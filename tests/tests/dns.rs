@@ -9,8 +9,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
     agent::Agent,
-    cgroup::Cgroup,
-    dns::{self, ask, corpus::CORPUS, inside, query, server::Server},
+    cgroup::{Cgroup, inside},
+    dns::{self, ask, corpus::CORPUS, query, server::Server},
     otlp::{Exports, Histogram},
     patience, root_test,
 };

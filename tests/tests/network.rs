@@ -14,6 +14,7 @@ use aya::{
     programs::loaded_programs,
     sys::{Stats, enable_stats},
 };
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use podmeter_tests::{
     agent::Agent,
     cgroup::{Cgroup, inside, mount_point},
@@ -311,6 +312,8 @@ impl Other {
             attach_type: Self::EGRESS,
         };
         load.name[..name.len()].copy_from_slice(name.as_bytes());
+        // Before 5.11, programs count as locked memory.
+        setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).context("could not lift the limit on locked memory")?;
         let program = bpf(Self::PROG_LOAD, &load).context("could not load a program of two instructions")?;
         // SAFETY: a new descriptor that nobody else knows.
         Ok(unsafe { OwnedFd::from_raw_fd(program) })

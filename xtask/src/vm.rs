@@ -54,7 +54,9 @@ const LEFT_OUT: &[LeftOut] = &[
     LeftOut { runner: "dashboard", tests: &[] },
     LeftOut { runner: "deploy", tests: &[] },
     LeftOut { runner: "kubernetes", tests: &[] },
+    LeftOut { runner: "kubernetes_api", tests: &[] },
     LeftOut { runner: "rules", tests: &[] },
+    LeftOut { runner: "workloads", tests: &[] },
     // Of the loads and not of the agent.
     LeftOut { runner: "harness", tests: &[] },
     // Of what is sent again when a collector fails.

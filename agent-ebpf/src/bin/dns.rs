@@ -62,8 +62,8 @@ static DNS_GAPS: LruHashMap<u64, u64, 256> = LruHashMap::new();
 /// Bytes of a question that are read from a packet at once, a power of two. Few names are longer.
 const PIECE_LEN: usize = 64;
 
-/// Messages of one segment that are looked at: the verifier takes the longer the more there are.
-const MESSAGES: u32 = 8;
+/// Messages of one segment that are looked at.
+const MESSAGES: u32 = 32;
 
 /// States of a [`Stream`].
 const UNSURE: u32 = 1;
@@ -309,9 +309,58 @@ fn datagram<const EGRESS: bool>(skb: *mut __sk_buff, packet: &Packet, flow: &Flo
 /// The messages in a segment, or what of them is in it.
 #[inline(always)]
 fn segment<const EGRESS: bool>(skb: *mut __sk_buff, packet: &Packet, flow: &Flow) {
-    let Some((sk, stream)) = stream::<EGRESS>(skb) else { return };
+    let place = (packet.payload as u64) << 32 | packet.payload_len as u64;
+    let who = (flow.slot as u64) << 32 | flow.ends;
+    for _ in 0..MESSAGES {
+        let more = if EGRESS {
+            dns_message_out(skb, packet.sequence, place, who)
+        } else {
+            dns_message_in(skb, packet.sequence, place, who)
+        };
+        if more == 0 {
+            return;
+        }
+    }
+    // More than are looked at.
+    if let Some((_, stream)) = stream::<EGRESS>(skb) {
+        // SAFETY: a map value.
+        unsafe { lose(flow, stream, packet.sequence.wrapping_add(packet.payload_len)) };
+    }
+}
+
+/// Looks at the next message of an outgoing segment; 0 when there is none left.
+///
+/// `first` is the segment's sequence number, `place` where its payload begins in the packet and, in the lower half, its length, `who`
+/// the slot and, in the lower half, [`Flow::ends`]. A global function, which the verifier looks at once, whatever calls it how often:
+/// hence numbers go in and out.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn dns_message_out(skb: *mut __sk_buff, first: u32, place: u64, who: u64) -> u32 {
+    message::<true>(skb, first, place, who).is_some() as u32
+}
+
+/// The same of an incoming one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn dns_message_in(skb: *mut __sk_buff, first: u32, place: u64, who: u64) -> u32 {
+    message::<false>(skb, first, place, who).is_some() as u32
+}
+
+#[inline(always)]
+fn message<const EGRESS: bool>(skb: *mut __sk_buff, first: u32, place: u64, who: u64) -> Option<()> {
+    let slot = (who >> 32) as u32;
+    // SAFETY: a helper that takes the packet.
+    let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
+    let counts = DNS_COUNTS.get_ptr_mut(slot)?;
+    let flow = Flow { counts, slot, peer: 0, cookie, transport: Transport::Tcp, ends: who & (OWN | THEIRS) };
+    let (sk, stream) = stream::<EGRESS>(skb)?;
     // SAFETY: of this socket; a second CPU may have packets of the same direction only while the flow moves from one to the other.
-    unsafe { follow::<EGRESS>(skb, sk, packet, flow, stream) };
+    unsafe {
+        if (*stream).state == 0 {
+            begin::<EGRESS>(sk, stream, first);
+        }
+        follow::<EGRESS>(skb, first, (place >> 32) as u32, place as u32, &flow, stream)
+    }
 }
 
 /// A packet's socket, and one direction of its connection.
@@ -339,49 +388,48 @@ fn stream<const EGRESS: bool>(skb: *mut __sk_buff) -> Option<(*mut bpf_sock, *mu
     Some((sk, unsafe { if EGRESS { &raw mut (*connection).egress } else { &raw mut (*connection).ingress } }))
 }
 
-/// Follows one direction of a connection by sequence numbers, and counts the messages whose head ends in this segment.
+/// Follows one direction of a connection by sequence numbers, and counts the next message whose head ends in this segment; whether
+/// there is more behind it.
 #[inline(always)]
-unsafe fn follow<const EGRESS: bool>(skb: *mut __sk_buff, sk: *mut bpf_sock, packet: &Packet, flow: &Flow, stream: *mut Stream) {
+unsafe fn follow<const EGRESS: bool>(
+    skb: *mut __sk_buff,
+    first: u32,
+    payload: u32,
+    len: u32,
+    flow: &Flow,
+    stream: *mut Stream,
+) -> Option<()> {
     // SAFETY: the caller's promise.
     unsafe {
-        let (first, len) = (packet.sequence, packet.payload_len);
-        if (*stream).state == 0 {
-            begin::<EGRESS>(sk, stream, first);
+        if (*stream).next.wrapping_sub(first).cast_signed() < 0 {
+            // What lies between was not seen, or will come late.
+            lose(flow, stream, first);
         }
-        for _ in 0..MESSAGES {
-            if (*stream).next.wrapping_sub(first).cast_signed() < 0 {
-                // What lies between was not seen, or will come late.
-                lose(flow, stream, first);
-            }
-            let ahead = (*stream).next.wrapping_sub(first);
-            if ahead >= len {
-                return;
-            }
-            let Some((message_len, seen)) = next_message::<EGRESS>(skb, packet.payload + ahead, len - ahead, stream) else {
-                if (*stream).state != IN_STEP {
-                    (*stream).have = 0;
-                }
-                (*stream).next = first.wrapping_add(len);
-                return;
-            };
+        let ahead = (*stream).next.wrapping_sub(first);
+        if ahead >= len {
+            return None;
+        }
+        let Some((message_len, seen)) = next_message::<EGRESS>(skb, payload + ahead, len - ahead, stream) else {
             if (*stream).state != IN_STEP {
-                // A message that goes the right way is hardly ever seen where none begins.
-                if seen.refused.is_some() || side::<EGRESS>(flow, seen.message.answer).is_none() {
-                    (*stream).have = 0;
-                    (*stream).next = first.wrapping_add(len);
-                    return;
-                }
-                (*stream).state = IN_STEP;
+                (*stream).have = 0;
             }
-            let begin = (*stream).next.wrapping_sub((*stream).have);
-            (*stream).next = begin.wrapping_add(PREFIX_LEN as u32 + message_len);
-            (*stream).have = 0;
-            count::<EGRESS>(flow, &seen);
+            (*stream).next = first.wrapping_add(len);
+            return None;
+        };
+        if (*stream).state != IN_STEP {
+            // A message that goes the right way is hardly ever seen where none begins.
+            if seen.refused.is_some() || side::<EGRESS>(flow, seen.message.answer).is_none() {
+                (*stream).have = 0;
+                (*stream).next = first.wrapping_add(len);
+                return None;
+            }
+            (*stream).state = IN_STEP;
         }
-        if (*stream).next.wrapping_sub(first) < len {
-            // More than are looked at.
-            lose(flow, stream, first.wrapping_add(len));
-        }
+        let begin = (*stream).next.wrapping_sub((*stream).have);
+        (*stream).next = begin.wrapping_add(PREFIX_LEN as u32 + message_len);
+        (*stream).have = 0;
+        count::<EGRESS>(flow, &seen);
+        ((*stream).next.wrapping_sub(first) < len).then_some(())
     }
 }
 

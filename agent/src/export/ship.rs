@@ -32,6 +32,15 @@ pub struct Shipper {
     logs: Option<Lane>,
 }
 
+/// Where batches go in, from any thread.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    form: Form,
+    metrics: Arc<Shared>,
+    /// As [`Shipper::logs`].
+    logs: Option<Arc<Shared>>,
+}
+
 /// A queue and the task that empties it.
 #[derive(Debug)]
 struct Lane {
@@ -162,36 +171,10 @@ impl Shipper {
         Self { form, metrics: Lane::start(Payload::Metrics, sink, capacity, pacing), logs: None }
     }
 
-    /// Encodes a batch and queues it, its events apart. Never waits; when the queue is full, the oldest batch goes and is counted.
-    pub fn enqueue(&self, batch: &Batch) {
-        if matches!(self.form, Form::Nothing) {
-            return;
-        }
-        let request = encode::encode(batch);
-        let points = encode::points(&request);
-        if points > 0 {
-            self.metrics.push(self.form.body(&request), points);
-        }
-        if batch.events.is_empty() {
-            return;
-        }
-        let request = logs::encode(&batch.events, batch.time_unix_ns);
-        match (&self.logs, self.form) {
-            (Some(lane), _) => lane.push(self.form.body(&request), batch.events.len() as u64),
-            // They are no points: not counted as such.
-            (None, Form::Line) => self.metrics.push(self.form.body(&request), 0),
-            (None, _) => {}
-        }
-    }
-
-    /// What became of the events so far; `None` when they have no way of their own.
-    pub fn event_stats(&self) -> Option<Stats> {
-        Some(self.logs.as_ref()?.shared.state().stats())
-    }
-
-    /// What became of the batches so far.
-    pub fn stats(&self) -> Stats {
-        self.metrics.shared.state().stats()
+    /// Where to put batches.
+    pub fn queue(&self) -> Queue {
+        let shared = |lane: &Lane| Arc::clone(&lane.shared);
+        Queue { form: self.form, metrics: shared(&self.metrics), logs: self.logs.as_ref().map(shared) }
     }
 
     /// Tries to send what is queued, for no longer than `within`, and returns the final counts. What is left counts as
@@ -208,6 +191,40 @@ impl Shipper {
         };
         let (stats, ()) = tokio::join!(metrics.shutdown(Payload::Metrics, deadline), logs);
         stats
+    }
+}
+
+impl Queue {
+    /// Encodes a batch and queues it, its events apart. Never waits; when the queue is full, the oldest batch goes and is counted.
+    pub fn enqueue(&self, batch: &Batch) {
+        if matches!(self.form, Form::Nothing) {
+            return;
+        }
+        let request = encode::encode(batch);
+        let points = encode::points(&request);
+        if points > 0 {
+            self.metrics.push(self.form.body(&request), points);
+        }
+        if batch.events.is_empty() {
+            return;
+        }
+        let request = logs::encode(&batch.events, batch.time_unix_ns);
+        match (&self.logs, self.form) {
+            (Some(logs), _) => logs.push(self.form.body(&request), batch.events.len() as u64),
+            // They are no points: not counted as such.
+            (None, Form::Line) => self.metrics.push(self.form.body(&request), 0),
+            (None, _) => {}
+        }
+    }
+
+    /// What became of the events so far; `None` when they have no way of their own.
+    pub fn event_stats(&self) -> Option<Stats> {
+        Some(self.logs.as_ref()?.state().stats())
+    }
+
+    /// What became of the batches so far.
+    pub fn stats(&self) -> Stats {
+        self.metrics.state().stats()
     }
 }
 
@@ -234,18 +251,6 @@ impl Lane {
             tokio::spawn(Task { payload, shared: shared.clone(), sink, target, backoff, closed }.run())
         });
         Self { shared, closing, task }
-    }
-
-    fn push(&self, body: Bytes, points: u64) {
-        let mut state = self.shared.state();
-        if state.unwanted {
-            state.stats.dropped_points += points;
-            return;
-        }
-        state.waiting.push_back(Parcel { body, points, since: Instant::now() });
-        state.drop_oldest();
-        drop(state);
-        self.shared.arrived.notify_one();
     }
 
     async fn shutdown(mut self, payload: Payload, deadline: Instant) -> Stats {
@@ -278,6 +283,18 @@ impl Drop for Lane {
 }
 
 impl Shared {
+    fn push(&self, body: Bytes, points: u64) {
+        let mut state = self.state();
+        if state.unwanted {
+            state.stats.dropped_points += points;
+            return;
+        }
+        state.waiting.push_back(Parcel { body, points, since: Instant::now() });
+        state.drop_oldest();
+        drop(state);
+        self.arrived.notify_one();
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Counts stay usable whoever panicked.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -495,7 +512,7 @@ mod tests {
         let sink = Some((Sink::Lines(Box::new(out)), "stdout".into()));
         let shipper = Shipper::start(Form::Line, sink, 8, Pacing::default());
         for second in 1..=3 {
-            shipper.enqueue(&counted(second));
+            shipper.queue().enqueue(&counted(second));
         }
         let mut lines = tokio::io::BufReader::new(read).lines();
         for second in 1..=3 {
@@ -513,7 +530,7 @@ mod tests {
         drop(read);
         let sink = Some((Sink::Lines(Box::new(out)), "stdout".into()));
         let shipper = Shipper::start(Form::Line, sink, 8, Pacing::default());
-        shipper.enqueue(&counted(1));
+        shipper.queue().enqueue(&counted(1));
         let stats = shipper.shutdown(Duration::from_secs(10)).await;
         assert_eq!((stats.failed_batches, stats.sent_batches), (1, 0));
         let error = stats.last_error.expect("an error");

@@ -57,7 +57,7 @@ fn refusals(protocol: Protocol) -> (Answer, Answer) {
 async fn stats_until(shipper: &Shipper, what: &str, condition: impl Fn(&Stats) -> bool) -> Stats {
     let start = Instant::now();
     loop {
-        let stats = shipper.stats();
+        let stats = shipper.queue().stats();
         if condition(&stats) {
             return stats;
         }
@@ -80,7 +80,7 @@ async fn a_batch_arrives_with_its_headers_compressed_as_configured() {
             let collector = Collector::with(Options { plain_replies, ..Options::default() }).expect("a collector");
             let headers: BTreeMap<_, _> = [("X-Scope-OrgID".to_string(), "tenant-1".to_string())].into();
             let shipper = quick(&Settings { compression, headers, ..to(&collector, protocol) });
-            shipper.enqueue(&counted(7));
+            shipper.queue().enqueue(&counted(7));
             let stats = stats_until(&shipper, "the batch is sent", |s| s.sent_batches == 1).await;
             assert_eq!((stats.sent_points, stats.queue_length, stats.queue_bytes), (1, 0, 0));
             assert!(stats.sent_bytes > 0 && stats.oldest_age.is_none() && stats.last_error.is_none(), "{stats:?}");
@@ -100,7 +100,7 @@ async fn a_gzipped_reply_is_understood() {
         let collector = Collector::start().expect("a collector");
         collector.next(1, Answer::Partial { rejected: 3, message: "too old".into() });
         let shipper = quick(&to(&collector, protocol));
-        shipper.enqueue(&counted(1));
+        shipper.queue().enqueue(&counted(1));
         stats_until(&shipper, "three points are rejected", |s| s.rejected_points == 3).await;
     }
 }
@@ -114,7 +114,7 @@ async fn partial_success_is_counted_logged_and_not_repeated() {
         collector.next(2, Answer::Partial { rejected: 1, message: "timestamp too old".into() });
         let shipper = quick(&to(&collector, protocol));
         for second in 1..=3 {
-            shipper.enqueue(&counted(second));
+            shipper.queue().enqueue(&counted(second));
         }
         let stats = stats_until(&shipper, "all are sent", |s| s.sent_batches == 3).await;
         assert_eq!((stats.rejected_points, stats.retries, stats.failed_batches), (2, 0, 0));
@@ -132,7 +132,7 @@ async fn what_may_be_repeated_is_repeated_until_it_is_taken_in_order() {
         collector.next(4, refusals(protocol).0);
         let shipper = quick(&to(&collector, protocol));
         for second in 1..=3 {
-            shipper.enqueue(&counted(second));
+            shipper.queue().enqueue(&counted(second));
         }
         let stats = stats_until(&shipper, "all are sent", |s| s.sent_batches == 3).await;
         assert_eq!(arrived(&collector), [1.0, 2.0, 3.0]);
@@ -150,7 +150,7 @@ async fn what_may_not_be_repeated_is_dropped_counted_and_does_not_hold_up_the_ne
         collector.next(2, refusals(protocol).1);
         let shipper = quick(&to(&collector, protocol));
         for second in 1..=3 {
-            shipper.enqueue(&counted(second));
+            shipper.queue().enqueue(&counted(second));
         }
         let stats = stats_until(&shipper, "the third is sent", |s| s.sent_batches == 1).await;
         assert_eq!((stats.failed_batches, stats.failed_points, stats.retries), (2, 2, 0));
@@ -177,7 +177,7 @@ async fn the_wait_the_collector_asks_for_is_kept() {
         let collector = Collector::start().expect("a collector");
         collector.next(1, answer.clone());
         let shipper = quick(&to(&collector, protocol));
-        shipper.enqueue(&counted(1));
+        shipper.queue().enqueue(&counted(1));
         collector.until("the refused attempt", |c| c.attempts() == 1).await.expect("an attempt");
         // Before the reply, so the wait measured is not shorter than the one kept.
         let refused = Instant::now();
@@ -193,7 +193,7 @@ async fn a_collector_out_of_resources_that_names_no_time_is_not_asked_again() {
     let collector = Collector::start().expect("a collector");
     collector.next(1, Answer::Grpc { code: Code::ResourceExhausted, retry_info: None });
     let shipper = quick(&to(&collector, Protocol::Grpc));
-    shipper.enqueue(&counted(1));
+    shipper.queue().enqueue(&counted(1));
     let stats = stats_until(&shipper, "the batch is given up", |s| s.failed_batches == 1).await;
     assert_eq!((collector.attempts(), stats.retries), (1, 0));
     let error = stats.last_error.expect("an error");
@@ -205,10 +205,10 @@ async fn a_stalled_request_times_out_and_is_repeated_on_a_new_connection() {
     for protocol in BOTH {
         let collector = Collector::start().expect("a collector");
         let shipper = quick(&Settings { timeout: Duration::from_millis(300), ..to(&collector, protocol) });
-        shipper.enqueue(&counted(1));
+        shipper.queue().enqueue(&counted(1));
         stats_until(&shipper, "the first is sent", |s| s.sent_batches == 1).await;
         collector.next(1, Answer::Stall);
-        shipper.enqueue(&counted(2));
+        shipper.queue().enqueue(&counted(2));
         let stats = stats_until(&shipper, "the stalled request failed", |s| s.retries == 1).await;
         let error = stats.last_error.expect("an error");
         assert!(error.contains("no reply within 300ms") && error.contains("raise the timeout"), "{error}");
@@ -222,10 +222,10 @@ async fn a_connection_reset_in_the_middle_of_a_request_loses_nothing() {
     for protocol in BOTH {
         let collector = Collector::start().expect("a collector");
         let shipper = quick(&to(&collector, protocol));
-        shipper.enqueue(&counted(1));
+        shipper.queue().enqueue(&counted(1));
         stats_until(&shipper, "the first is sent", |s| s.sent_batches == 1).await;
         collector.next(2, Answer::Reset);
-        shipper.enqueue(&counted(2));
+        shipper.queue().enqueue(&counted(2));
         stats_until(&shipper, "the second is sent", |s| s.sent_batches == 2).await;
         assert_eq!(arrived(&collector), [1.0, 2.0], "{protocol}");
         assert_eq!(collector.attempts(), 4);
@@ -237,11 +237,11 @@ async fn an_outage_keeps_the_newest_batches_and_says_where_and_why() {
     for protocol in BOTH {
         let collector = Collector::start().expect("a collector");
         let shipper = quick(&Settings { queue: 3, ..to(&collector, protocol) });
-        shipper.enqueue(&counted(1));
+        shipper.queue().enqueue(&counted(1));
         stats_until(&shipper, "the first is sent", |s| s.sent_batches == 1).await;
         collector.refuse();
         for second in 2..=10 {
-            shipper.enqueue(&counted(second));
+            shipper.queue().enqueue(&counted(second));
         }
         let stats = stats_until(&shipper, "refused attempts", |s| s.retries >= 3).await;
         assert!(stats.queue_bytes > 0 && stats.oldest_age.is_some(), "{stats:?}");
@@ -263,10 +263,10 @@ async fn enqueue_does_not_wait_for_a_collector_that_is_not_there() {
     let shipper = Shipper::new(&settings("http://192.0.2.1:4317", Protocol::Grpc)).expect("good settings");
     let start = Instant::now();
     for second in 0..1000 {
-        shipper.enqueue(&counted(second));
+        shipper.queue().enqueue(&counted(second));
     }
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
-    let stats = shipper.stats();
+    let stats = shipper.queue().stats();
     assert_eq!((stats.queue_length, stats.dropped_batches), (64, 936));
 }
 
@@ -276,7 +276,7 @@ async fn shutdown_sends_what_is_queued() {
         let collector = Collector::start().expect("a collector");
         let shipper = quick(&to(&collector, protocol));
         for second in 1..=20 {
-            shipper.enqueue(&counted(second));
+            shipper.queue().enqueue(&counted(second));
         }
         let stats = shipper.shutdown(Duration::from_secs(10)).await;
         assert_eq!((stats.sent_batches, stats.dropped_batches, stats.queue_length), (20, 0, 0));
@@ -291,8 +291,8 @@ async fn shutdown_ends_by_its_deadline_with_a_stalled_collector_and_counts_what_
         let collector = Collector::start().expect("a collector");
         collector.always(Answer::Stall);
         let shipper = quick(&to(&collector, protocol));
-        shipper.enqueue(&counted(1));
-        shipper.enqueue(&counted(2));
+        shipper.queue().enqueue(&counted(1));
+        shipper.queue().enqueue(&counted(2));
         collector.until("a connection", |c| c.connections() == 1).await.expect("a connection");
         let start = Instant::now();
         let stats = shipper.shutdown(Duration::from_millis(200)).await;
@@ -307,7 +307,7 @@ async fn shutdown_cuts_a_backoff_short() {
     collector.next(1, refusals(Protocol::Grpc).0);
     let slow = Pacing { initial: Duration::from_secs(600), max: Duration::from_secs(600) };
     let shipper = Shipper::with_pacing(&to(&collector, Protocol::Grpc), slow).expect("good settings");
-    shipper.enqueue(&counted(1));
+    shipper.queue().enqueue(&counted(1));
     stats_until(&shipper, "the first attempt failed", |s| s.retries == 1).await;
     let stats = shipper.shutdown(Duration::from_secs(10)).await;
     assert_eq!((stats.sent_batches, arrived(&collector)), (1, vec![1.0]));
@@ -318,7 +318,7 @@ async fn shutdown_does_not_wait_for_a_time_it_cannot_reach_nor_break_a_wait_it_w
     let collector = Collector::start().expect("a collector");
     collector.next(1, Answer::Http { status: 429, retry_after: Some("3600".into()) });
     let shipper = quick(&to(&collector, Protocol::HttpProtobuf));
-    shipper.enqueue(&counted(1));
+    shipper.queue().enqueue(&counted(1));
     stats_until(&shipper, "the first attempt failed", |s| s.retries == 1).await;
     let start = Instant::now();
     let stats = shipper.shutdown(Duration::from_secs(30)).await;
@@ -332,12 +332,12 @@ async fn tls_is_checked_against_the_configured_authority() {
         let tls = Some(Tls::new().expect("certificates"));
         let collector = Collector::with(Options { tls, ..Options::default() }).expect("a collector");
         let shipper = quick(&to(&collector, protocol));
-        shipper.enqueue(&counted(1));
+        shipper.queue().enqueue(&counted(1));
         stats_until(&shipper, "the batch is sent", |s| s.sent_batches == 1).await;
 
         let other = Tls::new().expect("certificates");
         let shipper = quick(&Settings { certificate: Some(other.ca()), ..to(&collector, protocol) });
-        shipper.enqueue(&counted(2));
+        shipper.queue().enqueue(&counted(2));
         let stats = stats_until(&shipper, "an attempt failed", |s| s.retries >= 1).await;
         let error = stats.last_error.expect("an error");
         for part in ["could not send metrics to https://", "invalid peer certificate", "check the collector's certificate"] {
@@ -360,11 +360,11 @@ async fn a_collector_that_demands_a_client_certificate_gets_it() {
             ..without.clone()
         };
         let shipper = quick(&with);
-        shipper.enqueue(&counted(1));
+        shipper.queue().enqueue(&counted(1));
         stats_until(&shipper, "the batch is sent", |s| s.sent_batches == 1).await;
 
         let shipper = quick(&without);
-        shipper.enqueue(&counted(2));
+        shipper.queue().enqueue(&counted(2));
         let stats = stats_until(&shipper, "an attempt failed", |s| s.retries >= 1).await;
         let error = stats.last_error.expect("an error");
         assert!(error.contains("client certificate"), "{protocol}: {error}");
@@ -415,7 +415,7 @@ async fn what_a_person_must_correct_is_an_error_at_start() {
 async fn with_no_exporter_nothing_is_queued() {
     let shipper =
         Shipper::new(&Settings { exporter: Exporter::None, ..settings("", Protocol::Grpc) }).expect("no endpoint needed");
-    shipper.enqueue(&counted(1));
+    shipper.queue().enqueue(&counted(1));
     assert_eq!(shipper.shutdown(Duration::from_secs(10)).await, Stats::default());
 }
 
@@ -435,7 +435,7 @@ async fn tokens_in_headers_and_urls_are_never_logged() {
             settings.endpoint += "?key=hunter2";
         }
         let shipper = quick(&settings);
-        shipper.enqueue(&counted(1));
+        shipper.queue().enqueue(&counted(1));
         let stats = stats_until(&shipper, "the batch is refused", |s| s.failed_batches == 1).await;
         let error = stats.last_error.expect("an error");
         assert!(error.contains("check the credentials"), "{error}");
@@ -483,7 +483,7 @@ async fn events_arrive_as_log_records_beside_the_metrics_and_are_repeated_like_t
         let (again, _) = refusals(protocol);
         collector.always_logs(again);
         let shipper = quick(&to(&collector, protocol));
-        shipper.enqueue(&eventful(1));
+        shipper.queue().enqueue(&eventful(1));
         collector.until("two attempts", |c| c.log_attempts() >= 2).await.expect("attempts");
         collector.always_logs(Answer::Accept);
         collector.until("the event", |c| !c.logs().is_empty()).await.expect("an event");
@@ -504,20 +504,20 @@ async fn a_collector_that_takes_no_logs_is_asked_once_and_still_gets_all_metrics
             Protocol::HttpProtobuf => Answer::Http { status: 404, retry_after: None },
         });
         let shipper = quick(&to(&collector, protocol));
-        shipper.enqueue(&eventful(1));
+        shipper.queue().enqueue(&eventful(1));
         collector.until("an attempt", |c| c.log_attempts() == 1).await.expect("an attempt");
         let start = Instant::now();
-        while shipper.event_stats().expect("a way of their own").dropped_points == 0 {
+        while shipper.queue().event_stats().expect("a way of their own").dropped_points == 0 {
             assert!(start.elapsed() < Duration::from_secs(20), "the refusal is not counted");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         for second in 2..=4 {
-            shipper.enqueue(&eventful(second));
+            shipper.queue().enqueue(&eventful(second));
         }
         let stats = stats_until(&shipper, "all metrics are sent", |s| s.sent_batches == 4).await;
         assert_eq!((stats.failed_batches, stats.last_error), (0, None), "{protocol}");
         assert_eq!(arrived(&collector), [1.0, 2.0, 3.0, 4.0]);
         assert_eq!((collector.log_attempts(), collector.logs().len()), (1, 0), "{protocol}");
-        assert_eq!(shipper.event_stats().expect("still").dropped_points, 4);
+        assert_eq!(shipper.queue().event_stats().expect("still").dropped_points, 4);
     }
 }

@@ -17,8 +17,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{ANSWER, CUT, inside, listener, message, prefixed, receive_from};
-use crate::cgroup::Cgroup;
+use super::{ANSWER, CUT, listener, message, prefixed, receive_from};
+use crate::cgroup::{Cgroup, inside};
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
