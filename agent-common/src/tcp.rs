@@ -82,8 +82,10 @@ counts! {
         pub resets_sent: u64,
         /// Resets received.
         pub resets_received: u64,
-        /// Connections that a listening socket could not take.
+        /// Packets that a listening socket dropped.
         pub listen_drops: u64,
+        /// Sockets that could not be given storage: what they send is not counted.
+        pub uncounted: u64,
         /// Failed connects by [`ConnectError`].
         pub failures: [u64; CONNECT_ERRORS],
         /// Sum of all connects' durations in ns.

@@ -16,7 +16,10 @@ use tracing::{error, info, warn};
 use crate::{
     causes::chain,
     config::{self, Config},
-    export::{self, ExportError, ship::{Queue, Shipper}},
+    export::{
+        self, ExportError,
+        ship::{Queue, Shipper},
+    },
     health::{self, Health},
     join::Node,
     kernel::{facts, sys},

@@ -2,6 +2,7 @@
 
 pub mod corpus;
 pub mod server;
+pub mod stage;
 
 use std::{
     io::{Read as _, Write as _},

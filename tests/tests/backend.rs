@@ -21,7 +21,9 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn the_backend_gives_back_a_histogram_whose_percentiles_are_known() -> Result<()> {
-    let Some(backend) = VictoriaMetrics::for_test("the_backend_gives_back_a_histogram_whose_percentiles_are_known")? else { return Ok(()) };
+    let Some(backend) = VictoriaMetrics::for_test("the_backend_gives_back_a_histogram_whose_percentiles_are_known")? else {
+        return Ok(());
+    };
     // 60 idle windows, 30 with 0.3 CPU, 10 with one CPU.
     let mut counts = [0u64; 14];
     (counts[0], counts[13]) = (30, 10);

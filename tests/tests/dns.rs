@@ -8,98 +8,19 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
-    agent::Agent,
     cgroup::{Cgroup, inside},
-    dns::{self, ask, corpus::CORPUS, query, server::Server},
-    otlp::{Exports, Histogram},
+    dns::{
+        self, ask,
+        corpus::CORPUS,
+        query,
+        stage::{LOOKUPS, QUERIES, Stage, count, durations, number, v4, v6},
+    },
+    otlp::Exports,
     patience, root_test,
 };
 use serde_json::json;
 
-const LOOKUPS: &str = "dns.lookup.duration";
-const SERVED: &str = "podmeter.dns.server.duration";
-const QUERIES: &str = "podmeter.dns.queries";
 const SECOND: Duration = Duration::from_secs(1);
-
-/// Where the tests' servers listen: addresses of the loopback network that nobody else has.
-fn v4() -> SocketAddr {
-    SocketAddr::from(([127, 53, 0, 1], 53))
-}
-
-fn v6() -> SocketAddr {
-    SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 53))
-}
-
-/// A client, a server, and an agent that watches both.
-struct Stage {
-    agent: Agent,
-    client: Cgroup,
-    server_cgroup: Cgroup,
-    server: Server,
-}
-
-impl Stage {
-    fn set(config: serde_json::Value, address: SocketAddr) -> Result<Self> {
-        let agent = Agent::start(config)?;
-        let (client, server_cgroup) = (Cgroup::new("dns-client")?, Cgroup::new("dns-server")?);
-        let server = Server::start(&server_cgroup, address)?;
-        Ok(Self { agent, client, server_cgroup, server })
-    }
-
-    fn udp(&self) -> Result<std::net::UdpSocket> {
-        inside(&self.client, || dns::udp(self.server.address()))
-    }
-
-    fn tcp(&self) -> Result<std::net::TcpStream> {
-        inside(&self.client, || dns::tcp(self.server.address()))
-    }
-
-    /// Waits for an export of what has happened by now.
-    fn catch_up(&self) -> Result<()> {
-        self.agent.catch_up()
-    }
-
-    fn client_count(&self, metric: &str, transport: &str) -> u64 {
-        self.agent.look(|exports| count(exports, self.client.path(), metric, "client", transport))
-    }
-
-    fn server_count(&self, metric: &str, transport: &str) -> u64 {
-        self.agent.look(|exports| count(exports, self.server_cgroup.path(), metric, "server", transport))
-    }
-
-    /// Lookups of the client that ended so; `None` is NOERROR.
-    fn lookups(&self, end: Option<&str>, transport: &str) -> Option<Histogram> {
-        self.agent.look(|exports| durations(exports, self.client.path(), LOOKUPS, end, transport))
-    }
-
-    /// The same as the server saw them.
-    fn served(&self, end: Option<&str>, transport: &str) -> Option<Histogram> {
-        self.agent.look(|exports| durations(exports, self.server_cgroup.path(), SERVED, end, transport))
-    }
-
-    fn check_counts(&self, transport: &str, expected: &[(&str, u64, u64)]) -> Result<()> {
-        for (metric, client, server) in expected {
-            let found = (self.client_count(metric, transport), self.server_count(metric, transport));
-            println!("{metric} over {transport}: {found:?}, expected ({client}, {server})");
-            ensure!(found == (*client, *server), "{metric} over {transport}: {found:?} instead of ({client}, {server})");
-        }
-        Ok(())
-    }
-}
-
-fn count(exports: &Exports, cgroup: &str, metric: &str, side: &str, transport: &str) -> u64 {
-    exports.value(cgroup, metric, &[("side", side), ("network.transport", transport)]).unwrap_or(0.0) as u64
-}
-
-fn durations(exports: &Exports, cgroup: &str, metric: &str, end: Option<&str>, transport: &str) -> Option<Histogram> {
-    let mut attributes = vec![("network.transport", transport)];
-    attributes.extend(end.map(|end| ("error.type", end)));
-    exports.histogram_of(cgroup, metric, &attributes).cloned()
-}
-
-fn number(histogram: Option<Histogram>) -> u64 {
-    histogram.map_or(0, |histogram| histogram.count)
-}
 
 root_test! {
     fn lookups_take_as_long_as_the_servers_delay_on_both_sides() {
@@ -336,41 +257,6 @@ root_test! {
         }
         drop((deaf, listener));
         ensure!(ask(&stage.udp()?, 1, "fine.test").is_ok(), "the server is gone");
-        stage.agent.stop().map(drop)
-    }
-}
-
-root_test! {
-    fn what_getaddrinfo_asks_is_measured_with_its_search_list() {
-        let test = "what_getaddrinfo_asks_is_measured_with_its_search_list";
-        if !["/usr/bin/getent", "/usr/bin/unshare", "/usr/bin/mount"].iter().all(|tool| std::path::Path::new(tool).exists()) {
-            eprintln!("SKIPPED {test}: needs glibc's getent, and unshare and mount");
-            return Ok(());
-        }
-        let stage = Stage::set(json!({}), v4())?;
-        let files = tempfile::tempdir().context("could not make a directory")?;
-        let write = |name: &str, text: &str| {
-            let path = files.path().join(name);
-            std::fs::write(&path, text).map(|()| path).context("could not write a file")
-        };
-        let server = stage.server.address().ip();
-        let resolv = write("resolv.conf", &format!("nameserver {server}\nsearch nxdomain.test fine.test\noptions ndots:5\n"))?;
-        let switch = write("nsswitch.conf", "hosts: dns\n")?;
-        // The orders are in a name's first label, so the search list makes names without orders, all of which are NOERROR.
-        let script = format!(
-            "echo $$ > {}/cgroup.procs; mount --bind {} /etc/resolv.conf; mount --bind {} /etc/nsswitch.conf; \
-             getent ahosts nxdomain; true",
-            stage.client.dir().display(),
-            resolv.display(),
-            switch.display()
-        );
-        let status = std::process::Command::new("/usr/bin/unshare").args(["-m", "sh", "-c", &script]).status()?;
-        ensure!(status.success(), "could not run getent: {status}");
-        stage.catch_up()?;
-        // nxdomain.nxdomain.test, nxdomain.fine.test, nxdomain: A and AAAA each.
-        stage.check_counts("udp", &[(QUERIES, 6, 6), ("podmeter.dns.unmatched", 0, 0)])?;
-        let wasted = number(stage.lookups(Some("NXDOMAIN"), "udp"));
-        ensure!(wasted == 6, "{wasted} NXDOMAIN of 6: what the search list wastes");
         stage.agent.stop().map(drop)
     }
 }

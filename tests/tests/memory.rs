@@ -440,8 +440,8 @@ root_test! {
 }
 
 root_test! {
-    fn the_memory_of_a_thousand_cgroups_is_read_in_one_pass() {
-        let name = "the_memory_of_a_thousand_cgroups_is_read_in_one_pass";
+    fn the_memory_of_a_nodes_cgroups_is_read_in_one_pass() {
+        let name = "the_memory_of_a_nodes_cgroups_is_read_in_one_pass";
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
         if !can_run(name)? {
             return Ok(());

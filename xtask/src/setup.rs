@@ -5,6 +5,7 @@
 
 mod apt;
 pub(crate) mod archive;
+mod bundle;
 mod debian;
 mod kubernetes_schemas;
 pub(crate) mod qemu;
@@ -17,6 +18,7 @@ use anyhow::{Context, Result, bail};
 use bpf_toolchain::Toolchain;
 use clap::ValueEnum;
 
+use self::bundle::Bundle;
 use crate::command;
 use crate::workspace::Workspace;
 
@@ -73,6 +75,14 @@ const VM_TOOLS: &[Tool] = &[
     Tool { file: "xz", package: "xz-utils", why: "unpacks their kernel modules" },
 ];
 
+/// Real resolvers, whose lookups tests measure.
+const RESOLVERS: Bundle = Bundle {
+    name: "resolvers",
+    packages: &["bind9-dnsutils", "unbound"],
+    kept: &["usr/bin/dig", "usr/sbin/unbound"],
+    why: "are dig and unbound, whose lookups tests measure (about 30 MB)",
+};
+
 /// Clippy for Debian's toolchain.
 const KERNEL_CLIPPY: Tool = Tool { file: "/usr/bin/cargo-clippy", package: "rust-web-clippy", why: "lints the eBPF programs" };
 
@@ -95,6 +105,9 @@ pub(crate) fn run(workspace: &Workspace, purpose: Purpose) -> Result<()> {
             if let Err(error) = debian::fetch(workspace, program) {
                 eprintln!("note: no {}, which {}: tests with it will be skipped: {error:#}", program.name, program.why);
             }
+        }
+        if let Err(error) = RESOLVERS.fetch(workspace) {
+            eprintln!("note: no dig and unbound: tests with them will be skipped: {error:#}");
         }
         if let Err(error) = kubernetes_schemas::install(workspace) {
             eprintln!("note: no kubernetes-validate, so Kubernetes manifests will not be checked: {error:#}");

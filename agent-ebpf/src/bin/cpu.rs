@@ -21,7 +21,7 @@ use agent_common::{
         WINDOW_NS, WindowEntry, wait_position,
     },
 };
-use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, frozen, load, probe};
+use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, frozen, load, load32, probe};
 use aya_ebpf::{
     btf_maps::Array,
     helpers::generated::{bpf_get_current_task, bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_ns},
@@ -93,7 +93,8 @@ unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
         let reached = Mark { exec_ns, run_delay_ns };
         let Some(entry) = entry_of(address) else { return };
         let counted = counted(entry, address, if task == prev { Some(switched_in) } else { None }, reached);
-        count_up_to(entry, address, reached);
+        let dead = load32(prev, frozen!(FACTS.task_state)) & TASK_DEAD != 0;
+        count_up_to(entry, address, if dead { NEVER } else { reached });
         let Some(counted) = counted else { return };
         let ran_ns = exec_ns - counted.exec_ns;
         let waited_ns = run_delay_ns - counted.run_delay_ns;
@@ -128,6 +129,12 @@ struct Mark {
     run_delay_ns: u64,
 }
 
+/// What no task has reached: left behind by one that is gone, since the next may get its address.
+const NEVER: Mark = Mark { exec_ns: u64::MAX, run_delay_ns: u64::MAX };
+
+/// `TASK_DEAD` of include/linux/sched.h: the state in which a task is switched out for the last time.
+const TASK_DEAD: u32 = 0x80;
+
 /// The entry of the task at `address` in the table that says up to where each task has been counted.
 ///
 /// The values at switch-in are not enough for that. When the load balancer moves a waiting task, the kernel adds the wait so
@@ -142,8 +149,8 @@ fn entry_of(address: u64) -> Option<*mut TaskMark> {
 
 /// Up to where the task at `address`, whose accounts stand at `reached`, has been counted.
 ///
-/// An entry that another task overwrote does not carry this task's check, and one that a dead task left behind at the same
-/// address is larger than what the new task has: then `switched_in` counts. Without either, the stretch began before our time.
+/// An entry that another task overwrote does not carry this task's check, and what a dead task left behind at the same address is
+/// larger than what the new task has: then `switched_in` counts. Without either, the stretch began before our time.
 #[inline(always)]
 unsafe fn counted(entry: *mut TaskMark, address: u64, switched_in: Option<Mark>, reached: Mark) -> Option<Mark> {
     // SAFETY: a map value; a torn set of words fails the check.

@@ -76,8 +76,7 @@ fn tcp_on_event(ctx: SockOpsContext) -> u32 {
             BPF_SOCK_OPS_RTT_CB => observe_rtt(tcp),
             BPF_SOCK_OPS_TCP_CONNECT_CB => {
                 // The SYN has not been sent yet.
-                if let Some(counted) = storage(sk as u64, true) {
-                    forget(counted, tcp);
+                if let Some(counted) = begin(sk as u64, tcp) {
                     (*counted).connecting_ns = bpf_ktime_get_ns();
                 }
                 listen_to(&ctx);
@@ -92,9 +91,7 @@ fn tcp_on_event(ctx: SockOpsContext) -> u32 {
                 listen_to(&ctx);
             }
             BPF_SOCK_OPS_TCP_LISTEN_CB => {
-                if let Some(counted) = storage(sk as u64, true) {
-                    forget(counted, tcp);
-                }
+                begin(sk as u64, tcp);
                 listen_to(&ctx);
             }
             // Only where the tracepoint of the same cannot do it.
@@ -183,11 +180,8 @@ extern "C" fn tcp_on_find(walk: *const TcpWalk) -> i32 {
             return 0;
         }
         let tcp = bpf_skc_to_tcp_sock(sk as *mut _) as u64;
-        if tcp == 0 || storage(tcp, false).is_some() {
-            return 0;
-        }
-        if let Some(counted) = storage(tcp, true) {
-            forget(counted, tcp);
+        if tcp != 0 && storage(tcp, false).is_none() {
+            begin(tcp, tcp);
         }
     }
     0
@@ -246,13 +240,20 @@ fn counts_of(slot: u32) -> Option<*mut TcpCounts> {
 
 /// Begins to count a socket: what it has sent so far is not counted.
 #[inline(always)]
-unsafe fn forget(counted: *mut Counted, tcp: u64) {
-    // SAFETY: a map value and typed loads.
+unsafe fn begin(sk: u64, tcp: u64) -> Option<*mut Counted> {
+    // SAFETY: a map value and typed loads; see the callers.
     unsafe {
+        let Some(counted) = storage(sk, true) else {
+            if let Some(counts) = counts_of(slot_of_full(&CGROUP_SLOTS, tcp, &raw const FACTS.socket)) {
+                add(&raw mut (*counts).uncounted, 1);
+            }
+            return None;
+        };
         (*counted).sent = load32(tcp, frozen!(FACTS.segs_out));
         (*counted).retransmitted = load32(tcp, frozen!(FACTS.total_retrans));
         (*counted).drops = load32(tcp, frozen!(FACTS.drops));
         (*counted).acked = load(tcp, frozen!(FACTS.bytes_acked));
+        Some(counted)
     }
 }
 
@@ -329,8 +330,7 @@ unsafe fn connected(counted: *mut Counted, tcp: u64) {
 unsafe fn accepted(sk: u64, tcp: u64) {
     // SAFETY: typed loads; see the caller.
     unsafe {
-        let Some(counted) = storage(sk, true) else { return };
-        forget(counted, tcp);
+        let Some(counted) = begin(sk, tcp) else { return };
         let again = u64::from((*counted).retransmitted);
         if let Some(counts) = counts_of(slot_of_full(&CGROUP_SLOTS, tcp, &raw const FACTS.socket)) {
             add(&raw mut (*counts).segments, 1 + again);

@@ -10,7 +10,7 @@ use std::{
 
 use agent_common::network::{Facts, NetworkCounts, PORTS_LEN, RANGES_LEN, Scope as To};
 use aya::maps::{
-    MapData, MapError,
+    MapData, MapError, ProgramArray,
     lpm_trie::{Key, LpmTrie},
 };
 
@@ -153,10 +153,26 @@ impl Network {
                 }
             }
         }
+        if config.off.contains(&"dns") {
+            forget_dns(&mut object)?;
+        }
         kernel.attach(&mut object)?;
         let books = Books::open(&object, ["NETWORK_COUNTS", "NETWORK_CARRIED"], cpus, slots)?;
         Ok(Self { _object: object, books, started_unix_ns: facts::unix_ns() })
     }
+}
+
+/// Takes the programs of the dns signal out, which an agent before this one had put in.
+fn forget_dns(object: &mut Object) -> Result<(), LoadError> {
+    for map in ["NETWORK_DNS_EGRESS", "NETWORK_DNS_INGRESS"] {
+        let mut calls: ProgramArray<MapData> = object.take(map)?;
+        match calls.clear_index(&0) {
+            Ok(()) => {}
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => {}
+            Err(source) => return Err(LoadError::Map { action: "clear", map, source: source.into() }),
+        }
+    }
+    Ok(())
 }
 
 impl Running for Network {

@@ -37,7 +37,17 @@ pub const SIGNAL: Signal = Signal {
     name: "tcp",
     help: "TCP segments and retransmits, round-trip times, connects, resets",
     tracepoints: &["inet_sock_set_state", "tcp_receive_reset", "tcp_send_reset"],
-    metrics: &[&SEGMENTS, &RETRANSMITS, &RTT, &CONNECT_DURATION, &CONNECT_FAILURES, &RESETS, &LISTEN_DROPS, &UNATTRIBUTED],
+    metrics: &[
+        &SEGMENTS,
+        &RETRANSMITS,
+        &RTT,
+        &CONNECT_DURATION,
+        &CONNECT_FAILURES,
+        &RESETS,
+        &LISTEN_DROPS,
+        &UNCOUNTED,
+        &UNATTRIBUTED,
+    ],
     missing: |btf| offsets(btf).err().map(|error| error.to_string()),
     start: |kernel, cgroups, _| Ok(Box::new(Tcp::start(kernel, cgroups)?)),
 };
@@ -97,10 +107,19 @@ pub static RESETS: Metric = counter(
 /// `podmeter.tcp.listen.drops`
 pub static LISTEN_DROPS: Metric = counter(
     "podmeter.tcp.listen.drops",
-    "{connect}",
+    "{packet}",
     &[],
     Scope::Container,
-    "Connects that a listening socket dropped, most often since its queue was full, as ListenDrops of /proc/net/netstat counts them.",
+    "Packets that a listening socket dropped, most often since its queue was full (sk_drops): each of ListenDrops of /proc/net/netstat, \
+     and the acknowledgements and repeated SYNs of connects that it has no room for.",
+);
+/// `podmeter.tcp.uncounted`
+pub static UNCOUNTED: Metric = counter(
+    "podmeter.tcp.uncounted",
+    "{socket}",
+    &[],
+    Scope::Container,
+    "TCP sockets that the kernel gave no storage, for want of memory: what they send is in no other figure. Absent while there is none.",
 );
 /// `podmeter.tcp.unattributed`
 pub static UNATTRIBUTED: Metric = counter(
@@ -178,6 +197,9 @@ impl Tcp {
             count(&RESETS, counts.resets_received).with("direction", "received"),
             count(&LISTEN_DROPS, counts.listen_drops),
         ];
+        if counts.uncounted > 0 {
+            points.push(count(&UNCOUNTED, counts.uncounted));
+        }
         for ((_, name), n) in ConnectError::ALL.iter().zip(counts.failures) {
             points.push(count(&CONNECT_FAILURES, n).with("error.type", *name));
         }

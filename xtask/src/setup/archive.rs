@@ -49,14 +49,14 @@ impl Archive {
         command::output(self.apt("apt-get").current_dir(directory).arg("download").args(packages)).map(drop)
     }
 
-    /// Puts the newest version of a package and of everything it needs into `directory`, as if nothing were installed here.
-    pub(crate) fn download_with_dependencies(&self, package: &str, directory: &Path) -> Result<()> {
+    /// Puts the newest version of some packages and of everything they need into `directory`, as if nothing were installed here.
+    pub(crate) fn download_with_dependencies(&self, packages: &[&str], directory: &Path) -> Result<()> {
         let nothing = self.state.join("status");
         fs::write(&nothing, "").with_context(|| format!("could not write {}", nothing.display()))?;
         let mut apt = self.apt("apt-get");
         apt.arg(format!("-oDir::State::status={}", nothing.display()))
             .arg(format!("-oDir::Cache::archives={}", directory.display()));
-        apt.args(["install", "--download-only", "--yes", "--no-install-recommends", package]);
+        apt.args(["install", "--download-only", "--yes", "--no-install-recommends"]).args(packages);
         command::output(&mut apt).map(drop)
     }
 
