@@ -105,7 +105,7 @@ impl Aggregate {
         }
     }
 
-    /// The next batch is the last: it has all there is, with or without a name.
+    /// From now on a batch has all there is, with or without a name.
     pub fn wait_no_longer(&mut self) {
         self.patient = false;
     }

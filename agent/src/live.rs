@@ -1,4 +1,6 @@
-//! Where the terminal's views come from: a pipeline of its own.
+//! Where the terminal's views come from: a pipeline of its own, and Kubernetes' names where it is known.
+
+pub mod names;
 
 use std::{
     error::Error,
@@ -6,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::names::Names;
 use crate::{
     kernel::facts,
     pipeline::{Pipeline, Settings, StartError},
@@ -16,17 +19,21 @@ use crate::{
 pub struct Live {
     pipeline: Pipeline,
     views: Views,
+    _names: Option<Names>,
 }
 
 impl Live {
-    /// Begins to measure.
+    /// Begins to measure. A view has the names that are known by then; nothing waits for more.
     ///
     /// # Errors
     /// When this kernel or these permissions do not allow it.
-    pub fn start(settings: Settings) -> Result<Self, StartError> {
+    pub fn start(settings: Settings, names: Option<Names>) -> Result<Self, StartError> {
         let name = settings.node.name.clone();
         let cpus = facts::online_cpus().map_or(0, |cpus| cpus.len());
-        let mut live = Self { pipeline: Pipeline::start(settings)?, views: Views::new(name, cpus as f64) };
+        let pods = names.as_ref().map(Names::shared);
+        let mut pipeline = Pipeline::start(Settings { pods, ..settings })?;
+        pipeline.wait_no_longer();
+        let mut live = Self { pipeline, views: Views::new(name, cpus as f64), _names: names };
         // What the first view is compared with.
         let _ = live.look();
         Ok(live)

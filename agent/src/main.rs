@@ -32,6 +32,10 @@ use clap::{Args, Parser, Subcommand};
 
 use causes::chain;
 use config::{Config, ConfigError, LogFormat, Overrides};
+use live::{
+    Live,
+    names::{FIRST_LIST, Names},
+};
 use pipeline::StartError;
 use run::RunError;
 
@@ -51,7 +55,7 @@ struct Cli {
 enum Command {
     /// Measure and export until SIGTERM or SIGINT.
     Run(RunArgs),
-    /// Show what every workload uses now; needs no Kubernetes, no configuration and no running agent.
+    /// Show what every workload uses now, by its names where Kubernetes is known; needs none of it, no configuration and no agent.
     Top(TopArgs),
     /// Tell what this kernel allows: each signal on or off, and why. Exit 1 if none can run.
     Check {
@@ -95,6 +99,8 @@ struct RunArgs {
 
 #[derive(Args)]
 struct TopArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
     /// Measure one interval, print it and end.
     #[arg(long)]
     once: bool,
@@ -193,11 +199,15 @@ fn log_to_stderr(config: &Config) {
 }
 
 fn top(args: &TopArgs) -> Result<(), Failure> {
-    let config = load(None, Overrides::default())?;
+    let config = load(args.config.config.as_deref(), Overrides::default())?;
     let mut settings = run::settings(&config);
     // Ends with the process, beside an agent or without one.
     settings.pin = false;
-    let source = live::Live::start(settings)?;
+    let names = run::pod_settings(&config).map(Names::follow).transpose().map_err(Failure::Run)?;
+    if let Some(names) = names.as_ref().filter(|_| args.once) {
+        names.wait(FIRST_LIST);
+    }
+    let source = Live::start(settings, names)?;
     if !args.once {
         return Ok(top::live(Box::new(source), args.interval)?);
     }

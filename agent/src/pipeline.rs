@@ -174,8 +174,8 @@ impl Pipeline {
         ticked
     }
 
-    /// The next collection is the last.
-    pub fn end(&mut self) {
+    /// From now on nothing waits for its name: the next collection is the last, or people look.
+    pub fn wait_no_longer(&mut self) {
         self.aggregate.wait_no_longer();
     }
 

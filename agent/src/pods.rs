@@ -80,6 +80,8 @@ pub struct Settings {
     pub node: String,
     /// What is wanted of them.
     pub wanted: Wanted,
+    /// Whether somebody waits: the first request is then sent at once, though all agents of a cluster may be started together.
+    pub at_once: bool,
 }
 
 /// Whether this process is a pod with a service account.
@@ -93,22 +95,23 @@ pub fn in_cluster() -> bool {
 /// When a person must correct a setting. A server that does not answer is none.
 pub async fn follow(settings: Settings) -> Result<Shared, ApiError> {
     let shared = Shared::default();
-    let Settings { source, node, wanted } = settings;
+    let Settings { source, node, wanted, at_once } = settings;
     let wanted = Arc::new(wanted);
+    let jitter = if at_once { Duration::ZERO } else { follow::JITTER };
     match source {
         Source::Api { kubeconfig } => {
             let config = api::cluster(kubeconfig.as_ref()).await?;
             let api = || Api::new(config.clone());
             let (shared, wanted) = (|| shared.clone(), || Arc::clone(&wanted));
-            tokio::spawn(Follower::new(api(), PODS, shared(), wanted(), Some(("spec.nodeName", &node))).run());
-            tokio::spawn(Follower::new(api(), NODE, shared(), wanted(), Some(("metadata.name", &node))).run());
+            tokio::spawn(Follower::new(api(), PODS, shared(), wanted(), Some(("spec.nodeName", &node))).run(jitter));
+            tokio::spawn(Follower::new(api(), NODE, shared(), wanted(), Some(("metadata.name", &node))).run(jitter));
             if !wanted().namespace_labels.is_empty() {
-                tokio::spawn(Follower::new(api(), NAMESPACES, shared(), wanted(), None).run());
+                tokio::spawn(Follower::new(api(), NAMESPACES, shared(), wanted(), None).run(jitter));
             }
         }
         Source::Kubelet { url, ca, verify, token, interval } => {
             let config = kubelet_config(&url, ca, verify, token)?;
-            tokio::spawn(Poller { api: Api::new(config), shared: shared.clone(), wanted, interval }.run());
+            tokio::spawn(Poller { api: Api::new(config), shared: shared.clone(), wanted, interval }.run(jitter));
         }
     }
     Ok(shared)

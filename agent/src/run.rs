@@ -170,7 +170,7 @@ pub fn settings(config: &Config) -> Settings {
 }
 
 /// Who is asked about pods, if anybody.
-fn pod_settings(config: &Config) -> Option<pods::Settings> {
+pub fn pod_settings(config: &Config) -> Option<pods::Settings> {
     use config::KubernetesSource::{Api, Auto, Kubelet, Off};
     let kubernetes = &config.kubernetes;
     let by_api = || Some(pods::Source::Api { kubeconfig: kubernetes.kubeconfig.clone() });
@@ -194,6 +194,7 @@ fn pod_settings(config: &Config) -> Option<pods::Settings> {
             namespace_labels: kubernetes.namespace_labels.clone(),
             service_labels: kubernetes.service_labels,
         },
+        at_once: false,
     })
 }
 
@@ -259,7 +260,7 @@ impl Collector {
             }
         }
         let mut failing = Vec::new();
-        self.pipeline.end();
+        self.pipeline.wait_no_longer();
         let _ = self.pipeline.tick();
         self.collect(&mut failing);
         self.report(failing);

@@ -22,17 +22,21 @@ use self::theme::Theme;
 use self::view::View;
 use crate::causes::chain;
 
+mod asked;
 mod columns;
 mod detail;
 mod figures;
 mod format;
 mod help;
+mod identity;
 mod keys;
 pub mod once;
 mod order;
 mod pages;
+mod points;
 mod render;
 mod state;
+mod suggest;
 #[cfg(test)]
 mod synthetic;
 #[cfg(test)]

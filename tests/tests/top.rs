@@ -1,15 +1,25 @@
-//! `podmeter top --once --json`: the table of this machine as a document.
+//! `podmeter top --once --json`: the table of this machine as a document, with the names that Kubernetes has for it.
 
-use std::{path::Path, thread, time::Duration};
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
-    agent::{As, run},
-    cgroup::{Cgroup, cpu_stat_of, mount_point},
+    agent::{As, config_file, run},
+    cgroup::{Cgroup, cpu_stat_of, has_controller, mount_point},
+    kubernetes::{
+        Fault, Options,
+        look::World,
+        objects::{Container, Pod, container_id},
+        tree::Driver,
+    },
     load::Load,
     root_test,
 };
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -72,6 +82,90 @@ root_test! {
         let of_busy = workloads.iter().find(|workload| workload["cgroup"] == busy.path()).context("not listed")?;
         let cores = of_busy["cpu"]["usage_cores"].as_f64().context("no usage_cores")?;
         ensure!(cores > 0.1 && cores < 1.02, "one spinner uses {cores} cores");
+        Ok(())
+    }
+}
+
+/// The document, by the configuration of an agent that follows this server.
+fn once_in(world: &World) -> Result<Json> {
+    let config = config_file(&world.server.agent_config()?.to_string())?;
+    let config = config.path().to_str().context("the configuration's path is not UTF-8")?;
+    let output = run(&["top", "--once", "--json", "--interval", "1s", "--config", config], As::Root, Duration::from_secs(30))?;
+    ensure!(output.code == Some(0), "top ended with {:?}: {}", output.code, output.stderr);
+    ensure!(output.stderr.is_empty(), "top wrote over the screen: {}", output.stderr);
+    serde_json::from_str(&output.stdout).context("top --once --json does not print one JSON document")
+}
+
+fn workload_of<'a>(view: &'a Json, cgroup: &Cgroup) -> Result<&'a Json> {
+    let workloads = view["workloads"].as_array().context("no workloads")?;
+    let of = workloads.iter().find(|workload| workload["cgroup"] == cgroup.path());
+    of.with_context(|| format!("{} is not listed", cgroup.path()))
+}
+
+root_test! {
+    fn top_once_calls_a_pods_cgroups_as_kubernetes_does_and_suggests_requests() {
+        let world = World::new(Driver::Systemd, Options::default())?;
+        let id = container_id();
+        let requests = json!({"cpu": "250m", "memory": "64Mi"});
+        let pod = Pod::new("web-5d8f7c9b4-abcde", vec![Container::new("app", &id).with_resources(requests, json!({}))]);
+        world.server.set_pod(&pod);
+        let pod_cgroup = world.kubelet.pod(&pod.uid)?;
+        let has_memory = has_controller("memory")?;
+        if has_memory {
+            pod_cgroup.cgroup().delegate("memory")?;
+        }
+        let container = pod_cgroup.container(&id)?;
+        let _spinner = Load::spin(60_000 * MS).start(&container)?;
+
+        let view = once_in(&world)?;
+        ensure!(view["node"]["name"] == "node-1", "the node is {}", view["node"]["name"]);
+        let told = workload_of(&view, &container)?;
+        for (key, value) in
+            [("namespace", "shop"), ("pod", "web-5d8f7c9b4-abcde"), ("container", "app"), ("kind", "Deployment"), ("name", "web")]
+        {
+            ensure!(told[key] == value, "{key} of the container is {}, not {value}: {told}", told[key]);
+        }
+        let told_of_pod = workload_of(&view, pod_cgroup.cgroup())?;
+        ensure!(told_of_pod["pod"] == "web-5d8f7c9b4-abcde" && told_of_pod["name"] == "web", "the pod's own: {told_of_pod}");
+        ensure!(told_of_pod.get("container").is_none(), "a pod is no container: {told_of_pod}");
+        ensure!(told["cpu"]["request_cores"] == 0.25, "the request is that of the pod's spec: {told}");
+
+        let number = |what: &Json| what.as_f64().with_context(|| format!("not known of {told}"));
+        let watched = number(&told["watched_seconds"])?;
+        ensure!((0.9..30.0).contains(&watched), "watched for {watched} s");
+        let cores = number(&told["cpu"]["suggested_request_cores"])?;
+        ensure!(cores > 0.1 && cores < 1.1, "{cores} cores for one spinner");
+        ensure!(told["memory"]["request_bytes"] == 64 << 20, "no file of the cgroup tells it: {told}");
+        if has_memory {
+            let fixed = number(&told["memory"]["unreclaimable_bytes"])?;
+            let bytes = number(&told["memory"]["suggested_request_bytes"])?;
+            ensure!(bytes >= fixed * 1.15 && bytes < 1e9, "{bytes} bytes for {fixed}");
+        } else {
+            println!("skipped: no memory controller, so no memory request is suggested");
+            ensure!(told["memory"].get("suggested_request_bytes").is_none(), "nothing is known of its memory: {told}");
+        }
+        Ok(())
+    }
+}
+
+root_test! {
+    fn top_once_does_not_wait_for_an_api_server_that_says_nothing() {
+        let world = World::new(Driver::Cgroupfs, Options::default())?;
+        world.server.always(Some(Fault::Stall));
+        let id = container_id();
+        let pod = Pod::new("web-1", vec![Container::new("app", &id)]);
+        world.server.set_pod(&pod);
+        let pod_cgroup = world.kubelet.pod(&pod.uid)?;
+        let container = pod_cgroup.container(&id)?;
+        Load::burn(20 * MS).start(&container)?.wait()?;
+
+        let began = Instant::now();
+        let view = once_in(&world)?;
+        // Less than the agent waits for a name alone.
+        ensure!(began.elapsed() < podmeter_tests::patience(Duration::from_secs(10)), "it took {:?}", began.elapsed());
+        ensure!(!world.server.asked().is_empty(), "the server was not even asked");
+        let told = workload_of(&view, &container)?;
+        ensure!(told["pod"] == *pod.uid && told["container"] == *id, "without names, the ids: {told}");
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use http_body_util::BodyExt as _;
 use kube::{
     Client, Config,
     client::Body,
-    config::{KubeConfigOptions, Kubeconfig},
+    config::{ExecInteractiveMode, KubeConfigOptions, Kubeconfig},
 };
 use serde::Deserialize;
 use tokio::time::timeout;
@@ -82,6 +82,10 @@ pub fn settled(mut config: Config) -> Config {
     config.connect_timeout = Some(CONNECT);
     // Retried here, where it is counted, logged and spread.
     config.default_retry = false;
+    // A program that is run for a token would take the terminal's keys and write over `top`.
+    if let Some(exec) = &mut config.auth_info.exec {
+        exec.interactive_mode = Some(ExecInteractiveMode::Never);
+    }
     config
 }
 

@@ -116,9 +116,9 @@ impl<T: Object> Follower<T> {
         Self { api, sink, shared, wanted, selector, version: None, streams: true, backoff, log: Log::default() }
     }
 
-    /// Never ends.
-    pub async fn run(mut self) {
-        sleep(JITTER.mul_f64(fastrand::f64())).await;
+    /// Never ends. Begins within `jitter`.
+    pub async fn run(mut self, jitter: Duration) {
+        sleep(jitter.mul_f64(fastrand::f64())).await;
         loop {
             let began = Instant::now();
             let failure = match self.step().await {

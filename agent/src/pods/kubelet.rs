@@ -15,7 +15,6 @@ use super::{
     api::Api,
     failure::{Failure, Kind, Log},
     figures::Followed,
-    follow::JITTER,
     object::{Object as _, Pod, Wanted},
 };
 use crate::backoff::{Backoff, Pacing};
@@ -39,12 +38,12 @@ pub struct Poller {
 }
 
 impl Poller {
-    /// Never ends.
-    pub async fn run(mut self) {
+    /// Never ends. Begins within `jitter`.
+    pub async fn run(mut self, jitter: Duration) {
         self.shared.lock().figures.following_mut(Followed::Pods).wanted = true;
         let mut backoff = Backoff::new(Pacing { initial: self.interval / 2, max: Duration::from_secs(60).max(self.interval) });
         let mut log = Log::default();
-        sleep(JITTER.min(self.interval).mul_f64(fastrand::f64())).await;
+        sleep(jitter.min(self.interval).mul_f64(fastrand::f64())).await;
         let mut next = Instant::now();
         loop {
             match self.poll().await {

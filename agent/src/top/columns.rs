@@ -25,6 +25,8 @@ pub enum Column {
     Request,
     /// CPU as a share of the request.
     RequestShare,
+    /// CPUs to request, by what was seen.
+    Suggested,
     /// CPUs allowed.
     Limit,
     /// CPU as a share of the limit.
@@ -53,6 +55,8 @@ pub enum Column {
     MemoryRequest,
     /// Working set as a share of the request.
     MemoryRequestShare,
+    /// Memory to request, by what was seen.
+    MemorySuggested,
     /// Memory allowed.
     MemoryLimit,
     /// Working set as a share of the limit.
@@ -94,6 +98,7 @@ impl Column {
             Column::Time | Column::WorkingSet => 8,
             // As wide as the group's name, where it is the only one of its group.
             Column::RequestShare | Column::LimitShare | Column::MemoryRequestShare | Column::MemoryLimitShare => 7,
+            Column::Suggested | Column::MemorySuggested => 7,
             _ => 6,
         }
     }
@@ -102,6 +107,7 @@ impl Column {
     pub fn group(self) -> &'static str {
         match self {
             Column::Request | Column::RequestShare | Column::MemoryRequest | Column::MemoryRequestShare => "request",
+            Column::Suggested | Column::MemorySuggested => "request",
             Column::Limit | Column::LimitShare | Column::MemoryLimit | Column::MemoryLimitShare => "limit",
             Column::BurstP50 | Column::BurstP99 => "burst",
             Column::Wait | Column::Throttled | Column::Contention => "wait",
@@ -122,6 +128,7 @@ impl Column {
             Column::Request | Column::Limit => "CORES",
             Column::MemoryRequest | Column::MemoryLimit => "BYTES",
             Column::RequestShare | Column::LimitShare | Column::MemoryRequestShare | Column::MemoryLimitShare => "USED",
+            Column::Suggested | Column::MemorySuggested => "SUGGEST",
             Column::BurstP50 => "P50",
             Column::BurstP99 => "P99",
             Column::RttP50 | Column::DnsP50 => "P50",
@@ -203,6 +210,7 @@ impl Column {
             Column::History => (String::new(), theme.graph()),
             Column::Request => (format::cores(cpu.request_cores), theme.quiet()),
             Column::RequestShare => share(figures::request_share(workload), theme),
+            Column::Suggested => (format::cores(cpu.suggested_request_cores), theme.quiet()),
             Column::Limit => (format::cores(cpu.limit_cores), theme.quiet()),
             Column::LimitShare => share(figures::limit_share(workload), theme),
             Column::BurstP50 => (format::cores(cpu.burst_p50_cores), faint_below(cpu.burst_p50_cores, 0.001, theme)),
@@ -220,6 +228,7 @@ impl Column {
             Column::Peak => (bytes(workload, |m| m.peak_bytes), theme.quiet()),
             Column::MemoryRequest => (bytes(workload, |m| m.request_bytes), theme.quiet()),
             Column::MemoryRequestShare => share(figures::memory_request_share(workload), theme),
+            Column::MemorySuggested => (bytes(workload, |m| m.suggested_request_bytes), theme.quiet()),
             Column::MemoryLimit => (bytes(workload, |m| m.limit_bytes), theme.quiet()),
             Column::MemoryLimitShare => share(figures::memory_limit_share(workload), theme),
             Column::OomKills => {

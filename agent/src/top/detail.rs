@@ -15,7 +15,7 @@ use super::theme::Theme;
 use super::view::Workload;
 
 /// Lines of text in the pane.
-const TEXT: u16 = 11;
+const TEXT: u16 = 12;
 
 /// Divides the body into the table's part and the pane's. A low terminal shows only the pane.
 pub fn split(body: Rect) -> (Rect, Rect) {
@@ -133,6 +133,14 @@ fn text(workload: &Workload, width: usize, theme: Theme) -> Vec<Line<'static>> {
         line("CPU time", vec![value(format::duration(Some(cpu.time_seconds)), plain)]),
     ];
     let pair = |name: &str, text: String| [quiet(name), value(text, plain)];
+    let suggested_bytes = workload.memory.as_ref().and_then(|m| m.suggested_request_bytes);
+    if cpu.suggested_request_cores.is_some() || suggested_bytes.is_some() {
+        let mut spans = vec![value(format::cores(cpu.suggested_request_cores), theme.strong()), quiet(" cores and ")];
+        spans.push(value(format::bytes(suggested_bytes), theme.strong()));
+        spans.extend(pair(" to request, after ", format::duration(workload.watched_seconds)));
+        // Beside what is requested now.
+        lines.insert(2, line("suggested", spans));
+    }
     if let Some(memory) = &workload.memory {
         let shares = (figures::memory_request_share(workload), figures::memory_limit_share(workload));
         let mut spans = vec![value(format::bytes(memory.usage_bytes), theme.strong())];

@@ -1,6 +1,6 @@
 //! What the displays derive from a [`Workload`]. Not known stays not known.
 
-use super::view::{Memory, Workload};
+use super::view::{Memory, View, Workload};
 
 /// Its name as people type it: `namespace/pod/container` for what runs in a pod, else what it is called.
 pub fn label(workload: &Workload) -> String {
@@ -34,6 +34,11 @@ pub fn memory_limit_share(workload: &Workload) -> Option<f64> {
 
 fn working_set(memory: &Memory) -> Option<f64> {
     memory.working_set_bytes.or(memory.usage_bytes).map(|bytes| bytes as f64)
+}
+
+/// For how long anything has been watched, in s. What came later has less, which its details say.
+pub fn watched(view: &View) -> Option<f64> {
+    view.workloads.iter().filter_map(|workload| workload.watched_seconds).reduce(f64::max)
 }
 
 /// Bytes per s in both directions, in the interval.

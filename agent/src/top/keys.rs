@@ -107,6 +107,7 @@ pub const HELP: &[(&str, &str)] = &[
 pub const MEANING: &[(&str, &str)] = &[
     ("CPU", "CPUs used in the last interval; 12.3m is 0.0123"),
     ("used", "CPU, or the working set, of what was requested or allowed"),
+    ("suggest", "to request: p95 of burst; most fixed + 15%"),
     ("burst", "CPUs used per 100 ms: median and 99th percentile"),
     ("wait", "runnable but not running, per second of time"),
     ("throttled", "… because of its own limit"),

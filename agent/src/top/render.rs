@@ -13,7 +13,7 @@ use super::order::Sort;
 use super::pages::Page;
 use super::state::{History, State};
 use super::theme::{Theme, WATCH};
-use super::{detail, help};
+use super::{detail, figures, help};
 
 /// Draws one frame.
 pub fn draw(frame: &mut Frame, state: &mut State, theme: Theme) {
@@ -42,6 +42,9 @@ pub fn draw(frame: &mut Frame, state: &mut State, theme: Theme) {
         detail::draw(buffer, pane, workload, present, state, theme);
     }
 }
+
+/// From this width on, the time that was watched is in the title.
+const SUGGESTIONS: u16 = 110;
 
 /// Where things are. The rows are what the last line is for.
 struct Bands {
@@ -84,6 +87,10 @@ fn title(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
     let all = state.workload_count();
     let count = if shown == all { format!("{all} workloads") } else { format!("{shown} of {all} workloads") };
     let mut right = vec![Span::styled(count, theme.quiet())];
+    // Where there is room for suggested requests: they are worth what was seen.
+    if let Some(watched) = state.view().and_then(figures::watched).filter(|_| area.width >= SUGGESTIONS) {
+        right.push(Span::styled(format!("  watched for {}", format::duration(Some(watched))), theme.quiet()));
+    }
     if state.is_paused() {
         right.push(Span::styled("  PAUSED", theme.watch()));
     } else {

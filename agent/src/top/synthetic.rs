@@ -98,6 +98,7 @@ fn workload(habit: &Habit, index: usize, tick: u32) -> Workload {
             )
         },
         ended: false,
+        watched_seconds: Some(720.0 + f64::from(tick)),
         cpu: Cpu {
             time_seconds: habit.cores.0 * age,
             usage_cores: Some(used),
@@ -110,6 +111,7 @@ fn workload(habit: &Habit, index: usize, tick: u32) -> Workload {
             burst_p99_cores: Some(used * habit.burst),
             request_cores: habit.request,
             limit_cores: habit.limit,
+            suggested_request_cores: Some((habit.cores.0 + habit.cores.1) * habit.burst * 0.7),
         },
         memory: Some(memory(habit, index, swing)),
         network: Some(Network {
@@ -152,6 +154,7 @@ fn memory(habit: &Habit, index: usize, swing: f64) -> Memory {
         peak_bytes: Some(used / 4 * 5),
         request_bytes: habit.request.map(|_| used.next_power_of_two()),
         limit_bytes,
+        suggested_request_bytes: Some(used / 2 / 100 * 115),
         oom_kills: limit_bytes.map(|_| u64::from(index == 4) * 2),
     }
 }

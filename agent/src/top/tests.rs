@@ -211,6 +211,7 @@ fn details_have_every_figure() {
         "/kubepods.slice/",
         "request 1.00 (101%)",
         "limit 2.00 (51%)",
+        "suggested  1.53 cores and 27.6 MiB to request, after 12m01s",
         "p50 0.91   p99 1.92",
         "35.4ms per s   throttled 26.6ms   contention 8.8ms",
         "22m00s   throttled 14m00s   contention 8m00s",
@@ -235,7 +236,9 @@ fn each_page_has_its_figures_and_an_order_leads_to_its_page() {
     state.update(synthetic::view(1));
     press(&mut state, "2");
     let memory = text(&mut state, 160, 24);
-    for part in ["WORKING▾", "FIXED", "PEAK", "request ─", "limit ─", "KILLED", "l limit", "⇥ network"] {
+    for part in
+        ["watched for 12m01s", "WORKING▾", "FIXED", "PEAK", "request ─", "SUGGEST", "limit ─", "KILLED", "l limit", "⇥ network"]
+    {
         assert!(memory.contains(part), "{part} is not in\n{memory}");
     }
     assert!(!memory.contains("BURST") && names(&state)[0].contains("cron"), "{memory}");
@@ -298,6 +301,7 @@ fn narrow_terminals_keep_the_name_and_what_matters_most() {
     for heading in [
         "KIND",
         "request ─",
+        "SUGGEST",
         "limit ─",
         "burst ─",
         "wait ─",
@@ -385,6 +389,7 @@ fn values_that_are_no_numbers_are_never_printed() {
                     burst_p99_cores: Some(v),
                     request_cores: Some(v),
                     limit_cores: Some(v),
+                    suggested_request_cores: Some(v),
                     ..Cpu::default()
                 };
                 Workload { cpu, ..workload(&format!("w{i}"), 0.0) }
@@ -438,7 +443,12 @@ fn once_json_is_the_document_and_leaves_out_what_is_not_known() {
     let unit = &document["workloads"][8];
     assert_eq!(unit["name"], "kubelet.service");
     assert!(unit.get("pod").is_none() && unit["cpu"].get("limit_cores").is_none(), "{unit}");
-    assert!(unit["cpu"]["usage_cores"].is_f64());
+    assert!(unit["cpu"]["usage_cores"].is_f64() && unit["cpu"]["suggested_request_cores"].is_f64(), "{unit}");
+    assert!(unit["memory"]["suggested_request_bytes"].is_u64() && unit["watched_seconds"] == 721.0, "{unit}");
+    let bare = View { workloads: vec![workload("a", 0.1)], ..View::default() };
+    let bare: serde_json::Value = serde_json::from_str(&once::json(&bare)).expect("is JSON");
+    let bare = &bare["workloads"][0];
+    assert!(bare.get("watched_seconds").is_none() && bare["cpu"].get("suggested_request_cores").is_none(), "{bare}");
 }
 
 #[test]
@@ -447,6 +457,7 @@ fn the_help_names_every_key_that_orders_and_closes_with_any() {
     press(&mut state, "?");
     let shown = text(&mut state, 130, 30);
     assert!(shown.contains("order by waiting, throttled waiting") && shown.contains("its own limit"), "{shown}");
+    assert!(shown.contains("suggest             to request: p95 of burst; most fixed + 15%"), "{shown}");
     press(&mut state, "x");
     assert!(!state.shows_help());
 }

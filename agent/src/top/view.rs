@@ -42,7 +42,7 @@ pub struct NodeCpu {
 /// One container, systemd unit or other cgroup.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Workload {
-    /// What people call it.
+    /// What people call it; in Kubernetes the workload's name.
     pub name: String,
     /// `Pod`, `Container`, `Service`, `Cgroup`, or in Kubernetes the workload's kind.
     pub kind: String,
@@ -60,6 +60,9 @@ pub struct Workload {
     /// True when the cgroup is gone and this is its last total.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ended: bool,
+    /// For how long it has been watched, in s: what the suggested requests are of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watched_seconds: Option<f64>,
     /// CPU.
     pub cpu: Cpu,
     /// Memory, where anything is known of it.
@@ -104,12 +107,15 @@ pub struct Cpu {
     /// 99th percentile of CPUs used per 100 ms window, in the interval.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub burst_p99_cores: Option<f64>,
-    /// CPUs requested: from `cpu.weight` where set.
+    /// CPUs requested: from `cpu.weight` where set, else what Kubernetes tells.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_cores: Option<f64>,
     /// CPUs allowed: from `cpu.max` where set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_cores: Option<f64>,
+    /// CPUs to request: 95th percentile of CPUs used per 100 ms window, in all the time it has been watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suggested_request_cores: Option<f64>,
 }
 
 /// Memory of one workload in bytes.
@@ -127,12 +133,15 @@ pub struct Memory {
     /// The largest usage ever.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_bytes: Option<u64>,
-    /// `memory.min` where set.
+    /// `memory.min` where set, else what Kubernetes tells.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_bytes: Option<u64>,
     /// `memory.max` (or `memory.high` where only that is set).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_bytes: Option<u64>,
+    /// To request: 1.15 times the largest `unreclaimable_bytes` that was seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suggested_request_bytes: Option<u64>,
     /// Processes that the kernel killed for want of memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_kills: Option<u64>,

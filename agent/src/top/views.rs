@@ -2,18 +2,18 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::view::{Cpu, Dns, Memory, Network, Node, NodeCpu, Tcp, View, Workload};
+use super::{
+    asked::Asked,
+    identity,
+    points::{attribute, histogram, number, points, sum, sum_where},
+    suggest::{self, Watched},
+    view::{Cpu, Dns, Memory, Network, Node, NodeCpu, Tcp, View, Workload},
+};
 use crate::{
     aggregate::Batch,
-    cgroups::name::Kind,
     histogram::Histogram,
-    join::Sample,
-    signals::{
-        cpu, dns, drops, limits,
-        memory::metrics,
-        metric::{Metric, Point, Value},
-        network, tcp,
-    },
+    join::{Sample, Subject},
+    signals::{cpu, dns, drops, limits, memory::metrics, metric::Value, network, tcp},
 };
 
 /// Version of the JSON document.
@@ -44,6 +44,7 @@ struct Before {
     /// Lookups that ended, and those of them that failed.
     lookups: [f64; 2],
     answers: Option<Arc<Histogram>>,
+    watched: Watched,
 }
 
 impl Views {
@@ -61,11 +62,14 @@ impl Views {
         self.time_unix_ns = batch.time_unix_ns;
         let mut view = View { schema: SCHEMA, ..View::default() };
         let mut before = HashMap::with_capacity(self.before.len());
+        let asked = Asked::of(batch);
         for sample in &batch.samples {
             match &sample.cgroup {
                 None => view.node = self.node(sample),
                 Some(subject) => {
-                    let (workload, now) = workload(sample, self.before.get(&subject.id), elapsed_s);
+                    let (mut workload, now) =
+                        workload(subject, sample, batch.time_unix_ns, self.before.get(&subject.id), elapsed_s);
+                    asked.complete(&mut workload, subject, &sample.resource);
                     before.insert(subject.id, now);
                     view.workloads.push(workload);
                 }
@@ -89,7 +93,13 @@ impl Views {
     }
 }
 
-fn workload(sample: &Sample, before: Option<&Before>, elapsed_s: Option<f64>) -> (Workload, Before) {
+fn workload(
+    subject: &Subject,
+    sample: &Sample,
+    now_unix_ns: u64,
+    before: Option<&Before>,
+    elapsed_s: Option<f64>,
+) -> (Workload, Before) {
     let seen_before = before.is_some();
     let nothing = Before::default();
     let before = before.unwrap_or(&nothing);
@@ -114,16 +124,22 @@ fn workload(sample: &Sample, before: Option<&Before>, elapsed_s: Option<f64>) ->
         burst_p99_cores: quantile(recent_burst.as_ref(), 0.99),
         request_cores: number(sample, &limits::CPU_REQUEST),
         limit_cores: number(sample, &limits::CPU_LIMIT),
+        suggested_request_cores: suggest::cpu(burst.as_deref()),
     };
 
     let bytes = |metric| number(sample, metric).map(|v| v as u64);
+    let unreclaimable = bytes(&metrics::UNRECLAIMABLE);
+    // Windows are counted from before the first look.
+    let counted_since = points(sample, &cpu::BURST).map(|point| point.start_unix_ns).min();
+    let watched = before.watched.and(counted_since.unwrap_or(now_unix_ns).min(now_unix_ns), unreclaimable);
     let memory = Memory {
         usage_bytes: bytes(&metrics::USAGE),
         working_set_bytes: bytes(&metrics::WORKING_SET),
-        unreclaimable_bytes: bytes(&metrics::UNRECLAIMABLE),
+        unreclaimable_bytes: unreclaimable,
         peak_bytes: bytes(&metrics::PEAK),
         request_bytes: bytes(&limits::MEMORY_REQUEST),
         limit_bytes: bytes(&limits::MEMORY_LIMIT),
+        suggested_request_bytes: suggest::memory(watched.largest),
         oom_kills: sum(sample, &metrics::OOM_KILLS).map(|n| n as u64),
     };
 
@@ -170,16 +186,15 @@ fn workload(sample: &Sample, before: Option<&Before>, elapsed_s: Option<f64>) ->
         p99_seconds: quantile(recent_answers.as_ref(), 0.99),
     });
 
-    let mut workload =
-        Workload { cpu, memory: known(memory), network: known(network), tcp: known(tcp), dns, ..Workload::default() };
-    if let Some(subject) = &sample.cgroup {
-        workload.name = subject.name.name.clone();
-        workload.kind = subject.name.kind.as_str().to_owned();
-        workload.pod = subject.name.pod_uid.clone();
-        workload.container = subject.name.container_id.clone().filter(|_| subject.name.kind == Kind::Container);
-        workload.cgroup = subject.path.clone();
-        workload.ended = subject.ended;
-    }
+    let workload = Workload {
+        watched_seconds: watched.seconds(sample.time_unix_ns.unwrap_or(now_unix_ns)),
+        cpu,
+        memory: known(memory),
+        network: known(network),
+        tcp: known(tcp),
+        dns,
+        ..identity::of(subject, &sample.resource)
+    };
     let now = Before {
         wait_seconds: Some(wait_seconds),
         throttled_seconds: throttled,
@@ -193,6 +208,7 @@ fn workload(sample: &Sample, before: Option<&Before>, elapsed_s: Option<f64>) ->
         queries,
         lookups,
         answers,
+        watched,
     };
     (workload, now)
 }
@@ -217,60 +233,33 @@ fn known<T: Default + PartialEq>(part: T) -> Option<T> {
     (part != T::default()).then_some(part)
 }
 
-fn points<'a>(sample: &'a Sample, metric: &'static Metric) -> impl Iterator<Item = &'a Point> {
-    sample.points.iter().filter(move |point| std::ptr::eq(point.metric, metric))
-}
-
-/// A point's own attribute.
-fn attribute<'a>(point: &'a Point, key: &str) -> Option<&'a str> {
-    point.attributes.iter().find(|(k, _)| *k == key).map(|(_, value)| value.as_ref())
-}
-
-/// All points of a metric together.
-fn sum(sample: &Sample, metric: &'static Metric) -> Option<f64> {
-    points(sample, metric).filter_map(value).reduce(|a, b| a + b)
-}
-
-/// The points of a metric whose attribute is as wanted, together.
-fn sum_where(sample: &Sample, metric: &'static Metric, key: &str, wanted: impl Fn(&str) -> bool) -> Option<f64> {
-    let of = points(sample, metric).filter(|point| attribute(point, key).is_some_and(&wanted));
-    of.filter_map(value).reduce(|a, b| a + b)
-}
-
-/// The wanted distributions of a metric, together.
-fn histogram(sample: &Sample, metric: &'static Metric, wanted: impl Fn(&Point) -> bool) -> Option<Arc<Histogram>> {
-    let mut of = points(sample, metric).filter(|point| wanted(point)).filter_map(|point| match &point.value {
-        Value::Histogram(histogram) => Some(Arc::clone(histogram)),
-        _ => None,
-    });
-    let first = of.next()?;
-    Some(of.fold(first, |sum, next| {
-        let mut sum = (*sum).clone();
-        sum.merge(&next);
-        Arc::new(sum)
-    }))
-}
-
-/// The value of the only point of a metric.
-fn number(sample: &Sample, metric: &'static Metric) -> Option<f64> {
-    points(sample, metric).next().and_then(value)
-}
-
-fn value(point: &Point) -> Option<f64> {
-    match &point.value {
-        Value::Int(n) => Some(*n as f64),
-        Value::Float(n) => Some(*n),
-        Value::Histogram(_) => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        cgroups::table::tests::cgroup,
-        join::{self, Subject},
-    };
+    use crate::{cgroups::table::tests::cgroup, join, signals::metric::Point};
+
+    #[test]
+    fn a_request_is_suggested_by_all_that_was_seen_and_with_the_time_it_took() {
+        const SECOND: u64 = 1_000_000_000;
+        let at = |second: u64, bursts: &[f64], unreclaimable: Option<u64>| {
+            let mut batch = batch(second * SECOND, 0.0, bursts);
+            let points = &mut batch.samples[0].points;
+            points.iter_mut().filter(|point| std::ptr::eq(point.metric, &cpu::BURST)).for_each(|p| p.start_unix_ns = 2 * SECOND);
+            points.extend(unreclaimable.map(|bytes| Point::new(&metrics::UNRECLAIMABLE, 0, Value::Int(bytes))));
+            batch
+        };
+        let mut views = Views::new("n".to_owned(), 2.0);
+        let first = &views.next(&at(2, &[], None)).workloads[0];
+        assert_eq!((first.watched_seconds, first.cpu.suggested_request_cores), (None, None), "nothing was seen yet");
+        assert_eq!(first.memory.as_ref().and_then(|memory| memory.suggested_request_bytes), None);
+        views.next(&at(5, &[4.0; 30], Some(2000)));
+        let last = &views.next(&at(62, &[&[4.0; 30][..], &[0.5; 570]].concat(), Some(1000))).workloads[0];
+        assert_eq!(last.watched_seconds, Some(60.0));
+        let cores = last.cpu.suggested_request_cores.expect("windows");
+        assert!((cores / 0.5 - 1.0).abs() < 0.05, "{cores}: 30 of 600 windows may be above it");
+        let memory = last.memory.as_ref().expect("is known");
+        assert_eq!((memory.unreclaimable_bytes, memory.suggested_request_bytes), (Some(1000), Some(2300)));
+    }
 
     fn batch(time_unix_ns: u64, wait: f64, bursts: &[f64]) -> Batch {
         let mut burst = Histogram::default();
