@@ -297,6 +297,33 @@ record! {
     }
 }
 
+/// Names that are counted one by one, of all slots together, where that is wanted; those not asked for longest make room.
+pub const NAMES_LEN: u32 = 4096;
+
+record! {
+    /// Which name of a slot, in the hash `DNS_NAMES`.
+    pub struct NameKey {
+        /// [`Message::question`]: the types of one name are apart.
+        pub question: u64,
+        /// The slot of who asked.
+        pub slot: u32,
+        /// Fills the record.
+        pub reserved: u32,
+    }
+}
+
+record! {
+    /// How often a name was asked for.
+    pub struct Name {
+        /// Queries, retries included.
+        pub queries: u64,
+        /// The first of them on CLOCK_MONOTONIC in ns.
+        pub first_ns: u64,
+        /// What there was in the packet from the name on: the name, on the wire, and what follows it.
+        pub wire: [u8; NAME_LEN + 1],
+    }
+}
+
 /// Bytes of a stream that are kept until a message can be read: its length and its head.
 pub const STREAM_HEAD: usize = PREFIX_LEN + HEAD_LEN;
 
@@ -334,6 +361,8 @@ record! {
         pub timeout_ns: u64,
         /// The ports of DNS; [`NO_PORT`] for none.
         pub ports: [u64; PORTS_LEN],
+        /// 1 when names are counted.
+        pub names: u64,
     }
 }
 

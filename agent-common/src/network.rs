@@ -1,7 +1,6 @@
 //! The records of the `network` signal.
 
-/// Ports whose packets are passed on to the dns signal.
-pub const PORTS_LEN: usize = 8;
+use crate::dns::PORTS_LEN;
 
 /// Address ranges with a scope, of either family.
 pub const RANGES_LEN: usize = 256;
@@ -73,7 +72,7 @@ record! {
         pub slots: u64,
         /// A hash of the address ranges: with others, all sockets must be looked at anew.
         pub ranges: u64,
-        /// The ports of DNS; 0 for none.
+        /// The ports of DNS; [`crate::dns::NO_PORT`] for none.
         pub ports: [u64; PORTS_LEN],
     }
 }

@@ -1,6 +1,22 @@
 //! Packets as a cgroup's programs see them: from the network header on.
 
+use agent_common::dns::PORTS_LEN;
 use aya_ebpf::programs::SkBuffContext;
+
+/// 1 when a port is one of these, which fill up with [`agent_common::dns::NO_PORT`]. Without a branch: the verifier would follow each.
+///
+/// # Safety
+/// `ports` must point into a frozen global.
+#[inline(always)]
+pub unsafe fn is_one_of(ports: *const [u64; PORTS_LEN], port: u16) -> u64 {
+    let mut found = 0;
+    for i in 0..PORTS_LEN {
+        // SAFETY: the caller's word for it. Numbers below 2^33: only of 0 does one less have the highest bit.
+        let difference = unsafe { core::ptr::read_volatile(ports.cast::<u64>().add(i)) } ^ port as u64;
+        found |= difference.wrapping_sub(1) >> 63;
+    }
+    found
+}
 
 /// What a packet carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -129,6 +129,8 @@ pub struct Dns {
     pub timeout: Duration,
     /// The ports of DNS: at least one, each once.
     pub ports: Vec<u16>,
+    /// Names of each container that are counted by themselves: those it asked for most.
+    pub top_names: usize,
 }
 
 /// Where pods get their names from.

@@ -207,6 +207,8 @@ impl Agent {
     pub fn start(config: Json) -> Result<Self> {
         let agent = Self::spawn(config)?;
         agent.wait_for("a first export", STARTS_WITHIN, |exports| (exports.requests() > 0).then_some(()))?;
+        // Its log up to here: what it measures, and what not.
+        agent.wait_for_log("podmeter runs", STARTS_WITHIN)?;
         Ok(agent)
     }
 

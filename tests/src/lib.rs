@@ -17,6 +17,7 @@ pub mod load;
 pub mod metric;
 pub mod namespace;
 pub mod otlp;
+pub mod program;
 pub mod promql;
 pub mod tcp;
 pub mod truth;

@@ -262,6 +262,41 @@ root_test! {
 }
 
 root_test! {
+    fn the_names_a_container_asks_for_most_are_counted_where_that_is_wanted() {
+        const NAMES: &str = "podmeter.dns.name.queries";
+        let stage = Stage::set(json!({"dns": {"top_names": 2}}), v4())?;
+        let (socket, mut stream) = (stage.udp()?, stage.tcp()?);
+        // Of `rare` too few; of the longest name no letter is missing.
+        let longest = format!("fine.{0}.{0}.{0}.{1}", "x".repeat(63), "y".repeat(56));
+        for (name, times) in [(longest.as_str(), 3), ("rare.test", 1), ("Fine.Test", 3)] {
+            (0..times).try_for_each(|id| ask(&socket, id, name).map(drop))?;
+        }
+        dns::write_pieces(&mut stream, &[&dns::prefixed(&dns::message(1, 0x0100, &dns::question("fine.test", 28), &[]))])?;
+        dns::receive_from(&mut stream)?;
+        stage.catch_up()?;
+        let path = stage.client.path().to_owned();
+        let asked = |exports: &Exports, name: &str| exports.value(&path, NAMES, &[("dns.question.name", name)]);
+        let expected = [("fine.test", Some(4.0)), (&longest, Some(3.0)), ("rare.test", None)];
+        for (name, times) in expected {
+            let found = stage.agent.look(|exports| asked(exports, name));
+            ensure!(found == times, "{name} was asked for {found:?} times, not {times:?}");
+        }
+        let served = stage.agent.look(|exports| exports.value(stage.server_cgroup.path(), NAMES, &[]));
+        ensure!(served.is_none(), "the server asked for nothing: {served:?}");
+        // The same for one that is gone before the next export.
+        let short = Cgroup::new("dns-short")?;
+        let path = short.path().to_owned();
+        let socket = inside(&short, || dns::udp(stage.server.address()))?;
+        ask(&socket, 1, "fine.short.test")?;
+        drop(socket);
+        short.remove()?;
+        let told = |exports: &Exports| exports.value(&path, NAMES, &[("dns.question.name", "fine.short.test")]);
+        stage.agent.wait_for("the name of a short container", 10 * SECOND, |exports| (told(exports) == Some(1.0)).then_some(()))?;
+        stage.agent.stop().map(drop)
+    }
+}
+
+root_test! {
     fn a_container_that_lives_for_one_lookup_is_reported() {
         let stage = Stage::set(json!({}), v4())?;
         let short = Cgroup::new("dns-short")?;

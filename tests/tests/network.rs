@@ -4,23 +4,20 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::AsRawFd as _,
     thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use aya::{
-    programs::loaded_programs,
-    sys::{Stats, enable_stats},
-};
-use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use aya::sys::{Stats, enable_stats};
 use podmeter_tests::{
     agent::Agent,
     cgroup::{Cgroup, inside, mount_point},
     metric::{NETWORK_EGRESS, NETWORK_IO, NETWORK_LOOPBACK, NETWORK_PACKETS},
     namespace::{Cable, FAR, INTERFACE, NEAR, Namespace},
     otlp::Exports,
+    program::{Direction, PASS, Program},
     root_test,
 };
 use serde_json::json;
@@ -246,128 +243,33 @@ root_test! {
     }
 }
 
-/// A program of somebody else on the root of the cgroup tree: it lets every packet pass, and the kernel counts its runs.
-struct Other {
-    name: &'static str,
-    _program: OwnedFd,
-    /// What keeps it attached, if not the cgroup itself.
-    _link: Option<OwnedFd>,
-}
-
-impl Other {
-    const PROG_LOAD: i32 = 5;
-    const PROG_ATTACH: i32 = 8;
-    const LINK_CREATE: i32 = 28;
-    const EGRESS: u32 = 1;
-
-    /// Attached the old way, as one of many (`BPF_F_ALLOW_MULTI`), as systemd does.
-    fn attached(name: &'static str) -> Result<Self> {
-        let (program, root) = (Self::load(name)?, Self::root()?);
-        let attach = [root.as_raw_fd() as u32, program.as_raw_fd() as u32, Self::EGRESS, 2, 0, 0];
-        bpf(Self::PROG_ATTACH, &attach).context("could not attach a program beside the agent's")?;
-        Ok(Self { name, _program: program, _link: None })
-    }
-
-    /// Attached by a link, as Cilium does.
-    fn linked(name: &'static str) -> Result<Self> {
-        let (program, root) = (Self::load(name)?, Self::root()?);
-        let create = [program.as_raw_fd() as u32, root.as_raw_fd() as u32, Self::EGRESS, 0];
-        let link = bpf(Self::LINK_CREATE, &create).context("could not link a program beside the agent's")?;
-        // SAFETY: a new descriptor that nobody else knows.
-        Ok(Self { name, _program: program, _link: Some(unsafe { OwnedFd::from_raw_fd(link) }) })
-    }
-
-    fn root() -> Result<fs::File> {
-        fs::File::open(mount_point()?).context("could not open the cgroup tree")
-    }
-
-    /// `r0 = 1; exit`
-    fn load(name: &'static str) -> Result<OwnedFd> {
-        const CGROUP_SKB: u32 = 8;
-        static PROGRAM: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
-        static LICENSE: &[u8] = b"GPL\0";
-        #[repr(C)]
-        struct Load {
-            kind: u32,
-            instructions_len: u32,
-            instructions: u64,
-            license: u64,
-            log: [u32; 2],
-            log_buffer: u64,
-            version_and_flags: [u32; 2],
-            name: [u8; 16],
-            interface: u32,
-            attach_type: u32,
-        }
-        let mut load = Load {
-            kind: CGROUP_SKB,
-            instructions_len: PROGRAM.len() as u32,
-            instructions: PROGRAM.as_ptr() as u64,
-            license: LICENSE.as_ptr() as u64,
-            log: [0; 2],
-            log_buffer: 0,
-            version_and_flags: [0; 2],
-            name: [0; 16],
-            interface: 0,
-            attach_type: Self::EGRESS,
-        };
-        load.name[..name.len()].copy_from_slice(name.as_bytes());
-        // Before 5.11, programs count as locked memory.
-        setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).context("could not lift the limit on locked memory")?;
-        let program = bpf(Self::PROG_LOAD, &load).context("could not load a program of two instructions")?;
-        // SAFETY: a new descriptor that nobody else knows.
-        Ok(unsafe { OwnedFd::from_raw_fd(program) })
-    }
-
-    /// How often it ran while the kernel counted.
-    fn runs(&self) -> Result<u64> {
-        let found = loaded_programs().filter_map(Result::ok).find(|info| info.name() == self.name.as_bytes());
-        Ok(found.with_context(|| format!("{} is gone", self.name))?.run_count())
-    }
-}
-
-impl Drop for Other {
-    fn drop(&mut self) {
-        const PROG_DETACH: i32 = 9;
-        if let (None, Ok(root)) = (&self._link, Self::root()) {
-            let detach = [root.as_raw_fd() as u32, self._program.as_raw_fd() as u32, Self::EGRESS, 0, 0, 0];
-            if let Err(error) = bpf(PROG_DETACH, &detach) {
-                eprintln!("could not detach {}: {error}", self.name);
-            }
-        }
-    }
-}
-
-fn bpf<T>(command: i32, attributes: &T) -> nix::Result<i32> {
-    // SAFETY: the kernel reads a live struct without padding, and what it points to is static.
-    let result = unsafe { nix::libc::syscall(nix::libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
-    nix::errno::Errno::result(result).map(|fd| fd as i32)
-}
-
 root_test! {
     fn other_programs_on_the_same_cgroup_go_on_before_and_after_podmeters_and_so_does_it() {
         let _counting = enable_stats(Stats::RunTime).context("could not have the kernel count runs")?;
-        let early = [Other::attached("early_multi")?, Other::linked("early_link")?];
+        let root = mount_point()?;
+        let attached = |name| Program::attached(name, root, Direction::Egress, PASS);
+        let linked = |name| Program::linked(name, root, Direction::Egress, PASS);
+        let early = [attached("early_multi")?, linked("early_link")?];
         let agent = Agent::start(json!({}))?;
-        let late = [Other::attached("late_multi")?, Other::linked("late_link")?];
+        let late = [attached("late_multi")?, linked("late_link")?];
         let cable = quiet_cable()?;
         let (client, server) = (Cgroup::new("beside")?, Cgroup::new("beside-server")?);
         let all = || early.iter().chain(&late);
-        let before: Vec<u64> = all().map(Other::runs).collect::<Result<_>>()?;
+        let before: Vec<u64> = all().map(Program::runs).collect::<Result<_>>()?;
         datagrams((&client, &cable.near), (&server, &cable.far), (FAR, 0).into(), 30, 100)?;
         let _open = stream((&client, &cable.near), (&server, &cable.far), (FAR, 0).into(), 200_000)?;
         agent.catch_up()?;
         for (other, before) in all().zip(before) {
             let seen = other.runs()? - before;
-            ensure!(seen > 30, "{} saw {seen} packets of more than 30", other.name);
+            ensure!(seen > 30, "{} saw {seen} packets of more than 30", other.name());
         }
         let exports = agent.stop()?.exports;
         let sent = io(&exports, &client, NETWORK_PACKETS, "transmit");
         ensure!(sent > 30, "podmeter counted {sent} packets of more than 30");
-        let before: Vec<u64> = all().map(Other::runs).collect::<Result<_>>()?;
+        let before: Vec<u64> = all().map(Program::runs).collect::<Result<_>>()?;
         datagrams((&client, &cable.near), (&server, &cable.far), (FAR, 0).into(), 10, 100)?;
         for (other, before) in all().zip(before) {
-            ensure!(other.runs()? - before >= 10, "{} stopped when podmeter did", other.name);
+            ensure!(other.runs()? - before >= 10, "{} stopped when podmeter did", other.name());
         }
         Ok(())
     }

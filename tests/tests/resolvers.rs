@@ -123,7 +123,8 @@ impl Unbound {
         let text = format!(
             "server:\n directory: \"{0}\"\n chroot: \"\"\n username: \"\"\n pidfile: \"\"\n use-syslog: no\n \
              interface: {1}\n access-control: 127.0.0.0/8 allow\n do-not-query-localhost: no\n module-config: \"iterator\"\n \
-             num-threads: 1\n do-ip6: no\nremote-control:\n control-enable: no\nforward-zone:\n name: \".\"\n forward-addr: {2}\n",
+             num-threads: 1\n do-ip6: no\n local-zone: \"test.\" nodefault\n \
+             verbosity: 0\nremote-control:\n control-enable: no\nforward-zone:\n name: \".\"\n forward-addr: {2}\n",
             directory.display(),
             address.ip(),
             forward.ip()

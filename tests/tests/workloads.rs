@@ -1,7 +1,7 @@
-//! What teams ask about their workloads, in PromQL, on a real back end: DNS and packet loss by the workload's name equal what the
-//! test imposed on its pod.
+//! What teams ask about their workloads, in PromQL, on a real back end: use beside request and limit, DNS and packet loss, by the
+//! names that Kubernetes has for them, equal what the test imposed on a pod.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
@@ -14,11 +14,17 @@ use podmeter_tests::{
         objects::{Container, Pod, container_id},
         tree::{Driver, PodCgroup},
     },
+    load::Load,
     namespace::Cable,
+    program::{Direction, Program, lose_one_in},
     root_test, tcp,
     truth::Tolerance,
     victoria::VictoriaMetrics,
 };
+use serde_json::json;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
 
 /// A pod of one container, of a Deployment.
 struct Workload {
@@ -28,9 +34,12 @@ struct Workload {
 }
 
 impl Workload {
+    /// It requests half a CPU and 64 MiB, and may have twice as much.
     fn new(world: &World, deployment: &str) -> Result<Self> {
         let id = container_id();
-        let mut pod = Pod::new(&format!("{deployment}-5d8f7c9b4-abcde"), vec![Container::new("app", &id)]);
+        let resources = (json!({"cpu": "500m", "memory": "64Mi"}), json!({"cpu": "1", "memory": "128Mi"}));
+        let app = Container::new("app", &id).with_resources(resources.0, resources.1);
+        let mut pod = Pod::new(&format!("{deployment}-5d8f7c9b4-abcde"), vec![app]);
         pod.owner = Some(("ReplicaSet".to_owned(), format!("{deployment}-5d8f7c9b4")));
         world.server.set_pod(&pod);
         let pod = world.kubelet.pod(&pod.uid)?;
@@ -50,11 +59,12 @@ impl Workload {
         Ok(took)
     }
 
-    /// Sends `pieces` to the other end of a cable that loses `percent` of them; the share of segments that the kernel sent again.
-    fn lose(&self, percent: u32, pieces: u32) -> Result<f64> {
+    /// Sends `pieces` to somebody who loses one in so many of what comes; the share of segments that the kernel sent again.
+    fn lose(&self, one_in: Option<i32>, pieces: u32) -> Result<f64> {
         let cable = Cable::new()?;
-        ensure!(percent == 0 || cable.near.impair(percent, 1), "this kernel has no sch_netem");
         let far = Cgroup::new("far-end")?;
+        let lossy = |n| Program::attached("lossy", far.dir(), Direction::Ingress, &lose_one_in(n));
+        let _lossy = one_in.map(lossy).transpose()?;
         let (address, server) = tcp::server(&far, &cable.far, 1)?;
         let mut stream = tcp::connect(&self.container, &cable.near, address)?;
         tcp::send(&mut stream, pieces)?;
@@ -62,6 +72,53 @@ impl Workload {
         ensure!(tcp::joined(server)? == u64::from(pieces) * 1000, "the server did not get every byte");
         let [sent, again] = [cable.near.count("Tcp", "OutSegs")?, cable.near.count("Tcp", "RetransSegs")?];
         Ok(again as f64 / sent as f64)
+    }
+}
+
+root_test! {
+    fn a_containers_use_is_beside_its_request_and_limit_under_its_whole_name() {
+        const TEST: &str = "a_containers_use_is_beside_its_request_and_limit_under_its_whole_name";
+        let Some(backend) = VictoriaMetrics::for_test(TEST)? else { return Ok(()) };
+        let world = World::new(Driver::Systemd, Options::default())?;
+        let shop = Workload::new(&world, "shop")?;
+        let mut config = world.server.agent_config()?;
+        config["export"] = backend.exporter();
+        config["cluster_name"] = json!("production");
+        let agent = Agent::spawn(config)?;
+
+        let name = r#"{k8s_cluster_name="production", k8s_node_name="node-1", k8s_namespace_name="shop",
+            k8s_deployment_name="shop", k8s_pod_name="shop-5d8f7c9b4-abcde", k8s_container_name="app",
+            k8s_pod_label_team="blue", service_name="shop", service_namespace="shop"}"#;
+        let of = |metric: &str| format!("{metric}{name}");
+        // A quarter of a CPU: half of what it requests, a quarter of what it may have.
+        backend.wait_for_value(&of("k8s_container_cpu_request_desired"), |cpus| cpus == 0.5)?;
+        let load = Load::duty_cycle(25 * MS, 100 * MS, 8 * SECOND).start(&shop.container)?;
+        for (metric, expected, tolerance) in [
+            ("container_cpu_usage", 0.25, 0.05),
+            ("k8s_container_cpu_limit_desired", 1.0, 0.0),
+            ("k8s_container_cpu_request_utilization_ratio", 0.5, 0.1),
+            ("k8s_container_cpu_limit_utilization_ratio", 0.25, 0.05),
+            ("podmeter_cpu_slack", 0.25, 0.05),
+            ("k8s_container_memory_request_desired_bytes", f64::from(64 << 20), 0.0),
+            ("k8s_container_memory_limit_desired_bytes", f64::from(128 << 20), 0.0),
+        ] {
+            let found = backend.wait_for_value(&of(metric), |value| (value - expected).abs() <= tolerance)?;
+            println!("{metric} {found}");
+        }
+        // Whoever reserves twice what they use: the question of the whole fleet, in one line.
+        let wasteful = format!(
+            "sum by (k8s_namespace_name, k8s_deployment_name) ({}) / sum by (k8s_namespace_name, k8s_deployment_name) ({})",
+            of("k8s_container_cpu_request_desired"),
+            of("container_cpu_usage")
+        );
+        let times = backend.wait_for_value(&wasteful, |times| (times - 2.0).abs() < 0.4)?;
+        println!("reserves {times} times what it uses");
+        load.wait()?;
+        let truth = shop.container.cpu_stat()?.usage_seconds();
+        let time = of("container_cpu_time_seconds_total");
+        let found = backend.wait_for_value(&time, |seconds| seconds > truth * 0.998)?;
+        Tolerance::new(0.002, 0.0001).check(&time, found, truth)?;
+        agent.stop().map(drop)
     }
 }
 
@@ -82,7 +139,7 @@ root_test! {
         let server = dns::server::Server::start(&dns_cgroup, SocketAddr::from(([127, 53, 0, 1], 53)))?;
         let of_shop = shop.look_up(server.address(), &[(60, "delay20.test")])?;
         let of_search = search.look_up(server.address(), &[(72, "delay2.test"), (25, "nxdomain-delay2.test"), (3, "delay300.test")])?;
-        let (loss_of_shop, loss_of_search) = (shop.lose(5, 1500)?, search.lose(0, 500)?);
+        let (loss_of_shop, loss_of_search) = (shop.lose(Some(20), 1500)?, search.lose(None, 500)?);
         ensure!((0.02..0.09).contains(&loss_of_shop) && loss_of_search == 0.0, "{loss_of_shop} and {loss_of_search} were lost");
 
         let by_name = |of: &str, what: &str| format!(r#"{what}{{k8s_namespace_name="shop", k8s_deployment_name="{of}"}}"#);

@@ -11,14 +11,14 @@
 use agent_common::{
     cgroups::UNATTRIBUTED,
     dns::{
-        Connection, Counts4, DURATION_LEN, DnsCounts, Facts, HEAD_LEN, HEADER_LEN, Message, PORTS_LEN, PREFIX_LEN, Query,
-        QueryKey, Refused, Row, RowKey, STREAM_HEAD, Side, Source, Stream, Transport, Way, duration_position, parse, question,
-        row_kind,
+        Connection, Counts4, DURATION_LEN, DnsCounts, Facts, HEAD_LEN, HEADER_LEN, Message, NAME_LEN, Name, NameKey, PREFIX_LEN,
+        Query, QueryKey, Refused, Row, RowKey, STREAM_HEAD, Side, Source, Stream, Transport, Way, duration_position, parse,
+        question, row_kind,
     },
 };
 use agent_ebpf::{
     CgroupSlots, MMAPABLE, add, forgotten, frozen, length_within, opaque,
-    packet::{Packet, Protocol},
+    packet::{Packet, Protocol, is_one_of},
 };
 use aya_ebpf::{
     EbpfContext as _,
@@ -52,6 +52,12 @@ static DNS_IN_FLIGHT: HashMap<QueryKey, Query, 1, { BPF_F_NO_PREALLOC as usize }
 /// A row without counts: too large for a program's stack.
 #[btf_map]
 static DNS_EMPTY_ROW: Array<Row, 1> = Array::new();
+/// Empty unless names are wanted.
+#[btf_map]
+static DNS_NAMES: LruHashMap<NameKey, Name, 1> = LruHashMap::new();
+/// A name that nobody asked for yet: too large for a program's stack.
+#[btf_map]
+static DNS_NO_NAME: Array<Name, 1> = Array::new();
 #[btf_map]
 static DNS_CONNECTIONS: SkStorage<Connection> = SkStorage::new();
 /// When the stream of a connection, by its cookie, was last lost, on CLOCK_MONOTONIC in ns: what was asked before on it may have been
@@ -132,18 +138,11 @@ fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) -> Option<()> {
     Some(())
 }
 
-/// Whether a port is one of DNS. Without a branch: the verifier would follow each of them.
+/// 1 for a port of DNS.
 #[inline(always)]
 fn is_dns(port: u16) -> u64 {
-    let ports = (&raw const FACTS.ports).cast::<u64>();
-    let mut found = 0;
-    for i in 0..PORTS_LEN {
-        // SAFETY: an element of a field of a live static, whose value is replaced before the program loads.
-        // Numbers below 2^33: only of 0 does one less have the highest bit.
-        let difference = unsafe { core::ptr::read_volatile(ports.add(i)) } ^ port as u64;
-        found |= difference.wrapping_sub(1) >> 63;
-    }
-    found
+    // SAFETY: a field of a live static, whose value is frozen before the program loads.
+    unsafe { is_one_of(&raw const FACTS.ports, port) }
 }
 
 /// A message in a packet, of which `len` bytes are there.
@@ -288,22 +287,24 @@ extern "C" fn dns_question_in_stream(skb: *mut __sk_buff, egress: u32, len: u32)
 struct Seen {
     refused: Option<Refused>,
     message: Message,
+    /// Where its question begins in the packet, 0 when it is not in one packet.
+    question_at: u32,
 }
 
 #[inline(always)]
-fn see(source: &impl Source) -> Seen {
+fn see(source: &impl Source, question_at: u32) -> Seen {
     const NONE: Message = Message { id: 0, answer: false, truncated: false, rcode: 0, question: 0 };
     match parse(source) {
-        Ok(message) => Seen { refused: None, message },
-        Err(refused) => Seen { refused: Some(refused), message: NONE },
+        Ok(message) => Seen { refused: None, message, question_at },
+        Err(refused) => Seen { refused: Some(refused), message: NONE, question_at },
     }
 }
 
 /// The message in a datagram.
 #[inline(always)]
 fn datagram<const EGRESS: bool>(skb: *mut __sk_buff, packet: &Packet, flow: &Flow) {
-    let seen = see(&InPacket::new(skb, packet.payload, packet.payload_len));
-    count::<EGRESS>(flow, &seen);
+    let seen = see(&InPacket::new(skb, packet.payload, packet.payload_len), packet.payload + HEADER_LEN as u32);
+    count::<EGRESS>(skb, flow, &seen);
 }
 
 /// The messages in a segment, or what of them is in it.
@@ -428,7 +429,7 @@ unsafe fn follow<const EGRESS: bool>(
         let begin = (*stream).next.wrapping_sub((*stream).have);
         (*stream).next = begin.wrapping_add(PREFIX_LEN as u32 + message_len);
         (*stream).have = 0;
-        count::<EGRESS>(flow, &seen);
+        count::<EGRESS>(skb, flow, &seen);
         ((*stream).next.wrapping_sub(first) < len).then_some(())
     }
 }
@@ -447,7 +448,8 @@ unsafe fn next_message<const EGRESS: bool>(skb: *mut __sk_buff, at: u32, there: 
             }
             let message_len = u16::from_be_bytes(prefix) as u32;
             if ends(there, message_len) {
-                return Some((message_len, see(&InPacket::new(skb, at + PREFIX_LEN as u32, message_len))));
+                let begin = at + PREFIX_LEN as u32;
+                return Some((message_len, see(&InPacket::new(skb, begin, message_len), begin + HEADER_LEN as u32)));
             }
         }
         let have = opaque((*stream).have as u64);
@@ -465,7 +467,7 @@ unsafe fn next_message<const EGRESS: bool>(skb: *mut __sk_buff, at: u32, there: 
             (*stream).have = (have + more) as u32;
             return None;
         }
-        let seen = see(&InStream { skb, at: head.add(PREFIX_LEN), len: message_len, egress: EGRESS });
+        let seen = see(&InStream { skb, at: head.add(PREFIX_LEN), len: message_len, egress: EGRESS }, 0);
         Some((message_len, seen))
     }
 }
@@ -528,7 +530,7 @@ fn side<const EGRESS: bool>(flow: &Flow, answer: bool) -> Option<Side> {
 
 /// Counts a message.
 #[inline(never)]
-fn count<const EGRESS: bool>(flow: &Flow, seen: &Seen) {
+fn count<const EGRESS: bool>(skb: *mut __sk_buff, flow: &Flow, seen: &Seen) {
     let by_port = if flow.ends & OWN != 0 { Side::Server } else { Side::Client };
     let mut way = Way { side: by_port, transport: flow.transport };
     // SAFETY: fields of a map value.
@@ -553,9 +555,45 @@ fn count<const EGRESS: bool>(flow: &Flow, seen: &Seen) {
         if message.answer {
             answered(flow, way, &key, message);
         } else {
+            if frozen!(FACTS.names) != 0 && matches!(side, Side::Client) && seen.question_at != 0 {
+                dns_note_name(skb, flow.slot, seen.question_at, message.question);
+            }
             asked(flow, way, &key);
         }
     }
+}
+
+/// Counts a name of a slot: that of the question with this hash, which begins at `at` in the packet; 0 when there is no room.
+///
+/// A global function, as those above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn dns_note_name(skb: *mut __sk_buff, slot: u32, at: u32, question: u64) -> u32 {
+    note_name(skb, &NameKey { question, slot, reserved: 0 }, at).is_some() as u32
+}
+
+#[inline(always)]
+fn note_name(skb: *mut __sk_buff, key: &NameKey, at: u32) -> Option<()> {
+    // SAFETY: map values; a field of the context; as many bytes are loaded as there is room for.
+    unsafe {
+        let name = match DNS_NAMES.get_ptr_mut(key) {
+            Some(name) => name,
+            None => {
+                let none = DNS_NO_NAME.get_ptr(0)?.as_ref()?;
+                // Another CPU may be first; then both write the same name.
+                let _ = DNS_NAMES.insert(key, none, BPF_NOEXIST.into());
+                let name = DNS_NAMES.get_ptr_mut(key)?;
+                (*name).first_ns = bpf_ktime_get_ns();
+                const ROOM: u64 = (NAME_LEN + 1) as u64;
+                let left = (*skb).len.saturating_sub(at) as u64;
+                let len = length_within(if left < ROOM { left } else { ROOM }, ROOM)?;
+                bpf_skb_load_bytes(skb.cast(), at, (&raw mut (*name).wire).cast(), len as u32);
+                name
+            }
+        };
+        add(&raw mut (*name).queries, 1);
+    }
+    Some(())
 }
 
 #[inline(always)]

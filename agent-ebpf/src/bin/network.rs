@@ -10,9 +10,12 @@
 
 use agent_common::{
     cgroups::UNATTRIBUTED,
-    network::{Facts, NetworkCounts, PORTS_LEN, RANGES_LEN, Scope, Socket},
+    network::{Facts, NetworkCounts, RANGES_LEN, Scope, Socket},
 };
-use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, add, frozen, packet::Packet};
+use agent_ebpf::{
+    CgroupSlots, Generation, MMAPABLE, add, frozen,
+    packet::{Packet, is_one_of},
+};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
     btf_maps::{Array, LpmTrie, ProgramArray, SkStorage, lpm_trie::Key},
@@ -186,8 +189,8 @@ unsafe fn peer_of<const EGRESS: bool>(ctx: &SkBuffContext, socket: *mut bpf_sock
                 return last;
             }
         }
-        let dns = is_dns(peer.port) || is_dns(peer.own);
-        let meaning = key | (peer.scope() as u64 & 0xff) << 8 | dns as u64;
+        let dns = is_dns(peer.port) | is_dns(peer.own);
+        let meaning = key | (peer.scope() as u64 & 0xff) << 8 | dns;
         if !known.is_null() {
             core::ptr::write_volatile(&raw mut (*known).peer, meaning);
         }
@@ -257,13 +260,9 @@ impl Peer {
 }
 
 #[inline(always)]
-fn is_dns(port: u16) -> bool {
-    let ports = &raw const FACTS.ports;
-    (0..PORTS_LEN).any(|i| {
-        // SAFETY: an element of a field of a live static, whose value is replaced before the program loads.
-        let known = unsafe { core::ptr::read_volatile(ports.cast::<u64>().add(i)) };
-        known != 0 && known == port as u64
-    })
+fn is_dns(port: u16) -> u64 {
+    // SAFETY: a field of a live static, whose value is frozen before the program loads.
+    unsafe { is_one_of(&raw const FACTS.ports, port) }
 }
 
 /// Bytes and packets as they are on the wire, from the network layer on.
@@ -278,9 +277,25 @@ fn on_the_wire(ctx: &SkBuffContext) -> (u64, u64) {
     if size == 0 {
         return (len, 1);
     }
-    let Some(packet) = Packet::of(ctx) else { return (len, 1) };
-    let headers = packet.payload as u64;
+    let Some(headers) = headers_len(ctx) else { return (len, 1) };
     let segments = (len.saturating_sub(headers) + size - 1) / (size | (size == 0) as u64);
     let segments = if segments == 0 { 1 } else { segments };
     (len + (segments - 1) * headers, segments)
+}
+
+/// Bytes of a large packet's headers, which each of its segments has. One read for nearly all of them.
+#[inline(always)]
+fn headers_len(ctx: &SkBuffContext) -> Option<u64> {
+    const UDP_HEADER: u64 = 8;
+    // Up to the length of TCP's header behind one of IPv6.
+    let head: [u8; 56] = ctx.load(0).ok()?;
+    let tcp = |at: usize| (head[at + 12] >> 4) as u64 * 4;
+    match (head[0], head[9], head[0] >> 4, head[6]) {
+        (0x45, 6, ..) => Some(20 + tcp(20)),
+        (0x45, UDP, ..) => Some(20 + UDP_HEADER),
+        (.., 6, 6) => Some(40 + tcp(40)),
+        (.., 6, UDP) => Some(40 + UDP_HEADER),
+        // Options, extension headers.
+        _ => Packet::of(ctx).map(|packet| packet.payload as u64),
+    }
 }

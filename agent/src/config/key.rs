@@ -237,6 +237,12 @@ pub(super) const KEYS: &[Key] = &[
         |l, v| store(&mut l.config.signals.dns.timeout, duration(v, Duration::from_millis(100)..=Duration::from_secs(30))?),
     ),
     Key::new(
+        "dns.top_names",
+        Some("0"),
+        "Count the names that each container asks for most by themselves, so many of them: 0 to 20. Each is a series.",
+        |l, v| store(&mut l.config.signals.dns.top_names, number(v, 0..=20)? as usize),
+    ),
+    Key::new(
         "bpf.pin",
         Some("true"),
         "Keep programs and counts in the kernel when the agent stops, so that a restart loses none.",

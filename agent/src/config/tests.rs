@@ -49,7 +49,7 @@ fn the_defaults() {
         signals: Signals {
             off: vec![],
             network: Network { cluster: vec![], node: vec![], private: config.signals.network.private.clone() },
-            dns: Dns { timeout: Duration::from_secs(5), ports: vec![53] },
+            dns: Dns { timeout: Duration::from_secs(5), ports: vec![53], top_names: 0 },
         },
         kubernetes: Kubernetes {
             source: KubernetesSource::Auto,
@@ -119,7 +119,7 @@ fn a_file_sets_every_key() {
          kubernetes:\n  source: kubelet\n  kubeconfig: k\n  labels: ' team, app ,team,'\n  namespace_labels: team\n  service_labels: true\n\
          \x20 kubelet_url: https://n:10250/\n  kubelet_ca: a\n  kubelet_verify: false\n  kubelet_token: t\n  kubelet_interval: 1m\n\
          network:\n  cluster_cidrs: 10.2.0.0/16\n  node_cidrs: fd00::/8\n  private_cidrs: ''\n\
-         dns:\n  ports: 5353,53\n  timeout: 1s\ncgroups:\n  slots: 65536\n  root: /cg\nbpf:\n  pin: false\n  directory: /b\n\
+         dns:\n  ports: 5353,53\n  timeout: 1s\n  top_names: 3\ncgroups:\n  slots: 65536\n  root: /cg\nbpf:\n  pin: false\n  directory: /b\n\
          export:\n  exporter: stdout\n  endpoint: https://c:1/x\n  protocol: http/protobuf\n  headers:\n    X-Key: 1.10\n\
          \x20 compression: none\n  timeout: 500ms\n  certificate: a\n  client_certificate: b\n  client_key: c\n  queue: 1\n\
          resource:\n  attributes:\n    version: 1.10\n    empty: ''\n",
@@ -138,7 +138,7 @@ fn a_file_sets_every_key() {
                 node: vec![Range { address: "fd00::".parse().expect("an address"), prefix: 8 }],
                 private: vec![],
             },
-            dns: Dns { timeout: Duration::from_secs(1), ports: vec![53, 5353] },
+            dns: Dns { timeout: Duration::from_secs(1), ports: vec![53, 5353], top_names: 3 },
         },
         kubernetes: Kubernetes {
             source: KubernetesSource::Kubelet,

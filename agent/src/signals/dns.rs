@@ -3,22 +3,24 @@
 //! The kernel side (`agent-ebpf/src/bin/dns.rs`) brings queries and answers together. This side gives up on those that were never
 //! answered, and keeps the [`books`](super::books); [`rows`] are those of the durations.
 
+mod names;
 mod rows;
 
 use std::{collections::HashMap, mem::offset_of, sync::Arc, time::Duration};
 
 use agent_common::{
     cgroups::UNATTRIBUTED,
-    dns::{DURATION_FIRST, DURATION_LEN, DnsCounts, Facts, NO_PORT, PORTS_LEN, Query, QueryKey, RowKey, Side, Transport, Way},
+    dns::{DURATION_FIRST, DURATION_LEN, DnsCounts, Facts, NAMES_LEN, Query, QueryKey, RowKey, Side, Transport, Way},
 };
 use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData, MapError, ProgramArray};
 use nix::time::ClockId;
 
-use self::rows::Rows;
+use self::{names::Names, rows::Rows};
 use super::{
     Failure, Readings, Running, Signal,
     books::Books,
     metric::{Kind, Metric, Point, Scope, Value},
+    socket,
 };
 use crate::{
     cgroups::{Cgroup, Cgroups},
@@ -48,6 +50,7 @@ pub const SIGNAL: Signal = Signal {
         &MALFORMED,
         &IGNORED,
         &GAPS,
+        &NAME_QUERIES,
         &IN_FLIGHT,
         &UNATTRIBUTED_QUERIES,
     ],
@@ -122,6 +125,16 @@ pub static GAPS: Metric = counter(
     "{gap}",
     "Times that a TCP connection's messages could not be followed: segments came out of order, or too many messages in one.",
 );
+/// `podmeter.dns.name.queries`
+pub static NAME_QUERIES: Metric = Metric {
+    name: "podmeter.dns.name.queries",
+    unit: "{query}",
+    kind: Kind::Counter,
+    attributes: &["dns.question.name"],
+    scope: Scope::Container,
+    help: "Queries that the container itself sent, by name: the dns.top_names most asked, none unless that is set. Of all containers \
+           4096 names with their types are kept; one not asked for longest makes room, and begins anew when it comes back.",
+};
 /// `podmeter.dns.in_flight`
 pub static IN_FLIGHT: Metric = Metric {
     name: "podmeter.dns.in_flight",
@@ -166,6 +179,7 @@ struct Dns {
     /// The same as in the books: this side adds to them too.
     counts: MappedArray<DnsCounts>,
     rows: Rows,
+    names: Names,
     in_flight: BpfHashMap<MapData, QueryKey, Query>,
     gaps: BpfHashMap<MapData, u64, u64>,
     timeout: Duration,
@@ -186,20 +200,22 @@ impl Dns {
         // Without the network signal there is nobody to call them.
         let called = calls.len() == CALLS.len();
         let hook = |attached| if called { Hook::Call } else { attached };
-        let mut ports = [NO_PORT; PORTS_LEN];
-        for (place, port) in ports.iter_mut().zip(&config.ports) {
-            *place = u64::from(*port);
-        }
+        let ports = socket::dns_ports(config);
         let mut object = kernel.load(&Plan {
             object: SIGNAL.name,
             bytes: OBJECT,
-            facts: ("FACTS", Facts { timeout_ns: config.timeout.as_nanos() as u64, ports }),
+            facts: (
+                "FACTS",
+                Facts { timeout_ns: config.timeout.as_nanos() as u64, ports, names: u64::from(config.top_names > 0) },
+            ),
             maps: &[
                 ("DNS_COUNTS", Some(slots)),
                 ("DNS_COUNTS_CARRIED", Some(slots)),
                 ("DNS_ROWS", Some(slots * ROWS_PER_SLOT)),
                 ("DNS_IN_FLIGHT", Some(QUERIES_LEN)),
                 ("DNS_EMPTY_ROW", None),
+                ("DNS_NAMES", Some(if config.top_names > 0 { NAMES_LEN } else { 1 })),
+                ("DNS_NO_NAME", None),
                 ("DNS_CONNECTIONS", None),
                 ("DNS_GAPS", None),
             ],
@@ -214,6 +230,11 @@ impl Dns {
             books: Books::open(&object, ["DNS_COUNTS", "DNS_COUNTS_CARRIED"], 1, slots)?,
             counts: object.mapped("DNS_COUNTS")?,
             rows: Rows::new(object.take("DNS_ROWS")?),
+            names: Names::new(
+                object.take("DNS_NAMES")?,
+                config.top_names,
+                facts::unix_ns().wrapping_sub(facts::clock_ns(ClockId::CLOCK_MONOTONIC)),
+            ),
             in_flight: object.take("DNS_IN_FLIGHT")?,
             gaps: object.take("DNS_GAPS")?,
             _object: object,
@@ -310,6 +331,9 @@ impl Dns {
 
 impl Running for Dns {
     fn tick(&mut self, cgroups: &Cgroups) -> Result<(), Failure> {
+        if cgroups.table().iter().any(|cgroup| !cgroup.lives()) {
+            self.names.read()?;
+        }
         self.give_up(cgroups)
     }
 
@@ -325,15 +349,19 @@ impl Running for Dns {
             return self.points(cgroup.born_unix_ns, &last, &[]);
         }
         let rows = self.rows.bury(cgroup.slot, cgroup.parent.unwrap_or(UNATTRIBUTED));
-        self.points(cgroup.born_unix_ns, &last, &rows)
+        let mut points = self.points(cgroup.born_unix_ns, &last, &rows);
+        points.extend(self.names.bury(cgroup.slot));
+        points
     }
 
     fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
         let totals = self.books.totals(cgroups.table());
         let mut rows = self.rows.totals(cgroups.table())?;
+        self.names.read()?;
         let points = |cgroup: &Cgroup| {
             let rows = rows.remove(&cgroup.slot).unwrap_or_default();
-            let points = self.points(cgroup.born_unix_ns, totals.get(&cgroup.slot)?, &rows);
+            let mut points = self.points(cgroup.born_unix_ns, totals.get(&cgroup.slot)?, &rows);
+            points.extend(self.names.points(cgroup.slot));
             (!points.is_empty()).then_some((cgroup.slot, points))
         };
         let by_cgroup = cgroups.table().iter().filter_map(points).collect();

@@ -8,7 +8,7 @@ use std::{
     net::IpAddr,
 };
 
-use agent_common::network::{Facts, NetworkCounts, PORTS_LEN, RANGES_LEN, Scope as To};
+use agent_common::network::{Facts, NetworkCounts, RANGES_LEN, Scope as To};
 use aya::maps::{
     MapData, MapError, ProgramArray,
     lpm_trie::{Key, LpmTrie},
@@ -18,6 +18,7 @@ use super::{
     Failure, Readings, Running, Signal,
     books::Books,
     metric::{Kind, Metric, Point, Scope, Value},
+    socket,
 };
 use crate::{
     cgroups::{Cgroup, Cgroups},
@@ -117,10 +118,7 @@ impl Network {
         let (cpus, slots) = (kernel.cpus, cgroups.slots());
         let ranges = &config.network;
         let by_scope = [(To::Private, &ranges.private), (To::Node, &ranges.node), (To::Cluster, &ranges.cluster)];
-        let mut ports = [0; PORTS_LEN];
-        for (place, port) in ports.iter_mut().zip(&config.dns.ports) {
-            *place = u64::from(*port);
-        }
+        let ports = socket::dns_ports(&config.dns);
         let mut hasher = DefaultHasher::new();
         ranges.hash(&mut hasher);
         let mut object = kernel.load(&Plan {

@@ -1,8 +1,23 @@
-//! Where this kernel keeps what leads from a socket to its cgroup.
+//! What several signals of sockets have in common: where this kernel keeps what leads to the cgroup, and the ports of DNS.
 
-use agent_common::socket::SocketFacts;
+use agent_common::{
+    dns::{NO_PORT, PORTS_LEN},
+    socket::SocketFacts,
+};
 
-use crate::kernel::btf::{Btf, BtfError};
+use crate::{
+    config,
+    kernel::btf::{Btf, BtfError},
+};
+
+/// The ports of DNS as the programs have them.
+pub fn dns_ports(config: &config::Dns) -> [u64; PORTS_LEN] {
+    let mut ports = [NO_PORT; PORTS_LEN];
+    for (place, port) in ports.iter_mut().zip(&config.ports) {
+        *place = u64::from(*port);
+    }
+    ports
+}
 
 /// The offsets, in bytes.
 ///

@@ -1,0 +1,151 @@
+//! Names that were asked for most, where the configuration wants them: each is a series of its own.
+//!
+//! The kernel side counts names by slot in a hash of which those not asked for longest make room. A name that comes back begins
+//! anew, with a start time of its own.
+
+use std::{borrow::Cow, collections::HashMap, io};
+
+use agent_common::dns::{Name, NameKey};
+use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData};
+
+use super::NAME_QUERIES;
+use crate::{
+    kernel::sys,
+    signals::metric::{Point, Value},
+};
+
+/// The names of all slots.
+pub(super) struct Names {
+    map: BpfHashMap<MapData, NameKey, Name>,
+    /// Names of one slot that are told.
+    top: usize,
+    /// What was read last, by slot.
+    read: HashMap<u32, Vec<(NameKey, Name)>>,
+    /// Unix time less CLOCK_MONOTONIC in ns.
+    unix_minus_monotonic: u64,
+}
+
+impl Names {
+    pub(super) fn new(map: BpfHashMap<MapData, NameKey, Name>, top: usize, unix_minus_monotonic: u64) -> Self {
+        Self { map, top, read: HashMap::new(), unix_minus_monotonic }
+    }
+
+    /// Reads them, if any are wanted.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub(super) fn read(&mut self) -> io::Result<()> {
+        self.read.clear();
+        if self.top == 0 {
+            return Ok(());
+        }
+        let read = &mut self.read;
+        sys::for_each_entry(self.map.map().fd(), |key: &NameKey, name: &Name| {
+            read.entry(key.slot).or_default().push((*key, *name));
+        })
+    }
+
+    /// The names of a slot that were asked for most by the last reading.
+    pub(super) fn points(&self, slot: u32) -> Vec<Point> {
+        let Some(read) = self.read.get(&slot) else { return Vec::new() };
+        most_asked(read.iter().map(|(_, name)| name), self.top)
+            .into_iter()
+            .map(|(text, queries, first_ns)| {
+                let start = first_ns.wrapping_add(self.unix_minus_monotonic);
+                Point::new(&NAME_QUERIES, start, Value::Int(queries)).with("dns.question.name", text)
+            })
+            .collect()
+    }
+
+    /// The same of a slot whose owner is gone, which is then empty.
+    pub(super) fn bury(&mut self, slot: u32) -> Vec<Point> {
+        let points = self.points(slot);
+        for (key, _) in self.read.remove(&slot).unwrap_or_default() {
+            // It may have made room for another.
+            let _ = self.map.remove(&key);
+        }
+        points
+    }
+}
+
+/// Names with their queries, of all types together, and when the first came; the most asked first, of equals by their letters.
+fn most_asked<'a>(names: impl Iterator<Item = &'a Name>, top: usize) -> Vec<(Cow<'static, str>, u64, u64)> {
+    let mut by_text: HashMap<String, (u64, u64)> = HashMap::new();
+    for name in names {
+        let Some(text) = text(&name.wire) else { continue };
+        let (queries, first_ns) = by_text.entry(text).or_insert((0, u64::MAX));
+        *queries += name.queries;
+        *first_ns = (*first_ns).min(name.first_ns);
+    }
+    let mut all: Vec<_> = by_text.into_iter().map(|(text, (queries, first))| (Cow::from(text), queries, first)).collect();
+    all.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    all.truncate(top);
+    all
+}
+
+/// A name on the wire as people write it, in lower case and without the last dot; what is no printable letter as `\\DDD` (RFC 1035,
+/// section 5.1). `None` when it is cut or no name.
+fn text(wire: &[u8]) -> Option<String> {
+    let (mut text, mut rest) = (String::new(), wire);
+    loop {
+        let (&len, behind) = rest.split_first()?;
+        if len == 0 {
+            return Some(if text.is_empty() { ".".to_owned() } else { text });
+        }
+        if len > 63 {
+            return None;
+        }
+        let (label, behind) = behind.split_at_checked(len.into())?;
+        if !text.is_empty() {
+            text.push('.');
+        }
+        for byte in label {
+            match byte {
+                b'.' | b'\\' => text.extend(['\\', char::from(*byte)]),
+                0x21..=0x7e => text.push(char::from(byte.to_ascii_lowercase())),
+                other => text += &format!("\\{other:03}"),
+            }
+        }
+        rest = behind;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(wire: &[u8], queries: u64, first_ns: u64) -> Name {
+        let mut name = Name { queries, first_ns, ..Name::ZERO };
+        name.wire[..wire.len()].copy_from_slice(wire);
+        name
+    }
+
+    #[test]
+    fn names_read_as_people_write_them() {
+        let cases: [(&[u8], Option<&str>); 7] = [
+            (b"\x03WWW\x07example\x00\x00\x01", Some("www.example")),
+            (b"\x00", Some(".")),
+            (b"\x03a.b\x01\\\x00", Some("a\\.b.\\\\")),
+            (b"\x02\x00\xff\x00", Some("\\000\\255")),
+            (b"\x05abc", None),
+            (b"\xc0\x0c", None),
+            (b"", None),
+        ];
+        for (wire, want) in cases {
+            assert_eq!(text(wire).as_deref(), want, "{wire:?}");
+        }
+    }
+
+    #[test]
+    fn the_most_asked_come_first_with_all_types_of_a_name_together() {
+        let names = [
+            name(b"\x01a\x00\x00\x01", 2, 70),
+            name(b"\x01b\x00\x00\x01", 4, 50),
+            name(b"\x01A\x00\x00\x1c", 3, 60),
+            name(b"\x01c\x00\x00\x01", 1, 40),
+        ];
+        let all = most_asked(names.iter(), 2);
+        assert_eq!(all, [(Cow::from("a"), 5, 60), (Cow::from("b"), 4, 50)]);
+        assert!(most_asked(names.iter(), 0).is_empty());
+    }
+}
