@@ -132,7 +132,9 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         info!("stopping: one last export");
         // The collector answers a gone channel with its last batch and ends.
         drop(stop);
-        let _ = tokio::time::timeout_at(deadline.into(), ended).await;
+        if tokio::time::timeout_at(deadline.into(), ended).await.is_err() {
+            warn!("the last export was not ready in time and is lost");
+        }
         let stats = shipper.shutdown(deadline.saturating_duration_since(Instant::now())).await;
         if stats.dropped_batches + stats.failed_batches > 0 {
             warn!(
@@ -229,7 +231,7 @@ struct Collector {
     pipeline: Pipeline,
     health: Arc<Health>,
     interval: Duration,
-    /// Takes what was collected. Batches are encoded in this thread: one that takes long must hold up neither probes nor sending.
+    /// Takes what was collected. Batches are encoded in this thread: one that takes long must not hold up sending.
     queue: Queue,
     started_unix_ns: u64,
     /// What failed last time: said once, and once more when it works again.

@@ -142,7 +142,7 @@ root_test! {
         let (loss_of_shop, loss_of_search) = (shop.lose(Some(20), 1500)?, search.lose(None, 500)?);
         ensure!((0.02..0.09).contains(&loss_of_shop) && loss_of_search == 0.0, "{loss_of_shop} and {loss_of_search} were lost");
 
-        let by_name = |of: &str, what: &str| format!(r#"{what}{{k8s_namespace_name="shop", k8s_deployment_name="{of}"}}"#);
+        let by_name = |of: &str, what: &str| format!(r#"{what}{{k8s_namespace_name="shop", k8s_deployment_name="{of}", k8s_container_name="app"}}"#);
         let total = |of: &str, what: &str| format!("sum({})", by_name(of, what));
         for (of, lookups) in [("shop", 60.0), ("search", 100.0)] {
             backend.wait_for_value(&total(of, "dns_lookup_duration_seconds_count"), |n| n == lookups)?;

@@ -288,7 +288,7 @@ fn on_the_wire(ctx: &SkBuffContext) -> (u64, u64) {
 fn headers_len(ctx: &SkBuffContext) -> Option<u64> {
     const UDP_HEADER: u64 = 8;
     // Up to the length of TCP's header behind one of IPv6.
-    let head: [u8; 56] = ctx.load(0).ok()?;
+    let Ok(head) = ctx.load::<[u8; 56]>(0) else { return Packet::of(ctx).map(|packet| packet.payload as u64) };
     let tcp = |at: usize| (head[at + 12] >> 4) as u64 * 4;
     match (head[0], head[9], head[0] >> 4, head[6]) {
         (0x45, 6, ..) => Some(20 + tcp(20)),

@@ -331,10 +331,11 @@ impl Dns {
 
 impl Running for Dns {
     fn tick(&mut self, cgroups: &Cgroups) -> Result<(), Failure> {
+        self.give_up(cgroups)?;
         if cgroups.table().iter().any(|cgroup| !cgroup.lives()) {
             self.names.read()?;
         }
-        self.give_up(cgroups)
+        Ok(())
     }
 
     fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point> {
