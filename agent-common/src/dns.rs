@@ -90,7 +90,7 @@ pub fn parse(source: &(impl Source + ?Sized)) -> Result<Message, Refused> {
     }
     let questions = word(byte(4)?, byte(5)?);
     let question = match questions {
-        0 => HASH_SEED,
+        0 => NO_QUESTION,
         1 => source.question().ok_or(Refused::Malformed)?,
         _ => return Err(Refused::Malformed),
     };
@@ -106,6 +106,17 @@ pub fn parse(source: &(impl Source + ?Sized)) -> Result<Message, Refused> {
 /// The hash of the question at the header's end, `None` when it is cut or has a name that cannot be.
 #[inline(always)]
 pub fn question(source: &(impl Source + ?Sized)) -> Option<u64> {
+    hash_of::<true>(source)
+}
+
+/// The hash of its name alone.
+#[inline(always)]
+pub fn name_hash(source: &(impl Source + ?Sized)) -> Option<u64> {
+    hash_of::<false>(source)
+}
+
+#[inline(always)]
+fn hash_of<const WHOLE: bool>(source: &(impl Source + ?Sized)) -> Option<u64> {
     let mut hash = HASH_SEED;
     // Bytes left of the current label; behind the name, those of type and class, and NAMED.
     let mut state = 0_u8;
@@ -126,6 +137,9 @@ pub fn question(source: &(impl Source + ?Sized)) -> Option<u64> {
             if byte > 63 || i >= NAME_LEN {
                 return None;
             }
+            if byte == 0 && !WHOLE {
+                return Some(hash);
+            }
             state = if byte == 0 { NAMED | 4 } else { byte };
         }
         state = source.forgotten(state, hash);
@@ -135,6 +149,9 @@ pub fn question(source: &(impl Source + ?Sized)) -> Option<u64> {
 
 /// The name is complete: above the longest label.
 const NAMED: u8 = 64;
+
+/// [`Message::question`] of a message without one.
+pub const NO_QUESTION: u64 = HASH_SEED;
 
 /// FNV-1a, 64 bits.
 const HASH_SEED: u64 = 0xcbf2_9ce4_8422_2325;
@@ -303,8 +320,8 @@ pub const NAMES_LEN: u32 = 4096;
 record! {
     /// Which name of a slot, in the hash `DNS_NAMES`.
     pub struct NameKey {
-        /// [`Message::question`]: the types of one name are apart.
-        pub question: u64,
+        /// By [`name_hash`].
+        pub name: u64,
         /// The slot of who asked.
         pub slot: u32,
         /// Fills the record.

@@ -27,7 +27,7 @@ use self::image::Programs;
 pub(crate) use self::kernel::Kernel;
 use self::results::Results;
 use crate::docs::kernels as kernels_table;
-use crate::setup::qemu;
+use crate::setup::{archive, qemu};
 use crate::tally::Tally;
 use crate::workspace::Workspace;
 use crate::{build, command};
@@ -35,9 +35,12 @@ use crate::{build, command};
 /// Size of a guest's disk. The file is sparse.
 const DISK_BYTES: u64 = 256 << 20;
 
+/// Guests at a time: two CPUs have this many well in hand, since tests wait most of the time. All kernels at once.
+const GUESTS: u8 = 4;
+
 /// How often an emulated kernel is booted until it gets as far as its tests.
 ///
-/// QEMU 7.2 sometimes lets one CPU execute code that another is patching (jump labels, while the kernel starts), and the kernel
+/// QEMU sometimes lets one CPU execute code that another is patching (jump labels, while the kernel starts), and the kernel
 /// then panics with `Oops: int3`. What goes wrong once a test has begun is never tried again.
 const BOOTS: usize = 3;
 
@@ -84,7 +87,7 @@ pub(crate) struct Options {
     #[arg(long, value_enum, default_value_t)]
     accel: Accel,
     /// Guests at a time.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(long, default_value_t = GUESTS, value_parser = clap::value_parser!(u8).range(1..))]
     guests: u8,
     /// Run only tests whose name contains this, in guests.
     #[arg(long)]
@@ -113,7 +116,7 @@ impl Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { kernel: Vec::new(), accel: Accel::default(), guests: 2, filter: None, provoke: None }
+        Self { kernel: Vec::new(), accel: Accel::default(), guests: GUESTS, filter: None, provoke: None }
     }
 }
 
@@ -130,7 +133,10 @@ pub(crate) fn impossible() -> Option<String> {
         let arch = std::env::consts::ARCH;
         return Some(format!("the kernels of the virtual machines are for x86_64, and this machine builds for {arch}"));
     }
-    bpf_toolchain::program("apt-get").is_none().then(|| "there is no apt-get to fetch the kernels with".to_owned())
+    if bpf_toolchain::program("apt-get").is_none() {
+        return Some("there is no apt-get to fetch the kernels with".to_owned());
+    }
+    archive::found_mirror().err().map(|error| format!("their kernels come from Debian's archive: {error:#}"))
 }
 
 /// The kernels, by name, that a matrix of results has a row for.

@@ -94,7 +94,7 @@ unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
         let Some(entry) = entry_of(address) else { return };
         let counted = counted(entry, address, if task == prev { Some(switched_in) } else { None }, reached);
         let dead = load32(prev, frozen!(FACTS.task_state)) & TASK_DEAD != 0;
-        count_up_to(entry, address, if dead { NEVER } else { reached });
+        count_up_to(entry, address, if dead { BORN } else { reached });
         let Some(counted) = counted else { return };
         let ran_ns = exec_ns - counted.exec_ns;
         let waited_ns = run_delay_ns - counted.run_delay_ns;
@@ -129,8 +129,8 @@ struct Mark {
     run_delay_ns: u64,
 }
 
-/// What no task has reached: left behind by one that is gone, since the next may get its address.
-const NEVER: Mark = Mark { exec_ns: u64::MAX, run_delay_ns: u64::MAX };
+/// Where every task begins (`sched_fork`): left behind by one that is gone, for the next that gets its address.
+const BORN: Mark = Mark { exec_ns: 0, run_delay_ns: 0 };
 
 /// `TASK_DEAD` of include/linux/sched.h: the state in which a task is switched out for the last time.
 const TASK_DEAD: u32 = 0x80;
@@ -149,8 +149,8 @@ fn entry_of(address: u64) -> Option<*mut TaskMark> {
 
 /// Up to where the task at `address`, whose accounts stand at `reached`, has been counted.
 ///
-/// An entry that another task overwrote does not carry this task's check, and what a dead task left behind at the same address is
-/// larger than what the new task has: then `switched_in` counts. Without either, the stretch began before our time.
+/// An entry that another task overwrote does not carry this task's check: then `switched_in` counts. Without either, the stretch
+/// began before our time. What a task left behind whose end was not seen is larger than what a new one at its address has.
 #[inline(always)]
 unsafe fn counted(entry: *mut TaskMark, address: u64, switched_in: Option<Mark>, reached: Mark) -> Option<Mark> {
     // SAFETY: a map value; a torn set of words fails the check.

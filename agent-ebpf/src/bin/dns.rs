@@ -11,9 +11,9 @@
 use agent_common::{
     cgroups::UNATTRIBUTED,
     dns::{
-        Connection, Counts4, DURATION_LEN, DnsCounts, Facts, HEAD_LEN, HEADER_LEN, Message, NAME_LEN, Name, NameKey, PREFIX_LEN,
-        Query, QueryKey, Refused, Row, RowKey, STREAM_HEAD, Side, Source, Stream, Transport, Way, duration_position, parse,
-        question, row_kind,
+        Connection, Counts4, DURATION_LEN, DnsCounts, Facts, HEAD_LEN, HEADER_LEN, Message, NAME_LEN, NO_QUESTION, Name, NameKey,
+        PREFIX_LEN, Query, QueryKey, Refused, Row, RowKey, STREAM_HEAD, Side, Source, Stream, Transport, Way, duration_position,
+        name_hash, parse, question, row_kind,
     },
 };
 use agent_ebpf::{
@@ -269,6 +269,17 @@ impl Source for Head {
 extern "C" fn dns_question_in_packet(skb: *mut __sk_buff, at: u32, len: u32) -> u64 {
     let mut piece = [0_u64; PIECE_LEN / 8];
     question(&Pieces { skb, at, len, piece: (&raw mut piece).cast() }).unwrap_or(0)
+}
+
+/// The hash of the name that begins at `at` in the packet, 0 when it cannot be read. A global function, as that above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn dns_name_in_packet(skb: *mut __sk_buff, at: u32) -> u64 {
+    let mut piece = [0_u64; PIECE_LEN / 8];
+    let at = at.saturating_sub(HEADER_LEN as u32);
+    // SAFETY: a field of the context.
+    let len = unsafe { (*skb).len }.saturating_sub(at);
+    name_hash(&Pieces { skb, at, len, piece: (&raw mut piece).cast() }).unwrap_or(0)
 }
 
 /// The same of a message of which the head is in the memory of its stream.
@@ -555,21 +566,23 @@ fn count<const EGRESS: bool>(skb: *mut __sk_buff, flow: &Flow, seen: &Seen) {
         if message.answer {
             answered(flow, way, &key, message);
         } else {
-            if frozen!(FACTS.names) != 0 && matches!(side, Side::Client) && seen.question_at != 0 {
-                dns_note_name(skb, flow.slot, seen.question_at, message.question);
+            let named = seen.question_at != 0 && message.question != NO_QUESTION;
+            if frozen!(FACTS.names) != 0 && named && matches!(side, Side::Client) {
+                let name = dns_name_in_packet(skb, seen.question_at);
+                dns_note_name(skb, flow.slot, seen.question_at, name);
             }
             asked(flow, way, &key);
         }
     }
 }
 
-/// Counts a name of a slot: that of the question with this hash, which begins at `at` in the packet; 0 when there is no room.
+/// Counts a name of a slot by its hash; it begins at `at` in the packet. 0 when there is no room.
 ///
 /// A global function, as those above.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn dns_note_name(skb: *mut __sk_buff, slot: u32, at: u32, question: u64) -> u32 {
-    note_name(skb, &NameKey { question, slot, reserved: 0 }, at).is_some() as u32
+extern "C" fn dns_note_name(skb: *mut __sk_buff, slot: u32, at: u32, name: u64) -> u32 {
+    note_name(skb, &NameKey { name, slot, reserved: 0 }, at).is_some() as u32
 }
 
 #[inline(always)]

@@ -133,7 +133,7 @@ pub static NAME_QUERIES: Metric = Metric {
     attributes: &["dns.question.name"],
     scope: Scope::Container,
     help: "Queries that the container itself sent, by name: the dns.top_names most asked, none unless that is set. Of all containers \
-           4096 names with their types are kept; one not asked for longest makes room, and begins anew when it comes back.",
+           4096 names are kept; one not asked for longest makes room, and begins anew when it comes back.",
 };
 /// `podmeter.dns.in_flight`
 pub static IN_FLIGHT: Metric = Metric {

@@ -104,7 +104,7 @@ fn workload(
     let nothing = Before::default();
     let before = before.unwrap_or(&nothing);
     let per_second = |now: Option<f64>, then: Option<f64>| Some((now? - then?).max(0.0) / elapsed_s?);
-    // What is seen for the first time was born in the interval: all of it is of the interval.
+    // A series that is new to a cgroup that is not: all of it is of the interval.
     let per_second_from_zero = |now: Option<f64>, then: Option<f64>| per_second(now, then.or(seen_before.then_some(0.0)));
 
     let wait = |cause| sum_where(sample, &cpu::WAIT_TIME, "cause", |value| value == cause);

@@ -23,10 +23,7 @@ pub(crate) struct Archive {
 impl Archive {
     /// Fetches the list of a release (`sid`, `trixie`, …), about 10 MB, into a new directory below `directory`.
     pub(crate) fn open(release: &str, directory: &Path) -> Result<Self> {
-        let mirror = mirror().or_else(|_| {
-            apt::update();
-            mirror()
-        })?;
+        let mirror = found_mirror()?;
         let archive = Self { state: directory.join(format!("apt-{release}")) };
         for directory in ["sources", "lists/partial", "archives/partial"] {
             let directory = archive.state.join(directory);
@@ -95,7 +92,14 @@ pub(crate) fn unpack(package: &Path, directory: &Path) -> Result<()> {
     command::output(Command::new("dpkg-deb").arg("--extract").args([package, directory])).map(drop)
 }
 
-/// The mirror of Debian that this machine uses.
+/// The mirror of Debian that this machine uses, after a look at the sources where their lists are missing.
+pub(crate) fn found_mirror() -> Result<String> {
+    mirror().or_else(|_| {
+        apt::update();
+        mirror()
+    })
+}
+
 fn mirror() -> Result<String> {
     let format = "$(ORIGIN) $(COMPONENT) $(SUITE) $(REPO_URI)";
     let targets = command::output(Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]))?;
