@@ -35,8 +35,8 @@ use crate::{build, command};
 /// Size of a guest's disk. The file is sparse.
 const DISK_BYTES: u64 = 256 << 20;
 
-/// Guests at a time: two CPUs have this many well in hand, since tests wait most of the time. All kernels at once.
-const GUESTS: u8 = 4;
+/// Guests at a time: two CPUs have this many well in hand, since tests wait most of the time.
+const GUESTS: u8 = 3;
 
 /// How often an emulated kernel is booted until it gets as far as its tests.
 ///

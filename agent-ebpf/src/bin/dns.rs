@@ -315,7 +315,7 @@ fn see(source: &impl Source, question_at: u32) -> Seen {
 #[inline(always)]
 fn datagram<const EGRESS: bool>(skb: *mut __sk_buff, packet: &Packet, flow: &Flow) {
     let seen = see(&InPacket::new(skb, packet.payload, packet.payload_len), packet.payload + HEADER_LEN as u32);
-    count::<EGRESS>(skb, flow, &seen);
+    take::<EGRESS>(skb, flow, &seen);
 }
 
 /// The messages in a segment, or what of them is in it.
@@ -440,7 +440,7 @@ unsafe fn follow<const EGRESS: bool>(
         let begin = (*stream).next.wrapping_sub((*stream).have);
         (*stream).next = begin.wrapping_add(PREFIX_LEN as u32 + message_len);
         (*stream).have = 0;
-        count::<EGRESS>(skb, flow, &seen);
+        take::<EGRESS>(skb, flow, &seen);
         ((*stream).next.wrapping_sub(first) < len).then_some(())
     }
 }
@@ -539,9 +539,22 @@ fn side<const EGRESS: bool>(flow: &Flow, answer: bool) -> Option<Side> {
     }
 }
 
+/// Counts a message, and the name in a client's query where that is wanted.
+///
+/// Not while the message is counted: all functions that call each other share 512 bytes of stack.
+#[inline(always)]
+fn take<const EGRESS: bool>(skb: *mut __sk_buff, flow: &Flow, seen: &Seen) {
+    count::<EGRESS>(flow, seen);
+    let asks = EGRESS && flow.ends & THEIRS != 0 && seen.refused.is_none() && !seen.message.answer;
+    if frozen!(FACTS.names) != 0 && asks && seen.question_at != 0 && seen.message.question != NO_QUESTION {
+        let name = dns_name_in_packet(skb, seen.question_at);
+        dns_note_name(skb, flow.slot, seen.question_at, name);
+    }
+}
+
 /// Counts a message.
 #[inline(never)]
-fn count<const EGRESS: bool>(skb: *mut __sk_buff, flow: &Flow, seen: &Seen) {
+fn count<const EGRESS: bool>(flow: &Flow, seen: &Seen) {
     let by_port = if flow.ends & OWN != 0 { Side::Server } else { Side::Client };
     let mut way = Way { side: by_port, transport: flow.transport };
     // SAFETY: fields of a map value.
@@ -566,11 +579,6 @@ fn count<const EGRESS: bool>(skb: *mut __sk_buff, flow: &Flow, seen: &Seen) {
         if message.answer {
             answered(flow, way, &key, message);
         } else {
-            let named = seen.question_at != 0 && message.question != NO_QUESTION;
-            if frozen!(FACTS.names) != 0 && named && matches!(side, Side::Client) {
-                let name = dns_name_in_packet(skb, seen.question_at);
-                dns_note_name(skb, flow.slot, seen.question_at, name);
-            }
             asked(flow, way, &key);
         }
     }
