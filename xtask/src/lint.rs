@@ -8,12 +8,12 @@ use anyhow::{Context, Result};
 use bpf_toolchain::Toolchain;
 
 use crate::workspace::Workspace;
-use crate::{command, docs, setup, tidy};
+use crate::{build, command, docs, setup, tidy};
 
 /// One check.
 pub(crate) struct Check {
     pub(crate) name: &'static str,
-    /// Whether it runs podmeter, and so needs the release build.
+    /// Whether it runs podmeter, and so needs the static release build.
     pub(crate) needs_podmeter: bool,
     pub(crate) run: fn(&Workspace) -> Result<()>,
 }
@@ -81,5 +81,5 @@ fn has_advisories() -> bool {
 }
 
 fn documents(workspace: &Workspace) -> Result<()> {
-    docs::check(workspace, &workspace.target.join("release/podmeter"))
+    docs::check(workspace, &build::static_podmeter(workspace))
 }

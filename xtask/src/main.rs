@@ -146,13 +146,13 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         }
         Task::Lint => {
             setup::run(&workspace, Purpose::Test)?;
-            build::podmeter(&workspace, false)?;
+            build::podmeter(&workspace, true)?;
             return Ok(lint::run(&workspace));
         }
         Task::Tidy => tidy::run(&workspace)?,
         Task::Docs { check } => {
             setup::run(&workspace, Purpose::Build)?;
-            let podmeter = build::podmeter(&workspace, false)?;
+            let podmeter = build::podmeter(&workspace, true)?;
             if check { docs::check(&workspace, &podmeter)? } else { docs::write(&workspace, &podmeter)? }
         }
         Task::Bench { arguments } => return test::measure(&workspace, "bench", &arguments),

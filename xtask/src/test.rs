@@ -3,6 +3,7 @@
 use std::env;
 use std::fmt;
 use std::io::{BufRead, BufReader, Write, stdout};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -25,15 +26,13 @@ pub(crate) enum Suite {
     Host,
     /// The same tests in virtual machines, on each of Debian's kernels.
     Vm,
-    /// Checks, then those of pure code and those on this machine.
+    /// Checks, then all of these.
     All,
 }
 
 /// Runs a suite. The last line printed is the sum over every runner; what failed is named before it.
 pub(crate) fn run(workspace: &Workspace, suite: Suite, guests: &vm::Options) -> ExitCode {
     let mut session = Session::new(stdout());
-    let no_guests = (suite == Suite::All)
-        .then(|| vm::impossible().unwrap_or_else(|| "a suite of their own, ten minutes more: `cargo xtask test vm`".to_owned()));
     let purpose = match suite {
         Suite::Unit => Purpose::Build,
         Suite::Host | Suite::All => Purpose::Test,
@@ -42,13 +41,21 @@ pub(crate) fn run(workspace: &Workspace, suite: Suite, guests: &vm::Options) -> 
     session.step("setup", || setup::run(workspace, purpose));
     if session.failures.is_empty() {
         tests(workspace, suite, &mut session);
-        if suite == Suite::Vm {
-            session.guests(workspace, guests);
+        match suite {
+            // Whoever asks for them alone is told by what fails.
+            Suite::Vm => session.guests(workspace, guests),
+            Suite::All => match vm::impossible() {
+                None if session.step("setup of virtual machines", || setup::run(workspace, Purpose::Vm)) => {
+                    session.guests(workspace, guests);
+                }
+                None => {}
+                Some(why) => {
+                    println!("\nSKIPPED {GUESTS}: {why}");
+                    session.tally += Tally::SKIPPED_STEP;
+                }
+            },
+            Suite::Unit | Suite::Host => {}
         }
-    }
-    if let Some(why) = no_guests {
-        println!("\nSKIPPED {GUESTS}: {why}");
-        session.tally += Tally::SKIPPED_STEP;
     }
     println!();
     for failure in &session.failures {
@@ -60,8 +67,9 @@ pub(crate) fn run(workspace: &Workspace, suite: Suite, guests: &vm::Options) -> 
 
 fn tests(workspace: &Workspace, suite: Suite, session: &mut Session<impl Write + Send>) {
     // A program that does not build has no generated documents, and the tests of the whole program have nothing to run.
-    let built =
-        matches!(suite, Suite::Unit | Suite::Vm) || session.step("release build", || build::podmeter(workspace, false).map(drop));
+    // What is tested is what the image holds.
+    let built = matches!(suite, Suite::Unit | Suite::Vm)
+        || session.step("static release build", || build::podmeter(workspace, true).map(drop));
     if suite == Suite::All {
         for check in lint::CHECKS {
             if built || !check.needs_podmeter {
@@ -74,33 +82,30 @@ fn tests(workspace: &Workspace, suite: Suite, session: &mut Session<impl Write +
         unit.args(["--locked", "--no-fail-fast", "--workspace", "--exclude", "agent-ebpf", "--exclude", "podmeter-tests"]);
         session.runner("unit tests", &mut unit);
     }
-    if matches!(suite, Suite::Host | Suite::All)
-        && built
-        && session.step("static release build", || build::podmeter(workspace, true).map(drop))
-    {
+    if matches!(suite, Suite::Host | Suite::All) && built {
         let mut host = workspace.cargo("test");
         host.args(["--locked", "--no-fail-fast", "--package", "podmeter-tests"]);
         // The kernel is one, and so are its counters: one test at a time. Only shown output tells which tests skipped themselves.
         host.args(["--", "--test-threads=1", "--show-output"]);
-        session.runner("host tests", with_podmeter(workspace, &mut host));
+        session.runner("host tests", with_podmeter(workspace, &build::static_podmeter(workspace), &mut host));
     }
 }
 
 /// Runs a binary of the tests crate, in release, with what the tests get.
 pub(crate) fn measure(workspace: &Workspace, binary: &str, arguments: &[String]) -> Result<ExitCode> {
     setup::run(workspace, Purpose::Test)?;
-    build::podmeter(workspace, false)?;
+    let podmeter = build::podmeter(workspace, false)?;
     let mut cargo = workspace.cargo("run");
     cargo.args(["--release", "--locked", "--package", "podmeter-tests", "--bin", binary, "--"]).args(arguments);
-    with_podmeter(workspace, &mut cargo);
+    with_podmeter(workspace, &podmeter, &mut cargo);
     eprintln!("$ {}", command::shown(&cargo));
     let status = cargo.status().with_context(|| format!("could not start `{}`", command::shown(&cargo)))?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Tells what cargo runs where podmeter and the tools are, and has it run as root: the compiler stays the user's.
-fn with_podmeter<'a>(workspace: &Workspace, cargo: &'a mut Command) -> &'a mut Command {
-    cargo.env("PODMETER_BIN", workspace.target.join("release/podmeter"));
+/// Tells what cargo runs where this podmeter and the tools are, and has it run as root: the compiler stays the user's.
+fn with_podmeter<'a>(workspace: &Workspace, podmeter: &Path, cargo: &'a mut Command) -> &'a mut Command {
+    cargo.env("PODMETER_BIN", podmeter);
     cargo.env("PODMETER_STATIC_BIN", build::static_podmeter(workspace));
     cargo.env("PODMETER_TOOLS", workspace.tools());
     if !command::is_root() {

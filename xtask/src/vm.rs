@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
@@ -37,6 +37,9 @@ const DISK_BYTES: u64 = 256 << 20;
 
 /// Guests at a time: two CPUs have this many well in hand, since tests wait most of the time.
 const GUESTS: u8 = 3;
+
+/// How long each guest starts after the one before: the first runners, which start the agent most often, are not at once.
+const STAGGER: Duration = Duration::from_secs(30);
 
 /// How often an emulated kernel is booted until it gets as far as its tests.
 ///
@@ -164,11 +167,13 @@ pub(crate) fn test(workspace: &Workspace, options: &Options, out: &mut (impl Wri
     let next = || lock(&waiting).pop_front();
     let (outcomes, out) = (Mutex::new(Vec::new()), Mutex::new(out));
     thread::scope(|scope| {
-        for _ in 0..options.guests {
-            scope.spawn(|| {
+        for number in 0..u32::from(options.guests).min(chosen.len() as u32) {
+            let (next, outcomes, out, programs) = (&next, &outcomes, &out, &programs);
+            scope.spawn(move || {
+                thread::sleep(number * STAGGER);
                 while let Some(kernel) = next() {
-                    let outcome = run(workspace, kernel, &programs, options, &mut Shared(&out));
-                    lock(&outcomes).push(outcome);
+                    let outcome = run(workspace, kernel, programs, options, &mut Shared(out));
+                    lock(outcomes).push(outcome);
                 }
             });
         }

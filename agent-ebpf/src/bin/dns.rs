@@ -11,13 +11,15 @@
 use agent_common::{
     cgroups::UNATTRIBUTED,
     dns::{
-        Connection, Counts4, DURATION_LEN, DnsCounts, Facts, HEAD_LEN, HEADER_LEN, Message, NAME_LEN, NO_QUESTION, Name, NameKey,
+        Connection, Counts4, DURATION_LEN, DnsCounts, Facts, HEADER_LEN, Message, NAME_LEN, NO_QUESTION, Name, NameKey,
         PREFIX_LEN, Query, QueryKey, Refused, Row, RowKey, STREAM_HEAD, Side, Source, Stream, Transport, Way, duration_position,
         name_hash, parse, question, row_kind,
     },
 };
 use agent_ebpf::{
-    CgroupSlots, MMAPABLE, add, forgotten, frozen, length_within, opaque,
+    CgroupSlots, MMAPABLE, add, forgotten, frozen, length_within,
+    message::{Head, PIECE_LEN, Pieces},
+    opaque,
     packet::{Packet, Protocol, is_one_of},
 };
 use aya_ebpf::{
@@ -64,9 +66,6 @@ static DNS_CONNECTIONS: SkStorage<Connection> = SkStorage::new();
 /// answered unseen.
 #[btf_map]
 static DNS_GAPS: LruHashMap<u64, u64, 256> = LruHashMap::new();
-
-/// Bytes of a question that are read from a packet at once, a power of two. Few names are longer.
-const PIECE_LEN: usize = 64;
 
 /// Messages of one segment that are looked at.
 const MESSAGES: u32 = 32;
@@ -203,64 +202,6 @@ impl Source for InStream {
     }
 }
 
-/// A question in a packet, read piece by piece: a whole name is more than the stack of three functions has room for.
-struct Pieces {
-    skb: *mut __sk_buff,
-    /// Where the message begins.
-    at: u32,
-    /// Bytes of the message.
-    len: u32,
-    piece: *mut u8,
-}
-
-impl Source for Pieces {
-    #[inline(always)]
-    fn byte(&self, at: usize) -> Option<u8> {
-        if at as u32 >= self.len {
-            return None;
-        }
-        // On the stack: an interrupt may bring another packet to this CPU meanwhile.
-        let place = (at - HEADER_LEN) & (PIECE_LEN - 1);
-        if place == 0 {
-            let left = self.len - at as u32;
-            let left = length_within(if left > PIECE_LEN as u32 { PIECE_LEN as u64 } else { left as u64 }, PIECE_LEN as u64)?;
-            // SAFETY: there is room for PIECE_LEN bytes; the helper refuses what lies beyond the packet.
-            if unsafe { bpf_skb_load_bytes(self.skb.cast(), self.at + at as u32, self.piece.cast(), left as u32) } != 0 {
-                return None;
-            }
-        }
-        // SAFETY: `place` is below PIECE_LEN.
-        Some(unsafe { *self.piece.add(place) })
-    }
-
-    #[inline(always)]
-    fn forgotten(&self, number: u8, noise: u64) -> u8 {
-        forgotten(number as u64, 127, noise) as u8
-    }
-}
-
-/// The head of a message in memory, of which `len` bytes are there.
-struct Head {
-    at: *const u8,
-    len: u32,
-}
-
-impl Source for Head {
-    #[inline(always)]
-    fn byte(&self, at: usize) -> Option<u8> {
-        if at as u32 >= self.len || at >= HEAD_LEN {
-            return None;
-        }
-        // SAFETY: whoever makes one has HEAD_LEN bytes at the address.
-        Some(unsafe { *self.at.add(at) })
-    }
-
-    #[inline(always)]
-    fn forgotten(&self, number: u8, noise: u64) -> u8 {
-        forgotten(number as u64, 127, noise) as u8
-    }
-}
-
 /// The hash of the question of the message of `len` bytes at `at` in the packet, 0 when it cannot be read.
 ///
 /// A global function, which the verifier looks at once, whatever calls it: hence numbers go in and out.
@@ -268,7 +209,8 @@ impl Source for Head {
 #[inline(never)]
 extern "C" fn dns_question_in_packet(skb: *mut __sk_buff, at: u32, len: u32) -> u64 {
     let mut piece = [0_u64; PIECE_LEN / 8];
-    question(&Pieces { skb, at, len, piece: (&raw mut piece).cast() }).unwrap_or(0)
+    // SAFETY: the context; the piece is this function's.
+    question(&unsafe { Pieces::new(skb, at, len, &mut piece) }).unwrap_or(0)
 }
 
 /// The hash of the name that begins at `at` in the packet, 0 when it cannot be read. A global function, as that above.
@@ -279,7 +221,8 @@ extern "C" fn dns_name_in_packet(skb: *mut __sk_buff, at: u32) -> u64 {
     let at = at.saturating_sub(HEADER_LEN as u32);
     // SAFETY: a field of the context.
     let len = unsafe { (*skb).len }.saturating_sub(at);
-    name_hash(&Pieces { skb, at, len, piece: (&raw mut piece).cast() }).unwrap_or(0)
+    // SAFETY: the context; the piece is this function's.
+    name_hash(&unsafe { Pieces::new(skb, at, len, &mut piece) }).unwrap_or(0)
 }
 
 /// The same of a message of which the head is in the memory of its stream.
@@ -290,7 +233,8 @@ extern "C" fn dns_question_in_stream(skb: *mut __sk_buff, egress: u32, len: u32)
     let Some((_, stream)) = found else { return 0 };
     // SAFETY: a field of a map value, of which the first bytes are the message's length.
     let at = unsafe { (&raw const (*stream).head).cast::<u8>().add(PREFIX_LEN) };
-    question(&Head { at, len }).unwrap_or(0)
+    // SAFETY: the head of a stream has so many.
+    question(&unsafe { Head::new(at, len) }).unwrap_or(0)
 }
 
 /// What was read, with every field set in every case: the verifier refuses to copy what was never written, even where nobody uses it.
