@@ -152,8 +152,6 @@ record! {
         pub task_exec_start: u64,
         /// `task_struct.sched_info.run_delay`
         pub task_run_delay: u64,
-        /// `task_struct.__state`, `state` before 5.14
-        pub task_state: u64,
         /// `task_struct.cgroups`
         pub task_cgroups: u64,
         /// `css_set.dfl_cgrp`

@@ -21,8 +21,9 @@ use agent_common::{
         WINDOW_NS, WindowEntry, wait_position,
     },
 };
-use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, frozen, load, load32, probe};
+use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, frozen, load, probe};
 use aya_ebpf::{
+    EbpfContext as _,
     btf_maps::Array,
     helpers::generated::{bpf_get_current_task, bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_ns},
     macros::{btf_map, btf_tracepoint, raw_tracepoint},
@@ -69,6 +70,19 @@ fn cpu_on_switch(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// `sched_process_fork(struct task_struct *parent, struct task_struct *child)`, before the child can run: a task begins with
+/// nothing used (`sched_fork`), and all of it is counted also when its first switch is not traced.
+#[btf_tracepoint(function = "sched_process_fork")]
+fn cpu_on_fork(ctx: BtfTracePointContext) -> i32 {
+    // The verifier forbids arithmetic on pointers; what a helper reads from memory is a number.
+    let Some(child) = probe(ctx.as_ptr() as u64, size_of::<u64>() as u64) else { return 0 };
+    if let Some(entry) = entry_of(child) {
+        // SAFETY: a map value.
+        unsafe { count_up_to(entry, child, Mark { exec_ns: 0, run_delay_ns: 0 }) };
+    }
+    0
+}
+
 #[inline(always)]
 unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
     // SAFETY: see the caller.
@@ -93,8 +107,7 @@ unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
         let reached = Mark { exec_ns, run_delay_ns };
         let Some(entry) = entry_of(address) else { return };
         let counted = counted(entry, address, if task == prev { Some(switched_in) } else { None }, reached);
-        let dead = load32(prev, frozen!(FACTS.task_state)) & TASK_DEAD != 0;
-        count_up_to(entry, address, if dead { BORN } else { reached });
+        count_up_to(entry, address, reached);
         let Some(counted) = counted else { return };
         let ran_ns = exec_ns - counted.exec_ns;
         let waited_ns = run_delay_ns - counted.run_delay_ns;
@@ -129,12 +142,6 @@ struct Mark {
     run_delay_ns: u64,
 }
 
-/// Where every task begins (`sched_fork`): left behind by one that is gone, for the next that gets its address.
-const BORN: Mark = Mark { exec_ns: 0, run_delay_ns: 0 };
-
-/// `TASK_DEAD` of include/linux/sched.h: the state in which a task is switched out for the last time.
-const TASK_DEAD: u32 = 0x80;
-
 /// The entry of the task at `address` in the table that says up to where each task has been counted.
 ///
 /// The values at switch-in are not enough for that. When the load balancer moves a waiting task, the kernel adds the wait so
@@ -150,7 +157,7 @@ fn entry_of(address: u64) -> Option<*mut TaskMark> {
 /// Up to where the task at `address`, whose accounts stand at `reached`, has been counted.
 ///
 /// An entry that another task overwrote does not carry this task's check: then `switched_in` counts. Without either, the stretch
-/// began before our time. What a task left behind whose end was not seen is larger than what a new one at its address has.
+/// began before our time.
 #[inline(always)]
 unsafe fn counted(entry: *mut TaskMark, address: u64, switched_in: Option<Mark>, reached: Mark) -> Option<Mark> {
     // SAFETY: a map value; a torn set of words fails the check.

@@ -35,7 +35,7 @@ use crate::{
 pub const SIGNAL: Signal = Signal {
     name: "cpu",
     help: "CPU time, run-queue wait split by cause, CPUs used per 100 ms",
-    tracepoints: &["sched_switch"],
+    tracepoints: &["sched_switch", "sched_process_fork"],
     metrics: &[
         &TIME,
         &USAGE,
@@ -215,7 +215,11 @@ impl Cpu {
                 ("CPU_TASKS", None),
             ],
             shared: &[("CGROUP_SLOTS", cgroups.object()), ("GENERATION", cgroups.object())],
-            programs: &[("cpu_on_switch", Hook::Tracepoint("sched_switch")), ("cpu_settle", Hook::Call)],
+            programs: &[
+                ("cpu_on_fork", Hook::Tracepoint("sched_process_fork")),
+                ("cpu_on_switch", Hook::Tracepoint("sched_switch")),
+                ("cpu_settle", Hook::Call),
+            ],
         })?;
         kernel.attach(&mut object)?;
         let now: MappedArray<CpuNow> = object.mapped("CPU_NOW")?;
@@ -449,13 +453,10 @@ fn widen(low: u32, current: u64) -> u64 {
 
 /// Where this kernel keeps what the program reads.
 fn offsets(btf: &Btf) -> Result<Facts, BtfError> {
-    // 5.14 made the state of a task a 32-bit number under another name; its bits are the same.
-    let state = if btf.has_member("task_struct", "__state") { ("__state", 4) } else { ("state", 8) };
     Ok(Facts {
         task_exec: btf.offset_of("task_struct", "se.sum_exec_runtime", 8)?,
         task_exec_start: btf.offset_of("task_struct", "se.exec_start", 8)?,
         task_run_delay: btf.offset_of("task_struct", "sched_info.run_delay", 8)?,
-        task_state: btf.offset_of("task_struct", state.0, state.1)?,
         task_cgroups: btf.offset_of("task_struct", "cgroups", 8)?,
         css_set_cgroup: btf.offset_of("css_set", "dfl_cgrp", 8)?,
         cgroup_kn: btf.offset_of("cgroup", "kn", 8)?,

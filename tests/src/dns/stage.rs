@@ -2,7 +2,11 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::{Pid, gettid},
+};
 
 use super::server::Server;
 use crate::{
@@ -39,15 +43,18 @@ pub struct Stage {
     pub server_cgroup: Cgroup,
     /// Answers.
     pub server: Server,
+    _one_cpu: OneCpu,
 }
 
 impl Stage {
     /// Starts all three.
     pub fn set(config: serde_json::Value, address: SocketAddr) -> Result<Self> {
         let agent = Agent::start(config)?;
+        // After the agent, which may run anywhere.
+        let _one_cpu = OneCpu::new()?;
         let (client, server_cgroup) = (Cgroup::new("dns-client")?, Cgroup::new("dns-server")?);
         let server = Server::start(&server_cgroup, address)?;
-        Ok(Self { agent, client, server_cgroup, server })
+        Ok(Self { agent, client, server_cgroup, server, _one_cpu })
     }
 
     /// A socket of the client's that is connected to the server.
@@ -93,6 +100,32 @@ impl Stage {
             ensure!(found == (*client, *server), "{metric} over {transport}: {found:?} instead of ({client}, {server})");
         }
         Ok(())
+    }
+}
+
+/// Keeps this thread, and those that it starts, on one CPU while it lives: each CPU has a queue of its own for loopback's packets,
+/// and on a busy machine those of a sender that moves overtake each other.
+struct OneCpu {
+    thread: Pid,
+    allowed: CpuSet,
+}
+
+impl OneCpu {
+    fn new() -> Result<Self> {
+        let thread = gettid();
+        let allowed = sched_getaffinity(thread).context("could not ask which CPUs this thread may use")?;
+        let first = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu).unwrap_or(false)).context("no CPU is allowed")?;
+        let mut one = CpuSet::new();
+        one.set(first).with_context(|| format!("no room for CPU {first} in a set"))?;
+        sched_setaffinity(thread, &one).with_context(|| format!("could not stay on CPU {first}"))?;
+        Ok(Self { thread, allowed })
+    }
+}
+
+impl Drop for OneCpu {
+    fn drop(&mut self) {
+        // The thread may be gone by now.
+        let _ = sched_setaffinity(self.thread, &self.allowed);
     }
 }
 
