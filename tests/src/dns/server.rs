@@ -16,6 +16,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use super::{ANSWER, CUT, listener, message, prefixed, receive_from};
 use crate::cgroup::{Cgroup, inside};
@@ -37,6 +38,8 @@ impl Server {
         let (udp, tcp) = inside(cgroup, || {
             Ok((UdpSocket::bind(address).with_context(|| format!("could not bind {address}"))?, listener(address)?))
         })?;
+        // Room for all that tests have in flight at once, however seldom the server gets to run.
+        setsockopt(&udp, sockopt::RcvBufForce, &(4 << 20)).context("could not enlarge a socket's buffer")?;
         udp.set_read_timeout(Some(LOOK_EVERY)).context("could not set a timeout")?;
         tcp.set_nonblocking(true).context("could not make a socket non-blocking")?;
         let (end, delays) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
