@@ -277,6 +277,8 @@ impl Collector {
             node.points.extend(export::own::points(&stats, of_events.as_ref(), self.started_unix_ns));
         }
         self.queue.enqueue(&batch);
+        drop(batch);
+        sys::trim_heap();
     }
 
     fn report(&mut self, failing: Vec<String>) {

@@ -43,9 +43,6 @@ static CGROUP_SLOTS: CgroupSlots = CgroupSlots::new();
 /// One copy for all CPUs, added to atomically: the agent adds too. DNS is rare enough for that.
 #[btf_map]
 static DNS_COUNTS: Array<DnsCounts, 1, MMAPABLE> = Array::new();
-/// Not touched here: the agent's, kept where it outlives the agent.
-#[btf_map]
-static DNS_COUNTS_CARRIED: Array<DnsCounts, 1, MMAPABLE> = Array::new();
 // These two take memory for what is in them: most slots have no rows, and most queries are answered at once.
 #[btf_map]
 static DNS_ROWS: HashMap<RowKey, Row, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();

@@ -23,9 +23,6 @@ static FACTS: Facts = Facts::ZERO;
 static CGROUP_SLOTS: CgroupSlots = CgroupSlots::new();
 #[btf_map]
 static DROPS_COUNTS: Array<DropCounts, 1, MMAPABLE> = Array::new();
-/// Not touched here: the agent's, kept where it outlives the agent.
-#[btf_map]
-static DROPS_CARRIED: Array<DropCounts, 1, MMAPABLE> = Array::new();
 /// Inode of a network namespace -> slot of the cgroup that all who are in it have in common. Filled by the agent.
 #[btf_map]
 static DROPS_NAMESPACES: HashMap<u32, u32, { NAMESPACES as usize }> = HashMap::new();

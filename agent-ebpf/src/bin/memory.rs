@@ -43,9 +43,6 @@ static MEMORY_INDEX: Array<Index, 1, MMAPABLE> = Array::new();
 static MEMORY_ITEMS: Array<Items, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static MEMORY_COUNTS: Array<Counts, 1, MMAPABLE> = Array::new();
-/// Not touched here: the agent's, kept where it outlives the agent.
-#[btf_map]
-static MEMORY_CARRIED: Array<Counts, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static OOM_KILLS: Array<OomKill, { KILLS_LEN as usize }, MMAPABLE> = Array::new();
 #[btf_map]

@@ -35,9 +35,6 @@ static CGROUP_SLOTS: CgroupSlots = CgroupSlots::new();
 static GENERATION: Generation = Generation::new();
 #[btf_map]
 static NETWORK_COUNTS: Array<NetworkCounts, 1, MMAPABLE> = Array::new();
-/// Not touched here: the agent's, kept where it outlives the agent.
-#[btf_map]
-static NETWORK_CARRIED: Array<NetworkCounts, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static NETWORK_SOCKETS: SkStorage<Socket> = SkStorage::new();
 /// The scopes of address ranges: filled by the agent before the programs are attached.

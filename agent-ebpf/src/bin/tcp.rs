@@ -37,9 +37,6 @@ static FACTS: Facts = Facts::ZERO;
 static CGROUP_SLOTS: CgroupSlots = CgroupSlots::new();
 #[btf_map]
 static TCP_COUNTS: Array<TcpCounts, 1, MMAPABLE> = Array::new();
-/// Not touched here: the agent's, kept where it outlives the agent.
-#[btf_map]
-static TCP_CARRIED: Array<TcpCounts, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static TCP_SOCKETS: SkStorage<Counted> = SkStorage::new();
 

@@ -19,10 +19,18 @@ use crate::signals::metric::{Kind, Metric, Point, Value};
 
 /// Encodes a batch: one `ResourceMetrics` per sample that has points, one `Metric` per metric in it.
 pub fn encode(batch: &Batch) -> ExportMetricsServiceRequest {
-    let time = |sample: &Sample| sample.time_unix_ns.unwrap_or(batch.time_unix_ns);
-    let resource_metrics =
-        batch.samples.iter().chain(&batch.pods).filter_map(|sample| encode_sample(sample, time(sample))).collect();
-    ExportMetricsServiceRequest { resource_metrics }
+    ExportMetricsServiceRequest { resource_metrics: resources(batch).collect() }
+}
+
+/// The same as requests of one resource each. Their bytes in a row are those of the whole request, since that is how protobuf
+/// writes a repeated field; as messages in memory, all at once would be many times as large.
+pub fn one_by_one(batch: &Batch) -> impl Iterator<Item = ExportMetricsServiceRequest> {
+    resources(batch).map(|resource| ExportMetricsServiceRequest { resource_metrics: vec![resource] })
+}
+
+fn resources(batch: &Batch) -> impl Iterator<Item = ResourceMetrics> {
+    let encode = |sample: &Sample| encode_sample(sample, sample.time_unix_ns.unwrap_or(batch.time_unix_ns));
+    batch.samples.iter().chain(&batch.pods).filter_map(encode)
 }
 
 /// The number of data points in a request.
@@ -218,6 +226,16 @@ mod tests {
     fn only_metrics(points: Vec<Point>) -> Vec<OtlpMetric> {
         let mut request = decoded(vec![(vec![("k8s.pod.name", "web-0")], points)]);
         request.resource_metrics.pop().map(|mut r| r.scope_metrics.remove(0).metrics).unwrap_or_default()
+    }
+
+    #[test]
+    fn requests_of_one_resource_each_are_in_a_row_the_request_of_all() {
+        let batch = crate::export::fixtures::node(3);
+        let bytes: Vec<u8> = one_by_one(&batch).flat_map(|request| request.encode_to_vec()).collect();
+        let whole = encode(&batch);
+        assert!(whole.resource_metrics.len() >= 3);
+        assert_eq!(bytes, whole.encode_to_vec());
+        assert_eq!(one_by_one(&batch).map(|request| points(&request)).sum::<u64>(), points(&whole));
     }
 
     #[test]

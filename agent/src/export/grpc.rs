@@ -4,7 +4,7 @@
 //! and compress them anew at every attempt: so the five bytes of framing are written here, and HTTP/2 and the reading of
 //! statuses are left to hyper and tonic.
 
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderValue, TE};
 use hyper::{HeaderMap, Method, Request, StatusCode};
@@ -13,7 +13,7 @@ use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::compress::{gunzip, gzip};
+use super::compress::{gunzip, written};
 use super::endpoint::{Endpoint, headers};
 use super::failure::{Accepted, Failure, Kind, Retry, one_line};
 use super::link::{Link, REPLY_LIMIT, Reply};
@@ -61,15 +61,13 @@ impl Grpc {
     }
 }
 
-/// A message as gRPC carries it: a flag for compressed, its length, its bytes.
-pub(super) fn frame(message: &[u8], compression: Compression) -> Bytes {
-    let gzipped = (compression == Compression::Gzip).then(|| gzip(message));
-    let payload = gzipped.as_deref().unwrap_or(message);
-    let mut framed = Vec::with_capacity(payload.len() + 5);
-    framed.put_u8(gzipped.is_some().into());
+/// A message, in parts that make it up one after the other, as gRPC carries it: a flag for compressed, its length, its bytes.
+pub(super) fn frame(parts: impl Iterator<Item = impl Message>, compression: Compression) -> Bytes {
+    let flag = u8::from(compression == Compression::Gzip);
+    let mut framed = written(&[flag, 0, 0, 0, 0], parts, compression);
     // A batch is some hundred kB; gRPC itself ends at 4 GiB.
-    framed.put_u32(payload.len() as u32);
-    framed.put_slice(payload);
+    let len = framed.len() as u32 - 5;
+    framed[1..5].copy_from_slice(&len.to_be_bytes());
     framed.into()
 }
 
@@ -208,11 +206,12 @@ mod tests {
 
     #[test]
     fn a_message_is_framed_with_its_flag_and_length() {
-        assert_eq!(&frame(b"abc", Compression::None)[..], b"\x00\x00\x00\x00\x03abc");
-        let framed = frame(b"abc", Compression::Gzip);
+        let parts = || ["abc".to_owned()].into_iter();
+        assert_eq!(&frame(parts(), Compression::None)[..], b"\x00\x00\x00\x00\x05\x0a\x03abc");
+        let framed = frame(parts(), Compression::Gzip);
         assert_eq!(framed[0], 1);
         assert_eq!(u32::from_be_bytes([framed[1], framed[2], framed[3], framed[4]]) as usize, framed.len() - 5);
-        assert_eq!(gunzip(&framed[5..], 100).expect("gzip"), b"abc");
+        assert_eq!(gunzip(&framed[5..], 100).expect("gzip"), b"\x0a\x03abc");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use hyper::{HeaderMap, Method, Request};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
 use prost::Message;
 
-use super::compress::{gunzip, gzip};
+use super::compress::{gunzip, written};
 use super::endpoint::{Endpoint, headers};
 use super::failure::{Accepted, Failure, Kind, Retry, one_line};
 use super::link::{Link, REPLY_LIMIT, Reply};
@@ -55,12 +55,9 @@ impl Http {
     }
 }
 
-/// A message as HTTP carries it.
-pub(super) fn body(message: Vec<u8>, compression: Compression) -> Bytes {
-    match compression {
-        Compression::Gzip => gzip(&message).into(),
-        Compression::None => message.into(),
-    }
+/// A message, in parts that make it up one after the other, as HTTP carries it.
+pub(super) fn body(parts: impl Iterator<Item = impl Message>, compression: Compression) -> Bytes {
+    written(&[], parts, compression).into()
 }
 
 fn outcome(reply: &Reply) -> Result<Accepted, Failure> {
@@ -121,6 +118,7 @@ mod tests {
     use hyper::StatusCode;
 
     use super::*;
+    use crate::export::compress::gzip;
 
     fn reply(status: u16, headers: &[(&'static str, &'static str)], body: &[u8]) -> Reply {
         let headers = headers.iter().map(|(k, v)| ((*k).parse().expect("name"), HeaderValue::from_static(v))).collect();

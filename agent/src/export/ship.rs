@@ -200,19 +200,26 @@ impl Queue {
         if matches!(self.form, Form::Nothing) {
             return;
         }
-        let request = encode::encode(batch);
-        let points = encode::points(&request);
+        let mut points = 0;
+        let body = match self.form {
+            Form::Line => {
+                let request = encode::encode(batch);
+                points = encode::points(&request);
+                self.form.body([request].into_iter())
+            }
+            _ => self.form.body(encode::one_by_one(batch).inspect(|request| points += encode::points(request))),
+        };
         if points > 0 {
-            self.metrics.push(self.form.body(&request), points);
+            self.metrics.push(body, points);
         }
         if batch.events.is_empty() {
             return;
         }
-        let request = logs::encode(&batch.events, batch.time_unix_ns);
+        let body = || self.form.body([logs::encode(&batch.events, batch.time_unix_ns)].into_iter());
         match (&self.logs, self.form) {
-            (Some(logs), _) => logs.push(self.form.body(&request), batch.events.len() as u64),
+            (Some(logs), _) => logs.push(body(), batch.events.len() as u64),
             // They are no points: not counted as such.
-            (None, Form::Line) => self.metrics.push(self.form.body(&request), 0),
+            (None, Form::Line) => self.metrics.push(body(), 0),
             (None, _) => {}
         }
     }
@@ -229,12 +236,12 @@ impl Queue {
 }
 
 impl Form {
-    /// A request as it goes over the wire.
-    fn body(self, request: &(impl Message + serde::Serialize)) -> Bytes {
+    /// A request, in parts that make it up one after the other, as it goes over the wire; as text each part is a line.
+    fn body(self, parts: impl Iterator<Item = impl Message + serde::Serialize>) -> Bytes {
         match self {
-            Self::Grpc(compression) => grpc::frame(&request.encode_to_vec(), compression),
-            Self::Http(compression) => http::body(request.encode_to_vec(), compression),
-            Self::Line => (encode::to_json(request) + "\n").into(),
+            Self::Grpc(compression) => grpc::frame(parts, compression),
+            Self::Http(compression) => http::body(parts, compression),
+            Self::Line => parts.map(|part| encode::to_json(&part) + "\n").collect::<String>().into(),
             Self::Nothing => Bytes::new(),
         }
     }

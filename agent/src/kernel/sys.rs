@@ -10,6 +10,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use agent_common::Counts;
 use aya::Pod;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -89,17 +90,30 @@ impl<T: Pod> MappedArray<T> {
         }
     }
 
+    /// Adds to the value at `index`, word by word as [`MappedArray::add_to_word`] does; nothing beyond the array's end.
+    pub fn add(&self, index: u32, value: &T)
+    where
+        T: Counts,
+    {
+        for (word, added) in self.words(index).unwrap_or_default().iter().zip(words_of(value)) {
+            word.fetch_add(added, Ordering::Relaxed);
+        }
+    }
+
     /// Replaces the value at `index`, its first word last; nothing beyond the array's end.
     ///
     /// Only for records that the kernel side does not write at this time.
     pub fn write(&self, index: u32, value: &T) {
         let Some(words) = self.words(index) else { return };
-        for (i, word) in words.iter().enumerate().rev() {
-            // SAFETY: `T` is a `Pod` of WORDS words without padding.
-            let bits = unsafe { std::ptr::from_ref(value).cast::<u64>().add(i).read_unaligned() };
+        for (word, bits) in words.iter().zip(words_of(value)).rev() {
             word.store(bits, Ordering::Release);
         }
     }
+}
+
+/// The 64-bit words of a record.
+fn words_of<T: Pod>(value: &T) -> impl DoubleEndedIterator<Item = u64> + ExactSizeIterator {
+    bytes_of(value).chunks_exact(8).map(|word| word.try_into().map_or(0, u64::from_ne_bytes))
 }
 
 impl<T> Drop for MappedArray<T> {
@@ -267,7 +281,8 @@ pub fn share_one_heap() {
     }
 }
 
-/// Gives freed memory back to the kernel. Loading programs needs megabytes for a moment that running never needs again.
+/// Gives freed memory back to the kernel: what loading programs needs for a moment and running never again, and between two exports
+/// what a batch is made of.
 pub fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: a plain call into the C library's allocator.

@@ -1,7 +1,7 @@
 //! The books of counts that the kernel side keeps per slot: a cgroup's figure includes its descendants, the dead ones too.
 //!
-//! What a dead cgroup counted is carried by its parent, in an array that only the agent writes and that is pinned like the rest.
-//! So nothing is kept in this process, and the next agent goes on with the same figures.
+//! What a dead cgroup counted is added to what its parent counts, in the array itself. So nothing is kept in this process, and the
+//! next agent goes on with the same figures.
 
 use std::collections::HashMap;
 
@@ -18,22 +18,20 @@ use crate::{
 
 /// The counts `T` of all slots.
 pub struct Books<T> {
-    /// What the kernel side counts: `[copy * slots + slot]`.
+    /// What the kernel side counts, by atomic additions, and what dead descendants had counted: `[copy * slots + slot]`.
     records: MappedArray<T>,
-    /// What dead descendants had counted, by slot.
-    carried: MappedArray<T>,
     copies: u32,
     slots: u32,
 }
 
 impl<T: Counts + Pod> Books<T> {
-    /// Opens the books: `records` and `carried` are maps of `object`. There are as many `copies` of each slot's record as CPUs
-    /// count apart from each other, one where all count in the same.
+    /// Opens the books: `records` is a map of `object`. There are as many `copies` of each slot's record as CPUs count apart from
+    /// each other, one where all count in the same.
     ///
     /// # Errors
-    /// When a map is missing or cannot be mapped.
-    pub fn open(object: &Object, [records, carried]: [&'static str; 2], copies: u32, slots: u32) -> Result<Self, LoadError> {
-        Ok(Self { records: object.mapped(records)?, carried: object.mapped(carried)?, copies, slots })
+    /// When the map is missing or cannot be mapped.
+    pub fn open(object: &Object, records: &'static str, copies: u32, slots: u32) -> Result<Self, LoadError> {
+        Ok(Self { records: object.mapped(records)?, copies, slots })
     }
 
     /// What every cgroup counted since counting began, by slot, descendants included.
@@ -46,16 +44,11 @@ impl<T: Counts + Pod> Books<T> {
         self.own(UNATTRIBUTED)
     }
 
-    /// The last word on a cgroup that is gone and whose children were buried before: what it counted, which its parent carries
-    /// from now on. The slot's records are zeroed for the next owner.
+    /// The last word on a cgroup that is gone and whose children were buried before: what it counted, which is its parent's from
+    /// now on. The slot's records are zeroed for the next owner.
     pub fn bury(&self, cgroup: &Cgroup) -> T {
         let last = self.own(cgroup.slot);
-        let heir = cgroup.parent.unwrap_or(UNATTRIBUTED);
-        if let Some(mut carried) = self.carried.read(heir) {
-            carried.add(&last);
-            self.carried.write(heir, &carried);
-        }
-        self.carried.write(cgroup.slot, &T::ZERO);
+        self.records.add(cgroup.parent.unwrap_or(UNATTRIBUTED), &last);
         for copy in 0..self.copies {
             self.records.write(copy * self.slots + cgroup.slot, &T::ZERO);
         }
@@ -64,7 +57,7 @@ impl<T: Counts + Pod> Books<T> {
 
     /// A slot's own counts and those of its owner's dead descendants.
     fn own(&self, slot: u32) -> T {
-        let mut sum = self.carried.read(slot).unwrap_or(T::ZERO);
+        let mut sum = T::ZERO;
         for record in (0..self.copies).filter_map(|copy| self.records.read(copy * self.slots + slot)) {
             sum.add(&record);
         }

@@ -210,7 +210,6 @@ impl Dns {
             ),
             maps: &[
                 ("DNS_COUNTS", Some(slots)),
-                ("DNS_COUNTS_CARRIED", Some(slots)),
                 ("DNS_ROWS", Some(slots * ROWS_PER_SLOT)),
                 ("DNS_IN_FLIGHT", Some(QUERIES_LEN)),
                 ("DNS_EMPTY_ROW", None),
@@ -227,7 +226,7 @@ impl Dns {
             object.call_from(table, 0, program)?;
         }
         Ok(Self {
-            books: Books::open(&object, ["DNS_COUNTS", "DNS_COUNTS_CARRIED"], 1, slots)?,
+            books: Books::open(&object, "DNS_COUNTS", 1, slots)?,
             counts: object.mapped("DNS_COUNTS")?,
             rows: Rows::new(object.take("DNS_ROWS")?),
             names: Names::new(

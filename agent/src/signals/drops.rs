@@ -79,12 +79,12 @@ impl Drops {
             object: SIGNAL.name,
             bytes: OBJECT,
             facts: ("FACTS", facts),
-            maps: &[("DROPS_COUNTS", Some(slots)), ("DROPS_CARRIED", Some(slots)), ("DROPS_NAMESPACES", None)],
+            maps: &[("DROPS_COUNTS", Some(slots)), ("DROPS_NAMESPACES", None)],
             shared: &[("CGROUP_SLOTS", cgroups.object())],
             programs: &[("drops_on_free", Hook::Tracepoint("kfree_skb"))],
         })?;
         kernel.attach(&mut object)?;
-        let books = Books::open(&object, ["DROPS_COUNTS", "DROPS_CARRIED"], 1, slots)?;
+        let books = Books::open(&object, "DROPS_COUNTS", 1, slots)?;
         let mut map: BpfHashMap<MapData, u32, u32> = object.take("DROPS_NAMESPACES")?;
         // What an earlier agent knew may be out of date.
         for inode in map.keys().flatten().collect::<Vec<_>>() {

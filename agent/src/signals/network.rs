@@ -127,7 +127,6 @@ impl Network {
             facts: ("FACTS", Facts { slots: slots.into(), ranges: hasher.finish(), ports }),
             maps: &[
                 ("NETWORK_COUNTS", Some(cpus * slots)),
-                ("NETWORK_CARRIED", Some(slots)),
                 ("NETWORK_SOCKETS", None),
                 ("NETWORK_RANGES_4", None),
                 ("NETWORK_RANGES_6", None),
@@ -155,7 +154,7 @@ impl Network {
             forget_dns(&mut object)?;
         }
         kernel.attach(&mut object)?;
-        let books = Books::open(&object, ["NETWORK_COUNTS", "NETWORK_CARRIED"], cpus, slots)?;
+        let books = Books::open(&object, "NETWORK_COUNTS", cpus, slots)?;
         Ok(Self { _object: object, books, started_unix_ns: facts::unix_ns() })
     }
 }

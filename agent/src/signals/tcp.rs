@@ -168,7 +168,7 @@ impl Tcp {
             object: SIGNAL.name,
             bytes: OBJECT,
             facts: ("FACTS", facts),
-            maps: &[("TCP_COUNTS", Some(slots)), ("TCP_CARRIED", Some(slots)), ("TCP_SOCKETS", None)],
+            maps: &[("TCP_COUNTS", Some(slots)), ("TCP_SOCKETS", None)],
             shared: &[("CGROUP_SLOTS", cgroups.object())],
             programs: &programs,
         })?;
@@ -178,7 +178,7 @@ impl Tcp {
         } else {
             tracing::warn!("this kernel is older than 5.11: connections that are older than the agent are not counted");
         }
-        let books = Books::open(&object, ["TCP_COUNTS", "TCP_CARRIED"], 1, slots)?;
+        let books = Books::open(&object, "TCP_COUNTS", 1, slots)?;
         Ok(Self { object, books, started_unix_ns: facts::unix_ns() })
     }
 
