@@ -3,6 +3,10 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::{
+    sched::{CpuSet, sched_getaffinity},
+    unistd::Pid,
+};
 
 /// `/proc/<pid>/schedstat`: the scheduler's own account of one task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,6 +109,12 @@ impl Tolerance {
 /// Number of CPUs that this process may run on.
 pub fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The last CPU that this thread may run on: the first has most of the interrupts.
+pub fn last_cpu() -> Result<usize> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).context("could not ask which CPUs are allowed")?;
+    (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu) == Ok(true)).context("no CPU is allowed")
 }
 
 /// Length of a scheduler tick at the slowest rate that kernels are built with (HZ=100): `cpu.stat` of a running task is at most

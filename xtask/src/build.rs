@@ -36,6 +36,14 @@ pub(crate) fn link_statically(cargo: &mut Command) -> String {
     target
 }
 
+/// `cargo test` of the tests crate, static and in release: this machine and guests run what is built once.
+pub(crate) fn tests(workspace: &Workspace) -> Command {
+    let mut cargo = workspace.cargo("test");
+    cargo.args(["--release", "--locked", "--package", "podmeter-tests"]);
+    link_statically(&mut cargo);
+    cargo
+}
+
 /// This machine, as compilers name it.
 fn target() -> String {
     format!("{}-unknown-linux-gnu", env::consts::ARCH)

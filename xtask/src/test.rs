@@ -83,12 +83,9 @@ fn tests(workspace: &Workspace, suite: Suite, session: &mut Session<impl Write +
         session.runner("unit tests", &mut unit);
     }
     if matches!(suite, Suite::Host | Suite::All) && built {
-        let mut host = workspace.cargo("test");
-        // As guests run them, so that they are built once.
-        host.args(["--release", "--locked", "--no-fail-fast", "--package", "podmeter-tests"]);
-        build::link_statically(&mut host);
+        let mut host = build::tests(workspace);
         // The kernel is one, and so are its counters: one test at a time. Only shown output tells which tests skipped themselves.
-        host.args(["--", "--test-threads=1", "--show-output"]);
+        host.args(["--no-fail-fast", "--", "--test-threads=1", "--show-output"]);
         session.runner("host tests", with_podmeter(workspace, &build::static_podmeter(workspace), &mut host));
     }
 }

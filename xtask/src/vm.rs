@@ -283,10 +283,11 @@ fn programs(workspace: &Workspace) -> Result<Programs> {
         bail!(why);
     }
     let podmeter = build::podmeter(workspace, true)?;
-    let mut cargo = workspace.cargo("test");
-    cargo.args(["--no-run", "--release", "--locked", "--package", "podmeter-tests", "--test", "*"]);
-    build::link_statically(&mut cargo);
-    cargo.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()).stderr(Stdio::inherit());
+    let mut cargo = build::tests(workspace);
+    cargo
+        .args(["--no-run", "--test", "*", "--message-format=json-render-diagnostics"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit());
     eprintln!("$ {}", command::shown(&cargo));
     let output = cargo.output().with_context(|| format!("could not start `{}`", command::shown(&cargo)))?;
     if !output.status.success() {

@@ -1,4 +1,4 @@
-//! The cpu signal: CPU time, run-queue wait and 100 ms windows per cgroup, from one program on sched_switch.
+//! The cpu signal: CPU time, run-queue wait and 100 ms windows per cgroup, from one program on sched_switch; another notes each fork.
 //!
 //! The kernel's own accounting does the work. When `sched_switch(preempt, prev, next)` is traced, `prev`'s
 //! `sum_exec_runtime` is up to date (`update_curr` ran) and its `run_delay` holds all its waiting up to the moment it was
@@ -157,7 +157,8 @@ fn entry_of(address: u64) -> Option<*mut TaskMark> {
 /// Up to where the task at `address`, whose accounts stand at `reached`, has been counted.
 ///
 /// An entry that another task overwrote does not carry this task's check: then `switched_in` counts. Without either, the stretch
-/// began before our time.
+/// began before our time. A mark beyond where this task stands was left by an earlier one at its address: not every new task is
+/// told by `sched_process_fork` (io_uring's workers are not).
 #[inline(always)]
 unsafe fn counted(entry: *mut TaskMark, address: u64, switched_in: Option<Mark>, reached: Mark) -> Option<Mark> {
     // SAFETY: a map value; a torn set of words fails the check.

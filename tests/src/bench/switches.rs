@@ -2,11 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
-use nix::{
-    sched::{CpuSet, sched_getaffinity},
-    unistd::Pid,
-};
+use anyhow::{Result, ensure};
 
 use super::{
     Effort, Stop,
@@ -17,6 +13,7 @@ use super::{
 use crate::{
     cgroup::Cgroup,
     load::{self, Process},
+    truth::last_cpu,
 };
 
 /// In cache: two processes that wake each other on one CPU.
@@ -204,10 +201,4 @@ impl PingPong {
             }
         }
     }
-}
-
-/// The last CPU that this process may use: the first has most of the interrupts.
-fn last_cpu() -> Result<usize> {
-    let set = sched_getaffinity(Pid::from_raw(0)).context("could not ask which CPUs this process may use")?;
-    (0..CpuSet::count()).rev().find(|&cpu| set.is_set(cpu).unwrap_or(false)).context("this process may use no CPU")
 }

@@ -8,11 +8,10 @@ use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::sched::{CpuSet, sched_getaffinity};
-use nix::unistd::Pid;
 
 use super::load::{Load, Order};
 use super::tree::{Qos, Resources, Tree};
+use crate::truth::last_cpu;
 
 /// A container, alone in its pod.
 struct Pod {
@@ -217,12 +216,6 @@ fn wait_until_inside(cgroup: &Path, child: Option<&mut Child>) -> Result<()> {
         }
         sleep(Duration::from_millis(5));
     }
-}
-
-/// The last CPU that this process may use.
-fn last_cpu() -> Result<usize> {
-    let allowed = sched_getaffinity(Pid::from_raw(0)).context("could not ask which CPUs are allowed")?;
-    (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu) == Ok(true)).context("no CPU is allowed")
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use crate::{
     cgroup::{Cgroup, inside},
     dns,
     otlp::{Exports, Histogram},
+    truth::last_cpu,
 };
 
 /// How lookups ended, as the asking side sees them.
@@ -114,10 +115,9 @@ impl OneCpu {
     fn new() -> Result<Self> {
         let thread = gettid();
         let allowed = sched_getaffinity(thread).context("could not ask which CPUs this thread may use")?;
-        let first = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu).unwrap_or(false)).context("no CPU is allowed")?;
+        let cpu = last_cpu()?;
         let mut one = CpuSet::new();
-        one.set(first).with_context(|| format!("no room for CPU {first} in a set"))?;
-        sched_setaffinity(thread, &one).with_context(|| format!("could not stay on CPU {first}"))?;
+        one.set(cpu).and_then(|()| sched_setaffinity(thread, &one)).with_context(|| format!("could not stay on CPU {cpu}"))?;
         Ok(Self { thread, allowed })
     }
 }
