@@ -100,6 +100,14 @@ counts! {
 }
 
 record! {
+    /// How sockets that live are counted; the agent's alone to write. `TCP_MODE[0]`.
+    pub struct Mode {
+        /// 1 where they are counted whenever something is acknowledged or sent again: no walk reaches all of them.
+        pub at_events: u64,
+    }
+}
+
+record! {
     /// Up to where one socket has been counted, in the socket's own storage.
     pub struct Counted {
         /// `tcp_sock.segs_out`

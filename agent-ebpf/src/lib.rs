@@ -11,7 +11,7 @@ pub mod socket;
 
 use aya_ebpf::{
     btf_maps::{Array, HashMap},
-    helpers::bpf_probe_read_kernel,
+    helpers::{bpf_probe_read_kernel, generated::bpf_probe_read_kernel_str},
 };
 
 /// `BPF_F_MMAPABLE`: userspace reads the map as memory, without a system call per value.
@@ -90,11 +90,52 @@ pub unsafe fn load16(pointer: u64, offset: u64) -> u16 {
     unsafe { core::ptr::read_volatile((pointer + offset) as *const u16) }
 }
 
+/// 1 where programs may read kernel memory by address; frozen by the agent. A kernel that is locked down for confidentiality refuses
+/// every program that could call the helpers for it, and with 0 the verifier sees that none does.
+#[unsafe(no_mangle)]
+static READS_BY_ADDRESS: u64 = 1;
+
+/// Whether this kernel lets programs read its memory by address.
+#[inline(always)]
+pub fn reads_by_address() -> bool {
+    // SAFETY: a live static, of which only the initial value is replaced, before the program loads.
+    unsafe { core::ptr::read_volatile(&raw const READS_BY_ADDRESS) != 0 }
+}
+
 /// Reads a `u64` at an address that is a mere number, by a helper that survives a wrong one.
 #[inline(always)]
 pub fn probe(address: u64, offset: u64) -> Option<u64> {
+    if !reads_by_address() {
+        return None;
+    }
     // SAFETY: bpf_probe_read_kernel returns an error for memory that cannot be read.
     unsafe { bpf_probe_read_kernel((address + offset) as *const u64) }.ok()
+}
+
+/// Copies a zero-terminated string of the kernel's, cut to `room` bytes with its zero; `None` when it cannot be read.
+///
+/// # Safety
+/// `to` must be writable for `room` bytes.
+#[inline(always)]
+pub unsafe fn probe_str(to: *mut u8, room: u32, address: u64) -> Option<u32> {
+    if !reads_by_address() {
+        return None;
+    }
+    // SAFETY: the helper writes no more than it is told, and survives any address.
+    let copied = unsafe { bpf_probe_read_kernel_str(to.cast(), room, address as *const _) };
+    if copied > 0 { Some(copied as u32 - 1) } else { None }
+}
+
+/// Copies `len` bytes of the kernel's memory; zeros where it cannot be read.
+///
+/// # Safety
+/// `to` must be writable for `len` bytes.
+#[inline(always)]
+pub unsafe fn probe_bytes(to: *mut u8, len: u32, address: u64) {
+    if reads_by_address() {
+        // SAFETY: the helper writes no more than it is told, and survives any address.
+        unsafe { aya_ebpf::helpers::generated::bpf_probe_read_kernel(to.cast(), len, address as *const _) };
+    }
 }
 
 /// Adds `n` to a count that other CPUs, interrupts and the agent add to as well.

@@ -42,6 +42,7 @@ const GRACE_NS: u64 = 1_000_000_000;
 const ID: usize = std::mem::offset_of!(Owner, id) / 8;
 /// The word with `older_than_counting` in its lower half and `path_len` in its upper one.
 const OLDER: usize = std::mem::offset_of!(Owner, older_than_counting) / 8;
+const PATH: usize = std::mem::offset_of!(Owner, path) / 8;
 const BORN: usize = std::mem::offset_of!(Owner, born_ns) / 8;
 const DIED: usize = std::mem::offset_of!(Owner, died_ns) / 8;
 
@@ -112,6 +113,7 @@ impl Cgroups {
                 ("cgroups_on_mkdir", Hook::Tracepoint("cgroup_mkdir")),
                 ("cgroups_on_rmdir", Hook::Tracepoint("cgroup_rmdir")),
             ],
+            optional: &[],
         })?;
         let mut cgroups = Self {
             root,
@@ -197,11 +199,11 @@ impl Cgroups {
         // A parent may have been born behind our back after we passed its slot: then its child waits for the next time.
         let known: HashSet<u64> = self.table.ids().chain(born.iter().map(|(_, id, _)| *id)).collect();
         born.retain(|(_, _, owner)| known.contains(&owner.parent) || self.by_id.get(&owner.parent, 0).is_err());
+        self.find_paths(&mut born);
         // Parents before children.
         born.sort_by_key(|(_, _, owner)| (owner.path_len, owner.born_ns));
         for (slot, id, owner) in born {
-            let len = (owner.path_len as usize).min(PATH_LEN - 1);
-            let path = String::from_utf8_lossy(&owner.path[..len]).into_owned();
+            let path = path_of(&owner);
             self.table.insert(Cgroup {
                 slot,
                 id,
@@ -214,6 +216,33 @@ impl Cgroups {
                 died_ns: Some(owner.died_ns).filter(|ns| *ns != 0),
                 phase: Phase::Counting,
             });
+        }
+    }
+
+    /// Finds the paths that the kernel side could not read, where kernel memory may not be read by address: a cgroup's directory is
+    /// the one in its parent's that has its id. One that is gone already is named by its id. What is found is written down for the
+    /// next agent.
+    fn find_paths(&self, born: &mut [(u32, u64, Owner)]) {
+        let mut unnamed: Vec<usize> = (0..born.len()).filter(|n| born[*n].2.path_len == 0).collect();
+        unnamed.sort_by_key(|n| born[*n].2.born_ns);
+        for n in unnamed {
+            let (slot, id, owner) = &born[n];
+            let known = self.table.iter().find(|c| c.id == owner.parent).map(|c| c.path.clone());
+            let named = || born.iter().find(|(_, id, other)| *id == owner.parent && other.path_len > 0);
+            let parent = known.or_else(|| named().map(|(.., other)| path_of(other))).unwrap_or_default();
+            let parent = parent.trim_end_matches('/');
+            let name = scan::child(&self.root.join(parent.trim_start_matches('/')), *id);
+            let path = format!("{parent}/{}", name.unwrap_or_else(|| format!("(gone, id {id})")));
+            let mut owner = *owner;
+            write_path(&mut owner, &path);
+            // The kernel side writes the time of death only; it has a word of its own.
+            for (word, bytes) in owner.path.chunks_exact(8).enumerate() {
+                let bits = bytes.try_into().map_or(0, u64::from_ne_bytes);
+                self.owners.set_word(*slot, PATH + word, bits);
+            }
+            let older = u64::from(owner.older_than_counting);
+            self.owners.set_word(*slot, OLDER, u64::from(owner.path_len) << 32 | older);
+            born[n].2 = owner;
         }
     }
 
@@ -292,11 +321,9 @@ impl Cgroups {
                 parent: cgroup.parent,
                 born_ns: facts::boottime_ns(),
                 older_than_counting: 1,
-                path_len: cgroup.path.len().min(PATH_LEN - 1) as u32,
                 ..Owner::ZERO
             };
-            let bytes = &cgroup.path.as_bytes()[..owner.path_len as usize];
-            owner.path[..bytes.len()].copy_from_slice(bytes);
+            write_path(&mut owner, &cgroup.path);
             self.owners.write(slot, &owner);
             self.by_id.insert(cgroup.id, slot, 0).map_err(|source| CgroupError::Slots { action: "take", source })?;
             // Removed between the scan and the entry: the kernel side could not note its death.
@@ -308,6 +335,20 @@ impl Cgroups {
         self.start_generation();
         Ok(())
     }
+}
+
+/// The path in a record.
+fn path_of(owner: &Owner) -> String {
+    let len = (owner.path_len as usize).min(PATH_LEN - 1);
+    String::from_utf8_lossy(&owner.path[..len]).into_owned()
+}
+
+/// Writes a path into a record, as far as there is room.
+fn write_path(owner: &mut Owner, path: &str) {
+    let bytes = &path.as_bytes()[..path.len().min(PATH_LEN - 1)];
+    owner.path = [0; PATH_LEN];
+    owner.path[..bytes.len()].copy_from_slice(bytes);
+    owner.path_len = bytes.len() as u32;
 }
 
 /// Where this kernel keeps what the programs read.

@@ -6,7 +6,12 @@ use serde_json::json;
 
 use crate::{
     causes::chain,
-    kernel::{btf::Btf, capabilities, facts, mounts},
+    kernel::{
+        btf::Btf,
+        capabilities, facts,
+        load::{self, LOCKED_DOWN},
+        mounts,
+    },
     pipeline::{Pipeline, Settings, State},
     signals::{ALL, Signal},
 };
@@ -43,7 +48,7 @@ pub fn check(settings: Settings) -> Report {
         Ok(missing) if missing.is_empty() => Ok("all that are needed".to_owned()),
         Ok(missing) => {
             let missing: Vec<_> = missing.iter().map(|c| format!("{} (to {})", c.name, c.purpose)).collect();
-            Err(format!("missing {}: run as root, or give the container these capabilities", missing.join(", ")))
+            Err(format!("missing {}: run as root, or give the container these capabilities", missing.join(" and ")))
         }
         Err(error) => Err(describe(&error)),
     };
@@ -61,6 +66,7 @@ pub fn check(settings: Settings) -> Report {
             },
         },
         Condition { name: "capabilities", outcome: rights },
+        Condition { name: "lockdown", outcome: Ok(lockdown()) },
         Condition {
             name: "bpffs",
             outcome: mounts::ensure_bpffs(&settings.pin_directory).map(|at| at.display().to_string()).map_err(|e| describe(&e)),
@@ -82,6 +88,20 @@ pub fn check(settings: Settings) -> Report {
         }
     };
     Report { conditions, signals }
+}
+
+/// What the kernel keeps from root, and what follows.
+fn lockdown() -> String {
+    // "none integrity [confidentiality]"; securityfs may not be mounted.
+    let modes = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    let mode = modes.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(mode, _)| mode);
+    match (mode, load::reads_by_address()) {
+        (mode, true) => mode.unwrap_or("none").to_owned(),
+        (mode, false) => {
+            let mode = mode.unwrap_or("confidentiality");
+            format!("{mode}: {LOCKED_DOWN}; below, each signal says what it does without")
+        }
+    }
 }
 
 impl Report {

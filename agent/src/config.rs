@@ -188,8 +188,8 @@ pub struct Bpf {
     pub pin: bool,
     /// Where they are pinned.
     pub directory: PathBuf,
-    /// Whether signals may walk over the kernel's structs where they could also read files.
-    pub walks: bool,
+    /// Programs that are not loaded.
+    pub leave_out: Vec<String>,
 }
 
 /// Where metrics go.

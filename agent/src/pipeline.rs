@@ -35,8 +35,8 @@ pub struct Settings {
     pub pin_directory: PathBuf,
     /// Whether programs and maps outlive the process.
     pub pin: bool,
-    /// Whether signals may walk over the kernel's structs where they could also read files.
-    pub walks: bool,
+    /// Programs that are not loaded.
+    pub leave_out: Vec<String>,
     /// What is measured.
     pub signals: config::Signals,
 }
@@ -98,7 +98,8 @@ impl Pipeline {
     /// # Errors
     /// For what a person must fix. A signal that this kernel cannot run is off, with its reason among the states.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
-        let missing = capabilities::missing().map_err(StartError::Status)?;
+        let lacking = capabilities::missing().map_err(StartError::Status)?;
+        let missing: Vec<_> = lacking.iter().copied().filter(|right| capabilities::is_for_all(right)).collect();
         if !missing.is_empty() {
             return Err(StartError::Capabilities(missing));
         }
@@ -112,8 +113,7 @@ impl Pipeline {
         let pins = || -> Result<Pins, PinError> {
             if settings.pin { Pins::open(&settings.pin_directory) } else { Pins::transient(&settings.pin_directory) }
         };
-        let mut kernel = Kernel::open(&settings.pin_directory, pins, &tracepoints, root.clone())?;
-        kernel.walks = settings.walks;
+        let mut kernel = Kernel::open(&settings.pin_directory, pins, &tracepoints, root.clone(), settings.leave_out)?;
         let mut cgroups = Cgroups::start(&mut kernel, root, settings.slots)?;
 
         let (mut running, mut states) = (Vec::new(), Vec::new());
@@ -122,6 +122,8 @@ impl Pipeline {
                 Some("switched off by the configuration".to_owned())
             } else if let Some(missing) = (signal.missing)(&kernel.btf) {
                 Some(missing)
+            } else if let Some(right) = signal.capability.filter(|right| lacking.iter().any(|lacks| lacks.name == right.name)) {
+                Some(format!("{} is missing, which it takes to {}", right.name, right.purpose))
             } else {
                 match (signal.start)(&mut kernel, &cgroups, &settings.signals) {
                     Ok(started) => {

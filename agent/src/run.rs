@@ -166,7 +166,7 @@ pub fn settings(config: &Config) -> Settings {
         slots: config.cgroups.slots,
         pin_directory: config.bpf.directory.clone(),
         pin: config.bpf.pin,
-        walks: config.bpf.walks,
+        leave_out: config.bpf.leave_out.clone(),
         signals: config.signals.clone(),
     }
 }

@@ -19,7 +19,7 @@ use std::error::Error;
 use crate::{
     cgroups::{Cgroup, Cgroups},
     config,
-    kernel::load::Kernel,
+    kernel::{capabilities::Capability, load::Kernel},
 };
 use event::Event;
 use metric::{Metric, Point};
@@ -53,6 +53,8 @@ pub struct Signal {
     pub tracepoints: &'static [&'static str],
     /// Every metric that it fills.
     pub metrics: &'static [&'static Metric],
+    /// What the process must be allowed beside loading programs.
+    pub capability: Option<&'static Capability>,
     /// Says what this kernel lacks for it, without loading anything.
     pub missing: fn(&crate::kernel::btf::Btf) -> Option<String>,
     /// Loads and attaches its programs.

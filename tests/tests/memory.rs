@@ -143,7 +143,7 @@ root_test! {
 root_test! {
     fn memory_of_every_kind_is_the_same_when_only_files_are_read() {
         if can_run("memory_of_every_kind_is_the_same_when_only_files_are_read")? {
-            check_every_kind(json!({"bpf": {"walks": false}}))?;
+            check_every_kind(json!({"bpf": {"leave_out": "memory_on_walk"}}))?;
         }
         Ok(())
     }
@@ -419,7 +419,7 @@ root_test! {
         }
         for walks in [true, false] {
             // What becomes of their last words is another test's.
-            let mut agent = Agent::spawn(json!({"bpf": {"walks": walks}, "export": {"exporter": "none"}}))?;
+            let mut agent = Agent::spawn(json!({"bpf": {"leave_out": if walks { "" } else { "memory_on_walk" }}, "export": {"exporter": "none"}}))?;
             agent.wait_for_log("podmeter runs", 15 * SECOND)?;
             let pod = Cgroup::new("vanishing")?;
             pod.delegate("memory")?;

@@ -8,10 +8,10 @@
 #![allow(missing_docs, reason = "the program macros make undocumented functions beside the documented ones")]
 
 use agent_common::cgroups::{Offsets, Owner, PATH_LEN, Tally};
-use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, frozen, load, load32};
+use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, frozen, load, load32, probe_str};
 use aya_ebpf::{
     btf_maps::{Array, Queue},
-    helpers::generated::{bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str},
+    helpers::generated::bpf_ktime_get_boot_ns,
     macros::{btf_map, btf_tracepoint},
     programs::BtfTracePointContext,
 };
@@ -80,8 +80,8 @@ fn cgroups_on_mkdir(ctx: BtfTracePointContext) -> i32 {
         let kn = load(cgroup, frozen!(OFFSETS.cgroup_kn));
         let parent = load(kn, frozen!(OFFSETS.kn_parent));
         (*owner).parent = load(parent, frozen!(OFFSETS.kn_id));
-        let copied = bpf_probe_read_kernel_str((&raw mut (*owner).path).cast(), PATH_LEN as u32, path as *const _);
-        (*owner).path_len = if copied > 0 { copied as u32 - 1 } else { 0 };
+        // Without a path the agent looks for the directory that has this id.
+        (*owner).path_len = probe_str((&raw mut (*owner).path).cast(), PATH_LEN as u32, path).unwrap_or(0);
         (*owner).died_ns = 0;
         (*owner).older_than_counting = 0;
         (*owner).born_ns = bpf_ktime_get_boot_ns();

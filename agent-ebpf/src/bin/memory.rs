@@ -13,12 +13,10 @@ use agent_common::{
         OomKill, RECLAIM_LEN, Reclaim, Ring, UNKNOWN, Usage, Victim, Walk, reclaim_position,
     },
 };
-use agent_ebpf::{CgroupSlots, MMAPABLE, add, frozen, load, load32, probe};
+use agent_ebpf::{CgroupSlots, MMAPABLE, add, frozen, load, load32, probe, probe_bytes, reads_by_address};
 use aya_ebpf::{
     btf_maps::{Array, LruHashMap},
-    helpers::generated::{
-        bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns, bpf_ktime_get_ns, bpf_probe_read_kernel,
-    },
+    helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns, bpf_ktime_get_ns},
     macros::{btf_map, btf_tracepoint, raw_tracepoint},
     programs::{BtfTracePointContext, RawTracePointContext},
 };
@@ -135,13 +133,13 @@ fn stats_of(memcg: u64) -> Option<u64> {
 fn memory_copy_index(_ctx: RawTracePointContext) -> i32 {
     let Some(index) = MEMORY_INDEX.get_ptr_mut(0) else { return 0 };
     let (stats, events) = (frozen!(FACTS.stats_index), frozen!(FACTS.events_index));
-    // SAFETY: the helper survives any address and fills arrays of the length it is told, with zeros where it fails.
+    // SAFETY: arrays of that length in a map value.
     unsafe {
         if stats != 0 {
-            bpf_probe_read_kernel((&raw mut (*index).stats).cast(), INDEX_LEN as u32, stats as *const _);
+            probe_bytes((&raw mut (*index).stats).cast(), INDEX_LEN as u32, stats);
         }
         if events != 0 {
-            bpf_probe_read_kernel((&raw mut (*index).events).cast(), INDEX_LEN as u32, events as *const _);
+            probe_bytes((&raw mut (*index).events).cast(), INDEX_LEN as u32, events);
         }
     }
     0
@@ -291,11 +289,13 @@ fn killed(pid: u32) -> i32 {
     let reclaim = unsafe { RECLAIMS.get(this) }.map_or(0, |reclaim| reclaim.kind);
     let own = victim.memcg.wrapping_sub(frozen!(FACTS.memcg_css));
     let full = if reclaim == OF_NODE { 0 } else { at_its_limit(own) };
+    // Where counters cannot be read, what the task reclaimed last tells whose limit it was, though not which cgroup's.
+    let of_cgroup = if reads_by_address() { full != 0 } else { reclaim == OF_CGROUP };
     let counts = MEMORY_COUNTS.get_ptr_mut(slot);
     let (Some(counts), Some(ring)) = (counts, OOM_RING.get_ptr_mut(0)) else { return 0 };
     // SAFETY: map values. The kernel holds `oom_lock` here, so nobody else writes the ring.
     unsafe {
-        add(if full == 0 { &raw mut (*counts).node_kills } else { &raw mut (*counts).cgroup_kills }, 1);
+        add(if of_cgroup { &raw mut (*counts).cgroup_kills } else { &raw mut (*counts).node_kills }, 1);
         let head = (*ring).head;
         if let Some(kill) = OOM_KILLS.get_ptr_mut(head as u32 & (KILLS_LEN - 1)) {
             (*kill).time_ns = bpf_ktime_get_boot_ns();
@@ -303,7 +303,7 @@ fn killed(pid: u32) -> i32 {
             (*kill).tgid = victim.tgid;
             (*kill).slot = slot;
             (*kill).comm = victim.comm;
-            (*kill).limiting = if full == 0 { 0 } else { id_of(full).unwrap_or(0) };
+            (*kill).limiting = if of_cgroup { id_of(full).unwrap_or(UNKNOWN) } else { 0 };
             split(if full == 0 { own } else { full }, kill);
             core::ptr::write_volatile(&raw mut (*ring).head, head + 1);
         }

@@ -1,16 +1,17 @@
 //! The tcp signal: segments, retransmits, round-trip times, connects and resets of every cgroup's TCP sockets.
 //!
 //! Nothing runs per packet. The kernel keeps totals in each socket; what a socket sent is the difference between two looks at
-//! them: when it is closed, and while it lives whenever the agent walks over all sockets. Up to where a socket has been counted is
-//! kept in its own storage, which ends with it. Both looks at one socket at the same moment would count a difference twice; they
-//! take some tens of ns, once per socket's life and once per walk.
+//! them: when it is closed, and while it lives whenever the agent walks over all sockets. Where the kernel refuses the walk over
+//! all of them, they are also counted once per round trip and when something is sent again, and a walk over the sockets of a
+//! network namespace counts the rest. Up to where a socket has been counted is kept in its own storage, which ends with it. Two
+//! looks at one socket at the same moment would count a difference twice; they take some tens of ns each.
 #![no_std]
 #![no_main]
 #![allow(missing_docs, reason = "the program macros make undocumented functions beside the documented ones")]
 
 use agent_common::{
     socket::state,
-    tcp::{ConnectError, Counted, Facts, TcpCounts, connect_position, rtt_position},
+    tcp::{ConnectError, Counted, Facts, Mode, TcpCounts, connect_position, rtt_position},
 };
 use agent_ebpf::{
     CgroupSlots, MMAPABLE, add, frozen, load, load8, load32,
@@ -19,8 +20,8 @@ use agent_ebpf::{
 use aya_ebpf::{
     bindings::{
         BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
-        BPF_SOCK_OPS_RTT_CB, BPF_SOCK_OPS_RTT_CB_FLAG, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
+        BPF_SOCK_OPS_RETRANS_CB, BPF_SOCK_OPS_RETRANS_CB_FLAG, BPF_SOCK_OPS_RTT_CB, BPF_SOCK_OPS_RTT_CB_FLAG,
+        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
     },
     btf_maps::{Array, SkStorage},
     helpers::generated::{bpf_ktime_get_ns, bpf_sk_storage_get, bpf_skc_to_tcp_sock},
@@ -39,6 +40,8 @@ static CGROUP_SLOTS: CgroupSlots = CgroupSlots::new();
 static TCP_COUNTS: Array<TcpCounts, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static TCP_SOCKETS: SkStorage<Counted> = SkStorage::new();
+#[btf_map]
+static TCP_MODE: Array<Mode, 1, MMAPABLE> = Array::new();
 
 /// What happens to a connection, told by the socket itself to all who asked for it.
 #[sock_ops]
@@ -52,6 +55,7 @@ fn tcp_on_event(ctx: SockOpsContext) -> u32 {
             | BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB
             | BPF_SOCK_OPS_TCP_LISTEN_CB
             | BPF_SOCK_OPS_STATE_CB
+            | BPF_SOCK_OPS_RETRANS_CB
     );
     if !wanted {
         return 1;
@@ -70,7 +74,11 @@ fn tcp_on_event(ctx: SockOpsContext) -> u32 {
     // SAFETY: `tcp` is a whole TCP socket, typed, and `sk` the same for helpers.
     unsafe {
         match op {
-            BPF_SOCK_OPS_RTT_CB => observe_rtt(tcp),
+            BPF_SOCK_OPS_RTT_CB => {
+                observe_rtt(tcp);
+                count_at_event(sk as u64, tcp);
+            }
+            BPF_SOCK_OPS_RETRANS_CB => count_at_event(sk as u64, tcp),
             BPF_SOCK_OPS_TCP_CONNECT_CB => {
                 // The SYN has not been sent yet.
                 if let Some(counted) = begin(sk as u64, tcp) {
@@ -105,8 +113,31 @@ fn tcp_on_event(ctx: SockOpsContext) -> u32 {
 #[inline(always)]
 fn listen_to(ctx: &SockOpsContext) {
     let states = if frozen!(FACTS.by_callback) != 0 { BPF_SOCK_OPS_STATE_CB_FLAG } else { 0 };
-    // Every kernel that has BTF knows both flags.
-    let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_RTT_CB_FLAG | states) as i32);
+    let again = if at_events() { BPF_SOCK_OPS_RETRANS_CB_FLAG } else { 0 };
+    // Every kernel that has BTF knows all these flags.
+    let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_RTT_CB_FLAG | states | again) as i32);
+}
+
+/// Whether sockets that live are counted when something happens to them.
+#[inline(always)]
+fn at_events() -> bool {
+    // SAFETY: a word of a map value.
+    TCP_MODE.get_ptr(0).is_some_and(|mode| unsafe { core::ptr::read_volatile(&raw const (*mode).at_events) != 0 })
+}
+
+/// Counts what a connection has sent until now, where no walk does.
+#[inline(always)]
+unsafe fn count_at_event(sk: u64, tcp: u64) {
+    if !at_events() {
+        return;
+    }
+    // SAFETY: a socket for the helper, and the same one typed; see the caller.
+    unsafe {
+        if let Some(counted) = storage(sk, false) {
+            count(counted, tcp, false);
+            (*counted).acked = load(tcp, frozen!(FACTS.bytes_acked));
+        }
+    }
 }
 
 /// `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`: counts what a socket that is closed has
@@ -166,7 +197,8 @@ pub struct TcpWalk {
     sk: u64,
 }
 
-/// Run at start for each socket of one network namespace: from now on the older ones are counted too.
+/// Run for each socket of one network namespace: at start, so that from then on the older ones are counted too, and before each
+/// reading where the kernel refuses [`tcp_on_walk`].
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/tcp")]
 extern "C" fn tcp_on_find(walk: *const TcpWalk) -> i32 {
@@ -177,11 +209,33 @@ extern "C" fn tcp_on_find(walk: *const TcpWalk) -> i32 {
             return 0;
         }
         let tcp = bpf_skc_to_tcp_sock(sk as *mut _) as u64;
-        if tcp != 0 && storage(tcp, false).is_none() {
-            begin(tcp, tcp);
+        if tcp == 0 {
+            return 0;
+        }
+        match storage(tcp, false) {
+            None => {
+                begin(tcp, tcp);
+            }
+            Some(counted) if at_events() => look_at(counted, tcp),
+            Some(_) => {}
         }
     }
     0
+}
+
+/// Counts what a socket has sent, and observes its round-trip time where it does not tell of it itself.
+#[inline(always)]
+unsafe fn look_at(counted: *mut Counted, tcp: u64) {
+    // SAFETY: a map value and typed loads; see the callers.
+    unsafe {
+        count(counted, tcp, load8(tcp, frozen!(FACTS.socket.state)) == state::LISTEN);
+        // Connections from before the agent's time do not call back.
+        let acked = load(tcp, frozen!(FACTS.bytes_acked));
+        if u32::from(load8(tcp, frozen!(FACTS.callbacks))) & BPF_SOCK_OPS_RTT_CB_FLAG == 0 && acked != (*counted).acked {
+            observe_rtt(tcp);
+        }
+        (*counted).acked = acked;
+    }
 }
 
 /// The arguments of an `iter/bpf_sk_storage_map` program (`struct bpf_iter__bpf_sk_storage_map`).
@@ -204,16 +258,9 @@ extern "C" fn tcp_on_walk(walk: *const StorageWalk) -> i32 {
             return 0;
         }
         let tcp = bpf_skc_to_tcp_sock(sk as *mut _) as u64;
-        if tcp == 0 {
-            return 0;
+        if tcp != 0 {
+            look_at(counted, tcp);
         }
-        count(counted, tcp, load8(tcp, frozen!(FACTS.socket.state)) == state::LISTEN);
-        // Connections from before the agent's time do not call back.
-        let acked = load(tcp, frozen!(FACTS.bytes_acked));
-        if u32::from(load8(tcp, frozen!(FACTS.callbacks))) & BPF_SOCK_OPS_RTT_CB_FLAG == 0 && acked != (*counted).acked {
-            observe_rtt(tcp);
-        }
-        (*counted).acked = acked;
     }
     0
 }

@@ -43,6 +43,14 @@ pub(super) fn tree(root: &Path) -> Result<Vec<Found>, (PathBuf, io::Error)> {
     Ok(found)
 }
 
+/// The name of the cgroup with this id in the directory of its parent.
+pub(super) fn child(parent: &Path, id: u64) -> Option<String> {
+    let entries = fs::read_dir(parent).ok()?.flatten();
+    let mut children = entries.filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()));
+    let child = children.find(|entry| entry.metadata().is_ok_and(|metadata| metadata.ino() == id))?;
+    Some(child.file_name().to_string_lossy().into_owned())
+}
+
 /// Whether this very cgroup is still there; another of the same name has another id.
 pub(super) fn exists(root: &Path, cgroup: &Found) -> bool {
     fs::metadata(root.join(cgroup.path.trim_start_matches('/'))).is_ok_and(|m| m.ino() == cgroup.id)
@@ -67,6 +75,8 @@ mod tests {
         paths.sort_unstable();
         assert_eq!(paths, ["/", "/a", "/a/b", "/c"]);
         assert!(exists(root.path(), of("/c")));
+        assert_eq!(child(&root.path().join("a"), of("/a/b").id).as_deref(), Some("b"));
+        assert_eq!(child(root.path(), of("/a/b").id), None);
         fs::remove_dir(root.path().join("c")).expect("removed");
         assert!(!exists(root.path(), of("/c")));
         assert!(tree(&root.path().join("missing")).is_err());

@@ -252,11 +252,12 @@ pub(super) const KEYS: &[Key] = &[
         store(&mut l.config.bpf.directory, absolute(v)?)
     }),
     Key::new(
-        "bpf.walks",
-        Some("true"),
-        "Copy memory's counters out of the kernel in one walk over all cgroups where it can be done. Otherwise, and always when \
-         false, they are read from each cgroup's files, which costs several times as much.",
-        |l, v| store(&mut l.config.bpf.walks, boolean(v)?),
+        "bpf.leave_out",
+        Some(""),
+        "Programs not to load, by comma, as if this kernel refused them; `podmeter check` says what is missing without each. With \
+         memory_on_walk, memory is read from each cgroup's files, which costs several times as much. With bpf_probe_read_kernel, \
+         programs do as on a kernel that is locked down for confidentiality.",
+        |l, v| store(&mut l.config.bpf.leave_out, words(v)?),
     ),
     Key::new("export.exporter", Some("otlp"), "Where metrics go: otlp, stdout, or none.", |l, v| {
         let known = [("otlp", Exporter::Otlp), ("stdout", Exporter::Stdout), ("none", Exporter::None)];

@@ -59,7 +59,7 @@ fn the_defaults() {
             ..Kubernetes::default()
         },
         cgroups: Cgroups { slots: 1024, root: None },
-        bpf: Bpf { pin: true, directory: "/sys/fs/bpf/podmeter".into(), walks: true },
+        bpf: Bpf { pin: true, directory: "/sys/fs/bpf/podmeter".into(), leave_out: Vec::new() },
         export: Export {
             exporter: Exporter::Otlp,
             endpoint: "http://localhost:4317".to_owned(),
@@ -153,7 +153,7 @@ fn a_file_sets_every_key() {
             kubelet_interval: Duration::from_secs(60),
         },
         cgroups: Cgroups { slots: 65536, root: Some("/cg".into()) },
-        bpf: Bpf { pin: false, directory: "/b".into(), walks: true },
+        bpf: Bpf { pin: false, directory: "/b".into(), leave_out: Vec::new() },
         export: Export {
             exporter: Exporter::Stdout,
             endpoint: "https://c:1/x/v1/metrics".to_owned(),

@@ -10,11 +10,21 @@ pub struct Capability {
     bit: u32,
 }
 
-/// All that are needed. `CAP_SYS_ADMIN` stands for the first two on kernels of any age.
-pub const NEEDED: &[Capability] = &[
-    Capability { name: "CAP_BPF", purpose: "create maps and load programs", bit: 39 },
-    Capability { name: "CAP_PERFMON", purpose: "attach programs that read kernel memory", bit: 38 },
-];
+/// For programs of any kind.
+pub const BPF: Capability = Capability { name: "CAP_BPF", purpose: "create maps and load programs", bit: 39 };
+/// For programs of any kind.
+pub const PERFMON: Capability = Capability { name: "CAP_PERFMON", purpose: "attach programs that read kernel memory", bit: 38 };
+/// For programs at sockets (`is_net_admin_prog_type` in the kernel's syscall.c).
+pub const NET_ADMIN: Capability =
+    Capability { name: "CAP_NET_ADMIN", purpose: "attach programs to the sockets of cgroups: network, dns and tcp", bit: 12 };
+
+/// All that are needed. `CAP_SYS_ADMIN` stands for each of them on kernels of any age.
+const NEEDED: &[&Capability] = &[&BPF, &PERFMON, &NET_ADMIN];
+
+/// Whether nothing can be measured without it.
+pub fn is_for_all(capability: &Capability) -> bool {
+    capability.bit != NET_ADMIN.bit
+}
 
 const SYS_ADMIN: u32 = 21;
 
@@ -25,7 +35,7 @@ const SYS_ADMIN: u32 = 21;
 pub fn missing() -> std::io::Result<Vec<&'static Capability>> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let effective = effective(&status).ok_or_else(|| std::io::Error::other("/proc/self/status has no CapEff line"))?;
-    Ok(NEEDED.iter().filter(|c| effective & (1 << c.bit | 1 << SYS_ADMIN) == 0).collect())
+    Ok(NEEDED.iter().copied().filter(|c| effective & (1 << c.bit | 1 << SYS_ADMIN) == 0).collect())
 }
 
 fn effective(status: &str) -> Option<u64> {

@@ -1,104 +1,44 @@
 //! Objects into the kernel: offsets frozen, maps sized and shared, programs verified, attached and pinned.
 
+mod error;
+mod stand_in;
+
 use std::{
     fs::File,
-    io,
     path::{Path, PathBuf},
 };
 
 use aya::{
-    Ebpf, EbpfLoader, Endianness, Pod,
+    Ebpf, EbpfLoader, Pod,
     maps::{Map, MapData, MapError, ProgramArray},
     programs::{
-        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _,
+        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, ProgramType, RawTracePoint, RawTracePointRunOptions,
+        TestRun as _,
         links::{FdLink, LinkError, PinnedLink},
     },
+    sys::{BpfHelper, is_helper_supported},
 };
 
+pub use self::error::LoadError;
+use self::stand_in::stand_in;
 use super::{
-    btf::{Btf, BtfError},
-    facts,
-    mounts::{self, MountError},
+    btf::Btf,
+    facts, mounts,
     pin::{self, PinError, Pins},
     sys::{self, MappedArray},
 };
+use crate::causes::chain;
 
-/// Why something could not be brought into the kernel.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The kernel shows no types, or damaged ones.
-    #[error(transparent)]
-    Btf(#[from] BtfError),
-    /// bpffs is missing.
-    #[error(transparent)]
-    Mount(#[from] MountError),
-    /// Pins cannot be used.
-    #[error(transparent)]
-    Pin(#[from] PinError),
-    /// The machine's CPUs are unknown.
-    #[error("could not read the list of CPUs")]
-    Cpus(#[source] io::Error),
-    /// The object's maps could not be created.
-    #[error("could not create the maps of {object}")]
-    Object {
-        /// The object.
-        object: &'static str,
-        /// What aya or the kernel said.
-        #[source]
-        source: Box<aya::EbpfError>,
-    },
-    /// The object lacks what the agent expects of it.
-    #[error("{object} has no {what} {name}: the agent and its eBPF objects are of different builds")]
-    Missing {
-        /// The object.
-        object: &'static str,
-        /// `map` or `program`.
-        what: &'static str,
-        /// Its name.
-        name: String,
-    },
-    /// The verifier or the kernel refused a program; the text ends with the verifier's log.
-    #[error("could not {action} {program}")]
-    Program {
-        /// `load`, `attach`, `run`.
-        action: &'static str,
-        /// The program.
-        program: String,
-        /// What the kernel said.
-        #[source]
-        source: Box<ProgramError>,
-    },
-    /// The cgroup that programs are attached to could not be opened.
-    #[error("could not open the root of the cgroup tree at {}", path.display())]
-    Root {
-        /// The mount point of cgroup2.
-        path: PathBuf,
-        /// What the kernel said.
-        #[source]
-        source: io::Error,
-    },
-    /// A link could not be made, pinned, taken over or read.
-    #[error("could not {action} the link of {program}")]
-    Link {
-        /// `make`, `pin`, `open` or `read`.
-        action: &'static str,
-        /// The program.
-        program: String,
-        /// What the kernel said.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// A map could not be read or written.
-    #[error("could not {action} the map {map}")]
-    Map {
-        /// What was being done.
-        action: &'static str,
-        /// The map.
-        map: &'static str,
-        /// What the kernel said.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+/// Why programs do without the helpers that read kernel memory by address.
+pub const LOCKED_DOWN: &str = "the kernel is locked down for confidentiality and lets no program read its memory by address";
+
+/// The helper that reads kernel memory by address; `bpf.leave_out` may name it.
+const BY_ADDRESS: &str = "bpf_probe_read_kernel";
+
+/// Whether this kernel lets programs read its memory by address: see [`LOCKED_DOWN`].
+pub fn reads_by_address() -> bool {
+    // Where the kernel cannot be asked, a program that it refuses says so.
+    is_helper_supported(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_probe_read_kernel).unwrap_or(true)
 }
 
 /// The kernel, ready to take objects.
@@ -107,8 +47,11 @@ pub struct Kernel {
     pub btf: Btf,
     /// Number of possible CPUs.
     pub cpus: u32,
-    /// Whether signals may walk over the kernel's structs where they could also read files.
-    pub walks: bool,
+    /// Whether programs may read kernel memory by address; not where it is locked down for confidentiality
+    /// (`LOCKDOWN_BPF_READ_KERNEL`). Typed loads are allowed everywhere.
+    pub reads_by_address: bool,
+    /// Programs that the configuration leaves out, or the helper [`BY_ADDRESS`].
+    leave_out: Vec<String>,
     root: PathBuf,
     typed: aya::Btf,
     pins: Pins,
@@ -154,6 +97,17 @@ pub struct Plan<'a, F> {
     pub shared: &'a [(&'static str, &'a Object)],
     /// Its programs, each with what makes it run.
     pub programs: &'a [(&'static str, Hook)],
+    /// Which of them it can do without.
+    pub optional: &'a [Optional],
+}
+
+/// Programs that an object can do without, all of them or none.
+#[derive(Clone, Copy, Debug)]
+pub struct Optional {
+    /// Their names.
+    pub programs: &'static [&'static str],
+    /// What is missing without them, for people: `no resets`.
+    pub lost: &'static str,
 }
 
 /// A loaded object: its maps, its programs, the links that keep them attached.
@@ -164,13 +118,24 @@ pub struct Object {
     hash: u64,
     adopted: bool,
     attach: Vec<(&'static str, Hook)>,
-    links: Vec<FdLink>,
+    optional: Vec<Optional>,
+    refused: Vec<Refused>,
+    links: Vec<(&'static str, FdLink)>,
+}
+
+/// Optional programs that this kernel does not take.
+#[derive(Debug)]
+struct Refused {
+    what: Optional,
+    /// The program that was refused and why.
+    reason: String,
 }
 
 impl Kernel {
     /// Reads the kernel's types and prepares `directory` for pins, which `pins` then opens.
     ///
-    /// `tracepoints` are all tracepoints that any object will be attached to, `root` is the mount point of cgroup2.
+    /// `tracepoints` are all tracepoints that any object will be attached to, `root` is the mount point of cgroup2. Programs that
+    /// `leave_out` names are taken for refused.
     ///
     /// # Errors
     /// When the kernel lacks BTF or bpffs, or another agent holds the directory.
@@ -179,18 +144,21 @@ impl Kernel {
         pins: impl FnOnce() -> Result<Pins, PinError>,
         tracepoints: &[&str],
         root: PathBuf,
+        leave_out: Vec<String>,
     ) -> Result<Self, LoadError> {
         let btf = Btf::from_sys()?;
         mounts::ensure_bpffs(directory)?;
         let pins = pins()?;
         let cpus = facts::possible_cpus().map_err(LoadError::Cpus)?;
         let typed = stand_in(&btf, tracepoints)?;
-        Ok(Self { btf, cpus, walks: true, root, typed, pins, in_use: Vec::new(), anew: false })
+        let reads_by_address = reads_by_address() && !leave_out.iter().any(|name| name == BY_ADDRESS);
+        Ok(Self { btf, cpus, reads_by_address, leave_out, root, typed, pins, in_use: Vec::new(), anew: false })
     }
 
     /// Loads an object: creates its maps or adopts those that an earlier agent pinned, and verifies its programs.
     ///
-    /// Nothing is attached yet: the agent may fill maps first.
+    /// Nothing is attached yet: the agent may fill maps first. Optional programs that the kernel refuses are left out: see
+    /// [`Object::lacks`].
     ///
     /// # Errors
     /// When the kernel refuses; the error carries the verifier's log.
@@ -198,15 +166,19 @@ impl Kernel {
         let object = plan.object;
         let maps = format!("{:?}", plan.maps);
         let shared: Vec<u64> = plan.shared.iter().map(|(_, owner)| owner.hash).collect();
+        let reads_by_address = u64::from(self.reads_by_address);
         // The same programs may be attached in one configuration and called in another.
-        let rest = format!("{shared:?}{:?}", plan.programs);
+        let rest = format!("{shared:?}{:?}{reads_by_address}", plan.programs);
         let hash = pin::hash(&[plan.bytes, sys::bytes_of(&plan.facts.1), maps.as_bytes(), rest.as_bytes()]);
-        let links: Vec<&str> = plan.programs.iter().filter(|(_, hook)| hook.has_link()).map(|(program, _)| *program).collect();
+        let is_optional = |program: &str| plan.optional.iter().any(|optional| optional.programs.contains(&program));
+        let needed = plan.programs.iter().filter(|(program, hook)| hook.has_link() && !is_optional(program));
+        let links: Vec<&str> = needed.map(|(program, _)| *program).collect();
         let (place, adopted) = self.pins.object(object, hash, &links)?;
 
         // What the verifier and the kernel need of its types they have; giving them to aya would cost 40 MB and 200 ms.
         let mut loader = EbpfLoader::new();
         loader.btf(None).override_global(plan.facts.0, &plan.facts.1, true);
+        loader.override_global("READS_BY_ADDRESS", &reads_by_address, false);
         for (map, size) in plan.maps {
             if let Some(size) = size {
                 loader.map_max_entries(map, *size);
@@ -216,60 +188,92 @@ impl Kernel {
         for (map, owner) in plan.shared {
             loader.map_pin_path(map, owner.pins.join(map));
         }
-        let mut ebpf = loader.load(plan.bytes).map_err(|source| LoadError::Object { object, source: Box::new(source) })?;
-
+        let ebpf = loader.load(plan.bytes).map_err(|source| LoadError::Object { object, source: Box::new(source) })?;
+        let mut object = Object {
+            name: object,
+            ebpf,
+            pins: place.clone(),
+            hash,
+            adopted,
+            attach: plan.programs.to_vec(),
+            optional: plan.optional.to_vec(),
+            refused: Vec::new(),
+            links: Vec::new(),
+        };
         for (program, hook) in plan.programs {
-            // An adopted program runs already: its link is pinned.
-            if adopted && hook.has_link() {
+            if object.does_without(program) {
                 continue;
             }
-            let name = (*program).to_owned();
-            let failed = |source| LoadError::Program { action: "load", program: name.clone(), source: Box::new(source) };
-            let loaded =
-                ebpf.program_mut(program).ok_or_else(|| LoadError::Missing { object, what: "program", name: name.clone() })?;
-            match (loaded, *hook) {
-                (Program::BtfTracePoint(loaded), Hook::Tracepoint(tracepoint)) => loaded.load(tracepoint, &self.typed),
-                (Program::CgroupSkb(loaded), Hook::Ingress | Hook::Egress | Hook::Call) => loaded.load(),
-                (Program::SockOps(loaded), Hook::SockOps) => loaded.load(),
-                (Program::Iter(loaded), Hook::Walk(over)) => loaded.load(over, &self.typed),
-                (Program::RawTracePoint(loaded), Hook::Call) => loaded.load(),
-                _ => Err(ProgramError::UnexpectedProgramType),
-            }
-            .map_err(failed)?;
+            let left_out = self.leave_out.iter().any(|name| name == program);
+            let verified = if left_out {
+                Err(LoadError::LeftOut { program: (*program).to_owned() })
+            } else if hook.has_link() && object.runs_already(program) {
+                Ok(())
+            } else {
+                self.verify(&mut object, program, *hook)
+            };
+            verified.or_else(|error| object.refuse(program, error))?;
         }
-        self.in_use.push(place.clone());
+        self.in_use.push(place);
         self.anew |= !adopted;
-        Ok(Object { name: object, ebpf, pins: place, hash, adopted, attach: plan.programs.to_vec(), links: Vec::new() })
+        Ok(object)
+    }
+
+    /// Has the verifier look at one program.
+    fn verify(&self, object: &mut Object, program: &'static str, hook: Hook) -> Result<(), LoadError> {
+        let missing = LoadError::Missing { object: object.name, what: "program", name: program.to_owned() };
+        match (object.ebpf.program_mut(program).ok_or(missing)?, hook) {
+            (Program::BtfTracePoint(loaded), Hook::Tracepoint(tracepoint)) => loaded.load(tracepoint, &self.typed),
+            (Program::CgroupSkb(loaded), Hook::Ingress | Hook::Egress | Hook::Call) => loaded.load(),
+            (Program::SockOps(loaded), Hook::SockOps) => loaded.load(),
+            (Program::Iter(loaded), Hook::Walk(over)) => loaded.load(over, &self.typed),
+            (Program::RawTracePoint(loaded), Hook::Call) => loaded.load(),
+            _ => Err(ProgramError::UnexpectedProgramType),
+        }
+        .map_err(|error| LoadError::of_load(program, error))
     }
 
     /// Attaches an object's programs, or takes over the links that an earlier agent pinned.
     ///
     /// # Errors
-    /// When the kernel refuses.
-    pub fn attach(&self, object: &mut Object) -> Result<(), LoadError> {
+    /// When the kernel refuses a program that the object cannot do without. Then none of its programs stays attached.
+    pub fn attach(&mut self, object: &mut Object) -> Result<(), LoadError> {
+        let attached = self.attach_all(object);
+        if attached.is_err() {
+            object.links.clear();
+            self.in_use.retain(|place| *place != object.pins);
+            pin::remove(&object.pins)?;
+        }
+        attached
+    }
+
+    fn attach_all(&self, object: &mut Object) -> Result<(), LoadError> {
         for (program, hook) in object.attach.clone() {
-            if !hook.has_link() {
+            if !hook.has_link() || object.does_without(program) {
                 continue;
             }
-            let unlinked = |action, source: Box<dyn std::error::Error + Send + Sync>| LoadError::Link {
-                action,
-                program: program.to_owned(),
-                source,
-            };
-            let place = object.pins.join(program);
-            if object.adopted {
-                let link = PinnedLink::from_pin(&place).map_err(|e: LinkError| unlinked("open", e.into()))?;
-                object.links.push(link.into());
-                continue;
+            match self.attached(object, program, hook) {
+                Ok(link) => object.links.push((program, link)),
+                Err(error) => object.refuse(program, error)?,
             }
-            let link = self.link(object, program, hook)?;
-            object.links.push(if self.pins.keeps() {
-                link.pin(&place).map_err(|e| unlinked("pin", e.into()))?.into()
-            } else {
-                link
-            });
         }
         Ok(())
+    }
+
+    /// A program's link: the pinned one of an earlier agent, or a new one.
+    fn attached(&self, object: &mut Object, program: &'static str, hook: Hook) -> Result<FdLink, LoadError> {
+        let unlinked = |action, source: Box<dyn std::error::Error + Send + Sync>| LoadError::Link {
+            action,
+            program: program.to_owned(),
+            source,
+        };
+        let place = object.pins.join(program);
+        if object.runs_already(program) {
+            let link = PinnedLink::from_pin(&place).map_err(|e: LinkError| unlinked("open", e.into()))?;
+            return Ok(link.into());
+        }
+        let link = self.link(object, program, hook)?;
+        if self.pins.keeps() { Ok(link.pin(&place).map_err(|e| unlinked("pin", e.into()))?.into()) } else { Ok(link) }
     }
 
     fn link(&self, object: &mut Object, program: &'static str, hook: Hook) -> Result<FdLink, LoadError> {
@@ -342,6 +346,41 @@ impl Object {
     /// Whether its maps already hold what an earlier agent counted.
     pub fn adopted(&self) -> bool {
         self.adopted
+    }
+
+    /// What this kernel does not allow it, and why: a sentence for each group of optional programs that is left out.
+    pub fn lacks(&self) -> Vec<String> {
+        self.refused.iter().map(|refused| format!("{}: {}", refused.what.lost, refused.reason)).collect()
+    }
+
+    /// Whether an optional program is left out: the kernel refused it, or another of its group.
+    pub fn does_without(&self, program: &str) -> bool {
+        self.refused.iter().any(|refused| refused.what.programs.contains(&program))
+    }
+
+    /// Whether an earlier agent has left the program running: its link is pinned.
+    fn runs_already(&self, program: &str) -> bool {
+        self.adopted && self.pins.join(program).exists()
+    }
+
+    /// Leaves out the group of optional programs that this one is of.
+    ///
+    /// # Errors
+    /// With `error`, when it is of none; when what an earlier agent has pinned of the group cannot be removed.
+    fn refuse(&mut self, program: &str, error: LoadError) -> Result<(), LoadError> {
+        let Some(what) = self.optional.iter().find(|optional| optional.programs.contains(&program)).copied() else {
+            return Err(error);
+        };
+        self.links.retain(|(name, _)| !what.programs.contains(name));
+        for name in what.programs {
+            pin::remove_file(&self.pins.join(name))?;
+        }
+        // The verifier's log, on further lines, is for the log of the agent.
+        let error = chain(&error);
+        tracing::debug!(program, error, "the kernel refuses an optional program");
+        let reason = error.lines().next().unwrap_or_default().to_owned();
+        self.refused.push(Refused { what, reason });
+        Ok(())
     }
 
     /// An array map as memory.
@@ -440,42 +479,4 @@ impl Object {
         let program_fd = loaded.fd().map_err(|e| failed(e.into()))?;
         sys::walk_sockets(program_fd, storage.fd()).map_err(|e| failed(e.into()))
     }
-}
-
-/// The iterators that programs may be of.
-const WALKS: [&str; 3] = ["bpf_sk_storage_map", "cgroup", "tcp"];
-
-/// A BTF in which the types of tracepoints and iterators have the ids that the running kernel gives them, and nothing else has a
-/// name.
-///
-/// aya finds a tracepoint by a typedef's name, an iterator by a function's, and tells the kernel its id.
-fn stand_in(btf: &Btf, tracepoints: &[&str]) -> Result<aya::Btf, LoadError> {
-    const FWD: u32 = 7 << 24;
-    const TYPEDEF: u32 = 8 << 24;
-    const FUNC: u32 = 12 << 24;
-    let typedefs = tracepoints.iter().map(|name| format!("btf_trace_{name}"));
-    let typedefs = typedefs.filter_map(|name| Some((btf.typedef_id(&name).ok()?, TYPEDEF, name)));
-    let functions = WALKS.iter().map(|name| format!("bpf_iter_{name}"));
-    let functions = functions.filter_map(|name| Some((btf.function_id(&name).ok()?, FUNC, name)));
-    let mut strings = vec![0_u8];
-    let mut wanted = Vec::new();
-    for (id, kind, name) in typedefs.chain(functions) {
-        wanted.push((id, kind, strings.len() as u32));
-        strings.extend(name.bytes().chain([0]));
-    }
-    let last = wanted.iter().map(|(id, ..)| *id).max().unwrap_or(0);
-    let mut types = Vec::with_capacity(last as usize * 12);
-    for id in 1..=last {
-        let (name, kind) = wanted.iter().find(|(w, ..)| *w == id).map_or((0, FWD), |(_, kind, name)| (*name, *kind));
-        types.extend([name, kind, 0].iter().flat_map(|word: &u32| word.to_ne_bytes()));
-    }
-    let types_len = types.len() as u32;
-    let mut data = Vec::with_capacity(24 + types.len() + strings.len());
-    data.extend(0xeb9f_u16.to_ne_bytes());
-    data.extend([1, 0]);
-    data.extend([24, 0, types_len, types_len, strings.len() as u32].iter().flat_map(|word: &u32| word.to_ne_bytes()));
-    data.extend(types);
-    data.extend(strings);
-    aya::Btf::parse(&data, Endianness::default())
-        .map_err(|source| LoadError::Object { object: "tracepoints", source: Box::new(aya::EbpfError::BtfError(source)) })
 }

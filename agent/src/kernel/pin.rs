@@ -151,8 +151,24 @@ fn directories(directory: &Path) -> Vec<PathBuf> {
     entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
 }
 
-fn remove(path: &Path) -> Result<(), PinError> {
-    match fs::remove_dir_all(path) {
+/// Removes a directory of pins, if it is there.
+///
+/// # Errors
+/// When bpffs refuses.
+pub fn remove(path: &Path) -> Result<(), PinError> {
+    gone(path, fs::remove_dir_all(path))
+}
+
+/// Removes one pin, if it is there.
+///
+/// # Errors
+/// When bpffs refuses.
+pub fn remove_file(path: &Path) -> Result<(), PinError> {
+    gone(path, fs::remove_file(path))
+}
+
+fn gone(path: &Path, removed: io::Result<()>) -> Result<(), PinError> {
+    match removed {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(PinError::Io { action: "remove", path: path.to_owned(), source })
         }

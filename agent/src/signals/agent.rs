@@ -21,6 +21,7 @@ pub const SIGNAL: Signal = Signal {
     help: "podmeter's own CPU time and memory, its slots, and what it missed",
     tracepoints: &[],
     metrics: &[&SIGNAL_ACTIVE, &READ_TIME, &CPU_TIME, &MEMORY, &CGROUPS, &SLOTS, &WITHOUT_SLOT],
+    capability: None,
     missing: |_| None,
     start: |_, _, _| Ok(Box::new(Agent { started_unix_ns: facts::unix_ns() })),
 };

@@ -26,7 +26,7 @@ use crate::{
     kernel::{
         btf::{Btf, BtfError},
         facts,
-        load::{Hook, Kernel, LoadError, Object, Plan},
+        load::{Hook, Kernel, LoadError, Object, Optional, Plan},
         sys::MappedArray,
     },
 };
@@ -50,6 +50,7 @@ pub const SIGNAL: Signal = Signal {
         &UNATTRIBUTED_TIME,
         &LOST_WINDOWS,
     ],
+    capability: None,
     missing: |btf| offsets(btf).err().map(|error| error.to_string()),
     start: |kernel, cgroups, _| Ok(Box::new(Cpu::start(kernel, cgroups)?)),
 };
@@ -220,6 +221,10 @@ impl Cpu {
                 ("cpu_on_switch", Hook::Tracepoint("sched_switch")),
                 ("cpu_settle", Hook::Call),
             ],
+            optional: &[Optional {
+                programs: &["cpu_on_fork"],
+                lost: "a new task whose first switch the kernel does not trace is counted from its second on",
+            }],
         })?;
         kernel.attach(&mut object)?;
         let now: MappedArray<CpuNow> = object.mapped("CPU_NOW")?;

@@ -27,7 +27,7 @@ use crate::{
     config,
     histogram::Histogram,
     kernel::{
-        facts,
+        capabilities, facts,
         load::{Hook, Kernel, LoadError, Object, Plan},
         sys::{self, MappedArray},
     },
@@ -54,6 +54,7 @@ pub const SIGNAL: Signal = Signal {
         &IN_FLIGHT,
         &UNATTRIBUTED_QUERIES,
     ],
+    capability: Some(&capabilities::NET_ADMIN),
     missing: |_| None,
     start: |kernel, cgroups, config| Ok(Box::new(Dns::start(kernel, cgroups, &config.dns)?)),
 };
@@ -220,6 +221,7 @@ impl Dns {
             ],
             shared: &[("CGROUP_SLOTS", cgroups.object())],
             programs: &[("dns_on_egress", hook(Hook::Egress)), ("dns_on_ingress", hook(Hook::Ingress))],
+            optional: &[],
         })?;
         kernel.attach(&mut object)?;
         for (table, (_, program)) in calls.iter_mut().zip(CALLS) {

@@ -32,6 +32,7 @@ pub const SIGNAL: Signal = Signal {
     help: "packets that the kernel dropped, by reason",
     tracepoints: &["kfree_skb"],
     metrics: &[&DROPS, &UNATTRIBUTED],
+    capability: None,
     missing: |btf| offsets(btf).err().map(|error| error.to_string()),
     start: |kernel, cgroups, _| Ok(Box::new(Drops::start(kernel, cgroups)?)),
 };
@@ -82,6 +83,7 @@ impl Drops {
             maps: &[("DROPS_COUNTS", Some(slots)), ("DROPS_NAMESPACES", None)],
             shared: &[("CGROUP_SLOTS", cgroups.object())],
             programs: &[("drops_on_free", Hook::Tracepoint("kfree_skb"))],
+            optional: &[],
         })?;
         kernel.attach(&mut object)?;
         let books = Books::open(&object, "DROPS_COUNTS", 1, slots)?;

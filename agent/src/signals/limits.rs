@@ -17,6 +17,7 @@ pub const SIGNAL: Signal = Signal {
     help: "CPU and memory requests and limits in force, from the cgroup's files",
     tracepoints: &[],
     metrics: &[&CPU_REQUEST, &CPU_LIMIT, &MEMORY_REQUEST, &MEMORY_LIMIT],
+    capability: None,
     missing: |_| None,
     start: |_, _, _| Ok(Box::new(Files)),
 };

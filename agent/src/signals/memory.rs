@@ -30,7 +30,7 @@ use crate::{
     kernel::{
         btf::Btf,
         facts,
-        load::{Hook, Kernel, LoadError, Object, Plan},
+        load::{Hook, Kernel, LOCKED_DOWN, LoadError, Object, Optional, Plan},
         sys::MappedArray,
     },
 };
@@ -48,11 +48,29 @@ pub const SIGNAL: Signal = Signal {
         "mark_victim",
     ],
     metrics: metrics::ALL,
+    capability: None,
     missing: |btf| Layout::find(btf, |_| None).err().map(|error| error.to_string()),
     start: |kernel, cgroups, _| Ok(Box::new(Memory::start(kernel, cgroups)?)),
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/memory"));
+
+/// The program of the walk over cgroups.
+const WALK: &str = "memory_on_walk";
+
+const OPTIONAL: &[Optional] = &[
+    Optional {
+        programs: &[
+            "memory_on_cgroup_reclaim",
+            "memory_on_cgroup_reclaimed",
+            "memory_on_node_reclaim",
+            "memory_on_node_reclaimed",
+        ],
+        lost: "no reclaim",
+    },
+    Optional { programs: &["memory_on_signal", "memory_on_victim", "memory_on_victim_id"], lost: "no OOM kills" },
+    Optional { programs: &["memory_copy_index", WALK], lost: "no walk over cgroups" },
+];
 
 /// Cgroups whose files are read to check a walk.
 const CHECKED: usize = 8;
@@ -113,7 +131,7 @@ fn programs(btf: &Btf, layout: &Layout) -> (Vec<(&'static str, Hook)>, Vec<Strin
         programs.push(("memory_copy_index", Hook::Call));
     }
     if layout.no_walk.is_none() {
-        programs.push(("memory_on_walk", Hook::Walk("cgroup")));
+        programs.push((WALK, Hook::Walk("cgroup")));
     }
     (programs, lacks)
 }
@@ -127,9 +145,12 @@ impl Memory {
             let text = symbols.get_or_init(|| fs::read_to_string("/proc/kallsyms").unwrap_or_default());
             layout::address_in(text, name)
         };
-        let layout = Layout::find(&kernel.btf, symbol)?;
+        let mut layout = Layout::find(&kernel.btf, symbol)?;
         drop(symbols);
-        let (programs, lacks) = programs(&kernel.btf, &layout);
+        if !kernel.reads_by_address {
+            layout.cannot_be_read(LOCKED_DOWN);
+        }
+        let (programs, mut lacks) = programs(&kernel.btf, &layout);
         let page_bytes = page_bytes().ok_or("the size of a page is not known")?;
         let slack_pages = BATCH_PAGES * (u64::from(kernel.cpus) + 1);
         let mut object = kernel.load(&Plan {
@@ -149,24 +170,31 @@ impl Memory {
             ],
             shared: &[("CGROUP_SLOTS", cgroups.object())],
             programs: &programs,
+            optional: OPTIONAL,
         })?;
-        if layout.needs_index() {
+        if layout.needs_index() && !object.does_without("memory_copy_index") {
             object.run_on("memory_copy_index", facts::online_cpus()?.first().copied().unwrap_or(0))?;
         }
         let index = object.mapped::<Index>("MEMORY_INDEX")?.read(0).unwrap_or(Index::ZERO);
         let (items, no_walk) = layout.items(&index);
         object.mapped::<Items>("MEMORY_ITEMS")?.write(0, &items);
-        let unwanted = (!kernel.walks).then(|| "bpf.walks is false".to_owned());
         kernel.attach(&mut object)?;
+        let unwalkable = object.does_without(WALK).then(|| object.lacks().join("; "));
+        let counts = |program| programs.iter().any(|(name, _)| *name == program) && !object.does_without(program);
+        let counts_kills = counts("memory_on_signal");
+        if counts_kills && !kernel.reads_by_address {
+            lacks.push(format!("OOM kills without the cgroup at its limit and what its memory was: {LOCKED_DOWN}"));
+        }
+        lacks.extend(object.lacks());
         let memory = Self {
-            source: unwanted.or(no_walk).map_or(Source::Unchecked, Source::Files),
+            source: no_walk.or(unwalkable).map_or(Source::Unchecked, Source::Files),
             records: object.mapped("MEMORY_USAGE")?,
             walk: object.mapped("MEMORY_WALK")?,
             books: Books::open(&object, "MEMORY_COUNTS", 1, slots)?,
             kills: Kills::open(&object)?,
             page_bytes,
             cpus: kernel.cpus,
-            counts_kills: programs.iter().any(|(program, _)| *program == "memory_on_signal"),
+            counts_kills,
             lacks,
             events: Vec::new(),
             started_unix_ns: facts::unix_ns(),
@@ -237,12 +265,8 @@ impl Memory {
         self.walk.write(0, &Walk { number, ..Walk::ZERO });
         // The kernel brings the statistics of all cgroups up to date when those of the root are read, if enough has changed.
         let _ = fs::read(cgroups.root().join("memory.stat"));
-        let failed = |source: std::io::Error| LoadError::Link {
-            action: "read",
-            program: "memory_on_walk".to_owned(),
-            source: source.into(),
-        };
-        let mut file = self.object.walk("memory_on_walk", cgroups.root())?;
+        let failed = |source: std::io::Error| LoadError::Link { action: "read", program: WALK.to_owned(), source: source.into() };
+        let mut file = self.object.walk(WALK, cgroups.root())?;
         let mut nothing = [0; 64];
         // The program writes no text: one read walks to the end.
         while file.read(&mut nothing).map_err(failed)? > 0 {}

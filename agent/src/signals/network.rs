@@ -24,7 +24,7 @@ use crate::{
     cgroups::{Cgroup, Cgroups},
     config::{self, Range},
     kernel::{
-        facts,
+        capabilities, facts,
         load::{Hook, Kernel, LoadError, Object, Plan},
     },
 };
@@ -35,6 +35,7 @@ pub const SIGNAL: Signal = Signal {
     help: "bytes and packets by direction and destination",
     tracepoints: &[],
     metrics: &[&IO, &PACKETS, &EGRESS, &LOOPBACK, &NODE_IO, &UNATTRIBUTED_IO],
+    capability: Some(&capabilities::NET_ADMIN),
     missing: |_| None,
     start: |kernel, cgroups, config| Ok(Box::new(Network::start(kernel, cgroups, config)?)),
 };
@@ -135,6 +136,7 @@ impl Network {
             ],
             shared: &[("CGROUP_SLOTS", cgroups.object()), ("GENERATION", cgroups.object())],
             programs: &[("network_on_egress", Hook::Egress), ("network_on_ingress", Hook::Ingress)],
+            optional: &[],
         })?;
         let failed = |map| move |e: MapError| LoadError::Map { action: "fill", map, source: e.into() };
         let mut v4: LpmTrie<MapData, [u8; 4], u32> = object.take("NETWORK_RANGES_4")?;

@@ -20,6 +20,7 @@ pub const SIGNAL: Signal = Signal {
     help: "time that tasks stood still for want of CPU, memory or I/O (PSI), from the cgroup's files",
     tracepoints: &[],
     metrics: &[&TIME, &NODE_TIME],
+    capability: None,
     missing: |_| absent(),
     start: |_, _, _| Ok(Box::new(Pressure { booted_unix_ns: facts::unix_ns().saturating_sub(facts::boottime_ns()) })),
 };

@@ -5,9 +5,13 @@ use agent_common::{
     socket::SocketFacts,
 };
 
+use super::Failure;
 use crate::{
     config,
-    kernel::btf::{Btf, BtfError},
+    kernel::{
+        btf::{Btf, BtfError},
+        load::{Kernel, LOCKED_DOWN},
+    },
 };
 
 /// The ports of DNS as the programs have them.
@@ -17,6 +21,15 @@ pub fn dns_ports(config: &config::Dns) -> [u64; PORTS_LEN] {
         *place = u64::from(*port);
     }
     ports
+}
+
+/// Whether programs can tell which cgroup a socket is of. Before 5.15 its address is a mere number to them.
+///
+/// # Errors
+/// When they cannot.
+pub fn can_be_attributed(facts: &SocketFacts, kernel: &Kernel) -> Result<(), Failure> {
+    let by_address = facts.cgroup_is_number != 0;
+    if by_address && !kernel.reads_by_address { Err(LOCKED_DOWN.into()) } else { Ok(()) }
 }
 
 /// The offsets, in bytes.

@@ -1,20 +1,13 @@
 //! The tcp signal: segments, retransmits, round-trip times, connects and resets of every cgroup's TCP sockets.
 //!
 //! `agent-ebpf/src/bin/tcp.rs` counts what a socket has sent when it is closed. What lives is counted by a walk over all sockets,
-//! which is made here before each reading.
+//! which is made here before each reading; see [`Living`] for where the kernel refuses it.
 
-use std::{
-    collections::HashSet,
-    fs::{self, File},
-    io::{self, Read as _},
-    os::unix::fs::MetadataExt as _,
-    path::Path,
-    thread,
-};
+mod namespaces;
 
-use agent_common::tcp::{ConnectError, FIRST, Facts, TcpCounts};
-use nix::sched::{CloneFlags, setns};
+use agent_common::tcp::{ConnectError, FIRST, Facts, Mode, TcpCounts};
 
+use self::namespaces::{Namespaces, read_to_end};
 use super::{
     Failure, Readings, Running, Signal,
     books::Books,
@@ -22,13 +15,12 @@ use super::{
     socket,
 };
 use crate::{
-    causes,
     cgroups::{Cgroup, Cgroups},
     histogram::Histogram,
     kernel::{
         btf::{Btf, BtfError},
-        facts,
-        load::{Hook, Kernel, Object, Plan},
+        capabilities, facts,
+        load::{Hook, Kernel, Object, Optional, Plan},
     },
 };
 
@@ -48,6 +40,7 @@ pub const SIGNAL: Signal = Signal {
         &UNCOUNTED,
         &UNATTRIBUTED,
     ],
+    capability: Some(&capabilities::NET_ADMIN),
     missing: |btf| offsets(btf).err().map(|error| error.to_string()),
     start: |kernel, cgroups, _| Ok(Box::new(Tcp::start(kernel, cgroups)?)),
 };
@@ -142,9 +135,38 @@ const fn counter(
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcp"));
 
+/// The program of the walk over all sockets that have storage, and of that over those of one network namespace.
+const WALK: &str = "tcp_on_walk";
+const FIND: &str = "tcp_on_find";
+
+const OPTIONAL: &[Optional] = &[
+    Optional { programs: &["tcp_on_reset_received", "tcp_on_reset_sent"], lost: "no resets" },
+    Optional {
+        programs: &[WALK],
+        lost: "what living connections sent is counted once per round trip, not up to the moment of a reading",
+    },
+    Optional { programs: &[FIND], lost: "connections that are older than this start are not counted" },
+];
+
+/// How sockets that live are counted.
+#[derive(Debug)]
+enum Living {
+    /// By a walk over all of them.
+    Walk,
+    /// At their acknowledgements and retransmits, and by walks over the sockets of network namespaces.
+    Namespaces(Namespaces),
+    /// At their acknowledgements and retransmits alone.
+    Events,
+}
+
 /// The signal while it counts.
 struct Tcp {
     object: Object,
+    living: Living,
+    /// Resets are counted.
+    resets: bool,
+    /// What this kernel does not allow, and why.
+    lacks: Vec<String>,
     books: Books<TcpCounts>,
     /// When counting began, Unix time in ns.
     started_unix_ns: u64,
@@ -154,32 +176,52 @@ impl Tcp {
     fn start(kernel: &mut Kernel, cgroups: &Cgroups) -> Result<Self, Failure> {
         let slots = cgroups.slots();
         let facts = offsets(&kernel.btf)?;
+        socket::can_be_attributed(&facts.socket, kernel)?;
         let mut programs = vec![
             ("tcp_on_event", Hook::SockOps),
             ("tcp_on_reset_received", Hook::Tracepoint("tcp_receive_reset")),
             ("tcp_on_reset_sent", Hook::Tracepoint("tcp_send_reset")),
-            ("tcp_on_walk", Hook::Walk("bpf_sk_storage_map")),
+            (WALK, Hook::Walk("bpf_sk_storage_map")),
         ];
+        let mut lacks = Vec::new();
         if facts.by_callback == 0 {
             programs.push(("tcp_on_state", Hook::Tracepoint("inet_sock_set_state")));
-            programs.push(("tcp_on_find", Hook::Walk("tcp")));
+            programs.push((FIND, Hook::Walk("tcp")));
+        } else {
+            lacks.push("connections that are older than this start are not counted: this kernel is older than 5.11".to_owned());
         }
         let mut object = kernel.load(&Plan {
             object: SIGNAL.name,
             bytes: OBJECT,
             facts: ("FACTS", facts),
-            maps: &[("TCP_COUNTS", Some(slots)), ("TCP_SOCKETS", None)],
+            maps: &[("TCP_COUNTS", Some(slots)), ("TCP_SOCKETS", None), ("TCP_MODE", None)],
             shared: &[("CGROUP_SLOTS", cgroups.object())],
             programs: &programs,
+            optional: OPTIONAL,
         })?;
+        let at_events = object.does_without(WALK);
+        object.mapped::<Mode>("TCP_MODE")?.write(0, &Mode { at_events: at_events.into() });
         kernel.attach(&mut object)?;
-        if facts.by_callback == 0 {
-            find_sockets(&mut object);
-        } else {
-            tracing::warn!("this kernel is older than 5.11: connections that are older than the agent are not counted");
+        let mut namespaces = Namespaces::default();
+        let finds = facts.by_callback == 0 && !object.does_without(FIND);
+        if finds {
+            namespaces.walk_all(&mut object);
         }
+        if let Some(why) = namespaces.closed() {
+            lacks.push(format!("connections of other network namespaces that are older than this start are not counted: {why}"));
+        }
+        lacks.extend(object.lacks());
+        let living = match (at_events, finds) {
+            (false, _) => Living::Walk,
+            (true, true) => Living::Namespaces(namespaces),
+            (true, false) => Living::Events,
+        };
+        for lack in &lacks {
+            tracing::warn!("tcp: {lack}");
+        }
+        let resets = !object.does_without("tcp_on_reset_sent");
         let books = Books::open(&object, "TCP_COUNTS", 1, slots)?;
-        Ok(Self { object, books, started_unix_ns: facts::unix_ns() })
+        Ok(Self { object, living, resets, lacks, books, started_unix_ns: facts::unix_ns() })
     }
 
     fn points(&self, counts: &TcpCounts) -> Vec<Point> {
@@ -193,10 +235,12 @@ impl Tcp {
             count(&RETRANSMITS, counts.retransmits),
             distribution(&RTT, &counts.rtts, counts.rtt_ns),
             distribution(&CONNECT_DURATION, &counts.connects, counts.connect_ns),
-            count(&RESETS, counts.resets_sent).with("direction", "sent"),
-            count(&RESETS, counts.resets_received).with("direction", "received"),
             count(&LISTEN_DROPS, counts.listen_drops),
         ];
+        if self.resets {
+            points.push(count(&RESETS, counts.resets_sent).with("direction", "sent"));
+            points.push(count(&RESETS, counts.resets_received).with("direction", "received"));
+        }
         if counts.uncounted > 0 {
             points.push(count(&UNCOUNTED, counts.uncounted));
         }
@@ -217,55 +261,21 @@ impl Running for Tcp {
         self.points(&last)
     }
 
+    fn note(&self) -> Option<String> {
+        (!self.lacks.is_empty()).then(|| self.lacks.join("; "))
+    }
+
     fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
-        read_to_end(self.object.walk_sockets("tcp_on_walk", "TCP_SOCKETS")?)?;
+        match &mut self.living {
+            Living::Walk => read_to_end(self.object.walk_sockets(WALK, "TCP_SOCKETS")?)?,
+            Living::Namespaces(namespaces) => namespaces.walk_some(&mut self.object)?,
+            Living::Events => {}
+        }
         let totals = self.books.totals(cgroups.table());
         let cgroups = totals.iter().map(|(slot, counts)| (*slot, self.points(counts))).collect();
         let unattributed = Value::Int(self.books.unattributed().segments);
         Ok(Readings { cgroups, node: vec![Point::new(&UNATTRIBUTED, self.started_unix_ns, unattributed)] })
     }
-}
-
-/// A walk's programs run while its file is read; ours write nothing.
-fn read_to_end(mut walk: File) -> io::Result<()> {
-    walk.read_to_end(&mut Vec::new()).map(drop)
-}
-
-/// Finds the sockets that are older than the programs, in every network namespace.
-///
-/// The kernel walks over the sockets of the reader's namespace, so a thread goes to each of them.
-fn find_sockets(object: &mut Object) {
-    for namespace in namespaces() {
-        let found = thread::scope(|scope| {
-            let enter = || -> Result<(), Failure> {
-                setns(&namespace, CloneFlags::CLONE_NEWNET)?;
-                read_to_end(object.walk("tcp_on_find", Path::new("/"))?)?;
-                Ok(())
-            };
-            scope.spawn(enter).join()
-        });
-        match found {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                let error = causes::chain(&*error);
-                tracing::warn!(error, "connections of one network namespace that are older than this start are not counted");
-            }
-            Err(_) => tracing::warn!("connections of one network namespace that are older than this start are not counted"),
-        }
-    }
-}
-
-/// The network namespaces that processes are in. One that nobody is in has sockets that nobody speaks with.
-fn namespaces() -> Vec<File> {
-    let mut seen = HashSet::new();
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = processes.filter(|entry| entry.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit()));
-    // A process may end meanwhile.
-    let namespaces = pids.filter_map(|entry| {
-        let path = entry.path().join("ns/net");
-        seen.insert(fs::metadata(&path).ok()?.ino()).then(|| File::open(path).ok())?
-    });
-    namespaces.collect()
 }
 
 /// Where this kernel keeps what the programs read.

@@ -35,7 +35,7 @@ pub fn passes(effort: Effort) -> Result<Vec<Figure>> {
 fn read_times(walks: bool, cgroups: &[Cgroup], exports: usize) -> Result<Vec<f64>> {
     let collector = Collector::start()?;
     let agent = Agent::spawn(json!({
-        "bpf": {"walks": walks},
+        "bpf": {"leave_out": if walks { "" } else { "memory_on_walk" }},
         "cgroups": {"slots": 2048},
         "signals": {"cpu": false, "pressure": false, "network": false, "dns": false, "tcp": false, "drops": false},
         "export": {"exporter": "otlp", "endpoint": collector.grpc_endpoint()},

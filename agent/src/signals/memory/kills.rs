@@ -58,7 +58,10 @@ impl Kills {
 /// Logs a kill and makes an event of it.
 fn told(kill: &OomKill, table: &Table) -> Event {
     let path = |id: u64| table.iter().find(|c| c.id == id).map(|c| c.path.clone());
-    let path = |id: u64| path(id).unwrap_or_else(|| format!("(gone, id {id})"));
+    let path = |id: u64| match id {
+        UNKNOWN => "(unknown)".to_owned(),
+        _ => path(id).unwrap_or_else(|| format!("(gone, id {id})")),
+    };
     let end = kill.comm.iter().position(|byte| *byte == 0).unwrap_or(kill.comm.len());
     let name = String::from_utf8_lossy(&kill.comm[..end]).into_owned();
     let victim = path(kill.cgroup);
@@ -95,6 +98,9 @@ fn told(kill: &OomKill, table: &Table) -> Event {
         "out of memory: a process was killed"
     );
     let body = match &limiting {
+        Some(_) if kill.limiting == UNKNOWN => {
+            format!("process {name} ({}) was killed: its cgroup or one above it reached its memory limit", kill.tgid)
+        }
         Some(limiting) => format!("process {name} ({}) was killed: {limiting} reached its memory limit", kill.tgid),
         None => format!("process {name} ({}) was killed: the node ran out of memory", kill.tgid),
     };
@@ -104,7 +110,9 @@ fn told(kill: &OomKill, table: &Table) -> Event {
         ("podmeter.oom.cause", Detail::Text(cause.to_owned())),
         ("podmeter.oom.victim.cgroup.path", Detail::Text(victim)),
     ];
-    attributes.extend(limiting.map(|path| ("podmeter.oom.limiting.cgroup.path", Detail::Text(path))));
+    attributes.extend(
+        limiting.filter(|_| kill.limiting != UNKNOWN).map(|path| ("podmeter.oom.limiting.cgroup.path", Detail::Text(path))),
+    );
     attributes.extend(parts.into_iter().filter(|(_, bytes)| *bytes != UNKNOWN).map(|(part, bytes)| (part, Detail::Int(bytes))));
     let time_unix_ns = facts::unix_ns().saturating_sub(facts::boottime_ns().saturating_sub(kill.time_ns));
     Event { name: EVENT, cgroup: (kill.slot, kill.cgroup), time_unix_ns, body, attributes }

@@ -159,6 +159,12 @@ impl Layout {
         Ok(layout)
     }
 
+    /// Nothing of it can be read by a walk, for this reason.
+    pub fn cannot_be_read(&mut self, why: &str) {
+        self.no_walk = Some(why.to_owned());
+        (self.facts.stats_index, self.facts.events_index) = (0, 0);
+    }
+
     /// Whether the tables have to be read out of the kernel first.
     pub fn needs_index(&self) -> bool {
         self.facts.stats_index != 0 || self.facts.events_index != 0

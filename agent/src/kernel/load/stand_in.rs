@@ -1,0 +1,44 @@
+//! The kernel's types as aya is shown them.
+
+use aya::Endianness;
+
+use super::LoadError;
+use crate::kernel::btf::Btf;
+
+/// The iterators that programs may be of.
+const WALKS: [&str; 3] = ["bpf_sk_storage_map", "cgroup", "tcp"];
+
+/// A BTF in which the types of tracepoints and iterators have the ids that the running kernel gives them, and nothing else has a
+/// name.
+///
+/// aya finds a tracepoint by a typedef's name, an iterator by a function's, and tells the kernel its id.
+pub(super) fn stand_in(btf: &Btf, tracepoints: &[&str]) -> Result<aya::Btf, LoadError> {
+    const FWD: u32 = 7 << 24;
+    const TYPEDEF: u32 = 8 << 24;
+    const FUNC: u32 = 12 << 24;
+    let typedefs = tracepoints.iter().map(|name| format!("btf_trace_{name}"));
+    let typedefs = typedefs.filter_map(|name| Some((btf.typedef_id(&name).ok()?, TYPEDEF, name)));
+    let functions = WALKS.iter().map(|name| format!("bpf_iter_{name}"));
+    let functions = functions.filter_map(|name| Some((btf.function_id(&name).ok()?, FUNC, name)));
+    let mut strings = vec![0_u8];
+    let mut wanted = Vec::new();
+    for (id, kind, name) in typedefs.chain(functions) {
+        wanted.push((id, kind, strings.len() as u32));
+        strings.extend(name.bytes().chain([0]));
+    }
+    let last = wanted.iter().map(|(id, ..)| *id).max().unwrap_or(0);
+    let mut types = Vec::with_capacity(last as usize * 12);
+    for id in 1..=last {
+        let (name, kind) = wanted.iter().find(|(w, ..)| *w == id).map_or((0, FWD), |(_, kind, name)| (*name, *kind));
+        types.extend([name, kind, 0].iter().flat_map(|word: &u32| word.to_ne_bytes()));
+    }
+    let types_len = types.len() as u32;
+    let mut data = Vec::with_capacity(24 + types.len() + strings.len());
+    data.extend(0xeb9f_u16.to_ne_bytes());
+    data.extend([1, 0]);
+    data.extend([24, 0, types_len, types_len, strings.len() as u32].iter().flat_map(|word: &u32| word.to_ne_bytes()));
+    data.extend(types);
+    data.extend(strings);
+    aya::Btf::parse(&data, Endianness::default())
+        .map_err(|source| LoadError::Object { object: "tracepoints", source: Box::new(aya::EbpfError::BtfError(source)) })
+}
