@@ -8,7 +8,7 @@ use std::{
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -65,10 +65,17 @@ pub enum As {
     Root,
     /// The user and group 65534, without any capability.
     Nobody,
+    /// Whoever runs the test, without the right to attach programs to sockets, nor that to do everything.
+    RootWithoutNetAdmin,
 }
 
 /// Runs `podmeter` with these arguments; it must end within `within`, for which [`patience`] is had.
 pub fn run(args: &[&str], user: As, within: Duration) -> Result<Output> {
+    run_in(args, user, within, &[])
+}
+
+/// [`run`] with these variables in its environment.
+pub fn run_in(args: &[&str], user: As, within: Duration, environment: &[(&str, &str)]) -> Result<Output> {
     // A directory on the way to the binary may be closed to others.
     let open = tempfile::tempdir().context("could not make a directory")?;
     let mut binary = binary()?;
@@ -78,7 +85,7 @@ pub fn run(args: &[&str], user: As, within: Duration) -> Result<Output> {
         fs::copy(&binary, &copy).with_context(|| format!("could not copy {}", binary.display()))?;
         binary = copy;
     }
-    let mut process = spawn(&binary, args, user, &[])?;
+    let mut process = spawn(&binary, args, user, environment)?;
     let stdout = read_all(process.stdout.take());
     let stderr = read_all(process.stderr.take());
     let within = patience(within);
@@ -113,6 +120,16 @@ fn spawn(binary: &Path, args: &[&str], user: As, environment: &[(&str, &str)]) -
                 nix::unistd::setgroups(&[])?;
                 nix::unistd::setgid(Gid::from_raw(65534))?;
                 nix::unistd::setuid(Uid::from_raw(65534))?;
+            }
+            if user == As::RootWithoutNetAdmin {
+                const CAP_NET_ADMIN: nix::libc::c_int = 12;
+                const CAP_SYS_ADMIN: nix::libc::c_int = 21;
+                // Root gets what the bounding set has when it executes a program (capabilities(7)).
+                for capability in [CAP_NET_ADMIN, CAP_SYS_ADMIN] {
+                    if nix::libc::prctl(nix::libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 {
+                        return Err(std::io::Error::last_os_error());
+                    }
+                }
             }
             Ok(())
         });
@@ -416,7 +433,38 @@ const SIGNALS: &[&str] = &["cpu", "memory", "pressure", "network", "dns", "tcp",
 /// The name of the runner that this is.
 fn runner() -> Result<String> {
     let program = std::env::current_exe().context("could not find this test's own executable")?;
-    Ok(program.file_stem().unwrap_or_default().to_string_lossy().into_owned())
+    Ok(without_hash(&program.file_stem().unwrap_or_default().to_string_lossy()).to_owned())
+}
+
+/// A runner's name as its source file has it: cargo appends a hash to the executable's.
+fn without_hash(executable: &str) -> &str {
+    match executable.rsplit_once('-') {
+        Some((name, hash)) if hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => name,
+        _ => executable,
+    }
+}
+
+/// Why this machine cannot run the tests of this runner: a signal that it looks at is off, for the reason that `podmeter check`
+/// gives. Asked once for each runner. `None` also where the check fails, so that the tests show how.
+pub fn off_here() -> Option<&'static str> {
+    static REASON: OnceLock<Option<String>> = OnceLock::new();
+    let ask = || {
+        let runner = runner().ok()?;
+        let (_, looked_at) = LOOKED_AT.iter().find(|(name, _)| *name == runner)?;
+        let output = run(&["check", "--json"], As::Root, Duration::from_secs(60)).ok()?;
+        off_among(looked_at, &serde_json::from_str(&output.stdout).ok()?)
+    };
+    REASON.get_or_init(ask).as_deref()
+}
+
+/// The first of these signals that a report of `podmeter check --json` says is off, and why.
+fn off_among(looked_at: &[&str], report: &Json) -> Option<String> {
+    let off = report["signals"]
+        .as_array()?
+        .iter()
+        .find(|signal| signal["on"] == false && signal["name"].as_str().is_some_and(|name| looked_at.contains(&name)))?;
+    let reason = off["reason"].as_str().and_then(|reason| reason.lines().next()).unwrap_or("podmeter check gives no reason");
+    Some(format!("{} is off here: {reason}", off["name"].as_str().unwrap_or_default()))
 }
 
 /// The configuration of signals that switches off what a runner does not look at.
@@ -450,6 +498,20 @@ mod tests {
         let all_but = json!({"cpu": false, "network": false, "dns": false, "tcp": false, "drops": false});
         assert_eq!(not_looked_at("memory"), all_but);
         assert!(LOOKED_AT.iter().flat_map(|(_, signals)| *signals).all(|signal| SIGNALS.contains(signal)));
+    }
+
+    #[test]
+    fn a_runner_is_skipped_for_the_reason_that_check_gives() {
+        let report = json!({"signals": [
+            {"name": "cpu", "on": true},
+            {"name": "drops", "on": false, "reason": "no enum\nthe verifier's log"},
+        ]});
+        assert_eq!(off_among(&["cpu"], &report), None);
+        assert_eq!(off_among(&["cpu", "drops"], &report).as_deref(), Some("drops is off here: no enum"));
+        assert_eq!(
+            (without_hash("tcp-0123456789abcdef"), without_hash("bad-input"), without_hash("tcp")),
+            ("tcp", "bad-input", "tcp")
+        );
     }
 
     #[test]

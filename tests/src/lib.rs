@@ -31,11 +31,16 @@ use std::{
 /// Waits until no other test of this binary runs and keeps others out while the guard lives: the machine's CPUs are what is
 /// measured, so two tests at once would be each other's noise.
 ///
-/// `None` when the test has to be skipped because it is not run as root; says so, since a silent pass would look like a check.
+/// `None` when the test has to be skipped, because it is not run as root or because this machine cannot measure what its runner
+/// looks at; says so, since a silent pass would look like a check.
 pub fn alone_as_root(test: &str) -> Option<MutexGuard<'static, ()>> {
     static RUNNING: Mutex<()> = Mutex::new(());
     if !nix::unistd::geteuid().is_root() {
         eprintln!("SKIPPED {test}: needs root");
+        return None;
+    }
+    if let Some(reason) = agent::off_here() {
+        eprintln!("SKIPPED {test}: {reason}");
         return None;
     }
     // A test that panicked has cleaned up while it unwound.

@@ -31,10 +31,7 @@ impl Tally {
             self.ended_well += count(result, "passed");
             self.failed += count(result, "failed");
             self.ignored += count(result, "ignored");
-        } else if let Some((name, reason)) = line.strip_prefix("SKIPPED ").and_then(|rest| rest.split_once(": "))
-            && !name.is_empty()
-            && !reason.is_empty()
-        {
+        } else if skipped(line).is_some() {
             self.skipped += 1;
         }
     }
@@ -43,6 +40,12 @@ impl Tally {
     pub(crate) fn has_failures(&self) -> bool {
         self.failed > 0
     }
+}
+
+/// The name and the reason in a line of a test that cannot run here.
+pub(crate) fn skipped(line: &str) -> Option<(&str, &str)> {
+    let (name, reason) = line.strip_prefix("SKIPPED ")?.split_once(": ")?;
+    (!name.is_empty() && !reason.is_empty()).then_some((name, reason))
 }
 
 /// The number before a word, as in `ok. 12 passed; 0 failed; 1 ignored; …`.

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: checks, builds and runs everything there is to run, and ends with one line of true totals.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fmt;
 use std::io::{BufRead, BufReader, Write, stdout};
@@ -10,7 +11,8 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::setup::{self, Purpose};
-use crate::tally::Tally;
+use crate::tally::{self, Tally};
+use crate::vm::Tests;
 use crate::workspace::Workspace;
 use crate::{build, command, lint, vm};
 
@@ -118,13 +120,15 @@ fn with_podmeter<'a>(workspace: &Workspace, podmeter: &Path, cargo: &'a mut Comm
 struct Session<W> {
     tally: Tally,
     failures: Vec<String>,
+    /// Tests that skipped themselves on this machine, with their reasons.
+    skipped: BTreeMap<String, String>,
     /// Where the runners' output goes.
     out: W,
 }
 
 impl<W: Write + Send> Session<W> {
     fn new(out: W) -> Self {
-        Self { tally: Tally::default(), failures: Vec::new(), out }
+        Self { tally: Tally::default(), failures: Vec::new(), skipped: BTreeMap::new(), out }
     }
 
     /// Runs a step that either works or does not.
@@ -144,7 +148,7 @@ impl<W: Write + Send> Session<W> {
     fn runner(&mut self, name: &str, command: &mut Command) {
         eprintln!("\n== {name}\n$ {}", command::shown(command));
         let mut tally = Tally::default();
-        if let Err(error) = watch(command, &mut tally, &mut self.out) {
+        if let Err(error) = watch(command, &mut tally, &mut self.skipped, &mut self.out) {
             if !tally.has_failures() {
                 tally += Tally::FAILED_STEP;
             }
@@ -158,6 +162,12 @@ impl<W: Write + Send> Session<W> {
         eprintln!("\n== {GUESTS}");
         match vm::test(workspace, options, &mut self.out) {
             Ok(outcomes) => {
+                let guests: Vec<&Tests> = outcomes.iter().map(|outcome| &outcome.tests).collect();
+                for test in run_by_none(self.skipped.keys(), &guests) {
+                    let reason = &self.skipped[test];
+                    self.failures.push(format!("{test}: skipped on this machine and in every guest; here since {reason}"));
+                    self.tally += Tally::FAILED_STEP;
+                }
                 for outcome in outcomes {
                     self.tally += outcome.tally;
                     self.failures.extend(outcome.failures);
@@ -177,12 +187,24 @@ impl<W: Write + Send> Session<W> {
     }
 }
 
-fn watch(command: &mut Command, tally: &mut Tally, out: &mut impl Write) -> Result<()> {
+/// Those of the tests skipped here that guests have and skip as well: nothing has run them. Tests that guests do not have are about
+/// programs that this machine lacks.
+fn run_by_none<'a>(skipped: impl Iterator<Item = &'a String>, guests: &[&Tests]) -> Vec<&'a String> {
+    let has = |test: &String| guests.iter().any(|guest| guest.passed.contains(test));
+    let ran = |test: &String| guests.iter().any(|guest| guest.passed.contains(test) && !guest.skipped.contains(test));
+    skipped.filter(|test| has(test) && !ran(test)).collect()
+}
+
+fn watch(command: &mut Command, tally: &mut Tally, skips: &mut BTreeMap<String, String>, out: &mut impl Write) -> Result<()> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("could not start it")?;
     let output = child.stdout.take().context("it has no output")?;
     for line in BufReader::new(output).split(b'\n') {
         let line = line.context("could not read its output")?;
-        tally.add_line(&String::from_utf8_lossy(&line));
+        let text = String::from_utf8_lossy(&line);
+        tally.add_line(&text);
+        if let Some((name, reason)) = tally::skipped(&text) {
+            skips.insert(name.to_owned(), reason.to_owned());
+        }
         // Whoever reads this may have left; the tests' result still counts.
         let _ = out.write_all(&line).and_then(|()| out.write_all(b"\n"));
     }
@@ -209,6 +231,16 @@ mod tests {
         let session = shell("echo 'test result: ok. 3 passed; 0 failed; 0 ignored'");
         assert_eq!((session.tally.to_string().as_str(), session.failures.len()), ("3 passed, 0 failed", 0));
         assert_eq!(session.out, b"test result: ok. 3 passed; 0 failed; 0 ignored\n");
+    }
+
+    #[test]
+    fn a_test_that_this_machine_skips_must_have_run_in_some_guest() {
+        let session = shell("echo 'SKIPPED a: no tcp'; echo 'SKIPPED b: no tcp'; echo 'SKIPPED c: no dig'");
+        assert_eq!(session.skipped["a"], "no tcp");
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let old = Tests { passed: names(&["a", "b"]), skipped: names(&["a", "b"]) };
+        let new = Tests { passed: names(&["a", "b"]), skipped: names(&["b"]) };
+        assert_eq!(run_by_none(session.skipped.keys(), &[&old, &new]), ["b"]);
     }
 
     #[test]

@@ -26,6 +26,7 @@ use self::guest::{Guest, LogFiles};
 use self::image::Programs;
 pub(crate) use self::kernel::Kernel;
 use self::results::Results;
+pub(crate) use self::results::Tests;
 use crate::docs::kernels as kernels_table;
 use crate::setup::{archive, qemu};
 use crate::tally::Tally;
@@ -69,9 +70,14 @@ const LEFT_OUT: &[LeftOut] = &[
     LeftOut { runner: "resolvers", tests: &[] },
     // Of what is sent again when a collector fails.
     LeftOut { runner: "export", tests: &["a_collector_that_", "a_stalling_collector_"] },
+    // Run after all others, as [`LOCKDOWN`].
+    LeftOut { runner: "refused", tests: &["locked_down_"] },
     // Of the configuration.
     LeftOut { runner: "bad_input", tests: &["a_key_", "a_value_", "text_that_is_no_yaml_", "an_endpoint_", "an_argument_"] },
 ];
+
+/// The runner of the tests that need a kernel which is locked down: see `init.sh`.
+const LOCKDOWN: &str = "lockdown";
 
 /// What goes wrong on purpose after a guest's first runner, to see that it is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -128,6 +134,7 @@ impl Default for Options {
 pub(crate) struct Outcome {
     pub(crate) tally: Tally,
     pub(crate) failures: Vec<String>,
+    pub(crate) tests: Tests,
 }
 
 /// Why no virtual machine can be booted on this kind of machine, or `None`.
@@ -182,7 +189,8 @@ pub(crate) fn test(workspace: &Workspace, options: &Options, out: &mut (impl Wri
     // A kernel that printed nothing has failed already.
     let tried: Vec<&str> = chosen.iter().map(|kernel| kernel.name).filter(|name| check_file(workspace, name).exists()).collect();
     if let Err(error) = kernels_table::check(workspace, &tried) {
-        outcomes.push(Outcome { tally: Tally::FAILED_STEP, failures: vec![format!("{error:#}")] });
+        let failures = vec![format!("{error:#}")];
+        outcomes.push(Outcome { tally: Tally::FAILED_STEP, failures, tests: Tests::default() });
     }
     Ok(outcomes)
 }
@@ -214,7 +222,8 @@ impl<W: Write> Write for Shared<'_, W> {
 fn run(workspace: &Workspace, kernel: &Kernel, programs: &Programs, options: &Options, out: &mut impl Write) -> Outcome {
     let name = kernel.name;
     let begin = Instant::now();
-    let fresh = || Results::new(name, programs.tests.iter().map(|(name, _)| name.clone()));
+    let last = options.filter.is_none().then(|| LOCKDOWN.to_owned());
+    let fresh = || Results::new(name, programs.tests.iter().map(|(name, _)| name.clone()).chain(last.clone()));
     let mut results = fresh();
     let place = directory(workspace);
     let files = LogFiles { console: place.join(format!("{name}-console.log")), log: place.join(format!("{name}.log")) };
@@ -237,12 +246,13 @@ fn run(workspace: &Workspace, kernel: &Kernel, programs: &Programs, options: &Op
         results.lose(format_args!("{error:#}"));
     }
     let said_all = results.ended();
+    let tests = results.tests().clone();
     let (tally, failures) = results.close();
     if tested.is_ok() && !said_all {
         let _ = writeln!(out, "{}", files.tail());
     }
     let _ = writeln!(out, "[{name}] {tally}, in {} s", begin.elapsed().as_secs());
-    Outcome { tally, failures }
+    Outcome { tally, failures, tests }
 }
 
 /// Boots one kernel into a shell on this terminal.

@@ -1,8 +1,9 @@
 //! What a guest says: marks around each runner's output, and the output of Rust's test runner between them.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 
-use crate::tally::Tally;
+use crate::tally::{Tally, skipped};
 
 /// Begins every line that is the guest's own and not a runner's (see `init.sh`).
 const MARK: &str = "@guest ";
@@ -20,10 +21,20 @@ pub(super) struct Results {
     check: String,
     /// Test runners that must still report.
     expected: Vec<String>,
+    tests: Tests,
     running: Option<Runner>,
     ended: bool,
     lost: bool,
     began: bool,
+}
+
+/// The tests of a guest, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tests {
+    /// Those that passed, if only by skipping themselves.
+    pub(crate) passed: BTreeSet<String>,
+    /// Those that skipped themselves, in whole or in part.
+    pub(crate) skipped: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -56,6 +67,7 @@ impl Results {
             failures: Vec::new(),
             check: String::new(),
             expected,
+            tests: Tests::default(),
             running: None,
             ended: false,
             lost: false,
@@ -75,6 +87,11 @@ impl Results {
             return;
         }
         runner.tally.add_line(line);
+        if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... ok")) {
+            self.tests.passed.insert(name.to_owned());
+        } else if let Some((name, _)) = skipped(line) {
+            self.tests.skipped.insert(name.to_owned());
+        }
         match line {
             "successes:" => runner.section = Section::Successes,
             "failures:" => runner.section = Section::Failures,
@@ -163,6 +180,11 @@ impl Results {
         self.check.trim()
     }
 
+    /// Which tests ran.
+    pub(super) fn tests(&self) -> &Tests {
+        &self.tests
+    }
+
     /// The sum, and what failed. A guest that did not say all has failed; when it did, so has every runner that did not report.
     pub(super) fn close(mut self) -> (Tally, Vec<String>) {
         if let Some(runner) = self.running.take() {
@@ -202,6 +224,8 @@ mod tests {
         assert_eq!(shown, "[6.1] test a ... ok\n[6.1] test b ... ok\n[6.1] SKIPPED b: needs a moon\n");
         assert_eq!(results.check(), "{\"signals\": []}");
         assert!(results.ended());
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        assert_eq!(*results.tests(), Tests { passed: names(&["a", "b"]), skipped: names(&["b"]) });
         assert_eq!(results.place(), "the pause after a runner");
         let (tally, failures) = results.close();
         assert_eq!((tally.to_string().as_str(), failures.len()), ("1 passed, 0 failed, 1 skipped", 0));
