@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
     agent::Agent,
     cgroup::{Cgroup, has_controller},
+    is_emulated,
     load::{Load, Process},
     metric::{PERIODS, THROTTLED_PERIODS, WAIT_TIME},
     otlp::Exports,
@@ -79,8 +80,10 @@ root_test! {
         let exports = agent.stop()?.exports;
         let (throttled, contention) = check_causes(&exports, &limited, &tasks)?;
         ensure!(throttled > 1.2, "one fifth of a CPU was allowed, but throttled for only {throttled} s");
-        // The agent and the kernel's threads want the CPU too.
-        ensure!(contention < 0.05 * wait_s(&tasks), "{contention} s of contention beside {throttled} s of throttling");
+        // The agent and the kernel's threads want the CPU too, and take long where it is emulated on a busy machine. That both causes
+        // are what the kernel counts was checked above.
+        let others = if is_emulated() { 0.25 } else { 0.05 };
+        ensure!(contention < others * wait_s(&tasks), "{contention} s of contention beside {throttled} s of throttling");
         let stat = limited.cpu_stat()?;
         for (metric, truth) in [(PERIODS, stat.nr_periods), (THROTTLED_PERIODS, stat.nr_throttled)] {
             // A period may have ended since.

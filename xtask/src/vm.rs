@@ -72,8 +72,11 @@ const LEFT_OUT: &[LeftOut] = &[
     LeftOut { runner: "export", tests: &["a_collector_that_", "a_stalling_collector_"] },
     // Run after all others, as [`LOCKDOWN`].
     LeftOut { runner: "refused", tests: &["locked_down_"] },
-    // Of the configuration.
-    LeftOut { runner: "bad_input", tests: &["a_key_", "a_value_", "text_that_is_no_yaml_", "an_endpoint_", "an_argument_"] },
+    // Of the configuration, and of what is sent to nobody.
+    LeftOut {
+        runner: "bad_input",
+        tests: &["a_key_", "a_value_", "text_that_is_no_yaml_", "an_endpoint_", "an_argument_", "a_backend_that_"],
+    },
 ];
 
 /// The runner of the tests that need a kernel which is locked down: see `init.sh`.
