@@ -340,7 +340,7 @@ impl Cgroups {
 /// The path in a record.
 fn path_of(owner: &Owner) -> String {
     let len = (owner.path_len as usize).min(PATH_LEN - 1);
-    String::from_utf8_lossy(&owner.path[..len]).into_owned()
+    name::readable(&owner.path[..len])
 }
 
 /// Writes a path into a record, as far as there is room.

@@ -347,6 +347,16 @@ fn between<'a>(word: &'a str, prefix: &str, suffix: &str) -> Option<&'a str> {
     word.strip_prefix(prefix)?.strip_suffix(suffix).filter(|middle| !middle.is_empty())
 }
 
+/// A name or path as text. What is not UTF-8 is written as `\xNN`, as systemd does: two names that differ only there stay two.
+pub(super) fn readable(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    text
+}
+
 /// Replaces systemd's `\xNN` by the byte it stands for (`systemd-escape --unescape`, without its `-` for `/`: people call units
 /// by the name that `systemctl` shows). What is no escape stays as it is.
 fn unescape(name: &str) -> String {

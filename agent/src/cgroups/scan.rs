@@ -2,9 +2,11 @@
 
 use std::{
     fs, io,
-    os::unix::fs::MetadataExt,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
 };
+
+use super::name::readable;
 
 /// A cgroup found in the tree.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,7 +36,7 @@ pub(super) fn tree(root: &Path) -> Result<Vec<Found>, (PathBuf, io::Error)> {
         for entry in entries.flatten() {
             let is_cgroup = entry.file_type().is_ok_and(|t| t.is_dir());
             if let (true, Ok(metadata)) = (is_cgroup, entry.metadata()) {
-                let name = entry.file_name().to_string_lossy().into_owned();
+                let name = readable(entry.file_name().as_bytes());
                 let path = format!("{}/{name}", parent_path.trim_end_matches('/'));
                 found.push(Found { id: metadata.ino(), parent: parent_id, path });
             }

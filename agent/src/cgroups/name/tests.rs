@@ -281,3 +281,10 @@ proptest! {
         prop_assert!(!name.nested || !matches!(name.kind, Kind::Root | Kind::Pod));
     }
 }
+
+#[test]
+fn names_that_are_not_utf_8_stay_apart() {
+    assert_eq!(readable("/a/ü".as_bytes()), "/a/ü");
+    assert_eq!(readable(b"/a/\xff\xfe-1"), "/a/\\xff\\xfe-1");
+    assert_ne!(readable(b"/a/\xff"), readable(b"/a/\xfe"));
+}
