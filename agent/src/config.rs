@@ -215,8 +215,14 @@ pub struct Export {
     pub client_certificate: Option<PathBuf>,
     /// PEM file with its key. Set if and only if the certificate is.
     pub client_key: Option<PathBuf>,
-    /// Batches kept while the receiver is away.
+    /// Exports kept while the receiver is away.
     pub queue: usize,
+    /// Bytes that they may have, as they are sent.
+    pub queue_bytes: usize,
+    /// Bytes that one request may have before compression.
+    pub request_bytes: usize,
+    /// Bytes that the value of an attribute may have.
+    pub attribute_bytes: usize,
 }
 
 /// By which way metrics leave.

@@ -1,7 +1,7 @@
 //! Batches -> OTLP, over gRPC, over HTTP or as lines on stdout.
 //!
-//! [`encode`] makes the messages (pure); [`ship::Shipper`] keeps them in a bounded queue as the bytes that go over the wire
-//! and sends them by the rules of the OTLP specification (1.9, "OTLP/gRPC" and "OTLP/HTTP"). Nothing here waits for the
+//! [`encode`] makes the messages and `request` cuts them into requests (pure); [`ship::Queue`] keeps these, bounded, as the bytes
+//! that go over the wire, and [`ship::Shipper`] sends them by the rules of the OTLP specification (1.9, "OTLP/gRPC" and "OTLP/HTTP"). Nothing here waits for the
 //! collector but the shipper's own task.
 
 mod compress;
@@ -10,9 +10,12 @@ mod endpoint;
 mod failure;
 mod grpc;
 mod http;
+mod json;
 mod link;
 mod logs;
 pub mod own;
+mod queue;
+mod request;
 pub mod ship;
 mod tls;
 
@@ -48,8 +51,14 @@ pub struct Settings {
     pub client_certificate: Option<PathBuf>,
     /// PEM file of that certificate's private key.
     pub client_key: Option<PathBuf>,
-    /// Batches kept while the collector cannot be reached; beyond it the oldest goes.
+    /// Exports kept while the collector cannot be reached; beyond it the oldest goes.
     pub queue: usize,
+    /// Bytes that the requests of these may have, as they are sent; beyond it the oldest goes.
+    pub queue_bytes: usize,
+    /// Bytes that one request may have before compression.
+    pub request_bytes: usize,
+    /// Bytes that the value of an attribute may have.
+    pub attribute_bytes: usize,
 }
 
 impl std::fmt::Debug for Settings {
@@ -66,6 +75,9 @@ impl std::fmt::Debug for Settings {
             .field("client_certificate", &self.client_certificate)
             .field("client_key", &self.client_key)
             .field("queue", &self.queue)
+            .field("queue_bytes", &self.queue_bytes)
+            .field("request_bytes", &self.request_bytes)
+            .field("attribute_bytes", &self.attribute_bytes)
             .finish()
     }
 }

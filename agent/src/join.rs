@@ -17,9 +17,14 @@ use crate::{
 /// What a set of points is about, as OTLP resource attributes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Resource {
-    /// Attributes by key, sorted by key, each once.
+    /// Attributes by key, sorted by key, each once, at most [`MOST_ATTRIBUTES`].
     pub attributes: Vec<(String, String)>,
+    /// Attributes there was no room for.
+    pub left_out: u64,
 }
+
+/// Attributes that a resource may have. What podmeter itself says is some twenty; labels and configured attributes make way.
+pub const MOST_ATTRIBUTES: usize = 64;
 
 /// The machine that all resources are on.
 #[derive(Clone, Debug, Default)]
@@ -119,16 +124,24 @@ impl Node {
         self.and(own.into_iter().map(|(key, value)| (key.to_owned(), value)))
     }
 
-    /// The node's attributes and these; of two with the same key, the later.
+    /// These and the node's attributes; of two with the same key, podmeter's own.
     fn and(&self, own: impl IntoIterator<Item = (String, String)>) -> Resource {
-        let mut attributes = self.attributes.clone();
-        attributes.insert("host.name".to_owned(), self.name.clone());
+        let mut attributes = BTreeMap::from([("host.name".to_owned(), self.name.clone())]);
         if self.in_cluster {
             attributes.insert("k8s.node.name".to_owned(), self.name.clone());
         }
         attributes.extend(self.cluster.clone().map(|cluster| ("k8s.cluster.name".to_owned(), cluster)));
         attributes.extend(own);
-        Resource { attributes: attributes.into_iter().collect() }
+        let configured: Vec<_> = self.attributes.iter().filter(|(key, _)| !attributes.contains_key(*key)).collect();
+        let left_out = (attributes.len() + configured.len()).saturating_sub(MOST_ATTRIBUTES);
+        let spare_labels = left_out.saturating_sub(configured.len());
+        let kept = configured.len().saturating_sub(left_out);
+        let labels = attributes.keys().filter(|key| identity::is_label(key));
+        for label in labels.rev().take(spare_labels).cloned().collect::<Vec<_>>() {
+            attributes.remove(&label);
+        }
+        attributes.extend(configured.into_iter().take(kept).map(|(key, value)| (key.clone(), value.clone())));
+        Resource { attributes: attributes.into_iter().collect(), left_out: left_out as u64 }
     }
 }
 
@@ -158,6 +171,28 @@ mod tests {
         assert_eq!((get(&resource, "host.name"), get(&resource, "k8s.node.name")), (Some("n1"), Some("n1")));
         assert_eq!((get(&resource, "k8s.cluster.name"), get(&resource, "team")), (Some("c"), Some("shop")));
         assert!(resource.attributes.is_sorted_by(|a, b| a.0 < b.0), "sorted, each key once");
+    }
+
+    #[test]
+    fn a_resource_has_no_more_attributes_than_its_bound_and_what_podmeter_says_stays() {
+        let configured = |n: usize| (0..n).map(|i| (format!("configured.{i:03}"), "x".to_owned())).collect();
+        let node = Node { name: "n1".to_owned(), attributes: configured(100), ..Node::default() };
+        let id = "ab".repeat(32);
+        let cgroup = cgroup(5, &format!("/kubepods/podaaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee/{id}"), None);
+        let alone = Node { attributes: BTreeMap::new(), ..node.clone() }.resource_of(&cgroup);
+        assert_eq!(alone.left_out, 0);
+        let resource = node.resource_of(&cgroup);
+        assert_eq!(resource.attributes.len(), MOST_ATTRIBUTES);
+        assert_eq!(resource.left_out as usize, alone.attributes.len() + 100 - MOST_ATTRIBUTES);
+        assert!(alone.attributes.iter().all(|own| resource.attributes.contains(own)));
+        assert!(resource.attributes.is_sorted_by(|a, b| a.0 < b.0));
+
+        let labels = (0..100).map(|i| (format!("label-{i:03}").into(), "x".into())).collect();
+        let pod = Pod { uid: "u".into(), name: "web".into(), namespace: "shop".into(), labels, ..Pod::default() };
+        let resource = node.resource_of_pod(&pod, &[]);
+        assert_eq!(resource.attributes.len(), MOST_ATTRIBUTES);
+        assert_eq!((get(&resource, "service.instance.id"), get(&resource, "k8s.pod.uid")), (Some("shop.web"), Some("u")));
+        assert_eq!((get(&resource, "k8s.pod.label.label-000"), get(&resource, "configured.000")), (Some("x"), None));
     }
 
     #[test]

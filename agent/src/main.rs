@@ -4,6 +4,7 @@
 
 mod aggregate;
 mod backoff;
+mod bound;
 mod causes;
 mod cgroups;
 mod check;

@@ -136,15 +136,15 @@ pub fn run(config: &Config) -> Result<(), RunError> {
             warn!("the last export was not ready in time and is lost");
         }
         let stats = shipper.shutdown(deadline.saturating_duration_since(Instant::now())).await;
-        if stats.dropped_batches + stats.failed_batches > 0 {
+        if stats.dropped_requests + stats.failed_requests > 0 {
             warn!(
-                dropped_batches = stats.dropped_batches,
-                failed_batches = stats.failed_batches,
+                dropped_requests = stats.dropped_requests,
+                failed_requests = stats.failed_requests,
                 last_error = stats.last_error,
-                "some batches never reached the collector"
+                "some requests never reached the collector"
             );
         }
-        info!(sent_batches = stats.sent_batches, "stopped");
+        info!(sent_requests = stats.sent_requests, "stopped");
         Ok(())
     });
     // A name look-up or a write to stdout that hangs must not hold up the end.
@@ -223,6 +223,9 @@ fn export_settings(config: &config::Export) -> export::Settings {
         client_certificate: config.client_certificate.clone(),
         client_key: config.client_key.clone(),
         queue: config.queue,
+        queue_bytes: config.queue_bytes,
+        request_bytes: config.request_bytes,
+        attribute_bytes: config.attribute_bytes,
     }
 }
 

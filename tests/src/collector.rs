@@ -118,6 +118,9 @@ pub struct Options {
     pub tls: Option<Tls>,
     /// Answer without compression even where the client would take it.
     pub plain_replies: bool,
+    /// Bytes of the largest request that it takes, before compression, as real ones have such a limit: beyond it gRPC is answered
+    /// with RESOURCE_EXHAUSTED without `RetryInfo`, in grpc-go's words, and HTTP with 413. `None`: tonic's own for gRPC, 4 MiB.
+    pub limit: Option<usize>,
 }
 
 /// A running collector. It ends with this value.
@@ -136,6 +139,7 @@ struct Shared {
     /// Changes with the state.
     version: watch::Sender<u64>,
     plain_replies: bool,
+    limit: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -188,8 +192,8 @@ impl Collector {
             attempts: 0,
             connections: 0,
         };
-        let shared =
-            Arc::new(Shared { state: Mutex::new(state), version: watch::Sender::new(0), plain_replies: options.plain_replies });
+        let Options { plain_replies, limit, .. } = options;
+        let shared = Arc::new(Shared { state: Mutex::new(state), version: watch::Sender::new(0), plain_replies, limit });
         let (orders, inbox) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("collector".into()).spawn({
@@ -366,6 +370,17 @@ impl Shared {
         })
     }
 
+    /// Refuses a message that is larger than the limit, as grpc-go does.
+    fn limited(&self, message: &impl Message) -> Result<(), tonic::Status> {
+        match self.limit.filter(|limit| message.encoded_len() > *limit) {
+            Some(limit) => {
+                let why = format!("grpc: received message after decompression larger than max {limit}");
+                Err(tonic::Status::resource_exhausted(why))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Whether a connection made now is to be left unread.
     fn stalls(&self) -> bool {
         self.change(|state| {
@@ -523,6 +538,10 @@ async fn respond(request: Request<Incoming>, shared: &Arc<Shared>, reset: &mpsc:
             head.extensions.insert(call);
             let mut metrics = MetricsServiceServer::new(Service(shared.clone())).accept_compressed(CompressionEncoding::Gzip);
             let mut logs = LogsServiceServer::new(Service(shared.clone())).accept_compressed(CompressionEncoding::Gzip);
+            if shared.limit.is_some() {
+                metrics = metrics.max_decoding_message_size(usize::MAX);
+                logs = logs.max_decoding_message_size(usize::MAX);
+            }
             if !shared.plain_replies {
                 metrics = metrics.send_compressed(CompressionEncoding::Gzip);
                 logs = logs.send_compressed(CompressionEncoding::Gzip);
@@ -553,6 +572,7 @@ impl MetricsService for Service {
                 None => tonic::Status::new(*code, message),
             });
         }
+        self.0.limited(request.get_ref())?;
         Ok(tonic::Response::new(take(call, request.into_inner(), Protocol::Grpc, &self.0)))
     }
 }
@@ -567,6 +587,7 @@ impl LogsService for Service {
         if let Some(Answer::Grpc { code, .. }) = answer {
             return Err(tonic::Status::new(code, "the fake collector says no"));
         }
+        self.0.limited(request.get_ref())?;
         self.0.change(|state| state.logs.push(request.into_inner()));
         Ok(tonic::Response::new(ExportLogsServiceResponse::default()))
     }
@@ -590,17 +611,24 @@ async fn over_http(request: Request<Incoming>, call: Call, shared: &Arc<Shared>)
     }
     let (head, incoming) = request.into_parts();
     let Ok(collected) = incoming.collect().await else { return refuse(400, "the request breaks off".into()) };
+    let plain = match plain(&head.headers, &collected.to_bytes()) {
+        Ok(plain) if shared.limit.is_some_and(|limit| plain.len() > limit) => {
+            return refuse(413, "http: request body too large\n".into());
+        }
+        Ok(plain) => plain,
+        Err(error) => return refuse(400, format!("{error:#}")),
+    };
     let taken = if call.path == LOGS_PATH {
-        decode(&head.headers, &collected.to_bytes()).map(|logs| {
+        ExportLogsServiceRequest::decode(&plain[..]).map(|logs| {
             shared.change(|state| state.logs.push(logs));
             ExportLogsServiceResponse::default().encode_to_vec()
         })
     } else {
-        decode(&head.headers, &collected.to_bytes()).map(|metrics| take(call, metrics, Protocol::Http, shared).encode_to_vec())
+        ExportMetricsServiceRequest::decode(&plain[..]).map(|metrics| take(call, metrics, Protocol::Http, shared).encode_to_vec())
     };
     let reply = match taken {
         Ok(reply) => reply,
-        Err(error) => return refuse(400, format!("{error:#}")),
+        Err(error) => return refuse(400, format!("the body is not OTLP: {error}")),
     };
     let response = Response::builder().header(CONTENT_TYPE, "application/x-protobuf");
     let takes_gzip = head.headers.get(ACCEPT_ENCODING).is_some_and(|v| v.as_bytes().windows(4).any(|w| w == b"gzip"));
@@ -613,17 +641,18 @@ async fn over_http(request: Request<Incoming>, call: Call, shared: &Arc<Shared>)
     body(response.header(CONTENT_ENCODING, "gzip"), encoder.finish().unwrap_or_default().into())
 }
 
-fn decode<T: Message + Default>(headers: &HeaderMap, bytes: &[u8]) -> Result<T> {
+/// The body of a request, uncompressed.
+fn plain(headers: &HeaderMap, bytes: &Bytes) -> Result<Bytes> {
     let header = |name| headers.get(name).map(|value: &hyper::header::HeaderValue| value.as_bytes());
     if header(CONTENT_TYPE) != Some(b"application/x-protobuf") {
         bail!("the content type is not application/x-protobuf");
     }
     match header(CONTENT_ENCODING) {
-        None => T::decode(bytes).context("the body is not OTLP"),
+        None => Ok(bytes.clone()),
         Some(b"gzip") => {
             let mut plain = Vec::new();
-            std::io::Read::read_to_end(&mut GzDecoder::new(bytes), &mut plain).context("the body is not gzip")?;
-            T::decode(&plain[..]).context("the body is not OTLP")
+            std::io::Read::read_to_end(&mut GzDecoder::new(&bytes[..]), &mut plain).context("the body is not gzip")?;
+            Ok(plain.into())
         }
         Some(other) => bail!("unknown content encoding {:?}", String::from_utf8_lossy(other)),
     }
@@ -655,38 +684,4 @@ fn take(call: Call, request: ExportMetricsServiceRequest, protocol: Protocol, sh
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Read;
-    use std::net::TcpStream;
-
-    use super::*;
-
-    fn post(collector: &Collector) -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(collector.address())?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        let request = "POST /v1/metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/x-protobuf\r\n\
-                       Content-Length: 0\r\n\r\n";
-        stream.write_all(request.as_bytes())?;
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply)?;
-        Ok(reply)
-    }
-
-    #[test]
-    fn it_answers_as_scripted_and_comes_back_on_its_port_without_a_runtime_around_it() -> Result<()> {
-        use std::io::ErrorKind::{ConnectionRefused, ConnectionReset};
-        let collector = Collector::start()?;
-        collector.next(1, Answer::Http { status: 503, retry_after: Some("7".into()) });
-        collector.next(1, Answer::Reset);
-        let reply = post(&collector)?;
-        assert!(reply.starts_with("HTTP/1.1 503") && reply.contains("retry-after: 7"), "{reply}");
-        assert_eq!(post(&collector).map_err(|e| e.kind()), Err(ConnectionReset));
-        collector.refuse();
-        assert_eq!(post(&collector).map_err(|e| e.kind()), Err(ConnectionRefused));
-        collector.listen();
-        assert!(post(&collector)?.starts_with("HTTP/1.1 200"));
-        collector.wait_until("one request", |c| c.received().len() == 1)?;
-        assert_eq!(collector.attempts(), 3);
-        Ok(())
-    }
-}
+mod tests;

@@ -363,6 +363,26 @@ pub(super) const KEYS: &[Key] = &[
         |l, v| store(&mut l.config.export.queue, number(v, 1..=10000)? as usize),
     ),
     Key::new(
+        "export.queue_bytes",
+        Some("32MiB"),
+        "Bytes that they may have, compressed as they are sent: 1MiB to 4GiB; as much again for events. When full the oldest request \
+         goes and is counted.",
+        |l, v| store(&mut l.config.export.queue_bytes, bytes(v, 1 << 20..=4 << 30)?),
+    ),
+    Key::new(
+        "export.request_bytes",
+        Some("2MiB"),
+        "Largest request, before compression: 64KiB to 64MiB. An export that is larger leaves as several. Receivers refuse what is \
+         too large for them, most often 4 MiB; what is refused so is sent again in halves.",
+        |l, v| store(&mut l.config.export.request_bytes, bytes(v, 64 << 10..=64 << 20)?),
+    ),
+    Key::new(
+        "export.attribute_bytes",
+        Some("256"),
+        "Longest value of an attribute: 64 to 1024 bytes. A longer one is cut, ends in ~ and a hash of the whole, and is counted.",
+        |l, v| store(&mut l.config.export.attribute_bytes, bytes(v, 64..=1024)?),
+    ),
+    Key::new(
         "resource.attributes",
         None,
         "Attributes of every metric's resource. In the environment: key=value,key2=value2, percent-encoded. Default: none.",
@@ -422,6 +442,24 @@ fn number(value: Value, range: RangeInclusive<u32>) -> Result<u32, String> {
     let found = text(value)?;
     let number = found.trim().parse().ok().filter(|number| range.contains(number));
     number.ok_or_else(|| format!("expected {expected}, found {found:?}"))
+}
+
+/// A number of bytes, with or without a unit.
+fn bytes(value: Value, range: RangeInclusive<u64>) -> Result<usize, String> {
+    const UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("", 1)];
+    let written = |bytes: &u64| {
+        let (unit, size) = UNITS.into_iter().find(|(_, size)| bytes.is_multiple_of(*size)).unwrap_or(("", 1));
+        format!("{}{unit}", bytes / size)
+    };
+    let found = text(value)?;
+    let parsed = UNITS.into_iter().find_map(|(unit, size)| {
+        let number: u64 = found.trim().strip_suffix(unit)?.trim_end().parse().ok()?;
+        number.checked_mul(size).filter(|bytes| range.contains(bytes))
+    });
+    parsed.and_then(|bytes| usize::try_from(bytes).ok()).ok_or_else(|| {
+        let (from, to) = (written(range.start()), written(range.end()));
+        format!("expected a number of bytes, such as 4194304, 512KiB or 4MiB, from {from} to {to}, found {found:?}")
+    })
 }
 
 fn ranges(value: Value) -> Result<Vec<Range>, String> {

@@ -72,6 +72,9 @@ fn the_defaults() {
             client_certificate: None,
             client_key: None,
             queue: 40,
+            queue_bytes: 32 << 20,
+            request_bytes: 2 << 20,
+            attribute_bytes: 256,
         },
         resource: Resource::default(),
     };
@@ -122,6 +125,7 @@ fn a_file_sets_every_key() {
          dns:\n  ports: 5353,53\n  timeout: 1s\n  top_names: 3\ncgroups:\n  slots: 65536\n  root: /cg\nbpf:\n  pin: false\n  directory: /b\n\
          export:\n  exporter: stdout\n  endpoint: https://c:1/x\n  protocol: http/protobuf\n  headers:\n    X-Key: 1.10\n\
          \x20 compression: none\n  timeout: 500ms\n  certificate: a\n  client_certificate: b\n  client_key: c\n  queue: 1\n\
+         \x20 queue_bytes: 1024KiB\n  request_bytes: 4 MiB\n  attribute_bytes: 1024\n\
          resource:\n  attributes:\n    version: 1.10\n    empty: ''\n",
     )
     .expect("a configuration");
@@ -166,6 +170,9 @@ fn a_file_sets_every_key() {
             client_certificate: Some("b".into()),
             client_key: Some("c".into()),
             queue: 1,
+            queue_bytes: 1 << 20,
+            request_bytes: 4 << 20,
+            attribute_bytes: 1024,
         },
         resource: Resource {
             attributes: BTreeMap::from([("version".to_owned(), "1.10".to_owned()), ("empty".to_owned(), String::new())]),
@@ -280,6 +287,9 @@ fn every_key_refuses_what_it_cannot_use_and_says_so() {
         ("export.client_certificate", &["x"]),
         ("export.client_key", &["x"]),
         ("export.queue", &["0", "10001"]),
+        ("export.queue_bytes", &["1023KiB", "5GiB", "32MB", "-1", "1.5MiB", "MiB", "99999999999GiB"]),
+        ("export.request_bytes", &["63KiB", "65MiB", "2M"]),
+        ("export.attribute_bytes", &["63", "1025", "many"]),
         ("resource.attributes", &["a", "=b", "a=%ff"]),
     ];
     for (name, values) in wrong {

@@ -5,25 +5,42 @@ use std::io::{Read, Write};
 use flate2::Compression;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
-use prost::Message;
 
-/// Messages one after the other behind `head`, which stays as it is. Only one of them is in memory at a time.
-pub(super) fn written(head: &[u8], messages: impl Iterator<Item = impl Message>, compression: super::Compression) -> Vec<u8> {
-    let messages = messages.map(|next| next.encode_to_vec());
-    let mut out = head.to_vec();
-    match compression {
-        super::Compression::None => messages.for_each(|message| out.extend_from_slice(&message)),
-        super::Compression::Gzip => {
-            let mut encoder = GzEncoder::new(out, Compression::default());
-            for message in messages {
-                // Writing into a Vec does not fail.
-                let _ = encoder.write_all(&message);
-            }
-            out = encoder.finish().unwrap_or_default();
+/// Bytes behind a head that stays as it is, compressed while they come.
+pub(super) enum Writer {
+    /// As they are.
+    Plain(Vec<u8>),
+    /// gzip.
+    Gzip(GzEncoder<Vec<u8>>),
+}
+
+impl Writer {
+    /// Nothing yet but the head.
+    pub(super) fn new(head: &[u8], compression: super::Compression) -> Self {
+        match compression {
+            super::Compression::None => Self::Plain(head.to_vec()),
+            super::Compression::Gzip => Self::Gzip(GzEncoder::new(head.to_vec(), Compression::default())),
         }
     }
-    out.shrink_to_fit();
-    out
+
+    /// Adds bytes.
+    pub(super) fn write(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Plain(out) => out.extend_from_slice(bytes),
+            // Writing into a Vec does not fail.
+            Self::Gzip(encoder) => drop(encoder.write_all(bytes)),
+        }
+    }
+
+    /// The head and the bytes, in no more memory than they need.
+    pub(super) fn finish(self) -> Vec<u8> {
+        let mut out = match self {
+            Self::Plain(out) => out,
+            Self::Gzip(encoder) => encoder.finish().unwrap_or_default(),
+        };
+        out.shrink_to_fit();
+        out
+    }
 }
 
 /// Compresses `bytes`.
@@ -49,14 +66,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_in_a_row_behind_the_head() {
-        let messages = || ["abc", "de"].into_iter().map(str::to_owned);
-        // Each is a string in field 1.
-        let plain = b"\x0a\x03abc\x0a\x02de";
-        assert_eq!(written(b"head", messages(), super::super::Compression::None), [b"head", &plain[..]].concat());
-        let gzipped = written(b"head", messages(), super::super::Compression::Gzip);
+    fn bytes_are_in_a_row_behind_the_head() {
+        let written = |compression| {
+            let mut writer = Writer::new(b"head", compression);
+            writer.write(b"abc");
+            writer.write(b"de");
+            writer.finish()
+        };
+        assert_eq!(written(super::super::Compression::None), b"headabcde");
+        let gzipped = written(super::super::Compression::Gzip);
         assert_eq!(gzipped[..4], *b"head");
-        assert_eq!(gunzip(&gzipped[4..], 100).expect("gzip"), plain);
+        assert_eq!(gunzip(&gzipped[4..], 100).expect("gzip"), b"abcde");
     }
 
     #[test]

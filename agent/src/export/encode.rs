@@ -1,9 +1,11 @@
 //! Batch -> OTLP messages (pure).
 //!
 //! Counters become monotonic cumulative sums, gauges gauges, distributions cumulative exponential histograms. What cannot be
-//! told truthfully is left out: a value that is no number, a value whose type contradicts its metric's declaration.
+//! told truthfully is left out: a value that is no number, a value whose type contradicts its metric's declaration. What others
+//! write - names, annotations, paths - has a bound.
 
-use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use std::cell::Cell;
+
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
 use opentelemetry_proto::tonic::metrics::v1::exponential_histogram_data_point::Buckets;
 use opentelemetry_proto::tonic::metrics::v1::{
@@ -13,86 +15,66 @@ use opentelemetry_proto::tonic::metrics::v1::{
 use opentelemetry_proto::tonic::resource::v1::Resource as OtlpResource;
 
 use crate::aggregate::Batch;
+use crate::bound::bounded;
 use crate::histogram::{Histogram, SCALE};
-use crate::join::Sample;
+use crate::join::{Resource, Sample};
 use crate::signals::metric::{Kind, Metric, Point, Value};
 
-/// Encodes a batch: one `ResourceMetrics` per sample that has points, one `Metric` per metric in it.
-pub fn encode(batch: &Batch) -> ExportMetricsServiceRequest {
-    ExportMetricsServiceRequest { resource_metrics: resources(batch).collect() }
+/// How long attribute values may be, and how many were longer.
+#[derive(Debug)]
+pub struct Bounds {
+    most: usize,
+    cut: Cell<u64>,
+    left_out: Cell<u64>,
 }
 
-/// The same as requests of one resource each. Their bytes in a row are those of the whole request, since that is how protobuf
-/// writes a repeated field; as messages in memory, all at once would be many times as large.
-pub fn one_by_one(batch: &Batch) -> impl Iterator<Item = ExportMetricsServiceRequest> {
-    resources(batch).map(|resource| ExportMetricsServiceRequest { resource_metrics: vec![resource] })
+impl Bounds {
+    /// Values of at most so many bytes.
+    pub fn new(most: usize) -> Self {
+        Self { most, cut: Cell::default(), left_out: Cell::default() }
+    }
+
+    /// Values that were longer.
+    pub fn cut(&self) -> u64 {
+        self.cut.get()
+    }
+
+    /// Attributes that resources had no room for.
+    pub fn left_out(&self) -> u64 {
+        self.left_out.get()
+    }
+
+    /// An attribute whose value is text.
+    pub(super) fn attribute(&self, key: &str, value: &str) -> KeyValue {
+        let value = Some(AnyValue { value: Some(any_value::Value::StringValue(self.text(value, self.most))) });
+        KeyValue { key: key.into(), value, ..Default::default() }
+    }
+
+    /// Text of at most `most` bytes.
+    pub(super) fn text(&self, text: &str, most: usize) -> String {
+        self.cut.set(self.cut.get() + u64::from(text.len() > most));
+        bounded(text, most).into_owned()
+    }
+
+    /// A resource.
+    pub(super) fn resource(&self, resource: &Resource) -> OtlpResource {
+        self.left_out.set(self.left_out.get() + resource.left_out);
+        let attributes = resource.attributes.iter().map(|(key, value)| self.attribute(key, value)).collect();
+        OtlpResource { attributes, ..Default::default() }
+    }
 }
 
-fn resources(batch: &Batch) -> impl Iterator<Item = ResourceMetrics> {
-    let encode = |sample: &Sample| encode_sample(sample, sample.time_unix_ns.unwrap_or(batch.time_unix_ns));
+/// Encodes a batch, resource by resource: one `ResourceMetrics` per sample that has points, one `Metric` per metric in it.
+pub fn resources<'a>(batch: &'a Batch, bounds: &'a Bounds) -> impl Iterator<Item = ResourceMetrics> + 'a {
+    let encode = |sample: &Sample| encode_sample(sample, sample.time_unix_ns.unwrap_or(batch.time_unix_ns), bounds);
     batch.samples.iter().chain(&batch.pods).filter_map(encode)
 }
 
-/// The number of data points in a request.
-pub fn points(request: &ExportMetricsServiceRequest) -> u64 {
-    let metrics = request.resource_metrics.iter().flat_map(|r| &r.scope_metrics).flat_map(|s| &s.metrics);
-    let count = |metric: &OtlpMetric| match &metric.data {
-        Some(Data::Gauge(gauge)) => gauge.data_points.len(),
-        Some(Data::Sum(sum)) => sum.data_points.len(),
-        Some(Data::ExponentialHistogram(histogram)) => histogram.data_points.len(),
-        _ => 0,
-    };
-    metrics.map(count).sum::<usize>() as u64
-}
-
-/// A request as one line of OTLP/JSON.
-///
-/// The message types' own serialization follows the specification (camelCase names, 64-bit integers as strings, enums as
-/// numbers); it writes unset fields as `null`, though, which Go's OTLP/JSON readers refuse, so those are taken out.
-pub fn to_json(request: &impl serde::Serialize) -> String {
-    // Cannot fail: no map has keys other than strings.
-    without_nulls(&serde_json::to_string(request).unwrap_or_default())
-}
-
-/// JSON without the fields whose value is `null`; it has no white space, and no `null` in an array.
-fn without_nulls(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
-    // Where the last string begins in `out`: before a `null`, that is the field's name.
-    let mut name = 0;
-    let mut rest = json;
-    while let Some(at) = rest.find(['"', 'n']) {
-        let (before, from) = rest.split_at(at);
-        out.push_str(before);
-        if let Some(behind) = from.strip_prefix("null") {
-            out.truncate(name);
-            rest = match behind.strip_prefix(',') {
-                Some(behind) => behind,
-                None => {
-                    out.truncate(out.trim_end_matches(',').len());
-                    behind
-                }
-            };
-            continue;
-        }
-        let mut escaped = false;
-        let ends = |c: char| {
-            let end = c == '"' && !escaped;
-            escaped = c == '\\' && !escaped;
-            end
-        };
-        let len = from[1..].find(ends).map_or(from.len(), |end| end + 2);
-        name = out.len();
-        out.push_str(&from[..len]);
-        rest = &from[len..];
-    }
-    out + rest
-}
-
-fn encode_sample(sample: &Sample, time_unix_ns: u64) -> Option<ResourceMetrics> {
+fn encode_sample(sample: &Sample, time_unix_ns: u64, bounds: &Bounds) -> Option<ResourceMetrics> {
     // In order of first appearance. A resource has some dozens of metrics: a scan beats a map.
     let mut metrics: Vec<(&'static Metric, Data)> = Vec::new();
     for point in &sample.points {
-        let Some(encoded) = encode_point(point, time_unix_ns) else { continue };
+        let Some(encoded) = encode_point(point, time_unix_ns, bounds) else { continue };
         match metrics.iter().position(|(metric, _)| metric.name == point.metric.name) {
             Some(position) => append(&mut metrics[position].1, encoded),
             None => metrics.push((point.metric, encoded)),
@@ -112,28 +94,25 @@ fn encode_sample(sample: &Sample, time_unix_ns: u64) -> Option<ResourceMetrics> 
         })
         .collect();
     Some(ResourceMetrics {
-        resource: Some(OtlpResource {
-            attributes: sample.resource.attributes.iter().map(|(key, value)| attribute(key, value)).collect(),
-            ..Default::default()
-        }),
+        resource: Some(bounds.resource(&sample.resource)),
         scope_metrics: vec![ScopeMetrics { scope: Some(scope()), metrics, schema_url: String::new() }],
         schema_url: String::new(),
     })
 }
 
 /// One point as the data of a metric that has only this one.
-fn encode_point(point: &Point, time_unix_ns: u64) -> Option<Data> {
+fn encode_point(point: &Point, time_unix_ns: u64, bounds: &Bounds) -> Option<Data> {
     let temporality = AggregationTemporality::Cumulative as i32;
     match (point.metric.kind, &point.value) {
         (Kind::Counter, value) => Some(Data::Sum(Sum {
-            data_points: vec![number(point, value, point.start_unix_ns, time_unix_ns)?],
+            data_points: vec![number(point, value, point.start_unix_ns, time_unix_ns, bounds)?],
             aggregation_temporality: temporality,
             is_monotonic: true,
         })),
         // A gauge has no start: consumers ignore the field.
-        (Kind::Gauge, value) => Some(Data::Gauge(Gauge { data_points: vec![number(point, value, 0, time_unix_ns)?] })),
+        (Kind::Gauge, value) => Some(Data::Gauge(Gauge { data_points: vec![number(point, value, 0, time_unix_ns, bounds)?] })),
         (Kind::Histogram, Value::Histogram(histogram)) => Some(Data::ExponentialHistogram(ExponentialHistogram {
-            data_points: vec![distribution(point, histogram, time_unix_ns)],
+            data_points: vec![distribution(point, histogram, time_unix_ns, bounds)],
             aggregation_temporality: temporality,
         })),
         (Kind::Histogram, _) => None,
@@ -153,7 +132,13 @@ fn append(data: &mut Data, more: Data) {
 }
 
 /// A scalar's data point; `None` when the value is not a number.
-fn number(point: &Point, value: &Value, start_time_unix_nano: u64, time_unix_nano: u64) -> Option<NumberDataPoint> {
+fn number(
+    point: &Point,
+    value: &Value,
+    start_time_unix_nano: u64,
+    time_unix_nano: u64,
+    bounds: &Bounds,
+) -> Option<NumberDataPoint> {
     let value = match *value {
         // OTLP's integers are signed.
         Value::Int(v) => number_data_point::Value::AsInt(i64::try_from(v).unwrap_or(i64::MAX)),
@@ -161,7 +146,7 @@ fn number(point: &Point, value: &Value, start_time_unix_nano: u64, time_unix_nan
         Value::Float(_) | Value::Histogram(_) => return None,
     };
     Some(NumberDataPoint {
-        attributes: attributes(point),
+        attributes: attributes(point, bounds),
         start_time_unix_nano,
         time_unix_nano,
         value: Some(value),
@@ -169,9 +154,9 @@ fn number(point: &Point, value: &Value, start_time_unix_nano: u64, time_unix_nan
     })
 }
 
-fn distribution(point: &Point, histogram: &Histogram, time_unix_nano: u64) -> ExponentialHistogramDataPoint {
+fn distribution(point: &Point, histogram: &Histogram, time_unix_nano: u64, bounds: &Bounds) -> ExponentialHistogramDataPoint {
     ExponentialHistogramDataPoint {
-        attributes: attributes(point),
+        attributes: attributes(point, bounds),
         start_time_unix_nano: point.start_unix_ns,
         time_unix_nano,
         count: histogram.count,
@@ -191,14 +176,8 @@ fn trimmed(histogram: &Histogram) -> Option<Buckets> {
     Some(Buckets { offset: histogram.offset + first as i32, bucket_counts: histogram.buckets[first..=last].to_vec() })
 }
 
-fn attributes(point: &Point) -> Vec<KeyValue> {
-    point.attributes.iter().map(|(key, value)| attribute(key, value)).collect()
-}
-
-/// An attribute whose value is text.
-pub(super) fn attribute(key: &str, value: &str) -> KeyValue {
-    let value = Some(AnyValue { value: Some(any_value::Value::StringValue(value.into())) });
-    KeyValue { key: key.into(), value, ..Default::default() }
+fn attributes(point: &Point, bounds: &Bounds) -> Vec<KeyValue> {
+    point.attributes.iter().map(|(key, value)| bounds.attribute(key, value)).collect()
 }
 
 /// The scope of everything that podmeter exports.
@@ -210,14 +189,19 @@ pub(super) fn scope() -> InstrumentationScope {
 mod tests {
     use std::sync::Arc;
 
+    use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
     use prost::Message;
 
     use super::*;
-    use crate::export::fixtures::{BURST, Described, IO, TIME, USAGE, batch, point};
-    use crate::export::{Compression, compress::written};
+    use crate::export::fixtures::{BURST, Described, IO, Load, TIME, USAGE, batch, node, point, series};
+    use crate::export::json::to_json;
 
     const NOW: u64 = 2_000_000_000;
     const START: u64 = 1_000_000_000;
+
+    fn encode(batch: &Batch) -> ExportMetricsServiceRequest {
+        ExportMetricsServiceRequest { resource_metrics: resources(batch, &Bounds::new(256)).collect() }
+    }
 
     fn decoded(resources: Vec<Described<'_>>) -> ExportMetricsServiceRequest {
         let bytes = encode(&batch(NOW, resources)).encode_to_vec();
@@ -230,13 +214,34 @@ mod tests {
     }
 
     #[test]
-    fn requests_of_one_resource_each_are_in_a_row_the_request_of_all() {
-        let batch = crate::export::fixtures::node(3);
-        let bytes: Vec<u8> = one_by_one(&batch).flat_map(|request| request.encode_to_vec()).collect();
-        let whole = encode(&batch);
-        assert!(whole.resource_metrics.len() >= 3);
-        assert_eq!(bytes, whole.encode_to_vec());
-        assert_eq!(one_by_one(&batch).map(|request| points(&request)).sum::<u64>(), points(&whole));
+    fn no_series_has_two_points_of_one_time_in_a_batch() {
+        for load in [Load::Idle, Load::Busy] {
+            let of_all = series(&encode(&node(5, load)).resource_metrics);
+            assert!(of_all.len() > 1000, "{}", of_all.len());
+        }
+    }
+
+    #[test]
+    fn a_value_without_measure_is_cut_wherever_it_stands_and_counted() {
+        let long = "x".repeat(64_000);
+        let points = vec![point(&IO, START, Value::Int(7)).with("network.io.direction", long.clone() + "1")];
+        let other = vec![point(&IO, START, Value::Int(7)).with("network.io.direction", long.clone() + "2")];
+        let batch = batch(NOW, vec![(vec![("service.name", &long), ("k8s.pod.name", "web-0")], [points, other].concat())]);
+        let bounds = Bounds::new(256);
+        let groups: Vec<_> = resources(&batch, &bounds).collect();
+        assert_eq!(series(&groups).len(), 2, "two values that differ beyond the bound stay two series");
+        assert_eq!(bounds.cut(), 3);
+        assert!(groups[0].encoded_len() < 2000, "{}", groups[0].encoded_len());
+        let attributes = &groups[0].resource.as_ref().expect("a resource").attributes;
+        assert_eq!(attributes[1], bounds.attribute("k8s.pod.name", "web-0"));
+    }
+
+    #[test]
+    fn attributes_without_room_are_counted() {
+        let mut batch = batch(NOW, vec![(vec![("k8s.pod.name", "web-0")], vec![point(&IO, START, Value::Int(7))])]);
+        batch.samples[0].resource = Arc::new(Resource { left_out: 3, ..Resource::clone(&batch.samples[0].resource) });
+        let bounds = Bounds::new(256);
+        assert_eq!((resources(&batch, &bounds).count(), bounds.left_out()), (1, 3));
     }
 
     #[test]
@@ -249,10 +254,11 @@ mod tests {
         assert_eq!(request.resource_metrics.len(), 2);
         let first = &request.resource_metrics[0];
         let attributes = &first.resource.as_ref().expect("a resource").attributes;
+        let attribute = |key, value| Bounds::new(256).attribute(key, value);
         assert_eq!(*attributes, [attribute("k8s.namespace.name", "shop"), attribute("k8s.pod.name", "web-0")]);
         let scope = first.scope_metrics[0].scope.as_ref().expect("a scope");
         assert_eq!((scope.name.as_str(), scope.version.as_str()), ("podmeter", env!("CARGO_PKG_VERSION")));
-        assert_eq!(points(&request), 2);
+        assert_eq!(series(&request.resource_metrics).len(), 2);
     }
 
     #[test]
@@ -269,6 +275,7 @@ mod tests {
         assert!(sum.is_monotonic);
         assert_eq!(sum.aggregation_temporality(), AggregationTemporality::Cumulative);
         let got: Vec<_> = sum.data_points.iter().map(|p| (p.attributes.clone(), p.value)).collect();
+        let attribute = |key, value| Bounds::new(256).attribute(key, value);
         let want = |direction, n| (vec![attribute("network.io.direction", direction)], Some(number_data_point::Value::AsInt(n)));
         assert_eq!(got, [want("receive", 7), want("transmit", 9)]);
     }
@@ -397,29 +404,5 @@ mod tests {
         }
         let back: ExportMetricsServiceRequest = serde_json::from_str(&line).expect("OTLP/JSON");
         assert_eq!(back, request);
-    }
-
-    #[test]
-    fn fields_without_a_value_are_left_out_of_json_and_texts_stay_as_they_are() {
-        let cases = [
-            (r#"{"a":null}"#, "{}"),
-            (r#"{"a":null,"b":1}"#, r#"{"b":1}"#),
-            (r#"{"a":1,"b":null}"#, r#"{"a":1}"#),
-            (r#"{"a":1,"b":null,"c":null,"d":[{"e":null},{"n":2}]}"#, r#"{"a":1,"d":[{},{"n":2}]}"#),
-            (r#"{"null":"null","a":"\"null\\","b":null}"#, r#"{"null":"null","a":"\"null\\"}"#),
-            ("[]", "[]"),
-        ];
-        for (json, want) in cases {
-            assert_eq!(without_nulls(json), want, "{json}");
-        }
-    }
-
-    #[test]
-    fn an_export_of_110_pods_stays_below_600_bytes_per_pod() {
-        let batch = crate::export::fixtures::node(110);
-        let bytes = |compression| written(&[], one_by_one(&batch), compression);
-        let (raw, gzipped) = (bytes(Compression::None), bytes(Compression::Gzip));
-        let (raw, gzipped) = (raw.len() / 110, gzipped.len() / 110);
-        assert!(gzipped <= 600, "{gzipped} B per pod gzipped, {raw} B raw");
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct Failure {
 pub(super) enum Retry {
     /// The same request would fail again.
     Never,
+    /// The same, for its size: in parts it may be taken.
+    Smaller,
     /// After a wait of our own choosing.
     Backoff,
     /// After the wait the collector asked for.
@@ -60,7 +62,11 @@ pub(super) enum Kind {
     Stdout,
     /// The collector took a request but not all of its points, or warned.
     Partial,
-    /// The queue was full: the oldest batch went.
+    /// A request that is too large for the collector.
+    TooLarge,
+    /// The same, which then was sent in parts.
+    Divided,
+    /// The queue was full: the oldest request went.
     Dropped,
 }
 
@@ -87,13 +93,27 @@ impl Kind {
             Self::Http(404 | 405) => "check the endpoint's path, which is /v1/metrics for most collectors",
             Self::Http(415) => "check that the endpoint is an OTLP receiver for protobuf",
             Self::Http(300..=399) => "give the URL it redirects to as the endpoint",
-            Self::Http(413) => "raise the collector's limit on the size of requests",
             Self::Grpc(_) | Self::Http(_) => "see the collector's log",
             Self::Stdout => "check what stdout is connected to",
             Self::Partial => "see the collector's log for what it does not accept",
+            Self::TooLarge | Self::Divided => {
+                "raise the limit on the size of requests of the collector, or of a proxy before it (OpenTelemetry Collector: \
+                 max_recv_msg_size_mib for gRPC, max_request_body_size for HTTP; nginx: client_max_body_size)"
+            }
             Self::Dropped => "bring the collector back, or lengthen the queue",
         }
     }
+}
+
+/// Whether a refusal is for the request's size, by what it says. There is no status of its own for that in gRPC, and the
+/// OpenTelemetry Collector's HTTP receiver answers 400. These are the words of grpc-go and gRPC's C core ("larger than max"),
+/// grpc-java ("exceeds maximum size"), grpc-dotnet ("exceeds the maximum configured message size"), tonic ("too large", "size
+/// limit"), Go's net/http ("too large") and VictoriaMetrics ("too big").
+pub(super) fn says_too_large(message: &str) -> bool {
+    const WORDS: [&str; 6] =
+        ["larger than max", "exceeds maximum size", "exceeds the maximum configured", "too large", "too big", "size limit"];
+    let message = message.to_lowercase();
+    WORDS.iter().any(|words| message.contains(words))
 }
 
 /// An error and its causes on one line, none said twice.
@@ -206,6 +226,27 @@ mod tests {
         assert_eq!(log.succeeded(at(6)), None);
         assert_eq!(log.failed(Kind::Connect, at(7)), None);
         assert_eq!(log.succeeded(at(8)), None);
+    }
+
+    #[test]
+    fn a_refusal_for_size_is_known_by_its_words() {
+        for (message, want) in [
+            ("grpc: received message larger than max (4812345 vs. 4194304)", true),
+            ("grpc: received message after decompression larger than max 4194304", true),
+            ("Received message larger than max (4812345 vs. 4194304)", true),
+            ("gRPC message exceeds maximum size 4194304: 4812345", true),
+            ("Decompressed gRPC message exceeds maximum size 4194304", true),
+            ("Received message exceeds the maximum configured message size.", true),
+            ("Error, decoded message length too large: found 5 bytes, the limit is: 4 bytes", true),
+            ("Error decompressing: size limit, of 4194304 bytes, exceeded while decompressing message", true),
+            ("http: request body too large", true),
+            ("the reply is not gRPC's (HTTP status 413 Payload Too Large)", true),
+            ("ingestion rate limit (10000) exceeded while adding 2000 samples", false),
+            ("too many outstanding requests", false),
+            ("", false),
+        ] {
+            assert_eq!(says_too_large(message), want, "{message}");
+        }
     }
 
     #[test]

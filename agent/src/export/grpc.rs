@@ -1,8 +1,8 @@
 //! OTLP over gRPC.
 //!
-//! One unary method with one small reply. The queue keeps requests compressed, and a generated client would take messages
-//! and compress them anew at every attempt: so the five bytes of framing are written here, and HTTP/2 and the reading of
-//! statuses are left to hyper and tonic.
+//! One unary method with one small reply. The queue keeps requests compressed and framed, and a generated client would take
+//! messages and compress them anew at every attempt: so HTTP/2 and the reading of statuses are left to hyper and tonic, and
+//! there is no client.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -13,9 +13,9 @@ use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::compress::{gunzip, written};
+use super::compress::gunzip;
 use super::endpoint::{Endpoint, headers};
-use super::failure::{Accepted, Failure, Kind, Retry, one_line};
+use super::failure::{Accepted, Failure, Kind, Retry, one_line, says_too_large};
 use super::link::{Link, REPLY_LIMIT, Reply};
 use super::{Compression, ExportError, Payload, Settings};
 
@@ -50,7 +50,7 @@ impl Grpc {
         &self.endpoint.shown
     }
 
-    /// Sends a message framed by [`frame`].
+    /// Sends a message with its frame.
     pub(super) async fn send(&mut self, body: Bytes) -> Result<Accepted, Failure> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
@@ -59,16 +59,6 @@ impl Grpc {
         *request.headers_mut() = self.headers.clone();
         outcome(&self.link.call(request).await?)
     }
-}
-
-/// A message, in parts that make it up one after the other, as gRPC carries it: a flag for compressed, its length, its bytes.
-pub(super) fn frame(parts: impl Iterator<Item = impl Message>, compression: Compression) -> Bytes {
-    let flag = u8::from(compression == Compression::Gzip);
-    let mut framed = written(&[flag, 0, 0, 0, 0], parts, compression);
-    // A batch is some hundred kB; gRPC itself ends at 4 GiB.
-    let len = framed.len() as u32 - 5;
-    framed[1..5].copy_from_slice(&len.to_be_bytes());
-    framed.into()
 }
 
 /// A duration as gRPC writes it: at most eight digits and a unit.
@@ -86,18 +76,26 @@ fn outcome(reply: &Reply) -> Result<Accepted, Failure> {
     if status.code() == Code::Ok {
         return Ok(accepted(reply));
     }
+    let retry = retry(&status);
     Err(Failure {
-        kind: Kind::Grpc(status.code()),
+        kind: if retry == Retry::Smaller { Kind::TooLarge } else { Kind::Grpc(status.code()) },
         reason: one_line(&format!("{}: {}", name(status.code()), status.message())),
-        retry: retry(&status),
+        retry,
     })
 }
 
-/// The OTLP specification's table of retryable codes; a collector out of resources must say when to come back.
+/// The OTLP specification's table of retryable codes; a collector out of resources must say when to come back. What is refused
+/// for its size would be for ever, whatever the code: RESOURCE_EXHAUSTED of most, OUT_OF_RANGE of tonic, INTERNAL of older ones,
+/// UNKNOWN of a proxy's 413.
 fn retry(status: &Status) -> Retry {
     let asked = status.get_details_retry_info();
     let delay = asked.as_ref().and_then(|info| info.retry_delay);
     match status.code() {
+        Code::ResourceExhausted | Code::OutOfRange | Code::Internal | Code::Unknown | Code::InvalidArgument
+            if asked.is_none() && says_too_large(status.message()) =>
+        {
+            Retry::Smaller
+        }
         Code::ResourceExhausted if asked.is_none() => Retry::Never,
         Code::Cancelled
         | Code::DeadlineExceeded
@@ -189,29 +187,33 @@ mod tests {
     }
 
     #[test]
+    fn what_is_refused_for_its_size_is_sent_smaller_unless_a_time_is_named_to_send_it_again() {
+        let message = "grpc: received message after decompression larger than max 4194304";
+        for code in [Code::ResourceExhausted, Code::OutOfRange, Code::Internal, Code::Unknown] {
+            assert_eq!(retry(&Status::new(code, message)), Retry::Smaller, "{code:?}");
+        }
+        assert_eq!(retry(&Status::new(Code::Unavailable, message)), Retry::Backoff);
+        let delay = Duration::from_secs(1);
+        let asked = Status::with_error_details(Code::ResourceExhausted, message, ErrorDetails::with_retry_info(Some(delay)));
+        assert_eq!(retry(&asked), Retry::After(delay));
+    }
+
+    #[test]
     fn a_reply_without_a_grpc_status_is_judged_by_its_http_status() {
         for (http, code, want) in [
             (200, Code::Unknown, Retry::Never),
             (401, Code::Unauthenticated, Retry::Never),
             (404, Code::Unimplemented, Retry::Never),
             (503, Code::Unavailable, Retry::Backoff),
+            (413, Code::Unknown, Retry::Smaller),
         ] {
             let status = StatusCode::from_u16(http).expect("a status");
             let reply = Reply { status, headers: HeaderMap::new(), body: Bytes::new(), trailers: HeaderMap::new() };
             let failure = outcome(&reply).expect_err("no status");
-            assert_eq!((failure.kind, failure.retry), (Kind::Grpc(code), want), "{http}");
+            let kind = if want == Retry::Smaller { Kind::TooLarge } else { Kind::Grpc(code) };
+            assert_eq!((failure.kind, failure.retry), (kind, want), "{http}");
             assert!(failure.reason.contains(&http.to_string()), "{}", failure.reason);
         }
-    }
-
-    #[test]
-    fn a_message_is_framed_with_its_flag_and_length() {
-        let parts = || ["abc".to_owned()].into_iter();
-        assert_eq!(&frame(parts(), Compression::None)[..], b"\x00\x00\x00\x00\x05\x0a\x03abc");
-        let framed = frame(parts(), Compression::Gzip);
-        assert_eq!(framed[0], 1);
-        assert_eq!(u32::from_be_bytes([framed[1], framed[2], framed[3], framed[4]]) as usize, framed.len() - 5);
-        assert_eq!(gunzip(&framed[5..], 100).expect("gzip"), b"\x0a\x03abc");
     }
 
     #[test]

@@ -9,9 +9,9 @@ use hyper::{HeaderMap, Method, Request};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
 use prost::Message;
 
-use super::compress::{gunzip, written};
+use super::compress::gunzip;
 use super::endpoint::{Endpoint, headers};
-use super::failure::{Accepted, Failure, Kind, Retry, one_line};
+use super::failure::{Accepted, Failure, Kind, Retry, one_line, says_too_large};
 use super::link::{Link, REPLY_LIMIT, Reply};
 use super::{Compression, ExportError, Payload, Settings};
 use crate::backoff::retry_after;
@@ -45,7 +45,7 @@ impl Http {
         &self.endpoint.shown
     }
 
-    /// Sends a message made by [`body`].
+    /// Sends a message.
     pub(super) async fn send(&mut self, body: Bytes) -> Result<Accepted, Failure> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
@@ -55,11 +55,6 @@ impl Http {
     }
 }
 
-/// A message, in parts that make it up one after the other, as HTTP carries it.
-pub(super) fn body(parts: impl Iterator<Item = impl Message>, compression: Compression) -> Bytes {
-    written(&[], parts, compression).into()
-}
-
 fn outcome(reply: &Reply) -> Result<Accepted, Failure> {
     if reply.status.is_success() {
         // A reply that cannot be read changes nothing: the collector has taken the request.
@@ -67,14 +62,17 @@ fn outcome(reply: &Reply) -> Result<Accepted, Failure> {
             if is_protobuf(reply) { ExportMetricsServiceResponse::decode(plain(reply).as_ref()) } else { Ok(Default::default()) };
         return Ok(response.map(Accepted::from).unwrap_or_default());
     }
-    let status = reply.status.as_u16();
+    let (status, reason) = (reply.status.as_u16(), reason(reply));
+    if status == 413 || status == 400 && says_too_large(&reason) {
+        return Err(Failure { kind: Kind::TooLarge, reason, retry: Retry::Smaller });
+    }
     let retry = match status {
         429 | 502..=504 => text(&reply.headers, RETRY_AFTER)
             .and_then(|value| retry_after(value, SystemTime::now()))
             .map_or(Retry::Backoff, Retry::After),
         _ => Retry::Never,
     };
-    Err(Failure { kind: Kind::Http(status), reason: reason(reply), retry })
+    Err(Failure { kind: Kind::Http(status), reason, retry })
 }
 
 /// The status and what the reply says: a `google.rpc.Status`, or the beginning of whatever text it is.
@@ -128,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_status_is_retried_as_the_otlp_specification_says() {
-        for status in 300..600 {
+        for status in (300..600).filter(|status| *status != 413) {
             let want = if [429, 502, 503, 504].contains(&status) { Retry::Backoff } else { Retry::Never };
             let failure = outcome(&reply(status, &[], b"")).expect_err("not 2xx");
             assert_eq!((failure.kind, failure.retry), (Kind::Http(status), want));
@@ -136,6 +134,18 @@ mod tests {
             let want = if want == Retry::Never { want } else { Retry::After(Duration::from_secs(7)) };
             assert_eq!(asked, want, "{status}");
         }
+    }
+
+    #[test]
+    fn what_is_refused_for_its_size_is_sent_smaller() {
+        let of = |status, body: &[u8]| {
+            let failure = outcome(&reply(status, &[], body)).expect_err("not 2xx");
+            (failure.kind, failure.retry)
+        };
+        assert_eq!(of(413, b""), (Kind::TooLarge, Retry::Smaller));
+        assert_eq!(of(400, b"http: request body too large"), (Kind::TooLarge, Retry::Smaller));
+        assert_eq!(of(400, b"no such tenant"), (Kind::Http(400), Retry::Never));
+        assert_eq!(of(503, b"queue too large"), (Kind::Http(503), Retry::Backoff));
     }
 
     #[test]

@@ -4,7 +4,8 @@ use super::ship::Stats;
 use crate::signals::metric::{Kind, Metric, Point, Scope, Value};
 
 /// Every metric of this stage.
-pub const METRICS: &[&Metric] = &[&POINTS, &EVENTS, &RETRIES, &QUEUE, &QUEUE_BYTES, &QUEUE_AGE];
+pub const METRICS: &[&Metric] =
+    &[&POINTS, &EVENTS, &RETRIES, &QUEUE, &QUEUE_BYTES, &QUEUE_AGE, &CUT_VALUES, &LEFT_OUT_ATTRIBUTES];
 
 /// `podmeter.agent.export.points`
 pub static POINTS: Metric = Metric {
@@ -13,7 +14,7 @@ pub static POINTS: Metric = Metric {
     kind: Kind::Counter,
     attributes: &["outcome"],
     scope: Scope::Agent,
-    help: "Points by what became of them: sent, rejected (by the collector, out of a batch it took), failed (refused for good), dropped (pushed out of the full queue).",
+    help: "Points by what became of them: sent, rejected (by the collector, out of a request it took), failed (refused for good), dropped (pushed out of the full queue).",
 };
 /// `podmeter.agent.export.events`
 pub static EVENTS: Metric = Metric {
@@ -36,11 +37,11 @@ pub static RETRIES: Metric = Metric {
 /// `podmeter.agent.export.queue.length`
 pub static QUEUE: Metric = Metric {
     name: "podmeter.agent.export.queue.length",
-    unit: "{batch}",
+    unit: "{request}",
     kind: Kind::Gauge,
     attributes: &[],
     scope: Scope::Agent,
-    help: "Batches that wait to be sent.",
+    help: "Requests that wait to be sent: an export is one or several.",
 };
 /// `podmeter.agent.export.queue.size`
 pub static QUEUE_BYTES: Metric = Metric {
@@ -49,7 +50,7 @@ pub static QUEUE_BYTES: Metric = Metric {
     kind: Kind::Gauge,
     attributes: &[],
     scope: Scope::Agent,
-    help: "Bytes of the batches that wait to be sent.",
+    help: "Bytes of the requests that wait to be sent, as they are sent.",
 };
 /// `podmeter.agent.export.queue.age`
 pub static QUEUE_AGE: Metric = Metric {
@@ -58,7 +59,25 @@ pub static QUEUE_AGE: Metric = Metric {
     kind: Kind::Gauge,
     attributes: &[],
     scope: Scope::Agent,
-    help: "How long the oldest batch has waited. Absent when none waits.",
+    help: "How long the oldest request has waited. Absent when none waits.",
+};
+/// `podmeter.agent.attributes.truncated`
+pub static CUT_VALUES: Metric = Metric {
+    name: "podmeter.agent.attributes.truncated",
+    unit: "{value}",
+    kind: Kind::Counter,
+    attributes: &[],
+    scope: Scope::Agent,
+    help: "Values of attributes that were longer than export.attribute_bytes and left cut, in each export anew: an annotation, a path or a name without measure.",
+};
+/// `podmeter.agent.attributes.dropped`
+pub static LEFT_OUT_ATTRIBUTES: Metric = Metric {
+    name: "podmeter.agent.attributes.dropped",
+    unit: "{attribute}",
+    kind: Kind::Counter,
+    attributes: &[],
+    scope: Scope::Agent,
+    help: "Attributes that were left out of a resource that had 64, in each export anew: configured ones first, then labels.",
 };
 
 /// The counts as points; `events` are those of what is sent apart.
@@ -76,6 +95,8 @@ pub fn points(stats: &Stats, events: Option<&Stats>, started_unix_ns: u64) -> Ve
         Point::new(&RETRIES, started_unix_ns, Value::Int(stats.retries)),
         Point::new(&QUEUE, 0, Value::Int(stats.queue_length as u64)),
         Point::new(&QUEUE_BYTES, 0, Value::Int(stats.queue_bytes as u64)),
+        Point::new(&CUT_VALUES, started_unix_ns, Value::Int(stats.cut_values)),
+        Point::new(&LEFT_OUT_ATTRIBUTES, started_unix_ns, Value::Int(stats.left_out_attributes)),
     ];
     points.extend(outcomes(&POINTS, stats));
     points.extend(events.into_iter().flat_map(|events| outcomes(&EVENTS, events)));

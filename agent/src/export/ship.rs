@@ -1,44 +1,38 @@
-//! Sending: a bounded queue and the task that empties it.
+//! Sending: the task that empties the queue.
 //!
-//! A batch is encoded and compressed once, when it comes in; the queue holds these bytes. The task sends one batch at a time,
-//! the oldest first, and repeats what OTLP allows to be repeated until it is taken or newer batches push it out. Counters are
-//! cumulative: a later batch makes up for a lost one, except for the last words of containers that ended, which are in one
-//! batch only. That is why the queue is as long as an outage should be.
+//! A batch is encoded and compressed once, when it comes in; the queue holds these bytes. The task sends one request at a time,
+//! the oldest first, and repeats what OTLP allows to be repeated until it is taken or newer ones push it out. What is refused for
+//! its size is sent in halves. Counters are cumulative: a later batch makes up for a lost one, except for the last words of
+//! containers that ended, which are in one batch only. That is why the queue is as long as an outage should be.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use prost::Message;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use super::failure::{Accepted, Failure, Kind, Log, Retry, chain};
-use super::grpc::{self, Grpc};
-use super::http::{self, Http};
-use super::{Compression, ExportError, Exporter, Payload, Protocol, Settings, encode, logs};
-use crate::aggregate::Batch;
+use super::failure::{Accepted, Failure, Kind, Retry, chain};
+use super::grpc::Grpc;
+use super::http::Http;
+use super::queue::{Entry, Limits, Shared, State, times};
+use super::request::{Form, Request};
+use super::{ExportError, Exporter, Payload, Protocol, Settings};
 use crate::backoff::{Backoff, Pacing};
+
+pub use super::queue::{Queue, Stats};
 
 /// Sends batches in the background.
 #[derive(Debug)]
 pub struct Shipper {
     form: Form,
+    /// Bytes of an attribute's value.
+    attribute_bytes: usize,
     metrics: Lane,
-    /// Where events go, unless they share the metrics' way (stdout) or nothing takes them.
+    /// As [`Queue::logs`].
     logs: Option<Lane>,
-}
-
-/// Where batches go in, from any thread.
-#[derive(Clone, Debug)]
-pub struct Queue {
-    form: Form,
-    metrics: Arc<Shared>,
-    /// As [`Shipper::logs`].
-    logs: Option<Arc<Shared>>,
 }
 
 /// A queue and the task that empties it.
@@ -50,83 +44,11 @@ struct Lane {
     task: Option<JoinHandle<()>>,
 }
 
-/// What became of the batches so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Batches the collector took.
-    pub sent_batches: u64,
-    /// Points in them, those it rejected included.
-    pub sent_points: u64,
-    /// Their bytes as sent, without HTTP's headers.
-    pub sent_bytes: u64,
-    /// Batches given up because the collector refused them for good.
-    pub failed_batches: u64,
-    /// Points in them.
-    pub failed_points: u64,
-    /// Points the collector rejected out of batches it took.
-    pub rejected_points: u64,
-    /// Batches that were pushed out of a full queue, or still waited at the end.
-    pub dropped_batches: u64,
-    /// Points in them.
-    pub dropped_points: u64,
-    /// Attempts that failed and are or were repeated.
-    pub retries: u64,
-    /// Batches waiting, the one being sent included.
-    pub queue_length: usize,
-    /// Their bytes.
-    pub queue_bytes: usize,
-    /// How long the oldest of them has waited.
-    pub oldest_age: Option<Duration>,
-    /// Why the last attempt failed; `None` when it did not.
-    pub last_error: Option<String>,
-    /// For how long every attempt has failed: nothing was taken since the first of them. `None` when the last one did not fail.
-    pub failing_for: Option<Duration>,
-}
-
-/// What a batch is turned into.
-#[derive(Clone, Copy, Debug)]
-enum Form {
-    Grpc(Compression),
-    Http(Compression),
-    Line,
-    Nothing,
-}
-
-/// Where it goes.
+/// Where requests go.
 enum Sink {
     Grpc(Box<Grpc>),
     Http(Box<Http>),
     Lines(Box<dyn AsyncWrite + Send + Unpin>),
-}
-
-/// A batch on its way.
-#[derive(Clone, Debug)]
-struct Parcel {
-    body: Bytes,
-    points: u64,
-    since: Instant,
-}
-
-#[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
-    arrived: Notify,
-}
-
-#[derive(Debug)]
-struct State {
-    /// Oldest first, at most `capacity`.
-    waiting: VecDeque<Parcel>,
-    capacity: usize,
-    /// The one being sent; older than all that wait.
-    sending: Option<Parcel>,
-    /// Counts; the queue's own figures are filled in when asked for.
-    stats: Stats,
-    log: Log,
-    /// When the first of the attempts failed that all failed since.
-    failing: Option<Instant>,
-    /// The collector does not take this at all: nothing is queued any more.
-    unwanted: bool,
 }
 
 impl Shipper {
@@ -166,19 +88,21 @@ impl Shipper {
             (Exporter::Otlp, Some(_)) => otlp(Payload::Logs)?,
             _ => None,
         };
-        let mut shipper = Self::start(form, sink, settings.queue, pacing);
-        shipper.logs = logs.map(|sink| Lane::start(Payload::Logs, Some(sink), settings.queue, pacing));
+        let mut shipper = Self::start(form, sink, settings, pacing);
+        shipper.logs = logs.map(|sink| Lane::start(form, Payload::Logs, Some(sink), Limits::of(settings), pacing));
         Ok(shipper)
     }
 
-    fn start(form: Form, sink: Option<(Sink, String)>, capacity: usize, pacing: Pacing) -> Self {
-        Self { form, metrics: Lane::start(Payload::Metrics, sink, capacity, pacing), logs: None }
+    fn start(form: Form, sink: Option<(Sink, String)>, settings: &Settings, pacing: Pacing) -> Self {
+        let metrics = Lane::start(form, Payload::Metrics, sink, Limits::of(settings), pacing);
+        Self { form, attribute_bytes: settings.attribute_bytes, metrics, logs: None }
     }
 
     /// Where to put batches.
     pub fn queue(&self) -> Queue {
         let shared = |lane: &Lane| Arc::clone(&lane.shared);
-        Queue { form: self.form, metrics: shared(&self.metrics), logs: self.logs.as_ref().map(shared) }
+        let (form, attribute_bytes) = (self.form, self.attribute_bytes);
+        Queue { form, attribute_bytes, metrics: shared(&self.metrics), logs: self.logs.as_ref().map(shared) }
     }
 
     /// Tries to send what is queued, for no longer than `within`, and returns the final counts. What is left counts as
@@ -198,68 +122,13 @@ impl Shipper {
     }
 }
 
-impl Queue {
-    /// Encodes a batch and queues it, its events apart. Never waits; when the queue is full, the oldest batch goes and is counted.
-    pub fn enqueue(&self, batch: &Batch) {
-        if matches!(self.form, Form::Nothing) {
-            return;
-        }
-        let mut points = 0;
-        let body = match self.form {
-            Form::Line => {
-                let request = encode::encode(batch);
-                points = encode::points(&request);
-                self.form.body([request].into_iter())
-            }
-            _ => self.form.body(encode::one_by_one(batch).inspect(|request| points += encode::points(request))),
-        };
-        if points > 0 {
-            self.metrics.push(body, points);
-        }
-        if batch.events.is_empty() {
-            return;
-        }
-        let body = || self.form.body([logs::encode(&batch.events, batch.time_unix_ns)].into_iter());
-        match (&self.logs, self.form) {
-            (Some(logs), _) => logs.push(body(), batch.events.len() as u64),
-            // They are no points: not counted as such.
-            (None, Form::Line) => self.metrics.push(body(), 0),
-            (None, _) => {}
-        }
-    }
-
-    /// What became of the events so far; `None` when they have no way of their own.
-    pub fn event_stats(&self) -> Option<Stats> {
-        Some(self.logs.as_ref()?.state().stats())
-    }
-
-    /// What became of the batches so far.
-    pub fn stats(&self) -> Stats {
-        self.metrics.state().stats()
-    }
-}
-
-impl Form {
-    /// A request, in parts that make it up one after the other, as it goes over the wire; as text each part is a line.
-    fn body(self, parts: impl Iterator<Item = impl Message + serde::Serialize>) -> Bytes {
-        match self {
-            Self::Grpc(compression) => grpc::frame(parts, compression),
-            Self::Http(compression) => http::body(parts, compression),
-            Self::Line => parts.map(|part| encode::to_json(&part) + "\n").collect::<String>().into(),
-            Self::Nothing => Bytes::new(),
-        }
-    }
-}
-
 impl Lane {
-    fn start(payload: Payload, sink: Option<(Sink, String)>, capacity: usize, pacing: Pacing) -> Self {
-        let (stats, log) = (Stats::default(), Log::default());
-        let state = State { waiting: VecDeque::new(), capacity, sending: None, stats, log, failing: None, unwanted: false };
-        let shared = Arc::new(Shared { state: Mutex::new(state), arrived: Notify::new() });
+    fn start(form: Form, payload: Payload, sink: Option<(Sink, String)>, limits: Limits, pacing: Pacing) -> Self {
+        let shared = Arc::new(Shared::new(limits));
         let (closing, closed) = watch::channel(None);
         let task = sink.map(|(sink, target)| {
-            let backoff = Backoff::new(pacing);
-            tokio::spawn(Task { payload, shared: shared.clone(), sink, target, backoff, closed }.run())
+            let (shared, backoff) = (shared.clone(), Backoff::new(pacing));
+            tokio::spawn(Task { form, payload, shared, sink, target, backoff, closed, whole_until: None }.run())
         });
         Self { shared, closing, task }
     }
@@ -272,14 +141,14 @@ impl Lane {
             task.abort();
         }
         let mut state = self.shared.state();
-        let left = state.sending.take().into_iter().chain(std::mem::take(&mut state.waiting)).map(|parcel| parcel.points);
-        let (batches, points) = left.fold((0, 0), |(batches, points), p| (batches + 1, points + p));
-        state.stats.dropped_batches += batches;
+        let left = state.sending.take().into_iter().chain(std::mem::take(&mut state.waiting)).map(|entry| entry.request.count);
+        let (requests, points) = left.fold((0, 0), |(requests, points), count| (requests + 1, points + count));
+        state.stats.dropped_requests += requests;
         state.stats.dropped_points += points;
         let stats = state.stats();
-        if batches > 0 {
+        if requests > 0 {
             let error = stats.last_error.as_deref().unwrap_or("the time given for it was too short");
-            warn!(batches, points, "ended with {payload} unsent: {error}");
+            warn!(requests, points, "ended with {payload} unsent: {error}");
         }
         stats
     }
@@ -291,57 +160,6 @@ impl Drop for Lane {
             task.abort();
         }
     }
-}
-
-impl Shared {
-    fn push(&self, body: Bytes, points: u64) {
-        let mut state = self.state();
-        if state.unwanted {
-            state.stats.dropped_points += points;
-            return;
-        }
-        state.waiting.push_back(Parcel { body, points, since: Instant::now() });
-        state.drop_oldest();
-        drop(state);
-        self.arrived.notify_one();
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Counts stay usable whoever panicked.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// Drops the oldest batches until no more than the queue's length wait.
-    fn drop_oldest(&mut self) {
-        while self.waiting.len() > self.capacity {
-            let Some(oldest) = self.waiting.pop_front() else { return };
-            self.stats.dropped_batches += 1;
-            self.stats.dropped_points += oldest.points;
-            if let Some(silent) = self.log.note(Kind::Dropped, Instant::now()) {
-                let (capacity, advice) = (self.capacity, Kind::Dropped.advice());
-                let times = times(silent);
-                warn!("the export queue of {capacity} batches is full, the oldest was dropped{times}; {advice}");
-            }
-        }
-    }
-
-    fn stats(&self) -> Stats {
-        let parcels = || self.sending.iter().chain(&self.waiting);
-        Stats {
-            queue_length: parcels().count(),
-            queue_bytes: parcels().map(|parcel| parcel.body.len()).sum(),
-            oldest_age: parcels().next().map(|parcel| parcel.since.elapsed()),
-            failing_for: self.failing.map(|since| since.elapsed()),
-            ..self.stats.clone()
-        }
-    }
-}
-
-/// How often the like happened unlogged, for the end of a message.
-fn times(silent: u64) -> String {
-    if silent == 0 { String::new() } else { format!(" ({silent} more times since this was last logged)") }
 }
 
 impl Sink {
@@ -370,6 +188,7 @@ impl Sink {
 
 /// The task's side.
 struct Task {
+    form: Form,
     payload: Payload,
     shared: Arc<Shared>,
     sink: Sink,
@@ -377,7 +196,16 @@ struct Task {
     target: String,
     backoff: Backoff,
     closed: watch::Receiver<Option<Instant>>,
+    /// Until when what is refused for its size is not sent in parts: even the smallest were refused.
+    whole_until: Option<Instant>,
 }
+
+/// Bytes of a request that is not divided any more: no receiver has such a limit, so one that refuses it for its size refuses
+/// every request, and each division would double their number.
+const SMALLEST: usize = 16 << 10;
+
+/// How long nothing is divided then.
+const REST: Duration = Duration::from_secs(300);
 
 /// When the next attempt may be made.
 enum Pause {
@@ -391,23 +219,23 @@ enum Pause {
 impl Task {
     /// Sends until no more batches come and the queue is empty, or no attempt can be made before the deadline.
     async fn run(mut self) {
-        while let Some(parcel) = self.next().await {
-            let outcome = self.sink.send(parcel.body.clone()).await;
-            let pause = self.settle(parcel, outcome);
+        while let Some(entry) = self.next().await {
+            let outcome = self.sink.send(entry.request.body.clone()).await;
+            let pause = self.settle(entry, outcome);
             if !self.wait(pause).await {
                 return;
             }
         }
     }
 
-    /// The oldest batch, once there is one; `None` when none will come.
-    async fn next(&mut self) -> Option<Parcel> {
+    /// The oldest request, once there is one; `None` when none will come.
+    async fn next(&mut self) -> Option<Entry> {
         loop {
             {
                 let mut state = self.shared.state();
-                if let Some(parcel) = state.waiting.pop_front() {
-                    state.sending = Some(parcel.clone());
-                    return Some(parcel);
+                if let Some(entry) = state.waiting.pop_front() {
+                    state.sending = Some(entry.clone());
+                    return Some(entry);
                 }
             }
             if self.closed.borrow_and_update().is_some() {
@@ -421,25 +249,65 @@ impl Task {
     }
 
     /// Counts and logs the outcome of an attempt.
-    fn settle(&mut self, parcel: Parcel, outcome: Result<Accepted, Failure>) -> Pause {
+    fn settle(&mut self, entry: Entry, outcome: Result<Accepted, Failure>) -> Pause {
+        let halves = match &outcome {
+            // Before the lock is taken, which the collecting thread may wait for: it takes some ten ms.
+            Err(failure) if failure.retry == Retry::Smaller => self.halves(&entry.request),
+            _ => Vec::new(),
+        };
         let shared = self.shared.clone();
         let mut state = shared.state();
         state.sending = None;
         match outcome {
             Ok(accepted) => {
-                self.taken(&mut state, &parcel, &accepted);
+                self.taken(&mut state, &entry.request, &accepted);
                 Pause::None
             }
-            Err(failure) => self.refused(&mut state, parcel, failure),
+            Err(failure) if halves.len() > 1 => {
+                self.divided(&mut state, &entry, halves, &failure);
+                Pause::None
+            }
+            Err(failure) => self.refused(&mut state, entry, failure),
         }
     }
 
-    fn taken(&mut self, state: &mut State, parcel: &Parcel, accepted: &Accepted) {
+    /// A request that was refused for its size, in parts that may be taken; fewer than two where it is to be given up.
+    fn halves(&mut self, request: &Request) -> Vec<Request> {
+        let now = Instant::now();
+        if self.whole_until.is_some_and(|until| now < until) {
+            return Vec::new();
+        }
+        if request.size <= SMALLEST {
+            self.whole_until = Some(now + REST);
+            return Vec::new();
+        }
+        request.halves(self.form, self.payload)
+    }
+
+    /// Puts the parts of a request where it was; the next ones are made so small.
+    fn divided(&mut self, state: &mut State, entry: &Entry, halves: Vec<Request>, failure: &Failure) {
+        let size = entry.request.size;
+        state.request_bytes = state.request_bytes.min((size / 2).max(SMALLEST));
+        state.stats.retries += 1;
+        if let Some(silent) = state.log.note(Kind::Divided, Instant::now()) {
+            let (payload, target, reason, bytes) = (self.payload, &self.target, &failure.reason, state.request_bytes);
+            let times = times(silent);
+            info!(
+                "{target} refused {payload} of {size} bytes for their size ({reason}): sent in requests of {bytes} bytes{times}"
+            );
+        }
+        for request in halves.into_iter().rev() {
+            state.waiting.push_front(Entry { request, ..entry.clone() });
+        }
+        state.drop_oldest();
+    }
+
+    fn taken(&mut self, state: &mut State, request: &Request, accepted: &Accepted) {
         let now = Instant::now();
         self.backoff.reset();
-        state.stats.sent_batches += 1;
-        state.stats.sent_points += parcel.points;
-        state.stats.sent_bytes += parcel.body.len() as u64;
+        state.stats.sent_requests += 1;
+        state.stats.sent_points += request.count;
+        state.stats.sent_bytes += request.body.len() as u64;
         state.stats.rejected_points += accepted.rejected;
         state.stats.last_error = None;
         state.failing = None;
@@ -452,37 +320,44 @@ impl Task {
         if let Some(silent) = state.log.note(Kind::Partial, now) {
             let Accepted { rejected, message } = accepted;
             let (target, times, advice) = (&self.target, times(silent), Kind::Partial.advice());
-            warn!("the collector at {target} rejected {rejected} points of a batch it took: {message:?}{times}; {advice}");
+            warn!("the collector at {target} rejected {rejected} points of a request it took: {message:?}{times}; {advice}");
         }
     }
 
-    fn refused(&mut self, state: &mut State, parcel: Parcel, failure: Failure) -> Pause {
+    fn refused(&mut self, state: &mut State, entry: Entry, failure: Failure) -> Pause {
         let (payload, target) = (self.payload, &self.target);
         if payload == Payload::Logs && failure.kind.is_no_such_service() {
             // Many backends take metrics only, and it is no fault of theirs.
             info!("the collector at {target} takes no logs ({}): events are in this log alone from now on", failure.reason);
             state.unwanted = true;
-            state.stats.dropped_points += parcel.points + state.waiting.drain(..).map(|parcel| parcel.points).sum::<u64>();
+            let waiting = state.waiting.drain(..).map(|entry| entry.request.count).sum::<u64>();
+            state.stats.dropped_points += entry.request.count + waiting;
             return Pause::None;
         }
         let error = format!("could not send {payload} to {target}: {}; {}", failure.reason, failure.kind.advice());
         if let Some(silent) = state.log.failed(failure.kind, Instant::now()) {
-            let then = if failure.retry == Retry::Never { "the batch is lost" } else { "it will be repeated" };
-            warn!("{error}; {then}{}", times(silent));
+            let Request { count, size, .. } = entry.request;
+            match failure.retry {
+                Retry::Never | Retry::Smaller => warn!("{error}; {count} points ({size} bytes) are lost{}", times(silent)),
+                Retry::Backoff | Retry::After(_) => warn!("{error}; it will be repeated{}", times(silent)),
+            }
         }
         state.stats.last_error = Some(error);
         state.failing.get_or_insert_with(Instant::now);
         let pause = match failure.retry {
-            Retry::Never => {
-                state.stats.failed_batches += 1;
-                state.stats.failed_points += parcel.points;
+            Retry::Never | Retry::Smaller => {
+                if failure.retry == Retry::Smaller && entry.request.size <= SMALLEST {
+                    state.request_bytes = state.limits.request_bytes;
+                }
+                state.stats.failed_requests += 1;
+                state.stats.failed_points += entry.request.count;
                 return Pause::None;
             }
             Retry::Backoff => Pause::Backoff(self.backoff.wait()),
             Retry::After(asked) => Pause::Asked(self.backoff.wait_as_asked(asked)),
         };
         state.stats.retries += 1;
-        state.waiting.push_front(parcel);
+        state.waiting.push_front(entry);
         state.drop_oldest();
         pause
     }
@@ -518,13 +393,13 @@ mod tests {
     use tokio::io::AsyncBufReadExt;
 
     use super::*;
-    use crate::export::fixtures::counted;
+    use crate::export::fixtures::{counted, settings};
 
     #[tokio::test]
     async fn every_batch_is_one_line_on_stdout() {
         let (out, read) = tokio::io::duplex(64);
         let sink = Some((Sink::Lines(Box::new(out)), "stdout".into()));
-        let shipper = Shipper::start(Form::Line, sink, 8, Pacing::default());
+        let shipper = Shipper::start(Form::Line, sink, &settings("", Protocol::Grpc), Pacing::default());
         for second in 1..=3 {
             shipper.queue().enqueue(&counted(second));
         }
@@ -535,7 +410,7 @@ mod tests {
             let point = &json["resourceMetrics"][0]["scopeMetrics"][0]["metrics"][0]["sum"]["dataPoints"][0];
             assert_eq!(point["asDouble"], f64::from(second));
         }
-        assert_eq!(shipper.shutdown(Duration::from_secs(10)).await.sent_batches, 3);
+        assert_eq!(shipper.shutdown(Duration::from_secs(10)).await.sent_requests, 3);
     }
 
     #[tokio::test]
@@ -543,10 +418,10 @@ mod tests {
         let (out, read) = tokio::io::duplex(64);
         drop(read);
         let sink = Some((Sink::Lines(Box::new(out)), "stdout".into()));
-        let shipper = Shipper::start(Form::Line, sink, 8, Pacing::default());
+        let shipper = Shipper::start(Form::Line, sink, &settings("", Protocol::Grpc), Pacing::default());
         shipper.queue().enqueue(&counted(1));
         let stats = shipper.shutdown(Duration::from_secs(10)).await;
-        assert_eq!((stats.failed_batches, stats.sent_batches), (1, 0));
+        assert_eq!((stats.failed_requests, stats.sent_requests), (1, 0));
         let error = stats.last_error.expect("an error");
         assert!(error.starts_with("could not send metrics to stdout: broken pipe"), "{error}");
     }

@@ -1,5 +1,7 @@
 //! The shipper against a fake collector: what is lost, what is repeated, what is said, and that nothing hangs.
 
+mod size;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
@@ -81,7 +83,7 @@ async fn a_batch_arrives_with_its_headers_compressed_as_configured() {
             let headers: BTreeMap<_, _> = [("X-Scope-OrgID".to_string(), "tenant-1".to_string())].into();
             let shipper = quick(&Settings { compression, headers, ..to(&collector, protocol) });
             shipper.queue().enqueue(&counted(7));
-            let stats = stats_until(&shipper, "the batch is sent", |s| s.sent_batches == 1).await;
+            let stats = stats_until(&shipper, "the batch is sent", |s| s.sent_requests == 1).await;
             assert_eq!((stats.sent_points, stats.queue_length, stats.queue_bytes), (1, 0, 0));
             assert!(stats.sent_bytes > 0 && stats.oldest_age.is_none() && stats.last_error.is_none(), "{stats:?}");
             assert_eq!(arrived(&collector), [7.0]);
@@ -116,8 +118,8 @@ async fn partial_success_is_counted_logged_and_not_repeated() {
         for second in 1..=3 {
             shipper.queue().enqueue(&counted(second));
         }
-        let stats = stats_until(&shipper, "all are sent", |s| s.sent_batches == 3).await;
-        assert_eq!((stats.rejected_points, stats.retries, stats.failed_batches), (2, 0, 0));
+        let stats = stats_until(&shipper, "all are sent", |s| s.sent_requests == 3).await;
+        assert_eq!((stats.rejected_points, stats.retries, stats.failed_requests), (2, 0, 0));
         assert_eq!(collector.attempts(), 3);
         assert_eq!(log.lines_with("timestamp too old").len(), 1, "{:?}", log.lines_with(""));
     }
@@ -134,9 +136,9 @@ async fn what_may_be_repeated_is_repeated_until_it_is_taken_in_order() {
         for second in 1..=3 {
             shipper.queue().enqueue(&counted(second));
         }
-        let stats = stats_until(&shipper, "all are sent", |s| s.sent_batches == 3).await;
+        let stats = stats_until(&shipper, "all are sent", |s| s.sent_requests == 3).await;
         assert_eq!(arrived(&collector), [1.0, 2.0, 3.0]);
-        assert_eq!((stats.retries, stats.failed_batches, stats.dropped_batches), (4, 0, 0));
+        assert_eq!((stats.retries, stats.failed_requests, stats.dropped_requests), (4, 0, 0));
         assert_eq!(stats.last_error, None);
         assert_eq!(log.lines_with("could not send metrics").len(), 1, "logged once: {:?}", log.lines_with(""));
         assert_eq!(log.lines_with("again, after").len(), 1, "recovery: {:?}", log.lines_with(""));
@@ -152,8 +154,8 @@ async fn what_may_not_be_repeated_is_dropped_counted_and_does_not_hold_up_the_ne
         for second in 1..=3 {
             shipper.queue().enqueue(&counted(second));
         }
-        let stats = stats_until(&shipper, "the third is sent", |s| s.sent_batches == 1).await;
-        assert_eq!((stats.failed_batches, stats.failed_points, stats.retries), (2, 2, 0));
+        let stats = stats_until(&shipper, "the third is sent", |s| s.sent_requests == 1).await;
+        assert_eq!((stats.failed_requests, stats.failed_points, stats.retries), (2, 2, 0));
         assert_eq!((collector.attempts(), arrived(&collector)), (3, vec![3.0]));
     }
 }
@@ -194,7 +196,7 @@ async fn a_collector_out_of_resources_that_names_no_time_is_not_asked_again() {
     collector.next(1, Answer::Grpc { code: Code::ResourceExhausted, retry_info: None });
     let shipper = quick(&to(&collector, Protocol::Grpc));
     shipper.queue().enqueue(&counted(1));
-    let stats = stats_until(&shipper, "the batch is given up", |s| s.failed_batches == 1).await;
+    let stats = stats_until(&shipper, "the batch is given up", |s| s.failed_requests == 1).await;
     assert_eq!((collector.attempts(), stats.retries), (1, 0));
     let error = stats.last_error.expect("an error");
     assert!(error.contains("RESOURCE_EXHAUSTED: the fake collector says no"), "{error}");
@@ -206,13 +208,13 @@ async fn a_stalled_request_times_out_and_is_repeated_on_a_new_connection() {
         let collector = Collector::start().expect("a collector");
         let shipper = quick(&Settings { timeout: Duration::from_millis(300), ..to(&collector, protocol) });
         shipper.queue().enqueue(&counted(1));
-        stats_until(&shipper, "the first is sent", |s| s.sent_batches == 1).await;
+        stats_until(&shipper, "the first is sent", |s| s.sent_requests == 1).await;
         collector.next(1, Answer::Stall);
         shipper.queue().enqueue(&counted(2));
         let stats = stats_until(&shipper, "the stalled request failed", |s| s.retries == 1).await;
         let error = stats.last_error.expect("an error");
         assert!(error.contains("no reply within 300ms") && error.contains("raise the timeout"), "{error}");
-        stats_until(&shipper, "the second is sent", |s| s.sent_batches == 2).await;
+        stats_until(&shipper, "the second is sent", |s| s.sent_requests == 2).await;
         assert_eq!((arrived(&collector), collector.connections()), (vec![1.0, 2.0], 2), "{protocol}");
     }
 }
@@ -223,10 +225,10 @@ async fn a_connection_reset_in_the_middle_of_a_request_loses_nothing() {
         let collector = Collector::start().expect("a collector");
         let shipper = quick(&to(&collector, protocol));
         shipper.queue().enqueue(&counted(1));
-        stats_until(&shipper, "the first is sent", |s| s.sent_batches == 1).await;
+        stats_until(&shipper, "the first is sent", |s| s.sent_requests == 1).await;
         collector.next(2, Answer::Reset);
         shipper.queue().enqueue(&counted(2));
-        stats_until(&shipper, "the second is sent", |s| s.sent_batches == 2).await;
+        stats_until(&shipper, "the second is sent", |s| s.sent_requests == 2).await;
         assert_eq!(arrived(&collector), [1.0, 2.0], "{protocol}");
         assert_eq!(collector.attempts(), 4);
     }
@@ -238,7 +240,7 @@ async fn an_outage_keeps_the_newest_batches_and_says_where_and_why() {
         let collector = Collector::start().expect("a collector");
         let shipper = quick(&Settings { queue: 3, ..to(&collector, protocol) });
         shipper.queue().enqueue(&counted(1));
-        stats_until(&shipper, "the first is sent", |s| s.sent_batches == 1).await;
+        stats_until(&shipper, "the first is sent", |s| s.sent_requests == 1).await;
         collector.refuse();
         for second in 2..=10 {
             shipper.queue().enqueue(&counted(second));
@@ -253,7 +255,7 @@ async fn an_outage_keeps_the_newest_batches_and_says_where_and_why() {
         collector.listen();
         let stats = stats_until(&shipper, "the queue is empty", |s| s.queue_length == 0).await;
         assert_eq!(arrived(&collector), [1.0, 8.0, 9.0, 10.0], "{protocol}");
-        assert_eq!((stats.dropped_batches, stats.dropped_points, stats.sent_batches), (6, 6, 4));
+        assert_eq!((stats.dropped_requests, stats.dropped_points, stats.sent_requests), (6, 6, 4));
     }
 }
 
@@ -268,7 +270,7 @@ async fn how_long_nothing_was_taken_is_known_whatever_the_attempts_fail_for_and_
         collector.always(again);
         let start = Instant::now();
         shipper.queue().enqueue(&counted(1));
-        stats_until(&shipper, "the first is given up", |s| s.failed_batches == 1).await;
+        stats_until(&shipper, "the first is given up", |s| s.failed_requests == 1).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
         shipper.queue().enqueue(&counted(2));
         let stats = stats_until(&shipper, "the second is tried three times", |s| s.retries >= 3).await;
@@ -276,7 +278,7 @@ async fn how_long_nothing_was_taken_is_known_whatever_the_attempts_fail_for_and_
         // A refusal for good counts like one to be repeated, and later ones do not begin anew.
         assert!(failing <= start.elapsed() && failing >= Duration::from_millis(50), "{failing:?}");
         collector.always(Answer::Accept);
-        let stats = stats_until(&shipper, "the second is sent", |s| s.sent_batches == 1).await;
+        let stats = stats_until(&shipper, "the second is sent", |s| s.sent_requests == 1).await;
         assert_eq!(stats.failing_for, None, "{protocol}");
     }
 }
@@ -291,7 +293,7 @@ async fn enqueue_does_not_wait_for_a_collector_that_is_not_there() {
     }
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     let stats = shipper.queue().stats();
-    assert_eq!((stats.queue_length, stats.dropped_batches), (64, 936));
+    assert_eq!((stats.queue_length, stats.dropped_requests), (64, 936));
 }
 
 #[tokio::test]
@@ -303,7 +305,7 @@ async fn shutdown_sends_what_is_queued() {
             shipper.queue().enqueue(&counted(second));
         }
         let stats = shipper.shutdown(Duration::from_secs(10)).await;
-        assert_eq!((stats.sent_batches, stats.dropped_batches, stats.queue_length), (20, 0, 0));
+        assert_eq!((stats.sent_requests, stats.dropped_requests, stats.queue_length), (20, 0, 0));
         assert_eq!(collector.latest(POD, TIME.name), Some(20.0));
         assert_eq!(collector.exports().expect("OTLP").requests(), 20);
     }
@@ -321,7 +323,7 @@ async fn shutdown_ends_by_its_deadline_with_a_stalled_collector_and_counts_what_
         let start = Instant::now();
         let stats = shipper.shutdown(Duration::from_millis(200)).await;
         assert!(start.elapsed() < Duration::from_millis(1000), "{:?}", start.elapsed());
-        assert_eq!((stats.dropped_batches, stats.dropped_points, stats.queue_length, stats.sent_batches), (2, 2, 0, 0));
+        assert_eq!((stats.dropped_requests, stats.dropped_points, stats.queue_length, stats.sent_requests), (2, 2, 0, 0));
     }
 }
 
@@ -334,7 +336,7 @@ async fn shutdown_cuts_a_backoff_short() {
     shipper.queue().enqueue(&counted(1));
     stats_until(&shipper, "the first attempt failed", |s| s.retries == 1).await;
     let stats = shipper.shutdown(Duration::from_secs(10)).await;
-    assert_eq!((stats.sent_batches, arrived(&collector)), (1, vec![1.0]));
+    assert_eq!((stats.sent_requests, arrived(&collector)), (1, vec![1.0]));
 }
 
 #[tokio::test]
@@ -347,7 +349,7 @@ async fn shutdown_does_not_wait_for_a_time_it_cannot_reach_nor_break_a_wait_it_w
     let start = Instant::now();
     let stats = shipper.shutdown(Duration::from_secs(30)).await;
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
-    assert_eq!((stats.dropped_batches, collector.attempts()), (1, 1));
+    assert_eq!((stats.dropped_requests, collector.attempts()), (1, 1));
 }
 
 #[tokio::test]
@@ -357,7 +359,7 @@ async fn tls_is_checked_against_the_configured_authority() {
         let collector = Collector::with(Options { tls, ..Options::default() }).expect("a collector");
         let shipper = quick(&to(&collector, protocol));
         shipper.queue().enqueue(&counted(1));
-        stats_until(&shipper, "the batch is sent", |s| s.sent_batches == 1).await;
+        stats_until(&shipper, "the batch is sent", |s| s.sent_requests == 1).await;
 
         let other = Tls::new().expect("certificates");
         let shipper = quick(&Settings { certificate: Some(other.ca()), ..to(&collector, protocol) });
@@ -385,7 +387,7 @@ async fn a_collector_that_demands_a_client_certificate_gets_it() {
         };
         let shipper = quick(&with);
         shipper.queue().enqueue(&counted(1));
-        stats_until(&shipper, "the batch is sent", |s| s.sent_batches == 1).await;
+        stats_until(&shipper, "the batch is sent", |s| s.sent_requests == 1).await;
 
         let shipper = quick(&without);
         shipper.queue().enqueue(&counted(2));
@@ -460,7 +462,7 @@ async fn tokens_in_headers_and_urls_are_never_logged() {
         }
         let shipper = quick(&settings);
         shipper.queue().enqueue(&counted(1));
-        let stats = stats_until(&shipper, "the batch is refused", |s| s.failed_batches == 1).await;
+        let stats = stats_until(&shipper, "the batch is refused", |s| s.failed_requests == 1).await;
         let error = stats.last_error.expect("an error");
         assert!(error.contains("check the credentials"), "{error}");
         assert!(!format!("{error} {shipper:?} {settings:?}").contains("hunter2"));
@@ -514,7 +516,7 @@ async fn events_arrive_as_log_records_beside_the_metrics_and_are_repeated_like_t
         collector.until("the metrics", |c| !c.received().is_empty()).await.expect("metrics");
         let record = collector.logs()[0].resource_logs[0].scope_logs[0].log_records[0].clone();
         assert_eq!((record.event_name.as_str(), record.time_unix_nano), ("podmeter.test", 1), "{protocol}");
-        assert_eq!(shipper.shutdown(Duration::from_secs(10)).await.failed_batches, 0);
+        assert_eq!(shipper.shutdown(Duration::from_secs(10)).await.failed_requests, 0);
         assert_eq!(collector.logs().len(), 1, "{protocol}: once");
     }
 }
@@ -538,8 +540,8 @@ async fn a_collector_that_takes_no_logs_is_asked_once_and_still_gets_all_metrics
         for second in 2..=4 {
             shipper.queue().enqueue(&eventful(second));
         }
-        let stats = stats_until(&shipper, "all metrics are sent", |s| s.sent_batches == 4).await;
-        assert_eq!((stats.failed_batches, stats.last_error), (0, None), "{protocol}");
+        let stats = stats_until(&shipper, "all metrics are sent", |s| s.sent_requests == 4).await;
+        assert_eq!((stats.failed_requests, stats.last_error), (0, None), "{protocol}");
         assert_eq!(arrived(&collector), [1.0, 2.0, 3.0, 4.0]);
         assert_eq!((collector.log_attempts(), collector.logs().len()), (1, 0), "{protocol}");
         assert_eq!(shipper.queue().event_stats().expect("still").dropped_points, 4);

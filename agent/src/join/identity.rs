@@ -82,9 +82,17 @@ fn of_pod(pod: &Pod, namespace_labels: &[(Box<str>, Box<str>)]) -> Attributes {
     attributes.extend(pod.service.version.as_ref().map(|version| own("service.version", version)));
     attributes.extend(pod.qos.as_ref().map(|qos| own("podmeter.pod.qos", qos)));
     attributes.extend(pod.priority_class.as_ref().map(|class| own("podmeter.pod.priority_class", class)));
-    attributes.extend(pod.labels.iter().map(|(key, value)| (format!("k8s.pod.label.{key}"), value.to_string())));
-    attributes.extend(namespace_labels.iter().map(|(key, value)| (format!("k8s.namespace.label.{key}"), value.to_string())));
+    attributes.extend(pod.labels.iter().map(|(key, value)| (format!("{POD_LABEL}{key}"), value.to_string())));
+    attributes.extend(namespace_labels.iter().map(|(key, value)| (format!("{NAMESPACE_LABEL}{key}"), value.to_string())));
     attributes
+}
+
+const POD_LABEL: &str = "k8s.pod.label.";
+const NAMESPACE_LABEL: &str = "k8s.namespace.label.";
+
+/// Whether an attribute is a label that somebody chose.
+pub fn is_label(key: &str) -> bool {
+    key.starts_with(POD_LABEL) || key.starts_with(NAMESPACE_LABEL)
 }
 
 /// `service.instance.id`: the pod's annotation, else namespace, pod and container joined by dots.

@@ -141,6 +141,18 @@ fn annotations_and_where_wanted_labels_name_the_service() {
 }
 
 #[test]
+fn no_more_of_an_annotation_is_kept_than_anybody_needs() {
+    let mut pod = cluster::Pod::new("web-1", Vec::new());
+    let [name, instance] = ["x".repeat(64_000), "y".repeat(64_000)];
+    pod.annotations =
+        json!({"resource.opentelemetry.io/service.name": name, "resource.opentelemetry.io/service.instance.id": instance});
+    let service = read(&pod).service;
+    let kept = [service.name.expect("a name"), service.instance.expect("an instance")];
+    assert_eq!(kept.each_ref().map(|text| text.len()), [1024; 2]);
+    assert!(kept[0].starts_with("xxx") && kept[1].starts_with("yyy"));
+}
+
+#[test]
 fn nodes_and_namespaces() {
     let node = Node::read(&cluster::node("node-1", "3800m", "14Gi").to_string(), &Wanted::default()).expect("is a node");
     assert_eq!((node.key(), cores(node.cpu), node.memory.map(Quantity::bytes)), ("node-1", Some(3.8), Some(14 << 30)));

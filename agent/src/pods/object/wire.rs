@@ -5,11 +5,18 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 use super::{Container, Namespace, Node, Phase, Pod, Quantity, Resources, Role, Service, State, Status, Wanted, chosen};
-use crate::pods::workload::{self, Owner};
+use crate::{
+    bound::bounded,
+    pods::workload::{self, Owner},
+};
 
 /// Annotations by which OpenTelemetry lets a pod name its service
 /// (semantic conventions, "Specify resource attributes using Kubernetes annotations").
 const SERVICE: &str = "resource.opentelemetry.io/service.";
+
+/// Bytes that are kept of such an annotation, which may have 256 KiB: it is in memory for every container of the pod. What is
+/// exported has a bound of its own, which is lower.
+const ANNOTATION: usize = 1024;
 
 /// kubelet's annotations of a static pod, and of the mirror pod that it makes in the API (pkg/kubelet/types/pod_update.go,
 /// `ConfigHashAnnotationKey` and `ConfigMirrorAnnotationKey`): both hold the UID that is in the paths of the cgroups.
@@ -244,7 +251,7 @@ fn service(metadata: &Metadata, labels: bool) -> Service {
         let value = if labels { metadata.labels.get(&format!("app.kubernetes.io/{name}")) } else { None };
         value.filter(|value| !value.is_empty())
     };
-    let kept = |value: Option<&String>| value.map(|value| value.as_str().into());
+    let kept = |value: Option<&String>| value.map(|value| bounded(value, ANNOTATION).into());
     Service {
         name: kept(annotation("name").or_else(|| label("instance")).or_else(|| label("name"))),
         namespace: kept(annotation("namespace")),

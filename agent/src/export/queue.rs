@@ -1,0 +1,297 @@
+//! What waits to be sent: requests in their order, bounded in exports and in bytes.
+//!
+//! Each request has a fate of its own: one that is refused takes none of the same batch with it. When the queue is full the
+//! oldest request goes.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tracing::warn;
+
+use super::encode::{self, Bounds};
+use super::failure::{Kind, Log};
+use super::request::{self, Form, Request};
+use super::{Settings, logs};
+use crate::aggregate::Batch;
+
+/// Where batches go in, from any thread.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    pub(super) form: Form,
+    /// Bytes of an attribute's value.
+    pub(super) attribute_bytes: usize,
+    pub(super) metrics: Arc<Shared>,
+    /// Where events go, unless they share the metrics' way (stdout) or nothing takes them.
+    pub(super) logs: Option<Arc<Shared>>,
+}
+
+/// What became of the requests so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Requests the collector took.
+    pub sent_requests: u64,
+    /// Points in them, those it rejected included.
+    pub sent_points: u64,
+    /// Their bytes as sent, without HTTP's headers.
+    pub sent_bytes: u64,
+    /// Requests given up because the collector refused them for good.
+    pub failed_requests: u64,
+    /// Points in them.
+    pub failed_points: u64,
+    /// Points the collector rejected out of requests it took.
+    pub rejected_points: u64,
+    /// Requests that were pushed out of a full queue, or still waited at the end.
+    pub dropped_requests: u64,
+    /// Points in them.
+    pub dropped_points: u64,
+    /// Attempts that failed and are or were repeated.
+    pub retries: u64,
+    /// Values of attributes that were too long and were cut.
+    pub cut_values: u64,
+    /// Attributes that resources had no room for.
+    pub left_out_attributes: u64,
+    /// Requests waiting, the one being sent included.
+    pub queue_length: usize,
+    /// Their bytes.
+    pub queue_bytes: usize,
+    /// How long the oldest of them has waited.
+    pub oldest_age: Option<Duration>,
+    /// Why the last attempt failed; `None` when it did not.
+    pub last_error: Option<String>,
+    /// For how long every attempt has failed: nothing was taken since the first of them. `None` when the last one did not fail.
+    pub failing_for: Option<Duration>,
+}
+
+/// How much may wait, and how large a request may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Exports that requests wait of.
+    pub(super) exports: usize,
+    /// Bytes of all requests, as they are sent.
+    pub(super) bytes: usize,
+    /// Bytes of a request before compression.
+    pub(super) request_bytes: usize,
+}
+
+impl Limits {
+    pub(super) fn of(settings: &Settings) -> Self {
+        Self { exports: settings.queue, bytes: settings.queue_bytes, request_bytes: settings.request_bytes }
+    }
+}
+
+/// A request on its way.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) request: Request,
+    /// Which export it is part of.
+    pub(super) export: u64,
+    /// When it came in.
+    pub(super) since: Instant,
+}
+
+/// A queue, shared by who fills it and who empties it.
+#[derive(Debug)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    pub(super) arrived: Notify,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    /// Oldest first.
+    pub(super) waiting: VecDeque<Entry>,
+    /// The one being sent; older than all that wait.
+    pub(super) sending: Option<Entry>,
+    pub(super) limits: Limits,
+    /// Bytes of the requests to come: fewer than the limit allows where the collector has refused larger ones.
+    pub(super) request_bytes: usize,
+    /// Exports so far.
+    exports: u64,
+    /// Counts; the queue's own figures are filled in when asked for.
+    pub(super) stats: Stats,
+    pub(super) log: Log,
+    /// When the first of the attempts failed that all failed since.
+    pub(super) failing: Option<Instant>,
+    /// The collector does not take this at all: nothing is queued any more.
+    pub(super) unwanted: bool,
+}
+
+impl Queue {
+    /// Encodes a batch and queues its requests, its events apart. Never waits; when the queue is full, the oldest request goes
+    /// and is counted.
+    pub fn enqueue(&self, batch: &Batch) {
+        if matches!(self.form, Form::Nothing) {
+            return;
+        }
+        let bounds = Bounds::new(self.attribute_bytes);
+        let (export, limit) = self.metrics.next_export();
+        request::pack(self.form, limit, encode::resources(batch, &bounds), |request| self.metrics.push(request, export));
+        if !batch.events.is_empty() {
+            self.enqueue_events(batch, &bounds);
+        }
+        let stats = &mut self.metrics.state().stats;
+        stats.cut_values += bounds.cut();
+        stats.left_out_attributes += bounds.left_out();
+    }
+
+    fn enqueue_events(&self, batch: &Batch, bounds: &Bounds) {
+        let groups = || logs::encode(&batch.events, batch.time_unix_ns, bounds).into_iter();
+        match (&self.logs, self.form) {
+            (Some(logs), _) => {
+                let (export, limit) = logs.next_export();
+                request::pack(self.form, limit, groups(), |request| logs.push(request, export));
+            }
+            // They are no points: not counted as such.
+            (None, Form::Line) => {
+                let (export, limit) = self.metrics.next_export();
+                request::pack(self.form, limit, groups(), |line| self.metrics.push(Request { count: 0, ..line }, export));
+            }
+            (None, _) => {}
+        }
+    }
+
+    /// What became of the events so far; `None` when they have no way of their own.
+    pub fn event_stats(&self) -> Option<Stats> {
+        Some(self.logs.as_ref()?.state().stats())
+    }
+
+    /// What became of the requests with points so far.
+    pub fn stats(&self) -> Stats {
+        self.metrics.state().stats()
+    }
+}
+
+impl Shared {
+    pub(super) fn new(limits: Limits) -> Self {
+        let state = State {
+            waiting: VecDeque::new(),
+            sending: None,
+            limits,
+            request_bytes: limits.request_bytes,
+            exports: 0,
+            stats: Stats::default(),
+            log: Log::default(),
+            failing: None,
+            unwanted: false,
+        };
+        Self { state: Mutex::new(state), arrived: Notify::new() }
+    }
+
+    /// The number of an export that begins, and how large its requests may be.
+    fn next_export(&self) -> (u64, usize) {
+        let mut state = self.state();
+        state.exports += 1;
+        (state.exports, state.request_bytes)
+    }
+
+    fn push(&self, request: Request, export: u64) {
+        let mut state = self.state();
+        if state.unwanted {
+            state.stats.dropped_points += request.count;
+            return;
+        }
+        state.waiting.push_back(Entry { request, export, since: Instant::now() });
+        state.drop_oldest();
+        drop(state);
+        self.arrived.notify_one();
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        // Counts stay usable whoever panicked.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Drops the oldest requests until no more wait than may.
+    pub(super) fn drop_oldest(&mut self) {
+        while self.is_full() {
+            let Some(oldest) = self.waiting.pop_front() else { return };
+            self.stats.dropped_requests += 1;
+            self.stats.dropped_points += oldest.request.count;
+            if let Some(silent) = self.log.note(Kind::Dropped, Instant::now()) {
+                let Limits { exports, bytes, .. } = self.limits;
+                let (times, advice) = (times(silent), Kind::Dropped.advice());
+                warn!("the export queue of {exports} exports and {bytes} bytes is full, the oldest was dropped{times}; {advice}");
+            }
+        }
+    }
+
+    /// Whether more waits than may; never for the bytes of a single request.
+    fn is_full(&self) -> bool {
+        let changes = self.waiting.iter().zip(self.waiting.iter().skip(1)).filter(|(one, next)| one.export != next.export);
+        let exports = usize::from(!self.waiting.is_empty()) + changes.count();
+        exports > self.limits.exports || self.waiting.len() > 1 && self.bytes() > self.limits.bytes
+    }
+
+    /// Of all requests, the one being sent included.
+    fn bytes(&self) -> usize {
+        self.sending.iter().chain(&self.waiting).map(|entry| entry.request.body.len()).sum()
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        Stats {
+            queue_length: self.waiting.len() + usize::from(self.sending.is_some()),
+            queue_bytes: self.bytes(),
+            oldest_age: self.sending.iter().chain(&self.waiting).next().map(|entry| entry.since.elapsed()),
+            failing_for: self.failing.map(|since| since.elapsed()),
+            ..self.stats.clone()
+        }
+    }
+}
+
+/// How often the like happened unlogged, for the end of a message.
+pub(super) fn times(silent: u64) -> String {
+    if silent == 0 { String::new() } else { format!(" ({silent} more times since this was last logged)") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::Compression;
+    use crate::export::fixtures::{Load, node};
+
+    fn queue(limits: Limits) -> Queue {
+        let shared = || Arc::new(Shared::new(limits));
+        Queue { form: Form::Grpc(Compression::Gzip), attribute_bytes: 256, metrics: shared(), logs: Some(shared()) }
+    }
+
+    #[test]
+    fn no_more_bytes_wait_than_may_and_the_oldest_go_first() {
+        let limits = Limits { exports: 1000, bytes: 400 << 10, request_bytes: 128 << 10 };
+        let queue = queue(limits);
+        let mut points = 0;
+        let batch = node(20, Load::Busy);
+        for _ in 0..10 {
+            queue.enqueue(&batch);
+            let stats = queue.stats();
+            assert!(stats.queue_bytes <= limits.bytes, "{stats:?}");
+            points = stats.dropped_points + queue.metrics.state().waiting.iter().map(|entry| entry.request.count).sum::<u64>();
+        }
+        let stats = queue.stats();
+        assert!(stats.dropped_requests > 0 && stats.queue_bytes > limits.bytes / 2, "{stats:?}");
+        let exports: Vec<u64> = queue.metrics.state().waiting.iter().map(|entry| entry.export).collect();
+        assert!(exports.is_sorted() && exports.last() == Some(&10), "{exports:?}");
+        // Every point is counted where it is.
+        let one = encode::resources(&batch, &Bounds::new(256)).map(|group| request::Group::count(&group)).sum::<u64>();
+        assert_eq!(points, 10 * one);
+    }
+
+    #[test]
+    fn an_export_of_several_requests_counts_once_and_the_last_request_of_all_stays_however_large() {
+        let queue = queue(Limits { exports: 2, bytes: 1, request_bytes: 1 });
+        queue.enqueue(&node(1, Load::Busy));
+        assert_eq!(queue.stats().queue_length, 1, "one waits though it is too large");
+        let queue = self::queue(Limits { exports: 2, bytes: usize::MAX, request_bytes: 32 << 10 });
+        queue.enqueue(&node(20, Load::Busy));
+        let of_one = queue.stats().queue_length;
+        assert!(of_one > 2, "{of_one}");
+        for _ in 0..3 {
+            queue.enqueue(&node(20, Load::Busy));
+        }
+        let stats = queue.stats();
+        assert_eq!((stats.queue_length, stats.dropped_requests), (2 * of_one, 2 * of_one as u64));
+    }
+}
