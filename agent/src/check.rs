@@ -1,5 +1,7 @@
 //! `podmeter check`: what this kernel allows, in words that tell what to do.
 
+pub mod endpoint;
+
 use std::fmt::Write as _;
 
 use serde_json::json;

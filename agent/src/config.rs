@@ -3,7 +3,12 @@
 //! Every key is declared once, in `key.rs`. A value that is refused stops the agent at start, with the key, where the value
 //! came from, and what was expected. The higher source replaces the whole value, also of a map.
 
+mod export;
 mod key;
+mod proxies;
+mod similar;
+mod value;
+mod variables;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -12,7 +17,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use key::{KEYS, Key, Value};
+pub use export::{Compression, Destination, Export, Exporter, Protocol};
+use export::{Endpoint, LOGS_PATH, METRICS_PATH};
+use key::{Check, KEYS, Key, Value};
+pub use proxies::Proxies;
+use similar::similar;
+pub use variables::unknown as unknown_variables;
 
 /// The settings, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +49,8 @@ pub struct Config {
     pub export: Export,
     /// What every metric carries.
     pub resource: Resource,
+    /// The environment's proxies.
+    pub proxies: Proxies,
 }
 
 /// Logging.
@@ -192,81 +204,6 @@ pub struct Bpf {
     pub leave_out: Vec<String>,
 }
 
-/// Where metrics go.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Export {
-    /// By which way.
-    pub exporter: Exporter,
-    /// URL of the OTLP receiver: with [`Protocol::HttpProtobuf`] the whole one, with [`Protocol::Grpc`] scheme and authority.
-    pub endpoint: String,
-    /// The same for events; `None` when no address is known that takes logs.
-    pub logs_endpoint: Option<String>,
-    /// How OTLP is carried.
-    pub protocol: Protocol,
-    /// Headers (metadata with gRPC) of every request.
-    pub headers: Headers,
-    /// Compression of requests.
-    pub compression: Compression,
-    /// Time one request may take.
-    pub timeout: Duration,
-    /// PEM file with the certificates that the receiver's must be signed by; `None`: those the host trusts.
-    pub certificate: Option<PathBuf>,
-    /// PEM file with the agent's own certificate.
-    pub client_certificate: Option<PathBuf>,
-    /// PEM file with its key. Set if and only if the certificate is.
-    pub client_key: Option<PathBuf>,
-    /// Exports kept while the receiver is away.
-    pub queue: usize,
-    /// Bytes that they may have, as they are sent.
-    pub queue_bytes: usize,
-    /// Bytes that one request may have before compression.
-    pub request_bytes: usize,
-    /// Bytes that the value of an attribute may have.
-    pub attribute_bytes: usize,
-}
-
-/// By which way metrics leave.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Exporter {
-    /// To an OTLP receiver.
-    #[default]
-    Otlp,
-    /// As OTLP JSON to stdout.
-    Stdout,
-    /// Not at all.
-    None,
-}
-
-/// How OTLP is carried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Protocol {
-    /// gRPC.
-    #[default]
-    Grpc,
-    /// Protobuf in HTTP POST.
-    HttpProtobuf,
-}
-
-/// Compression of requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Compression {
-    /// gzip.
-    #[default]
-    Gzip,
-    /// None.
-    None,
-}
-
-/// Headers by lower-case name, valid in HTTP. `Debug` shows the names only: values are often secret.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Headers(pub BTreeMap<String, String>);
-
-impl fmt::Debug for Headers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
-    }
-}
-
 /// What every metric carries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resource {
@@ -344,6 +281,20 @@ pub enum ConfigError {
         /// Who set it.
         origin: Origin,
     },
+    /// An environment variable that is nearly one of podmeter's.
+    #[error("there is no environment variable {name} of podmeter; did you mean {meant}?")]
+    Variable {
+        /// As it is.
+        name: String,
+        /// As it should be.
+        meant: String,
+    },
+    /// A setting on the command line that sets nothing.
+    #[error("--set number {which} has no =; expected KEY=VALUE")]
+    NoAssignment {
+        /// From 1.
+        which: usize,
+    },
     /// A value that cannot be.
     #[error("setting {key} cannot be used ({origin}): {why}")]
     Invalid {
@@ -356,36 +307,15 @@ pub enum ConfigError {
     },
 }
 
-/// What was meant by an unknown key: one with the same last part, or the same section.
-fn similar(key: &str) -> String {
-    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().replace(['-', '_'], "").to_lowercase();
-    let section = |name: &str| name.rsplit_once('.').map(|(section, _)| section.to_owned());
-    let same_last: Vec<_> = KEYS.iter().map(|known| known.name).filter(|name| last(name) == last(key)).collect();
-    let same_section = || KEYS.iter().map(|known| known.name).filter(|name| section(name) == section(key)).collect::<Vec<_>>();
-    let (what, names) = match same_last.is_empty() {
-        false => ("did you mean", same_last),
-        true => ("there are", same_section()),
-    };
-    if names.is_empty() { String::new() } else { format!("; {what} {}", names.join(", ")) }
-}
-
-/// Where receivers of OTLP/HTTP take metrics, and where logs.
-const METRICS_PATH: &str = "/v1/metrics";
-const LOGS_PATH: &str = "/v1/logs";
-
 /// A configuration in the making.
 struct Loading {
     config: Config,
     endpoint: Option<Endpoint>,
     logs_endpoint: Option<Endpoint>,
-}
-
-/// A checked URL whose path waits for the protocol.
-enum Endpoint {
-    /// Gets the signal's path with HTTP.
-    Base(String),
-    /// Used as it is.
-    Signal(String),
+    /// How events are sent; in the configuration once it is known where to.
+    logs: Destination,
+    /// Whether keys of a destination are those of the events'.
+    for_logs: bool,
 }
 
 impl Config {
@@ -397,7 +327,7 @@ impl Config {
     /// # Errors
     /// When the file cannot be read or is no YAML, has an unknown key, or when a value that is used cannot be.
     pub fn load(file: Option<&Path>, env: &dyn Fn(&str) -> Option<String>, overrides: Overrides) -> Result<Self, ConfigError> {
-        let mut in_file = match file {
+        let in_file = match file {
             None => yaml::Settings::new(),
             Some(path) => {
                 let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
@@ -405,26 +335,43 @@ impl Config {
             }
         };
         if let Some((key, _)) = overrides.0.iter().find(|(key, _)| KEYS.iter().all(|known| known.name != key)) {
-            return Err(ConfigError::Unknown { key: key.clone(), origin: Origin::CommandLine });
+            // What is no name of a key may be a value, and so a secret.
+            let is_name = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+            let key = if is_name { key.clone() } else { "(not shown)".to_owned() };
+            return Err(ConfigError::Unknown { key, origin: Origin::CommandLine });
         }
 
-        let mut loading = Loading { config: Self::blank(), endpoint: None, logs_endpoint: None };
-        let mut origins = BTreeMap::new();
+        let mut loading =
+            Loading { config: Self::blank(), endpoint: None, logs_endpoint: None, logs: Destination::default(), for_logs: false };
+        let on_command_line = |key: &Key| {
+            let (_, text) = overrides.0.iter().rfind(|(name, _)| name == key.name)?;
+            Some((Value::Text(text.clone()), Origin::CommandLine))
+        };
+        let default = |key: &Key| Some((Value::Text(key.default?.to_owned()), Origin::Default));
+        let mut origins = Origins::new();
         for key in KEYS {
-            let on_command_line = || {
-                let (_, text) = overrides.0.iter().rfind(|(name, _)| name == key.name)?;
-                Some((Value::Text(text.clone()), Origin::CommandLine))
+            let set = |key: &'static Key, for_metrics| {
+                let highest = on_command_line(key).or_else(|| in_environment(key, env, for_metrics));
+                let (value, origin) = highest.or_else(|| in_file.get(key.name).cloned())?;
+                Some((key, value, origin))
             };
-            let default = || Some((Value::Text(key.default?.to_owned()), Origin::Default));
-            let highest = on_command_line().or_else(|| in_environment(key, env)).or_else(|| in_file.remove(key.name));
-            let Some((value, origin)) = highest.or_else(default) else { continue };
+            let general = key.general().and_then(|name| KEYS.iter().find(|key| key.name == name));
+            let found = match general {
+                None => set(key, true).or_else(|| default(key).map(|(value, origin)| (key, value, origin))),
+                Some(general) => set(key, true)
+                    .or_else(|| set(general, false))
+                    .or_else(|| default(general).map(|(value, origin)| (general, value, origin))),
+            };
+            let Some((by, value, origin)) = found else { continue };
+            loading.for_logs = general.is_some();
             (key.set)(&mut loading, value).map_err(|why| ConfigError::Invalid {
-                key: key.name.to_owned(),
+                key: by.name.to_owned(),
                 origin: origin.clone(),
                 why,
             })?;
-            origins.insert(key.name, origin);
+            origins.insert(key.name.to_owned(), (by.name, origin));
         }
+        loading.config.proxies = Proxies::read(env);
         loading.resolve(&origins)
     }
 
@@ -434,15 +381,17 @@ impl Config {
             "# Configuration of podmeter. Every value here is the default.\n\
              # What is higher wins: command line, environment, this file, default.\n",
         );
-        let mut open = "";
+        let mut open = Vec::new();
         for key in KEYS {
-            let (section, name) = key.name.split_once('.').unwrap_or(("", key.name));
+            let mut sections: Vec<_> = key.name.split('.').collect();
+            let name = sections.pop().unwrap_or_default();
             text.push('\n');
-            if section != open {
-                let _ = writeln!(text, "{section}:");
-                open = section;
+            let same = sections.iter().zip(&open).take_while(|(a, b)| a == b).count();
+            for (depth, section) in sections.iter().enumerate().skip(same) {
+                let _ = writeln!(text, "{:1$}{section}:", "", 2 * depth);
             }
-            let indent = if section.is_empty() { "" } else { "  " };
+            let indent = " ".repeat(2 * sections.len());
+            open = sections;
             let variables: Vec<_> =
                 std::iter::once(key.variable()).chain(key.aliases.iter().map(|(name, _)| (*name).to_owned())).collect();
             for line in wrap(key.help).into_iter().chain(wrap(&format!("Environment: {}.", variables.join(", ")))) {
@@ -470,16 +419,22 @@ impl Config {
             bpf: Bpf::default(),
             export: Export::default(),
             resource: Resource::default(),
+            proxies: Proxies::default(),
         }
     }
 }
 
 impl Loading {
+    /// What a key of a destination sets.
+    fn destination(&mut self) -> &mut Destination {
+        if self.for_logs { &mut self.logs } else { &mut self.config.export.metrics }
+    }
+
     /// Settles what depends on several keys.
-    fn resolve(self, origins: &BTreeMap<&'static str, Origin>) -> Result<Config, ConfigError> {
-        let Self { mut config, endpoint, logs_endpoint } = self;
-        let invalid = |key: &'static str, why: String| {
-            let origin = origins.get(key).cloned().unwrap_or(Origin::Default);
+    fn resolve(self, origins: &Origins) -> Result<Config, ConfigError> {
+        let Self { mut config, endpoint, logs_endpoint, mut logs, .. } = self;
+        let invalid = |key: &str, why: String| {
+            let (key, origin) = origins.get(key).cloned().unwrap_or((key, Origin::Default));
             ConfigError::Invalid { key: key.to_owned(), origin, why }
         };
         if config.node_name.is_empty() {
@@ -488,50 +443,34 @@ impl Loading {
                 .and_then(|name| name.into_string().map_err(|_| "it is not UTF-8".to_owned()))
                 .map_err(|why| invalid("node_name", format!("could not ask for the host's name: {why}; set node_name")))?;
         }
-        let export = &mut config.export;
-        match (&export.client_certificate, &export.client_key) {
-            (Some(_), None) => return Err(invalid("export.client_certificate", "it needs export.client_key".to_owned())),
-            (None, Some(_)) => return Err(invalid("export.client_key", "it needs export.client_certificate".to_owned())),
-            _ => {}
+        let wrong = |section: &'static str| move |(name, why)| invalid(&format!("{section}.{name}"), why);
+        // An address for metrics only is no address for logs, and what is sent with it need not be meant for any other.
+        let for_metrics_only = endpoint.is_some() && logs_endpoint.is_none();
+        config.export.metrics.proxies = config.proxies.clone();
+        logs.proxies = config.proxies.clone();
+        config.export.metrics.settle(endpoint, METRICS_PATH).map_err(wrong("export"))?;
+        if !for_metrics_only {
+            logs.settle(logs_endpoint, LOGS_PATH).map_err(wrong("export.logs"))?;
+            config.export.logs = Some(logs);
         }
-        // https://opentelemetry.io/docs/specs/otel/protocol/exporter/#endpoint-urls-for-otlphttp
-        let url = |key, endpoint: Option<Endpoint>, path: &str| match (export.protocol, endpoint) {
-            (Protocol::Grpc, None) => Ok("http://localhost:4317".to_owned()),
-            (Protocol::HttpProtobuf, None) => Ok(format!("http://localhost:4318{path}")),
-            (Protocol::HttpProtobuf, Some(Endpoint::Signal(url))) => Ok(url),
-            (Protocol::HttpProtobuf, Some(Endpoint::Base(url))) if url.contains('?') => {
-                Err(invalid(key, "a path is appended to it, so it cannot have a query".to_owned()))
-            }
-            (Protocol::HttpProtobuf, Some(Endpoint::Base(url))) => Ok(format!("{}{path}", url.trim_end_matches('/'))),
-            (Protocol::Grpc, Some(Endpoint::Base(url) | Endpoint::Signal(url))) => {
-                let url = url.trim_end_matches('/').to_owned();
-                let authority = url.split_once("://").map_or("", |(_, rest)| rest);
-                if authority.contains(['/', '?']) {
-                    let why = "it has a path, and export.protocol grpc uses none: remove it, or set http/protobuf";
-                    return Err(invalid(key, why.to_owned()));
-                }
-                Ok(url)
-            }
-        };
-        let metrics = url("export.endpoint", endpoint, METRICS_PATH)?;
-        export.logs_endpoint = match (export.protocol, logs_endpoint) {
-            (_, Some(given)) => Some(url("export.logs_endpoint", Some(given), LOGS_PATH)?),
-            (Protocol::Grpc, None) => Some(metrics.clone()),
-            // Of an address that is not the usual one for metrics, that for logs cannot be told.
-            (Protocol::HttpProtobuf, None) => metrics.strip_suffix(METRICS_PATH).map(|base| format!("{base}{LOGS_PATH}")),
-        };
-        export.endpoint = metrics;
         Ok(config)
     }
 }
 
-/// The value of the first of a key's variables that is set.
-fn in_environment(key: &Key, env: &dyn Fn(&str) -> Option<String>) -> Option<(Value, Origin)> {
+/// OpenTelemetry's variables that are for metrics only begin so.
+const FOR_METRICS: &str = "OTEL_EXPORTER_OTLP_METRICS_";
+
+/// By key: the key that holds for it, and who set that.
+type Origins = BTreeMap<String, (&'static str, Origin)>;
+
+/// The value of the first of a key's variables that is set, without those that are for metrics only unless they are wanted.
+fn in_environment(key: &Key, env: &dyn Fn(&str) -> Option<String>, for_metrics: bool) -> Option<(Value, Origin)> {
     let read = |name: &str, value: fn(String) -> Value| {
         let text = env(name).filter(|text| !text.trim().is_empty())?;
         Some((value(text.trim().to_owned()), Origin::Variable(name.to_owned())))
     };
-    read(&key.variable(), Value::Text).or_else(|| key.aliases.iter().find_map(|(name, value)| read(name, *value)))
+    let mut aliases = key.aliases.iter().filter(|(name, _)| for_metrics || !name.starts_with(FOR_METRICS));
+    read(&key.variable(), Value::Text).or_else(|| aliases.find_map(|(name, value)| read(name, *value)))
 }
 
 /// Lines of at most 100 bytes, broken between words.

@@ -9,98 +9,32 @@ pub mod encode;
 mod endpoint;
 mod failure;
 mod grpc;
+mod headers;
 mod http;
 mod json;
 mod link;
 mod logs;
 pub mod own;
+pub mod probe;
 mod queue;
 mod request;
 pub mod ship;
 mod tls;
 
 #[cfg(test)]
+mod connecting;
+#[cfg(test)]
 mod fixtures;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
-/// Where batches go and how.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// The kind of destination.
-    pub exporter: Exporter,
-    /// Full URL of the collector, `http://` or `https://`; for HTTP with its path (`/v1/metrics`), for gRPC without one.
-    pub endpoint: String,
-    /// The same for events; `None` when there is no address that takes logs.
-    pub logs_endpoint: Option<String>,
-    /// How OTLP is carried.
-    pub protocol: Protocol,
-    /// Sent with every request. Values carry tokens: they are never shown.
-    pub headers: BTreeMap<String, String>,
-    /// Compression of requests. Compressed replies are always accepted.
-    pub compression: Compression,
-    /// Longest time for one attempt, from connecting to the last byte of the reply.
-    pub timeout: Duration,
-    /// PEM file of the certificate authorities to trust instead of the system's.
-    pub certificate: Option<PathBuf>,
-    /// PEM file of the certificate chain to show to the collector (mTLS).
-    pub client_certificate: Option<PathBuf>,
-    /// PEM file of that certificate's private key.
-    pub client_key: Option<PathBuf>,
-    /// Exports kept while the collector cannot be reached; beyond it the oldest goes.
-    pub queue: usize,
-    /// Bytes that the requests of these may have, as they are sent; beyond it the oldest goes.
-    pub queue_bytes: usize,
-    /// Bytes that one request may have before compression.
-    pub request_bytes: usize,
-    /// Bytes that the value of an attribute may have.
-    pub attribute_bytes: usize,
-}
+use crate::connect::proxy::ProxyError;
 
-impl std::fmt::Debug for Settings {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Settings")
-            .field("exporter", &self.exporter)
-            .field("endpoint", &endpoint::shown(&self.endpoint))
-            .field("logs_endpoint", &self.logs_endpoint.as_deref().map(endpoint::shown))
-            .field("protocol", &self.protocol)
-            .field("headers", &self.headers.keys())
-            .field("compression", &self.compression)
-            .field("timeout", &self.timeout)
-            .field("certificate", &self.certificate)
-            .field("client_certificate", &self.client_certificate)
-            .field("client_key", &self.client_key)
-            .field("queue", &self.queue)
-            .field("queue_bytes", &self.queue_bytes)
-            .field("request_bytes", &self.request_bytes)
-            .field("attribute_bytes", &self.attribute_bytes)
-            .finish()
-    }
-}
-
-/// The kind of destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exporter {
-    /// A collector or backend that speaks OTLP.
-    Otlp,
-    /// One line of OTLP/JSON per batch on stdout.
-    Stdout,
-    /// Nowhere: what was measured stays on the node.
-    None,
-}
-
-/// How OTLP is carried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// gRPC over HTTP/2.
-    Grpc,
-    /// Protobuf in HTTP/1.1 POST requests.
-    HttpProtobuf,
-}
+/// Where batches go and how: what the configuration says of it.
+pub use crate::config::Export as Settings;
+pub use crate::config::{Compression, Destination, Exporter, Protocol};
 
 impl std::fmt::Display for Protocol {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -129,34 +63,36 @@ impl std::fmt::Display for Payload {
     }
 }
 
-/// Compression of requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// gzip.
-    Gzip,
-    /// None.
-    None,
-}
-
 /// Settings that a person must correct: found at start.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     /// The endpoint is no URL a request can go to. Only the part that cannot hold a secret is shown.
-    #[error("could not use the OTLP endpoint {endpoint:?}: {reason}")]
+    #[error("could not use the OTLP endpoint {endpoint}: {reason}")]
     Endpoint {
         /// The endpoint without credentials and query.
         endpoint: String,
         /// What is wrong with it, and what it should look like.
         reason: String,
     },
-    /// A header that HTTP does not allow. Its value is not shown.
-    #[error("could not use the OTLP header {name:?}: {reason}")]
+    /// A header that HTTP does not allow. Neither its value is shown nor its name, which may be all of it by mistake.
+    #[error("could not use the OTLP header {which}: {reason}")]
     Header {
-        /// The header's name.
-        name: String,
+        /// Its number, from 1.
+        which: usize,
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A file with headers or with a token.
+    #[error("could not read the OTLP headers from {}: {reason}", path.display())]
+    HeaderFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, without a word of it.
+        reason: String,
+    },
+    /// The environment's proxy.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     /// A certificate or key file that cannot be read.
     #[error("could not read the OTLP {what} {}: {reason}; give a readable file in PEM format", path.display())]
     Pem {

@@ -9,7 +9,9 @@ mod causes;
 mod cgroups;
 mod check;
 mod config;
+mod connect;
 mod export;
+mod files;
 mod health;
 mod histogram;
 mod join;
@@ -21,6 +23,7 @@ mod registry;
 mod run;
 mod signals;
 mod top;
+mod url;
 
 use std::{
     io::Write as _,
@@ -58,12 +61,8 @@ enum Command {
     Run(RunArgs),
     /// Show what every workload uses now, by its names where Kubernetes is known; needs none of it, no configuration and no agent.
     Top(TopArgs),
-    /// Tell what this kernel allows: each signal on or off, and why. Exit 1 if none can run.
-    Check {
-        /// One JSON document instead of a table.
-        #[arg(long)]
-        json: bool,
-    },
+    /// Tell what this kernel allows: each signal on or off, and why. Exit 1 if none can run. With --endpoint, try the receivers.
+    Check(CheckArgs),
     /// List every metric.
     Metrics {
         /// As METRICS.md has it.
@@ -87,6 +86,22 @@ struct ConfigArgs {
 }
 
 #[derive(Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Check the configuration and send one empty request to each OTLP receiver, instead of looking at the kernel: needs no
+    /// privileges. Exit 1 if one does not take it.
+    #[arg(long)]
+    endpoint: bool,
+    /// One JSON document instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Set any key of the configuration, such as `--set export.timeout=5s`.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Args)]
 struct RunArgs {
     #[command(flatten)]
     config: ConfigArgs,
@@ -94,8 +109,8 @@ struct RunArgs {
     #[arg(long, value_name = "EXPORTER")]
     exporter: Option<String>,
     /// Set any key of the configuration, such as `--set export.timeout=5s`.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
-    set: Vec<(String, String)>,
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
 }
 
 #[derive(Args)]
@@ -111,11 +126,6 @@ struct TopArgs {
     /// Time between two looks: 100ms to 300s.
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = interval)]
     interval: Duration,
-}
-
-fn key_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
-    Ok((key.to_owned(), value.to_owned()))
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
@@ -161,7 +171,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run(&args),
         Command::Top(args) => top(&args),
-        Command::Check { json } => check(json),
+        Command::Check(args) => check(&args),
         Command::Metrics { markdown, json } => print(&registry::render(markdown, json)),
         Command::Config => print(&Config::reference()),
         Command::Uninstall(args) => uninstall(&args),
@@ -172,20 +182,35 @@ fn main() -> ExitCode {
     }
 }
 
-fn load(file: Option<&Path>, overrides: Overrides) -> Result<Config, Failure> {
-    Config::load(file, &|name| std::env::var(name).ok(), overrides).map_err(Failure::Config)
+/// The configuration, and the variables of the environment that look like podmeter's and are not.
+fn load(file: Option<&Path>, overrides: Overrides) -> Result<(Config, Vec<String>), Failure> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let unknown = config::unknown_variables(names).map_err(Failure::Config)?;
+    let config = Config::load(file, &|name| std::env::var(name).ok(), overrides).map_err(Failure::Config)?;
+    Ok((config, unknown))
+}
+
+fn overrides(set: &[String]) -> Result<Overrides, Failure> {
+    let mut overrides = Overrides::default();
+    for (i, text) in set.iter().enumerate() {
+        // What was written may be a secret by mistake.
+        let expected = || Failure::Config(ConfigError::NoAssignment { which: i + 1 });
+        let (key, value) = text.split_once('=').ok_or_else(expected)?;
+        overrides.set(key, value);
+    }
+    Ok(overrides)
 }
 
 fn run(args: &RunArgs) -> Result<(), Failure> {
-    let mut overrides = Overrides::default();
-    for (key, value) in &args.set {
-        overrides.set(key.as_str(), value.as_str());
-    }
+    let mut overrides = overrides(&args.set)?;
     if let Some(exporter) = &args.exporter {
         overrides.set("export.exporter", exporter.as_str());
     }
-    let config = load(args.config.config.as_deref(), overrides)?;
+    let (config, unknown) = load(args.config.config.as_deref(), overrides)?;
     log_to_stderr(&config);
+    for name in unknown {
+        tracing::warn!("the environment variable {name} is none of podmeter's; `podmeter config` lists them");
+    }
     run::run(&config).map_err(Failure::Run)
 }
 
@@ -200,7 +225,7 @@ fn log_to_stderr(config: &Config) {
 }
 
 fn top(args: &TopArgs) -> Result<(), Failure> {
-    let config = load(args.config.config.as_deref(), Overrides::default())?;
+    let (config, _) = load(args.config.config.as_deref(), Overrides::default())?;
     let mut settings = run::settings(&config);
     // Ends with the process, beside an agent or without one.
     settings.pin = false;
@@ -216,15 +241,23 @@ fn top(args: &TopArgs) -> Result<(), Failure> {
     print(&if args.json { top::once::json(&view) } else { top::once::table(&view) })
 }
 
-fn check(json: bool) -> Result<(), Failure> {
-    let config = load(None, Overrides::default())?;
+fn check(args: &CheckArgs) -> Result<(), Failure> {
+    let (config, unknown) = load(args.config.config.as_deref(), overrides(&args.set)?)?;
+    for name in unknown {
+        let _ = writeln!(std::io::stderr(), "podmeter: the environment variable {name} is none of podmeter's");
+    }
+    if args.endpoint {
+        let report = check::endpoint::check(&config).map_err(Failure::Run)?;
+        print(&if args.json { report.json() } else { report.table() })?;
+        return if report.is_well() { Ok(()) } else { Err(Failure::Said) };
+    }
     let report = check::check(run::settings(&config));
-    print(&if json { report.json() } else { report.table() })?;
+    print(&if args.json { report.json() } else { report.table() })?;
     if report.can_measure() { Ok(()) } else { Err(Failure::Said) }
 }
 
 fn uninstall(args: &ConfigArgs) -> Result<(), Failure> {
-    let config = load(args.config.as_deref(), Overrides::default())?;
+    let (config, _) = load(args.config.as_deref(), Overrides::default())?;
     let directory = config.bpf.directory.display();
     let removed = kernel::pin::uninstall(&config.bpf.directory)?;
     print(&if removed { format!("removed {directory}") } else { format!("nothing is pinned in {directory}") })

@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod object;
 pub mod quantity;
 pub mod requests;
+mod server;
 pub mod workload;
 
 use std::{
@@ -30,8 +31,10 @@ use self::{
     follow::Follower,
     kubelet::Poller,
     object::{Namespace, Node, Pod, Wanted},
+    server::Server,
 };
 pub use self::{api::ApiError, known::Known};
+use crate::{config::Proxies, url::shown};
 
 /// Where Kubernetes puts the token of a pod's service account.
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -82,6 +85,8 @@ pub struct Settings {
     pub wanted: Wanted,
     /// Whether somebody waits: the first request is then sent at once, though all agents of a cluster may be started together.
     pub at_once: bool,
+    /// The environment's proxies.
+    pub proxies: Proxies,
 }
 
 /// Whether this process is a pod with a service account.
@@ -95,13 +100,13 @@ pub fn in_cluster() -> bool {
 /// When a person must correct a setting. A server that does not answer is none.
 pub async fn follow(settings: Settings) -> Result<Shared, ApiError> {
     let shared = Shared::default();
-    let Settings { source, node, wanted, at_once } = settings;
+    let Settings { source, node, wanted, at_once, proxies } = settings;
     let wanted = Arc::new(wanted);
     let jitter = if at_once { Duration::ZERO } else { follow::JITTER };
     match source {
         Source::Api { kubeconfig } => {
-            let config = api::cluster(kubeconfig.as_ref()).await?;
-            let api = || Api::new(config.clone());
+            let server = Server::of_cluster(kubeconfig.as_ref(), &proxies).await?;
+            let api = || Api::new(server.clone());
             let (shared, wanted) = (|| shared.clone(), || Arc::clone(&wanted));
             tokio::spawn(Follower::new(api(), PODS, shared(), wanted(), Some(("spec.nodeName", &node))).run(jitter));
             tokio::spawn(Follower::new(api(), NODE, shared(), wanted(), Some(("metadata.name", &node))).run(jitter));
@@ -110,15 +115,15 @@ pub async fn follow(settings: Settings) -> Result<Shared, ApiError> {
             }
         }
         Source::Kubelet { url, ca, verify, token, interval } => {
-            let config = kubelet_config(&url, ca, verify, token)?;
-            tokio::spawn(Poller { api: Api::new(config), shared: shared.clone(), wanted, interval }.run(jitter));
+            let server = Server::kubelet(kubelet_config(&url, ca, verify, token)?);
+            tokio::spawn(Poller { api: Api::new(server), shared: shared.clone(), wanted, interval }.run(jitter));
         }
     }
     Ok(shared)
 }
 
 fn kubelet_config(url: &str, ca: Option<PathBuf>, verify: bool, token: Option<PathBuf>) -> Result<Config, ApiError> {
-    let url = url.parse().map_err(|source| ApiError::Url { url: url.to_owned(), source })?;
+    let url = url.parse().map_err(|source| ApiError::Url { url: shown(url), source })?;
     let mut config = Config::new(url);
     config.accept_invalid_certs = !verify;
     let token = token.or_else(|| Some(PathBuf::from(TOKEN)).filter(|path| path.exists()));
@@ -129,7 +134,7 @@ fn kubelet_config(url: &str, ca: Option<PathBuf>, verify: bool, token: Option<Pa
         config.root_cert_file = ca;
     }
     config.auth_info.token_file = token.map(|path| path.to_string_lossy().into_owned());
-    Ok(api::settled(config))
+    Ok(config)
 }
 
 /// What becomes of the objects of one kind.

@@ -90,7 +90,10 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     let ended = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(system("waiting for SIGTERM"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("waiting for SIGINT"))?;
-        let shipper = Shipper::new(&export_settings(&config.export))?;
+        let shipper = Shipper::new(&config.export)?;
+        if config.export.exporter == export::Exporter::Otlp && config.export.logs.is_none() {
+            info!("events, such as OOM kills, are not sent: there is an address for metrics only; set export.logs.endpoint");
+        }
         let listener = health::bind(config.listen).await.map_err(|source| RunError::Listen { address: config.listen, source })?;
 
         let pods = match pod_settings(config) {
@@ -197,36 +200,8 @@ pub fn pod_settings(config: &Config) -> Option<pods::Settings> {
             service_labels: kubernetes.service_labels,
         },
         at_once: false,
+        proxies: config.proxies.clone(),
     })
-}
-
-fn export_settings(config: &config::Export) -> export::Settings {
-    export::Settings {
-        exporter: match config.exporter {
-            config::Exporter::Otlp => export::Exporter::Otlp,
-            config::Exporter::Stdout => export::Exporter::Stdout,
-            config::Exporter::None => export::Exporter::None,
-        },
-        endpoint: config.endpoint.clone(),
-        logs_endpoint: config.logs_endpoint.clone(),
-        protocol: match config.protocol {
-            config::Protocol::Grpc => export::Protocol::Grpc,
-            config::Protocol::HttpProtobuf => export::Protocol::HttpProtobuf,
-        },
-        headers: config.headers.0.clone(),
-        compression: match config.compression {
-            config::Compression::Gzip => export::Compression::Gzip,
-            config::Compression::None => export::Compression::None,
-        },
-        timeout: config.timeout,
-        certificate: config.certificate.clone(),
-        client_certificate: config.client_certificate.clone(),
-        client_key: config.client_key.clone(),
-        queue: config.queue,
-        queue_bytes: config.queue_bytes,
-        request_bytes: config.request_bytes,
-        attribute_bytes: config.attribute_bytes,
-    }
 }
 
 /// The thread that looks at the kernel.

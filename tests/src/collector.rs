@@ -124,7 +124,6 @@ pub struct Options {
 }
 
 /// A running collector. It ends with this value.
-#[derive(Debug)]
 pub struct Collector {
     address: SocketAddr,
     tls: Option<Tls>,
@@ -150,18 +149,26 @@ struct State {
     /// What requests with logs are answered with: the script is for metrics.
     logs_answer: Answer,
     logs: Vec<ExportLogsServiceRequest>,
+    logs_headers: Vec<BTreeMap<String, String>>,
     log_attempts: usize,
     attempts: usize,
     connections: usize,
 }
 
 /// What the thread is told to do.
-#[derive(Debug)]
 enum Order {
     /// Close the listener and all connections.
     Refuse(oneshot::Sender<()>),
     /// Listen again.
     Listen(oneshot::Sender<()>),
+    /// Speak TLS so in connections to come.
+    Present(TlsAcceptor, oneshot::Sender<()>),
+}
+
+impl std::fmt::Debug for Collector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Collector").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl Collector {
@@ -188,6 +195,7 @@ impl Collector {
             received: Vec::new(),
             logs_answer: Answer::Accept,
             logs: Vec::new(),
+            logs_headers: Vec::new(),
             log_attempts: 0,
             attempts: 0,
             connections: 0,
@@ -244,6 +252,11 @@ impl Collector {
         self.shared.state().logs.clone()
     }
 
+    /// The headers of the requests with logs, in order, whatever the answer.
+    pub fn logs_headers(&self) -> Vec<BTreeMap<String, String>> {
+        self.shared.state().logs_headers.clone()
+    }
+
     /// The number of requests with logs whose headers arrived, whatever the answer.
     pub fn log_attempts(&self) -> usize {
         self.shared.state().log_attempts
@@ -257,6 +270,17 @@ impl Collector {
     /// Listens again on the same port.
     pub fn listen(&self) {
         self.order(Order::Listen);
+    }
+
+    /// Shows another certificate from now on, and wants clients' certificates of its authority where that says so.
+    ///
+    /// # Errors
+    /// Unusable certificates.
+    pub fn present(&mut self, tls: Tls) -> Result<()> {
+        let acceptor = tls.acceptor()?;
+        self.order(|done| Order::Present(acceptor, done));
+        self.tls = Some(tls);
+        Ok(())
     }
 
     fn order(&self, order: impl FnOnce(oneshot::Sender<()>) -> Order) {
@@ -363,8 +387,9 @@ impl Shared {
     }
 
     /// The answer to a request with logs that has just begun.
-    fn logs_answer(&self) -> Answer {
+    fn logs_answer(&self, headers: BTreeMap<String, String>) -> Answer {
         self.change(|state| {
+            state.logs_headers.push(headers);
             state.log_attempts += 1;
             state.logs_answer.clone()
         })
@@ -413,7 +438,7 @@ fn values(request: &ExportMetricsServiceRequest, (key, value): (&str, &str), met
 async fn serve(
     listener: std::net::TcpListener,
     address: SocketAddr,
-    acceptor: Option<TlsAcceptor>,
+    mut acceptor: Option<TlsAcceptor>,
     shared: Arc<Shared>,
     mut inbox: mpsc::UnboundedReceiver<Order>,
 ) {
@@ -431,6 +456,10 @@ async fn serve(
         };
         tokio::select! {
             order = inbox.recv() => match order {
+                Some(Order::Present(new, done)) => {
+                    acceptor = Some(new);
+                    let _ = done.send(());
+                }
                 Some(Order::Refuse(done)) => {
                     listener = None;
                     connections.shutdown().await;
@@ -513,11 +542,9 @@ async fn respond(request: Request<Incoming>, shared: &Arc<Shared>, reset: &mpsc:
     let text = |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let path = request.uri().path().to_string();
     let carries_logs = path == LOGS_PATH || path.contains("LogsService");
-    let call = Call {
-        path,
-        headers: request.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
-        answer: if carries_logs { shared.logs_answer() } else { shared.answer() },
-    };
+    let headers: BTreeMap<_, _> = request.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+    let answer = if carries_logs { shared.logs_answer(headers.clone()) } else { shared.answer() };
+    let call = Call { path, headers, answer };
     match &call.answer {
         Answer::Stall => std::future::pending().await,
         Answer::Reset => {

@@ -19,6 +19,7 @@ pub mod namespace;
 pub mod otlp;
 pub mod program;
 pub mod promql;
+pub mod proxy;
 pub mod tcp;
 pub mod truth;
 pub mod victoria;

@@ -3,15 +3,13 @@
 //! The file, the environment, the command line and the reference all come from [`KEYS`].
 
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
-use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Uri};
-use percent_encoding::percent_decode_str;
-
-use super::{Compression, Endpoint, Exporter, KubernetesSource, Loading, LogFormat, Protocol, Range};
+use super::value::{
+    absolute, boolean, bytes, checked_url, duration, file, filled, headers, milliseconds, number, one_of, pairs, parsed, ports,
+    ranges, store, timeout, words,
+};
+use super::{Compression, Endpoint, Exporter, KubernetesSource, LOGS_PATH, Loading, LogFormat, METRICS_PATH, Protocol};
 
 /// A value as a source gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +62,11 @@ impl Key {
 
     const fn aliases(self, aliases: &'static [Alias]) -> Self {
         Self { aliases, ..self }
+    }
+
+    /// The key that holds where this one, for events, is not set.
+    pub(super) fn general(&self) -> Option<String> {
+        Some(format!("export.{}", self.name.strip_prefix("export.logs.")?))
     }
 
     /// Its own environment variable.
@@ -269,82 +272,55 @@ pub(super) const KEYS: &[Key] = &[
         "URL of the OTLP receiver. With http/protobuf, /v1/metrics is appended to it unless it ends so; \
          OTEL_EXPORTER_OTLP_METRICS_ENDPOINT is used as it is. Default: http://localhost:4317 with grpc, \
          http://localhost:4318 with http/protobuf.",
-        |l, v| {
-            l.endpoint = Some(match v {
-                Value::Signal(url) => Endpoint::Signal(checked_url(url)?),
-                Value::Base(url) => Endpoint::Base(checked_url(url)?),
-                other => {
-                    let url = checked_url(filled(other)?)?;
-                    if url.ends_with("/v1/metrics") { Endpoint::Signal(url) } else { Endpoint::Base(url) }
-                }
-            });
-            Ok(())
-        },
+        endpoint,
     )
     .example("http://localhost:4317")
     .aliases(&[("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", Value::Signal), ("OTEL_EXPORTER_OTLP_ENDPOINT", Value::Base)]),
-    Key::new(
-        "export.logs_endpoint",
-        None,
-        "URL of the OTLP receiver of events, such as OOM kills. With http/protobuf, /v1/logs is appended to it unless it ends so; \
-         OTEL_EXPORTER_OTLP_LOGS_ENDPOINT is used as it is. Default: that of export.endpoint, with /v1/logs for /v1/metrics; events \
-         are not sent where it does not end so.",
-        |l, v| {
-            l.logs_endpoint = Some(match v {
-                Value::Signal(url) => Endpoint::Signal(checked_url(url)?),
-                Value::Base(url) => Endpoint::Base(checked_url(url)?),
-                other => {
-                    let url = checked_url(filled(other)?)?;
-                    if url.ends_with("/v1/logs") { Endpoint::Signal(url) } else { Endpoint::Base(url) }
-                }
-            });
-            Ok(())
-        },
-    )
-    .example("http://localhost:4317")
-    .aliases(&[("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", Value::Signal)]),
-    Key::new("export.protocol", Some("grpc"), "grpc or http/protobuf.", |l, v| {
-        store(&mut l.config.export.protocol, one_of(v, &[("grpc", Protocol::Grpc), ("http/protobuf", Protocol::HttpProtobuf)])?)
-    })
-    .aliases(&[("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", Value::Text), ("OTEL_EXPORTER_OTLP_PROTOCOL", Value::Text)]),
+    Key::new("export.protocol", Some("grpc"), "grpc or http/protobuf.", protocol)
+        .aliases(&[("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", Value::Text), ("OTEL_EXPORTER_OTLP_PROTOCOL", Value::Text)]),
     Key::new(
         "export.headers",
         None,
         "Headers of every request. In the environment: name=value,name2=value2, percent-encoded. Default: none.",
-        |l, v| {
-            let pairs = pairs(v)?;
-            for (name, value) in &pairs {
-                HeaderName::from_str(name).map_err(|_| format!("{name:?} is not the name of an HTTP header"))?;
-                // Its value may be secret.
-                let checked = HeaderValue::from_str(value);
-                checked.map_err(|_| format!("the value of header {name} has characters that HTTP forbids"))?;
-            }
-            store(&mut l.config.export.headers.0, pairs.into_iter().map(|(k, v)| (k.to_ascii_lowercase(), v)).collect())
-        },
+        |l, v| store(&mut l.destination().headers.0, headers(v)?),
     )
     .example("{authorization: Bearer secret}")
     .aliases(&[("OTEL_EXPORTER_OTLP_METRICS_HEADERS", Value::Text), ("OTEL_EXPORTER_OTLP_HEADERS", Value::Text)]),
-    Key::new("export.compression", Some("gzip"), "gzip or none.", |l, v| {
-        store(&mut l.config.export.compression, one_of(v, &[("gzip", Compression::Gzip), ("none", Compression::None)])?)
-    })
-    .aliases(&[("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", Value::Text), ("OTEL_EXPORTER_OTLP_COMPRESSION", Value::Text)]),
+    Key::new(
+        "export.headers_file",
+        None,
+        "File with more headers, one line each: name: value. It is read again when it changes and when the receiver refuses the \
+         credentials. Default: none.",
+        |l, v| store(&mut l.destination().headers_file, file(v)?),
+    )
+    .example("/etc/podmeter/headers"),
+    Key::new(
+        "export.token_file",
+        None,
+        "File with a token, sent as authorization: Bearer <token>. It is read again as headers_file is. Default: none.",
+        |l, v| store(&mut l.destination().token_file, file(v)?),
+    )
+    .example("/etc/podmeter/token"),
+    Key::new("export.compression", Some("gzip"), "gzip or none.", compression)
+        .aliases(&[("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", Value::Text), ("OTEL_EXPORTER_OTLP_COMPRESSION", Value::Text)]),
     Key::new(
         "export.timeout",
         Some("10s"),
         "Time one request may take: 1ms to 300s. The OTEL variables are in milliseconds.",
-        |l, v| store(&mut l.config.export.timeout, duration(v, Duration::from_millis(1)..=Duration::from_secs(300))?),
+        |l, v| store(&mut l.destination().timeout, timeout(v)?),
     )
     .aliases(&[("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", milliseconds), ("OTEL_EXPORTER_OTLP_TIMEOUT", milliseconds)]),
     Key::new(
         "export.certificate",
         None,
-        "PEM file with the certificates that the receiver's must be signed by. Default: those the host trusts.",
-        |l, v| store(&mut l.config.export.certificate, Some(filled(v)?.into())),
+        "PEM file with the certificates that the receiver's must be signed by. Like the two below, it is read again when it \
+         changes. Default: those the host trusts.",
+        |l, v| store(&mut l.destination().certificate, file(v)?),
     )
     .example("/etc/podmeter/ca.pem")
     .aliases(&[("OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE", Value::Text), ("OTEL_EXPORTER_OTLP_CERTIFICATE", Value::Text)]),
     Key::new("export.client_certificate", None, "PEM file with the agent's own certificate, for mTLS. Default: none.", |l, v| {
-        store(&mut l.config.export.client_certificate, Some(filled(v)?.into()))
+        store(&mut l.destination().client_certificate, file(v)?)
     })
     .example("/etc/podmeter/client.pem")
     .aliases(&[
@@ -352,7 +328,7 @@ pub(super) const KEYS: &[Key] = &[
         ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", Value::Text),
     ]),
     Key::new("export.client_key", None, "PEM file with the key of that certificate. Default: none.", |l, v| {
-        store(&mut l.config.export.client_key, Some(filled(v)?.into()))
+        store(&mut l.destination().client_key, file(v)?)
     })
     .example("/etc/podmeter/client-key.pem")
     .aliases(&[("OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY", Value::Text), ("OTEL_EXPORTER_OTLP_CLIENT_KEY", Value::Text)]),
@@ -383,6 +359,56 @@ pub(super) const KEYS: &[Key] = &[
         |l, v| store(&mut l.config.export.attribute_bytes, bytes(v, 64..=1024)?),
     ),
     Key::new(
+        "export.logs.endpoint",
+        None,
+        "URL of the OTLP receiver of events, such as OOM kills. With http/protobuf, /v1/logs is appended to it unless it ends so; \
+         OTEL_EXPORTER_OTLP_LOGS_ENDPOINT is used as it is. Like all keys of export.logs, where it is not set the key of export \
+         of that name holds, but never what an OTEL_EXPORTER_OTLP_METRICS_ variable says: with an address for metrics only, \
+         events are not sent.",
+        endpoint,
+    )
+    .example("http://localhost:4317")
+    .aliases(&[("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", Value::Signal)]),
+    Key::new("export.logs.protocol", None, "As export.protocol, for events.", protocol)
+        .example("grpc")
+        .aliases(&[("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", Value::Text)]),
+    Key::new("export.logs.headers", None, "As export.headers, for events, and instead of those.", |l, v| {
+        store(&mut l.destination().headers.0, headers(v)?)
+    })
+    .example("{authorization: Bearer secret}")
+    .aliases(&[("OTEL_EXPORTER_OTLP_LOGS_HEADERS", Value::Text)]),
+    Key::new("export.logs.headers_file", None, "As export.headers_file, for events.", |l, v| {
+        store(&mut l.destination().headers_file, file(v)?)
+    })
+    .example("/etc/podmeter/headers"),
+    Key::new("export.logs.token_file", None, "As export.token_file, for events.", |l, v| {
+        store(&mut l.destination().token_file, file(v)?)
+    })
+    .example("/etc/podmeter/token"),
+    Key::new("export.logs.compression", None, "As export.compression, for events.", compression)
+        .example("gzip")
+        .aliases(&[("OTEL_EXPORTER_OTLP_LOGS_COMPRESSION", Value::Text)]),
+    Key::new("export.logs.timeout", None, "As export.timeout, for events.", |l, v| {
+        store(&mut l.destination().timeout, timeout(v)?)
+    })
+    .example("10s")
+    .aliases(&[("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", milliseconds)]),
+    Key::new("export.logs.certificate", None, "As export.certificate, for events.", |l, v| {
+        store(&mut l.destination().certificate, file(v)?)
+    })
+    .example("/etc/podmeter/ca.pem")
+    .aliases(&[("OTEL_EXPORTER_OTLP_LOGS_CERTIFICATE", Value::Text)]),
+    Key::new("export.logs.client_certificate", None, "As export.client_certificate, for events.", |l, v| {
+        store(&mut l.destination().client_certificate, file(v)?)
+    })
+    .example("/etc/podmeter/client.pem")
+    .aliases(&[("OTEL_EXPORTER_OTLP_LOGS_CLIENT_CERTIFICATE", Value::Text)]),
+    Key::new("export.logs.client_key", None, "As export.client_key, for events.", |l, v| {
+        store(&mut l.destination().client_key, file(v)?)
+    })
+    .example("/etc/podmeter/client-key.pem")
+    .aliases(&[("OTEL_EXPORTER_OTLP_LOGS_CLIENT_KEY", Value::Text)]),
+    Key::new(
         "resource.attributes",
         None,
         "Attributes of every metric's resource. In the environment: key=value,key2=value2, percent-encoded. Default: none.",
@@ -398,147 +424,30 @@ pub(super) const KEYS: &[Key] = &[
     .aliases(&[("OTEL_RESOURCE_ATTRIBUTES", Value::Text)]),
 ];
 
-fn store<T>(place: &mut T, value: T) -> Check {
-    *place = value;
-    Ok(())
-}
-
-/// `OTEL_*_TIMEOUT` is a number of milliseconds. What is no number is left to the check.
-fn milliseconds(text: String) -> Value {
-    let number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    Value::Text(if number { format!("{text}ms") } else { format!("{text} (milliseconds)") })
-}
-
-fn text(value: Value) -> Result<String, String> {
-    match value {
-        Value::Text(text) | Value::Base(text) | Value::Signal(text) => Ok(text),
-        Value::Pairs(_) => Err("expected one value, found keys with values".to_owned()),
-    }
-}
-
-fn filled(value: Value) -> Result<String, String> {
-    let text = text(value)?;
-    if text.trim().is_empty() { Err("must not be empty".to_owned()) } else { Ok(text) }
-}
-
-fn parsed<T: FromStr>(value: Value, expected: &str) -> Result<T, String> {
-    let text = text(value)?;
-    text.trim().parse().map_err(|_| format!("expected {expected}, found {text:?}"))
-}
-
-fn one_of<T: Copy>(value: Value, known: &[(&str, T)]) -> Result<T, String> {
-    let text = text(value)?;
-    let words = || known.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" or ");
-    let found = known.iter().find(|(word, _)| *word == text.trim());
-    found.map(|(_, value)| *value).ok_or_else(|| format!("expected {}, found {text:?}", words()))
-}
-
-fn boolean(value: Value) -> Result<bool, String> {
-    one_of(value, &[("true", true), ("false", false)])
-}
-
-fn number(value: Value, range: RangeInclusive<u32>) -> Result<u32, String> {
-    let expected = format!("a whole number from {} to {}", range.start(), range.end());
-    let found = text(value)?;
-    let number = found.trim().parse().ok().filter(|number| range.contains(number));
-    number.ok_or_else(|| format!("expected {expected}, found {found:?}"))
-}
-
-/// A number of bytes, with or without a unit.
-fn bytes(value: Value, range: RangeInclusive<u64>) -> Result<usize, String> {
-    const UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("", 1)];
-    let written = |bytes: &u64| {
-        let (unit, size) = UNITS.into_iter().find(|(_, size)| bytes.is_multiple_of(*size)).unwrap_or(("", 1));
-        format!("{}{unit}", bytes / size)
-    };
-    let found = text(value)?;
-    let parsed = UNITS.into_iter().find_map(|(unit, size)| {
-        let number: u64 = found.trim().strip_suffix(unit)?.trim_end().parse().ok()?;
-        number.checked_mul(size).filter(|bytes| range.contains(bytes))
-    });
-    parsed.and_then(|bytes| usize::try_from(bytes).ok()).ok_or_else(|| {
-        let (from, to) = (written(range.start()), written(range.end()));
-        format!("expected a number of bytes, such as 4194304, 512KiB or 4MiB, from {from} to {to}, found {found:?}")
-    })
-}
-
-fn ranges(value: Value) -> Result<Vec<Range>, String> {
-    let found = text(value)?;
-    let wanted = found.split(',').map(str::trim).filter(|range| !range.is_empty());
-    let ranges = wanted.map(|range| {
-        Range::parse(range)
-            .ok_or_else(|| format!("expected address ranges by comma, such as 10.0.0.0/8 or fd00::/8, found {range:?}"))
-    });
-    let ranges = ranges.collect::<Result<Vec<_>, _>>()?;
-    match ranges.len() {
-        0..=Range::MOST_OF_ONE => Ok(ranges),
-        n => Err(format!("expected at most {} address ranges, found {n}", Range::MOST_OF_ONE)),
-    }
-}
-
-fn ports(value: Value) -> Result<Vec<u16>, String> {
-    const MOST: usize = agent_common::dns::PORTS_LEN;
-    let found = text(value)?;
-    let parsed: Option<Vec<u16>> = found.split(',').map(|port| port.trim().parse().ok().filter(|port| *port > 0)).collect();
-    let mut ports = parsed.ok_or_else(|| format!("expected ports by comma, such as 53 or 53,5353, found {found:?}"))?;
-    ports.sort_unstable();
-    ports.dedup();
-    if ports.len() > MOST { Err(format!("expected at most {MOST} ports, found {}", ports.len())) } else { Ok(ports) }
-}
-
-fn duration(value: Value, range: RangeInclusive<Duration>) -> Result<Duration, String> {
-    let found = text(value)?;
-    let expected = |text: &str| {
-        let (from, to) = (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
-        format!("expected a duration with its unit, such as 15s or 500ms, from {from} to {to}, found {text:?}")
-    };
-    let duration = humantime::parse_duration(found.trim()).ok().filter(|duration| range.contains(duration));
-    duration.ok_or_else(|| expected(&found))
-}
-
-/// Words separated by commas, each once.
-fn words(value: Value) -> Result<Vec<String>, String> {
-    let mut words: Vec<String> = Vec::new();
-    for word in text(value)?.split(',').map(str::trim).filter(|word| !word.is_empty()) {
-        if !words.iter().any(|known| known == word) {
-            words.push(word.to_owned());
+/// The endpoint of metrics or of events. What ends in the path of its own signal is used as it is.
+fn endpoint(l: &mut Loading, value: Value) -> Check {
+    let (own, other) = if l.for_logs { (LOGS_PATH, METRICS_PATH) } else { (METRICS_PATH, LOGS_PATH) };
+    let endpoint = match value {
+        Value::Signal(url) => Endpoint::Signal(checked_url(url)?),
+        Value::Base(url) => Endpoint::Base(checked_url(url)?),
+        other_value => {
+            let url = checked_url(filled(other_value)?)?;
+            match url.strip_suffix(other) {
+                _ if url.ends_with(own) => Endpoint::Signal(url),
+                // Set for metrics, and used for events: theirs is beside it.
+                Some(base) if l.for_logs => Endpoint::Base(base.to_owned()),
+                _ => Endpoint::Base(url),
+            }
         }
-    }
-    Ok(words)
+    };
+    store(if l.for_logs { &mut l.logs_endpoint } else { &mut l.endpoint }, Some(endpoint))
 }
 
-fn absolute(value: Value) -> Result<PathBuf, String> {
-    let path = PathBuf::from(filled(value)?);
-    if path.is_absolute() { Ok(path) } else { Err(format!("expected a path that starts with /, found {path:?}")) }
+fn protocol(l: &mut Loading, value: Value) -> Check {
+    let protocol = one_of(value, &[("grpc", Protocol::Grpc), ("http/protobuf", Protocol::HttpProtobuf)])?;
+    store(&mut l.destination().protocol, protocol)
 }
 
-/// A map from a file, or text as OTEL_RESOURCE_ATTRIBUTES has it: pairs by comma, names and values percent-encoded.
-fn pairs(value: Value) -> Result<Vec<(String, String)>, String> {
-    let text = match value {
-        Value::Pairs(pairs) => return Ok(pairs),
-        other => text(other)?,
-    };
-    // Not a word of the text in these errors: it may be a secret.
-    let decoded = |part: &str, which: usize| {
-        let text = percent_decode_str(part.trim()).decode_utf8();
-        text.map(String::from).map_err(|_| format!("pair {which} is not UTF-8 when percent-decoded"))
-    };
-    let pair = |(i, pair): (usize, &str)| {
-        let (name, value) = pair.split_once('=').ok_or_else(|| format!("expected name=value, found no = in pair {}", i + 1))?;
-        Ok((decoded(name, i + 1)?, decoded(value, i + 1)?))
-    };
-    text.split(',').enumerate().filter(|(_, pair)| !pair.trim().is_empty()).map(pair).collect()
-}
-
-/// The URL, without spaces around, if it is one that OTLP can be sent to.
-fn checked_url(url: String) -> Result<String, String> {
-    let expected = |what: &str| format!("expected a URL such as http://localhost:4317 or https://collector.example:4318{what}");
-    let uri: Uri = url.trim().parse().map_err(|error| format!("{}: {error}", expected("")))?;
-    match (uri.scheme_str(), uri.authority()) {
-        (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => {
-            Err(expected(", without a user or password: those go into export.headers"))
-        }
-        (Some("http" | "https"), Some(authority)) if !authority.host().is_empty() => Ok(url.trim().to_owned()),
-        _ => Err(expected(&format!(", found {url:?}"))),
-    }
+fn compression(l: &mut Loading, value: Value) -> Check {
+    store(&mut l.destination().compression, one_of(value, &[("gzip", Compression::Gzip), ("none", Compression::None)])?)
 }

@@ -1,5 +1,6 @@
 use std::collections::{BTreeSet, HashMap};
 
+use super::export::Headers;
 use super::*;
 
 /// Loads with a file of this text, these variables, and these overrides.
@@ -40,6 +41,13 @@ fn message(result: Result<Config, ConfigError>) -> String {
 fn the_defaults() {
     let config = defaults();
     assert_eq!(config.node_name, nix::unistd::gethostname().expect("a name").to_string_lossy());
+    let destination = Destination {
+        endpoint: "http://localhost:4317".to_owned(),
+        protocol: Protocol::Grpc,
+        compression: Compression::Gzip,
+        timeout: Duration::from_secs(10),
+        ..Destination::default()
+    };
     let expected = Config {
         node_name: config.node_name.clone(),
         cluster_name: None,
@@ -62,21 +70,15 @@ fn the_defaults() {
         bpf: Bpf { pin: true, directory: "/sys/fs/bpf/podmeter".into(), leave_out: Vec::new() },
         export: Export {
             exporter: Exporter::Otlp,
-            endpoint: "http://localhost:4317".to_owned(),
-            logs_endpoint: Some("http://localhost:4317".to_owned()),
-            protocol: Protocol::Grpc,
-            headers: Headers::default(),
-            compression: Compression::Gzip,
-            timeout: Duration::from_secs(10),
-            certificate: None,
-            client_certificate: None,
-            client_key: None,
+            metrics: destination.clone(),
+            logs: Some(destination),
             queue: 40,
             queue_bytes: 32 << 20,
             request_bytes: 2 << 20,
             attribute_bytes: 256,
         },
         resource: Resource::default(),
+        proxies: Proxies::default(),
     };
     assert_eq!(config, expected);
 }
@@ -97,8 +99,8 @@ fn the_reference_is_the_defaults_and_its_examples_are_valid() {
         .collect();
     let config = from_file(&uncommented.join("\n")).expect("the examples");
     assert_eq!(config.node_name, "node-1");
-    assert_eq!(config.export.headers.0["authorization"], "Bearer secret");
-    assert_eq!(config.export.client_key.as_deref(), Some(Path::new("/etc/podmeter/client-key.pem")));
+    assert_eq!(config.export.metrics.headers.0["authorization"], "Bearer secret");
+    assert_eq!(config.export.metrics.client_key.as_deref(), Some(Path::new("/etc/podmeter/client-key.pem")));
     assert_eq!(config.resource.attributes["deployment.environment.name"], "production");
 }
 
@@ -126,9 +128,25 @@ fn a_file_sets_every_key() {
          export:\n  exporter: stdout\n  endpoint: https://c:1/x\n  protocol: http/protobuf\n  headers:\n    X-Key: 1.10\n\
          \x20 compression: none\n  timeout: 500ms\n  certificate: a\n  client_certificate: b\n  client_key: c\n  queue: 1\n\
          \x20 queue_bytes: 1024KiB\n  request_bytes: 4 MiB\n  attribute_bytes: 1024\n\
+         \x20 headers_file: h\n  token_file: t\n  logs:\n    endpoint: http://l:2/\n    protocol: grpc\n    headers: {X-Logs: z}\n\
+         \x20   headers_file: i\n    token_file: j\n    compression: gzip\n    timeout: 2s\n    certificate: k\n    client_certificate: m\n\
+         \x20   client_key: n\n\
          resource:\n  attributes:\n    version: 1.10\n    empty: ''\n",
     )
     .expect("a configuration");
+    let destination = |endpoint: &str, certificate: &str| Destination {
+        endpoint: endpoint.to_owned(),
+        protocol: Protocol::HttpProtobuf,
+        headers: Headers(BTreeMap::from([("x-key".to_owned(), "1.10".to_owned())])),
+        headers_file: Some("h".into()),
+        token_file: Some("t".into()),
+        compression: Compression::None,
+        timeout: Duration::from_millis(500),
+        certificate: Some(certificate.into()),
+        client_certificate: Some("b".into()),
+        client_key: Some("c".into()),
+        proxies: Proxies::default(),
+    };
     let expected = Config {
         node_name: "n".to_owned(),
         cluster_name: Some("null".to_owned()),
@@ -160,15 +178,18 @@ fn a_file_sets_every_key() {
         bpf: Bpf { pin: false, directory: "/b".into(), leave_out: Vec::new() },
         export: Export {
             exporter: Exporter::Stdout,
-            endpoint: "https://c:1/x/v1/metrics".to_owned(),
-            logs_endpoint: Some("https://c:1/x/v1/logs".to_owned()),
-            protocol: Protocol::HttpProtobuf,
-            headers: Headers(BTreeMap::from([("x-key".to_owned(), "1.10".to_owned())])),
-            compression: Compression::None,
-            timeout: Duration::from_millis(500),
-            certificate: Some("a".into()),
-            client_certificate: Some("b".into()),
-            client_key: Some("c".into()),
+            metrics: destination("https://c:1/x/v1/metrics", "a"),
+            logs: Some(Destination {
+                headers: Headers(BTreeMap::from([("x-logs".to_owned(), "z".to_owned())])),
+                headers_file: Some("i".into()),
+                token_file: Some("j".into()),
+                client_certificate: Some("m".into()),
+                client_key: Some("n".into()),
+                timeout: Duration::from_secs(2),
+                compression: Compression::Gzip,
+                protocol: Protocol::Grpc,
+                ..destination("http://l:2", "k")
+            }),
             queue: 1,
             queue_bytes: 1 << 20,
             request_bytes: 4 << 20,
@@ -177,6 +198,7 @@ fn a_file_sets_every_key() {
         resource: Resource {
             attributes: BTreeMap::from([("version".to_owned(), "1.10".to_owned()), ("empty".to_owned(), String::new())]),
         },
+        proxies: Proxies::default(),
     };
     assert_eq!(config, expected);
 }
@@ -196,16 +218,24 @@ fn every_error_of_a_file_names_the_key_and_the_line() {
     for (file, expected) in [
         (
             "intervall: 15s",
-            "there is no setting intervall (podmeter.yaml, line 1); there are node_name, cluster_name, interval, listen",
+            "there is no setting intervall (podmeter.yaml, line 1); did you mean interval? Else: there are node_name, cluster_name, \
+             interval, listen, log, signals, kubernetes, cgroups, network, dns, bpf, export, resource",
         ),
         (
             "export:\n  time-out: 1s",
-            "there is no setting export.time-out (podmeter.yaml, line 2); did you mean dns.timeout, export.timeout",
+            "there is no setting export.time-out (podmeter.yaml, line 2); did you mean export.timeout? Else: export has exporter, \
+             endpoint, protocol, headers, headers_file, token_file, compression, timeout, certificate, client_certificate, \
+             client_key, queue, queue_bytes, request_bytes, attribute_bytes, logs",
         ),
-        ("\nendpoint: x", "there is no setting endpoint (podmeter.yaml, line 2); did you mean export.endpoint"),
+        (
+            "\nendpoint: x",
+            "there is no setting endpoint (podmeter.yaml, line 2); did you mean export.endpoint or export.logs.endpoint? Else: there \
+             are node_name, cluster_name, interval, listen, log, signals, kubernetes, cgroups, network, dns, bpf, export, resource",
+        ),
         (
             "openshift:\n  a: 1",
-            "there is no setting openshift (podmeter.yaml, line 1); there are node_name, cluster_name, interval, listen",
+            "there is no setting openshift (podmeter.yaml, line 1); there are node_name, cluster_name, interval, listen, log, signals, \
+             kubernetes, cgroups, network, dns, bpf, export, resource",
         ),
         (
             "export: otlp",
@@ -233,11 +263,12 @@ fn every_error_of_a_file_names_the_key_and_the_line() {
         ),
         (
             "export:\n  headers:\n    a b: 1",
-            "setting export.headers cannot be used (podmeter.yaml, line 2): \"a b\" is not the name of an HTTP header",
+            "setting export.headers cannot be used (podmeter.yaml, line 2): the name of header 1 has characters that HTTP forbids: \
+             write name=value, or a map in the file",
         ),
         (
             "export: {client_key: k}",
-            "setting export.client_key cannot be used (podmeter.yaml, line 1): it needs export.client_certificate",
+            "setting export.client_key cannot be used (podmeter.yaml, line 1): it needs a client_certificate beside it",
         ),
         (
             "cluster_name: &c x\nnode_name: *c",
@@ -311,12 +342,40 @@ fn every_key_refuses_what_it_cannot_use_and_says_so() {
 
 #[test]
 fn secrets_are_not_shown() {
-    let config = from_env(&[("PODMETER_EXPORT_HEADERS", "authorization=s3cret")]).expect("headers");
-    assert!(!format!("{config:?}").contains("s3cret") && format!("{config:?}").contains("authorization"));
-    for headers in ["s3cret", "authorization=s3cret%0a", "authorization=s3cret%ff"] {
-        assert!(!message(from_env(&[("PODMETER_EXPORT_HEADERS", headers)])).contains("s3cret"));
+    let config = from_env(&[
+        ("PODMETER_EXPORT_HEADERS", "authorization=s3cret"),
+        ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "https://c/v1/metrics?key=s3cret"),
+        ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "https://c/v1/logs?key=s3cret"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ("HTTPS_PROXY", "http://me:s3cret@proxy"),
+    ])
+    .expect("a configuration");
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("s3cret") && shown.contains("authorization") && shown.contains("HTTPS_PROXY"), "{shown}");
+    let headers =
+        ["s3cret", "authorization=s3cret%0a", "authorization=s3cret%ff", "authorization: Bearer s3cret==", "a=b,x y s3cret=1"];
+    let addresses = [
+        "http://me:s3cret@x",
+        "ftp://me:s3cret@x",
+        "me:s3cret@collector:4317",
+        "https://me:s3cret@coll ector",
+        "ftp://c/?key=s3cret",
+        "https:/c?key=s3cret",
+        "http://c:s3cret",
+    ];
+    for (values, variables) in [
+        (&headers[..], ["PODMETER_EXPORT_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_LOGS_HEADERS"]),
+        (&addresses, ["PODMETER_EXPORT_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "PODMETER_KUBERNETES_KUBELET_URL"]),
+    ] {
+        for (value, variable) in values.iter().flat_map(|value| variables.map(|variable| (value, variable))) {
+            let error = message(from_env(&[(variable, value)]));
+            assert!(error.contains(variable) && !error.contains("s3cret"), "{error}");
+        }
     }
-    assert!(!message(from_env(&[("PODMETER_EXPORT_ENDPOINT", "http://me:s3cret@x")])).contains("s3cret"));
+    let file = message(from_file("export:\n  headers:\n    'authorization: Bearer s3cret': x"));
+    assert!(file.contains("export.headers") && !file.contains("s3cret"), "{file}");
+    let set = message(load("", &[], &[("export.headers authorization: Bearer s3cret", "=")]));
+    assert!(!set.contains("s3cret"), "{set}");
 }
 
 #[test]
@@ -326,7 +385,7 @@ fn command_line_over_environment_over_file_over_default() {
     let config = load(file, &env, &[("interval", "40s"), ("interval", "41s")]).expect("a configuration");
     assert_eq!(config.interval, Duration::from_secs(41));
     assert_eq!(config.export.queue, 6);
-    assert_eq!(config.export.timeout, Duration::from_secs(5));
+    assert_eq!(config.export.metrics.timeout, Duration::from_secs(5));
     assert_eq!(config.cgroups.slots, 1024);
     assert_eq!(config.node_name, "kubernetes");
     let own = [("NODE_NAME", "kubernetes"), ("PODMETER_NODE_NAME", "own")];
@@ -361,7 +420,7 @@ fn the_endpoint_follows_opentelemetrys_rules() {
         ("grpc", &[(SIGNAL, "http://[::1]:4317")], "http://[::1]:4317"),
     ] {
         let env: Vec<_> = [("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)].into_iter().chain(env.iter().copied()).collect();
-        assert_eq!(from_env(&env).expect("an endpoint").export.endpoint, expected, "{env:?}");
+        assert_eq!(from_env(&env).expect("an endpoint").export.metrics.endpoint, expected, "{env:?}");
     }
     let path = message(from_env(&[(SIGNAL, "http://c:4318/v1/metrics")]));
     assert!(
@@ -373,24 +432,102 @@ fn the_endpoint_follows_opentelemetrys_rules() {
 }
 
 #[test]
-fn events_go_where_metrics_go_unless_that_is_no_place_for_logs() {
+fn each_signals_address_is_resolved_on_its_own() {
+    const OWN: &str = "PODMETER_EXPORT_ENDPOINT";
+    const OWN_LOGS: &str = "PODMETER_EXPORT_LOGS_ENDPOINT";
     const BASE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
     const METRICS: &str = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT";
     const LOGS: &str = "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT";
     for (protocol, env, expected) in [
         ("grpc", &[][..], Some("http://localhost:4317")),
-        ("grpc", &[(METRICS, "http://c:4317")], Some("http://c:4317")),
+        ("grpc", &[(BASE, "http://c:4317")], Some("http://c:4317")),
+        ("grpc", &[(OWN, "http://c:4317")], Some("http://c:4317")),
+        ("grpc", &[(METRICS, "http://c:4317")], None),
+        ("grpc", &[(METRICS, "http://m:4317"), (BASE, "http://c:4317")], Some("http://c:4317")),
         ("grpc", &[(LOGS, "http://l:4317"), (BASE, "http://c:4317")], Some("http://l:4317")),
+        ("grpc", &[(LOGS, "http://l:4317"), (METRICS, "http://c:4317")], Some("http://l:4317")),
+        ("grpc", &[(LOGS, "http://l:4317"), (OWN_LOGS, "http://o:4317")], Some("http://o:4317")),
         ("http/protobuf", &[], Some("http://localhost:4318/v1/logs")),
         ("http/protobuf", &[(BASE, "http://c/x/")], Some("http://c/x/v1/logs")),
-        ("http/protobuf", &[(METRICS, "http://c/v1/metrics")], Some("http://c/v1/logs")),
-        ("http/protobuf", &[(METRICS, "http://c/metrics/only")], None),
+        ("http/protobuf", &[(OWN, "http://c/v1/metrics")], Some("http://c/v1/logs")),
+        ("http/protobuf", &[(OWN, "http://c/x")], Some("http://c/x/v1/logs")),
+        ("http/protobuf", &[(METRICS, "http://c/v1/metrics")], None),
         ("http/protobuf", &[(METRICS, "http://c/metrics/only"), (LOGS, "http://l/logs")], Some("http://l/logs")),
-        ("http/protobuf", &[("PODMETER_EXPORT_LOGS_ENDPOINT", "http://l/v1/logs")], Some("http://l/v1/logs")),
+        ("http/protobuf", &[(OWN_LOGS, "http://l/v1/logs")], Some("http://l/v1/logs")),
+        ("http/protobuf", &[(OWN_LOGS, "http://l")], Some("http://l/v1/logs")),
     ] {
         let env: Vec<_> = [("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)].into_iter().chain(env.iter().copied()).collect();
-        assert_eq!(from_env(&env).expect("an endpoint").export.logs_endpoint.as_deref(), expected, "{env:?}");
+        let logs = from_env(&env).expect("an endpoint").export.logs;
+        assert_eq!(logs.map(|logs| logs.endpoint).as_deref(), expected, "{env:?}");
     }
+    // What the file says is for both; a variable for metrics only changes nothing of it for events.
+    let config = load("export: {endpoint: 'http://f:4317'}", &[(METRICS, "http://m:4317")], &[]).expect("a configuration");
+    let logs = config.export.logs.map(|logs| logs.endpoint);
+    assert_eq!((config.export.metrics.endpoint.as_str(), logs.as_deref()), ("http://m:4317", Some("http://f:4317")));
+}
+
+#[test]
+fn what_is_meant_for_metrics_only_never_goes_to_the_receiver_of_events() {
+    const H: &str = "headers";
+    const P: &str = "protocol";
+    const C: &str = "compression";
+    const T: &str = "timeout";
+    const CA: &str = "certificate";
+    // Of each option, what metrics and events have by these variables and this file.
+    let export = |file: &str, env: &[(&str, &str)]| {
+        let env: Vec<_> = env.iter().copied().chain([("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://l:4317")]).collect();
+        let export = load(file, &env, &[]).expect("a configuration").export;
+        let logs = export.logs.expect("an address for events");
+        [export.metrics, logs].map(|to| {
+            BTreeMap::from([
+                (H, to.headers.0.get("a").cloned().unwrap_or_default()),
+                (P, format!("{:?}", to.protocol)),
+                (C, format!("{:?}", to.compression)),
+                (T, to.timeout.as_millis().to_string()),
+                (CA, to.certificate.map(|path| path.display().to_string()).unwrap_or_default()),
+            ])
+        })
+    };
+    for (option, [metrics, general, logs, own], [m, g, l, o]) in [
+        (H, ["a=m", "a=g", "a=l", "a=o"], ["m", "g", "l", "o"]),
+        (C, ["none", "none", "none", "none"], ["None", "None", "None", "None"]),
+        (T, ["1", "2", "3", "4ms"], ["1", "2", "3", "4"]),
+        (CA, ["m", "g", "l", "o"], ["m", "g", "l", "o"]),
+    ] {
+        let name = option.to_uppercase();
+        let [metrics_, general_, logs_] = ["METRICS_", "", "LOGS_"].map(|signal| format!("OTEL_EXPORTER_OTLP_{signal}{name}"));
+        let own_ = format!("PODMETER_EXPORT_{name}");
+        let none = export("", &[])[1][option].clone();
+        for (env, want) in [
+            (vec![(metrics_.as_str(), metrics)], (m, none.as_str())),
+            (vec![(&general_, general)], (g, g)),
+            (vec![(&metrics_, metrics), (&general_, general)], (m, g)),
+            (vec![(&metrics_, metrics), (&logs_, logs)], (m, l)),
+            (vec![(&general_, general), (&logs_, logs)], (g, l)),
+            (vec![(&own_, own), (&metrics_, metrics), (&general_, general)], (o, o)),
+            (vec![(&own_, own), (&logs_, logs)], (o, l)),
+        ] {
+            let [of_metrics, of_logs] = export("", &env);
+            assert_eq!((of_metrics[option].as_str(), of_logs[option].as_str()), want, "{env:?}");
+        }
+    }
+    // Each has a protocol of its own.
+    let [metrics, logs] = export("", &[("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/protobuf")]);
+    assert_eq!((metrics[P].as_str(), logs[P].as_str()), ("HttpProtobuf", "Grpc"));
+    let [metrics, logs] = export("", &[("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "http/protobuf")]);
+    assert_eq!((metrics[P].as_str(), logs[P].as_str()), ("Grpc", "HttpProtobuf"));
+    // The file has sections; a map is replaced as a whole.
+    let [metrics, logs] = export("export: {headers: {a: m}, logs: {headers: {b: l}, timeout: 7ms}}", &[]);
+    assert_eq!((metrics[H].as_str(), logs[H].as_str()), ("m", ""));
+    assert_eq!((metrics[T].as_str(), logs[T].as_str()), ("10000", "7"));
+    let [_, logs] = export("export: {logs: {timeout: 7ms}}", &[("PODMETER_EXPORT_LOGS_TIMEOUT", "8ms")]);
+    assert_eq!(logs[T], "8");
+    // A pair that is for metrics only leaves events without one.
+    let pair = [("OTEL_EXPORTER_OTLP_METRICS_CLIENT_CERTIFICATE", "c"), ("OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY", "k")];
+    let export = from_env(&[pair[0], pair[1], ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317")]).expect("a configuration").export;
+    assert!(export.metrics.client_key.is_some());
+    let logs = export.logs.expect("an address");
+    assert_eq!((logs.client_certificate, logs.client_key), (None, None));
 }
 
 #[test]
@@ -406,7 +543,7 @@ fn the_other_variables_of_opentelemetry() {
         ("OTEL_RESOURCE_ATTRIBUTES", "service.name=caf%C3%A9,k%3D=v"),
     ];
     let config = from_env(&general).expect("a configuration");
-    let export = &config.export;
+    let export = &config.export.metrics;
     let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>();
     assert_eq!(export.protocol, Protocol::HttpProtobuf);
     assert_eq!(export.headers.0, map(&[("api-key", "a b,c"), ("x-scope-orgid", "1=2")]));
@@ -427,7 +564,7 @@ fn the_other_variables_of_opentelemetry() {
         ("OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY", "/m-key"),
     ];
     let both: Vec<_> = general.into_iter().chain(for_metrics).collect();
-    let export = from_env(&both).expect("a configuration").export;
+    let export = from_env(&both).expect("a configuration").export.metrics;
     assert_eq!(export.protocol, Protocol::Grpc);
     assert_eq!(export.headers.0, map(&[("a", "b")]));
     assert_eq!(export.compression, Compression::Gzip);

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use tonic::Code;
 
-use crate::causes;
+use super::headers::Headers;
+use crate::{causes, connect::ConnectError};
 
 /// What the collector made of a request it took.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -27,6 +28,16 @@ pub(super) struct Failure {
     pub(super) retry: Retry,
 }
 
+impl Failure {
+    /// Where credentials were refused that come from files, those are read again; with new ones the request is another.
+    pub(super) fn renewed(mut self, headers: &mut Headers) -> Self {
+        if self.kind.is_about_credentials() && headers.renewed() {
+            self.retry = Retry::Backoff;
+        }
+        self
+    }
+}
+
 /// Whether to repeat a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Retry {
@@ -45,8 +56,14 @@ pub(super) enum Retry {
 pub(super) enum Kind {
     /// No connection.
     Connect,
+    /// No connection by the proxy.
+    Proxy,
     /// A connection that TLS refused.
     Tls,
+    /// What answered an attempt at TLS is no TLS.
+    NoTls,
+    /// What took a connection in plain text speaks TLS.
+    WantsTls,
     /// No reply in time.
     Timeout,
     /// A connection that broke.
@@ -76,20 +93,29 @@ impl Kind {
         matches!(self, Self::Grpc(Code::Unimplemented) | Self::Http(404 | 405))
     }
 
+    /// Whether the collector refuses the credentials in the headers.
+    pub(super) fn is_about_credentials(self) -> bool {
+        matches!(self, Self::Grpc(Code::Unauthenticated | Code::PermissionDenied) | Self::Http(401 | 403))
+    }
+
     /// What a person can do about it.
     pub(super) fn advice(self) -> &'static str {
         match self {
             Self::Connect => "check the endpoint's host and port, and that a collector listens there",
+            Self::Proxy => "check the proxy, and NO_PROXY for what is reached without it",
+            Self::NoTls => "the endpoint does not speak TLS: use http://, or the port where it does",
+            Self::WantsTls => "the endpoint speaks TLS: use https://",
             Self::Tls => "check the collector's certificate and the CA and client certificate configured here",
             Self::Timeout => "check that the collector keeps up and that no firewall drops the connection, or raise the timeout",
             Self::Broken => "check that the endpoint speaks the configured protocol (gRPC: port 4317, HTTP: port 4318)",
             Self::BrokenTls => {
-                "check that the endpoint speaks the configured protocol, and whether it demands a client certificate"
+                "check that the endpoint speaks TLS and the configured protocol, and whether it demands a client certificate"
             }
             Self::Grpc(Code::Unauthenticated | Code::PermissionDenied) | Self::Http(401 | 403) => {
                 "check the credentials in the configured headers"
             }
             Self::Grpc(Code::Unimplemented) => "check that the endpoint is an OTLP/gRPC receiver for metrics that accepts gzip",
+            Self::Http(407) => "check the user and the password of the proxy's URL",
             Self::Http(404 | 405) => "check the endpoint's path, which is /v1/metrics for most collectors",
             Self::Http(415) => "check that the endpoint is an OTLP receiver for protobuf",
             Self::Http(300..=399) => "give the URL it redirects to as the endpoint",
@@ -119,6 +145,12 @@ pub(super) fn says_too_large(message: &str) -> bool {
 /// An error and its causes on one line, none said twice.
 pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     one_line(&causes::chain(error))
+}
+
+/// Whether it was the proxy that failed.
+pub(super) fn is_proxys(error: &(dyn Error + 'static)) -> bool {
+    let ours = causes::causes(error).find_map(|cause| cause.downcast_ref());
+    matches!(ours, Some(ConnectError::Unreachable { .. } | ConnectError::Refused { .. }))
 }
 
 /// The TLS error among an error's causes.

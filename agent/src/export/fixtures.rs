@@ -10,7 +10,7 @@ use std::time::Duration;
 use opentelemetry_proto::tonic::metrics::v1::{ResourceMetrics, metric::Data};
 use prost::Message;
 
-use super::{Compression, Exporter, Protocol, Settings};
+use super::{Compression, Destination, Exporter, Protocol, Settings};
 use crate::aggregate::{Batch, Occurrence};
 use crate::join::{Resource, Sample};
 use crate::signals::event::{Detail, Event};
@@ -76,18 +76,17 @@ pub(super) fn counted(seconds: u32) -> Batch {
     )
 }
 
+pub(super) fn destination(endpoint: &str, protocol: Protocol) -> Destination {
+    let timeout = Duration::from_secs(10);
+    Destination { endpoint: endpoint.into(), protocol, compression: Compression::Gzip, timeout, ..Destination::default() }
+}
+
+/// Metrics to an endpoint, events nowhere.
 pub(super) fn settings(endpoint: &str, protocol: Protocol) -> Settings {
     Settings {
         exporter: Exporter::Otlp,
-        endpoint: endpoint.into(),
-        logs_endpoint: None,
-        protocol,
-        headers: Default::default(),
-        compression: Compression::Gzip,
-        timeout: Duration::from_secs(10),
-        certificate: None,
-        client_certificate: None,
-        client_key: None,
+        metrics: destination(endpoint, protocol),
+        logs: None,
         queue: 64,
         queue_bytes: 32 << 20,
         request_bytes: 2 << 20,

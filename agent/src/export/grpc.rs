@@ -6,41 +6,42 @@
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{CONTENT_TYPE, HeaderValue, TE};
-use hyper::{HeaderMap, Method, Request, StatusCode};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, TE};
+use hyper::{Method, Request, StatusCode};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
 use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::compress::gunzip;
-use super::endpoint::{Endpoint, headers};
+use super::endpoint::Endpoint;
 use super::failure::{Accepted, Failure, Kind, Retry, one_line, says_too_large};
+use super::headers::Headers;
 use super::link::{Link, REPLY_LIMIT, Reply};
-use super::{Compression, ExportError, Payload, Settings};
+use super::{Compression, Destination, ExportError, Payload};
 
 /// A gRPC client of the OTLP metrics or logs service.
 #[derive(Debug)]
 pub(super) struct Grpc {
     endpoint: Endpoint,
-    headers: HeaderMap,
+    headers: Headers,
     link: Link,
 }
 
 impl Grpc {
     /// Checks the settings; connects with the first request.
-    pub(super) fn new(settings: &Settings, payload: Payload) -> Result<Self, ExportError> {
-        let endpoint = Endpoint::new(settings, payload)?;
-        let link = Link::new(&endpoint, settings)?;
-        let mut headers = headers(settings)?;
+    pub(super) fn new(destination: &Destination, payload: Payload) -> Result<Self, ExportError> {
+        let endpoint = Endpoint::new(destination, payload)?;
+        let link = Link::new(&endpoint, destination)?;
+        let mut headers = Headers::new(destination)?;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(TE, HeaderValue::from_static("trailers"));
-        headers.insert("grpc-accept-encoding", HeaderValue::from_static("gzip,identity"));
-        if settings.compression == Compression::Gzip {
-            headers.insert("grpc-encoding", HeaderValue::from_static("gzip"));
+        headers.insert(HeaderName::from_static("grpc-accept-encoding"), HeaderValue::from_static("gzip,identity"));
+        if destination.compression == Compression::Gzip {
+            headers.insert(HeaderName::from_static("grpc-encoding"), HeaderValue::from_static("gzip"));
         }
-        if let Ok(timeout) = HeaderValue::from_str(&grpc_timeout(settings.timeout)) {
-            headers.insert("grpc-timeout", timeout);
+        if let Ok(timeout) = HeaderValue::from_str(&grpc_timeout(destination.timeout)) {
+            headers.insert(HeaderName::from_static("grpc-timeout"), timeout);
         }
         Ok(Self { endpoint, headers, link })
     }
@@ -56,8 +57,9 @@ impl Grpc {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.endpoint.uri.clone();
         *request.version_mut() = hyper::Version::HTTP_2;
-        *request.headers_mut() = self.headers.clone();
-        outcome(&self.link.call(request).await?)
+        *request.headers_mut() = self.headers.current();
+        let outcome = outcome(&self.link.call(request).await?);
+        outcome.map_err(|failure| failure.renewed(&mut self.headers))
     }
 }
 
@@ -166,6 +168,7 @@ fn name(code: Code) -> &'static str {
 mod tests {
     use std::time::Duration;
 
+    use hyper::HeaderMap;
     use tonic_types::ErrorDetails;
 
     use super::*;

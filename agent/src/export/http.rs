@@ -10,10 +10,11 @@ use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResp
 use prost::Message;
 
 use super::compress::gunzip;
-use super::endpoint::{Endpoint, headers};
+use super::endpoint::Endpoint;
 use super::failure::{Accepted, Failure, Kind, Retry, one_line, says_too_large};
+use super::headers::Headers;
 use super::link::{Link, REPLY_LIMIT, Reply};
-use super::{Compression, ExportError, Payload, Settings};
+use super::{Compression, Destination, ExportError, Payload};
 use crate::backoff::retry_after;
 
 const PROTOBUF: &str = "application/x-protobuf";
@@ -22,19 +23,19 @@ const PROTOBUF: &str = "application/x-protobuf";
 #[derive(Debug)]
 pub(super) struct Http {
     endpoint: Endpoint,
-    headers: HeaderMap,
+    headers: Headers,
     link: Link,
 }
 
 impl Http {
     /// Checks the settings; connects with the first request.
-    pub(super) fn new(settings: &Settings, payload: Payload) -> Result<Self, ExportError> {
-        let endpoint = Endpoint::new(settings, payload)?;
-        let link = Link::new(&endpoint, settings)?;
-        let mut headers = headers(settings)?;
+    pub(super) fn new(destination: &Destination, payload: Payload) -> Result<Self, ExportError> {
+        let endpoint = Endpoint::new(destination, payload)?;
+        let link = Link::new(&endpoint, destination)?;
+        let mut headers = Headers::new(destination)?;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROTOBUF));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
-        if settings.compression == Compression::Gzip {
+        if destination.compression == Compression::Gzip {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
         Ok(Self { endpoint, headers, link })
@@ -50,8 +51,9 @@ impl Http {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.endpoint.uri.clone();
-        *request.headers_mut() = self.headers.clone();
-        outcome(&self.link.call(request).await?)
+        *request.headers_mut() = self.headers.current();
+        let outcome = outcome(&self.link.call(request).await?);
+        outcome.map_err(|failure| failure.renewed(&mut self.headers))
     }
 }
 
@@ -83,7 +85,7 @@ fn reason(reply: &Reply) -> String {
     } else if reply.status.is_redirection() {
         // The query may hold a key.
         let location = text(&reply.headers, LOCATION).unwrap_or_default();
-        format!("it redirects to {}", super::endpoint::shown(location))
+        format!("it redirects to {}", crate::url::shown(location))
     } else {
         String::from_utf8_lossy(&body).into_owned()
     };

@@ -1,19 +1,22 @@
 //! The HTTP connection to the collector, kept open between requests: HTTP/2 for gRPC, HTTP/1.1 otherwise.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::{HeaderMap, Request, Response, StatusCode};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper::header::PROXY_AUTHORIZATION;
+use hyper::http::uri::Scheme;
+use hyper::{HeaderMap, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tower::Service as _;
 
 use super::endpoint::Endpoint;
-use super::failure::{Failure, Kind, Retry, chain, tls_error};
-use super::{ExportError, Protocol, Settings, tls};
+use super::failure::{Failure, Kind, Retry, chain, is_proxys, one_line, tls_error};
+use super::{Destination, ExportError, Protocol, tls};
+use crate::connect::Connector;
 
 /// How much of a reply is read: OTLP's are some bytes, error pages of proxies some thousand.
 pub(super) const REPLY_LIMIT: usize = 256 * 1024;
@@ -21,11 +24,14 @@ pub(super) const REPLY_LIMIT: usize = 256 * 1024;
 /// A connection to the collector, made when first needed and again after every failure.
 #[derive(Debug)]
 pub(super) struct Link {
-    connector: HttpsConnector<HttpConnector>,
+    connector: Connector,
     protocol: Protocol,
     timeout: Duration,
-    tls: bool,
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    /// `None` for plain text.
+    tls: Option<Arc<tls::Current>>,
+    client: Client<Connector, Full<Bytes>>,
+    /// In plain text: whether somebody looked if the other side wants TLS, since it last answered.
+    tried_tls: bool,
 }
 
 /// A whole reply.
@@ -43,22 +49,25 @@ pub(super) struct Reply {
 
 impl Link {
     /// Prepares TLS; nothing is connected yet.
-    pub(super) fn new(endpoint: &Endpoint, settings: &Settings) -> Result<Self, ExportError> {
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(settings.timeout));
-        let https = HttpsConnectorBuilder::new().with_tls_config(tls::config(settings, endpoint.tls)?).https_or_http();
-        let connector = match settings.protocol {
-            Protocol::Grpc => https.enable_http2().wrap_connector(tcp),
-            Protocol::HttpProtobuf => https.enable_http1().wrap_connector(tcp),
-        };
-        let client = client(&connector, settings.protocol);
-        Ok(Self { connector, protocol: settings.protocol, timeout: settings.timeout, tls: endpoint.tls, client })
+    pub(super) fn new(endpoint: &Endpoint, destination: &Destination) -> Result<Self, ExportError> {
+        let Destination { protocol, timeout, .. } = *destination;
+        let tls = Arc::new(tls::Current::new(destination, endpoint.tls)?);
+        let current = Arc::clone(&tls);
+        let mut connector = Connector::new(endpoint.proxy.clone(), timeout, Arc::new(move || current.get()));
+        if protocol == Protocol::Grpc {
+            connector = connector.tunnelling_all();
+        }
+        let client = client(&connector, protocol);
+        Ok(Self { connector, protocol, timeout, tls: endpoint.tls.then_some(tls), client, tried_tls: false })
     }
 
     /// Sends a request and reads the whole reply, within the timeout.
-    pub(super) async fn call(&mut self, request: Request<Full<Bytes>>) -> Result<Reply, Failure> {
+    pub(super) async fn call(&mut self, mut request: Request<Full<Bytes>>) -> Result<Reply, Failure> {
+        if let Some(authorization) = self.connector.proxy_authorization(request.uri()) {
+            let authorization = authorization.clone();
+            request.headers_mut().insert(PROXY_AUTHORIZATION, authorization);
+        }
+        let (uri, begun) = (request.uri().clone(), Instant::now());
         let exchange = async {
             let response = self.client.request(request).await.map_err(|e| not_sent(&e))?;
             read(response).await
@@ -67,19 +76,58 @@ impl Link {
             let reason = format!("no reply within {:?}", self.timeout);
             Err(Failure { kind: Kind::Timeout, reason, retry: Retry::Backoff })
         });
-        result.map_err(|mut failure| {
-            // An HTTP/2 connection outlives the requests that time out on it: one whose peer vanished would be used until TCP
-            // gives up, a quarter of an hour later.
-            self.client = client(&self.connector, self.protocol);
-            if self.tls && failure.kind == Kind::Broken {
-                failure.kind = Kind::BrokenTls;
+        let mut failure = match result {
+            Ok(reply) if self.tls.is_none() && wants_tls(&reply) => {
+                let reason = one_line(&String::from_utf8_lossy(&reply.body));
+                Failure { kind: Kind::WantsTls, reason, retry: Retry::Backoff }
             }
-            failure
-        })
+            Ok(reply) => {
+                self.tried_tls = false;
+                return Ok(reply);
+            }
+            Err(failure) => failure,
+        };
+        // An HTTP/2 connection outlives the requests that time out on it: one whose peer vanished would be used until TCP
+        // gives up, a quarter of an hour later.
+        self.client = client(&self.connector, self.protocol);
+        match (&self.tls, failure.kind) {
+            (Some(tls), Kind::Broken | Kind::Tls) => {
+                tls.suspect();
+                if failure.kind == Kind::Broken {
+                    failure.kind = Kind::BrokenTls;
+                }
+            }
+            (None, Kind::Broken) if !std::mem::replace(&mut self.tried_tls, true) => {
+                let left = self.timeout.saturating_sub(begun.elapsed());
+                if tokio::time::timeout(left, self.speaks_tls(&uri)).await == Ok(true) {
+                    failure.kind = Kind::WantsTls;
+                }
+            }
+            _ => {}
+        }
+        Err(failure)
+    }
+
+    /// Whether TLS is spoken where a plain request failed.
+    async fn speaks_tls(&self, uri: &Uri) -> bool {
+        let mut parts = uri.clone().into_parts();
+        parts.scheme = Some(Scheme::HTTPS);
+        let (Ok(uri), Ok(config)) = (Uri::from_parts(parts), tls::trusting_nobody()) else { return false };
+        let config = Arc::new(config);
+        match self.connector.with_tls(Arc::new(move || Arc::clone(&config))).call(uri).await {
+            Ok(_) => true,
+            // Mostly, its certificate is none to trust: but it showed one.
+            Err(error) => tls_error(&*error).is_some_and(|error| !matches!(error, rustls::Error::InvalidMessage(_))),
+        }
     }
 }
 
-fn client(connector: &HttpsConnector<HttpConnector>, protocol: Protocol) -> Client<HttpsConnector<HttpConnector>, Full<Bytes>> {
+/// Whether a server of TLS says so in plain text, as those of Go and nginx do.
+fn wants_tls(reply: &Reply) -> bool {
+    reply.status == StatusCode::BAD_REQUEST && reply.body.windows(6).any(|word| word == b"HTTPS ")
+}
+
+fn client(connector: &Connector, protocol: Protocol) -> Client<Connector, Full<Bytes>> {
     Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
@@ -108,6 +156,7 @@ async fn read(response: Response<Incoming>) -> Result<Reply, Failure> {
 
 fn not_sent(error: &Error) -> Failure {
     match error {
+        e if is_proxys(e) => Failure { kind: Kind::Proxy, ..broken(e) },
         e if tls_error(e).is_some() => broken(e),
         e if e.is_connect() => Failure { kind: Kind::Connect, ..broken(e) },
         e => broken(e),
@@ -116,6 +165,10 @@ fn not_sent(error: &Error) -> Failure {
 
 /// A connection that broke. OTLP counts every one as worth another attempt, also where TLS said no: certificates are renewed.
 fn broken(error: &(dyn std::error::Error + 'static)) -> Failure {
-    let kind = if tls_error(error).is_some() { Kind::Tls } else { Kind::Broken };
+    let kind = match tls_error(error) {
+        Some(rustls::Error::InvalidMessage(_)) => Kind::NoTls,
+        Some(_) => Kind::Tls,
+        None => Kind::Broken,
+    };
     Failure { kind, reason: chain(error), retry: Retry::Backoff }
 }

@@ -19,7 +19,6 @@ use crate::aggregate::Batch;
 /// Where batches go in, from any thread.
 #[derive(Clone, Debug)]
 pub struct Queue {
-    pub(super) form: Form,
     /// Bytes of an attribute's value.
     pub(super) attribute_bytes: usize,
     pub(super) metrics: Arc<Shared>,
@@ -94,6 +93,8 @@ pub(super) struct Entry {
 /// A queue, shared by who fills it and who empties it.
 #[derive(Debug)]
 pub(super) struct Shared {
+    /// What its requests are turned into.
+    pub(super) form: Form,
     state: Mutex<State>,
     pub(super) arrived: Notify,
 }
@@ -114,20 +115,23 @@ pub(super) struct State {
     pub(super) log: Log,
     /// When the first of the attempts failed that all failed since.
     pub(super) failing: Option<Instant>,
-    /// The collector does not take this at all: nothing is queued any more.
-    pub(super) unwanted: bool,
+    /// The collector said that it takes no such requests: until then nothing is queued, what comes after it is a new question.
+    pub(super) unwanted_until: Option<Instant>,
+    /// Whether that was logged since it last took one.
+    pub(super) unwanted_logged: bool,
 }
 
 impl Queue {
     /// Encodes a batch and queues its requests, its events apart. Never waits; when the queue is full, the oldest request goes
     /// and is counted.
     pub fn enqueue(&self, batch: &Batch) {
-        if matches!(self.form, Form::Nothing) {
+        let form = self.metrics.form;
+        if matches!(form, Form::Nothing) {
             return;
         }
         let bounds = Bounds::new(self.attribute_bytes);
         let (export, limit) = self.metrics.next_export();
-        request::pack(self.form, limit, encode::resources(batch, &bounds), |request| self.metrics.push(request, export));
+        request::pack(form, limit, encode::resources(batch, &bounds), |request| self.metrics.push(request, export));
         if !batch.events.is_empty() {
             self.enqueue_events(batch, &bounds);
         }
@@ -138,15 +142,15 @@ impl Queue {
 
     fn enqueue_events(&self, batch: &Batch, bounds: &Bounds) {
         let groups = || logs::encode(&batch.events, batch.time_unix_ns, bounds).into_iter();
-        match (&self.logs, self.form) {
+        match (&self.logs, self.metrics.form) {
             (Some(logs), _) => {
                 let (export, limit) = logs.next_export();
-                request::pack(self.form, limit, groups(), |request| logs.push(request, export));
+                request::pack(logs.form, limit, groups(), |request| logs.push(request, export));
             }
             // They are no points: not counted as such.
-            (None, Form::Line) => {
+            (None, form @ Form::Line) => {
                 let (export, limit) = self.metrics.next_export();
-                request::pack(self.form, limit, groups(), |line| self.metrics.push(Request { count: 0, ..line }, export));
+                request::pack(form, limit, groups(), |line| self.metrics.push(Request { count: 0, ..line }, export));
             }
             (None, _) => {}
         }
@@ -164,7 +168,7 @@ impl Queue {
 }
 
 impl Shared {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(form: Form, limits: Limits) -> Self {
         let state = State {
             waiting: VecDeque::new(),
             sending: None,
@@ -174,9 +178,10 @@ impl Shared {
             stats: Stats::default(),
             log: Log::default(),
             failing: None,
-            unwanted: false,
+            unwanted_until: None,
+            unwanted_logged: false,
         };
-        Self { state: Mutex::new(state), arrived: Notify::new() }
+        Self { form, state: Mutex::new(state), arrived: Notify::new() }
     }
 
     /// The number of an export that begins, and how large its requests may be.
@@ -188,10 +193,11 @@ impl Shared {
 
     fn push(&self, request: Request, export: u64) {
         let mut state = self.state();
-        if state.unwanted {
+        if state.unwanted_until.is_some_and(|until| Instant::now() < until) {
             state.stats.dropped_points += request.count;
             return;
         }
+        state.unwanted_until = None;
         state.waiting.push_back(Entry { request, export, since: Instant::now() });
         state.drop_oldest();
         drop(state);
@@ -254,8 +260,8 @@ mod tests {
     use crate::export::fixtures::{Load, node};
 
     fn queue(limits: Limits) -> Queue {
-        let shared = || Arc::new(Shared::new(limits));
-        Queue { form: Form::Grpc(Compression::Gzip), attribute_bytes: 256, metrics: shared(), logs: Some(shared()) }
+        let shared = || Arc::new(Shared::new(Form::Grpc(Compression::Gzip), limits));
+        Queue { attribute_bytes: 256, metrics: shared(), logs: Some(shared()) }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use prost::encoding::{self, DecodeContext};
 
 use super::compress::{Writer, gunzip};
 use super::json::to_json;
-use super::{Compression, Payload};
+use super::{Compression, Destination, Exporter, Payload, Protocol};
 
 /// What a request is turned into.
 #[derive(Clone, Copy, Debug)]
@@ -215,6 +215,21 @@ fn described(groups: impl Iterator<Item = ResourceMetrics>) -> impl Iterator<Ite
 }
 
 impl Form {
+    /// What requests to a destination are turned into.
+    pub(super) fn of(exporter: Exporter, destination: &Destination) -> Self {
+        match (exporter, destination.protocol) {
+            (Exporter::None, _) => Self::Nothing,
+            (Exporter::Stdout, _) => Self::Line,
+            (Exporter::Otlp, Protocol::Grpc) => Self::Grpc(destination.compression),
+            (Exporter::Otlp, Protocol::HttpProtobuf) => Self::Http(destination.compression),
+        }
+    }
+
+    /// A request without anything in it.
+    pub(super) fn nothing(self) -> Bytes {
+        Open::new(self, "").finish().body
+    }
+
     /// The protobuf message in a body; `None` where there is none.
     fn message(self, body: &[u8]) -> Option<Vec<u8>> {
         let (compression, message) = match self {

@@ -19,15 +19,17 @@ use super::grpc::Grpc;
 use super::http::Http;
 use super::queue::{Entry, Limits, Shared, State, times};
 use super::request::{Form, Request};
-use super::{ExportError, Exporter, Payload, Protocol, Settings};
+use super::{Destination, ExportError, Exporter, Payload, Protocol, Settings};
 use crate::backoff::{Backoff, Pacing};
 
 pub use super::queue::{Queue, Stats};
 
+/// How long events are not sent to a collector that takes none, in longest waits between attempts: five minutes.
+const ASK_AGAIN: u32 = 10;
+
 /// Sends batches in the background.
 #[derive(Debug)]
 pub struct Shipper {
-    form: Form,
     /// Bytes of an attribute's value.
     attribute_bytes: usize,
     metrics: Lane,
@@ -45,7 +47,7 @@ struct Lane {
 }
 
 /// Where requests go.
-enum Sink {
+pub(super) enum Sink {
     Grpc(Box<Grpc>),
     Http(Box<Http>),
     Lines(Box<dyn AsyncWrite + Send + Unpin>),
@@ -69,40 +71,31 @@ impl Shipper {
         if settings.queue == 0 {
             return Err(ExportError::Queue);
         }
-        let otlp = |payload| -> Result<Option<(Sink, String)>, ExportError> {
-            let sink = match settings.protocol {
-                Protocol::Grpc => Sink::Grpc(Box::new(Grpc::new(settings, payload)?)),
-                Protocol::HttpProtobuf => Sink::Http(Box::new(Http::new(settings, payload)?)),
-            };
-            let target = sink.target();
-            Ok(Some((sink, target)))
+        let form = Form::of(settings.exporter, &settings.metrics);
+        let sink = match settings.exporter {
+            Exporter::None => None,
+            Exporter::Stdout => Some(Sink::Lines(Box::new(tokio::io::stdout()))),
+            Exporter::Otlp => Some(Sink::new(&settings.metrics, Payload::Metrics)?),
         };
-        let (form, sink) = match (settings.exporter, settings.protocol) {
-            (Exporter::None, _) => (Form::Nothing, None),
-            (Exporter::Stdout, _) => (Form::Line, Some((Sink::Lines(Box::new(tokio::io::stdout())), "stdout".into()))),
-            (Exporter::Otlp, _) if settings.timeout.is_zero() => return Err(ExportError::Timeout),
-            (Exporter::Otlp, Protocol::Grpc) => (Form::Grpc(settings.compression), otlp(Payload::Metrics)?),
-            (Exporter::Otlp, Protocol::HttpProtobuf) => (Form::Http(settings.compression), otlp(Payload::Metrics)?),
-        };
-        let logs = match (settings.exporter, &settings.logs_endpoint) {
-            (Exporter::Otlp, Some(_)) => otlp(Payload::Logs)?,
-            _ => None,
+        let logs = match settings.logs.as_ref().filter(|_| settings.exporter == Exporter::Otlp) {
+            Some(logs) => Some((Form::of(settings.exporter, logs), Sink::new(logs, Payload::Logs)?)),
+            None => None,
         };
         let mut shipper = Self::start(form, sink, settings, pacing);
-        shipper.logs = logs.map(|sink| Lane::start(form, Payload::Logs, Some(sink), Limits::of(settings), pacing));
+        shipper.logs = logs.map(|(form, sink)| Lane::start(form, Payload::Logs, Some(sink), Limits::of(settings), pacing));
         Ok(shipper)
     }
 
-    fn start(form: Form, sink: Option<(Sink, String)>, settings: &Settings, pacing: Pacing) -> Self {
+    fn start(form: Form, sink: Option<Sink>, settings: &Settings, pacing: Pacing) -> Self {
         let metrics = Lane::start(form, Payload::Metrics, sink, Limits::of(settings), pacing);
-        Self { form, attribute_bytes: settings.attribute_bytes, metrics, logs: None }
+        Self { attribute_bytes: settings.attribute_bytes, metrics, logs: None }
     }
 
     /// Where to put batches.
     pub fn queue(&self) -> Queue {
         let shared = |lane: &Lane| Arc::clone(&lane.shared);
-        let (form, attribute_bytes) = (self.form, self.attribute_bytes);
-        Queue { form, attribute_bytes, metrics: shared(&self.metrics), logs: self.logs.as_ref().map(shared) }
+        let attribute_bytes = self.attribute_bytes;
+        Queue { attribute_bytes, metrics: shared(&self.metrics), logs: self.logs.as_ref().map(shared) }
     }
 
     /// Tries to send what is queued, for no longer than `within`, and returns the final counts. What is left counts as
@@ -123,12 +116,13 @@ impl Shipper {
 }
 
 impl Lane {
-    fn start(form: Form, payload: Payload, sink: Option<(Sink, String)>, limits: Limits, pacing: Pacing) -> Self {
-        let shared = Arc::new(Shared::new(limits));
+    fn start(form: Form, payload: Payload, sink: Option<Sink>, limits: Limits, pacing: Pacing) -> Self {
+        let shared = Arc::new(Shared::new(form, limits));
         let (closing, closed) = watch::channel(None);
-        let task = sink.map(|(sink, target)| {
-            let (shared, backoff) = (shared.clone(), Backoff::new(pacing));
-            tokio::spawn(Task { form, payload, shared, sink, target, backoff, closed, whole_until: None }.run())
+        let task = sink.map(|sink| {
+            let (shared, target, backoff) = (shared.clone(), sink.target(), Backoff::new(pacing));
+            let ask_again = pacing.max * ASK_AGAIN;
+            tokio::spawn(Task { payload, shared, sink, target, backoff, ask_again, closed, whole_until: None }.run())
         });
         Self { shared, closing, task }
     }
@@ -163,8 +157,24 @@ impl Drop for Lane {
 }
 
 impl Sink {
+    /// A client of an OTLP receiver.
+    pub(super) fn new(destination: &Destination, payload: Payload) -> Result<Self, ExportError> {
+        if destination.timeout.is_zero() {
+            return Err(ExportError::Timeout);
+        }
+        Ok(match destination.protocol {
+            Protocol::Grpc => Self::Grpc(Box::new(Grpc::new(destination, payload)?)),
+            Protocol::HttpProtobuf => Self::Http(Box::new(Http::new(destination, payload)?)),
+        })
+    }
+
+    /// Sends a request without anything in it.
+    pub(super) async fn send_nothing(&mut self, destination: &Destination) -> Result<Accepted, Failure> {
+        self.send(Form::of(Exporter::Otlp, destination).nothing()).await
+    }
+
     /// For messages: where requests go.
-    fn target(&self) -> String {
+    pub(super) fn target(&self) -> String {
         match self {
             Self::Grpc(grpc) => grpc.target().into(),
             Self::Http(http) => http.target().into(),
@@ -188,13 +198,14 @@ impl Sink {
 
 /// The task's side.
 struct Task {
-    form: Form,
     payload: Payload,
     shared: Arc<Shared>,
     sink: Sink,
     /// For messages: where to and how.
     target: String,
     backoff: Backoff,
+    /// Time after which a collector that takes no logs is asked again.
+    ask_again: Duration,
     closed: watch::Receiver<Option<Instant>>,
     /// Until when what is refused for its size is not sent in parts: even the smallest were refused.
     whole_until: Option<Instant>,
@@ -281,7 +292,7 @@ impl Task {
             self.whole_until = Some(now + REST);
             return Vec::new();
         }
-        request.halves(self.form, self.payload)
+        request.halves(self.shared.form, self.payload)
     }
 
     /// Puts the parts of a request where it was; the next ones are made so small.
@@ -311,6 +322,9 @@ impl Task {
         state.stats.rejected_points += accepted.rejected;
         state.stats.last_error = None;
         state.failing = None;
+        if std::mem::take(&mut state.unwanted_logged) {
+            info!("the collector at {} takes {} now", self.target, self.payload);
+        }
         if let Some(down) = state.log.succeeded(now) {
             info!("{} are sent to {} again, after {} s", self.payload, self.target, down.as_secs());
         }
@@ -327,9 +341,15 @@ impl Task {
     fn refused(&mut self, state: &mut State, entry: Entry, failure: Failure) -> Pause {
         let (payload, target) = (self.payload, &self.target);
         if payload == Payload::Logs && failure.kind.is_no_such_service() {
-            // Many backends take metrics only, and it is no fault of theirs.
-            info!("the collector at {target} takes no logs ({}): events are in this log alone from now on", failure.reason);
-            state.unwanted = true;
+            // Many backends take metrics only, and it is no fault of theirs; others start up, or have a route changed.
+            if !std::mem::replace(&mut state.unwanted_logged, true) {
+                let (reason, minutes) = (failure.reason, self.ask_again.as_secs_f64() / 60.0);
+                info!(
+                    "the collector at {target} takes no logs ({reason}): events stay in this log, and the first after \
+                     {minutes:.0} min is sent again"
+                );
+            }
+            state.unwanted_until = Some(Instant::now() + self.ask_again);
             let waiting = state.waiting.drain(..).map(|entry| entry.request.count).sum::<u64>();
             state.stats.dropped_points += entry.request.count + waiting;
             return Pause::None;
@@ -398,7 +418,7 @@ mod tests {
     #[tokio::test]
     async fn every_batch_is_one_line_on_stdout() {
         let (out, read) = tokio::io::duplex(64);
-        let sink = Some((Sink::Lines(Box::new(out)), "stdout".into()));
+        let sink = Some(Sink::Lines(Box::new(out)));
         let shipper = Shipper::start(Form::Line, sink, &settings("", Protocol::Grpc), Pacing::default());
         for second in 1..=3 {
             shipper.queue().enqueue(&counted(second));
@@ -417,7 +437,7 @@ mod tests {
     async fn a_reader_of_stdout_that_went_away_is_counted() {
         let (out, read) = tokio::io::duplex(64);
         drop(read);
-        let sink = Some((Sink::Lines(Box::new(out)), "stdout".into()));
+        let sink = Some(Sink::Lines(Box::new(out)));
         let shipper = Shipper::start(Form::Line, sink, &settings("", Protocol::Grpc), Pacing::default());
         shipper.queue().enqueue(&counted(1));
         let stats = shipper.shutdown(Duration::from_secs(10)).await;

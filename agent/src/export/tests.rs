@@ -2,7 +2,6 @@
 
 mod size;
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -13,32 +12,40 @@ use tonic::Code;
 
 use super::fixtures::{TIME, counted, happened, settings};
 use super::ship::{Shipper, Stats};
-use super::{Compression, ExportError, Exporter, Protocol, Settings};
+use super::{Compression, Destination, ExportError, Exporter, Protocol, Settings};
 use crate::backoff::Pacing;
 
-const BOTH: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
+pub(super) const BOTH: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
 const QUICK: Pacing = Pacing { initial: Duration::from_millis(5), max: Duration::from_millis(20) };
 const POD: (&str, &str) = ("k8s.pod.name", "web-0");
 
-fn to(collector: &Collector, protocol: Protocol) -> Settings {
+pub(super) fn to(collector: &Collector, protocol: Protocol) -> Settings {
     let endpoint = match protocol {
         Protocol::Grpc => collector.grpc_endpoint(),
         Protocol::HttpProtobuf => collector.http_endpoint(),
     };
-    let certificate = collector.tls().map(Tls::ca);
-    let logs_endpoint = Some(match protocol {
+    let mut settings = settings(&endpoint, protocol);
+    settings.metrics.certificate = collector.tls().map(Tls::ca);
+    let logs_endpoint = match protocol {
         Protocol::Grpc => collector.grpc_endpoint(),
         Protocol::HttpProtobuf => collector.http_endpoint().replace("/v1/metrics", "/v1/logs"),
-    });
-    Settings { certificate, logs_endpoint, ..settings(&endpoint, protocol) }
+    };
+    settings.logs = Some(Destination { endpoint: logs_endpoint, ..settings.metrics.clone() });
+    settings
+}
+
+/// The same settings but for how metrics are sent.
+pub(super) fn with(mut settings: Settings, change: impl FnOnce(&mut Destination)) -> Settings {
+    change(&mut settings.metrics);
+    settings
 }
 
 /// A batch of one counter in which something happened.
-fn eventful(seconds: u32) -> crate::aggregate::Batch {
+pub(super) fn eventful(seconds: u32) -> crate::aggregate::Batch {
     crate::aggregate::Batch { events: vec![happened("web-0", seconds.into())], ..counted(seconds) }
 }
 
-fn quick(settings: &Settings) -> Shipper {
+pub(super) fn quick(settings: &Settings) -> Shipper {
     Shipper::with_pacing(settings, QUICK).expect("good settings")
 }
 
@@ -56,7 +63,7 @@ fn refusals(protocol: Protocol) -> (Answer, Answer) {
 }
 
 /// Waits until something is true of the counts.
-async fn stats_until(shipper: &Shipper, what: &str, condition: impl Fn(&Stats) -> bool) -> Stats {
+pub(super) async fn stats_until(shipper: &Shipper, what: &str, condition: impl Fn(&Stats) -> bool) -> Stats {
     let start = Instant::now();
     loop {
         let stats = shipper.queue().stats();
@@ -69,7 +76,7 @@ async fn stats_until(shipper: &Shipper, what: &str, condition: impl Fn(&Stats) -
 }
 
 /// The values of the one counter that arrived, in order.
-fn arrived(collector: &Collector) -> Vec<f64> {
+pub(super) fn arrived(collector: &Collector) -> Vec<f64> {
     collector.values(POD, TIME.name)
 }
 
@@ -80,8 +87,10 @@ async fn a_batch_arrives_with_its_headers_compressed_as_configured() {
             [(Compression::Gzip, Some("gzip"), false), (Compression::None, None, false), (Compression::Gzip, Some("gzip"), true)]
         {
             let collector = Collector::with(Options { plain_replies, ..Options::default() }).expect("a collector");
-            let headers: BTreeMap<_, _> = [("X-Scope-OrgID".to_string(), "tenant-1".to_string())].into();
-            let shipper = quick(&Settings { compression, headers, ..to(&collector, protocol) });
+            let shipper = quick(&with(to(&collector, protocol), |metrics| {
+                metrics.compression = compression;
+                metrics.headers.0 = [("X-Scope-OrgID".to_string(), "tenant-1".to_string())].into();
+            }));
             shipper.queue().enqueue(&counted(7));
             let stats = stats_until(&shipper, "the batch is sent", |s| s.sent_requests == 1).await;
             assert_eq!((stats.sent_points, stats.queue_length, stats.queue_bytes), (1, 0, 0));
@@ -206,7 +215,7 @@ async fn a_collector_out_of_resources_that_names_no_time_is_not_asked_again() {
 async fn a_stalled_request_times_out_and_is_repeated_on_a_new_connection() {
     for protocol in BOTH {
         let collector = Collector::start().expect("a collector");
-        let shipper = quick(&Settings { timeout: Duration::from_millis(300), ..to(&collector, protocol) });
+        let shipper = quick(&with(to(&collector, protocol), |metrics| metrics.timeout = Duration::from_millis(300)));
         shipper.queue().enqueue(&counted(1));
         stats_until(&shipper, "the first is sent", |s| s.sent_requests == 1).await;
         collector.next(1, Answer::Stall);
@@ -362,7 +371,7 @@ async fn tls_is_checked_against_the_configured_authority() {
         stats_until(&shipper, "the batch is sent", |s| s.sent_requests == 1).await;
 
         let other = Tls::new().expect("certificates");
-        let shipper = quick(&Settings { certificate: Some(other.ca()), ..to(&collector, protocol) });
+        let shipper = quick(&with(to(&collector, protocol), |metrics| metrics.certificate = Some(other.ca())));
         shipper.queue().enqueue(&counted(2));
         let stats = stats_until(&shipper, "an attempt failed", |s| s.retries >= 1).await;
         let error = stats.last_error.expect("an error");
@@ -380,12 +389,10 @@ async fn a_collector_that_demands_a_client_certificate_gets_it() {
         let collector = Collector::with(Options { tls, ..Options::default() }).expect("a collector");
         let tls = collector.tls().expect("TLS");
         let without = to(&collector, protocol);
-        let with = Settings {
-            client_certificate: Some(tls.client_certificate()),
-            client_key: Some(tls.client_key()),
-            ..without.clone()
-        };
-        let shipper = quick(&with);
+        let shipper = quick(&with(without.clone(), |metrics| {
+            metrics.client_certificate = Some(tls.client_certificate());
+            metrics.client_key = Some(tls.client_key());
+        }));
         shipper.queue().enqueue(&counted(1));
         stats_until(&shipper, "the batch is sent", |s| s.sent_requests == 1).await;
 
@@ -407,25 +414,29 @@ async fn what_a_person_must_correct_is_an_error_at_start() {
     std::fs::write(&not_pem, "no certificate here").expect("a file");
     let path = |path: &Path| Some(path.to_path_buf());
     let https = settings("https://collector:4317", Protocol::Grpc);
-    let trusting = Settings { certificate: Some(tls.ca()), ..https.clone() };
+    let changed = |change: &dyn Fn(&mut Destination)| with(https.clone(), change);
+    let trusting = |change: &dyn Fn(&mut Destination)| {
+        changed(&|metrics| {
+            metrics.certificate = Some(tls.ca());
+            change(metrics);
+        })
+    };
+    let (certificate, key) = (|| Some(tls.client_certificate()), || Some(tls.client_key()));
     let cases = [
-        (Settings { endpoint: "collector:4317".into(), ..https.clone() }, "http:// or https://"),
+        (changed(&|metrics| metrics.endpoint = "collector:4317".into()), "http:// or https://"),
         (Settings { queue: 0, ..https.clone() }, "queue"),
-        (Settings { timeout: Duration::ZERO, ..https.clone() }, "timeout"),
-        (Settings { certificate: path(Path::new("/nonexistent/ca.pem")), ..https.clone() }, "/nonexistent/ca.pem: No such file"),
-        (Settings { certificate: path(&not_pem), ..https.clone() }, "there is no"),
-        (Settings { client_certificate: Some(tls.client_certificate()), ..trusting.clone() }, "its key is not given"),
-        (Settings { client_key: Some(tls.client_key()), ..trusting.clone() }, "its certificate is not given"),
+        (changed(&|metrics| metrics.timeout = Duration::ZERO), "timeout"),
+        (changed(&|metrics| metrics.certificate = path(Path::new("/nonexistent/ca.pem"))), "/nonexistent/ca.pem: No such file"),
+        (changed(&|metrics| metrics.certificate = path(&not_pem)), "there is no"),
+        (changed(&|metrics| metrics.token_file = path(Path::new("/nonexistent/token"))), "/nonexistent/token: No such file"),
+        (trusting(&|metrics| metrics.client_certificate = certificate()), "its key is not given"),
+        (trusting(&|metrics| metrics.client_key = key()), "its certificate is not given"),
         (
-            Settings { client_certificate: Some(tls.client_certificate()), client_key: path(&not_pem), ..trusting.clone() },
+            trusting(&|metrics| (metrics.client_certificate, metrics.client_key) = (certificate(), path(&not_pem))),
             "OTLP client key",
         ),
         (
-            Settings {
-                client_certificate: Some(tls.client_certificate()),
-                client_key: Some(other.client_key()),
-                ..trusting.clone()
-            },
+            trusting(&|metrics| (metrics.client_certificate, metrics.client_key) = (certificate(), Some(other.client_key()))),
             "belong together",
         ),
     ];
@@ -433,7 +444,7 @@ async fn what_a_person_must_correct_is_an_error_at_start() {
         let error = Shipper::new(&settings).expect_err(want);
         assert!(error.to_string().contains(want), "{want:?} in {error}");
     }
-    let error = Shipper::new(&Settings { certificate: path(&not_pem), ..https }).expect_err("no PEM");
+    let error = Shipper::new(&with(https, |metrics| metrics.certificate = path(&not_pem))).expect_err("no PEM");
     assert!(matches!(error, ExportError::Pem { .. }), "{error:?}");
 }
 
@@ -456,9 +467,9 @@ async fn tokens_in_headers_and_urls_are_never_logged() {
         let collector = Collector::start().expect("a collector");
         collector.next(1, refusal);
         let mut settings = to(&collector, protocol);
-        settings.headers = [("authorization".to_string(), "Bearer hunter2".to_string())].into();
+        settings.metrics.headers.0 = [("authorization".to_string(), "Bearer hunter2".to_string())].into();
         if protocol == Protocol::HttpProtobuf {
-            settings.endpoint += "?key=hunter2";
+            settings.metrics.endpoint += "?key=hunter2";
         }
         let shipper = quick(&settings);
         shipper.queue().enqueue(&counted(1));
@@ -473,10 +484,10 @@ async fn tokens_in_headers_and_urls_are_never_logged() {
 
 /// Everything logged by this thread, down to the finest level.
 #[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Captured(Arc<Mutex<Vec<u8>>>);
 
 impl Captured {
-    fn install(&self) -> tracing::subscriber::DefaultGuard {
+    pub(super) fn install(&self) -> tracing::subscriber::DefaultGuard {
         let log = self.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::TRACE)
@@ -486,7 +497,7 @@ impl Captured {
         tracing::subscriber::set_default(subscriber)
     }
 
-    fn lines_with(&self, part: &str) -> Vec<String> {
+    pub(super) fn lines_with(&self, part: &str) -> Vec<String> {
         let bytes = self.0.lock().expect("no panic while logging").clone();
         String::from_utf8_lossy(&bytes).lines().filter(|line| line.contains(part)).map(Into::into).collect()
     }
@@ -522,14 +533,14 @@ async fn events_arrive_as_log_records_beside_the_metrics_and_are_repeated_like_t
 }
 
 #[tokio::test]
-async fn a_collector_that_takes_no_logs_is_asked_once_and_still_gets_all_metrics() {
+async fn a_collector_that_takes_no_logs_is_not_asked_at_once_again_and_still_gets_all_metrics() {
     for protocol in BOTH {
         let collector = Collector::start().expect("a collector");
         collector.always_logs(match protocol {
             Protocol::Grpc => Answer::Grpc { code: Code::Unimplemented, retry_info: None },
             Protocol::HttpProtobuf => Answer::Http { status: 404, retry_after: None },
         });
-        let shipper = quick(&to(&collector, protocol));
+        let shipper = Shipper::new(&to(&collector, protocol)).expect("good settings");
         shipper.queue().enqueue(&eventful(1));
         collector.until("an attempt", |c| c.log_attempts() == 1).await.expect("an attempt");
         let start = Instant::now();
@@ -545,5 +556,41 @@ async fn a_collector_that_takes_no_logs_is_asked_once_and_still_gets_all_metrics
         assert_eq!(arrived(&collector), [1.0, 2.0, 3.0, 4.0]);
         assert_eq!((collector.log_attempts(), collector.logs().len()), (1, 0), "{protocol}");
         assert_eq!(shipper.queue().event_stats().expect("still").dropped_points, 4);
+    }
+}
+
+#[tokio::test]
+async fn a_collector_that_took_no_logs_once_gets_the_events_of_later() {
+    for protocol in BOTH {
+        let refusals = match protocol {
+            Protocol::Grpc => vec![Answer::Grpc { code: Code::Unimplemented, retry_info: None }],
+            Protocol::HttpProtobuf => [404, 405].map(|status| Answer::Http { status, retry_after: None }).to_vec(),
+        };
+        for refusal in refusals {
+            let log = Captured::default();
+            let _guard = log.install();
+            let collector = Collector::start().expect("a collector");
+            collector.always_logs(refusal.clone());
+            let shipper = quick(&to(&collector, protocol));
+            // One event every now and then, until two were refused: it is asked again, and not with every event.
+            let mut events = 0;
+            while collector.log_attempts() < 3 {
+                events += 1;
+                shipper.queue().enqueue(&eventful(events));
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                assert!(events < 4000, "{refusal:?}: not asked again");
+            }
+            assert!(events > 6, "{refusal:?}: asked with every event");
+            collector.always_logs(Answer::Accept);
+            while collector.logs().is_empty() {
+                events += 1;
+                shipper.queue().enqueue(&eventful(events));
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                assert!(events < 4000, "{refusal:?}: no event arrives though they are taken now");
+            }
+            assert_eq!(log.lines_with("takes no logs").len(), 1, "{:?}", log.lines_with(""));
+            shipper.shutdown(Duration::from_secs(10)).await;
+            assert_eq!(log.lines_with("takes events now").len(), 1, "{:?}", log.lines_with(""));
+        }
     }
 }

@@ -1,16 +1,94 @@
-//! TLS to the collector: whom to trust and whom to be.
+//! TLS to the collector: whom to trust and whom to be. The files are read again when they change.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
-use super::{ExportError, Settings};
+use tracing::{info, warn};
 
-/// The TLS side of a connection. Certificate authorities are read only for `https`: the system's are some 150.
-pub(super) fn config(settings: &Settings, tls: bool) -> Result<ClientConfig, ExportError> {
+use super::{Destination, ExportError, Protocol};
+use crate::files::Watched;
+
+/// The TLS settings of connections that are made now.
+#[derive(Debug)]
+pub(super) struct Current {
+    destination: Destination,
+    tls: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    config: Arc<ClientConfig>,
+    watched: Watched,
+    /// TLS failed with these: they may be old in a way that the files do not show.
+    suspect: bool,
+    /// Why the files could not be read again, as it was logged.
+    logged: Option<String>,
+}
+
+impl Current {
+    /// Reads the files.
+    pub(super) fn new(destination: &Destination, tls: bool) -> Result<Self, ExportError> {
+        let files = [&destination.certificate, &destination.client_certificate, &destination.client_key];
+        // Before they are read: what changes meanwhile is seen at the next look.
+        let watched = Watched::new(files.into_iter().flatten().filter(|_| tls).cloned());
+        let config = Arc::new(config(destination, tls)?);
+        let state = State { config, watched, suspect: false, logged: None };
+        Ok(Self { destination: destination.clone(), tls, state: Mutex::new(state) })
+    }
+
+    /// What a connection that is made now is made with. Files that have changed, or with which TLS failed, are read again;
+    /// where they cannot be, as in the middle of their rotation, what was read before goes on.
+    pub(super) fn get(&self) -> Arc<ClientConfig> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = state.watched.changed();
+        if !changed && !std::mem::take(&mut state.suspect) {
+            return Arc::clone(&state.config);
+        }
+        match config(&self.destination, self.tls) {
+            Ok(config) => {
+                state.config = Arc::new(config);
+                if state.logged.take().is_some() || changed {
+                    info!("the TLS files of the export have changed and were read again");
+                }
+            }
+            Err(error) => {
+                let error = super::failure::chain(&error);
+                if state.logged.as_ref() != Some(&error) {
+                    warn!("{error}; what was read before is used until the files can be read");
+                    state.logged = Some(error);
+                }
+            }
+        }
+        Arc::clone(&state.config)
+    }
+
+    /// TLS failed.
+    pub(super) fn suspect(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).suspect = self.tls;
+    }
+}
+
+/// Certificate authorities are read only for `https`: the system's are some 150.
+fn config(settings: &Destination, tls: bool) -> Result<ClientConfig, ExportError> {
+    let mut config = unnegotiated(settings, tls)?;
+    config.alpn_protocols = match settings.protocol {
+        Protocol::Grpc => vec![b"h2".to_vec()],
+        Protocol::HttpProtobuf => vec![b"http/1.1".to_vec()],
+    };
+    Ok(config)
+}
+
+/// Settings that trust nobody: enough to learn whether the other side speaks TLS.
+pub(super) fn trusting_nobody() -> Result<ClientConfig, ExportError> {
+    unnegotiated(&Destination::default(), false)
+}
+
+fn unnegotiated(settings: &Destination, tls: bool) -> Result<ClientConfig, ExportError> {
     let roots = match (tls, &settings.certificate) {
         (false, _) => RootCertStore::empty(),
         (true, Some(path)) => file_roots(path)?,

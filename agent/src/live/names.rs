@@ -89,6 +89,7 @@ mod tests {
             node: "node-1".to_owned(),
             wanted: Wanted::default(),
             at_once: false,
+            proxies: Default::default(),
         };
         Names::follow(settings).unwrap()
     }

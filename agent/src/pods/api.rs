@@ -1,23 +1,29 @@
 //! One end of an HTTP connection to the Kubernetes API or to a kubelet: addresses, TLS and tokens are kube's business, what an
 //! answer means is decided here.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use http::{Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use kube::{
-    Client, Config,
-    client::Body,
-    config::{ExecInteractiveMode, KubeConfigOptions, Kubeconfig},
+    Client,
+    client::{AuthError, Body},
+    config::KubeconfigError,
 };
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use super::failure::{Failure, Kind};
-use crate::{backoff, causes};
+use super::{
+    failure::{Failure, Kind},
+    server::Server,
+};
+use crate::{backoff, causes, connect::proxy::ProxyError, files::Watched};
 
 /// How long connecting may take, and how long an answer may let wait for itself.
-const CONNECT: Duration = Duration::from_secs(10);
+pub const CONNECT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(60);
 
 /// Of the body of a refusal, no more is read.
@@ -25,6 +31,9 @@ const REFUSAL: usize = 64 << 10;
 
 /// Of any other, no more than this: a node's pods are a few MiB.
 const LONGEST: usize = 128 << 20;
+
+/// Of what a program says on stderr, so many characters are shown.
+const SAID: usize = 200;
 
 /// Why the API cannot be used: a setting that a person must correct.
 #[derive(Debug, thiserror::Error)]
@@ -39,8 +48,22 @@ pub enum ApiError {
         path: PathBuf,
         /// What is wrong.
         #[source]
-        source: Box<kube::config::KubeconfigError>,
+        source: Box<KubeconfigError>,
     },
+    /// A kubeconfig that is none. What is wrong is not shown: it would be shown with the lines around it, and those have tokens.
+    #[error("could not use the kubeconfig {}: it is not the YAML of a kubeconfig{place}", path.display())]
+    NoKubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, if that is known.
+        place: String,
+    },
+    /// No certificate where there should be some, as in the middle of a rotation.
+    #[error("could not use the certificate authorities of the Kubernetes API: there is no certificate in them")]
+    NoAuthority,
+    /// The environment's or the kubeconfig's proxy.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     /// A file that cannot be read.
     #[error("could not read {}", path.display())]
     File {
@@ -51,9 +74,9 @@ pub enum ApiError {
         source: std::io::Error,
     },
     /// An address that is none.
-    #[error("{url:?} is no URL of a kubelet")]
+    #[error("{url} is no URL of a kubelet")]
     Url {
-        /// The setting.
+        /// The setting, as it may be shown.
         url: String,
         /// What is wrong.
         #[source]
@@ -61,49 +84,60 @@ pub enum ApiError {
     },
 }
 
-/// How the API of the cluster is reached: by a kubeconfig, or as a pod of it.
-///
-/// # Errors
-/// When the files are not there or not usable.
-pub async fn cluster(kubeconfig: Option<&PathBuf>) -> Result<Config, ApiError> {
-    let config = match kubeconfig {
-        None => Config::incluster().map_err(ApiError::InCluster)?,
-        Some(path) => {
-            let wrong = |source| ApiError::Kubeconfig { path: path.clone(), source: Box::new(source) };
-            let kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;
-            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(wrong)?
+impl ApiError {
+    /// A kubeconfig cannot be used, for this reason.
+    pub fn kubeconfig(path: &Path, source: KubeconfigError) -> Self {
+        let path = path.to_owned();
+        match &source {
+            KubeconfigError::Parse(error) => {
+                let place = error.location().map(|at| format!(", line {}", at.line())).unwrap_or_default();
+                Self::NoKubeconfig { path, place }
+            }
+            _ => Self::Kubeconfig { path, source: Box::new(source) },
         }
-    };
-    Ok(settled(config))
-}
-
-/// What is the same for every server.
-pub fn settled(mut config: Config) -> Config {
-    config.connect_timeout = Some(CONNECT);
-    // Retried here, where it is counted, logged and spread.
-    config.default_retry = false;
-    // A program that is run for a token would take the terminal's keys and write over `top`.
-    if let Some(exec) = &mut config.auth_info.exec {
-        exec.interactive_mode = Some(ExecInteractiveMode::Never);
     }
-    config
 }
 
 /// A server that is asked.
 pub struct Api {
-    config: Config,
+    server: Server,
     client: Option<Client>,
+    /// The files that the client comes from.
+    watched: Watched,
+    /// Whether there was a client before, so that files may have changed.
+    again: bool,
 }
 
 impl Api {
     /// Connects with the first request.
-    pub fn new(config: Config) -> Self {
-        Self { config, client: None }
+    pub fn new(server: Server) -> Self {
+        let watched = server.watched();
+        Self { server, client: None, watched, again: false }
     }
 
     /// For people: where it is.
     pub fn address(&self) -> String {
-        self.config.cluster_url.to_string()
+        self.server.address()
+    }
+
+    async fn client(&mut self) -> Result<Client, Failure> {
+        let changed = self.watched.changed();
+        if let Some(client) = self.client.as_ref().filter(|_| !changed) {
+            return Ok(client.clone());
+        }
+        if std::mem::replace(&mut self.again, true) || changed {
+            self.watched = self.server.watched();
+            self.server.read_again().await;
+        }
+        let mut server = self.server.clone();
+        let made = tokio::task::spawn_blocking(move || {
+            let made = server.client();
+            (server, made)
+        });
+        let (server, made) = made.await.map_err(|error| Failure::new(Kind::Configuration, error.to_string()))?;
+        self.server = server;
+        let client = made.map_err(|error| Failure::new(Kind::Configuration, shown(&error)))?;
+        Ok(self.client.insert(client).clone())
     }
 
     /// Makes a request. The answer's status is one of success.
@@ -111,17 +145,7 @@ impl Api {
     /// # Errors
     /// Any other status, or no answer.
     pub async fn get(&mut self, path: &str, accept: &'static str) -> Result<Answer, Failure> {
-        let client = match &self.client {
-            Some(client) => client.clone(),
-            None => {
-                // Reads the token, and may run a program for it.
-                let config = self.config.clone();
-                let made = tokio::task::spawn_blocking(move || Client::try_from(config)).await;
-                let made = made.map_err(|error| Failure::new(Kind::Configuration, error.to_string()))?;
-                let client = made.map_err(|error| Failure::new(Kind::Configuration, causes::chain(&error)))?;
-                self.client.insert(client).clone()
-            }
-        };
+        let client = self.client().await?;
         let request = Request::get(path).header(header::ACCEPT, accept).body(Body::empty());
         let request = request.map_err(|error| Failure::new(Kind::Configuration, error.to_string()))?;
         let response = match timeout(ANSWER, client.send(request)).await {
@@ -157,7 +181,20 @@ fn unreachable(error: &kube::Error) -> Failure {
         kube::Error::Auth(_) | kube::Error::RustlsTls(_) => Kind::Configuration,
         _ => Kind::Connection,
     };
-    Failure::new(kind, causes::chain(error))
+    Failure::new(kind, shown(error))
+}
+
+/// An error as it may be logged: what a program printed that was run for a token may have one in it.
+fn shown(error: &kube::Error) -> String {
+    match causes::causes(error).find_map(|cause| cause.downcast_ref::<AuthError>()) {
+        // Its arguments and its stdout stay out.
+        Some(AuthError::AuthExecRun { out, .. }) => {
+            let said: String = String::from_utf8_lossy(&out.stderr).trim().chars().take(SAID).collect();
+            format!("the kubeconfig's program for credentials failed with {}: {said}", out.status)
+        }
+        Some(AuthError::AuthExecParse(_)) => "what the kubeconfig's program printed is no credential".to_owned(),
+        _ => causes::chain(error),
+    }
 }
 
 /// The API's `Status`: the body of refusals, and of ERROR events.

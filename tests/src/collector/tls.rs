@@ -17,7 +17,7 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// A new authority, a server certificate for 127.0.0.1 and localhost, and a client certificate.
+    /// A new authority, a server certificate for 127.0.0.1, localhost and server.test, and a client certificate.
     ///
     /// # Errors
     /// The temporary directory cannot be written.
@@ -29,7 +29,7 @@ impl Tls {
         params.distinguished_name.push(DnType::CommonName, "podmeter's test authority");
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
         std::fs::write(dir.path().join("ca.pem"), authority.pem())?;
-        let names = vec!["127.0.0.1".to_string(), "localhost".to_string()];
+        let names = ["127.0.0.1", "localhost", "server.test"].map(Into::into).to_vec();
         for (name, names, usage) in [
             ("server", names, ExtendedKeyUsagePurpose::ServerAuth),
             ("client", vec!["podmeter".to_string()], ExtendedKeyUsagePurpose::ClientAuth),

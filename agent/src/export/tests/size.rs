@@ -2,7 +2,7 @@
 
 use podmeter_tests::collector::{Answer, Collector, Options};
 
-use super::{BOTH, Captured, quick, refusals, stats_until, to};
+use super::{BOTH, Captured, quick, refusals, stats_until, to, with};
 use crate::aggregate::Batch;
 use crate::export::encode::{self, Bounds};
 use crate::export::fixtures::{IO, Load, counted, happened, node, point, series};
@@ -71,7 +71,9 @@ async fn tonics_own_limit_is_met_as_it_is_said_by_tonic() {
     for compression in [Compression::Gzip, Compression::None] {
         let batch = node(150, Load::Busy);
         let collector = Collector::start().expect("a collector");
-        let shipper = quick(&Settings { compression, request_bytes: 64 << 20, ..to(&collector, Protocol::Grpc) });
+        let shipper = quick(&with(Settings { request_bytes: 64 << 20, ..to(&collector, Protocol::Grpc) }, |metrics| {
+            metrics.compression = compression
+        }));
         shipper.queue().enqueue(&batch);
         assert_eq!(shipper.queue().stats().queue_length, 1);
         let stats = stats_until(&shipper, "all is sent", |s| s.queue_length == 0).await;

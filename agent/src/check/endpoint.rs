@@ -1,0 +1,111 @@
+//! `podmeter check --endpoint`: whether the receivers take what the configuration sends.
+
+use std::{fmt::Write as _, time::Duration};
+
+use serde_json::json;
+
+use crate::{
+    config::{Config, Exporter},
+    export::probe::{Probe, probe},
+    run::RunError,
+};
+
+/// What came of one empty request to each receiver.
+#[derive(Debug)]
+pub struct Report {
+    probes: Vec<Probe>,
+    /// What is not sent, and why.
+    note: Option<&'static str>,
+}
+
+/// Sends one empty request to each receiver.
+///
+/// # Errors
+/// When a person must correct a setting.
+pub fn check(config: &Config) -> Result<Report, RunError> {
+    let system = |source| RunError::System { what: "the runtime", source };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
+    let probes = runtime.block_on(probe(&config.export))?;
+    // A name look-up that hangs must not hold up the end.
+    runtime.shutdown_background();
+    let note = match (config.export.exporter, &config.export.logs) {
+        (Exporter::Otlp, None) => Some("events are not sent: there is an address for metrics only; set export.logs.endpoint"),
+        (Exporter::Otlp, Some(_)) => None,
+        (Exporter::Stdout | Exporter::None, _) => Some("nothing is sent to a receiver: export.exporter is not otlp"),
+    };
+    Ok(Report { probes, note })
+}
+
+fn ms(took: Duration) -> u128 {
+    took.as_millis()
+}
+
+impl Report {
+    /// Whether all were accepted.
+    pub fn is_well(&self) -> bool {
+        self.probes.iter().all(|probe| probe.outcome.is_ok())
+    }
+
+    /// For people.
+    pub fn table(&self) -> String {
+        let mut text = String::from("configuration ok\n");
+        for Probe { payload, target, took, outcome } in &self.probes {
+            let (mark, what) = match outcome {
+                Ok(what) => ("ok", what),
+                Err(why) => ("FAILED", why),
+            };
+            let _ = writeln!(text, "{:<13} {mark:<8} {target}, after {} ms: {what}", payload.to_string(), ms(*took));
+        }
+        if let Some(note) = self.note {
+            let _ = writeln!(text, "{note}");
+        }
+        text
+    }
+
+    /// For programs.
+    pub fn json(&self) -> String {
+        let endpoints = self.probes.iter().map(|Probe { payload, target, took, outcome }| {
+            let (ok, detail) = match outcome {
+                Ok(what) => (true, what),
+                Err(why) => (false, why),
+            };
+            json!({ "payload": payload.to_string(), "target": target, "ok": ok, "seconds": took.as_secs_f64(), "detail": detail })
+        });
+        let mut document = json!({
+            "schema": 1,
+            "podmeter": env!("CARGO_PKG_VERSION"),
+            "endpoints": endpoints.collect::<Vec<_>>(),
+        });
+        if let Some(note) = self.note {
+            document["note"] = note.into();
+        }
+        format!("{document:#}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::Payload;
+
+    #[test]
+    fn a_report_says_what_came_back_and_how_long_it_took() {
+        let probe = |payload, outcome| Probe {
+            payload,
+            target: "http://c:4317 over gRPC".to_owned(),
+            took: Duration::from_millis(12),
+            outcome,
+        };
+        let mut report = Report { probes: vec![probe(Payload::Metrics, Ok("accepted".to_owned()))], note: None };
+        assert!(report.is_well());
+        report.probes.push(probe(Payload::Logs, Err("refused".to_owned())));
+        assert!(!report.is_well());
+        let table = report.table();
+        assert!(table.contains("metrics       ok       http://c:4317 over gRPC, after 12 ms: accepted\n"), "{table}");
+        assert!(table.contains("events        FAILED   http://c:4317 over gRPC, after 12 ms: refused\n"), "{table}");
+        let json: serde_json::Value = serde_json::from_str(&report.json()).expect("a document");
+        assert_eq!(json["endpoints"][1]["ok"], false);
+        assert_eq!(json["endpoints"][1]["payload"], "events");
+        assert_eq!(json["endpoints"][0]["seconds"], 0.012);
+    }
+}

@@ -1,0 +1,159 @@
+//! Where metrics and events go: what the keys of `export` come to, and how addresses follow from them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Proxies;
+use crate::url::shown;
+
+/// Where receivers of OTLP/HTTP take metrics, and where logs.
+pub(super) const METRICS_PATH: &str = "/v1/metrics";
+pub(super) const LOGS_PATH: &str = "/v1/logs";
+
+/// Where metrics and events go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Export {
+    /// By which way.
+    pub exporter: Exporter,
+    /// How metrics are sent.
+    pub metrics: Destination,
+    /// How events are sent; `None` when no address is known that takes logs.
+    pub logs: Option<Destination>,
+    /// Exports kept while the receiver is away.
+    pub queue: usize,
+    /// Bytes that they may have, as they are sent.
+    pub queue_bytes: usize,
+    /// Bytes that one request may have before compression.
+    pub request_bytes: usize,
+    /// Bytes that the value of an attribute may have.
+    pub attribute_bytes: usize,
+}
+
+/// An OTLP receiver and how requests reach it. `Debug` shows no secret.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Destination {
+    /// Its URL: with [`Protocol::HttpProtobuf`] the whole one, with [`Protocol::Grpc`] scheme and authority.
+    pub endpoint: String,
+    /// How OTLP is carried.
+    pub protocol: Protocol,
+    /// Headers (metadata with gRPC) of every request.
+    pub headers: Headers,
+    /// File with more of them.
+    pub headers_file: Option<PathBuf>,
+    /// File with a token for the header `authorization`.
+    pub token_file: Option<PathBuf>,
+    /// Compression of requests.
+    pub compression: Compression,
+    /// Time one request may take.
+    pub timeout: Duration,
+    /// PEM file with the certificates that the receiver's must be signed by; `None`: those the host trusts.
+    pub certificate: Option<PathBuf>,
+    /// PEM file with the agent's own certificate.
+    pub client_certificate: Option<PathBuf>,
+    /// PEM file with its key. Set if and only if the certificate is.
+    pub client_key: Option<PathBuf>,
+    /// The environment's proxies.
+    pub proxies: Proxies,
+}
+
+impl fmt::Debug for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Destination")
+            .field("endpoint", &shown(&self.endpoint))
+            .field("protocol", &self.protocol)
+            .field("headers", &self.headers)
+            .field("headers_file", &self.headers_file)
+            .field("token_file", &self.token_file)
+            .field("compression", &self.compression)
+            .field("timeout", &self.timeout)
+            .field("certificate", &self.certificate)
+            .field("client_certificate", &self.client_certificate)
+            .field("client_key", &self.client_key)
+            .field("proxies", &self.proxies)
+            .finish()
+    }
+}
+
+/// By which way metrics leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Exporter {
+    /// To an OTLP receiver.
+    #[default]
+    Otlp,
+    /// As OTLP JSON to stdout.
+    Stdout,
+    /// Not at all.
+    None,
+}
+
+/// How OTLP is carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// gRPC.
+    #[default]
+    Grpc,
+    /// Protobuf in HTTP POST.
+    HttpProtobuf,
+}
+
+/// Compression of requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// gzip.
+    #[default]
+    Gzip,
+    /// None.
+    None,
+}
+
+/// Headers by lower-case name, valid in HTTP. `Debug` shows the names only: values are often secret.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Headers(pub BTreeMap<String, String>);
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// A checked URL whose path waits for the protocol.
+pub(super) enum Endpoint {
+    /// Gets the signal's path with HTTP.
+    Base(String),
+    /// Used as it is.
+    Signal(String),
+}
+
+impl Destination {
+    /// Settles the address, once the protocol is known, and checks that the client's certificate and key come in a pair. An
+    /// error has the last part of the key's name.
+    pub(super) fn settle(&mut self, endpoint: Option<Endpoint>, path: &str) -> Result<(), (&'static str, String)> {
+        match (&self.client_certificate, &self.client_key) {
+            (Some(_), None) => return Err(("client_certificate", "it needs a client_key beside it".to_owned())),
+            (None, Some(_)) => return Err(("client_key", "it needs a client_certificate beside it".to_owned())),
+            _ => {}
+        }
+        // https://opentelemetry.io/docs/specs/otel/protocol/exporter/#endpoint-urls-for-otlphttp
+        self.endpoint = match (self.protocol, endpoint) {
+            (Protocol::Grpc, None) => "http://localhost:4317".to_owned(),
+            (Protocol::HttpProtobuf, None) => format!("http://localhost:4318{path}"),
+            (Protocol::HttpProtobuf, Some(Endpoint::Signal(url))) => url,
+            (Protocol::HttpProtobuf, Some(Endpoint::Base(url))) if url.contains('?') => {
+                return Err(("endpoint", "a path is appended to it, so it cannot have a query".to_owned()));
+            }
+            (Protocol::HttpProtobuf, Some(Endpoint::Base(url))) => format!("{}{path}", url.trim_end_matches('/')),
+            (Protocol::Grpc, Some(Endpoint::Base(url) | Endpoint::Signal(url))) => {
+                let url = url.trim_end_matches('/').to_owned();
+                let authority = url.split_once("://").map_or("", |(_, rest)| rest);
+                if authority.contains(['/', '?']) {
+                    let why = "it has a path, and protocol grpc uses none: remove it, or set http/protobuf";
+                    return Err(("endpoint", why.to_owned()));
+                }
+                url
+            }
+        };
+        Ok(())
+    }
+}

@@ -1,0 +1,47 @@
+//! One empty request to each receiver: what `podmeter check --endpoint` tells.
+
+use std::time::{Duration, Instant};
+
+use super::ship::Sink;
+use super::{Destination, ExportError, Exporter, Payload, Settings};
+
+/// What came of a request.
+#[derive(Debug)]
+pub struct Probe {
+    /// What such requests carry.
+    pub payload: Payload,
+    /// Where it went, and how.
+    pub target: String,
+    /// From the first look-up to the last byte of the reply.
+    pub took: Duration,
+    /// What came back, or why nothing did and what to do about it.
+    pub outcome: Result<String, String>,
+}
+
+/// Sends one empty request to each receiver; none where nothing is exported to one.
+///
+/// # Errors
+/// What a person must correct in the settings.
+pub async fn probe(settings: &Settings) -> Result<Vec<Probe>, ExportError> {
+    let mut probes = Vec::new();
+    if settings.exporter == Exporter::Otlp {
+        probes.push(one(&settings.metrics, Payload::Metrics).await?);
+        if let Some(logs) = &settings.logs {
+            probes.push(one(logs, Payload::Logs).await?);
+        }
+    }
+    Ok(probes)
+}
+
+async fn one(destination: &Destination, payload: Payload) -> Result<Probe, ExportError> {
+    let mut sink = Sink::new(destination, payload)?;
+    let begun = Instant::now();
+    let outcome = sink.send_nothing(destination).await;
+    let took = begun.elapsed();
+    let outcome = match outcome {
+        Ok(accepted) if accepted.message.is_empty() => Ok("an empty request was accepted".to_owned()),
+        Ok(accepted) => Ok(format!("an empty request was accepted, with the message {:?}", accepted.message)),
+        Err(failure) => Err(format!("{}; {}", failure.reason, failure.kind.advice())),
+    };
+    Ok(Probe { payload, target: sink.target(), took, outcome })
+}
