@@ -169,3 +169,28 @@ root_test! {
         agent.stop().map(drop)
     }
 }
+
+root_test! {
+    fn check_tells_whether_the_endpoint_of_a_configuration_takes_what_is_sent() {
+        let collector = podmeter_tests::collector::Collector::start()?;
+        let check_with = |config: String| {
+            let file = config_file(&config)?;
+            file.as_file().set_permissions(Permissions::from_mode(0o644)).context("could not make it readable")?;
+            let path = file.path().to_str().context("not UTF-8")?;
+            // It needs no privileges.
+            run(&["check", "--config", path, "--endpoint", "--json"], As::Nobody, 10 * SECOND)
+        };
+        let at = |endpoint: &str| json!({"export": {"endpoint": endpoint, "timeout": "2s"}}).to_string();
+        let output = check_with(at(&collector.grpc_endpoint()))?;
+        ensure!(output.code == Some(0), "ended with {:?}: {}{}", output.code, output.stdout, output.stderr);
+        let report: serde_json::Value = serde_json::from_str(&output.stdout).context("check --json does not print JSON")?;
+        let endpoints = report["endpoints"].as_array().context("no endpoints")?;
+        ensure!(endpoints.len() == 2 && endpoints.iter().all(|endpoint| endpoint["ok"] == true), "{report}");
+        ensure!((collector.attempts(), collector.log_attempts()) == (1, 1), "not one request each");
+
+        let gone = format!("http://{}", http::free_address()?);
+        let output = check_with(at(&gone))?;
+        ensure!(output.code == Some(1) && output.stdout.contains("refused"), "{:?}: {}", output.code, output.stdout);
+        check(&check_with("export:\n  endpint: http://127.0.0.1:1\n".to_owned())?, BAD_USAGE, &["did you mean export.endpoint"])
+    }
+}
