@@ -79,6 +79,8 @@ pub struct Stats {
     pub oldest_age: Option<Duration>,
     /// Why the last attempt failed; `None` when it did not.
     pub last_error: Option<String>,
+    /// For how long every attempt has failed: nothing was taken since the first of them. `None` when the last one did not fail.
+    pub failing_for: Option<Duration>,
 }
 
 /// What a batch is turned into.
@@ -121,6 +123,8 @@ struct State {
     /// Counts; the queue's own figures are filled in when asked for.
     stats: Stats,
     log: Log,
+    /// When the first of the attempts failed that all failed since.
+    failing: Option<Instant>,
     /// The collector does not take this at all: nothing is queued any more.
     unwanted: bool,
 }
@@ -250,7 +254,7 @@ impl Form {
 impl Lane {
     fn start(payload: Payload, sink: Option<(Sink, String)>, capacity: usize, pacing: Pacing) -> Self {
         let (stats, log) = (Stats::default(), Log::default());
-        let state = State { waiting: VecDeque::new(), capacity, sending: None, stats, log, unwanted: false };
+        let state = State { waiting: VecDeque::new(), capacity, sending: None, stats, log, failing: None, unwanted: false };
         let shared = Arc::new(Shared { state: Mutex::new(state), arrived: Notify::new() });
         let (closing, closed) = watch::channel(None);
         let task = sink.map(|(sink, target)| {
@@ -329,6 +333,7 @@ impl State {
             queue_length: parcels().count(),
             queue_bytes: parcels().map(|parcel| parcel.body.len()).sum(),
             oldest_age: parcels().next().map(|parcel| parcel.since.elapsed()),
+            failing_for: self.failing.map(|since| since.elapsed()),
             ..self.stats.clone()
         }
     }
@@ -437,6 +442,7 @@ impl Task {
         state.stats.sent_bytes += parcel.body.len() as u64;
         state.stats.rejected_points += accepted.rejected;
         state.stats.last_error = None;
+        state.failing = None;
         if let Some(down) = state.log.succeeded(now) {
             info!("{} are sent to {} again, after {} s", self.payload, self.target, down.as_secs());
         }
@@ -465,6 +471,7 @@ impl Task {
             warn!("{error}; {then}{}", times(silent));
         }
         state.stats.last_error = Some(error);
+        state.failing.get_or_insert_with(Instant::now);
         let pause = match failure.retry {
             Retry::Never => {
                 state.stats.failed_batches += 1;
