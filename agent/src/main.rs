@@ -32,6 +32,7 @@ use clap::{Args, Parser, Subcommand};
 
 use causes::chain;
 use config::{Config, ConfigError, LogFormat, Overrides};
+use kernel::pin::Uninstalled;
 use live::{
     Live,
     names::{FIRST_LIST, Names},
@@ -225,8 +226,12 @@ fn check(json: bool) -> Result<(), Failure> {
 fn uninstall(args: &ConfigArgs) -> Result<(), Failure> {
     let config = load(args.config.as_deref(), Overrides::default())?;
     let directory = config.bpf.directory.display();
-    let removed = kernel::pin::uninstall(&config.bpf.directory)?;
-    print(&if removed { format!("removed {directory}") } else { format!("nothing is pinned in {directory}") })
+    print(&match kernel::pin::uninstall(&config.bpf.directory)? {
+        Uninstalled::Nothing => format!("nothing is pinned in {directory}"),
+        Uninstalled::Removed => format!("removed {directory}"),
+        // In a container it is a mount point, and empty now.
+        Uninstalled::Emptied(why) => format!("removed all that was pinned in {directory}; the empty directory stays: {why}"),
+    })
 }
 
 /// Prints to stdout; a reader that went away (`| head`) is no failure.
