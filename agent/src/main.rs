@@ -205,8 +205,8 @@ fn top(args: &TopArgs) -> Result<(), Failure> {
     // Ends with the process, beside an agent or without one.
     settings.pin = false;
     let names = run::pod_settings(&config).map(Names::follow).transpose().map_err(Failure::Run)?;
-    if let Some(names) = names.as_ref().filter(|_| args.once) {
-        names.wait(FIRST_LIST);
+    if let Some(Err(why)) = names.as_ref().filter(|_| args.once).map(|names| names.wait(FIRST_LIST)) {
+        let _ = writeln!(std::io::stderr(), "podmeter: pods have no names: {why}");
     }
     let source = Live::start(settings, names)?;
     if !args.once {

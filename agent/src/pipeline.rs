@@ -153,6 +153,12 @@ impl Pipeline {
         self.signals.iter().find(|(running, _)| running.name == signal.name)?.1.note()
     }
 
+    /// Why pods are not followed at the moment, in one sentence.
+    pub fn pods_trouble(&self) -> Option<String> {
+        let known = self.pods.as_ref()?.snapshot();
+        known.figures.trouble().map(|trouble| trouble.reason.to_string())
+    }
+
     /// What is to be done every second: births, deaths, windows.
     ///
     /// # Errors
@@ -205,7 +211,8 @@ impl Pipeline {
             }
         }
         readings.push(Readings { node: own, ..Readings::default() });
-        let known = self.pods.as_ref().map(Shared::lock);
+        // A moment's: the source goes on while the batch is made of it.
+        let known = self.pods.as_ref().map(Shared::snapshot);
         let names = known.as_deref().map(|known| Names { known, now_ns: facts::boottime_ns(), now: Instant::now() });
         self.aggregate.batch(unix_ns, readings, self.cgroups.table(), names)
     }

@@ -196,7 +196,8 @@ pub fn pod_settings(config: &Config) -> Option<pods::Settings> {
             namespace_labels: kubernetes.namespace_labels.clone(),
             service_labels: kubernetes.service_labels,
         },
-        at_once: false,
+        spread: kubernetes.spread,
+        finished_kept: kubernetes.finished_pods,
     })
 }
 
