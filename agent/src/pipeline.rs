@@ -9,7 +9,7 @@ use crate::{
     config,
     join::Node,
     kernel::{
-        capabilities, facts,
+        capabilities, descriptors, facts,
         load::{Kernel, LoadError},
         mounts::{self, MountError},
         pin::{PinError, Pins},
@@ -104,6 +104,7 @@ impl Pipeline {
             return Err(StartError::Capabilities(missing));
         }
         capabilities::lift_memlock_limit();
+        descriptors::raise_limit();
         let root = match settings.cgroup_root {
             Some(root) => root,
             None => mounts::cgroup2()?,
