@@ -191,7 +191,9 @@ fn run(args: &RunArgs) -> Result<(), Failure> {
 
 /// stdout is for what was asked for: batches, tables, documents.
 fn log_to_stderr(config: &Config) {
-    let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(&config.log.level);
+    // kube logs each answer that is no success as an error of its own. What it means is said where it is known, and once.
+    let level = format!("kube_client=off,{}", config.log.level);
+    let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(level);
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log.format {
         LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),

@@ -227,7 +227,10 @@ root_test! {
         agent.catch_up()?;
         wait_for_name(&agent, &running)?;
         wait_for_value(&agent, "podmeter.agent.kubernetes.unlabelled", &[], &[], 2.0)?;
-        let exports = agent.stop()?.exports;
+        let ended = agent.stop()?;
+        let said = ended.stderr.matches("500 Internal Server Error").count();
+        ensure!(said == 2, "of pods and of the node, once each, not {said} times: {}", ended.stderr);
+        let exports = ended.exports;
         let last = exports.of(unlabelled.container.path()).last().context("the last export waits for no name")?;
         ensure!(!last.resource.contains_key("k8s.pod.name") && last.resource.contains_key("k8s.pod.uid"), "{last:?}");
         Ok(())

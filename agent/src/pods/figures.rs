@@ -125,7 +125,8 @@ static OBJECTS: Metric = Metric {
     kind: MetricKind::Gauge,
     attributes: &["resource"],
     scope: Scope::Agent,
-    help: "Objects that are known; \"pods.deleted\" are those kept for the last words of their containers.",
+    help: "Objects that the API has told of and not deleted since; \"pods.deleted\" are deleted ones that are still known, for the final \
+           values of their containers.",
 };
 static HEARD: Metric = Metric {
     name: "podmeter.agent.kubernetes.silence",
