@@ -6,7 +6,7 @@ mod pods;
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use self::pods::{Pods, Used};
@@ -200,8 +200,9 @@ impl Aggregate {
         let mut pods = Vec::new();
         if let Some(names) = names {
             node.extend(pods::node_points(names.known));
-            node.extend(figures::points(names.known, began_unix_ns, unlabelled, names.now));
-            pods = self.pods.samples(&self.node, names.known, &used);
+            pods = self.pods.samples(&self.node, names.known, &used, Duration::from_nanos(time_unix_ns));
+            let left_out = self.pods.left_out as u64;
+            node.extend(figures::points(names.known, began_unix_ns, figures::Missing { unlabelled, left_out }, names.now));
         }
         samples[0].points = node;
         Batch { time_unix_ns, samples, pods, events }
@@ -229,7 +230,7 @@ impl Aggregate {
             *unlabelled += 1;
             let began_ns = self.began.map_or(0, |(_, boottime_ns)| boottime_ns);
             let since_ns = began_ns.max(cgroup.born_ns).max(cgroup.died_ns.unwrap_or(0));
-            if self.patient && names.now_ns.saturating_sub(since_ns) < PATIENCE_NS {
+            if self.patient && names.now_ns.saturating_sub(since_ns) < patience_ns(names.known) {
                 return None;
             }
         }
@@ -242,6 +243,12 @@ impl Aggregate {
         self.labels.insert(cgroup.id, label.clone());
         Some(label)
     }
+}
+
+/// While what is known is not current, a list may be on its way that is put off so that a cluster's agents do not ask all at once.
+fn patience_ns(known: &Known) -> u64 {
+    let current = known.figures.following(figures::Followed::Pods).current;
+    PATIENCE_NS + if current { 0 } else { known.figures.spread.as_nanos() as u64 }
 }
 
 fn find<'a>(known: &'a Known, cgroup: &Cgroup) -> Option<Found<'a>> {
@@ -379,6 +386,19 @@ mod tests {
             [Some("app"), None],
             "it is kept"
         );
+    }
+
+    #[test]
+    fn a_list_that_is_put_off_is_waited_for() {
+        let mut aggregate = Aggregate::new(Node::default());
+        let mut table = Table::default();
+        table.insert(container_cgroup(2, "a"));
+        let mut nobody = Known::default();
+        nobody.figures.spread = Duration::from_secs(5);
+        let mut called_at = |known: &Known, now_ns| called(&aggregate.batch(1, readings(), &table, names(known, now_ns))).len();
+        assert_eq!((called_at(&nobody, 0), called_at(&nobody, PATIENCE_NS)), (0, 0));
+        nobody.figures.following_mut(figures::Followed::Pods).works();
+        assert_eq!(called_at(&nobody, PATIENCE_NS), 1, "all lists are there, and none has its name");
     }
 
     #[test]

@@ -168,6 +168,10 @@ pub struct Kubernetes {
     pub kubelet_token: Option<PathBuf>,
     /// Time between two requests to the kubelet.
     pub kubelet_interval: Duration,
+    /// Lists are put off by up to this long.
+    pub spread: Duration,
+    /// How long a pod's state is exported after its end.
+    pub finished_pods: Duration,
 }
 
 /// Who is asked about pods.

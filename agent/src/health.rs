@@ -1,89 +1,178 @@
 //! `/healthz` and `/readyz`: what kubelet's probes ask.
+//!
+//! `/healthz` fails when a restart is the cure: the collector does not move. `/readyz` fails when a person must look: a signal
+//! cannot be read, or nothing is exported. Its text has the reason, and the state of every signal.
+
+mod serve;
 
 use std::{
-    convert::Infallible,
-    io,
-    net::SocketAddr,
+    fmt::Write as _,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::{Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, time::timeout};
+use hyper::StatusCode;
 
-use crate::kernel::facts;
+pub use self::serve::{bind, serve};
+use crate::{export::ship::Stats, kernel::facts};
 
 /// Without a tick for so long the collector is stuck, and a restart is the cure.
 const STUCK: Duration = Duration::from_secs(30);
 
-/// A connection may last so long: probes ask once.
-const CONNECTION: Duration = Duration::from_secs(5);
+/// A signal that is missing in so many batches, one after the other, is missing in a dashboard.
+const MISSED: u32 = 3;
 
-/// How the collector is.
+/// Nothing was exported for so long, though it was tried.
+const UNSENT: Duration = Duration::from_secs(600);
+
+/// How the agent is.
 #[derive(Debug, Default)]
 pub struct Health {
     /// CLOCK_BOOTTIME of the last tick in ns.
     ticked_ns: AtomicU64,
-    collected: AtomicBool,
+    state: Mutex<State>,
+}
+
+/// What is known since the last collection.
+#[derive(Debug, Default)]
+struct State {
+    collected: bool,
+    signals: Vec<Signal>,
+    /// Since when every attempt to export has failed, and why the last one did.
+    unsent: Option<(Instant, String)>,
+    /// Why pods are not followed. Their names are missing then, no figures.
+    pods: Option<String>,
+}
+
+/// How a signal is.
+#[derive(Debug)]
+struct Signal {
+    name: &'static str,
+    /// Why it was off from the start.
+    off: Option<String>,
+    /// In how many collections in a row it could not be read.
+    missed: u32,
+    /// Why, the last time.
+    error: String,
+}
+
+/// What a collection has shown.
+#[derive(Debug)]
+pub struct Collected<'a> {
+    /// Signals that could not be read, and why.
+    pub missed: &'a [(&'static str, String)],
+    /// What has become of the batches before.
+    pub export: &'a Stats,
+    /// Why pods are not followed, if they are not.
+    pub pods: Option<String>,
+    /// When.
+    pub at: Instant,
 }
 
 impl Health {
+    /// Of an agent with these signals; with each, why it is off.
+    pub fn new(signals: impl IntoIterator<Item = (&'static str, Option<String>)>) -> Self {
+        let signals = signals.into_iter().map(|(name, off)| Signal { name, off, missed: 0, error: String::new() });
+        let state = State { signals: signals.collect(), ..State::default() };
+        Self { ticked_ns: AtomicU64::new(facts::boottime_ns()), state: Mutex::new(state) }
+    }
+
     /// The collector is alive.
     pub fn tick(&self) {
         self.ticked_ns.store(facts::boottime_ns(), Ordering::Relaxed);
     }
 
-    /// The first collection is done.
-    pub fn collected(&self) {
-        self.collected.store(true, Ordering::Relaxed);
+    /// A collection is done.
+    pub fn collected(&self, collected: Collected<'_>) {
+        let mut state = self.state();
+        state.collected = true;
+        for signal in &mut state.signals {
+            match collected.missed.iter().find(|(name, _)| *name == signal.name) {
+                Some((_, error)) => {
+                    signal.missed += 1;
+                    signal.error.clone_from(error);
+                }
+                None => signal.missed = 0,
+            }
+        }
+        let Stats { failing_for, last_error, .. } = collected.export;
+        let since = failing_for.and_then(|failing| collected.at.checked_sub(failing));
+        state.unsent = since.map(|since| (since, last_error.clone().unwrap_or_default()));
+        state.pods = collected.pods;
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Values are replaced whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The status and the text for a path.
     fn answer(&self, path: &str) -> (StatusCode, String) {
-        let silent_ns = facts::boottime_ns().saturating_sub(self.ticked_ns.load(Ordering::Relaxed));
-        let silent = Duration::from_nanos(silent_ns);
+        let because = |reasons: &str| match reasons {
+            "" => (StatusCode::OK, "ok\n".to_owned()),
+            reasons => (StatusCode::SERVICE_UNAVAILABLE, reasons.to_owned()),
+        };
         match path {
-            "/healthz" if silent < STUCK => (StatusCode::OK, "ok\n".to_owned()),
-            "/healthz" => (StatusCode::SERVICE_UNAVAILABLE, format!("the collector has not moved for {} s\n", silent.as_secs())),
-            "/readyz" if self.collected.load(Ordering::Relaxed) => (StatusCode::OK, "ok\n".to_owned()),
-            "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "nothing was collected yet\n".to_owned()),
+            "/healthz" => because(&self.stuck()),
+            "/readyz" => {
+                let state = self.state();
+                let (status, text) = because(&(self.stuck() + &state.unready(Instant::now())));
+                (status, text + &state.details(Instant::now()))
+            }
             _ => (StatusCode::NOT_FOUND, "there are /healthz and /readyz\n".to_owned()),
         }
     }
+
+    /// Why a restart is wanted; empty when it is not.
+    fn stuck(&self) -> String {
+        let silent_ns = facts::boottime_ns().saturating_sub(self.ticked_ns.load(Ordering::Relaxed));
+        let silent = Duration::from_nanos(silent_ns);
+        if silent < STUCK { String::new() } else { format!("the collector has not moved for {} s\n", silent.as_secs()) }
+    }
 }
 
-/// Takes the address.
-///
-/// # Errors
-/// When it is taken already, or not this machine's.
-pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await
-}
+impl State {
+    /// Why the agent is not ready, a line for each reason; empty when it is.
+    fn unready(&self, now: Instant) -> String {
+        if !self.collected {
+            return "nothing was collected yet\n".to_owned();
+        }
+        let mut text = String::new();
+        for Signal { name, missed, error, .. } in self.signals.iter().filter(|signal| signal.missed >= MISSED) {
+            let _ = writeln!(text, "signal {name} could not be read in the last {missed} collections: {error}");
+        }
+        if let Some((since, error)) = &self.unsent {
+            let unsent = now.saturating_duration_since(*since);
+            if unsent >= UNSENT {
+                let _ = writeln!(text, "nothing was exported for {} s: {error}", unsent.as_secs());
+            }
+        }
+        text
+    }
 
-/// Answers for ever.
-pub async fn serve(listener: TcpListener, health: Arc<Health>) {
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            // Out of descriptors, most likely: no reason to spin.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
+    /// How everything is, a line for each.
+    fn details(&self, now: Instant) -> String {
+        let mut text = String::new();
+        for Signal { name, off, missed, error } in &self.signals {
+            let _ = match (off, missed) {
+                (Some(why), _) => writeln!(text, "signal {name}: off: {why}"),
+                (None, 0) => writeln!(text, "signal {name}: on"),
+                (None, missed) => writeln!(text, "signal {name}: not read in the last {missed} collections: {error}"),
+            };
+        }
+        let _ = match &self.unsent {
+            None => writeln!(text, "export: on"),
+            Some((since, error)) => {
+                writeln!(text, "export: failing for {} s: {error}", now.saturating_duration_since(*since).as_secs())
+            }
         };
-        let health = Arc::clone(&health);
-        tokio::spawn(async move {
-            let service = service_fn(move |request: Request<Incoming>| {
-                let (status, text) = health.answer(request.uri().path());
-                let mut response = Response::new(Full::new(Bytes::from(text)));
-                *response.status_mut() = status;
-                async move { Ok::<_, Infallible>(response) }
-            });
-            let connection = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
-            let _ = timeout(CONNECTION, connection).await;
-        });
+        if let Some(why) = &self.pods {
+            let _ = writeln!(text, "pods: {why}");
+        }
+        text
     }
 }
 
@@ -91,16 +180,67 @@ pub async fn serve(listener: TcpListener, health: Arc<Health>) {
 mod tests {
     use super::*;
 
+    fn collect(health: &Health, missed: &[(&'static str, String)], export: &Stats, at: Instant) {
+        health.collected(Collected { missed, export, pods: None, at });
+    }
+
     #[test]
     fn ready_after_the_first_collection_and_healthy_while_it_ticks() {
         let health = Health::default();
         assert_eq!(health.answer("/readyz").0, StatusCode::SERVICE_UNAVAILABLE);
         health.tick();
-        health.collected();
+        collect(&health, &[], &Stats::default(), Instant::now());
         assert_eq!((health.answer("/healthz").0, health.answer("/readyz").0), (StatusCode::OK, StatusCode::OK));
         assert_eq!(health.answer("/").0, StatusCode::NOT_FOUND);
         let long_ago = facts::boottime_ns().saturating_sub(STUCK.as_nanos() as u64 + 1);
         health.ticked_ns.store(long_ago, Ordering::Relaxed);
         assert_eq!(health.answer("/healthz").0, StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[test]
+    fn a_signal_that_cannot_be_read_for_three_collections_makes_the_agent_unready_but_not_unhealthy() {
+        let health = Health::new([("cpu", None), ("tcp", Some("this kernel refuses it".to_owned()))]);
+        let missed = [("cpu", "too many open files".to_owned())];
+        for round in 1..=MISSED {
+            collect(&health, &missed, &Stats::default(), Instant::now());
+            let (status, text) = health.answer("/readyz");
+            assert_eq!(status == StatusCode::OK, round < MISSED, "round {round}: {text}");
+            assert!(text.contains(&format!("signal cpu: not read in the last {round} collections: too many open files\n")));
+            assert!(text.contains("signal tcp: off: this kernel refuses it\n"), "off from the start is no failure: {text}");
+        }
+        assert!(health.answer("/readyz").1.starts_with("signal cpu could not be read in the last 3 collections: too many"));
+        assert_eq!(health.answer("/healthz"), (StatusCode::OK, "ok\n".to_owned()));
+        collect(&health, &[], &Stats::default(), Instant::now());
+        assert_eq!(
+            health.answer("/readyz"),
+            (StatusCode::OK, "ok\nsignal cpu: on\nsignal tcp: off: this kernel refuses it\nexport: on\n".to_owned())
+        );
+    }
+
+    #[test]
+    fn exports_that_fail_for_long_make_the_agent_unready_until_one_is_taken() {
+        let health = Health::new([]);
+        let failing =
+            |failing_for| Stats { failing_for: Some(failing_for), last_error: Some("refused".to_owned()), ..Stats::default() };
+        collect(&health, &[], &failing(UNSENT / 2), Instant::now());
+        let (status, text) = health.answer("/readyz");
+        assert_eq!((status, &*text), (StatusCode::OK, "ok\nexport: failing for 300 s: refused\n"));
+        collect(&health, &[], &failing(UNSENT), Instant::now());
+        let (status, text) = health.answer("/readyz");
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(text.starts_with("nothing was exported for 600 s: refused\n"), "{text}");
+        assert_eq!(health.answer("/healthz").0, StatusCode::OK, "a restart would lose the queue and help nobody");
+        collect(&health, &[], &Stats::default(), Instant::now());
+        assert_eq!(health.answer("/readyz").0, StatusCode::OK);
+    }
+
+    #[test]
+    fn pods_that_are_not_followed_are_said_and_no_more() {
+        let health = Health::new([]);
+        let pods = Some("could not follow pods at https://api/: connection refused".to_owned());
+        health.collected(Collected { missed: &[], export: &Stats::default(), pods, at: Instant::now() });
+        let (status, text) = health.answer("/readyz");
+        assert_eq!(status, StatusCode::OK);
+        assert!(text.ends_with("pods: could not follow pods at https://api/: connection refused\n"), "{text}");
     }
 }

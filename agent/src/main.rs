@@ -36,6 +36,7 @@ use clap::{Args, Parser, Subcommand};
 
 use causes::chain;
 use config::{Config, ConfigError, LogFormat, Overrides};
+use kernel::pin::Uninstalled;
 use live::{
     Live,
     names::{FIRST_LIST, Names},
@@ -216,7 +217,9 @@ fn run(args: &RunArgs) -> Result<(), Failure> {
 
 /// stdout is for what was asked for: batches, tables, documents.
 fn log_to_stderr(config: &Config) {
-    let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(&config.log.level);
+    // kube logs each answer that is no success as an error of its own. What it means is said where it is known, and once.
+    let level = format!("kube_client=off,{}", config.log.level);
+    let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(level);
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log.format {
         LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
@@ -230,8 +233,8 @@ fn top(args: &TopArgs) -> Result<(), Failure> {
     // Ends with the process, beside an agent or without one.
     settings.pin = false;
     let names = run::pod_settings(&config).map(Names::follow).transpose().map_err(Failure::Run)?;
-    if let Some(names) = names.as_ref().filter(|_| args.once) {
-        names.wait(FIRST_LIST);
+    if let Some(Err(why)) = names.as_ref().filter(|_| args.once).map(|names| names.wait(FIRST_LIST)) {
+        let _ = writeln!(std::io::stderr(), "podmeter: pods have no names: {why}");
     }
     let source = Live::start(settings, names)?;
     if !args.once {
@@ -259,8 +262,12 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
 fn uninstall(args: &ConfigArgs) -> Result<(), Failure> {
     let (config, _) = load(args.config.as_deref(), Overrides::default())?;
     let directory = config.bpf.directory.display();
-    let removed = kernel::pin::uninstall(&config.bpf.directory)?;
-    print(&if removed { format!("removed {directory}") } else { format!("nothing is pinned in {directory}") })
+    print(&match kernel::pin::uninstall(&config.bpf.directory)? {
+        Uninstalled::Nothing => format!("nothing is pinned in {directory}"),
+        Uninstalled::Removed => format!("removed {directory}"),
+        // In a container it is a mount point, and empty now.
+        Uninstalled::Emptied(why) => format!("removed all that was pinned in {directory}; the empty directory stays: {why}"),
+    })
 }
 
 /// Prints to stdout; a reader that went away (`| head`) is no failure.

@@ -9,7 +9,7 @@ use crate::{
     config,
     join::Node,
     kernel::{
-        capabilities, facts,
+        capabilities, descriptors, facts,
         load::{Kernel, LoadError},
         mounts::{self, MountError},
         pin::{PinError, Pins},
@@ -104,6 +104,7 @@ impl Pipeline {
             return Err(StartError::Capabilities(missing));
         }
         capabilities::lift_memlock_limit();
+        descriptors::raise_limit();
         let root = match settings.cgroup_root {
             Some(root) => root,
             None => mounts::cgroup2()?,
@@ -151,6 +152,12 @@ impl Pipeline {
     /// What a signal that counts does without on this kernel, and why. Some know only after the first collection.
     pub fn note(&self, signal: &Signal) -> Option<String> {
         self.signals.iter().find(|(running, _)| running.name == signal.name)?.1.note()
+    }
+
+    /// Why pods are not followed at the moment, in one sentence.
+    pub fn pods_trouble(&self) -> Option<String> {
+        let known = self.pods.as_ref()?.snapshot();
+        known.figures.trouble().map(|trouble| trouble.reason.to_string())
     }
 
     /// What is to be done every second: births, deaths, windows.
@@ -205,7 +212,8 @@ impl Pipeline {
             }
         }
         readings.push(Readings { node: own, ..Readings::default() });
-        let known = self.pods.as_ref().map(Shared::lock);
+        // A moment's: the source goes on while the batch is made of it.
+        let known = self.pods.as_ref().map(Shared::snapshot);
         let names = known.as_deref().map(|known| Names { known, now_ns: facts::boottime_ns(), now: Instant::now() });
         self.aggregate.batch(unix_ns, readings, self.cgroups.table(), names)
     }

@@ -4,9 +4,10 @@
 //! for the API: while it is away, what was known is used, and what is not known has its UID.
 
 mod api;
-mod failure;
+pub mod failure;
 pub mod figures;
 mod follow;
+mod items;
 pub mod known;
 mod kubelet;
 pub mod metrics;
@@ -39,13 +40,22 @@ use crate::{config::Proxies, url::shown};
 /// Where Kubernetes puts the token of a pod's service account.
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
-/// What is known, shared between the source and the collector. Either holds it for microseconds.
+/// What is known, shared between the source and the collector. Neither ever waits for the other.
 #[derive(Clone, Debug, Default)]
-pub struct Shared(Arc<Mutex<Known>>);
+pub struct Shared(Arc<Mutex<Arc<Known>>>);
 
 impl Shared {
-    /// For a look or a change.
-    pub fn lock(&self) -> MutexGuard<'_, Known> {
+    /// What is known now. It stays as it is for as long as it is held.
+    pub fn snapshot(&self) -> Arc<Known> {
+        Arc::clone(&self.lock())
+    }
+
+    /// Changes what is known. While a snapshot is held, a copy is changed, which shares with it all that stays as it was.
+    pub fn change<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
+        change(Arc::make_mut(&mut self.lock()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<Known>> {
         // Whole objects are put in: it is consistent whoever panicked.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -83,10 +93,13 @@ pub struct Settings {
     pub node: String,
     /// What is wanted of them.
     pub wanted: Wanted,
-    /// Whether somebody waits: the first request is then sent at once, though all agents of a cluster may be started together.
-    pub at_once: bool,
     /// The environment's proxies.
     pub proxies: Proxies,
+    /// Lists are put off by up to this long, the first one too: the agents of a cluster may all be started together, or lose their
+    /// API server together. Zero where somebody waits.
+    pub spread: Duration,
+    /// How long a pod's state is exported after its end.
+    pub finished_kept: Duration,
 }
 
 /// Whether this process is a pod with a service account.
@@ -100,23 +113,26 @@ pub fn in_cluster() -> bool {
 /// When a person must correct a setting. A server that does not answer is none.
 pub async fn follow(settings: Settings) -> Result<Shared, ApiError> {
     let shared = Shared::default();
-    let Settings { source, node, wanted, at_once, proxies } = settings;
+    let Settings { source, node, wanted, proxies, spread, finished_kept } = settings;
     let wanted = Arc::new(wanted);
-    let jitter = if at_once { Duration::ZERO } else { follow::JITTER };
+    shared.change(|known| {
+        known.figures.spread = spread;
+        known.finished_kept = finished_kept;
+    });
     match source {
         Source::Api { kubeconfig } => {
             let server = Server::of_cluster(kubeconfig.as_ref(), &proxies).await?;
             let api = || Api::new(server.clone());
             let (shared, wanted) = (|| shared.clone(), || Arc::clone(&wanted));
-            tokio::spawn(Follower::new(api(), PODS, shared(), wanted(), Some(("spec.nodeName", &node))).run(jitter));
-            tokio::spawn(Follower::new(api(), NODE, shared(), wanted(), Some(("metadata.name", &node))).run(jitter));
+            tokio::spawn(Follower::new(api(), PODS, shared(), wanted(), Some(("spec.nodeName", &node))).run(spread));
+            tokio::spawn(Follower::new(api(), NODE, shared(), wanted(), Some(("metadata.name", &node))).run(spread));
             if !wanted().namespace_labels.is_empty() {
-                tokio::spawn(Follower::new(api(), NAMESPACES, shared(), wanted(), None).run(jitter));
+                tokio::spawn(Follower::new(api(), NAMESPACES, shared(), wanted(), None).run(spread));
             }
         }
         Source::Kubelet { url, ca, verify, token, interval } => {
             let server = Server::kubelet(kubelet_config(&url, ca, verify, token)?);
-            tokio::spawn(Poller { api: Api::new(server), shared: shared.clone(), wanted, interval }.run(jitter));
+            tokio::spawn(Poller { api: Api::new(server), shared: shared.clone(), wanted, interval }.run(spread));
         }
     }
     Ok(shared)
@@ -177,3 +193,26 @@ const NAMESPACES: Sink<Namespace> = Sink {
     forget: |_, _| (),
     keep: Known::keep_namespaces,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_stays_as_it_was_and_holds_up_nobody() {
+        let shared = Shared::default();
+        let pod = |uid: &str| Pod { uid: uid.into(), ..Pod::default() };
+        shared.change(|known| known.set_pod(pod("a")));
+        let before = shared.snapshot();
+        // With a lock this would hang.
+        shared.change(|known| {
+            known.set_pod(pod("b"));
+            known.forget_pod("a", Instant::now());
+            known.figures.requests += 1;
+        });
+        assert_eq!((before.counts(), before.figures.requests), ((1, 0), 0));
+        let after = shared.snapshot();
+        assert_eq!((after.counts(), after.figures.requests), ((1, 1), 1));
+        assert!(std::ptr::eq(before.find("a", None).unwrap().pod, after.find("a", None).unwrap().pod), "nothing is copied");
+    }
+}

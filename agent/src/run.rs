@@ -20,7 +20,7 @@ use crate::{
         self, ExportError,
         ship::{Queue, Shipper},
     },
-    health::{self, Health},
+    health::{self, Collected, Health},
     join::Node,
     kernel::{facts, sys},
     pipeline::{Pipeline, Settings, StartError},
@@ -108,8 +108,8 @@ pub fn run(config: &Config) -> Result<(), RunError> {
             }
         }
         let started_unix_ns = facts::unix_ns();
-        let health = Arc::new(Health::default());
-        health.tick();
+        let states = pipeline.states().iter();
+        let health = Arc::new(Health::new(states.map(|state| (state.signal.name, state.off.clone()))));
         tokio::spawn(health::serve(listener, Arc::clone(&health)));
 
         let (stop, stopped) = mpsc::channel();
@@ -199,8 +199,9 @@ pub fn pod_settings(config: &Config) -> Option<pods::Settings> {
             namespace_labels: kubernetes.namespace_labels.clone(),
             service_labels: kubernetes.service_labels,
         },
-        at_once: false,
         proxies: config.proxies.clone(),
+        spread: kubernetes.spread,
+        finished_kept: kubernetes.finished_pods,
     })
 }
 
@@ -248,10 +249,13 @@ impl Collector {
 
     /// Collects, and queues it together with what became of the batches before.
     fn collect(&mut self, failing: &mut Vec<String>) {
-        let mut batch = self.pipeline.collect(|signal, cause| failing.push(format!("could not read {signal}: {}", chain(cause))));
-        self.health.collected();
+        let mut missed = Vec::new();
+        let mut batch = self.pipeline.collect(|signal, cause| missed.push((signal, chain(cause))));
+        failing.extend(missed.iter().map(|(signal, cause)| format!("could not read {signal}: {cause}")));
+        let (stats, of_events) = (self.queue.stats(), self.queue.event_stats());
+        let pods = self.pipeline.pods_trouble();
+        self.health.collected(Collected { missed: &missed, export: &stats, pods, at: Instant::now() });
         if let Some(node) = batch.samples.iter_mut().find(|sample| sample.cgroup.is_none()) {
-            let (stats, of_events) = (self.queue.stats(), self.queue.event_stats());
             node.points.extend(export::own::points(&stats, of_events.as_ref(), self.started_unix_ns));
         }
         self.queue.enqueue(&batch);

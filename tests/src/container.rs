@@ -83,6 +83,8 @@ pub struct Mount {
     pub path: String,
     /// Whether the container may not write to it.
     pub read_only: bool,
+    /// Whether kubelet makes the directory where it is not there.
+    pub create: bool,
 }
 
 /// What the manifest says about the agent's container.
@@ -124,7 +126,8 @@ impl Manifest {
             let volume = volume.with_context(|| format!("there is no volume {name}"))?;
             let host_path = volume["hostPath"]["path"].as_str().map(str::to_owned);
             let read_only = mount["readOnly"] == true || host_path.is_none();
-            Ok(Mount { volume: name, host_path, path: text(&mount["mountPath"])?, read_only })
+            let create = volume["hostPath"]["type"] == "DirectoryOrCreate";
+            Ok(Mount { volume: name, host_path, path: text(&mount["mountPath"])?, read_only, create })
         });
         let mut capabilities: Vec<String> =
             list(&container["securityContext"]["capabilities"]["add"]).iter().map(text).collect::<Result<_>>()?;
@@ -158,6 +161,9 @@ fn counts_maps_as_locked() -> Result<bool> {
         _ => bail!("the kernel calls itself {release}"),
     }
 }
+
+/// Where a node has its BPF file system.
+const BPF: &str = "/sys/fs/bpf";
 
 /// A BPF file system that stands for the node's, so that nothing of a test stays in that. What is pinned there goes with it.
 #[derive(Debug)]
@@ -205,12 +211,23 @@ impl Node {
             let point = inside(root.path(), point);
             fs::create_dir_all(&point).with_context(|| format!("could not make {}", point.display()))?;
         }
-        Ok(Self { manifest, root, config, bpf: BpfFs::new()?, cgroup: Cgroup::new("daemonset")? })
+        let node = Self { manifest, root, config, bpf: BpfFs::new()?, cgroup: Cgroup::new("daemonset")? };
+        for mount in node.manifest.mounts.iter().filter(|mount| mount.create) {
+            // What kubelet does for DirectoryOrCreate.
+            let path = node.bpf_path(mount.host_path.as_deref().unwrap_or_default());
+            fs::create_dir_all(&path).with_context(|| format!("could not make {}", path.display()))?;
+        }
+        Ok(node)
     }
 
     /// The manifest that containers are made by.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// Where this node has a path below `/sys/fs/bpf`.
+    pub fn bpf_path(&self, path: &str) -> PathBuf {
+        inside(self.bpf.0.path(), path.strip_prefix(BPF).unwrap_or(path))
     }
 
     /// What is pinned on this node.
@@ -302,7 +319,8 @@ impl Plan {
                 None => node.config.path(),
                 // Where a node with cgroup v2 has it; on a hybrid machine it is below.
                 Some("/sys/fs/cgroup") => cgroup::mount_point()?,
-                Some("/sys/fs/bpf") => node.bpf.0.path(),
+                Some(BPF) => node.bpf.0.path(),
+                Some(below) if below.starts_with(BPF) => &node.bpf_path(below),
                 Some(other) => bail!("this harness does not know the node's directory {other}"),
             };
             Ok((path(source)?, path(&inside(root, &mount.path))?, mount.read_only))

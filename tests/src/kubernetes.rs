@@ -1,7 +1,7 @@
 //! A Kubernetes API server, and a kubelet's, in a thread: real HTTP, over TLS, with everything that makes a client's life hard.
 //!
 //! It keeps objects and a history of events, answers lists and watches from them by the rules of the real one (resource versions,
-//! field selectors, bookmarks, `sendInitialEvents`, 410 for what is too long ago), checks the bearer token, and misbehaves as told:
+//! field selectors, bookmarks, an ERROR event with 410 for what is too long ago), checks the bearer token, and misbehaves as told:
 //! any status, slow or no answers, connections that break in the middle of an object, events that come late.
 
 pub mod look;
@@ -24,9 +24,6 @@ use serde_json::{Value as Json, json};
 use tokio::sync::{oneshot, watch};
 
 use crate::collector::Tls;
-
-/// The annotation that ends the initial objects of a watch.
-const INITIAL_END: &str = "k8s.io/initial-events-end";
 
 /// Where a pod has its service account.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -90,8 +87,6 @@ pub struct Asked {
 /// How a server is.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Whether it can send initial objects with a watch.
-    pub watch_list: bool,
     /// The token it accepts.
     pub token: String,
     /// Time between two bookmarks; a real one takes a minute.
@@ -102,7 +97,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { watch_list: true, token: "first-token".to_owned(), bookmarks: Duration::from_secs(60), delay: Duration::ZERO }
+        Self { token: "first-token".to_owned(), bookmarks: Duration::from_secs(60), delay: Duration::ZERO }
     }
 }
 
@@ -225,7 +220,8 @@ impl Server {
 
     /// The configuration of an agent on `node-1` that follows this server.
     pub fn agent_config(&self) -> Result<Json> {
-        Ok(json!({"node_name": "node-1", "kubernetes": {"kubeconfig": self.kubeconfig()?, "labels": "team"}}))
+        // A cluster of one agent: nobody to make room for.
+        Ok(json!({"node_name": "node-1", "kubernetes": {"kubeconfig": self.kubeconfig()?, "labels": "team", "spread": "0s"}}))
     }
 
     /// Puts the files of a service account where Kubernetes puts them into a pod; they go with the returned value. `None` where

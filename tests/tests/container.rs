@@ -30,6 +30,9 @@ root_test! {
         const TEST: &str = "the_daemonsets_container_measures_what_the_kernel_counts_and_ends_in_time";
         let Some(binary) = static_binary(TEST)? else { return Ok(()) };
         let node = Node::new(&binary)?;
+        // Another agent's, which is none of podmeter's business.
+        let other = node.bpf_path("/sys/fs/bpf/other");
+        std::fs::create_dir(&other).context("could not make a directory in bpffs")?;
         let agent = node.run()?;
         agent.wait_for("a first export", 15_000 * MS, |exports| (exports.requests() > 0).then_some(()))?;
 
@@ -55,12 +58,21 @@ root_test! {
         agent.stop()?;
 
         // What it has left in the kernel stays for the next one.
-        ensure!(node.pins()? == ["podmeter"], "pinned: {:?}", node.pins()?);
+        let pinned = |node: &Node| -> Result<usize> {
+            let own = node.bpf_path("/sys/fs/bpf/podmeter").read_dir().context("podmeter's directory is gone")?;
+            Ok(own.count())
+        };
+        ensure!(pinned(&node)? > 1, "nothing is pinned");
         let next = node.run()?;
         next.wait_for("an export of the next agent", 15_000 * MS, |exports| (exports.requests() > 0).then_some(()))?;
         next.stop()?;
         let removed = node.output(&["uninstall", "--config", "/etc/podmeter/config.yaml"], None)?;
-        ensure!(removed.code == Some(0) && node.pins()?.is_empty(), "{removed:?} left {:?}", node.pins()?);
+        // The directory itself is a mount point there.
+        ensure!(removed.code == Some(0) && removed.stdout.contains("removed all that was pinned"), "{removed:?}");
+        ensure!(pinned(&node)? == 0, "{removed:?} left something");
+        let again = node.output(&["uninstall", "--config", "/etc/podmeter/config.yaml"], None)?;
+        ensure!(again.code == Some(0) && again.stdout.contains("nothing is pinned"), "{again:?}");
+        ensure!(node.pins()?.iter().any(|name| name == "other"), "another agent's directory is gone: {:?}", node.pins()?);
         Ok(())
     }
 }
@@ -100,7 +112,10 @@ fn the_manifest_gives_root_nothing_that_it_does_not_need() -> Result<()> {
         ensure!(manifest.pod[namespace] != true, "the pod has {namespace}");
     }
     let written: Vec<&str> = manifest.mounts.iter().filter(|mount| !mount.read_only).map(|mount| mount.path.as_str()).collect();
-    ensure!(written == ["/host/sys/fs/bpf"], "the container can write to {written:?}");
+    ensure!(written == ["/host/sys/fs/bpf/podmeter"], "the container can write to {written:?}");
+    // Of the node's bpffs, where others have their pins too, only this directory.
+    let from: Vec<_> = manifest.mounts.iter().filter(|mount| !mount.read_only).map(|mount| mount.host_path.as_deref()).collect();
+    ensure!(from == [Some("/sys/fs/bpf/podmeter")], "the container can write to the node's {from:?}");
     Ok(())
 }
 

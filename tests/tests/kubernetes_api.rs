@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
     agent::{Agent, As, config_file},
     cgroup::Cgroup,
+    http,
     kubernetes::{
         Fault, Options, Server,
         look::{SOON, World, wait_for_attributes, wait_for_value},
@@ -59,7 +60,7 @@ root_test! {
             wait_for_name(&agent, &next)?;
             world.server.delete_pod(&next.pod);
         }
-        let lists = |server: &Server| pod_requests(server).iter().filter(|(path, _)| path.contains("sendInitialEvents")).count();
+        let lists = |server: &Server| pod_requests(server).iter().filter(|(path, _)| !path.contains("watch=1")).count();
         ensure!(lists(&world.server) == 1, "a watch that broke was not resumed: {:?}", pod_requests(&world.server));
 
         // What happened meanwhile is forgotten there: a pod went and another came.
@@ -70,6 +71,7 @@ root_test! {
         world.server.compact();
         world.server.always(None);
         wait_for_name(&agent, &fourth)?;
+        // While the server said 500 only the watch was tried again.
         ensure!(lists(&world.server) == 2, "410 leads to a new list: {:?}", pod_requests(&world.server));
         wait_for_value(&agent, "podmeter.agent.kubernetes.objects", &[], &[("resource", "pods")], 1.0)?;
         wait_for_value(&agent, "podmeter.agent.kubernetes.objects", &[], &[("resource", "pods.deleted")], 3.0)?;
@@ -108,7 +110,7 @@ root_test! {
         world.server.always(Some(Fault::status(403)));
         let running = run(&world, "web-1")?;
         let agent = Agent::start(world.server.agent_config()?)?;
-        agent.wait_for_log("cannot watch resource \"pods\"", SOON)?;
+        agent.wait_for_log("cannot list resource \"pods\"", SOON)?;
         agent.wait_for_log("needs the verbs list and watch on pods", SOON)?;
         world.server.wait_until("more attempts", |server| pod_requests(server).len() >= 4)?;
         let said = agent.stderr().matches("could not follow pods").count();
@@ -140,48 +142,73 @@ root_test! {
 }
 
 root_test! {
-    fn answers_that_are_slow_broken_or_no_json_are_asked_for_again() {
-        for watch_list in [true, false] {
-            let world = World::new(Driver::Systemd, Options { watch_list, ..Options::default() })?;
-            world.server.set("nodes", objects::node("node-1", "2", "1Gi"));
-            for fault in [Fault::Slow(2 * SECOND), Fault::Cut, Fault::Garbage] {
-                world.server.next(2, fault);
-            }
-            let running = run(&world, "web-1")?;
-            let agent = Agent::start(world.server.agent_config()?)?;
-            agent.wait_for("a name", 3 * SOON, |exports| {
-                exports.of(running.container.path()).last()?.resource.get("k8s.pod.name").map(drop)
-            })?;
-            agent.stop()?;
+    fn lists_are_put_off_so_that_the_agents_of_a_cluster_do_not_ask_at_once() {
+        let world = World::new(Driver::Systemd, Options::default())?;
+        world.server.set("namespaces", objects::namespace("shop", json!({"team": "red"})));
+        let mut config = world.server.agent_config()?;
+        config["kubernetes"]["spread"] = json!("6s");
+        config["kubernetes"]["namespace_labels"] = json!("team");
+        let running = run(&world, "web-1")?;
+        // The chance that three lists of three starts are all within half a second is one in millions.
+        let mut waits = Vec::new();
+        for _ in 0..3 {
+            let (began, before) = (Instant::now(), world.server.asked().len());
+            let agent = Agent::start(config.clone())?;
+            // Nothing goes out without its name because its list was late.
+            let attributes = wait_for_attributes(&agent, &running.container, &[("k8s.pod.name", "web-1")])?;
+            ensure!(attributes.contains_key("k8s.container.name"), "{attributes:?}");
+            world.server.wait_until("three lists", |server| server.asked()[before..].iter().filter(|asked| !asked.path.contains("watch=1")).count() >= 3)?;
+            let asked = world.server.asked();
+            waits.extend(asked[before..].iter().filter(|asked| !asked.path.contains("watch=1")).map(|asked| asked.at - began));
+            let exports = agent.stop()?.exports;
+            ensure!(exports.of(running.container.path()).iter().all(|point| point.resource.contains_key("k8s.pod.name")), "a point had no name");
         }
+        let (first, last) = (waits.iter().min().context("asked")?, waits.iter().max().context("asked")?);
+        println!("asked after {waits:?}");
+        ensure!(*last - *first > SECOND / 2 && *last < 12 * SECOND, "asked after {waits:?}");
+        Ok(())
+    }
+}
+
+root_test! {
+    fn answers_that_are_slow_broken_or_no_json_are_asked_for_again() {
+        let world = World::new(Driver::Systemd, Options::default())?;
+        world.server.set("nodes", objects::node("node-1", "2", "1Gi"));
+        for fault in [Fault::Slow(2 * SECOND), Fault::Cut, Fault::Garbage] {
+            world.server.next(2, fault);
+        }
+        let running = run(&world, "web-1")?;
+        let agent = Agent::start(world.server.agent_config()?)?;
+        agent.wait_for("a name", 3 * SOON, |exports| {
+            exports.of(running.container.path()).last()?.resource.get("k8s.pod.name").map(drop)
+        })?;
+        agent.stop()?;
         Ok(())
     }
 }
 
 root_test! {
     fn an_object_that_cannot_be_read_is_counted_and_the_others_are_not_lost() {
-        for watch_list in [true, false] {
-            let world = World::new(Driver::Systemd, Options { watch_list, ..Options::default() })?;
-            let broken = |name: &str| json!({"metadata": {"name": name, "uid": objects::uid(), "namespace": "shop"},
-                "spec": {"nodeName": "node-1", "containers": 5}});
-            world.server.set("pods", broken("broken-1"));
-            let listed = run(&world, "web-1")?;
-            let agent = Agent::start(world.server.agent_config()?)?;
-            wait_for_name(&agent, &listed)?;
-            world.server.set("pods", broken("broken-2"));
-            // Nonsense where a quantity should be takes nothing but that quantity.
-            let id = container_id();
-            let resources = json!({"cpu": "a lot", "memory": "64Mi"});
-            let odd = Pod::new("odd", vec![Container::new("app", &id).with_resources(resources, json!({}))]);
-            world.server.set_pod(&odd);
-            let of = [("k8s.pod.name", "odd"), ("k8s.container.name", "app")];
-            wait_for_value(&agent, "k8s.container.memory.request.desired", &of, &[], f64::from(64 << 20))?;
-            wait_for_value(&agent, "podmeter.agent.kubernetes.malformed", &[], &[], 2.0)?;
-            let exports = agent.stop()?.exports;
-            ensure!(exports.of_node().iter().all(|point| {
-                &*point.metric != "k8s.container.cpu.request.desired"
-            }), "a request that nobody can read was exported");
-        }
+        let world = World::new(Driver::Systemd, Options::default())?;
+        let broken = |name: &str| json!({"metadata": {"name": name, "uid": objects::uid(), "namespace": "shop"},
+            "spec": {"nodeName": "node-1", "containers": 5}});
+        world.server.set("pods", broken("broken-1"));
+        let listed = run(&world, "web-1")?;
+        let agent = Agent::start(world.server.agent_config()?)?;
+        wait_for_name(&agent, &listed)?;
+        world.server.set("pods", broken("broken-2"));
+        // Nonsense where a quantity should be takes nothing but that quantity.
+        let id = container_id();
+        let resources = json!({"cpu": "a lot", "memory": "64Mi"});
+        let odd = Pod::new("odd", vec![Container::new("app", &id).with_resources(resources, json!({}))]);
+        world.server.set_pod(&odd);
+        let of = [("k8s.pod.name", "odd"), ("k8s.container.name", "app")];
+        wait_for_value(&agent, "k8s.container.memory.request.desired", &of, &[], f64::from(64 << 20))?;
+        wait_for_value(&agent, "podmeter.agent.kubernetes.malformed", &[], &[], 2.0)?;
+        let exports = agent.stop()?.exports;
+        ensure!(exports.of_node().iter().all(|point| {
+            &*point.metric != "k8s.container.cpu.request.desired"
+        }), "a request that nobody can read was exported");
         Ok(())
     }
 }
@@ -200,7 +227,10 @@ root_test! {
         agent.catch_up()?;
         wait_for_name(&agent, &running)?;
         wait_for_value(&agent, "podmeter.agent.kubernetes.unlabelled", &[], &[], 2.0)?;
-        let exports = agent.stop()?.exports;
+        let ended = agent.stop()?;
+        let said = ended.stderr.matches("500 Internal Server Error").count();
+        ensure!(said == 2, "of pods and of the node, once each, not {said} times: {}", ended.stderr);
+        let exports = ended.exports;
         let last = exports.of(unlabelled.container.path()).last().context("the last export waits for no name")?;
         ensure!(!last.resource.contains_key("k8s.pod.name") && last.resource.contains_key("k8s.pod.uid"), "{last:?}");
         Ok(())
@@ -267,7 +297,7 @@ root_test! {
         let (host, port) = (world.server.address().ip().to_string(), world.server.address().port().to_string());
         let environment =
             [("KUBERNETES_SERVICE_HOST", &*host), ("KUBERNETES_SERVICE_PORT", &*port), ("NODE_NAME", "node-1")];
-        let agent = Agent::spawn_in(json!({}), &environment)?;
+        let agent = Agent::spawn_in(json!({"kubernetes": {"spread": "0s"}}), &environment)?;
         wait_for_attributes(&agent, &running.container, &[("k8s.pod.name", "web-1"), ("k8s.node.name", "node-1")])?;
         agent.stop().map(drop)
     }
@@ -285,13 +315,34 @@ root_test! {
 }
 
 root_test! {
+    fn top_says_why_pods_have_no_names_and_does_not_wait_for_a_server_that_is_not_there() {
+        let api = http::free_address()?;
+        let kubeconfig = config_file(&json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": format!("http://{api}")}}],
+            "users": [{"name": "test", "user": {}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        }).to_string())?;
+        let config = json!({"node_name": "node-1", "kubernetes": {"kubeconfig": kubeconfig.path()}}).to_string();
+        let config = config_file(&config)?;
+        let path = config.path().display().to_string();
+        let args = ["top", "--once", "--interval", "100ms", "--config", &path];
+        let output = podmeter_tests::agent::run(&args, As::Root, 15 * SECOND)?;
+        ensure!(output.code == Some(0) && output.stdout.contains("NAME"), "{output:?}");
+        let why = format!("podmeter: pods have no names: could not follow pods at http://{api}/: ");
+        ensure!(output.stderr.contains(&why) && output.stderr.contains("refused"), "{output:?}");
+        Ok(())
+    }
+}
+
+root_test! {
     fn a_real_clusters_pods_can_be_followed() {
         let name = "a_real_clusters_pods_can_be_followed";
         let (Some(kubeconfig), Some(node)) = (std::env::var_os("KUBECONFIG"), std::env::var_os("NODE_NAME")) else {
             eprintln!("SKIPPED {name}: needs KUBECONFIG and NODE_NAME, a node of that cluster");
             return Ok(());
         };
-        let config = json!({"node_name": node.to_string_lossy(), "kubernetes": {"kubeconfig": kubeconfig.to_string_lossy()}});
+        let config = json!({"node_name": node.to_string_lossy(), "kubernetes": {"kubeconfig": kubeconfig.to_string_lossy(), "spread": "0s"}});
         let agent = Agent::start(config)?;
         wait_for_value(&agent, "podmeter.agent.kubernetes.current", &[], &[("resource", "pods")], 1.0)?;
         wait_for_value(&agent, "podmeter.agent.kubernetes.current", &[], &[("resource", "nodes")], 1.0)?;

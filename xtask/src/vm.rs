@@ -56,10 +56,11 @@ struct LeftOut {
 }
 
 const LEFT_OUT: &[LeftOut] = &[
-    // Of back ends, dashboards, rules, manifests and the Kubernetes API.
+    // Of back ends, dashboards, rules, manifests, probes and the Kubernetes API.
     LeftOut { runner: "backend", tests: &[] },
     LeftOut { runner: "dashboard", tests: &[] },
     LeftOut { runner: "deploy", tests: &[] },
+    LeftOut { runner: "health", tests: &[] },
     LeftOut { runner: "kubernetes", tests: &[] },
     LeftOut { runner: "kubernetes_api", tests: &[] },
     LeftOut { runner: "rules", tests: &[] },

@@ -1,8 +1,12 @@
 //! What Kubernetes says of pods and containers, beside how they use it (pure): one sample per pod and per container of its spec.
 
+mod finished;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
+use self::finished::Finished;
 use crate::{
     cgroups::name::Kind,
     join::{Node, Sample},
@@ -122,12 +126,14 @@ type Told = HashMap<(Box<str>, Box<str>, &'static str), BTreeSet<&'static str>>;
 #[derive(Debug, Default)]
 pub struct Pods {
     told: Told,
+    finished: Finished,
+    /// How many pods that the API has are not in the last batch.
+    pub left_out: usize,
 }
 
 impl Pods {
-    /// The samples of all pods that the API has now. `measures_cpu` and `measures_memory` tell whether a container that is not
-    /// running is known to use none.
-    pub fn samples(&mut self, node: &Node, known: &Known, used: &Used<'_>) -> Vec<Sample> {
+    /// The samples of the pods that the API has now, of those that have finished only the latest. `now` is Unix time.
+    pub fn samples(&mut self, node: &Node, known: &Known, used: &Used<'_>, now: Duration) -> Vec<Sample> {
         let measured = Usage {
             cores: used.containers.values().find_map(|usage| usage.cores),
             working_set_bytes: used.containers.values().find_map(|usage| usage.working_set_bytes),
@@ -135,7 +141,9 @@ impl Pods {
         };
         let mut samples = Vec::new();
         let mut told = Told::new();
-        for pod in known.pods() {
+        let chosen = self.finished.choose(known, now);
+        self.left_out = chosen.left_out;
+        for pod in known.living().chain(chosen.pods) {
             let labels = known.labels_of(&pod.namespace);
             let own = used.pods.get(&*pod.uid);
             let points = self.pod_points(pod, own, &mut told);
@@ -278,8 +286,8 @@ pub fn node_points(known: &Known) -> Vec<Point> {
         points.extend(cores(&metrics::NODE_CPU, node.cpu));
         points.extend(bytes(&metrics::NODE_MEMORY, node.memory));
     }
-    let sum = |of: fn(&Pod) -> Option<Quantity>| known.pods().filter_map(of).fold(Quantity::default(), Quantity::plus);
-    if known.pods().next().is_some() {
+    let sum = |of: fn(&Pod) -> Option<Quantity>| known.living().filter_map(of).fold(Quantity::default(), Quantity::plus);
+    if known.counts().0 > 0 {
         points.extend(cores(&metrics::NODE_CPU_REQUEST, Some(sum(requests::cpu))));
         points.extend(bytes(&metrics::NODE_MEMORY_REQUEST, Some(sum(requests::memory))));
     }

@@ -200,6 +200,20 @@ pub(super) const KEYS: &[Key] = &[
         store(&mut l.config.kubernetes.kubelet_interval, interval)
     }),
     Key::new(
+        "kubernetes.spread",
+        Some("15s"),
+        "Lists are put off by a random time up to this, the first one too, so that the agents of a cluster do not ask the API server \
+         all at once: 0s to 300s. Containers wait for their names so much longer at start.",
+        |l, v| store(&mut l.config.kubernetes.spread, duration(v, Duration::ZERO..=Duration::from_secs(300))?),
+    ),
+    Key::new(
+        "kubernetes.finished_pods",
+        Some("10m"),
+        "How long the state of a pod is exported after its end: 0s to 24h. Each is exported once at least; at one time no more than \
+         the latest hundred are. podmeter.agent.kubernetes.left_out is the number of the others.",
+        |l, v| store(&mut l.config.kubernetes.finished_pods, duration(v, Duration::ZERO..=Duration::from_secs(24 * 3600))?),
+    ),
+    Key::new(
         "cgroups.slots",
         Some("1024"),
         "Cgroups that can be told apart at one time: 16 to 65536. Others count as unattributed. Each costs kernel memory on \

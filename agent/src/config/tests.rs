@@ -64,6 +64,8 @@ fn the_defaults() {
             kubelet_url: "https://127.0.0.1:10250".to_owned(),
             kubelet_verify: true,
             kubelet_interval: Duration::from_secs(10),
+            spread: Duration::from_secs(15),
+            finished_pods: Duration::from_secs(600),
             ..Kubernetes::default()
         },
         cgroups: Cgroups { slots: 1024, root: None },
@@ -123,6 +125,7 @@ fn a_file_sets_every_key() {
          signals:\n  cpu: false\n\
          kubernetes:\n  source: kubelet\n  kubeconfig: k\n  labels: ' team, app ,team,'\n  namespace_labels: team\n  service_labels: true\n\
          \x20 kubelet_url: https://n:10250/\n  kubelet_ca: a\n  kubelet_verify: false\n  kubelet_token: t\n  kubelet_interval: 1m\n\
+         \x20 spread: 0s\n  finished_pods: 1h\n\
          network:\n  cluster_cidrs: 10.2.0.0/16\n  node_cidrs: fd00::/8\n  private_cidrs: ''\n\
          dns:\n  ports: 5353,53\n  timeout: 1s\n  top_names: 3\ncgroups:\n  slots: 65536\n  root: /cg\nbpf:\n  pin: false\n  directory: /b\n\
          export:\n  exporter: stdout\n  endpoint: https://c:1/x\n  protocol: http/protobuf\n  headers:\n    X-Key: 1.10\n\
@@ -173,6 +176,8 @@ fn a_file_sets_every_key() {
             kubelet_verify: false,
             kubelet_token: Some("t".into()),
             kubelet_interval: Duration::from_secs(60),
+            spread: Duration::ZERO,
+            finished_pods: Duration::from_secs(3600),
         },
         cgroups: Cgroups { slots: 65536, root: Some("/cg".into()) },
         bpf: Bpf { pin: false, directory: "/b".into(), leave_out: Vec::new() },

@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
 /// Where bpffs belongs.
 pub const BPFFS: &str = "/sys/fs/bpf";
 
@@ -34,15 +36,17 @@ pub fn cgroup2() -> Result<PathBuf, MountError> {
     find(&mounts, "cgroup2").ok_or(MountError::NoCgroup2)
 }
 
-/// Makes sure that `directory` will be on a bpf file system: one that is mounted anywhere above it, else one at [`BPFFS`], as
-/// systemd mounts at boot. Returns where that is mounted.
+/// Makes sure that `directory` will be on a bpf file system: one that is there already, of which a container may have this very
+/// directory only, else one that is mounted at [`BPFFS`], as systemd does at boot. Returns what of it is there.
 ///
 /// # Errors
 /// When it is on another file system, or nothing is mounted and nothing can be.
 pub fn ensure_bpffs(directory: &Path) -> Result<PathBuf, MountError> {
-    let mounts = std::fs::read_to_string("/proc/mounts").map_err(MountError::Read)?;
-    if let Some((point, "bpf")) = above(&mounts, directory) {
-        return Ok(point);
+    // Asked of the file system itself: what the list of mounts says of a path may be hidden, or behind a link.
+    if let Some(there) = directory.ancestors().find(|path| path.exists())
+        && statfs(there).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
+    {
+        return Ok(there.to_owned());
     }
     if !directory.starts_with(BPFFS) {
         return Err(MountError::NotBpffs(directory.to_owned()));
@@ -56,11 +60,6 @@ pub fn ensure_bpffs(directory: &Path) -> Result<PathBuf, MountError> {
 /// The first mount point of a file system type in the text of /proc/mounts, whose fields escape blanks as octal `\040`.
 fn find(mounts: &str, kind: &str) -> Option<PathBuf> {
     parse(mounts).find(|(_, found)| *found == kind).map(|(point, _)| point)
-}
-
-/// The mount that a path is on, and its type. What is mounted later at the same place hides what was there.
-fn above<'a>(mounts: &'a str, path: &Path) -> Option<(PathBuf, &'a str)> {
-    parse(mounts).filter(|(point, _)| path.starts_with(point)).max_by_key(|(point, _)| point.components().count())
 }
 
 /// Mount points and types.
@@ -88,14 +87,9 @@ mod tests {
     }
 
     #[test]
-    fn tells_which_file_system_a_path_is_on() {
-        let of = |mounts, path: &str| above(mounts, Path::new(path)).map(|(point, kind)| (point.display().to_string(), kind));
-        assert_eq!(of(HYBRID, "/with blank/podmeter"), Some(("/with blank".to_owned(), "bpf")));
-        assert_eq!(of(HYBRID, "/sys/fs/bpf/podmeter"), None);
-        let container = "overlay / overlay ro 0 0\nsysfs /sys sysfs ro 0 0\nbpf /host/sys/fs/bpf bpf rw 0 0\n";
-        assert_eq!(of(container, "/host/sys/fs/bpf/podmeter"), Some(("/host/sys/fs/bpf".to_owned(), "bpf")));
-        assert_eq!(of(container, "/sys/fs/bpf/podmeter"), Some(("/sys".to_owned(), "sysfs")));
-        let hidden = "bpf /sys/fs/bpf bpf rw 0 0\ntmpfs /sys/fs/bpf tmpfs rw 0 0\n";
-        assert_eq!(of(hidden, "/sys/fs/bpf/podmeter"), Some(("/sys/fs/bpf".to_owned(), "tmpfs")));
+    fn a_directory_on_another_file_system_is_refused() {
+        let elsewhere = tempfile::tempdir().unwrap();
+        let refused = ensure_bpffs(&elsewhere.path().join("podmeter"));
+        assert!(matches!(refused, Err(MountError::NotBpffs(_))), "{refused:?}");
     }
 }

@@ -112,18 +112,38 @@ impl Pins {
 
 const TRANSIENT: &str = "transient-";
 
+/// What an uninstall has found and left.
+#[derive(Debug)]
+pub enum Uninstalled {
+    /// There were no pins.
+    Nothing,
+    /// The pins are gone, and the directory too.
+    Removed,
+    /// The pins are gone. The directory stays, for this reason: it is where a container has it mounted.
+    Emptied(io::Error),
+}
+
 /// Removes all pins below a directory: programs stop, counts are forgotten.
 ///
 /// # Errors
 /// When bpffs refuses, or an agent still runs.
-pub fn uninstall(directory: &Path) -> Result<bool, PinError> {
+pub fn uninstall(directory: &Path) -> Result<Uninstalled, PinError> {
     if !directory.exists() {
-        return Ok(false);
+        return Ok(Uninstalled::Nothing);
     }
     let pins = Pins::open(directory)?;
-    remove(directory)?;
+    let entries = fs::read_dir(directory).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let entries = entries.map_err(|source| PinError::Io { action: "list", path: directory.to_owned(), source })?;
+    // The kernel puts files of its own into the root of a bpf file system: what is not a directory was not pinned here.
+    let pinned: Vec<_> = entries.iter().map(fs::DirEntry::path).filter(|path| path.is_dir()).collect();
+    pinned.iter().try_for_each(|place| remove(place))?;
+    let left = fs::remove_dir(directory);
     drop(pins);
-    Ok(true)
+    Ok(match (left, pinned.is_empty()) {
+        (Ok(()), _) => Uninstalled::Removed,
+        (Err(_), true) => Uninstalled::Nothing,
+        (Err(why), false) => Uninstalled::Emptied(why),
+    })
 }
 
 /// The hash that tells versions of an object apart.
@@ -173,5 +193,26 @@ fn gone(path: &Path, removed: io::Result<()>) -> Result<(), PinError> {
             Err(PinError::Io { action: "remove", path: path.to_owned(), source })
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_uninstall_removes_what_is_pinned_and_says_when_the_directory_itself_has_to_stay() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = base.path().join("podmeter");
+        assert!(matches!(uninstall(&directory).unwrap(), Uninstalled::Nothing));
+        fs::create_dir_all(directory.join("cpu-0123")).unwrap();
+        assert!(matches!(uninstall(&directory).unwrap(), Uninstalled::Removed) && !directory.exists());
+
+        // As a mount point cannot be removed, here a file that is not the agent's keeps the directory.
+        fs::create_dir_all(directory.join("cpu-0123")).unwrap();
+        fs::write(directory.join("maps.debug"), "").unwrap();
+        assert!(matches!(uninstall(&directory).unwrap(), Uninstalled::Emptied(_)));
+        assert!(directories(&directory).is_empty());
+        assert!(matches!(uninstall(&directory).unwrap(), Uninstalled::Nothing), "again");
     }
 }

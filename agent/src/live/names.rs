@@ -8,7 +8,12 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::{
-    pods::{self, Shared, figures::Followed, object::Wanted},
+    pods::{
+        self, Shared,
+        failure::Kind,
+        figures::{Followed, Trouble},
+        object::Wanted,
+    },
     run::RunError,
 };
 
@@ -32,7 +37,7 @@ impl Names {
     /// When a person must correct a setting. A server that does not answer is none.
     pub fn follow(settings: pods::Settings) -> Result<Self, RunError> {
         let system = |what| move |source| RunError::System { what, source };
-        let settings = pods::Settings { wanted: Wanted::default(), at_once: true, ..settings };
+        let settings = pods::Settings { wanted: Wanted::default(), spread: Duration::ZERO, ..settings };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("the runtime"))?;
         let shared = runtime.block_on(pods::follow(settings))?;
         let (stop, stopped) = oneshot::channel();
@@ -53,19 +58,32 @@ impl Names {
         self.shared.clone()
     }
 
-    /// Waits until all pods have been told of, and not longer than `most`; whether they have.
-    pub fn wait(&self, most: Duration) -> bool {
+    /// Waits until all pods have been told of, and not longer than `most`, nor for what a person must correct.
+    ///
+    /// # Errors
+    /// Why pods have no names, in one sentence.
+    pub fn wait(&self, most: Duration) -> Result<(), String> {
         let end = Instant::now() + most;
         loop {
-            if self.shared.lock().figures.following(Followed::Pods).known {
-                return true;
+            let known = self.shared.snapshot();
+            if known.figures.following(Followed::Pods).known {
+                return Ok(());
             }
-            if Instant::now() >= end {
-                return false;
+            let trouble = known.figures.following(Followed::Pods).trouble.as_ref();
+            match trouble {
+                Some(Trouble { kind, reason }) if !passes(*kind) || Instant::now() >= end => return Err(reason.to_string()),
+                None if Instant::now() >= end => {
+                    return Err(format!("the pods were not there within {} s", most.as_secs_f64()));
+                }
+                _ => thread::sleep(POLL),
             }
-            thread::sleep(POLL);
         }
     }
+}
+
+/// Whether a failure of this kind may be over in a moment.
+fn passes(kind: Kind) -> bool {
+    matches!(kind, Kind::Timeout | Kind::Broken | Kind::Expired | Kind::Throttled | Kind::Status)
 }
 
 #[cfg(test)]
@@ -88,8 +106,9 @@ mod tests {
             },
             node: "node-1".to_owned(),
             wanted: Wanted::default(),
-            at_once: false,
             proxies: Default::default(),
+            spread: Duration::from_secs(60),
+            finished_kept: Duration::ZERO,
         };
         Names::follow(settings).unwrap()
     }
@@ -104,10 +123,11 @@ mod tests {
             let list = r#"{"items": [{"metadata": {"uid": "u", "name": "web-1", "namespace": "shop"}}]}"#;
             write!(client, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{list}", list.len()).unwrap();
         });
-        assert!(names.wait(Duration::from_secs(30)));
+        names.wait(Duration::from_secs(30)).unwrap();
         answering.join().unwrap();
-        let known = names.shared();
-        assert_eq!(known.lock().find("u", None).map(|found| found.pod.name.to_string()).as_deref(), Some("web-1"));
+        let known = names.shared().snapshot();
+        assert_eq!(known.find("u", None).map(|found| found.pod.name.to_string()).as_deref(), Some("web-1"));
+        assert_eq!(known.figures.trouble(), None);
     }
 
     #[test]
@@ -116,8 +136,26 @@ mod tests {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let names = follow(&server);
         let began = Instant::now();
-        assert!(!names.wait(Duration::from_millis(100)));
+        assert_eq!(names.wait(Duration::from_millis(100)), Err("the pods were not there within 0.1 s".to_owned()));
         drop(names);
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn a_server_that_is_not_there_is_said_at_once() {
+        // Nobody listens where somebody did.
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = server.local_addr().unwrap();
+        let names = {
+            let names = follow(&server);
+            drop(server);
+            names
+        };
+        let began = Instant::now();
+        let said = names.wait(Duration::from_secs(30)).unwrap_err();
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert!(said.contains(&address.to_string()) && said.contains("refused"), "{said}");
+        let known = names.shared().snapshot();
+        assert_eq!(known.figures.trouble().map(|trouble| &*trouble.reason), Some(&*said), "and it goes on being said");
     }
 }

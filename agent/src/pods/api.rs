@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::{
     failure::{Failure, Kind},
+    items::{Item, Items, LONGEST},
     server::Server,
 };
 use crate::{backoff, causes, connect::proxy::ProxyError, files::Watched};
@@ -29,8 +30,8 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// Of the body of a refusal, no more is read.
 const REFUSAL: usize = 64 << 10;
 
-/// Of any other, no more than this: a node's pods are a few MiB.
-const LONGEST: usize = 128 << 20;
+/// Of what a refusal says, so much is shown.
+const SHOWN: usize = 300;
 
 /// Of what a program says on stderr, so many characters are shown.
 const SAID: usize = 200;
@@ -205,15 +206,26 @@ pub struct Status {
     pub message: String,
     /// The HTTP status.
     pub code: u16,
+    /// More of it.
+    pub details: Option<Details>,
+}
+
+/// What a [`Status`] has for programs.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Details {
+    /// How long the server wants to be left alone, in seconds: also in events of a watch, which have no headers.
+    pub retry_after_seconds: Option<u64>,
 }
 
 /// What a refusal means.
 pub fn refused(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Failure {
-    let said = match serde_json::from_slice::<Status>(body) {
-        Ok(Status { message, .. }) if !message.is_empty() => message,
-        // A kubelet and proxies answer in plain text.
-        _ => String::from_utf8_lossy(body).trim().chars().take(300).collect(),
-    };
+    // A kubelet and proxies answer in plain text.
+    let said: Status = serde_json::from_slice(body).unwrap_or_default();
+    let plain = || String::from_utf8_lossy(body).trim().to_owned();
+    let message = if said.message.is_empty() { plain() } else { said.message };
+    let message: String = message.chars().take(SHOWN).collect();
+    let retry_after = retry_after.or(said.details.and_then(|details| details.retry_after_seconds).map(Duration::from_secs));
     let kind = match status.as_u16() {
         401 => Kind::Unauthorized,
         403 => Kind::Denied,
@@ -222,7 +234,7 @@ pub fn refused(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -
         408 | 504 => Kind::Timeout,
         _ => Kind::Status,
     };
-    let reason = if said.is_empty() { status.to_string() } else { format!("{status}: {said}") };
+    let reason = if message.is_empty() { status.to_string() } else { format!("{status}: {message}") };
     Failure { kind, reason, retry_after }
 }
 
@@ -235,14 +247,20 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// All of it.
+    /// The items of a list, one by one as they come; what the list has beside them.
     ///
     /// # Errors
-    /// When it breaks off, comes too slowly or is too long.
-    pub async fn all(self) -> Result<Vec<u8>, Failure> {
-        self.whole(LONGEST).await
+    /// When it breaks off, comes too slowly or is no list.
+    pub async fn items(mut self, mut found: impl FnMut(Item<'_>)) -> Result<Vec<u8>, Failure> {
+        let malformed = |error: super::items::Malformed| Failure::new(Kind::Malformed, error.to_string());
+        let mut items = Items::default();
+        while let Some(bytes) = self.more(ANSWER).await? {
+            items.push(&bytes, &mut found).map_err(malformed)?;
+        }
+        items.finish().map_err(malformed)
     }
 
+    /// All of it, where that is no more than `limit` bytes.
     async fn whole(mut self, limit: usize) -> Result<Vec<u8>, Failure> {
         let mut all = Vec::new();
         while let Some(bytes) = self.more(ANSWER).await? {
@@ -310,5 +328,10 @@ mod tests {
         let asked = Some(Duration::from_secs(7));
         assert_eq!(refused(StatusCode::TOO_MANY_REQUESTS, b"", asked).retry_after, asked);
         assert_eq!(refused(StatusCode::BAD_GATEWAY, b"", None).reason, "502 Bad Gateway");
+        // In an event of a watch there is no header.
+        let event = br#"{"kind":"Status","message":"later","code":429,"details":{"retryAfterSeconds":3}}"#;
+        assert_eq!(refused(StatusCode::TOO_MANY_REQUESTS, event, None).retry_after, Some(Duration::from_secs(3)));
+        let page = refused(StatusCode::BAD_GATEWAY, &b"x".repeat(9999), None);
+        assert!(page.reason.len() < 400, "{} bytes", page.reason.len());
     }
 }

@@ -77,7 +77,7 @@ impl Kind {
     }
 
     /// Whether this happens in a cluster that is well, so that nobody need know.
-    fn is_usual(self) -> bool {
+    pub fn is_usual(self) -> bool {
         matches!(self, Self::Expired | Self::Broken)
     }
 }

@@ -1,6 +1,9 @@
 //! How the sources fare: what podmeter says of its own watch.
 
-use std::time::Instant;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{failure::Kind, known::Known};
 use crate::signals::metric::{Kind as MetricKind, Metric, Point, Scope, Value};
@@ -19,7 +22,8 @@ pub enum Followed {
 impl Followed {
     const ALL: [Self; 3] = [Self::Pods, Self::Node, Self::Namespaces];
 
-    fn as_str(self) -> &'static str {
+    /// As the API calls them.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Pods => "pods",
             Self::Node => "nodes",
@@ -29,7 +33,7 @@ impl Followed {
 }
 
 /// How one kind of objects is followed.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Following {
     /// Whether it is followed at all.
     pub wanted: bool,
@@ -37,6 +41,32 @@ pub struct Following {
     pub known: bool,
     /// Whether what is known is current as far as can be told: the last request has not failed.
     pub current: bool,
+    /// Why it is not, once that is known.
+    pub trouble: Option<Trouble>,
+}
+
+/// Why objects are not followed at the moment, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// What kind of failure it is.
+    pub kind: Kind,
+    /// What was tried, where, and what came of it.
+    pub reason: Arc<str>,
+}
+
+impl Following {
+    /// All of them have been told, and the server goes on telling.
+    pub fn works(&mut self) {
+        self.known = true;
+        self.current = true;
+        self.trouble = None;
+    }
+
+    /// The server cannot be asked.
+    pub fn fails(&mut self, kind: Kind, reason: &str) {
+        self.current = false;
+        self.trouble = Some(Trouble { kind, reason: reason.into() });
+    }
 }
 
 /// Counts since the start.
@@ -52,6 +82,8 @@ pub struct Figures {
     errors: [u64; Kind::ALL.len()],
     /// When the server last said something.
     pub heard: Option<Instant>,
+    /// How long a list may be put off, so that the agents of a cluster do not ask all at once.
+    pub spread: Duration,
 }
 
 impl Figures {
@@ -65,6 +97,11 @@ impl Figures {
         &mut self.following[followed as usize]
     }
 
+    /// Why the first of the kinds of objects that are not followed is not: pods, then the node, then namespaces.
+    pub fn trouble(&self) -> Option<&Trouble> {
+        self.following.iter().find_map(|following| following.trouble.as_ref())
+    }
+
     /// One more failure of a kind.
     pub fn failed(&mut self, kind: Kind) {
         self.errors[kind as usize] += 1;
@@ -72,7 +109,7 @@ impl Figures {
 }
 
 /// Every metric of this module.
-pub const METRICS: &[&Metric] = &[&CURRENT, &OBJECTS, &HEARD, &REQUESTS, &EVENTS, &MALFORMED, &ERRORS, &UNLABELLED];
+pub const METRICS: &[&Metric] = &[&CURRENT, &OBJECTS, &HEARD, &REQUESTS, &EVENTS, &MALFORMED, &ERRORS, &UNLABELLED, &LEFT_OUT];
 
 static CURRENT: Metric = Metric {
     name: "podmeter.agent.kubernetes.current",
@@ -88,7 +125,8 @@ static OBJECTS: Metric = Metric {
     kind: MetricKind::Gauge,
     attributes: &["resource"],
     scope: Scope::Agent,
-    help: "Objects that are known; \"pods.deleted\" are those kept for the last words of their containers.",
+    help: "Objects that the API has told of and not deleted since; \"pods.deleted\" are deleted ones that are still known, for the final \
+           values of their containers.",
 };
 static HEARD: Metric = Metric {
     name: "podmeter.agent.kubernetes.silence",
@@ -139,15 +177,35 @@ static UNLABELLED: Metric = Metric {
     help: "Cgroups of pods that Kubernetes has not told of: exported by pod UID and container id after a short wait.",
 };
 
-/// The points of these metrics. `started_unix_ns` is when counting began, `unlabelled` how many cgroups have no name yet.
-pub fn points(known: &Known, started_unix_ns: u64, unlabelled: u64, now: Instant) -> Vec<Point> {
+static LEFT_OUT: Metric = Metric {
+    name: "podmeter.agent.kubernetes.left_out",
+    unit: "{pod}",
+    kind: MetricKind::Gauge,
+    attributes: &[],
+    scope: Scope::Agent,
+    help: "Pods whose states are not exported: finished ones that have been exported and are older than kubernetes.finished_pods, or \
+           not among the latest hundred; and pods beyond those that one node can have.",
+};
+
+/// What a batch does not have of pods.
+#[derive(Clone, Copy, Debug)]
+pub struct Missing {
+    /// Cgroups that have no name yet.
+    pub unlabelled: u64,
+    /// Pods whose states are not in it.
+    pub left_out: u64,
+}
+
+/// The points of these metrics. `started_unix_ns` is when counting began.
+pub fn points(known: &Known, started_unix_ns: u64, missing: Missing, now: Instant) -> Vec<Point> {
     let figures = &known.figures;
     let counter = |metric, value| Point::new(metric, started_unix_ns, Value::Int(value));
     let mut points = vec![
         counter(&REQUESTS, figures.requests),
         counter(&EVENTS, figures.events),
         counter(&MALFORMED, figures.malformed),
-        Point::new(&UNLABELLED, 0, Value::Int(unlabelled)),
+        Point::new(&UNLABELLED, 0, Value::Int(missing.unlabelled)),
+        Point::new(&LEFT_OUT, 0, Value::Int(missing.left_out)),
     ];
     let followed = Followed::ALL.into_iter().filter(|followed| figures.following(*followed).wanted);
     points.extend(followed.map(|followed| {

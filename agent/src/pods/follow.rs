@@ -1,27 +1,25 @@
 //! List and watch: follows all objects of a kind that a selector leaves, for as long as the process lives.
 //!
-//! The API server answers everything from its watch cache: both a list and the begin of a watch ask for `resourceVersion=0`, "any
-//! state you have". Where the server can (the feature WatchList), the list is the begin of the watch, object by object
-//! (`sendInitialEvents`), so that neither side ever holds all of them as one text; elsewhere it is a list of its own.
+//! A list with `resourceVersion=0` ("any state you have") comes out of the API server's watch cache, where pods have an index by
+//! node, and the watch goes on from the list's version. A watch that sends the initial objects itself (`sendInitialEvents`, or
+//! version 0) is not asked for: the server makes it by copying every pod of the cluster first. ARCHITECTURE.md has the sources.
 //! Bookmarks keep the version current while nothing changes, so that a watch that breaks goes on where it was.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::{
     Shared, Sink,
     api::{Answer, Api, Status, refused},
     failure::{Failure, Kind, Log},
+    items::Item,
     object::{Object, Wanted},
 };
 use crate::backoff::{Backoff, Pacing};
-
-/// How long the first request is put off at most: the agents of a cluster may all be started at once.
-pub const JITTER: Duration = Duration::from_secs(2);
 
 /// Waits between attempts.
 const PACING: Pacing = Pacing { initial: Duration::from_millis(500), max: Duration::from_secs(60) };
@@ -35,14 +33,11 @@ const OVERTIME: Duration = Duration::from_secs(30);
 /// An API server sends a bookmark every minute; where one came, silence for so long is that of a dead connection.
 const SILENCE: Duration = Duration::from_secs(180);
 
-/// How long the initial objects of a watch may let wait for the next one.
-const INITIAL: Duration = Duration::from_secs(30);
+/// A list must be there by then, however slowly it comes.
+const LIST: Duration = Duration::from_secs(120);
 
 /// A watch that ends sooner has not worked.
 const SHORT: Duration = Duration::from_secs(5);
-
-/// The annotation of the bookmark that ends the initial objects.
-const INITIAL_END: &str = "k8s.io/initial-events-end";
 
 /// Follows the objects of one kind.
 pub struct Follower<T> {
@@ -54,17 +49,16 @@ pub struct Follower<T> {
     selector: String,
     /// The version to go on from; `None` when all objects are to be asked for.
     version: Option<String>,
-    /// Whether this server sends the initial objects with the watch.
-    streams: bool,
+    /// A list is put off by up to this long, a watch that broke by up to a third of it.
+    spread: Duration,
     backoff: Backoff,
     log: Log,
 }
 
+/// A list without its items.
 #[derive(Deserialize)]
-struct List<'a> {
+struct List {
     metadata: ListMetadata,
-    #[serde(borrow, default)]
-    items: Option<Vec<&'a RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -93,15 +87,6 @@ struct AnyMetadata {
     resource_version: Option<String>,
     uid: Option<String>,
     name: Option<String>,
-    annotations: Option<std::collections::BTreeMap<String, String>>,
-}
-
-/// How a watch ended that was not cut off.
-enum Ended {
-    /// The server ended it, as asked.
-    Watch,
-    /// It cannot send initial objects.
-    NoStream,
 }
 
 impl<T: Object> Follower<T> {
@@ -111,67 +96,76 @@ impl<T: Object> Follower<T> {
             let value = percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC);
             format!("fieldSelector={field}%3D{value}&")
         });
-        shared.lock().figures.following_mut(sink.followed).wanted = true;
-        let backoff = Backoff::new(PACING);
-        Self { api, sink, shared, wanted, selector, version: None, streams: true, backoff, log: Log::default() }
+        shared.change(|known| known.figures.following_mut(sink.followed).wanted = true);
+        let (spread, backoff) = (Duration::ZERO, Backoff::new(PACING));
+        Self { api, sink, shared, wanted, selector, version: None, spread, backoff, log: Log::default() }
     }
 
-    /// Never ends. Begins within `jitter`.
-    pub async fn run(mut self, jitter: Duration) {
-        sleep(jitter.mul_f64(fastrand::f64())).await;
+    /// Never ends. Every list is put off by a random part of `spread`, the first one too.
+    pub async fn run(mut self, spread: Duration) {
+        self.spread = spread;
+        self.put_off(spread).await;
         loop {
             let began = Instant::now();
             let failure = match self.step().await {
-                Ok(Ended::NoStream) => {
-                    debug!("the API server sends no initial objects of {}: lists are asked for", T::RESOURCE);
-                    self.streams = false;
+                Ok(()) if began.elapsed() < SHORT => Failure::new(Kind::Broken, "the watch ended at once"),
+                Ok(()) => {
+                    self.backoff.reset();
                     continue;
                 }
-                Ok(Ended::Watch) if began.elapsed() < SHORT => Failure::new(Kind::Broken, "the watch ended at once"),
-                Ok(Ended::Watch) => continue,
                 Err(failure) => failure,
             };
+            let worked = began.elapsed() >= SHORT;
+            self.failed(&failure, worked).await;
             if failure.kind == Kind::Expired {
+                // All agents whose watches went through one server may have got this answer at once.
                 self.version = None;
+                self.put_off(spread).await;
+            } else if worked {
+                self.put_off(spread / 3).await;
             }
-            self.failed(&failure, began.elapsed() >= SHORT).await;
         }
     }
 
+    async fn put_off(&self, most: Duration) {
+        sleep(most.mul_f64(fastrand::f64())).await;
+    }
+
     /// One round: a list if one is needed, and a watch.
-    async fn step(&mut self) -> Result<Ended, Failure> {
-        if self.version.is_none() && !self.streams {
-            self.list().await?;
+    async fn step(&mut self) -> Result<(), Failure> {
+        if self.version.is_none() {
+            let late = |_| Failure::new(Kind::Timeout, format!("the list was not there within {} s", LIST.as_secs()));
+            timeout(LIST, self.list()).await.map_err(late)??;
         }
         self.watch().await
     }
 
     async fn failed(&mut self, failure: &Failure, worked: bool) {
-        {
-            let mut known = self.shared.lock();
+        let advice = match failure.kind {
+            Kind::Denied => {
+                format!("; podmeter's service account needs the verbs list and watch on {} (see its ClusterRole)", T::RESOURCE)
+            }
+            Kind::Unauthorized => "; the token is read again before the next attempt".to_owned(),
+            _ => String::new(),
+        };
+        let (what, address, reason) = (T::RESOURCE, self.api.address(), &failure.reason);
+        let said = format!("could not follow {what} at {address}: {reason}{advice}");
+        self.shared.change(|known| {
             known.figures.failed(failure.kind);
             // A watch that broke is resumed at once, mostly.
-            if !worked || !matches!(failure.kind, Kind::Broken | Kind::Expired) {
-                known.figures.following_mut(self.sink.followed).current = false;
+            if !worked || !failure.kind.is_usual() {
+                known.figures.following_mut(self.sink.followed).fails(failure.kind, &said);
             }
-        }
+        });
         if self.log.failed(failure.kind, std::time::Instant::now()) {
-            let advice = match failure.kind {
-                Kind::Denied => format!(
-                    "; podmeter's service account needs the verbs list and watch on {} (see its ClusterRole)",
-                    T::RESOURCE
-                ),
-                Kind::Unauthorized => "; the token is read again before the next attempt".to_owned(),
-                _ => String::new(),
-            };
-            let (what, address, reason) = (T::RESOURCE, self.api.address(), &failure.reason);
-            warn!("could not follow {what} at {address}: {reason}{advice}; what is known of them is used until it works again");
+            warn!("{said}; what is known of them is used until it works again");
         }
         if worked {
             self.backoff.reset();
         }
         let wait = match failure.retry_after {
-            Some(asked) => self.backoff.wait_as_asked(asked),
+            // Others were told the same: each failure spreads them further.
+            Some(asked) => self.backoff.wait_as_asked(asked) + self.backoff.wait(),
             None => self.backoff.wait(),
         };
         sleep(wait).await;
@@ -179,13 +173,12 @@ impl<T: Object> Follower<T> {
 
     /// What is known is current.
     fn works(&mut self) {
-        let mut known = self.shared.lock();
-        let following = known.figures.following_mut(self.sink.followed);
-        let first = !std::mem::replace(&mut following.known, true);
-        following.current = true;
-        let ((pods, _), no_node) = (known.counts(), known.node().is_none());
-        drop(known);
-        self.backoff.reset();
+        let (first, pods, no_node) = self.shared.change(|known| {
+            let following = known.figures.following_mut(self.sink.followed);
+            let first = !following.known;
+            following.works();
+            (first, known.counts().0, known.node().is_none())
+        });
         let address = self.api.address();
         if let Some(down) = self.log.succeeded(std::time::Instant::now()) {
             info!("{} are followed at {address} again, after {} s", T::RESOURCE, down.as_secs());
@@ -199,58 +192,47 @@ impl<T: Object> Follower<T> {
 
     async fn list(&mut self) -> Result<(), Failure> {
         let path = format!("/api/v1/{}?{}resourceVersion=0", T::RESOURCE, self.selector);
-        let body =
+        let answer =
             self.ask(&path, "application/json", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1").await?;
-        let body = body.all().await?;
-        let list: List<'_> = serde_json::from_slice(&body)
+        let (mut keys, mut all) = (HashSet::new(), true);
+        let rest = answer.items(|item| match item {
+            Item::Text(text) => keys.extend(self.set(text)),
+            Item::Unreadable => {
+                all = false;
+                self.shared.change(|known| known.figures.malformed += 1);
+            }
+        });
+        let rest = rest.await?;
+        let list: List = serde_json::from_slice(&rest)
             .map_err(|error| Failure::new(Kind::Malformed, format!("the list of {} cannot be read: {error}", T::RESOURCE)))?;
-        let mut keys = HashSet::new();
-        for item in list.items.unwrap_or_default() {
-            keys.extend(self.set(item));
+        // Which object it is that cannot be read is not known, so none is taken for deleted.
+        if all {
+            self.shared.change(|known| (self.sink.keep)(known, &keys));
         }
-        (self.sink.keep)(&mut self.shared.lock(), &keys);
         self.version = Some(list.metadata.resource_version);
         self.works();
         Ok(())
     }
 
-    async fn watch(&mut self) -> Result<Ended, Failure> {
+    /// Watches from the version on, until the server ends the watch as it was asked to.
+    async fn watch(&mut self) -> Result<(), Failure> {
         let seconds = WATCH.mul_f64(1.0 + fastrand::f64()).as_secs();
-        let from = match &self.version {
-            Some(version) => format!("resourceVersion={version}"),
-            None => "resourceVersion=0&resourceVersionMatch=NotOlderThan&sendInitialEvents=true".to_owned(),
-        };
-        let mut initial = self.version.is_none().then(HashSet::new);
-        let path =
-            format!("/api/v1/{}?watch=1&{}{from}&allowWatchBookmarks=true&timeoutSeconds={seconds}", T::RESOURCE, self.selector);
-        let asked = self.ask(&path, "application/json", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1").await;
-        let mut answer = match asked {
-            // 422 where the feature is off, 400 where the parameter is unknown.
-            Err(failure) if initial.is_some() && is_invalid(&failure) => return Ok(Ended::NoStream),
-            asked => asked?,
-        };
+        let version = self.version.as_deref().unwrap_or_default();
+        let path = format!(
+            "/api/v1/{}?watch=1&{}resourceVersion={version}&allowWatchBookmarks=true&timeoutSeconds={seconds}",
+            T::RESOURCE,
+            self.selector
+        );
+        let mut answer =
+            self.ask(&path, "application/json", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1").await?;
         let end = Instant::now() + Duration::from_secs(seconds) + OVERTIME;
         let mut bookmarked = false;
-        if initial.is_none() {
-            self.works();
-        }
+        self.works();
         loop {
-            let patience = match &initial {
-                Some(_) => INITIAL,
-                None if bookmarked => SILENCE,
-                None => WATCH * 2 + OVERTIME,
-            };
+            let patience = if bookmarked { SILENCE } else { WATCH * 2 + OVERTIME };
             let left = end.saturating_duration_since(Instant::now());
-            let line = match answer.line(patience.min(left)).await {
-                Ok(Some(line)) => line,
-                Ok(None) if initial.is_some() => {
-                    return Err(Failure::new(Kind::Broken, "the watch ended among its initial objects"));
-                }
-                Ok(None) => return Ok(Ended::Watch),
-                Err(failure) if failure.kind == Kind::Timeout && initial.is_some() => return Ok(Ended::NoStream),
-                Err(failure) => return Err(failure),
-            };
-            self.shared.lock().figures.heard = Some(std::time::Instant::now());
+            let Some(line) = answer.line(patience.min(left)).await? else { return Ok(()) };
+            self.heard();
             let text = String::from_utf8_lossy(&line);
             if text.trim().is_empty() {
                 continue;
@@ -260,15 +242,7 @@ impl<T: Object> Follower<T> {
             match event.kind {
                 "BOOKMARK" => {
                     bookmarked = true;
-                    let Some(metadata) = any_metadata(event.object) else { continue };
-                    let ends = metadata.annotations.is_some_and(|notes| notes.get(INITIAL_END).is_some_and(|end| end == "true"));
-                    if ends && let Some(keys) = initial.take() {
-                        (self.sink.keep)(&mut self.shared.lock(), &keys);
-                        self.version = metadata.resource_version.or(self.version.take());
-                        self.works();
-                    } else if initial.is_none() {
-                        self.version = metadata.resource_version.or(self.version.take());
-                    }
+                    self.seen(event.object.get());
                 }
                 "ERROR" => {
                     let status: Status = serde_json::from_str(event.object.get()).unwrap_or_default();
@@ -276,42 +250,43 @@ impl<T: Object> Follower<T> {
                     return Err(refused(code, event.object.get().as_bytes(), None));
                 }
                 "DELETED" => {
-                    self.deleted(event.object);
-                    self.seen(event.object, initial.is_none());
+                    self.deleted(event.object.get());
+                    self.seen(event.object.get());
                 }
                 // ADDED, MODIFIED
                 _ => {
-                    let key = self.set(event.object);
-                    match &mut initial {
-                        Some(keys) => keys.extend(key),
-                        None => self.seen(event.object, true),
-                    }
+                    self.set(event.object.get());
+                    self.seen(event.object.get());
                 }
             }
         }
     }
 
     async fn ask(&mut self, path: &str, objects: &'static str, metadata: &'static str) -> Result<Answer, Failure> {
-        self.shared.lock().figures.requests += 1;
+        self.shared.change(|known| known.figures.requests += 1);
         let answer = self.api.get(path, if T::METADATA_ONLY { metadata } else { objects }).await?;
-        self.shared.lock().figures.heard = Some(std::time::Instant::now());
+        self.heard();
         Ok(answer)
     }
 
+    fn heard(&self) {
+        self.shared.change(|known| known.figures.heard = Some(std::time::Instant::now()));
+    }
+
     /// Takes an object; its key. One that cannot be read is counted and skipped; what was known of it stays.
-    fn set(&self, object: &RawValue) -> Option<Box<str>> {
-        let read = T::read(object.get(), &self.wanted);
-        let mut known = self.shared.lock();
-        known.figures.events += 1;
+    fn set(&self, object: &str) -> Option<Box<str>> {
+        let read = T::read(object, &self.wanted);
         match read {
             Ok(object) => {
                 let key = object.key().into();
-                (self.sink.set)(&mut known, object);
+                self.shared.change(|known| {
+                    known.figures.events += 1;
+                    (self.sink.set)(known, object);
+                });
                 Some(key)
             }
             Err(error) => {
-                known.figures.malformed += 1;
-                drop(known);
+                self.malformed();
                 let metadata = any_metadata(object).unwrap_or_default();
                 debug!("one of the {} ({:?}) cannot be read: {error}", T::RESOURCE, metadata.name);
                 if T::BY_UID { metadata.uid } else { metadata.name }.map(Into::into)
@@ -319,27 +294,73 @@ impl<T: Object> Follower<T> {
         }
     }
 
-    fn deleted(&self, object: &RawValue) {
-        let mut known = self.shared.lock();
-        known.figures.events += 1;
-        match T::read(object.get(), &self.wanted) {
-            Ok(object) => (self.sink.forget)(&mut known, object),
-            Err(_) => known.figures.malformed += 1,
+    fn deleted(&self, object: &str) {
+        match T::read(object, &self.wanted) {
+            Ok(object) => self.shared.change(|known| {
+                known.figures.events += 1;
+                (self.sink.forget)(known, object);
+            }),
+            Err(_) => self.malformed(),
         }
     }
 
+    fn malformed(&self) {
+        self.shared.change(|known| {
+            known.figures.events += 1;
+            known.figures.malformed += 1;
+        });
+    }
+
     /// Goes on from this object's version, if the watch breaks now.
-    fn seen(&mut self, object: &RawValue, current: bool) {
-        if let (true, Some(version)) = (current, any_metadata(object).and_then(|metadata| metadata.resource_version)) {
+    fn seen(&mut self, object: &str) {
+        if let Some(version) = any_metadata(object).and_then(|metadata| metadata.resource_version) {
             self.version = Some(version);
         }
     }
 }
 
-fn is_invalid(failure: &Failure) -> bool {
-    failure.kind == Kind::Status && (failure.reason.starts_with("422") || failure.reason.starts_with("400"))
+fn any_metadata(object: &str) -> Option<AnyMetadata> {
+    serde_json::from_str::<AnyObject>(object).ok().map(|object| object.metadata)
 }
 
-fn any_metadata(object: &RawValue) -> Option<AnyMetadata> {
-    serde_json::from_str::<AnyObject>(object.get()).ok().map(|object| object.metadata)
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, thread};
+
+    use super::*;
+    use crate::pods::PODS;
+
+    /// When each of 20 followers that begin at once first asks a server.
+    fn first_requests(spread: Duration) -> Vec<Duration> {
+        const FOLLOWERS: usize = 20;
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", server.local_addr().unwrap());
+        let began = std::time::Instant::now();
+        let asked = thread::spawn(move || {
+            let mut connections = Vec::new();
+            (0..FOLLOWERS).map(|_| (connections.push(server.accept().unwrap()), began.elapsed()).1).collect()
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            for _ in 0..FOLLOWERS {
+                let api = Api::new(kube::Config::new(url.parse().unwrap()));
+                tokio::spawn(Follower::new(api, PODS, Shared::default(), Arc::default(), None).run(spread));
+            }
+            while !asked.is_finished() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        });
+        asked.join().unwrap()
+    }
+
+    #[test]
+    fn first_lists_are_spread_over_as_long_as_is_allowed_and_come_at_once_where_somebody_waits() {
+        let spread = Duration::from_secs(3);
+        let asked = first_requests(spread);
+        // Twenty random moments of three seconds are all within one second once in 100 million runs.
+        let (first, last) = (asked.iter().min().unwrap(), asked.iter().max().unwrap());
+        assert!(*last - *first > spread / 3 && *last < 2 * spread, "{asked:?}");
+        let at_once = first_requests(Duration::ZERO);
+        assert!(at_once.iter().all(|after| *after < spread / 2), "{at_once:?}");
+    }
 }

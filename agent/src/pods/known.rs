@@ -20,24 +20,40 @@ const REMEMBERED: Duration = Duration::from_secs(600);
 /// How many deleted pods are remembered at most; beyond that the oldest go.
 const GONE: usize = 2048;
 
+/// How many pods that have finished are kept; beyond that the oldest are but a number. No cgroup is theirs any more.
+const FINISHED: usize = 512;
+
+/// How many pods that have not finished are kept. kubelet allows 110 unless it was told otherwise, and refuses more.
+const LIVING: usize = 4096;
+
+/// How many pods that are not kept are counted, each by its UID.
+const COUNTED: usize = 1 << 15;
+
+/// How many namespaces are kept, of which only labels are.
+const NAMESPACES: usize = 1 << 14;
+
 /// How many past containers of one pod are remembered; beyond that the oldest go.
 const PAST: usize = 32;
 
-/// All that is known.
-#[derive(Debug, Default)]
+/// All that is known. A clone shares everything with its original until one of them changes.
+#[derive(Clone, Debug, Default)]
 pub struct Known {
-    pods: HashMap<Box<str>, Entry>,
+    pods: Arc<HashMap<Box<str>, Arc<Entry>>>,
     /// UID in cgroup paths -> UID of the pod, where the two differ.
-    by_cgroup_uid: HashMap<Box<str>, Box<str>>,
+    by_cgroup_uid: Arc<HashMap<Box<str>, Box<str>>>,
+    /// UIDs of the pods that the API has and that are not kept.
+    left_out: Arc<HashSet<Box<str>>>,
+    /// How long a pod's state is exported after its end.
+    pub finished_kept: Duration,
     node: Option<Node>,
-    namespaces: HashMap<Box<str>, (Labels, u64)>,
+    namespaces: Arc<HashMap<Box<str>, (Labels, u64)>>,
     /// Counts changes.
     revision: u64,
     /// How the sources fare.
     pub figures: Figures,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     pod: Arc<Pod>,
     revision: u64,
@@ -45,6 +61,19 @@ struct Entry {
     ids: Vec<(Box<str>, Box<str>)>,
     /// When the API deleted it.
     gone: Option<Instant>,
+    /// Whether it was known before it had finished.
+    lived: bool,
+}
+
+/// A pod that has finished.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended<'a> {
+    /// The pod, in its last state.
+    pub pod: &'a Pod,
+    /// Whether the API has deleted it since.
+    pub deleted: bool,
+    /// Whether it has finished under our eyes.
+    pub seen: bool,
 }
 
 /// What is known of a cgroup that belongs to a pod.
@@ -76,9 +105,20 @@ impl Known {
         })
     }
 
-    /// The pods that the API has now.
-    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
-        self.pods.values().filter(|entry| entry.gone.is_none()).map(|entry| &*entry.pod)
+    /// The pods that the API has now and that have not finished.
+    pub fn living(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values().filter(|entry| entry.gone.is_none()).map(|entry| &*entry.pod).filter(|pod| !pod.is_over())
+    }
+
+    /// The pods that have finished.
+    pub fn finished(&self) -> impl Iterator<Item = Ended<'_>> {
+        let over = self.pods.values().filter(|entry| entry.pod.is_over());
+        over.map(|entry| Ended { pod: &entry.pod, deleted: entry.gone.is_some(), seen: entry.lived })
+    }
+
+    /// How many pods the API has that are not kept.
+    pub fn left_out(&self) -> usize {
+        self.left_out.len()
     }
 
     /// The wanted labels of a namespace.
@@ -93,18 +133,30 @@ impl Known {
 
     /// The API has this pod, in this state.
     pub fn set_pod(&mut self, pod: Pod) {
+        let over = pod.is_over();
+        if !over && !self.pods.contains_key(&pod.uid) && self.living().count() >= LIVING {
+            self.leave_out(pod.uid);
+            return;
+        }
+        self.keep_pod(pod);
+        if over {
+            self.drop_long_finished();
+        }
+    }
+
+    fn keep_pod(&mut self, pod: Pod) {
+        if self.left_out.contains(&pod.uid) {
+            Arc::make_mut(&mut self.left_out).remove(&pod.uid);
+        }
         self.revision += 1;
         let revision = self.revision;
         if let Some(cgroup_uid) = &pod.cgroup_uid {
-            self.by_cgroup_uid.insert(cgroup_uid.clone(), pod.uid.clone());
+            Arc::make_mut(&mut self.by_cgroup_uid).insert(cgroup_uid.clone(), pod.uid.clone());
         }
-        let entry = self.pods.entry(pod.uid.clone()).or_insert_with(|| Entry {
-            pod: Arc::new(Pod::default()),
-            revision,
-            ids: Vec::new(),
-            gone: None,
-        });
+        let new = || Arc::new(Entry { pod: Arc::new(Pod::default()), revision, ids: Vec::new(), gone: None, lived: false });
+        let entry = Arc::make_mut(Arc::make_mut(&mut self.pods).entry(pod.uid.clone()).or_insert_with(new));
         entry.gone = None;
+        entry.lived |= !pod.is_over();
         for container in &pod.containers {
             for id in [&container.previous_id, &container.id].into_iter().flatten() {
                 if !entry.ids.iter().any(|(known, _)| known == id) {
@@ -120,34 +172,65 @@ impl Known {
         }
     }
 
+    /// Of those that have finished, forgets the oldest that are too many: not one at a time, since the rest has to be sorted.
+    fn drop_long_finished(&mut self) {
+        let finished = self.pods.values().filter(|entry| entry.gone.is_none() && entry.pod.is_over());
+        let mut finished: Vec<_> = finished.map(|entry| (entry.pod.finished, entry.revision, entry.pod.uid.clone())).collect();
+        if finished.len() <= FINISHED + FINISHED / 8 {
+            return;
+        }
+        finished.sort_unstable();
+        for (.., uid) in finished.drain(..finished.len() - FINISHED) {
+            Arc::make_mut(&mut self.pods).remove(&uid);
+            self.leave_out(uid);
+        }
+        let pods = &self.pods;
+        Arc::make_mut(&mut self.by_cgroup_uid).retain(|_, uid| pods.contains_key(uid));
+    }
+
+    fn leave_out(&mut self, uid: Box<str>) {
+        if self.left_out.len() < COUNTED {
+            Arc::make_mut(&mut self.left_out).insert(uid);
+        }
+    }
+
     /// The API has deleted this pod.
     pub fn forget_pod(&mut self, uid: &str, now: Instant) {
-        if let Some(entry) = self.pods.get_mut(uid) {
-            entry.gone.get_or_insert(now);
+        if let Some(entry) = Arc::make_mut(&mut self.pods).get_mut(uid) {
+            Arc::make_mut(entry).gone.get_or_insert(now);
+        }
+        if self.left_out.contains(uid) {
+            Arc::make_mut(&mut self.left_out).remove(uid);
         }
         self.drop_long_gone(now);
     }
 
     /// The API has these pods and no others.
     pub fn keep_pods(&mut self, uids: &HashSet<Box<str>>, now: Instant) {
-        for (_, entry) in self.pods.iter_mut().filter(|(uid, _)| !uids.contains(*uid)) {
-            entry.gone.get_or_insert(now);
+        for (_, entry) in Arc::make_mut(&mut self.pods).iter_mut().filter(|(uid, _)| !uids.contains(*uid)) {
+            Arc::make_mut(entry).gone.get_or_insert(now);
         }
+        Arc::make_mut(&mut self.left_out).retain(|uid| uids.contains(uid));
         self.drop_long_gone(now);
     }
 
     fn drop_long_gone(&mut self, now: Instant) {
-        let mut gone: Vec<Instant> = self.pods.values().filter_map(|entry| entry.gone).collect();
+        // Of those that are deleted in one moment, the revision tells which changed last.
+        let key = |entry: &Entry| entry.gone.map(|gone| (gone, entry.revision));
+        let mut gone: Vec<_> = self.pods.values().filter_map(|entry| key(entry)).collect();
         gone.sort_unstable_by(|a, b| b.cmp(a));
         // The newest of those that are too many.
         let limit = gone.get(GONE).copied();
-        self.pods.retain(|_, entry| {
-            entry
-                .gone
-                .is_none_or(|gone| now.saturating_duration_since(gone) < REMEMBERED && limit.is_none_or(|limit| gone > limit))
-        });
+        let stays = |entry: &Entry| {
+            key(entry)
+                .is_none_or(|gone| now.saturating_duration_since(gone.0) < REMEMBERED && limit.is_none_or(|limit| gone > limit))
+        };
+        if self.pods.values().all(|entry| stays(entry)) {
+            return;
+        }
+        Arc::make_mut(&mut self.pods).retain(|_, entry| stays(entry));
         let pods = &self.pods;
-        self.by_cgroup_uid.retain(|_, uid| pods.contains_key(uid));
+        Arc::make_mut(&mut self.by_cgroup_uid).retain(|_, uid| pods.contains_key(uid));
     }
 
     /// The API has this node, in this state.
@@ -163,22 +246,23 @@ impl Known {
     /// The API has this namespace, in this state.
     pub fn set_namespace(&mut self, namespace: Namespace) {
         let Namespace { name, labels } = namespace;
-        if self.namespaces.get(&name).is_none_or(|(known, _)| *known != labels) {
+        let known = self.namespaces.get(&name);
+        if known.is_none_or(|(known, _)| *known != labels) && (known.is_some() || self.namespaces.len() < NAMESPACES) {
             self.revision += 1;
-            self.namespaces.insert(name, (labels, self.revision));
+            Arc::make_mut(&mut self.namespaces).insert(name, (labels, self.revision));
         }
     }
 
     /// The API has these namespaces and no others. Pods outlive their namespace by a moment, and so do its labels.
     pub fn keep_namespaces(&mut self, names: &HashSet<Box<str>>) {
         let used: HashSet<&str> = self.pods.values().map(|entry| &*entry.pod.namespace).collect();
-        self.namespaces.retain(|name, _| names.contains(name) || used.contains(&**name));
+        Arc::make_mut(&mut self.namespaces).retain(|name, _| names.contains(name) || used.contains(&**name));
     }
 
-    /// How many pods the API has, and how many deleted ones are remembered.
+    /// How many pods the API has, kept or not, and how many deleted ones are remembered.
     pub fn counts(&self) -> (usize, usize) {
         let gone = self.pods.values().filter(|entry| entry.gone.is_some()).count();
-        (self.pods.len() - gone, gone)
+        (self.pods.len() - gone + self.left_out.len(), gone)
     }
 
     /// How many namespaces are known.
@@ -188,109 +272,4 @@ impl Known {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const UID: &str = "11111111-2222-3333-4444-555555555555";
-
-    fn pod(uid: &str, ids: &[(&str, Option<&str>)]) -> Pod {
-        let containers =
-            ids.iter().map(|(name, id)| Container { name: (*name).into(), id: id.map(Into::into), ..Container::default() });
-        Pod { uid: uid.into(), name: "web".into(), namespace: "shop".into(), containers: containers.collect(), ..Pod::default() }
-    }
-
-    fn name<'a>(known: &'a Known, uid: &str, id: &str) -> Option<&'a str> {
-        known.find(uid, Some(id))?.container.map(|container| &*container.name)
-    }
-
-    #[test]
-    fn a_container_that_was_started_again_leaves_its_name_to_its_old_id() {
-        let mut known = Known::default();
-        known.set_pod(pod(UID, &[("app", None)]));
-        assert!(known.find(UID, Some("one")).is_some_and(|found| found.container.is_none()));
-        let unnamed = known.find(UID, None).map(|found| found.revision);
-        known.set_pod(pod(UID, &[("app", Some("one"))]));
-        assert_ne!(known.find(UID, None).map(|found| found.revision), unnamed);
-        let before = known.find(UID, None).map(|found| found.revision);
-        known.set_pod(pod(UID, &[("app", Some("one"))]));
-        assert_eq!(known.find(UID, None).map(|found| found.revision), before, "nothing has changed");
-        known.set_pod(pod(UID, &[("app", Some("two")), ("proxy", Some("three"))]));
-        assert_eq!(
-            (name(&known, UID, "one"), name(&known, UID, "two"), name(&known, UID, "three")),
-            (Some("app"), Some("app"), Some("proxy"))
-        );
-        assert_eq!(name(&known, "other", "one"), None, "an id counts in its own pod only");
-    }
-
-    #[test]
-    fn the_previous_container_is_known_though_its_time_was_missed() {
-        let mut known = Known::default();
-        let mut now = pod(UID, &[("app", Some("two"))]);
-        now.containers[0].previous_id = Some("one".into());
-        known.set_pod(now);
-        assert_eq!(name(&known, UID, "one"), Some("app"));
-    }
-
-    #[test]
-    fn a_deleted_pod_is_remembered_for_a_while_and_not_for_ever() {
-        let mut known = Known::default();
-        let start = Instant::now();
-        known.set_pod(pod(UID, &[("app", Some("one"))]));
-        known.forget_pod(UID, start);
-        assert_eq!((name(&known, UID, "one"), known.counts()), (Some("app"), (0, 1)));
-        assert_eq!(known.pods().count(), 0);
-        // Deleted again, as a list that comes later tells once more: remembered from the first time.
-        known.keep_pods(&HashSet::new(), start + REMEMBERED / 2);
-        known.forget_pod("another", start + REMEMBERED);
-        assert_eq!(known.counts(), (0, 0));
-    }
-
-    #[test]
-    fn too_many_deleted_pods_are_not_remembered() {
-        let mut known = Known::default();
-        let start = Instant::now();
-        for n in 0..GONE as u64 + 100 {
-            known.set_pod(pod(&n.to_string(), &[]));
-            known.forget_pod(&n.to_string(), start + Duration::from_millis(n));
-        }
-        assert_eq!(known.counts(), (0, GONE));
-        assert!(known.find("99", None).is_none() && known.find("100", None).is_some(), "the oldest went");
-    }
-
-    #[test]
-    fn a_static_pod_is_found_by_the_uid_that_kubelet_gave_it() {
-        let mut known = Known::default();
-        let hash = "0123456789abcdef0123456789abcdef";
-        known.set_pod(Pod { cgroup_uid: Some(hash.into()), ..pod(UID, &[]) });
-        assert_eq!(known.find(hash, None).map(|found| &*found.pod.uid), Some(UID));
-        // Its mirror was deleted and made again, while it ran on.
-        known.forget_pod(UID, Instant::now());
-        known.set_pod(Pod { cgroup_uid: Some(hash.into()), ..pod("next", &[]) });
-        assert_eq!(known.find(hash, None).map(|found| &*found.pod.uid), Some("next"));
-    }
-
-    #[test]
-    fn labels_of_a_namespace_that_is_gone_stay_while_its_pods_are_known() {
-        let mut known = Known::default();
-        let labels = vec![("team".into(), "shop".into())];
-        known.set_pod(pod(UID, &[]));
-        let without = known.find(UID, None).map(|found| found.revision);
-        known.set_namespace(Namespace { name: "shop".into(), labels: labels.clone() });
-        known.set_namespace(Namespace { name: "empty".into(), labels: Labels::new() });
-        let found = known.find(UID, None).expect("is known");
-        assert_eq!(found.namespace_labels, labels);
-        assert_ne!(Some(found.revision), without, "what was cached is stale");
-        known.keep_namespaces(&HashSet::new());
-        assert_eq!((known.labels_of("shop"), known.namespaces()), (&labels[..], 1));
-    }
-
-    #[test]
-    fn past_containers_are_bounded() {
-        let mut known = Known::default();
-        for n in 0..1000 {
-            known.set_pod(pod(UID, &[("app", Some(&n.to_string()))]));
-        }
-        assert_eq!(known.pods[UID].ids.len(), PAST);
-        assert_eq!((name(&known, UID, "999"), name(&known, UID, "10")), (Some("app"), None));
-    }
-}
+mod tests;

@@ -5,8 +5,6 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
@@ -15,15 +13,10 @@ use super::{
     api::Api,
     failure::{Failure, Kind, Log},
     figures::Followed,
+    items::Item,
     object::{Object as _, Pod, Wanted},
 };
 use crate::backoff::{Backoff, Pacing};
-
-#[derive(Deserialize)]
-struct List<'a> {
-    #[serde(borrow, default)]
-    items: Option<Vec<&'a RawValue>>,
-}
 
 /// Asks a kubelet for its pods.
 pub struct Poller {
@@ -38,12 +31,12 @@ pub struct Poller {
 }
 
 impl Poller {
-    /// Never ends. Begins within `jitter`.
-    pub async fn run(mut self, jitter: Duration) {
-        self.shared.lock().figures.following_mut(Followed::Pods).wanted = true;
+    /// Never ends. Begins within `spread` and within an interval: no kubelet is asked by more than one agent.
+    pub async fn run(mut self, spread: Duration) {
+        self.shared.change(|known| known.figures.following_mut(Followed::Pods).wanted = true);
         let mut backoff = Backoff::new(Pacing { initial: self.interval / 2, max: Duration::from_secs(60).max(self.interval) });
         let mut log = Log::default();
-        sleep(jitter.min(self.interval).mul_f64(fastrand::f64())).await;
+        sleep(spread.min(self.interval).mul_f64(fastrand::f64())).await;
         let mut next = Instant::now();
         loop {
             match self.poll().await {
@@ -53,7 +46,7 @@ impl Poller {
                     if let Some(down) = log.succeeded(std::time::Instant::now()) {
                         info!("the kubelet at {address} answers again, after {} s", down.as_secs());
                     } else if first {
-                        info!(pods = self.shared.lock().counts().0, "the kubelet at {address} is asked for its pods");
+                        info!(pods = self.shared.snapshot().counts().0, "the kubelet at {address} is asked for its pods");
                     }
                     next = Instant::now().max(next + self.interval);
                 }
@@ -62,24 +55,20 @@ impl Poller {
                         Some(asked) => backoff.wait_as_asked(asked),
                         None => backoff.wait(),
                     };
-                    {
-                        let mut known = self.shared.lock();
+                    let advice = match failure.kind {
+                        Kind::Denied => "; podmeter's service account needs the verb get on nodes/pods (nodes/proxy before 1.33)",
+                        Kind::Unauthorized => "; the token is read again before the next attempt",
+                        Kind::Connection => "; is kubernetes.kubelet_url right, and kubernetes.kubelet_ca for its certificate?",
+                        _ => "",
+                    };
+                    let (address, reason) = (self.api.address(), &failure.reason);
+                    let said = format!("could not ask the kubelet at {address} for its pods: {reason}{advice}");
+                    self.shared.change(|known| {
                         known.figures.failed(failure.kind);
-                        known.figures.following_mut(Followed::Pods).current = false;
-                    }
+                        known.figures.following_mut(Followed::Pods).fails(failure.kind, &said);
+                    });
                     if log.failed(failure.kind, std::time::Instant::now()) {
-                        let advice = match failure.kind {
-                            Kind::Denied => {
-                                "; podmeter's service account needs the verb get on nodes/pods (nodes/proxy before 1.33)"
-                            }
-                            Kind::Unauthorized => "; the token is read again before the next attempt",
-                            Kind::Connection => {
-                                "; is kubernetes.kubelet_url right, and kubernetes.kubelet_ca for its certificate?"
-                            }
-                            _ => "",
-                        };
-                        let (address, reason) = (self.api.address(), &failure.reason);
-                        warn!("could not ask the kubelet at {address} for its pods: {reason}{advice}");
+                        warn!("{said}");
                     }
                     next = Instant::now() + wait;
                 }
@@ -90,36 +79,42 @@ impl Poller {
 
     /// Asks once; whether it was the first time that worked.
     async fn poll(&mut self) -> Result<bool, Failure> {
-        self.shared.lock().figures.requests += 1;
-        let body = self.api.get("/pods", "application/json").await?.all().await?;
-        let list: List<'_> = serde_json::from_slice(&body)
-            .map_err(|error| Failure::new(Kind::Malformed, format!("its list of pods cannot be read: {error}")))?;
-        let pods = list.items.unwrap_or_default();
-        let read: Vec<_> = pods.into_iter().map(|pod| Pod::read(pod.get(), &self.wanted)).collect();
+        self.shared.change(|known| known.figures.requests += 1);
+        let answer = self.api.get("/pods", "application/json").await?;
+        let (mut uids, mut all) = (HashSet::new(), true);
+        let rest = answer.items(|item| {
+            let pod = match item {
+                Item::Text(text) => Pod::read(text, &self.wanted).ok(),
+                Item::Unreadable => None,
+            };
+            self.shared.change(|known| {
+                known.figures.events += 1;
+                match pod {
+                    Some(pod) => {
+                        uids.insert(pod.uid.clone());
+                        known.set_pod(pod);
+                    }
+                    None => {
+                        all = false;
+                        known.figures.malformed += 1;
+                    }
+                }
+            });
+        });
+        let rest = rest.await?;
+        let valid: Result<serde_json::Value, _> = serde_json::from_slice(&rest);
+        valid.map_err(|error| Failure::new(Kind::Malformed, format!("its list of pods cannot be read: {error}")))?;
         let now = std::time::Instant::now();
-        let mut known = self.shared.lock();
-        let mut uids = HashSet::new();
-        let mut all = true;
-        for pod in read {
-            known.figures.events += 1;
-            match pod {
-                Ok(pod) => {
-                    uids.insert(pod.uid.clone());
-                    known.set_pod(pod);
-                }
-                Err(_) => {
-                    all = false;
-                    known.figures.malformed += 1;
-                }
+        Ok(self.shared.change(|known| {
+            // Which pod it is that cannot be read is not known, so none is taken for deleted.
+            if all {
+                known.keep_pods(&uids, now);
             }
-        }
-        // Which pod it is that cannot be read is not known, so none is taken for deleted.
-        if all {
-            known.keep_pods(&uids, now);
-        }
-        known.figures.heard = Some(now);
-        let following = known.figures.following_mut(Followed::Pods);
-        following.current = true;
-        Ok(!std::mem::replace(&mut following.known, true))
+            known.figures.heard = Some(now);
+            let following = known.figures.following_mut(Followed::Pods);
+            let first = !following.known;
+            following.works();
+            first
+        }))
     }
 }

@@ -5,7 +5,7 @@
 
 mod wire;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{quantity::Quantity, workload::Workload};
 
@@ -50,8 +50,17 @@ pub struct Pod {
     pub overhead: Resources,
     /// `status.phase`.
     pub phase: Option<Phase>,
+    /// When it was over, Unix time, of a pod that is: its last container's end, else the last change of its conditions.
+    pub finished: Option<Duration>,
     /// Its containers of all kinds.
     pub containers: Vec<Container>,
+}
+
+impl Pod {
+    /// Whether nothing of it runs or ever will again.
+    pub fn is_over(&self) -> bool {
+        self.phase.is_some_and(Phase::is_over)
+    }
 }
 
 /// What a pod's annotations and well-known labels say about its service.
@@ -277,7 +286,15 @@ impl Object for Namespace {
 
 /// The labels whose keys are wanted, in the order of the keys.
 fn chosen(keys: &[String], labels: &BTreeMap<String, String>) -> Labels {
-    keys.iter().filter_map(|key| Some((key.as_str().into(), labels.get(key)?.as_str().into()))).collect()
+    keys.iter().filter_map(|key| Some((key.as_str().into(), kept(labels.get(key)?)))).collect()
+}
+
+/// Bytes of one text that are kept. Names in Kubernetes are no longer than 253; annotations and reasons hold anything.
+const TEXT: usize = 1024;
+
+/// What is kept of a text: whole characters.
+fn kept(text: &str) -> Box<str> {
+    text[..text.floor_char_boundary(TEXT)].into()
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{Asked, Fault, INITIAL_END, Shared};
+use super::{Asked, Fault, Shared};
 
 /// A body that is sent as it comes into being; an error breaks the connection.
 struct Stream(mpsc::UnboundedReceiver<Result<Bytes, std::io::Error>>);
@@ -87,7 +87,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     let mut cut = false;
     match fault {
         Some(Fault::Status { code, retry_after }) => {
-            let mut response = status(code, &query, request.uri().path());
+            let mut response = status(code, &query, request.uri().path(), retry_after);
             if let Some(seconds) = retry_after {
                 response.headers_mut().insert(RETRY_AFTER, seconds.into());
             }
@@ -100,7 +100,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
         None => {}
     }
     if authorization.as_deref() != Some(&token) {
-        return Ok(status(401, &query, request.uri().path()));
+        return Ok(status(401, &query, request.uri().path(), None));
     }
     let response = match request.uri().path() {
         "/pods" => list(&shared, "pods", &query, cut),
@@ -109,7 +109,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
                 watch(&shared, resource, query, cut)
             }
             Some(resource @ ("pods" | "nodes" | "namespaces")) => list(&shared, resource, &query, cut),
-            _ => status(404, &query, path),
+            _ => status(404, &query, path, None),
         },
     };
     Ok(response)
@@ -152,7 +152,7 @@ fn response(code: u16, stream: mpsc::UnboundedReceiver<Result<Bytes, std::io::Er
 }
 
 /// What the API server says with a status.
-fn status(code: u16, query: &HashMap<String, String>, path: &str) -> Response<Stream> {
+fn status(code: u16, query: &HashMap<String, String>, path: &str, retry_after: Option<u64>) -> Response<Stream> {
     let (verb, resource) =
         (if query.contains_key("watch") { "watch" } else { "list" }, path.rsplit('/').next().unwrap_or_default());
     let (reason, message) = match code {
@@ -165,16 +165,15 @@ fn status(code: u16, query: &HashMap<String, String>, path: &str) -> Response<St
             ),
         ),
         410 => ("Expired", "too old resource version: 1 (100)".to_owned()),
-        422 => (
-            "Invalid",
-            "ListOptions.meta.k8s.io \"\" is invalid: sendInitialEvents: Forbidden: sendInitialEvents is forbidden \
-                            for watch unless the WatchList feature gate is enabled"
-                .to_owned(),
-        ),
         429 => ("TooManyRequests", "Too many requests, please try again later.".to_owned()),
         _ => ("InternalError", "an error on the server".to_owned()),
     };
-    whole(code, status_object(code, reason, &message).to_string())
+    let mut object = status_object(code, reason, &message);
+    if let Some(seconds) = retry_after {
+        // The API server says it in both places.
+        object["details"] = json!({"retryAfterSeconds": seconds});
+    }
+    whole(code, object.to_string())
 }
 
 fn status_object(code: u16, reason: &str, message: &str) -> Json {
@@ -194,16 +193,26 @@ fn selected(object: &Json, query: &HashMap<String, String>) -> bool {
 
 fn list(shared: &Shared, resource: &str, query: &HashMap<String, String>, cut: bool) -> Response<Stream> {
     let state = shared.state();
-    let items: Vec<&Json> = state
+    // An item has no kind: it is that of the list.
+    let bare = |object: &Json| {
+        let fields = object.as_object().into_iter().flatten().filter(|(key, _)| *key != "kind" && *key != "apiVersion");
+        fields.map(|(key, value)| (key.clone(), value.clone())).collect::<serde_json::Map<_, _>>()
+    };
+    let items: Vec<_> = state
         .objects
         .iter()
         .filter(|((known, _), object)| known == resource && selected(object, query))
-        .map(|(_, object)| object)
+        .map(|(_, object)| bare(object))
         .collect();
-    let text = json!({
-        "kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": state.visible.to_string()}, "items": items,
-    })
-    .to_string();
+    let kind = match resource {
+        "pods" => "PodList",
+        "nodes" => "NodeList",
+        _ => "NamespaceList",
+    };
+    let metadata = json!({"resourceVersion": state.visible.to_string()});
+    // In the order in which the real one writes them.
+    let items = serde_json::to_string(&items).unwrap_or_default();
+    let text = format!(r#"{{"kind":"{kind}","apiVersion":"v1","metadata":{metadata},"items":{items}}}"#) + "\n";
     if !cut {
         return whole(200, text);
     }
@@ -220,10 +229,6 @@ fn send_half(out: &Out, text: &str) {
 fn watch(shared: &Arc<Shared>, resource: &str, query: HashMap<String, String>, cut: bool) -> Response<Stream> {
     let (out, stream) = mpsc::unbounded_channel();
     let from: u64 = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
-    let initial = query.get("sendInitialEvents").is_some_and(|wanted| wanted == "true");
-    if initial && !shared.state().options.watch_list {
-        return status(422, &query, resource);
-    }
     let timeout = query.get("timeoutSeconds").and_then(|seconds| seconds.parse().ok()).unwrap_or(1800);
     let number = shared.change(|state| {
         state.watches += 1;
@@ -239,7 +244,7 @@ fn watch(shared: &Arc<Shared>, resource: &str, query: HashMap<String, String>, c
         end: Instant::now() + Duration::from_secs(timeout),
         cut,
     };
-    tokio::spawn(watch.run(from, initial));
+    tokio::spawn(watch.run(from));
     response(200, stream)
 }
 
@@ -254,13 +259,13 @@ struct Watch {
 }
 
 impl Watch {
-    async fn run(self, from: u64, initial: bool) {
+    async fn run(self, from: u64) {
         let mut version = self.shared.version.subscribe();
-        let mut at = match self.begin(from, initial) {
+        let mut at = match self.begin(from) {
             Some(at) => at,
             None => return,
         };
-        let mut bookmark = Instant::now() + self.shared.state().options.bookmarks;
+        let mut next_bookmark = Instant::now() + self.shared.state().options.bookmarks;
         loop {
             let (due, closed) = {
                 let state = self.shared.state();
@@ -274,9 +279,9 @@ impl Watch {
                 }
             }
             let now = Instant::now();
-            if now >= bookmark {
-                bookmark = now + self.shared.state().options.bookmarks;
-                self.event("BOOKMARK", &self.bookmark(at, false));
+            if now >= next_bookmark {
+                next_bookmark = now + self.shared.state().options.bookmarks;
+                self.event("BOOKMARK", &bookmark(&self.resource, at));
             }
             match closed {
                 Some(true) => return,
@@ -288,7 +293,7 @@ impl Watch {
             }
             tokio::select! {
                 _ = version.changed() => {}
-                () = tokio::time::sleep_until(bookmark.into()) => {}
+                () = tokio::time::sleep_until(next_bookmark.into()) => {}
                 () = tokio::time::sleep_until(self.end.into()) => return,
                 () = self.out.closed() => return,
             }
@@ -296,7 +301,7 @@ impl Watch {
     }
 
     /// Sends what there is at the begin; the version that was reached, or `None` when the watch is over.
-    fn begin(&self, from: u64, initial: bool) -> Option<u64> {
+    fn begin(&self, from: u64) -> Option<u64> {
         let state = self.shared.state();
         if from != 0 && from < state.oldest {
             let gone = status_object(410, "Expired", &format!("too old resource version: {from} ({})", state.oldest));
@@ -319,18 +324,7 @@ impl Watch {
                 return None;
             }
         }
-        if initial {
-            self.event("BOOKMARK", &self.bookmark(at, true));
-        }
         Some(at)
-    }
-
-    fn bookmark(&self, version: u64, ends: bool) -> Json {
-        let mut metadata = json!({"resourceVersion": version.to_string(), "creationTimestamp": null});
-        if ends {
-            metadata["annotations"] = json!({INITIAL_END: "true"});
-        }
-        json!({"kind": "Pod", "apiVersion": "v1", "metadata": metadata, "spec": {"containers": null}, "status": {}})
     }
 
     /// False when the watch is over.
@@ -342,6 +336,17 @@ impl Watch {
         }
         self.out.send(Ok(line.into())).is_ok()
     }
+}
+
+/// An object of which only the version means anything.
+fn bookmark(resource: &str, version: u64) -> Json {
+    let kind = match resource {
+        "pods" => "Pod",
+        "nodes" => "Node",
+        _ => "Namespace",
+    };
+    let metadata = json!({"resourceVersion": version.to_string(), "creationTimestamp": null});
+    json!({"kind": kind, "apiVersion": "v1", "metadata": metadata, "spec": {"containers": null}, "status": {}})
 }
 
 impl Drop for Watch {

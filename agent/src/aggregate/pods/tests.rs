@@ -66,7 +66,7 @@ fn samples(pods: &mut Pods, pod: Pod, used: &[(&str, Vec<Point>)]) -> Vec<Sample
         let kind = if container.is_some() { Kind::Container } else { Kind::Pod };
         entered.enter(&pod, container, kind, false, points);
     }
-    pods.samples(&Node::default(), &known, &entered)
+    pods.samples(&Node::default(), &known, &entered, Duration::ZERO)
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn a_reason_that_held_is_told_to_have_ended_until_the_pod_is_gone() {
     assert_eq!(reasons(Some("CrashLoopBackOff")), [Some(1.0), None]);
     assert_eq!(reasons(Some("made up by an operator")), [Some(0.0), Some(1.0)]);
     assert_eq!(reasons(None), [Some(0.0), Some(0.0)]);
-    pods.samples(&Node::default(), &Known::default(), &Used::default());
+    pods.samples(&Node::default(), &Known::default(), &Used::default(), Duration::ZERO);
     assert!(pods.told.is_empty(), "nothing is kept of pods that are gone");
 }
 

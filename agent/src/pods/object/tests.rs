@@ -153,6 +153,38 @@ fn no_more_of_an_annotation_is_kept_than_anybody_needs() {
 }
 
 #[test]
+fn a_pod_that_is_over_says_since_when() {
+    let ended = |at: &str| json!({"terminated": {"exitCode": 0, "reason": "Completed", "finishedAt": at}});
+    let of = |name, at| cluster::Container { state: ended(at), ..cluster::Container::new(name, name) };
+    let containers = vec![of("one", "2026-11-25T01:00:00Z"), of("two", "2026-11-25T02:00:00Z")];
+    let seconds = |pod: &cluster::Pod| read(pod).finished.map(|since| since.as_secs());
+    let mut pod = cluster::Pod { phase: "Succeeded", ..cluster::Pod::new("job", containers) };
+    assert_eq!(seconds(&pod), Some(1_795_572_000), "its last container's end");
+    // Evicted before one began: the conditions' time, 2026-11-25T00:00:09Z.
+    (pod.containers, pod.phase) = (Vec::new(), "Failed");
+    assert_eq!(seconds(&pod), Some(1_795_564_809));
+    pod.phase = "Running";
+    assert_eq!(seconds(&pod), None);
+}
+
+#[test]
+fn what_is_kept_of_a_pod_is_bounded_whatever_it_holds() {
+    let long = "é".repeat(60_000);
+    let reason = json!({"waiting": {"reason": long}});
+    let containers =
+        (0..500).map(|n| cluster::Container { state: reason.clone(), ..cluster::Container::new(&format!("c{n}"), "") });
+    let annotations = json!({"resource.opentelemetry.io/service.name": long, "resource.opentelemetry.io/service.version": long,
+        "kubernetes.io/config.hash": long, "other": long});
+    let pod = cluster::Pod { annotations, labels: json!({"team": long}), ..cluster::Pod::new("evil", containers.collect()) };
+    let read = read(&pod);
+    assert_eq!(read.containers.len(), 64);
+    let name = read.service.name.as_deref().expect("is kept");
+    assert!(name.len() <= 1024 && long.starts_with(name) && name.len() > 1000, "{}", name.len());
+    let debug = format!("{read:?}");
+    assert!(debug.len() < 200 << 10, "{} bytes as text", debug.len());
+}
+
+#[test]
 fn nodes_and_namespaces() {
     let node = Node::read(&cluster::node("node-1", "3800m", "14Gi").to_string(), &Wanted::default()).expect("is a node");
     assert_eq!((node.key(), cores(node.cpu), node.memory.map(Quantity::bytes)), ("node-1", Some(3.8), Some(14 << 30)));

@@ -1,26 +1,25 @@
 //! The API's JSON: the fields that are looked at, named as there, and how they become what is kept.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
-use super::{Container, Namespace, Node, Phase, Pod, Quantity, Resources, Role, Service, State, Status, Wanted, chosen};
-use crate::{
-    bound::bounded,
-    pods::workload::{self, Owner},
-};
+use super::{Container, Namespace, Node, Phase, Pod, Quantity, Resources, Role, Service, State, Status, Wanted, chosen, kept};
+use crate::pods::workload::{self, Owner};
 
 /// Annotations by which OpenTelemetry lets a pod name its service
 /// (semantic conventions, "Specify resource attributes using Kubernetes annotations").
 const SERVICE: &str = "resource.opentelemetry.io/service.";
 
-/// Bytes that are kept of such an annotation, which may have 256 KiB: it is in memory for every container of the pod. What is
-/// exported has a bound of its own, which is lower.
-const ANNOTATION: usize = 1024;
-
 /// kubelet's annotations of a static pod, and of the mirror pod that it makes in the API (pkg/kubelet/types/pod_update.go,
 /// `ConfigHashAnnotationKey` and `ConfigMirrorAnnotationKey`): both hold the UID that is in the paths of the cgroups.
 const STATIC_UID: [&str; 2] = ["kubernetes.io/config.mirror", "kubernetes.io/config.hash"];
+
+/// Containers of one role in one pod that are kept. The API sets no limit but an object's 1.5 MiB.
+const CONTAINERS: usize = 64;
 
 /// `null` stands for nothing there, as Go's encoder writes it.
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
@@ -127,11 +126,20 @@ struct WireStatus {
     phase: Option<String>,
     qos_class: Option<String>,
     #[serde(deserialize_with = "or_default")]
+    conditions: Vec<Condition>,
+    #[serde(deserialize_with = "or_default")]
     container_statuses: Vec<ContainerStatus>,
     #[serde(deserialize_with = "or_default")]
     init_container_statuses: Vec<ContainerStatus>,
     #[serde(deserialize_with = "or_default")]
     ephemeral_container_statuses: Vec<ContainerStatus>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Condition {
+    #[serde(deserialize_with = "or_default")]
+    last_transition_time: String,
 }
 
 #[derive(Deserialize)]
@@ -165,6 +173,8 @@ struct Detail {
     reason: Option<String>,
     #[serde(rename = "containerID")]
     container_id: Option<String>,
+    #[serde(rename = "finishedAt")]
+    finished_at: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -191,6 +201,7 @@ pub(super) fn pod(json: &str, wanted: &Wanted) -> Result<Pod, serde_json::Error>
     if metadata.uid.is_empty() {
         return Err(serde::de::Error::missing_field("metadata.uid"));
     }
+    let phase = status.phase.as_deref().and_then(Phase::of);
     let statuses: BTreeMap<&str, &ContainerStatus> = [&status.container_statuses, &status.init_container_statuses]
         .into_iter()
         .chain([&status.ephemeral_container_statuses])
@@ -200,7 +211,7 @@ pub(super) fn pod(json: &str, wanted: &Wanted) -> Result<Pod, serde_json::Error>
     let roles = [(spec.init_containers, Role::Init), (spec.containers, Role::Main), (spec.ephemeral_containers, Role::Ephemeral)];
     let containers = roles.into_iter().flat_map(|(containers, role)| {
         let statuses = &statuses;
-        containers.into_iter().map(move |container| {
+        containers.into_iter().take(CONTAINERS).map(move |container| {
             let status = statuses.get(container.name.as_str()).copied();
             container_of(container, role, status)
         })
@@ -209,20 +220,30 @@ pub(super) fn pod(json: &str, wanted: &Wanted) -> Result<Pod, serde_json::Error>
     let cgroup_uid = STATIC_UID.into_iter().find_map(annotation).filter(|uid| **uid != metadata.uid);
     let containers: Vec<_> = containers.collect();
     Ok(Pod {
-        cgroup_uid: cgroup_uid.map(|uid| uid.as_str().into()),
+        cgroup_uid: cgroup_uid.map(|uid| kept(uid)),
         workload: workload_of(&metadata),
         labels: chosen(&wanted.labels, &metadata.labels),
         service: service(&metadata, wanted.service_labels),
-        uid: metadata.uid.into(),
-        namespace: metadata.namespace.into(),
-        name: metadata.name.into(),
-        qos: status.qos_class.map(Into::into),
-        priority_class: spec.priority_class_name.filter(|name| !name.is_empty()).map(Into::into),
+        uid: kept(&metadata.uid),
+        namespace: kept(&metadata.namespace),
+        name: kept(&metadata.name),
+        qos: status.qos_class.as_deref().map(kept),
+        priority_class: spec.priority_class_name.as_deref().filter(|name| !name.is_empty()).map(kept),
         resources: spec.resources.into(),
         overhead: Resources { cpu_request: spec.overhead.cpu, memory_request: spec.overhead.memory, ..Resources::default() },
-        phase: status.phase.as_deref().and_then(Phase::of),
+        finished: if phase.is_some_and(Phase::is_over) { finished(&status) } else { None },
+        phase,
         containers,
     })
+}
+
+/// When the last container ended; where none says, as of a pod that was evicted before one began, when a condition last changed.
+fn finished(status: &WireStatus) -> Option<Duration> {
+    let time = |text: &str| humantime::parse_rfc3339_weak(text).ok()?.duration_since(UNIX_EPOCH).ok();
+    let statuses = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+    let ends = statuses.into_iter().flatten().filter_map(|status| status.state.terminated.as_ref()?.finished_at.as_deref());
+    let changes = status.conditions.iter().map(|condition| condition.last_transition_time.as_str());
+    ends.filter_map(time).max().or_else(|| changes.filter_map(time).max())
 }
 
 pub(super) fn node(json: &str) -> Result<Node, serde_json::Error> {
@@ -251,7 +272,7 @@ fn service(metadata: &Metadata, labels: bool) -> Service {
         let value = if labels { metadata.labels.get(&format!("app.kubernetes.io/{name}")) } else { None };
         value.filter(|value| !value.is_empty())
     };
-    let kept = |value: Option<&String>| value.map(|value| bounded(value, ANNOTATION).into());
+    let kept = |value: Option<&String>| value.map(|value| kept(value));
     Service {
         name: kept(annotation("name").or_else(|| label("instance")).or_else(|| label("name"))),
         namespace: kept(annotation("namespace")),
@@ -273,7 +294,7 @@ fn container_of(container: WireContainer, role: Role, status: Option<&ContainerS
     });
     let (id, previous_id) = ids.unwrap_or_default();
     Container {
-        name: container.name.into(),
+        name: kept(&container.name),
         role,
         desired: container.resources.into(),
         current: status.and_then(|status| status.resources.as_ref()).map(Resources::from),
@@ -286,7 +307,7 @@ fn container_of(container: WireContainer, role: Role, status: Option<&ContainerS
 /// `containerd://<id>`, `cri-o://<id>`, `docker://<id>`.
 fn id(url: &str) -> Option<Box<str>> {
     let id = url.rsplit_once("://").map_or(url, |(_, id)| id);
-    (!id.is_empty()).then(|| id.into())
+    (!id.is_empty()).then(|| kept(id))
 }
 
 impl ContainerStatus {
@@ -297,7 +318,7 @@ impl ContainerStatus {
             (None, Some(detail), _) => (State::Terminated, Some(detail)),
             (None, None, detail) => (State::Waiting, detail.as_ref()),
         };
-        let reason = |detail: &Detail| detail.reason.as_deref().filter(|reason| !reason.is_empty()).map(Into::into);
+        let reason = |detail: &Detail| detail.reason.as_deref().filter(|reason| !reason.is_empty()).map(kept);
         Status {
             ready: self.ready,
             restarts: self.restart_count,

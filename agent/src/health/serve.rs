@@ -1,0 +1,166 @@
+//! The health endpoints' HTTP: few connections, short requests, little time, so that whoever reaches the port can cost the agent
+//! neither memory nor descriptors.
+
+use std::{collections::VecDeque, convert::Infallible, fs::File, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::AbortHandle,
+    time::{sleep, timeout},
+};
+
+use super::Health;
+
+/// Connections at one time. Beyond that the oldest is closed: a probe has sent its request before the next one comes.
+const CONNECTIONS: usize = 16;
+
+/// From a connection's begin to its end: probes ask once.
+const CONNECTION: Duration = Duration::from_secs(5);
+
+/// Of a request, line and headers; hyper takes no less.
+const REQUEST_BYTES: usize = 8 << 10;
+
+/// Headers of a request.
+const HEADERS: usize = 32;
+
+/// While connections must be closed for others, a pause after each: a flood costs little of the CPU.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Takes the address.
+///
+/// # Errors
+/// When it is taken already, or not this machine's.
+pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+/// Answers for ever.
+pub async fn serve(listener: TcpListener, health: Arc<Health>) {
+    let mut open: VecDeque<AbortHandle> = VecDeque::with_capacity(CONNECTIONS);
+    // A descriptor to give up for a connection when there is no other: what has used them all is what a probe must be told.
+    let mut reserve = spare();
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                open.retain(|task| !task.is_finished());
+                if is_out_of_descriptors(&error) && reserve.take().is_some() {
+                    continue;
+                }
+                // No reason to spin.
+                sleep(Duration::from_millis(100)).await;
+                reserve = reserve.or_else(spare);
+                continue;
+            }
+        };
+        open.retain(|task| !task.is_finished());
+        let full = open.len() >= CONNECTIONS;
+        if let Some(oldest) = open.pop_front_if(|_| full) {
+            oldest.abort();
+        }
+        open.push_back(tokio::spawn(answer(stream, Arc::clone(&health))).abort_handle());
+        // The task reads what has come already before another connection is taken.
+        if full {
+            sleep(PAUSE).await
+        } else {
+            tokio::task::yield_now().await
+        }
+        reserve = reserve.or_else(spare);
+    }
+}
+
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(nix::libc::EMFILE | nix::libc::ENFILE))
+}
+
+/// Answers one request, if it comes in time, and closes the connection.
+async fn answer(stream: TcpStream, health: Arc<Health>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (status, text) = health.answer(request.uri().path());
+        let mut response = Response::new(Full::new(Bytes::from(text)));
+        *response.status_mut() = status;
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(CONNECTION)
+        .max_buf_size(REQUEST_BYTES)
+        .max_headers(HEADERS)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    let _ = timeout(CONNECTION, connection).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    async fn server() -> SocketAddr {
+        let listener = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let health = Arc::new(Health::default());
+        health.tick();
+        tokio::spawn(serve(listener, health));
+        address
+    }
+
+    /// What comes back, until the connection is closed.
+    async fn ask(address: SocketAddr, request: &[u8]) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let _ = stream.write_all(request).await;
+        let mut answer = Vec::new();
+        // A connection that is reset has said what it had to say.
+        let _ = timeout(CONNECTION * 3, stream.read_to_end(&mut answer)).await.expect("closed in time");
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    const PROBE: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n";
+
+    #[tokio::test]
+    async fn a_probe_is_answered_and_its_connection_closed() {
+        let answer = ask(server().await, PROBE).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nok\n"), "{answer}");
+        assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn more_connections_than_there_may_be_close_the_oldest_and_keep_no_probe_waiting() {
+        let address = server().await;
+        let mut idle = Vec::new();
+        for _ in 0..4 * CONNECTIONS {
+            idle.push(TcpStream::connect(address).await.unwrap());
+        }
+        let began = std::time::Instant::now();
+        assert!(ask(address, PROBE).await.starts_with("HTTP/1.1 200"));
+        assert!(began.elapsed() < CONNECTION, "{:?}", began.elapsed());
+        // All but the newest are closed by now, long before their time.
+        for stream in &mut idle[..3 * CONNECTIONS] {
+            let closed = timeout(Duration::from_secs(2), stream.read(&mut [0; 1])).await.expect("closed");
+            assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_too_long_or_too_slow_ends() {
+        let address = server().await;
+        let long = [b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: ".as_slice(), &[b'x'; 64 << 10], b"\r\n\r\n"].concat();
+        let answer = ask(address, &long).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+        let many = [b"GET /healthz HTTP/1.1\r\n".as_slice(), &b"A: b\r\n".repeat(HEADERS + 1), b"\r\n"].concat();
+        let answer = ask(address, &many).await;
+        assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+        let began = std::time::Instant::now();
+        let _ = ask(address, b"GET /healthz HTTP/1.1\r\nHost:").await;
+        assert!(began.elapsed() < 2 * CONNECTION, "{:?}", began.elapsed());
+    }
+}

@@ -1,0 +1,152 @@
+use super::*;
+use crate::pods::object::Phase;
+
+const UID: &str = "11111111-2222-3333-4444-555555555555";
+
+fn pod(uid: &str, ids: &[(&str, Option<&str>)]) -> Pod {
+    let containers =
+        ids.iter().map(|(name, id)| Container { name: (*name).into(), id: id.map(Into::into), ..Container::default() });
+    Pod { uid: uid.into(), name: "web".into(), namespace: "shop".into(), containers: containers.collect(), ..Pod::default() }
+}
+
+fn name<'a>(known: &'a Known, uid: &str, id: &str) -> Option<&'a str> {
+    known.find(uid, Some(id))?.container.map(|container| &*container.name)
+}
+
+#[test]
+fn a_container_that_was_started_again_leaves_its_name_to_its_old_id() {
+    let mut known = Known::default();
+    known.set_pod(pod(UID, &[("app", None)]));
+    assert!(known.find(UID, Some("one")).is_some_and(|found| found.container.is_none()));
+    let unnamed = known.find(UID, None).map(|found| found.revision);
+    known.set_pod(pod(UID, &[("app", Some("one"))]));
+    assert_ne!(known.find(UID, None).map(|found| found.revision), unnamed);
+    let before = known.find(UID, None).map(|found| found.revision);
+    known.set_pod(pod(UID, &[("app", Some("one"))]));
+    assert_eq!(known.find(UID, None).map(|found| found.revision), before, "nothing has changed");
+    known.set_pod(pod(UID, &[("app", Some("two")), ("proxy", Some("three"))]));
+    assert_eq!(
+        (name(&known, UID, "one"), name(&known, UID, "two"), name(&known, UID, "three")),
+        (Some("app"), Some("app"), Some("proxy"))
+    );
+    assert_eq!(name(&known, "other", "one"), None, "an id counts in its own pod only");
+}
+
+#[test]
+fn the_previous_container_is_known_though_its_time_was_missed() {
+    let mut known = Known::default();
+    let mut now = pod(UID, &[("app", Some("two"))]);
+    now.containers[0].previous_id = Some("one".into());
+    known.set_pod(now);
+    assert_eq!(name(&known, UID, "one"), Some("app"));
+}
+
+#[test]
+fn a_deleted_pod_is_remembered_for_a_while_and_not_for_ever() {
+    let mut known = Known::default();
+    let start = Instant::now();
+    known.set_pod(pod(UID, &[("app", Some("one"))]));
+    known.forget_pod(UID, start);
+    assert_eq!((name(&known, UID, "one"), known.counts()), (Some("app"), (0, 1)));
+    assert_eq!(known.living().count(), 0);
+    // Deleted again, as a list that comes later tells once more: remembered from the first time.
+    known.keep_pods(&HashSet::new(), start + REMEMBERED / 2);
+    known.forget_pod("another", start + REMEMBERED);
+    assert_eq!(known.counts(), (0, 0));
+}
+
+#[test]
+fn too_many_deleted_pods_are_not_remembered() {
+    let mut known = Known::default();
+    let start = Instant::now();
+    for n in 0..GONE as u64 + 100 {
+        known.set_pod(pod(&n.to_string(), &[]));
+        known.forget_pod(&n.to_string(), start + Duration::from_millis(n));
+    }
+    assert_eq!(known.counts(), (0, GONE));
+    assert!(known.find("99", None).is_none() && known.find("100", None).is_some(), "the oldest went");
+}
+
+#[test]
+fn pods_that_are_deleted_in_one_moment_are_remembered_by_which_changed_last() {
+    let mut known = Known::default();
+    for n in 0..GONE + 100 {
+        known.set_pod(pod(&n.to_string(), &[]));
+    }
+    known.keep_pods(&HashSet::new(), Instant::now());
+    assert_eq!(known.counts(), (0, GONE));
+    assert!(known.find("99", None).is_none() && known.find("100", None).is_some(), "the oldest went");
+}
+
+fn finished(n: u64) -> Pod {
+    let (phase, finished) = (Some(Phase::Succeeded), Some(Duration::from_secs(n)));
+    Pod { phase, finished, ..pod(&n.to_string(), &[]) }
+}
+
+#[test]
+fn of_finished_pods_the_latest_are_kept_and_the_others_counted() {
+    let mut known = Known::default();
+    let all = 3000;
+    // In no order, as a list has them, and twice, as the next list does.
+    for n in (0..all).map(|n| n * 7 % all).chain(0..all) {
+        known.set_pod(finished(n));
+    }
+    known.set_pod(pod("living", &[]));
+    let kept = known.finished().count();
+    assert!((FINISHED..=FINISHED + FINISHED / 8).contains(&kept), "{kept}");
+    assert_eq!((known.counts(), kept + known.left_out()), ((all as usize + 1, 0), all as usize));
+    assert!(known.find(&(all - 1).to_string(), None).is_some() && known.find("0", None).is_none());
+    known.forget_pod("0", Instant::now());
+    assert_eq!(known.counts(), (all as usize, 0));
+    known.keep_pods(&HashSet::from(["living".into(), "1".into()]), Instant::now());
+    assert_eq!((known.counts(), known.left_out()), ((2, kept), 1));
+}
+
+#[test]
+fn pods_that_no_node_can_have_are_counted_only() {
+    let mut known = Known::default();
+    for n in 0..LIVING + 10 {
+        known.set_pod(pod(&n.to_string(), &[]));
+    }
+    assert_eq!((known.living().count(), known.left_out()), (LIVING, 10));
+    known.forget_pod("0", Instant::now());
+    known.set_pod(pod(&(LIVING + 1).to_string(), &[]));
+    assert_eq!((known.living().count(), known.left_out()), (LIVING, 9), "there is room now");
+}
+
+#[test]
+fn a_static_pod_is_found_by_the_uid_that_kubelet_gave_it() {
+    let mut known = Known::default();
+    let hash = "0123456789abcdef0123456789abcdef";
+    known.set_pod(Pod { cgroup_uid: Some(hash.into()), ..pod(UID, &[]) });
+    assert_eq!(known.find(hash, None).map(|found| &*found.pod.uid), Some(UID));
+    // Its mirror was deleted and made again, while it ran on.
+    known.forget_pod(UID, Instant::now());
+    known.set_pod(Pod { cgroup_uid: Some(hash.into()), ..pod("next", &[]) });
+    assert_eq!(known.find(hash, None).map(|found| &*found.pod.uid), Some("next"));
+}
+
+#[test]
+fn labels_of_a_namespace_that_is_gone_stay_while_its_pods_are_known() {
+    let mut known = Known::default();
+    let labels = vec![("team".into(), "shop".into())];
+    known.set_pod(pod(UID, &[]));
+    let without = known.find(UID, None).map(|found| found.revision);
+    known.set_namespace(Namespace { name: "shop".into(), labels: labels.clone() });
+    known.set_namespace(Namespace { name: "empty".into(), labels: Labels::new() });
+    let found = known.find(UID, None).expect("is known");
+    assert_eq!(found.namespace_labels, labels);
+    assert_ne!(Some(found.revision), without, "what was cached is stale");
+    known.keep_namespaces(&HashSet::new());
+    assert_eq!((known.labels_of("shop"), known.namespaces()), (&labels[..], 1));
+}
+
+#[test]
+fn past_containers_are_bounded() {
+    let mut known = Known::default();
+    for n in 0..1000 {
+        known.set_pod(pod(UID, &[("app", Some(&n.to_string()))]));
+    }
+    assert_eq!(known.pods[UID].ids.len(), PAST);
+    assert_eq!((name(&known, UID, "999"), name(&known, UID, "10")), (Some("app"), None));
+}
