@@ -22,6 +22,7 @@ use super::http::{self, Http};
 use super::{Compression, ExportError, Exporter, Payload, Protocol, Settings, encode, logs};
 use crate::aggregate::Batch;
 use crate::backoff::{Backoff, Pacing};
+use crate::rate_limit::times;
 
 /// Sends batches in the background.
 #[derive(Debug)]
@@ -332,11 +333,6 @@ impl State {
             ..self.stats.clone()
         }
     }
-}
-
-/// How often the like happened unlogged, for the end of a message.
-fn times(silent: u64) -> String {
-    if silent == 0 { String::new() } else { format!(" ({silent} more times since this was last logged)") }
 }
 
 impl Sink {

@@ -186,7 +186,7 @@ pub fn refused(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -
         _ => Kind::Status,
     };
     let reason = if said.is_empty() { status.to_string() } else { format!("{status}: {said}") };
-    Failure { kind, reason, retry_after }
+    Failure { retry_after, ..Failure::new(kind, reason) }
 }
 
 /// An answer, whole or line by line.
