@@ -4,6 +4,7 @@
 //! it every second, adds the cgroups that were there before the programs, and gives a slot back when its owner is gone and its
 //! last counts were read. A cgroup passes through [`Phase`]s in that order and never back.
 
+mod controllers;
 pub mod files;
 pub mod name;
 mod scan;
@@ -21,7 +22,10 @@ use aya::{
 };
 
 use self::table::Phase;
-pub use self::table::{Cgroup, Table};
+pub use self::{
+    controllers::Controllers,
+    table::{Cgroup, Table},
+};
 use crate::kernel::{
     btf::{Btf, BtfError},
     facts,
@@ -214,6 +218,7 @@ impl Cgroups {
                 born_ns: owner.born_ns,
                 older_than_counting: owner.older_than_counting != 0,
                 died_ns: Some(owner.died_ns).filter(|ns| *ns != 0),
+                controllers: Controllers::default(),
                 phase: Phase::Counting,
             });
         }
@@ -243,6 +248,14 @@ impl Cgroups {
             let older = u64::from(owner.older_than_counting);
             self.owners.set_word(*slot, OLDER, u64::from(owner.path_len) << 32 | older);
             born[n].2 = owner;
+        }
+    }
+
+    /// Learns which controllers' files there are: before a collection, which reads them.
+    pub fn learn_controllers(&mut self) {
+        let mut parents = controllers::Parents::new(&self.root);
+        for cgroup in self.table.entries.iter_mut().flatten().filter(|cgroup| cgroup.lives()) {
+            cgroup.controllers = parents.of_child(&cgroup.path);
         }
     }
 
