@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agent_common::cgroups::{Offsets, Owner, PATH_LEN, Tally, UNATTRIBUTED};
+use agent_common::cgroups::{Offsets, Owner, PATH_LEN, Tally, UNATTRIBUTED, may_take};
 use aya::{
     maps::{HashMap as BpfHashMap, MapData, Queue},
     sys::SyscallError,
@@ -49,6 +49,8 @@ const OLDER: usize = std::mem::offset_of!(Owner, older_than_counting) / 8;
 const PATH: usize = std::mem::offset_of!(Owner, path) / 8;
 const BORN: usize = std::mem::offset_of!(Owner, born_ns) / 8;
 const DIED: usize = std::mem::offset_of!(Owner, died_ns) / 8;
+/// Word of [`Tally`].
+const TAKEN: usize = std::mem::offset_of!(Tally, taken) / 8;
 
 /// Why the cgroups cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +106,7 @@ impl Cgroups {
         let mut object = kernel.load(&Plan {
             object: "cgroups",
             bytes: OBJECT,
-            facts: ("OFFSETS", offsets(&kernel.btf)?),
+            facts: ("OFFSETS", Offsets { slots: slots.into(), ..offsets(&kernel.btf)? }),
             maps: &[
                 ("CGROUP_SLOTS", Some(slots)),
                 ("FREE_SLOTS", Some(slots)),
@@ -300,6 +302,7 @@ impl Cgroups {
             child.parent = cgroup.parent;
         }
         self.owners.write(slot, &Owner::ZERO);
+        self.tally.add_to_word(0, TAKEN, u64::MAX);
         self.free.push(slot, 0).map_err(|source| CgroupError::Slots { action: "give back", source })?;
         Ok(Some(cgroup))
     }
@@ -319,6 +322,10 @@ impl Cgroups {
             if self.by_id.get(&cgroup.id, 0).is_ok() {
                 continue;
             }
+            let taken = self.tally.word(0, TAKEN).unwrap_or(0);
+            if !may_take(cgroup.level(), taken, self.slots) {
+                continue;
+            }
             let slot = match self.free.pop(0) {
                 Ok(slot) => slot,
                 Err(aya::maps::MapError::ElementNotFound) => break,
@@ -329,6 +336,7 @@ impl Cgroups {
                 }
                 Err(source) => return Err(CgroupError::Slots { action: "take", source }),
             };
+            self.tally.add_to_word(0, TAKEN, 1);
             let mut owner = Owner {
                 id: cgroup.id,
                 parent: cgroup.parent,
@@ -374,6 +382,8 @@ fn offsets(btf: &Btf) -> Result<Offsets, BtfError> {
         root_hierarchy_id: btf.offset_of("cgroup_root", "hierarchy_id", 4)?,
         kn_id: btf.offset_of("kernfs_node", "id", 8)?,
         kn_parent: btf.offset_of("kernfs_node", parent, 8)?,
+        cgroup_level: btf.offset_of("cgroup", "level", 4)?,
+        ..Offsets::ZERO
     })
 }
 

@@ -166,6 +166,7 @@ impl Memory {
                 ("MEMORY_COUNTS", Some(slots)),
                 ("OOM_KILLS", None),
                 ("OOM_RING", None),
+                ("OOM_TAKEN", Some(slots)),
                 ("RECLAIMS", None),
                 ("VICTIMS", None),
             ],
