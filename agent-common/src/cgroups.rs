@@ -8,6 +8,16 @@ pub const UNATTRIBUTED: u32 = 0;
 /// Bytes kept of a cgroup's path. A pod's container under two nested kubelets needs about 330.
 pub const PATH_LEN: usize = 448;
 
+/// The deepest level of the hierarchy on which cgroups may take any slot: where a node has its pods' containers, and services.
+pub const SHALLOW: u32 = 4;
+
+/// Whether a cgroup on this level may take a slot when `taken` of so many are. What is deeper leaves a quarter of them: that is where
+/// whoever may make cgroups in its own container makes them, and it must not take them all.
+#[inline(always)]
+pub const fn may_take(level: u32, taken: u64, slots: u32) -> bool {
+    level <= SHALLOW || taken.cast_signed() < (slots - slots / 4) as i64
+}
+
 record! {
     /// The owner of one slot, written where a cgroup is born and dies: state, not events, so nothing is lost when the agent
     /// looks away, restarts, or is replaced.
@@ -42,13 +52,31 @@ record! {
         pub kn_id: u64,
         /// `kernfs_node.parent`, or `__parent` since 6.15.
         pub kn_parent: u64,
+        /// `cgroup.level`, 32 bits: 0 for the root.
+        pub cgroup_level: u64,
+        /// Number of slots.
+        pub slots: u64,
     }
 }
 
 record! {
     /// Counters of the `cgroups` programs.
     pub struct Tally {
-        /// Cgroups that were born when no slot was free.
+        /// Cgroups that were born when no slot was free for them.
         pub without_slot: u64,
+        /// Slots that have an owner, [`UNATTRIBUTED`] left out. The kernel side and the agent add and subtract.
+        pub taken: u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deep_cgroups_leave_a_quarter_of_the_slots() {
+        assert!(may_take(SHALLOW + 1, 767, 1024) && !may_take(SHALLOW + 1, 768, 1024));
+        assert!(may_take(SHALLOW, 1022, 1024));
+        assert!(may_take(9, u64::MAX, 16), "off by one for a moment");
     }
 }

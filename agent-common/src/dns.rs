@@ -237,7 +237,8 @@ counts! {
         pub timeouts: Counts4,
         /// Queries whose cgroup was gone before an answer or the end of the time for it.
         pub abandoned: Counts4,
-        /// Queries whose answers could not be waited for: no room among those in flight or for another row, or part of a stream lost.
+        /// Queries whose answers could not be waited for: the slot's share of those in flight was used up, no room for another row, or part
+        /// of a stream lost.
         pub lost: Counts4,
         /// Answers, among the lookups, that were cut to fit into a datagram.
         pub truncated: Counts4,
@@ -314,7 +315,50 @@ record! {
     }
 }
 
-/// Names that are counted one by one, of all slots together, where that is wanted; those not asked for longest make room.
+/// Room for queries in flight: three thousand a second that all wait for five. Who has how many is bounded by [`crate::share`].
+pub const QUERIES_LEN: u32 = 16_384;
+
+record! {
+    /// What a slot has in the tables that all slots share: `DNS_TAKEN[slot]`, and all of them together `DNS_TAKEN_ALL[0]`.
+    ///
+    /// The kernel side adds and subtracts; the agent, which looks at all entries anyway, puts it right every time.
+    pub struct Taken {
+        /// Queries in flight.
+        pub queries: u64,
+        /// Names.
+        pub names: u64,
+    }
+}
+
+/// Gaps in streams that are remembered for each slot.
+pub const GAPS_LEN: usize = 8;
+
+record! {
+    /// When streams of a slot's TCP connections were last lost: `DNS_GAPS[slot]`. What was asked before on such a connection may have been
+    /// answered unseen.
+    pub struct Gaps {
+        /// The connection's socket cookie, at a position by the cookie; 0 for none.
+        pub cookies: [u64; GAPS_LEN],
+        /// On CLOCK_MONOTONIC in ns, at the same position.
+        pub at_ns: [u64; GAPS_LEN],
+    }
+}
+
+impl Gaps {
+    /// Where a connection's gap is.
+    #[inline(always)]
+    pub const fn position(cookie: u64) -> usize {
+        (cookie & (GAPS_LEN as u64 - 1)) as usize
+    }
+
+    /// Whether a connection's stream was lost at that moment or later.
+    pub const fn since(&self, cookie: u64, ns: u64) -> bool {
+        let position = Self::position(cookie);
+        self.cookies[position] == cookie && self.at_ns[position] >= ns
+    }
+}
+
+/// Names that are counted one by one, of all slots together, where that is wanted. Who has how many is bounded by [`crate::share`].
 pub const NAMES_LEN: u32 = 4096;
 
 record! {

@@ -89,6 +89,7 @@ pub mod dns;
 pub mod drops;
 pub mod memory;
 pub mod network;
+pub mod share;
 pub mod socket;
 pub mod tcp;
 

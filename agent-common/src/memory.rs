@@ -8,7 +8,7 @@ pub const RECLAIM_FIRST: i32 = 104;
 /// Buckets of reclaim durations per slot: position 0, then 20 octaves of eight up to 8 s; longer ones are in the last.
 pub const RECLAIM_LEN: usize = 162;
 
-/// Entries of the ring of kills, a power of two.
+/// Entries of the ring of kills, a power of two. Who has how many that are unread is bounded by [`crate::share`].
 pub const KILLS_LEN: u32 = 256;
 
 /// Bytes of a task's name, the terminating zero included (`TASK_COMM_LEN`).
@@ -214,6 +214,18 @@ record! {
         pub head: u64,
         /// Kills ever read, written by the agent: the next agent goes on from there.
         pub tail: u64,
+        /// Kills that were not written, since their slot's share of the ring was unread.
+        pub unwritten: u64,
+    }
+}
+
+record! {
+    /// What a slot has in the ring of kills: `OOM_TAKEN[slot]`.
+    pub struct RingShare {
+        /// The ring's tail when this was counted. It does not count any more once the tail is another.
+        pub tail: u64,
+        /// Its kills that are unread.
+        pub unread: u64,
     }
 }
 

@@ -138,6 +138,16 @@ pub unsafe fn probe_bytes(to: *mut u8, len: u32, address: u64) {
     }
 }
 
+/// Reads a `u32` at an address that is a mere number, as [`probe`] does.
+#[inline(always)]
+pub fn probe32(address: u64, offset: u64) -> Option<u32> {
+    if !reads_by_address() {
+        return None;
+    }
+    // SAFETY: bpf_probe_read_kernel returns an error for memory that cannot be read.
+    unsafe { bpf_probe_read_kernel((address + offset) as *const u32) }.ok()
+}
+
 /// Adds `n` to a count that other CPUs, interrupts and the agent add to as well.
 ///
 /// The target has no atomic operations but this one, which its Rust does not offer.

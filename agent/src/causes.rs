@@ -1,4 +1,4 @@
-//! An error and its causes, as people read them.
+//! An error and its causes, and other text from elsewhere, as people read them.
 
 use std::error::Error;
 
@@ -22,6 +22,18 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
+/// Text from elsewhere as it may go into one line of a log: no control characters, at most 300 characters.
+pub fn one_line(text: &str) -> String {
+    const LONGEST: usize = 300;
+    let text = text.trim();
+    let mut line: String = text.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    line.truncate(line.trim_end().len());
+    if text.chars().nth(LONGEST).is_some() {
+        line.push('…');
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -35,5 +47,11 @@ mod tests {
         let inner = std::io::Error::other(rustls::Error::HandshakeNotComplete);
         let outer = Door(std::io::Error::other(inner));
         assert_eq!(chain(&outer), "could not open the door: handshake not complete");
+    }
+
+    #[test]
+    fn text_from_elsewhere_is_one_line() {
+        assert_eq!(one_line(" a\nb\tc\u{1b}[31m "), "a b c [31m");
+        assert_eq!(one_line(&"x".repeat(400)).chars().count(), 301);
     }
 }

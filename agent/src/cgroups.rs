@@ -4,6 +4,7 @@
 //! it every second, adds the cgroups that were there before the programs, and gives a slot back when its owner is gone and its
 //! last counts were read. A cgroup passes through [`Phase`]s in that order and never back.
 
+mod controllers;
 pub mod files;
 pub mod name;
 mod scan;
@@ -14,14 +15,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agent_common::cgroups::{Offsets, Owner, PATH_LEN, Tally, UNATTRIBUTED};
+use agent_common::cgroups::{Offsets, Owner, PATH_LEN, Tally, UNATTRIBUTED, may_take};
 use aya::{
     maps::{HashMap as BpfHashMap, MapData, Queue},
     sys::SyscallError,
 };
 
 use self::table::Phase;
-pub use self::table::{Cgroup, Table};
+pub use self::{
+    controllers::Controllers,
+    table::{Cgroup, Table},
+};
 use crate::kernel::{
     btf::{Btf, BtfError},
     facts,
@@ -45,6 +49,8 @@ const OLDER: usize = std::mem::offset_of!(Owner, older_than_counting) / 8;
 const PATH: usize = std::mem::offset_of!(Owner, path) / 8;
 const BORN: usize = std::mem::offset_of!(Owner, born_ns) / 8;
 const DIED: usize = std::mem::offset_of!(Owner, died_ns) / 8;
+/// Word of [`Tally`].
+const TAKEN: usize = std::mem::offset_of!(Tally, taken) / 8;
 
 /// Why the cgroups cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +106,7 @@ impl Cgroups {
         let mut object = kernel.load(&Plan {
             object: "cgroups",
             bytes: OBJECT,
-            facts: ("OFFSETS", offsets(&kernel.btf)?),
+            facts: ("OFFSETS", Offsets { slots: slots.into(), ..offsets(&kernel.btf)? }),
             maps: &[
                 ("CGROUP_SLOTS", Some(slots)),
                 ("FREE_SLOTS", Some(slots)),
@@ -214,6 +220,7 @@ impl Cgroups {
                 born_ns: owner.born_ns,
                 older_than_counting: owner.older_than_counting != 0,
                 died_ns: Some(owner.died_ns).filter(|ns| *ns != 0),
+                controllers: Controllers::default(),
                 phase: Phase::Counting,
             });
         }
@@ -243,6 +250,14 @@ impl Cgroups {
             let older = u64::from(owner.older_than_counting);
             self.owners.set_word(*slot, OLDER, u64::from(owner.path_len) << 32 | older);
             born[n].2 = owner;
+        }
+    }
+
+    /// Learns which controllers' files there are: before a collection, which reads them.
+    pub fn learn_controllers(&mut self) {
+        let mut parents = controllers::Parents::new(&self.root);
+        for cgroup in self.table.entries.iter_mut().flatten().filter(|cgroup| cgroup.lives()) {
+            cgroup.controllers = parents.of_child(&cgroup.path);
         }
     }
 
@@ -287,6 +302,7 @@ impl Cgroups {
             child.parent = cgroup.parent;
         }
         self.owners.write(slot, &Owner::ZERO);
+        self.tally.add_to_word(0, TAKEN, u64::MAX);
         self.free.push(slot, 0).map_err(|source| CgroupError::Slots { action: "give back", source })?;
         Ok(Some(cgroup))
     }
@@ -306,6 +322,10 @@ impl Cgroups {
             if self.by_id.get(&cgroup.id, 0).is_ok() {
                 continue;
             }
+            let taken = self.tally.word(0, TAKEN).unwrap_or(0);
+            if !may_take(cgroup.level(), taken, self.slots) {
+                continue;
+            }
             let slot = match self.free.pop(0) {
                 Ok(slot) => slot,
                 Err(aya::maps::MapError::ElementNotFound) => break,
@@ -316,6 +336,7 @@ impl Cgroups {
                 }
                 Err(source) => return Err(CgroupError::Slots { action: "take", source }),
             };
+            self.tally.add_to_word(0, TAKEN, 1);
             let mut owner = Owner {
                 id: cgroup.id,
                 parent: cgroup.parent,
@@ -361,6 +382,8 @@ fn offsets(btf: &Btf) -> Result<Offsets, BtfError> {
         root_hierarchy_id: btf.offset_of("cgroup_root", "hierarchy_id", 4)?,
         kn_id: btf.offset_of("kernfs_node", "id", 8)?,
         kn_parent: btf.offset_of("kernfs_node", parent, 8)?,
+        cgroup_level: btf.offset_of("cgroup", "level", 4)?,
+        ..Offsets::ZERO
     })
 }
 

@@ -19,6 +19,7 @@ mod kernel;
 mod live;
 mod pipeline;
 mod pods;
+mod rate_limit;
 mod registry;
 mod run;
 mod signals;

@@ -191,6 +191,7 @@ impl Pipeline {
     /// Everything known now. A signal that cannot be read is left out and said in `failed`.
     pub fn collect(&mut self, mut failed: impl FnMut(&'static str, &(dyn Error + 'static))) -> Batch {
         self.cgroups.refresh();
+        self.cgroups.learn_controllers();
         for (signal, running) in &mut self.signals {
             if let Err(error) = running.begin(&mut self.cgroups) {
                 failed(signal.name, &*error);

@@ -25,10 +25,14 @@ use crate::{
     kernel::{facts, sys},
     pipeline::{Pipeline, Settings, StartError},
     pods::{self, ApiError},
+    rate_limit::{RateLimit, times},
 };
 
 /// Time between two ticks of the collector.
 const TICK: Duration = Duration::from_secs(1);
+
+/// At most so many lines in a minute about what cannot be read of each signal, and of the cgroups.
+const FAILURES: u32 = 5;
 
 /// From the signal to the end: a stopped pod is waited for, and so is a rollout.
 const STOP: Duration = Duration::from_millis(1700);
@@ -115,7 +119,8 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         let (stop, stopped) = mpsc::channel();
         let (ending, mut ended) = oneshot::channel();
         let queue = shipper.queue();
-        let collector = Collector { pipeline, health, interval: config.interval, queue, started_unix_ns, failing: Vec::new() };
+        let failing = Failing { now: Vec::new(), limit: RateLimit::new(FAILURES, Duration::from_secs(60)), said: false };
+        let collector = Collector { pipeline, health, interval: config.interval, queue, started_unix_ns, failing };
         thread::Builder::new()
             .name("collector".to_owned())
             .spawn(move || {
@@ -213,8 +218,39 @@ struct Collector {
     /// Takes what was collected. Batches are encoded in this thread: one that takes long must not hold up sending.
     queue: Queue,
     started_unix_ns: u64,
-    /// What failed last time: said once, and once more when it works again.
-    failing: Vec<String>,
+    failing: Failing,
+}
+
+/// What failed last time: said once, and once more when it works again, but not without end where it comes and goes.
+struct Failing {
+    /// Each with what could not be read.
+    now: Vec<Failed>,
+    limit: RateLimit<&'static str>,
+    /// Whether anything was said since all could be read.
+    said: bool,
+}
+
+/// The name of what could not be read, and why.
+type Failed = (&'static str, String);
+
+impl Failing {
+    /// What is to be said now that this fails.
+    fn replace(&mut self, failing: Vec<Failed>, now: Instant) -> Vec<String> {
+        let mut lines = Vec::new();
+        for failure in failing.iter().filter(|failure| !self.now.contains(failure)) {
+            if let Some(silent) = self.limit.admit(failure.0, now) {
+                lines.push(format!("{}{}", failure.1, times(silent)));
+            }
+        }
+        self.said |= !lines.is_empty();
+        self.now = failing;
+        lines
+    }
+
+    /// Whether to say that all can be read again.
+    fn recovered(&mut self) -> bool {
+        self.now.is_empty() && std::mem::take(&mut self.said)
+    }
 }
 
 impl Collector {
@@ -226,7 +262,7 @@ impl Collector {
             let now = Instant::now();
             let mut failing = Vec::new();
             if let Err(error) = self.pipeline.tick() {
-                failing.push(chain(&*error));
+                failing.push(("cgroups", chain(&*error)));
             }
             if now >= next_collection {
                 next_collection = following(next_collection, self.interval, now);
@@ -248,10 +284,10 @@ impl Collector {
     }
 
     /// Collects, and queues it together with what became of the batches before.
-    fn collect(&mut self, failing: &mut Vec<String>) {
+    fn collect(&mut self, failing: &mut Vec<Failed>) {
         let mut missed = Vec::new();
         let mut batch = self.pipeline.collect(|signal, cause| missed.push((signal, chain(cause))));
-        failing.extend(missed.iter().map(|(signal, cause)| format!("could not read {signal}: {cause}")));
+        failing.extend(missed.iter().map(|(signal, cause)| (*signal, format!("could not read {signal}: {cause}"))));
         let (stats, of_events) = (self.queue.stats(), self.queue.event_stats());
         let pods = self.pipeline.pods_trouble();
         self.health.collected(Collected { missed: &missed, export: &stats, pods, at: Instant::now() });
@@ -263,14 +299,13 @@ impl Collector {
         sys::trim_heap();
     }
 
-    fn report(&mut self, failing: Vec<String>) {
-        for failure in failing.iter().filter(|failure| !self.failing.contains(failure)) {
-            error!("{failure}");
+    fn report(&mut self, failing: Vec<Failed>) {
+        for line in self.failing.replace(failing, Instant::now()) {
+            error!("{line}");
         }
-        if failing.is_empty() && !self.failing.is_empty() {
+        if self.failing.recovered() {
             info!("the kernel can be read again");
         }
-        self.failing = failing;
     }
 }
 
@@ -283,6 +318,25 @@ fn following(at: Instant, every: Duration, now: Instant) -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_said_once_and_not_without_end_where_it_comes_and_goes() {
+        let start = Instant::now();
+        let mut failing = Failing { now: Vec::new(), limit: RateLimit::new(FAILURES, Duration::from_secs(60)), said: false };
+        let why = |n: u32| vec![("cpu", format!("could not read cpu: {n}"))];
+        assert_eq!(failing.replace(why(1), start), ["could not read cpu: 1"]);
+        assert!(failing.replace(why(1), start).is_empty() && !failing.recovered());
+        assert!(failing.replace(Vec::new(), start).is_empty() && failing.recovered() && !failing.recovered());
+        let mut lines = 0;
+        for n in 0..59 {
+            let now = start + Duration::from_secs(n);
+            lines += failing.replace(why(n as u32), now).len() + failing.replace(Vec::new(), now).len();
+            lines += usize::from(failing.recovered());
+        }
+        assert_eq!(lines, 2 * (FAILURES as usize - 1), "both ends of each");
+        let later = failing.replace(why(1), start + Duration::from_secs(60));
+        assert_eq!(later, ["could not read cpu: 1 (55 more times since this was last logged)"]);
+    }
 
     #[test]
     fn collections_keep_their_rhythm_and_do_not_catch_up() {

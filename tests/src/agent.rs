@@ -13,8 +13,9 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nix::{
+    sched::{CloneFlags, unshare},
     sys::signal::{Signal, kill},
     unistd::{Gid, Pid, Uid},
 };
@@ -85,7 +86,7 @@ pub fn run_in(args: &[&str], user: As, within: Duration, environment: &[(&str, &
         fs::copy(&binary, &copy).with_context(|| format!("could not copy {}", binary.display()))?;
         binary = copy;
     }
-    let mut process = spawn(&binary, args, user, environment)?;
+    let mut process = spawn(command(&binary, args, environment), user)?;
     let stdout = read_all(process.stdout.take());
     let stderr = read_all(process.stderr.take());
     let within = patience(within);
@@ -104,7 +105,8 @@ fn read_all<R: std::io::Read + Send + 'static>(pipe: Option<R>) -> thread::JoinH
     })
 }
 
-fn spawn(binary: &Path, args: &[&str], user: As, environment: &[(&str, &str)]) -> Result<Child> {
+/// The binary with these arguments, both outputs piped.
+fn command(binary: &Path, args: &[&str], environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(binary);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // The environment can configure the agent too; a test says all it wants in its configuration.
@@ -112,6 +114,11 @@ fn spawn(binary: &Path, args: &[&str], user: As, environment: &[(&str, &str)]) -
         command.env_remove(name);
     }
     command.envs(environment.iter().copied());
+    command
+}
+
+/// Starts it; it ends with the thread that calls this.
+fn spawn(mut command: Command, user: As) -> Result<Child> {
     // SAFETY: system calls only between fork and exec.
     unsafe {
         command.pre_exec(move || {
@@ -134,7 +141,17 @@ fn spawn(binary: &Path, args: &[&str], user: As, environment: &[(&str, &str)]) -
             Ok(())
         });
     }
-    command.spawn().with_context(|| format!("could not start {}", binary.display()))
+    command.spawn().with_context(|| format!("could not start {}", command.get_program().display()))
+}
+
+/// Starts it as the first process of a PID namespace, in which it sees no process but itself, as in a pod.
+fn spawn_among_its_own(mut command: Command) -> Result<Child> {
+    let apart = thread::spawn(move || {
+        // What this thread starts from now on is in the new namespace; the thread itself, and all others, stay.
+        unshare(CloneFlags::CLONE_NEWPID).context("could not make a PID namespace")?;
+        command.spawn().with_context(|| format!("could not start {}", command.get_program().display()))
+    });
+    apart.join().map_err(|_| anyhow!("a thread panicked"))?
 }
 
 /// Whether an environment variable would configure the agent.
@@ -222,11 +239,7 @@ impl Agent {
     /// Starts it with these keys on top of an interval of 1 s, nothing pinned, a free port and the stdout exporter, and waits for
     /// its first export.
     pub fn start(config: Json) -> Result<Self> {
-        let agent = Self::spawn(config)?;
-        agent.wait_for("a first export", STARTS_WITHIN, |exports| (exports.requests() > 0).then_some(()))?;
-        // Its log up to here: what it measures, and what not.
-        agent.wait_for_log("podmeter runs", STARTS_WITHIN)?;
-        Ok(agent)
+        Self::spawn(config)?.started()
     }
 
     /// The same without waiting: for exporters whose exports do not come to standard output, and for what happens during start.
@@ -236,6 +249,22 @@ impl Agent {
 
     /// The same with these variables in its environment.
     pub fn spawn_in(config: Json, environment: &[(&str, &str)]) -> Result<Self> {
+        Self::spawn_by(config, environment, |command| spawn(command, As::Root))
+    }
+
+    /// As [`Agent::start`], in a PID namespace of its own.
+    pub fn start_among_its_own(config: Json) -> Result<Self> {
+        Self::spawn_by(config, &[], spawn_among_its_own)?.started()
+    }
+
+    fn started(self) -> Result<Self> {
+        self.wait_for("a first export", STARTS_WITHIN, |exports| (exports.requests() > 0).then_some(()))?;
+        // Its log up to here: what it measures, and what not.
+        self.wait_for_log("podmeter runs", STARTS_WITHIN)?;
+        Ok(self)
+    }
+
+    fn spawn_by(config: Json, environment: &[(&str, &str)], spawn: impl FnOnce(Command) -> Result<Child>) -> Result<Self> {
         let address = http::free_address()?;
         let mut all = json!({
             "interval": "1s", "listen": address.to_string(), "bpf": {"pin": false}, "export": {"exporter": "stdout"},
@@ -248,7 +277,7 @@ impl Agent {
         let file = dir.path().join("config.yaml");
         fs::write(&file, all.to_string()).with_context(|| format!("could not write {}", file.display()))?;
         let file = file.to_str().context("the configuration's path is not UTF-8")?;
-        let process = spawn(&binary()?, &["run", "--config", file], As::Root, environment)?;
+        let process = spawn(command(&binary()?, &["run", "--config", file], environment))?;
         Ok(Self::adopt(process, address, Box::new(dir)))
     }
 
@@ -424,6 +453,7 @@ const LOOKED_AT: &[(&str, &[&str])] = &[
     ("limits", &["cpu"]),
     ("memory", &["memory", "pressure"]),
     ("network", &["network", "dns"]),
+    ("shares", &["cpu", "memory", "network", "dns"]),
     ("tcp", &["tcp"]),
 ];
 

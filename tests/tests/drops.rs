@@ -6,24 +6,28 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use podmeter_tests::{
     agent::Agent,
     cgroup::{Cgroup, inside},
     metric::DROPS,
     namespace::{Cable, FAR, Namespace, Resident},
     otlp::Exports,
-    root_test,
+    patience, root_test,
 };
 use serde_json::json;
 
 /// An agent that knows whose the far namespace is; `None` where the kernel gives no reasons.
 fn agent(test: &str) -> Result<Option<Agent>> {
-    let agent = Agent::start(json!({}))?;
+    ready(Agent::start(json!({}))?, test)
+}
+
+fn ready(agent: Agent, test: &str) -> Result<Option<Agent>> {
     if agent.stderr().contains("skb_drop_reason") {
         eprintln!("SKIPPED {test}: this kernel gives no reasons");
         return Ok(None);
     }
-    // Who is in which namespace is looked at every second.
+    // Whom all in a namespace have in common is found out every second.
     agent.catch_up()?;
     agent.catch_up()?;
     Ok(Some(agent))
@@ -110,5 +114,88 @@ root_test! {
         let counted = [drops(&exports, &served, "ip_rpfilter"), drops(&exports, &served, "no_socket")];
         ensure!(counted == [20.0, 1.0], "counted {counted:?}, not 20 and 1");
         Ok(())
+    }
+}
+
+root_test! {
+    fn an_agent_that_sees_no_process_knows_whose_a_namespace_is() {
+        let test = "an_agent_that_sees_no_process_knows_whose_a_namespace_is";
+        let cable = Cable::new()?.without_ipv6()?;
+        let (client, older) = (Cgroup::new("client")?, Cgroup::new("older")?);
+        let resident = Resident::new(&older, &cable.far)?;
+        let Some(agent) = ready(Agent::start_among_its_own(json!({}))?, test)? else { return Ok(()) };
+        inside(&client, || send(&cable.near, Ipv4Addr::UNSPECIFIED, (FAR, 9).into(), 30))?;
+        // Another that comes while the agent runs has the namespace to itself once the first is gone.
+        drop(resident);
+        let path = older.path().to_owned();
+        older.remove()?;
+        let younger = Cgroup::new("younger")?;
+        let _resident = Resident::new(&younger, &cable.far)?;
+        agent.catch_up()?;
+        agent.catch_up()?;
+        inside(&client, || send(&cable.near, Ipv4Addr::UNSPECIFIED, (FAR, 9).into(), 20))?;
+        agent.catch_up()?;
+        let exports = agent.stop()?.exports;
+        check_only(&exports, &younger, "no_socket", 20)?;
+        let first = exports.value(&path, DROPS, &[("reason", "no_socket")]).unwrap_or(0.0);
+        ensure!(first == 30.0, "{first} of 30 packets counted for the container that was there before the agent");
+        Ok(())
+    }
+}
+
+root_test! {
+    fn a_new_namespace_is_its_containers_from_the_first_packet_on() {
+        let cable = Cable::new()?.without_ipv6()?;
+        let Some(agent) = agent("a_new_namespace_is_its_containers_from_the_first_packet_on")? else { return Ok(()) };
+        let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
+        // It comes with a namespace of its maker's and changes to its own, as a container does.
+        let _resident = Resident::new(&served, &cable.far)?;
+        inside(&client, || send(&cable.near, Ipv4Addr::UNSPECIFIED, (FAR, 9).into(), 30))?;
+        agent.catch_up()?;
+        check_only(&agent.stop()?.exports, &served, "no_socket", 30)
+    }
+}
+
+root_test! {
+    fn who_visits_a_namespace_takes_nothing_from_those_who_live_there() {
+        let cable = Cable::new()?.without_ipv6()?;
+        let (visitor, served) = (Cgroup::new("visitor")?, Cgroup::new("server")?);
+        let Some(agent) = agent("who_visits_a_namespace_takes_nothing_from_those_who_live_there")? else { return Ok(()) };
+        // A daemon of the node's, which runs programs in containers' namespaces, also in those that have nobody else yet.
+        let _lives = Resident::new(&visitor, &cable.near)?;
+        inside(&visitor, || cable.far.ip("link show"))?;
+        let _resident = Resident::new(&served, &cable.far)?;
+        inside(&visitor, || cable.far.ip("link show"))?;
+        inside(&visitor, || send(&cable.near, Ipv4Addr::UNSPECIFIED, (FAR, 9).into(), 30))?;
+        agent.catch_up()?;
+        let exports = agent.stop()?.exports;
+        check_only(&exports, &served, "no_socket", 30)?;
+        ensure!(drops(&exports, &visitor, "no_socket") == 0.0, "the visitor lost nothing");
+        Ok(())
+    }
+}
+
+root_test! {
+    fn a_tick_opens_no_file_of_a_cgroup() {
+        // Two of them without a process, two with one.
+        let cgroups = (0..4).map(|n| Cgroup::new(&format!("quiet{n}"))).collect::<Result<Vec<_>>>()?;
+        let namespace = Namespace::new()?;
+        let _residents = cgroups[..2].iter().map(|cgroup| Resident::new(cgroup, &namespace)).collect::<Result<Vec<_>>>()?;
+        // No collection after the first.
+        let agent = Agent::start(json!({"interval": "300s"}))?;
+        std::thread::sleep(patience(Duration::from_secs(2)));
+        let opens = Inotify::init(InitFlags::IN_NONBLOCK).context("could not watch files")?;
+        for cgroup in &cgroups {
+            opens.add_watch(cgroup.dir(), AddWatchFlags::IN_OPEN).context("could not watch a cgroup's files")?;
+        }
+        // The watch works.
+        cgroups[0].procs()?;
+        ensure!(opens.read_events().context("no open was seen")?.len() == 1, "one file was opened");
+        std::thread::sleep(Duration::from_secs(4));
+        match opens.read_events() {
+            Err(nix::errno::Errno::EAGAIN) => {}
+            seen => anyhow::bail!("the agent opens files of cgroups: {seen:?}"),
+        }
+        agent.stop().map(drop)
     }
 }

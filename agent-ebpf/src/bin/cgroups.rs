@@ -7,8 +7,8 @@
 #![no_main]
 #![allow(missing_docs, reason = "the program macros make undocumented functions beside the documented ones")]
 
-use agent_common::cgroups::{Offsets, Owner, PATH_LEN, Tally};
-use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, frozen, load, load32, probe_str};
+use agent_common::cgroups::{Offsets, Owner, PATH_LEN, Tally, may_take};
+use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, add, frozen, load, load32, probe_str};
 use aya_ebpf::{
     btf_maps::{Array, Queue},
     helpers::generated::bpf_ktime_get_boot_ns,
@@ -66,13 +66,20 @@ fn cgroups_on_mkdir(ctx: BtfTracePointContext) -> i32 {
     if let Some(generation) = GENERATION.get_ptr_mut(0) {
         increment(generation);
     }
-    let Ok(Some(slot)) = FREE_SLOTS.pop() else {
-        if let Some(tally) = TALLY.get_ptr_mut(0) {
-            // SAFETY: a field of a map value.
-            increment(unsafe { &raw mut (*tally).without_slot });
-        }
+    let Some(tally) = TALLY.get_ptr_mut(0) else { return 0 };
+    // SAFETY: a typed load of a field of the cgroup; fields of a map value.
+    let slot = unsafe {
+        let level = load32(cgroup, frozen!(OFFSETS.cgroup_level));
+        let taken = core::ptr::read_volatile(&raw const (*tally).taken);
+        if may_take(level, taken, frozen!(OFFSETS.slots) as u32) { FREE_SLOTS.pop().ok().flatten() } else { None }
+    };
+    let Some(slot) = slot else {
+        // SAFETY: a field of a map value.
+        increment(unsafe { &raw mut (*tally).without_slot });
         return 0;
     };
+    // SAFETY: a field of a map value, 8-byte aligned.
+    unsafe { add(&raw mut (*tally).taken, 1) };
     let Some(owner) = OWNERS.get_ptr_mut(slot) else { return 0 };
     // SAFETY: `owner` is a map value that nobody else writes while its slot is neither free nor in CGROUP_SLOTS; the helper
     // bounds what it copies from the tracepoint's path and terminates it.

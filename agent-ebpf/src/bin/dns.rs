@@ -11,10 +11,11 @@
 use agent_common::{
     cgroups::UNATTRIBUTED,
     dns::{
-        Connection, Counts4, DURATION_LEN, DnsCounts, Facts, HEADER_LEN, Message, NAME_LEN, NO_QUESTION, Name, NameKey,
-        PREFIX_LEN, Query, QueryKey, Refused, Row, RowKey, STREAM_HEAD, Side, Source, Stream, Transport, Way, duration_position,
-        name_hash, parse, question, row_kind,
+        Connection, Counts4, DURATION_LEN, DnsCounts, Facts, GAPS_LEN, Gaps, HEADER_LEN, Message, NAME_LEN, NAMES_LEN,
+        NO_QUESTION, Name, NameKey, PREFIX_LEN, QUERIES_LEN, Query, QueryKey, Refused, Row, RowKey, STREAM_HEAD, Side, Source,
+        Stream, Taken, Transport, Way, duration_position, name_hash, parse, question, row_kind,
     },
+    share::has_room,
 };
 use agent_ebpf::{
     CgroupSlots, MMAPABLE, add, forgotten, frozen, length_within,
@@ -25,7 +26,7 @@ use agent_ebpf::{
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{__sk_buff, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
-    btf_maps::{Array, HashMap, LruHashMap, SkStorage},
+    btf_maps::{Array, HashMap, SkStorage},
     helpers::generated::{
         bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sk_storage_get, bpf_skb_cgroup_id, bpf_skb_load_bytes, bpf_tcp_sock,
     },
@@ -48,21 +49,24 @@ static DNS_COUNTS: Array<DnsCounts, 1, MMAPABLE> = Array::new();
 static DNS_ROWS: HashMap<RowKey, Row, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 #[btf_map]
 static DNS_IN_FLIGHT: HashMap<QueryKey, Query, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+/// What each slot has of the queries in flight and of the names, and what all have together.
+#[btf_map]
+static DNS_TAKEN: Array<Taken, 1, MMAPABLE> = Array::new();
+#[btf_map]
+static DNS_TAKEN_ALL: Array<Taken, 1, MMAPABLE> = Array::new();
 /// A row without counts: too large for a program's stack.
 #[btf_map]
 static DNS_EMPTY_ROW: Array<Row, 1> = Array::new();
 /// Empty unless names are wanted.
 #[btf_map]
-static DNS_NAMES: LruHashMap<NameKey, Name, 1> = LruHashMap::new();
+static DNS_NAMES: HashMap<NameKey, Name, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 /// A name that nobody asked for yet: too large for a program's stack.
 #[btf_map]
 static DNS_NO_NAME: Array<Name, 1> = Array::new();
 #[btf_map]
 static DNS_CONNECTIONS: SkStorage<Connection> = SkStorage::new();
-/// When the stream of a connection, by its cookie, was last lost, on CLOCK_MONOTONIC in ns: what was asked before on it may have been
-/// answered unseen.
 #[btf_map]
-static DNS_GAPS: LruHashMap<u64, u64, 256> = LruHashMap::new();
+static DNS_GAPS: Array<Gaps, 1, MMAPABLE> = Array::new();
 
 /// Messages of one segment that are looked at.
 const MESSAGES: u32 = 32;
@@ -464,7 +468,10 @@ unsafe fn lose(flow: &Flow, stream: *mut Stream, next: u32) {
         if was_in_step {
             let side = if flow.ends & OWN != 0 { Side::Server } else { Side::Client };
             one(&raw mut (*flow.counts).gaps, Way { side, transport: flow.transport });
-            let _ = DNS_GAPS.insert(flow.cookie, bpf_ktime_get_ns(), 0);
+            let Some(gaps) = DNS_GAPS.get_ptr_mut(flow.slot) else { return };
+            let position = opaque(Gaps::position(flow.cookie) as u64) as usize & (GAPS_LEN - 1);
+            *(&raw mut (*gaps).at_ns).cast::<u64>().add(position) = bpf_ktime_get_ns();
+            *(&raw mut (*gaps).cookies).cast::<u64>().add(position) = flow.cookie;
         }
     }
 }
@@ -542,8 +549,15 @@ fn note_name(skb: *mut __sk_buff, key: &NameKey, at: u32) -> Option<()> {
             Some(name) => name,
             None => {
                 let none = DNS_NO_NAME.get_ptr(0)?.as_ref()?;
+                let (own, all) = (DNS_TAKEN.get_ptr_mut(key.slot)?, DNS_TAKEN_ALL.get_ptr_mut(0)?);
+                if !has_room((*own).names, (*all).names, NAMES_LEN) {
+                    return None;
+                }
                 // Another CPU may be first; then both write the same name.
-                let _ = DNS_NAMES.insert(key, none, BPF_NOEXIST.into());
+                if DNS_NAMES.insert(key, none, BPF_NOEXIST.into()).is_ok() {
+                    add(&raw mut (*own).names, 1);
+                    add(&raw mut (*all).names, 1);
+                }
                 let name = DNS_NAMES.get_ptr_mut(key)?;
                 (*name).first_ns = bpf_ktime_get_ns();
                 const ROOM: u64 = (NAME_LEN + 1) as u64;
@@ -561,13 +575,22 @@ fn note_name(skb: *mut __sk_buff, key: &NameKey, at: u32) -> Option<()> {
 #[inline(always)]
 unsafe fn asked(flow: &Flow, way: Way, key: &QueryKey) {
     const EEXIST: i32 = 17;
+    const ENOSPC: i32 = 28;
     // SAFETY: map values; a helper without arguments.
     unsafe {
         one(&raw mut (*flow.counts).queries, way);
         let now_ns = bpf_ktime_get_ns();
         let query = Query { asked_ns: now_ns, slot: flow.slot, reserved: 0 };
-        match DNS_IN_FLIGHT.insert(key, query, BPF_NOEXIST.into()) {
-            Ok(()) => {}
+        let (Some(own), Some(all)) = (DNS_TAKEN.get_ptr_mut(flow.slot), DNS_TAKEN_ALL.get_ptr_mut(0)) else { return };
+        let noted = if has_room((*own).queries, (*all).queries, QUERIES_LEN) {
+            DNS_IN_FLIGHT.insert(key, query, BPF_NOEXIST.into())
+        } else if DNS_IN_FLIGHT.get_ptr(key).is_some() {
+            Err(-EEXIST)
+        } else {
+            Err(-ENOSPC)
+        };
+        match noted {
+            Ok(()) => in_flight(flow.slot, 1),
             Err(error) if error == -EEXIST => {
                 let Some(before) = DNS_IN_FLIGHT.get_ptr_mut(key) else {
                     // Answered this very moment.
@@ -580,6 +603,8 @@ unsafe fn asked(flow: &Flow, way: Way, key: &QueryKey) {
                 if let Some(counts) = DNS_COUNTS.get_ptr_mut((*before).slot) {
                     one(&raw mut (*counts).timeouts, way);
                 }
+                in_flight((*before).slot, u64::MAX);
+                in_flight(flow.slot, 1);
                 (*before).slot = flow.slot;
                 (*before).asked_ns = now_ns;
             }
@@ -599,6 +624,7 @@ unsafe fn answered(flow: &Flow, way: Way, key: &QueryKey, message: &Message) {
         if DNS_IN_FLIGHT.remove(key).is_err() {
             return one(&raw mut (*flow.counts).unmatched, way);
         }
+        in_flight(query.slot, u64::MAX);
         let Some(counts) = DNS_COUNTS.get_ptr_mut(query.slot) else { return };
         let took_ns = bpf_ktime_get_ns().saturating_sub(query.asked_ns);
         if took_ns >= frozen!(FACTS.timeout_ns) {
@@ -615,6 +641,18 @@ unsafe fn answered(flow: &Flow, way: Way, key: &QueryKey, message: &Message) {
         if position < DURATION_LEN as u64 {
             add((&raw mut (*row).buckets).cast::<u64>().add(position as usize), 1);
             add(&raw mut (*row).sum_ns, took_ns);
+        }
+    }
+}
+
+/// Notes that a slot has `n` more queries in flight, one less with the largest number.
+#[inline(always)]
+unsafe fn in_flight(slot: u32, n: u64) {
+    // SAFETY: map values.
+    unsafe {
+        if let (Some(own), Some(all)) = (DNS_TAKEN.get_ptr_mut(slot), DNS_TAKEN_ALL.get_ptr_mut(0)) {
+            add(&raw mut (*own).queries, n);
+            add(&raw mut (*all).queries, n);
         }
     }
 }

@@ -10,8 +10,9 @@ use agent_common::{
     cgroups::UNATTRIBUTED,
     memory::{
         COMM_LEN, Counts, Facts, INDEX_LEN, ITEMS, Index, Item, Items, KILLS_LEN, LEVELS, NO_LIMIT_PAGES, OF_CGROUP, OF_NODE,
-        OomKill, RECLAIM_LEN, Reclaim, Ring, UNKNOWN, Usage, Victim, Walk, reclaim_position,
+        OomKill, RECLAIM_LEN, Reclaim, Ring, RingShare, UNKNOWN, Usage, Victim, Walk, reclaim_position,
     },
+    share::has_room,
 };
 use agent_ebpf::{CgroupSlots, MMAPABLE, add, frozen, load, load32, probe, probe_bytes, reads_by_address};
 use aya_ebpf::{
@@ -45,6 +46,8 @@ static MEMORY_COUNTS: Array<Counts, 1, MMAPABLE> = Array::new();
 static OOM_KILLS: Array<OomKill, { KILLS_LEN as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 static OOM_RING: Array<Ring, 1, MMAPABLE> = Array::new();
+#[btf_map]
+static OOM_TAKEN: Array<RingShare, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static RECLAIMS: LruHashMap<u32, Reclaim, 4096> = LruHashMap::new();
 #[btf_map]
@@ -292,11 +295,22 @@ fn killed(pid: u32) -> i32 {
     // Where counters cannot be read, what the task reclaimed last tells whose limit it was, though not which cgroup's.
     let of_cgroup = if reads_by_address() { full != 0 } else { reclaim == OF_CGROUP };
     let counts = MEMORY_COUNTS.get_ptr_mut(slot);
-    let (Some(counts), Some(ring)) = (counts, OOM_RING.get_ptr_mut(0)) else { return 0 };
+    let (Some(counts), Some(ring), Some(taken)) = (counts, OOM_RING.get_ptr_mut(0), OOM_TAKEN.get_ptr_mut(slot)) else {
+        return 0;
+    };
     // SAFETY: map values. The kernel holds `oom_lock` here, so nobody else writes the ring.
     unsafe {
         add(if of_cgroup { &raw mut (*counts).cgroup_kills } else { &raw mut (*counts).node_kills }, 1);
-        let head = (*ring).head;
+        let (head, tail) = ((*ring).head, core::ptr::read_volatile(&raw const (*ring).tail));
+        if (*taken).tail != tail {
+            (*taken).tail = tail;
+            (*taken).unread = 0;
+        }
+        if !has_room((*taken).unread, head.wrapping_sub(tail), KILLS_LEN) {
+            (*ring).unwritten += 1;
+            return 0;
+        }
+        (*taken).unread += 1;
         if let Some(kill) = OOM_KILLS.get_ptr_mut(head as u32 & (KILLS_LEN - 1)) {
             (*kill).time_ns = bpf_ktime_get_boot_ns();
             (*kill).cgroup = victim.cgroup;

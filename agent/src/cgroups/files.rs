@@ -5,6 +5,8 @@
 
 use std::{fs, path::Path};
 
+use super::Controllers;
+
 /// `cpu.stat`: what the kernel counted, descendants included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuStat {
@@ -43,13 +45,14 @@ pub fn cpu_stat(directory: &Path) -> Option<CpuStat> {
     parse_cpu_stat(&fs::read_to_string(directory.join("cpu.stat")).ok()?)
 }
 
-/// Reads what the cgroup at `directory` asks for and is allowed.
-pub fn limits(directory: &Path) -> Limits {
-    let read = |file: &str| fs::read_to_string(directory.join(file)).ok();
-    let bytes = |file: &str| read(file).and_then(|text| parse_bytes(&text));
+/// Reads what the cgroup at `directory` asks for and is allowed, from the files of the controllers that it has.
+pub fn limits(directory: &Path, controllers: Controllers) -> Limits {
+    let read = |has: bool, file: &str| if has { fs::read_to_string(directory.join(file)).ok() } else { None };
+    let cpu = |file: &str| read(controllers.cpu, file);
+    let bytes = |file: &str| read(controllers.memory, file).and_then(|text| parse_bytes(&text));
     Limits {
-        cpu_request_cores: read("cpu.weight").and_then(|text| weight_to_cores(text.trim().parse().ok()?)),
-        cpu_limit_cores: read("cpu.max").and_then(|text| parse_cpu_max(&text)),
+        cpu_request_cores: cpu("cpu.weight").and_then(|text| weight_to_cores(text.trim().parse().ok()?)),
+        cpu_limit_cores: cpu("cpu.max").and_then(|text| parse_cpu_max(&text)),
         memory_request_bytes: bytes("memory.min").or_else(|| bytes("memory.low")).filter(|bytes| *bytes > 0),
         memory_limit_bytes: bytes("memory.max").or_else(|| bytes("memory.high")),
     }
@@ -105,6 +108,20 @@ mod tests {
         for bad in ["", "usage_usec", "usage_usec x", "usage_usec 99999999999999999999", "usage_usec 18446744073709551615"] {
             assert_eq!(parse_cpu_stat(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn limits_are_those_of_the_controllers_that_a_cgroup_has() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for (file, text) in [("cpu.weight", "39"), ("cpu.max", "50000 100000"), ("memory.min", "4096"), ("memory.max", "8192")] {
+            fs::write(directory.path().join(file), text).expect("written");
+        }
+        let of = |cpu, memory| limits(directory.path(), Controllers { cpu, memory });
+        assert_eq!(of(false, false), Limits::default());
+        assert_eq!((of(true, false).cpu_limit_cores, of(true, false).memory_limit_bytes), (Some(0.5), None));
+        assert_eq!((of(false, true).cpu_request_cores, of(false, true).memory_request_bytes), (None, Some(4096)));
+        let all = of(true, true);
+        assert!(all.cpu_request_cores.is_some() && all.memory_limit_bytes == Some(8192));
     }
 
     #[test]

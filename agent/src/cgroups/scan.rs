@@ -19,6 +19,13 @@ pub(super) struct Found {
     pub(super) path: String,
 }
 
+impl Found {
+    /// How deep it is: 0 for the root.
+    pub(super) fn level(&self) -> u32 {
+        if self.path == "/" { 0 } else { self.path.bytes().filter(|byte| *byte == b'/').count() as u32 }
+    }
+}
+
 /// All cgroups below and including `root`, parents before children. One that vanishes meanwhile is left out.
 pub(super) fn tree(root: &Path) -> Result<Vec<Found>, (PathBuf, io::Error)> {
     let id = fs::metadata(root).map_err(|e| (root.to_owned(), e))?.ino();
@@ -76,6 +83,7 @@ mod tests {
         assert!(paths.iter().position(|p| *p == "/a") < paths.iter().position(|p| *p == "/a/b"));
         paths.sort_unstable();
         assert_eq!(paths, ["/", "/a", "/a/b", "/c"]);
+        assert_eq!((of("/").level(), of("/c").level(), of("/a/b").level()), (0, 1, 2));
         assert!(exists(root.path(), of("/c")));
         assert_eq!(child(&root.path().join("a"), of("/a/b").id).as_deref(), Some("b"));
         assert_eq!(child(root.path(), of("/a/b").id), None);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::name::Name;
+use super::{controllers::Controllers, name::Name};
 
 /// One cgroup that has a slot.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct Cgroup {
     pub older_than_counting: bool,
     /// CLOCK_BOOTTIME of its removal in ns.
     pub died_ns: Option<u64>,
+    /// Which controllers' files it has, as of the last collection.
+    pub controllers: Controllers,
     pub(super) phase: Phase,
 }
 
@@ -136,6 +138,7 @@ pub(crate) mod tests {
             born_ns: 0,
             older_than_counting: false,
             died_ns: None,
+            controllers: Controllers { cpu: true, memory: true },
             phase: Phase::Counting,
         }
     }

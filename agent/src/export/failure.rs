@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use tonic::Code;
 
 use super::headers::Headers;
-use crate::{causes, connect::ConnectError};
+pub(super) use crate::causes::one_line;
+use crate::{causes, connect::ConnectError, rate_limit::RateLimit};
 
 /// What the collector made of a request it took.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -52,7 +53,7 @@ pub(super) enum Retry {
 }
 
 /// Kinds of trouble. Each is logged on its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
     /// No connection.
     Connect,
@@ -158,32 +159,18 @@ pub(super) fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rust
     causes::causes(error).find_map(|cause| cause.downcast_ref())
 }
 
-/// Text from elsewhere as it may go into one line of a log: no control characters, at most 300 characters.
-pub(super) fn one_line(text: &str) -> String {
-    const LONGEST: usize = 300;
-    let text = text.trim();
-    let mut line: String = text.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    line.truncate(line.trim_end().len());
-    if text.chars().nth(LONGEST).is_some() {
-        line.push('…');
-    }
-    line
-}
-
 /// Decides what is logged: each kind of trouble when it begins, then at most once a minute with the number in between.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Log {
-    seen: Vec<Seen>,
+    limit: RateLimit<Kind>,
     /// Since when nothing was sent, if that was logged.
     down: Option<Instant>,
 }
 
-#[derive(Debug)]
-struct Seen {
-    kind: Kind,
-    logged: Instant,
-    /// Occurrences since.
-    silent: u64,
+impl Default for Log {
+    fn default() -> Self {
+        Self { limit: RateLimit::new(1, QUIET), down: None }
+    }
 }
 
 /// At most one line per kind in this time.
@@ -192,16 +179,7 @@ const QUIET: Duration = Duration::from_secs(60);
 impl Log {
     /// Notes trouble: `Some(n)` when it is to be logged, n occurrences not having been logged since the last time.
     pub(super) fn note(&mut self, kind: Kind, now: Instant) -> Option<u64> {
-        let Some(seen) = self.seen.iter_mut().find(|seen| seen.kind == kind) else {
-            self.seen.push(Seen { kind, logged: now, silent: 0 });
-            return Some(0);
-        };
-        if now.duration_since(seen.logged) < QUIET {
-            seen.silent += 1;
-            return None;
-        }
-        seen.logged = now;
-        Some(std::mem::take(&mut seen.silent))
+        self.limit.admit(kind, now)
     }
 
     /// Notes an attempt that failed, as [`Log::note`] does.
@@ -282,11 +260,9 @@ mod tests {
     }
 
     #[test]
-    fn the_tls_error_is_found_and_reasons_are_one_line() {
+    fn the_tls_error_is_found() {
         let inner = std::io::Error::other(rustls::Error::HandshakeNotComplete);
         let outer = std::io::Error::other(inner);
         assert_eq!(tls_error(&outer), Some(&rustls::Error::HandshakeNotComplete));
-        assert_eq!(one_line(" a\nb\tc\u{1b}[31m "), "a b c [31m");
-        assert_eq!(one_line(&"x".repeat(400)).chars().count(), 301);
     }
 }

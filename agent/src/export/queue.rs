@@ -15,6 +15,7 @@ use super::failure::{Kind, Log};
 use super::request::{self, Form, Request};
 use super::{Settings, logs};
 use crate::aggregate::Batch;
+use crate::rate_limit::times;
 
 /// Where batches go in, from any thread.
 #[derive(Clone, Debug)]
@@ -246,11 +247,6 @@ impl State {
             ..self.stats.clone()
         }
     }
-}
-
-/// How often the like happened unlogged, for the end of a message.
-pub(super) fn times(silent: u64) -> String {
-    if silent == 0 { String::new() } else { format!(" ({silent} more times since this was last logged)") }
 }
 
 #[cfg(test)]

@@ -17,10 +17,11 @@ use tracing::{info, warn};
 use super::failure::{Accepted, Failure, Kind, Retry, chain};
 use super::grpc::Grpc;
 use super::http::Http;
-use super::queue::{Entry, Limits, Shared, State, times};
+use super::queue::{Entry, Limits, Shared, State};
 use super::request::{Form, Request};
 use super::{Destination, ExportError, Exporter, Payload, Protocol, Settings};
 use crate::backoff::{Backoff, Pacing};
+use crate::rate_limit::times;
 
 pub use super::queue::{Queue, Stats};
 

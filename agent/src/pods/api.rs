@@ -235,7 +235,7 @@ pub fn refused(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -
         _ => Kind::Status,
     };
     let reason = if message.is_empty() { status.to_string() } else { format!("{status}: {message}") };
-    Failure { kind, reason, retry_after }
+    Failure { retry_after, ..Failure::new(kind, reason) }
 }
 
 /// An answer, whole or line by line.

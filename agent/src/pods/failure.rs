@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::{causes::one_line, rate_limit::RateLimit};
+
 /// What did not work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -14,14 +16,14 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// One of this kind.
-    pub fn new(kind: Kind, reason: impl Into<String>) -> Self {
-        Self { kind, reason: reason.into(), retry_after: None }
+    /// One of this kind. What the other end says may be part of the reason.
+    pub fn new(kind: Kind, reason: impl AsRef<str>) -> Self {
+        Self { kind, reason: one_line(reason.as_ref()), retry_after: None }
     }
 }
 
 /// Kinds of failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// No configuration, no token or no certificate to be read.
     Configuration,
@@ -85,11 +87,21 @@ impl Kind {
 /// How often the same failure is said again while it lasts.
 const AGAIN: Duration = Duration::from_secs(600);
 
+/// At most so many lines of a kind in that time, however often it begins anew.
+const BURST: u32 = 5;
+
 /// What was said of a row of failures.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Log {
     since: Option<Instant>,
     said: Option<(Kind, Instant)>,
+    limit: RateLimit<Kind>,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { since: None, said: None, limit: RateLimit::new(BURST, AGAIN) }
+    }
 }
 
 impl Log {
@@ -102,6 +114,7 @@ impl Log {
         }
         match self.said {
             Some((said, at)) if said == kind && now.saturating_duration_since(at) < AGAIN => false,
+            _ if self.limit.admit(kind, now).is_none() => false,
             _ => {
                 self.said = Some((kind, now));
                 true
@@ -136,6 +149,19 @@ mod tests {
         assert!(log.failed(Kind::Timeout, start + AGAIN), "another one");
         assert_eq!(log.succeeded(start + 2 * AGAIN), Some(2 * AGAIN));
         assert_eq!(log.succeeded(start + 2 * AGAIN), None);
+    }
+
+    #[test]
+    fn a_server_that_comes_and_goes_is_said_five_times_in_ten_minutes() {
+        let mut log = Log::default();
+        let start = Instant::now();
+        let flap = |log: &mut Log, second| {
+            let now = start + Duration::from_secs(second);
+            (log.failed(Kind::Connection, now), log.succeeded(now).is_some())
+        };
+        let said = (0..600).map(|second| flap(&mut log, second)).filter(|said| *said == (true, true)).count();
+        assert_eq!(said, BURST as usize);
+        assert_eq!(flap(&mut log, 600), (true, true));
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod wire;
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{quantity::Quantity, workload::Workload};
+use crate::bound::bounded;
 
 /// What is wanted of objects beside what every metric needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -292,9 +293,9 @@ fn chosen(keys: &[String], labels: &BTreeMap<String, String>) -> Labels {
 /// Bytes of one text that are kept. Names in Kubernetes are no longer than 253; annotations and reasons hold anything.
 const TEXT: usize = 1024;
 
-/// What is kept of a text: whole characters.
+/// What is kept of a text.
 fn kept(text: &str) -> Box<str> {
-    text[..text.floor_char_boundary(TEXT)].into()
+    bounded(text, TEXT).as_ref().into()
 }
 
 #[cfg(test)]

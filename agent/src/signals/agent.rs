@@ -87,7 +87,8 @@ pub static WITHOUT_SLOT: Metric = Metric {
     kind: Kind::Counter,
     attributes: &[],
     scope: Scope::Agent,
-    help: "Cgroups that were born when all slots were taken: what they use is unattributed.",
+    help: "Cgroups that were born when all slots were taken, or three quarters of them where it is more than four levels deep: what they use \
+           is unattributed.",
 };
 
 /// Nothing is kept: the kernel counts.

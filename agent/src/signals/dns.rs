@@ -5,17 +5,21 @@
 
 mod names;
 mod rows;
+mod shares;
 
-use std::{collections::HashMap, mem::offset_of, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, mem::offset_of, sync::Arc, time::Duration};
 
 use agent_common::{
     cgroups::UNATTRIBUTED,
-    dns::{DURATION_FIRST, DURATION_LEN, DnsCounts, Facts, NAMES_LEN, Query, QueryKey, RowKey, Side, Transport, Way},
+    dns::{
+        DURATION_FIRST, DURATION_LEN, DnsCounts, Facts, Gaps, NAMES_LEN, QUERIES_LEN, Query, QueryKey, RowKey, Side, Transport,
+        Way,
+    },
 };
 use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData, MapError, ProgramArray};
 use nix::time::ClockId;
 
-use self::{names::Names, rows::Rows};
+use self::{names::Names, rows::Rows, shares::Shares};
 use super::{
     Failure, Readings, Running, Signal,
     books::Books,
@@ -106,7 +110,8 @@ pub static ABANDONED: Metric =
 pub static LOST: Metric = counter(
     "podmeter.dns.lost",
     "{query}",
-    "Queries that could not be followed to their end: too many in flight, no memory, or a gap in their TCP stream.",
+    "Queries that could not be followed to their end: the cgroup had as many in flight as there was room left for others, no memory, \
+     or a gap in their TCP stream.",
 );
 /// `podmeter.dns.unmatched`
 pub static UNMATCHED: Metric = counter(
@@ -134,7 +139,7 @@ pub static NAME_QUERIES: Metric = Metric {
     attributes: &["dns.question.name"],
     scope: Scope::Container,
     help: "Queries that the container itself sent, by name: the dns.top_names most asked, none unless that is set. Of all containers \
-           4096 names are kept; one not asked for longest makes room, and begins anew when it comes back.",
+           4096 names are kept, of one at most as many as are free; its least asked then make room, and begin anew when they come back.",
 };
 /// `podmeter.dns.in_flight`
 pub static IN_FLIGHT: Metric = Metric {
@@ -161,9 +166,6 @@ const fn counter(name: &'static str, unit: &'static str, help: &'static str) -> 
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dns"));
 
-/// Room for queries in flight: three thousand a second that all wait for five.
-const QUERIES_LEN: u32 = 16_384;
-
 /// Rows per slot, on average; a container that asks and gets answers and NXDOMAIN has two.
 const ROWS_PER_SLOT: u32 = 8;
 
@@ -182,7 +184,8 @@ struct Dns {
     rows: Rows,
     names: Names,
     in_flight: BpfHashMap<MapData, QueryKey, Query>,
-    gaps: BpfHashMap<MapData, u64, u64>,
+    shares: Shares,
+    gaps: MappedArray<Gaps>,
     timeout: Duration,
     waiting: u64,
     /// What cgroups that are gone still waited for, by slot.
@@ -213,11 +216,13 @@ impl Dns {
                 ("DNS_COUNTS", Some(slots)),
                 ("DNS_ROWS", Some(slots * ROWS_PER_SLOT)),
                 ("DNS_IN_FLIGHT", Some(QUERIES_LEN)),
+                ("DNS_TAKEN", Some(slots)),
+                ("DNS_TAKEN_ALL", None),
                 ("DNS_EMPTY_ROW", None),
                 ("DNS_NAMES", Some(if config.top_names > 0 { NAMES_LEN } else { 1 })),
                 ("DNS_NO_NAME", None),
                 ("DNS_CONNECTIONS", None),
-                ("DNS_GAPS", None),
+                ("DNS_GAPS", Some(slots)),
             ],
             shared: &[("CGROUP_SLOTS", cgroups.object())],
             programs: &[("dns_on_egress", hook(Hook::Egress)), ("dns_on_ingress", hook(Hook::Ingress))],
@@ -237,7 +242,8 @@ impl Dns {
                 facts::unix_ns().wrapping_sub(facts::clock_ns(ClockId::CLOCK_MONOTONIC)),
             ),
             in_flight: object.take("DNS_IN_FLIGHT")?,
-            gaps: object.take("DNS_GAPS")?,
+            shares: Shares::open(&object, slots)?,
+            gaps: object.mapped("DNS_GAPS")?,
             _object: object,
             _calls: calls,
             timeout: config.timeout,
@@ -252,13 +258,17 @@ impl Dns {
         let now_ns = facts::clock_ns(ClockId::CLOCK_MONOTONIC);
         let timeout_ns = self.timeout.as_nanos() as u64;
         let mut late = Vec::new();
+        let mut by_slot: HashMap<u32, u64> = HashMap::new();
         self.orphans.clear();
         self.waiting = 0;
         sys::for_each_entry(self.in_flight.map().fd(), |key: &QueryKey, query: &Query| {
             self.waiting += 1;
             if now_ns.saturating_sub(query.asked_ns) >= timeout_ns {
                 late.push((*key, *query));
-            } else if cgroups.table().get(query.slot).is_some_and(|cgroup| !cgroup.lives()) {
+                return;
+            }
+            *by_slot.entry(query.slot).or_default() += 1;
+            if cgroups.table().get(query.slot).is_some_and(|cgroup| !cgroup.lives()) {
                 self.orphans.entry(query.slot).or_default().push(*key);
             }
         })?;
@@ -267,11 +277,12 @@ impl Dns {
             let same = self.in_flight.get(&key, 0).is_ok_and(|now| now.asked_ns == query.asked_ns);
             if same && self.take(&key)? {
                 let way = way(&key);
-                let unseen =
-                    way.transport == Transport::Tcp && self.gaps.get(&key.cookie, 0).is_ok_and(|ns| ns >= query.asked_ns);
+                let lost = |gaps: Gaps| gaps.since(key.cookie, query.asked_ns);
+                let unseen = way.transport == Transport::Tcp && self.gaps.read(query.slot).is_some_and(lost);
                 self.add(query.slot, if unseen { offset_of!(DnsCounts, lost) } else { offset_of!(DnsCounts, timeouts) }, way);
             }
         }
+        self.shares.set_queries(&by_slot);
         Ok(())
     }
 
@@ -283,6 +294,12 @@ impl Dns {
             Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    fn read_names(&mut self) -> io::Result<()> {
+        self.names.read()?;
+        self.shares.set_names(&self.names.by_slot());
+        Ok(())
     }
 
     /// Adds one to a slot's count that is at this offset.
@@ -334,7 +351,7 @@ impl Running for Dns {
     fn tick(&mut self, cgroups: &Cgroups) -> Result<(), Failure> {
         self.give_up(cgroups)?;
         if cgroups.table().iter().any(|cgroup| !cgroup.lives()) {
-            self.names.read()?;
+            self.read_names()?;
         }
         Ok(())
     }
@@ -359,7 +376,7 @@ impl Running for Dns {
     fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
         let totals = self.books.totals(cgroups.table());
         let mut rows = self.rows.totals(cgroups.table())?;
-        self.names.read()?;
+        self.read_names()?;
         let points = |cgroup: &Cgroup| {
             let rows = rows.remove(&cgroup.slot).unwrap_or_default();
             let mut points = self.points(cgroup.born_unix_ns, totals.get(&cgroup.slot)?, &rows);
@@ -367,6 +384,8 @@ impl Running for Dns {
             (!points.is_empty()).then_some((cgroup.slot, points))
         };
         let by_cgroup = cgroups.table().iter().filter_map(points).collect();
+        // Behind the points: what is exported has all that was asked.
+        self.shares.set_names(&self.names.make_room());
         let unattributed = self.books.unattributed().queries;
         let mut node = vec![Point::new(&IN_FLIGHT, 0, Value::Int(self.waiting))];
         for (way, n) in Way::ALL.into_iter().zip(unattributed).filter(|(_, n)| *n > 0) {

@@ -5,10 +5,9 @@
 mod namespaces;
 mod reasons;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, io::Read as _};
 
 use agent_common::drops::{DropCounts, Facts};
-use aya::maps::{HashMap as BpfHashMap, MapData};
 
 use self::{namespaces::Namespaces, reasons::Reasons};
 use super::{
@@ -22,7 +21,7 @@ use crate::{
     kernel::{
         btf::{Btf, BtfError},
         facts,
-        load::{Hook, Kernel, LoadError, Object, Plan},
+        load::{Hook, Kernel, LOCKED_DOWN, Object, Optional, Plan},
     },
 };
 
@@ -30,7 +29,7 @@ use crate::{
 pub const SIGNAL: Signal = Signal {
     name: "drops",
     help: "packets that the kernel dropped, by reason",
-    tracepoints: &["kfree_skb"],
+    tracepoints: &["kfree_skb", "sched_process_exec", "cgroup_attach_task", "sched_process_exit"],
     metrics: &[&DROPS, &UNATTRIBUTED],
     capability: None,
     missing: |btf| offsets(btf).err().map(|error| error.to_string()),
@@ -58,71 +57,76 @@ pub static UNATTRIBUTED: Metric = Metric {
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drops"));
 
+/// The program of the walk over cgroups.
+const WALK: &str = "drops_on_walk";
+/// What is lost without it.
+const NO_WALK: &str = "packets without a socket are not attributed to containers that are older than this start";
+
+const OPTIONAL: &[Optional] = &[
+    Optional {
+        programs: &["drops_on_exec", "drops_on_move", "drops_on_exit"],
+        lost: "packets without a socket are not attributed to containers that are younger than this start",
+    },
+    Optional { programs: &[WALK], lost: NO_WALK },
+];
+
 /// The signal while it counts.
 struct Drops {
-    /// Keeps the program attached.
+    /// Keeps the programs attached.
     _object: Object,
     books: Books<DropCounts>,
     reasons: Reasons,
     namespaces: Namespaces,
-    /// What the programs know of [`Namespaces::owners`].
-    told: HashMap<u32, u32>,
-    map: BpfHashMap<MapData, u32, u32>,
+    /// What this kernel does not allow, and why.
+    lacks: Vec<String>,
     /// When counting began, Unix time in ns.
     started_unix_ns: u64,
 }
 
 impl Drops {
-    fn start(kernel: &mut Kernel, cgroups: &Cgroups) -> Result<Self, LoadError> {
+    fn start(kernel: &mut Kernel, cgroups: &Cgroups) -> Result<Self, Failure> {
         let slots = cgroups.slots();
-        let (facts, reasons) = offsets(&kernel.btf)?;
+        let (mut facts, reasons) = offsets(&kernel.btf)?;
+        let mut programs = vec![
+            ("drops_on_free", Hook::Tracepoint("kfree_skb")),
+            ("drops_on_exec", Hook::Tracepoint("sched_process_exec")),
+            ("drops_on_move", Hook::Tracepoint("cgroup_attach_task")),
+            ("drops_on_exit", Hook::Tracepoint("sched_process_exit")),
+        ];
+        let walkable = walk_offsets(&kernel.btf, &mut facts);
+        let walkable = if kernel.reads_by_address { walkable } else { Err(LOCKED_DOWN.to_owned()) };
+        if walkable.is_ok() {
+            programs.push((WALK, Hook::Walk("cgroup")));
+        }
         let mut object = kernel.load(&Plan {
             object: SIGNAL.name,
             bytes: OBJECT,
             facts: ("FACTS", facts),
-            maps: &[("DROPS_COUNTS", Some(slots)), ("DROPS_NAMESPACES", None)],
+            maps: &[
+                ("DROPS_COUNTS", Some(slots)),
+                ("DROPS_PLACES", Some(slots)),
+                ("DROPS_NAMESPACES", Some(slots)),
+                ("DROPS_SCRATCH", None),
+            ],
             shared: &[("CGROUP_SLOTS", cgroups.object())],
-            programs: &[("drops_on_free", Hook::Tracepoint("kfree_skb"))],
-            optional: &[],
+            programs: &programs,
+            optional: OPTIONAL,
         })?;
         kernel.attach(&mut object)?;
-        let books = Books::open(&object, "DROPS_COUNTS", 1, slots)?;
-        let mut map: BpfHashMap<MapData, u32, u32> = object.take("DROPS_NAMESPACES")?;
-        // What an earlier agent knew may be out of date.
-        for inode in map.keys().flatten().collect::<Vec<_>>() {
-            let _ = map.remove(&inode);
+        let mut lacks: Vec<String> = walkable.as_ref().err().map(|why| format!("{NO_WALK}: {why}")).into_iter().collect();
+        lacks.extend(object.lacks());
+        if walkable.is_ok() && !object.does_without(WALK) {
+            // The program writes no text.
+            object.walk(WALK, cgroups.root())?.read_to_end(&mut Vec::new())?;
         }
-        let started_unix_ns = facts::unix_ns();
         Ok(Self {
+            books: Books::open(&object, "DROPS_COUNTS", 1, slots)?,
+            namespaces: Namespaces::open(&mut object, slots)?,
             _object: object,
-            books,
             reasons,
-            namespaces: Namespaces::default(),
-            told: HashMap::new(),
-            map,
-            started_unix_ns,
+            lacks,
+            started_unix_ns: facts::unix_ns(),
         })
-    }
-
-    /// Tells the programs whose the namespaces are.
-    fn tell(&mut self, cgroups: &Cgroups) -> Result<(), Failure> {
-        if !self.namespaces.learn(cgroups) {
-            return Ok(());
-        }
-        let owners = self.namespaces.owners(cgroups.table());
-        for inode in self.told.keys().filter(|inode| !owners.contains_key(*inode)) {
-            self.map.remove(inode)?;
-        }
-        self.told.retain(|inode, _| owners.contains_key(inode));
-        for (inode, slot) in owners {
-            if self.told.get(&inode) != Some(&slot) {
-                // Full: packets of further namespaces are the node's.
-                if self.map.insert(inode, slot, 0).is_ok() {
-                    self.told.insert(inode, slot);
-                }
-            }
-        }
-        Ok(())
     }
 
     fn points(&self, metric: &'static Metric, counts: &DropCounts) -> Vec<Point> {
@@ -138,12 +142,17 @@ impl Drops {
 
 impl Running for Drops {
     fn tick(&mut self, cgroups: &Cgroups) -> Result<(), Failure> {
-        self.tell(cgroups)
+        self.namespaces.learn(cgroups.table())
     }
 
     fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point> {
+        self.namespaces.bury(cgroup);
         let last = self.books.bury(cgroup);
         self.points(&DROPS, &last)
+    }
+
+    fn note(&self) -> Option<String> {
+        (!self.lacks.is_empty()).then(|| self.lacks.join("; "))
     }
 
     fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
@@ -163,9 +172,30 @@ fn offsets(btf: &Btf) -> Result<(Facts, Reasons), BtfError> {
         skb_protocol: btf.offset_of("sk_buff", "protocol", 2)?,
         skb_dev: btf.offset_of("sk_buff", "dev", 8)?,
         dev_net: btf.offset_of("net_device", "nd_net.net", 8)?,
-        net_inum: btf.offset_of("net", "ns.inum", 4)?,
+        net_cookie: btf.offset_of("net", "net_cookie", 8)?,
+        task_nsproxy: btf.offset_of("task_struct", "nsproxy", 8)?,
+        nsproxy_net: btf.offset_of("nsproxy", "net_ns", 8)?,
+        task_tgid: btf.offset_of("task_struct", "tgid", 4)?,
+        task_pid: btf.offset_of("task_struct", "pid", 4)?,
+        task_cgroups: btf.offset_of("task_struct", "cgroups", 8)?,
+        css_set_cgroup: btf.offset_of("css_set", "dfl_cgrp", 8)?,
         tells_receiver: btf.tracepoint_takes("kfree_skb", 3, "sock").into(),
         harmless: reasons.harmless(),
+        ..Facts::ZERO
     };
     Ok((facts, reasons))
+}
+
+/// Where this kernel keeps what leads from a cgroup to its tasks; otherwise why cgroups are not walked over.
+fn walk_offsets(btf: &Btf, facts: &mut Facts) -> Result<(), String> {
+    if btf.function_id("bpf_iter_cgroup").is_err() {
+        return Err("this kernel cannot walk over cgroups, which needs 6.1".to_owned());
+    }
+    let offset = |of: &str, member: &str, bytes| btf.offset_of(of, member, bytes).map_err(|error| error.to_string());
+    facts.cgroup_links = offset("cgroup", "cset_links", 16)?;
+    facts.link_css_set = offset("cgrp_cset_link", "cset", 8)?;
+    facts.link_node = offset("cgrp_cset_link", "cset_link", 16)?;
+    facts.css_set_tasks = offset("css_set", "tasks", 16)?;
+    facts.task_node = offset("task_struct", "cg_list", 16)?;
+    Ok(())
 }

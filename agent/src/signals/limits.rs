@@ -58,7 +58,7 @@ impl Running for Files {
     }
 
     fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
-        let of = |cgroup: &Cgroup| (cgroup.slot, points(&files::limits(&cgroups.directory(cgroup))));
+        let of = |cgroup: &Cgroup| (cgroup.slot, points(&files::limits(&cgroups.directory(cgroup), cgroup.controllers)));
         let with_limits = cgroups.table().iter().filter(|c| c.lives()).map(of).filter(|(_, points)| !points.is_empty());
         Ok(Readings { cgroups: with_limits.collect(), node: Vec::new() })
     }

@@ -15,7 +15,7 @@ use agent_common::memory::{Counts, Facts, Index, Items, Usage, Walk};
 use nix::unistd::SysconfVar;
 
 use self::{
-    figures::{Figures, MemInfo},
+    figures::{Figures, Files, MemInfo},
     kills::Kills,
     layout::Layout,
 };
@@ -93,6 +93,7 @@ enum Source {
 struct Memory {
     object: Object,
     source: Source,
+    files: Files,
     records: MappedArray<Usage>,
     walk: MappedArray<Walk>,
     books: Books<Counts>,
@@ -165,6 +166,7 @@ impl Memory {
                 ("MEMORY_COUNTS", Some(slots)),
                 ("OOM_KILLS", None),
                 ("OOM_RING", None),
+                ("OOM_TAKEN", Some(slots)),
                 ("RECLAIMS", None),
                 ("VICTIMS", None),
             ],
@@ -188,6 +190,7 @@ impl Memory {
         lacks.extend(object.lacks());
         let memory = Self {
             source: no_walk.or(unwalkable).map_or(Source::Unchecked, Source::Files),
+            files: Files::default(),
             records: object.mapped("MEMORY_USAGE")?,
             walk: object.mapped("MEMORY_WALK")?,
             books: Books::open(&object, "MEMORY_COUNTS", 1, slots)?,
@@ -235,10 +238,9 @@ impl Memory {
 
     /// `None` when there was nothing to compare.
     fn disagreement(&mut self, cgroups: &Cgroups) -> Result<Option<Result<(), String>>, LoadError> {
-        let read = |c: &Cgroup| Figures::read(&cgroups.directory(c), true).map(|figures| (c.slot, figures));
-        let candidates = || cgroups.table().iter().filter(|c| c.lives() && c.path != "/");
+        let read = |c: &Cgroup| Figures::read(&cgroups.directory(c), true, &self.files).map(|figures| (c.slot, figures));
         // Those with most in them say most.
-        let mut before: Vec<(u32, Figures)> = candidates().filter_map(read).take(64).collect();
+        let mut before: Vec<(u32, Figures)> = with_memory(cgroups).filter_map(read).take(64).collect();
         before.sort_by_key(|(_, figures)| std::cmp::Reverse(figures.usage));
         before.truncate(CHECKED);
         if before.is_empty() {
@@ -248,7 +250,7 @@ impl Memory {
         let slack = 2 * BATCH_PAGES * u64::from(self.cpus) * self.page_bytes;
         for (slot, before) in before {
             let Some(cgroup) = cgroups.table().get(slot) else { continue };
-            let Some((_, after)) = read(cgroup) else { continue };
+            let Some(after) = Figures::read(&cgroups.directory(cgroup), true, &self.files) else { continue };
             let Some(own) = walked.get(&slot) else {
                 return Ok(Some(Err(format!("a walk over cgroups does not find the memory of {}", cgroup.path))));
             };
@@ -274,17 +276,20 @@ impl Memory {
             let record = self.records.read(c.slot).filter(|record| record.id == c.id && record.walk == number)?;
             Some((c.slot, Figures::of(&record, self.page_bytes)))
         };
-        Ok(cgroups.table().iter().filter(|c| c.lives() && c.path != "/").filter_map(own).collect())
+        Ok(with_memory(cgroups).filter_map(own).collect())
     }
 
     /// Every cgroup's figures, by slot; the root has none of its own.
     fn figures(&mut self, cgroups: &Cgroups, swap: bool) -> Result<HashMap<u32, Figures>, Failure> {
+        if with_memory(cgroups).next().is_none() {
+            return Ok(HashMap::new());
+        }
         self.check_walk(cgroups);
         if !matches!(self.source, Source::Files(_)) {
             return Ok(self.walk(cgroups)?);
         }
-        let living = cgroups.table().iter().filter(|c| c.lives() && c.path != "/");
-        Ok(living.filter_map(|c| Some((c.slot, Figures::read(&cgroups.directory(c), swap)?))).collect())
+        let read = |c: &Cgroup| Some((c.slot, Figures::read(&cgroups.directory(c), swap, &self.files)?));
+        Ok(with_memory(cgroups).filter_map(read).collect())
     }
 }
 
@@ -345,6 +350,11 @@ impl Running for Memory {
         }
         Ok(Readings { cgroups: points, node })
     }
+}
+
+/// The living cgroups that have a memory controller.
+fn with_memory(cgroups: &Cgroups) -> impl Iterator<Item = &Cgroup> {
+    cgroups.table().iter().filter(|cgroup| cgroup.lives() && cgroup.controllers.memory)
 }
 
 fn page_bytes() -> Option<u64> {

@@ -1,9 +1,10 @@
 //! The pressure signal: time that tasks stood still for want of CPU, memory or I/O (PSI), from the cgroups' files.
 //!
 //! A kernel may be built without it, have it switched off (`psi=0`: the files are there and reading them fails), or have it
-//! switched off for a cgroup (`cgroup.pressure`). What cannot be read is absent.
+//! switched off for a cgroup (`cgroup.pressure`) or all of them (`cgroup_disable=pressure`). What cannot be read is absent, and looked for
+//! more and more rarely.
 
-use std::{fs, io, path::Path};
+use std::{collections::HashMap, fs, io, path::Path};
 
 use super::{
     Failure, Readings, Running, Signal,
@@ -22,7 +23,10 @@ pub const SIGNAL: Signal = Signal {
     metrics: &[&TIME, &NODE_TIME],
     capability: None,
     missing: |_| absent(),
-    start: |_, _, _| Ok(Box::new(Pressure { booted_unix_ns: facts::unix_ns().saturating_sub(facts::boottime_ns()) })),
+    start: |_, _, _| {
+        let booted_unix_ns = facts::unix_ns().saturating_sub(facts::boottime_ns());
+        Ok(Box::new(Pressure { booted_unix_ns, absent: HashMap::new() }))
+    },
 };
 
 /// `podmeter.pressure.time`
@@ -63,6 +67,33 @@ fn absent() -> Option<String> {
 /// The files are the state.
 struct Pressure {
     booted_unix_ns: u64,
+    /// Cgroups without such files, by id.
+    absent: HashMap<u64, Absent>,
+}
+
+/// How long not to look again where nothing was found, in collections.
+#[derive(Clone, Copy, Debug, Default)]
+struct Absent {
+    found_nothing: u32,
+    wait: u32,
+}
+
+impl Absent {
+    /// The most collections that one is left alone: a quarter of an hour by default.
+    const LONGEST: u32 = 64;
+
+    /// Whether it is time to look.
+    fn is_due(&mut self) -> bool {
+        let due = self.wait == 0;
+        self.wait = self.wait.saturating_sub(1);
+        due
+    }
+
+    /// There was nothing: twice as long until the next look.
+    fn again(self) -> Self {
+        let found_nothing = (self.found_nothing + 1).min(Self::LONGEST.ilog2());
+        Self { found_nothing, wait: 1 << found_nothing }
+    }
 }
 
 impl Running for Pressure {
@@ -75,21 +106,35 @@ impl Running for Pressure {
     }
 
     fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
-        let of = |cgroup: &Cgroup| {
+        let living = cgroups.table().iter().filter(|c| c.lives() && c.path != "/");
+        let mut absent = HashMap::new();
+        let mut of_cgroups = Vec::with_capacity(cgroups.table().len());
+        for cgroup in living {
+            let mut before = self.absent.get(&cgroup.id).copied().unwrap_or_default();
+            if !before.is_due() {
+                absent.insert(cgroup.id, before);
+                continue;
+            }
             let directory = cgroups.directory(cgroup);
             let born = if cgroup.older_than_counting { self.booted_unix_ns } else { cgroup.born_unix_ns };
-            (cgroup.slot, points(&TIME, born, |resource| directory.join(format!("{resource}.pressure"))))
-        };
-        let living = cgroups.table().iter().filter(|c| c.lives() && c.path != "/");
+            let points = points(&TIME, born, |resource| directory.join(format!("{resource}.pressure")));
+            if points.is_empty() {
+                absent.insert(cgroup.id, before.again());
+            } else {
+                of_cgroups.push((cgroup.slot, points));
+            }
+        }
+        self.absent = absent;
         let node = points(&NODE_TIME, self.booted_unix_ns, |resource| Path::new("/proc/pressure").join(resource));
-        Ok(Readings { cgroups: living.map(of).filter(|(_, points)| !points.is_empty()).collect(), node })
+        Ok(Readings { cgroups: of_cgroups, node })
     }
 }
 
 fn points(metric: &'static Metric, start_unix_ns: u64, file: impl Fn(&str) -> std::path::PathBuf) -> Vec<Point> {
     let mut points = Vec::new();
     for resource in RESOURCES {
-        let Ok(text) = fs::read_to_string(file(resource)) else { continue };
+        // All three are there or none.
+        let Ok(text) = fs::read_to_string(file(resource)) else { break };
         for stall in ["some", "full"] {
             if let Some(us) = total_us(&text, stall) {
                 let value = Value::Float(us as f64 / 1e6);
@@ -119,6 +164,19 @@ mod tests {
         for bad in ["", "some", "some total=", "some total=-1", "something total=5"] {
             assert_eq!(total_us(bad, "some"), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn what_is_not_there_is_looked_for_more_and_more_rarely() {
+        let mut absent = Absent::default();
+        let mut looks = Vec::new();
+        for collection in 0..200 {
+            if absent.is_due() {
+                looks.push(collection);
+                absent = absent.again();
+            }
+        }
+        assert_eq!(looks, [0, 3, 8, 17, 34, 67, 132, 197]);
     }
 
     #[test]

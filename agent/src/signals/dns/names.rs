@@ -1,11 +1,11 @@
 //! Names that were asked for most, where the configuration wants them: each is a series of its own.
 //!
-//! The kernel side counts names by slot in a hash of which those not asked for longest make room. A name that comes back begins
-//! anew, with a start time of its own.
+//! The kernel side counts names by slot in a hash, in which a slot has at most as many as are free ([`agent_common::share`]). When it has
+//! half of that, the less asked half of its names makes room. A name that comes back begins anew, with a start time of its own.
 
 use std::{borrow::Cow, collections::HashMap, io};
 
-use agent_common::dns::{Name, NameKey};
+use agent_common::dns::{NAMES_LEN, Name, NameKey};
 use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData};
 
 use super::NAME_QUERIES;
@@ -45,6 +45,23 @@ impl Names {
         })
     }
 
+    /// How many names each slot has by the last reading.
+    pub(super) fn by_slot(&self) -> HashMap<u32, u64> {
+        self.read.iter().map(|(slot, names)| (*slot, names.len() as u64)).collect()
+    }
+
+    /// Removes names of slots that will soon have no room for more; how many each slot has then.
+    pub(super) fn make_room(&mut self) -> HashMap<u32, u64> {
+        let all: usize = self.read.values().map(Vec::len).sum();
+        for names in self.read.values_mut() {
+            for (key, _) in less_asked(names, all) {
+                // Gone all the same when it is not there any more.
+                let _ = self.map.remove(&key);
+            }
+        }
+        self.by_slot()
+    }
+
     /// The names of a slot that were asked for most by the last reading.
     pub(super) fn points(&self, slot: u32) -> Vec<Point> {
         let Some(read) = self.read.get(&slot) else { return Vec::new() };
@@ -66,6 +83,15 @@ impl Names {
         }
         points
     }
+}
+
+/// Takes the less asked half out of a slot's names, where of all slots there are so many that it could not have twice as many.
+fn less_asked(names: &mut Vec<(NameKey, Name)>, all: usize) -> Vec<(NameKey, Name)> {
+    if names.len() * 2 < (NAMES_LEN as usize).saturating_sub(all) {
+        return Vec::new();
+    }
+    names.sort_unstable_by_key(|(_, name)| std::cmp::Reverse(name.queries));
+    names.split_off(names.len().div_ceil(2))
 }
 
 /// Names with their queries, and when the first came; the most asked first, of equals by their letters.
@@ -129,6 +155,17 @@ mod tests {
         for (wire, want) in cases {
             assert_eq!(text(wire).as_deref(), want, "{wire:?}");
         }
+    }
+
+    #[test]
+    fn the_less_asked_half_of_a_slots_names_makes_room_when_that_gets_scarce() {
+        let key = |n| NameKey { name: n, slot: 1, reserved: 0 };
+        let mut names: Vec<_> = (0..1001).map(|n| (key(n), name(b"\x01a\x00", n, 0))).collect();
+        assert!(less_asked(&mut names, 1001).is_empty(), "there is room for three times as many");
+        let gone = less_asked(&mut names, 3000);
+        assert_eq!((names.len(), gone.len()), (501, 500));
+        assert!(names.iter().all(|(_, name)| name.queries >= 500) && gone.iter().all(|(_, name)| name.queries < 500));
+        assert!(less_asked(&mut Vec::new(), 5000).is_empty());
     }
 
     #[test]

@@ -1,53 +1,88 @@
-//! Whom a network namespace belongs to: the cgroup that holds all processes in it.
+//! Whom a network namespace belongs to: the cgroup that holds all cgroups in it.
+//!
+//! The kernel side notes each cgroup's namespace where a process runs a program in it, and enters the first cgroup of a namespace as its
+//! owner. This side sees that in mapped memory, without a file, and enters what all have in common.
 
-use std::{collections::HashMap, fs, os::unix::fs::MetadataExt as _, path::Path};
+use std::collections::{HashMap, HashSet};
 
-use crate::cgroups::{Cgroups, Table};
+use agent_common::{cgroups::UNATTRIBUTED, drops::Place};
+use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData};
 
-/// What is known of the cgroups' namespaces.
-#[derive(Default)]
+use crate::{
+    cgroups::{Cgroup, Table},
+    kernel::{
+        load::{LoadError, Object},
+        sys::{self, MappedArray},
+    },
+    signals::Failure,
+};
+
+/// The word of [`Place`] that holds the namespace.
+const NAMESPACE: usize = std::mem::offset_of!(Place, namespace) / 8;
+
+/// The cgroups' namespaces.
 pub struct Namespaces {
-    /// Inode of the namespace of each cgroup's first process, by slot and the cgroup's id.
-    of: HashMap<(u32, u64), u32>,
+    slots: u32,
+    places: MappedArray<Place>,
+    owners: BpfHashMap<MapData, u64, u64>,
+    /// Slots of living cgroups with their namespaces, as of when the owners were last put right.
+    known: Option<Vec<(u32, u64)>>,
 }
 
 impl Namespaces {
-    /// Looks where the processes of cgroups are that are not known yet, and forgets those that are gone. `true` if anything has
-    /// changed. A process that moves to another namespace later is not followed.
-    pub fn learn(&mut self, cgroups: &Cgroups) -> bool {
-        let known = self.of.len();
-        let living: HashMap<(u32, u64), ()> =
-            cgroups.table().iter().filter(|c| c.lives()).map(|c| ((c.slot, c.id), ())).collect();
-        self.of.retain(|cgroup, _| living.contains_key(cgroup));
-        let mut changed = self.of.len() != known;
-        for cgroup in cgroups.table().iter().filter(|c| c.lives()) {
-            if self.of.contains_key(&(cgroup.slot, cgroup.id)) {
-                continue;
-            }
-            if let Some(inode) = namespace_of(&cgroups.directory(cgroup)) {
-                self.of.insert((cgroup.slot, cgroup.id), inode);
-                changed = true;
-            }
-        }
-        changed
+    /// Opens the tables of `object`.
+    ///
+    /// # Errors
+    /// When one is missing or cannot be mapped.
+    pub fn open(object: &mut Object, slots: u32) -> Result<Self, LoadError> {
+        Ok(Self { slots, places: object.mapped("DROPS_PLACES")?, owners: object.take("DROPS_NAMESPACES")?, known: None })
     }
 
-    /// The slot that all cgroups of a namespace have in common, by the namespace's inode.
-    pub fn owners(&self, table: &Table) -> HashMap<u32, u32> {
-        let mut owners: HashMap<u32, u32> = HashMap::new();
-        for (&(slot, _), &inode) in &self.of {
-            let owner = owners.get(&inode).map_or(Some(slot), |other| common(table, *other, slot));
-            owners.insert(inode, owner.unwrap_or(agent_common::cgroups::UNATTRIBUTED));
+    /// Puts the owners right, if a cgroup has come into a namespace, gone, or changed to another.
+    ///
+    /// # Errors
+    /// When the kernel refuses; the next call tries again.
+    pub fn learn(&mut self, table: &Table) -> Result<(), Failure> {
+        let living = table.iter().filter(|cgroup| cgroup.lives()).map(|cgroup| cgroup.slot);
+        let now: Vec<(u32, u64)> = living.filter_map(|slot| Some((slot, self.namespace(slot)?))).collect();
+        if self.known.as_ref() == Some(&now) {
+            return Ok(());
         }
-        owners
+        let mut entered = Vec::new();
+        sys::for_each_entry(self.owners.map().fd(), |namespace: &u64, _: &u64| entered.push(*namespace))?;
+        // Of cgroups that were born since the table was brought up to date: theirs stay as they are.
+        let unborn = (1..self.slots).filter(|slot| table.get(*slot).is_none());
+        let unborn: HashSet<u64> = unborn.filter_map(|slot| self.namespace(slot)).collect();
+        let owners = owners(&now, table);
+        for namespace in entered.iter().filter(|namespace| !owners.contains_key(namespace) && !unborn.contains(namespace)) {
+            // The kernel side may have removed it meanwhile.
+            let _ = self.owners.remove(namespace);
+        }
+        for (namespace, slot) in &owners {
+            self.owners.insert(namespace, u64::from(*slot), 0)?;
+        }
+        self.known = Some(now);
+        Ok(())
+    }
+
+    /// A cgroup is gone: its slot has no namespace.
+    pub fn bury(&self, cgroup: &Cgroup) {
+        self.places.write(cgroup.slot, &Place::ZERO);
+    }
+
+    fn namespace(&self, slot: u32) -> Option<u64> {
+        self.places.word(slot, NAMESPACE).filter(|namespace| *namespace != 0)
     }
 }
 
-/// The namespace of the first process of a cgroup.
-fn namespace_of(cgroup: &Path) -> Option<u32> {
-    let processes = fs::read_to_string(cgroup.join("cgroup.procs")).ok()?;
-    let process = processes.lines().next()?;
-    u32::try_from(fs::metadata(format!("/proc/{process}/ns/net")).ok()?.ino()).ok()
+/// The slot that all cgroups of a namespace have in common, by namespace.
+fn owners(of: &[(u32, u64)], table: &Table) -> HashMap<u64, u32> {
+    let mut owners: HashMap<u64, u32> = HashMap::new();
+    for &(slot, namespace) in of {
+        let owner = owners.get(&namespace).map_or(Some(slot), |other| common(table, *other, slot));
+        owners.insert(namespace, owner.unwrap_or(UNATTRIBUTED));
+    }
+    owners
 }
 
 /// The nearest cgroup that holds both.
@@ -69,9 +104,7 @@ mod tests {
         {
             table.insert(cgroup(slot, path, parent));
         }
-        let of =
-            |of: &[(u32, u32)]| Namespaces { of: of.iter().map(|(slot, inode)| ((*slot, 0), *inode)).collect() }.owners(&table);
-        assert_eq!(of(&[(3, 7), (4, 7), (5, 8)]), HashMap::from([(7, 2), (8, 5)]));
-        assert_eq!(of(&[(3, 7), (4, 7), (5, 7)]), HashMap::from([(7, 1)]));
+        assert_eq!(owners(&[(3, 7), (4, 7), (5, 8)], &table), HashMap::from([(7, 2), (8, 5)]));
+        assert_eq!(owners(&[(3, 7), (4, 7), (5, 7)], &table), HashMap::from([(7, 1)]));
     }
 }

@@ -1,6 +1,6 @@
 //! What a cgroup's memory consists of (pure): the same figures from the kernel's records and from the cgroup's files.
 
-use std::{fs, path::Path};
+use std::{cell::Cell, fs, io, path::Path};
 
 use agent_common::memory::{Item, NO_LIMIT_PAGES, UNKNOWN, Usage};
 
@@ -49,6 +49,13 @@ pub struct Figures {
     pub major_faults: Option<u64>,
 }
 
+/// Which files not every kernel has were found missing: they are not opened again.
+#[derive(Debug, Default)]
+pub struct Files {
+    no_peak: Cell<bool>,
+    no_swap: Cell<bool>,
+}
+
 impl Figures {
     /// From the record that a walk made.
     pub fn of(record: &Usage, page_bytes: u64) -> Self {
@@ -86,19 +93,28 @@ impl Figures {
 
     /// From the files of the cgroup at `directory`. `None` without a memory controller, and when the cgroup is gone.
     ///
-    /// `swap` says whether the node has any: the files about it are not read else.
-    pub fn read(directory: &Path, swap: bool) -> Option<Self> {
-        let text = |file: &str| fs::read_to_string(directory.join(file)).ok();
-        let bytes = |file: &str| text(file)?.trim().parse::<u64>().ok();
-        let stat = text("memory.stat")?;
+    /// `swap` says whether the node has any: the file of its limit is not read else. What this kernel lacks is noted in `files`.
+    pub fn read(directory: &Path, swap: bool, files: &Files) -> Option<Self> {
+        let text = |file: &str| fs::read_to_string(directory.join(file));
+        let number = |text: String| text.trim().parse::<u64>().ok();
+        let bytes = |file: &str| text(file).ok().and_then(number);
+        let optional = |missing: &Cell<bool>, file: &str| {
+            if missing.get() {
+                return None;
+            }
+            text(file).inspect_err(|error| missing.set(is_missing(error, directory))).ok().and_then(number)
+        };
+        let stat = text("memory.stat").ok()?;
         let mut figures = Self {
             usage: bytes("memory.current")?,
-            peak: bytes("memory.peak"),
+            peak: optional(&files.no_peak, "memory.peak"),
             limit: bytes("memory.max"),
-            swap: bytes("memory.swap.current"),
-            swap_limit: swap.then(|| bytes("memory.swap.max")).flatten(),
+            swap: optional(&files.no_swap, "memory.swap.current"),
             ..Self::default()
         };
+        if swap && !files.no_swap.get() {
+            figures.swap_limit = bytes("memory.swap.max");
+        }
         figures.take_stat(&stat);
         Some(figures)
     }
@@ -200,6 +216,11 @@ impl Figures {
     }
 }
 
+/// Whether a file is missing in a cgroup that is still there.
+fn is_missing(error: &io::Error, directory: &Path) -> bool {
+    error.kind() == io::ErrorKind::NotFound && directory.join("memory.stat").exists()
+}
+
 /// `/proc/meminfo` in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemInfo {
@@ -286,6 +307,24 @@ mod tests {
         record.items[Item::Anon as usize] = (-5_i64).cast_unsigned();
         let unknown = Figures::of(&record, 4096);
         assert_eq!((unknown.anon, unknown.file, unknown.working_set(), unknown.unreclaimable(0)), (Some(0), None, None, None));
+    }
+
+    #[test]
+    fn a_file_that_this_kernel_lacks_is_not_opened_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let write = |file: &str, text: &str| fs::write(directory.path().join(file), text).expect("written");
+        let files = Files::default();
+        assert_eq!(Figures::read(directory.path(), true, &files), None);
+        assert!(!files.no_peak.get(), "the cgroup may be gone");
+        write("memory.stat", STAT);
+        write("memory.current", "65536\n");
+        write("memory.max", "100000\n");
+        assert_eq!(Figures::read(directory.path(), true, &files), Some(figures()));
+        assert!(files.no_peak.get() && files.no_swap.get());
+        write("memory.peak", "70000\n");
+        assert_eq!(Figures::read(directory.path(), true, &files), Some(figures()));
+        let peak = Figures::read(directory.path(), true, &Files::default()).and_then(|figures| figures.peak);
+        assert_eq!(peak, Some(70_000));
     }
 
     #[test]

@@ -1,15 +1,20 @@
-//! The ring of kills by the OOM killer, read every second: each becomes a line of the log and an event.
+//! The ring of kills by the OOM killer, read every second: each becomes a line of the log and an event, up to a number for each pod or
+//! other cgroup and minute. A process that is killed and started again without end is told of by that many, and counted in full.
+
+use std::time::{Duration, Instant};
 
 use agent_common::memory::{KILLS_LEN, OomKill, Ring, UNKNOWN};
 use tracing::warn;
 
 use crate::{
-    cgroups::Table,
+    causes::one_line,
+    cgroups::{Cgroup, Table},
     kernel::{
         facts,
         load::{LoadError, Object},
         sys::MappedArray,
     },
+    rate_limit::RateLimit,
     signals::event::{Detail, Event},
 };
 
@@ -19,14 +24,25 @@ pub const EVENT: &str = "podmeter.oom.kill";
 /// Words of [`Ring`].
 const HEAD: usize = std::mem::offset_of!(Ring, head) / 8;
 const TAIL: usize = std::mem::offset_of!(Ring, tail) / 8;
+const UNWRITTEN: usize = std::mem::offset_of!(Ring, unwritten) / 8;
+
+/// Kills that are told of each pod, or of each other cgroup's path, in a minute.
+const TOLD: u32 = 10;
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// The ring, and where it was read up to, which outlives the agent.
 pub struct Kills {
     ring: MappedArray<Ring>,
     kills: MappedArray<OomKill>,
-    /// Kills that were overwritten before they were read.
-    lost: u64,
+    /// What the ring said of kills that were not written when the agent started.
+    unwritten_before: u64,
+    /// Kills that were not told.
+    untold: u64,
+    limit: RateLimit<Whose>,
 }
+
+/// Who shares the number of kills that are told: a pod's UID, the path of a cgroup of none, or the id of one that is not known.
+type Whose = String;
 
 impl Kills {
     /// Opens the ring of `object`.
@@ -34,25 +50,45 @@ impl Kills {
     /// # Errors
     /// When a map is missing or cannot be mapped.
     pub fn open(object: &Object) -> Result<Self, LoadError> {
-        Ok(Self { ring: object.mapped("OOM_RING")?, kills: object.mapped("OOM_KILLS")?, lost: 0 })
+        let ring: MappedArray<Ring> = object.mapped("OOM_RING")?;
+        let unwritten_before = ring.word(0, UNWRITTEN).unwrap_or(0);
+        let limit = RateLimit::new(TOLD, MINUTE);
+        Ok(Self { ring, kills: object.mapped("OOM_KILLS")?, unwritten_before, untold: 0, limit })
     }
 
-    /// Kills that were overwritten before they were read, since the agent started.
+    /// Kills without an event, since the agent started.
     pub fn lost(&self) -> u64 {
-        self.lost
+        self.untold + self.ring.word(0, UNWRITTEN).map_or(0, |now| now.saturating_sub(self.unwritten_before))
     }
 
-    /// The kills since the last call, the last agent's included.
+    /// The kills since the last call that are to be told, the last agent's included.
     pub fn take(&mut self, table: &Table) -> Vec<Event> {
-        let (Some(head), Some(mut tail)) = (self.ring.word(0, HEAD), self.ring.word(0, TAIL)) else { return Vec::new() };
-        let oldest = head.saturating_sub(KILLS_LEN.into());
-        self.lost += oldest.saturating_sub(tail);
-        tail = tail.max(oldest);
-        let read = |number: u64| self.kills.read(number as u32 & (KILLS_LEN - 1));
-        let events = (tail..head).filter_map(read).map(|kill| told(&kill, table)).collect();
+        let (Some(head), Some(tail)) = (self.ring.word(0, HEAD), self.ring.word(0, TAIL)) else { return Vec::new() };
+        let kills: Vec<OomKill> =
+            (tail..head).filter_map(|number: u64| self.kills.read(number as u32 & (KILLS_LEN - 1))).collect();
         self.ring.set_word(0, TAIL, head);
-        events
+        let now = Instant::now();
+        let (told, untold) = within(&mut self.limit, kills, table, now);
+        self.untold += untold;
+        for (whose, kills) in self.limit.ended(now) {
+            warn!(event = EVENT, whose, kills, "out of memory: more processes were killed in the last minute than are logged");
+        }
+        told.iter().map(|kill| self::told(kill, table)).collect()
     }
+}
+
+/// The kills that are told, and the number of the others.
+fn within(limit: &mut RateLimit<Whose>, kills: Vec<OomKill>, table: &Table, now: Instant) -> (Vec<OomKill>, u64) {
+    let all = kills.len();
+    let told: Vec<OomKill> = kills.into_iter().filter(|kill| limit.admit(whose(kill, table), now).is_some()).collect();
+    let untold = all - told.len();
+    (told, untold as u64)
+}
+
+fn whose(kill: &OomKill, table: &Table) -> Whose {
+    let owner = table.get(kill.slot).filter(|cgroup| cgroup.id == kill.cgroup);
+    let name = |cgroup: &Cgroup| cgroup.name.pod_uid.clone().unwrap_or_else(|| cgroup.path.clone());
+    owner.map_or_else(|| format!("cgroup {}", kill.cgroup), name)
 }
 
 /// Logs a kill and makes an event of it.
@@ -97,12 +133,14 @@ fn told(kill: &OomKill, table: &Table) -> Event {
         kernel_bytes = bytes("podmeter.memory.kernel"),
         "out of memory: a process was killed"
     );
-    let body = match &limiting {
+    // A process calls itself what it likes, and a cgroup's name may have any character but two.
+    let called = one_line(&name);
+    let body = match limiting.as_deref().map(one_line) {
         Some(_) if kill.limiting == UNKNOWN => {
-            format!("process {name} ({}) was killed: its cgroup or one above it reached its memory limit", kill.tgid)
+            format!("process {called} ({}) was killed: its cgroup or one above it reached its memory limit", kill.tgid)
         }
-        Some(limiting) => format!("process {name} ({}) was killed: {limiting} reached its memory limit", kill.tgid),
-        None => format!("process {name} ({}) was killed: the node ran out of memory", kill.tgid),
+        Some(limiting) => format!("process {called} ({}) was killed: {limiting} reached its memory limit", kill.tgid),
+        None => format!("process {called} ({}) was killed: the node ran out of memory", kill.tgid),
     };
     let mut attributes = vec![
         ("process.pid", Detail::Int(kill.tgid.into())),
@@ -122,6 +160,33 @@ fn told(kill: &OomKill, table: &Table) -> Event {
 mod tests {
     use super::*;
     use crate::cgroups::table::tests::cgroup;
+
+    #[test]
+    fn a_loop_of_kills_is_told_ten_times_a_minute_and_a_neighbour_in_full() {
+        let mut table = Table::default();
+        let pod = "/kubepods.slice/kubepods-pod01234567_89ab_cdef_0123_456789abcdef.slice";
+        let container = |n: u32| format!("{pod}/cri-containerd-{}.scope", format!("{n:x}").repeat(64));
+        for (slot, path) in [(3, container(1)), (4, container(2)), (5, "/neighbour".to_owned())] {
+            table.insert(cgroup(slot, &path, None));
+        }
+        let kill = |slot: u32| OomKill { cgroup: 1000 + u64::from(slot), slot, ..OomKill::ZERO };
+        let mut limit = RateLimit::new(TOLD, MINUTE);
+        let now = Instant::now();
+        // Two containers of one pod in turns, each in a loop; then one kill of another.
+        let kills = (0..200).map(|n| kill(3 + n % 2)).chain([kill(5)]).collect();
+        let (told, untold) = within(&mut limit, kills, &table, now);
+        assert_eq!((told.len(), untold), (TOLD as usize + 1, 190));
+        assert_eq!(told.last().map(|kill| kill.slot), Some(5));
+        assert_eq!(limit.ended(now + MINUTE), [("01234567-89ab-cdef-0123-456789abcdef".to_owned(), 190)]);
+    }
+
+    #[test]
+    fn a_name_with_control_characters_breaks_no_line() {
+        let mut kill = OomKill { cgroup: 9, tgid: 7, ..OomKill::ZERO };
+        kill.comm[..8].copy_from_slice(b"a\n\x1b[2Jb\r");
+        let event = told(&kill, &Table::default());
+        assert_eq!(event.body, "process a  [2Jb (7) was killed: the node ran out of memory");
+    }
 
     #[test]
     fn a_kill_is_told_with_all_that_is_known_and_nothing_else() {

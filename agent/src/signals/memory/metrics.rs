@@ -137,7 +137,8 @@ pub static LOST_KILLS: Metric = Metric {
     kind: Kind::Counter,
     attributes: &[],
     scope: Scope::Node,
-    help: "Kills whose event was overwritten before it was read; they are counted all the same.",
+    help: "Kills without an event, which are counted all the same: more than 10 of a pod or other cgroup in a minute, or so many at once \
+           that room had to be kept for those of others.",
 };
 
 /// What a cgroup's memory consists of. `swappable` is how much more it could swap out, `born_unix_ns` when it was made or later.
