@@ -12,6 +12,8 @@ mod config;
 mod connect;
 mod export;
 mod files;
+#[cfg(test)]
+mod fuzzing;
 mod health;
 mod histogram;
 mod interrupt;

@@ -70,7 +70,10 @@ pub fn lines(view: &View) -> Vec<String> {
         let why = if first.is_empty() { String::new() } else { format!(" ({first})") };
         format!("{}: {}{why}", entry.mark.as_str(), entry.name)
     };
-    entries(view).into_iter().filter(|entry| entry.mark != Mark::On).map(of).collect()
+    let mut entries = entries(view);
+    entries.retain(|entry| entry.mark != Mark::On);
+    entries.sort_by_key(|entry| entry.mark != Mark::Off);
+    entries.into_iter().map(of).collect()
 }
 
 /// The same in `columns` columns: names always, reasons as far as there is room; and whether anything is off. `None` where all is on.
