@@ -2,11 +2,12 @@
 //! anything of the rest. The unit tests feed the same corpus, mutated, to the same functions (`agent/src/fuzzing.rs`).
 #![allow(dead_code, missing_docs)]
 
-pub use agent::{cgroups, config, kernel, pods};
+pub use agent::{cgroups, config, kernel, pods, url};
 
 #[path = "../../agent/src"]
 mod agent {
     pub mod config;
+    pub mod url;
 
     pub mod cgroups {
         pub mod name;
