@@ -10,16 +10,24 @@ use std::{
 
 use self::names::Names;
 use crate::{
+    interrupt::Interrupt,
     kernel::facts,
     pipeline::{Pipeline, Settings, StartError},
-    top::{Source, TICK, view::View, views::Views},
+    top::{
+        Source, TICK,
+        view::{SignalState, View},
+        views::Views,
+    },
 };
+
+/// How long a signal may wait.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Views of this node.
 pub struct Live {
     pipeline: Pipeline,
     views: Views,
-    _names: Option<Names>,
+    names: Option<Names>,
 }
 
 impl Live {
@@ -33,26 +41,45 @@ impl Live {
         let pods = names.as_ref().map(Names::shared);
         let mut pipeline = Pipeline::start(Settings { pods, ..settings })?;
         pipeline.wait_no_longer();
-        let mut live = Self { pipeline, views: Views::new(name, cpus as f64), _names: names };
+        let mut live = Self { pipeline, views: Views::new(name, cpus as f64), names };
         // What the first view is compared with.
         let _ = live.look();
         Ok(live)
     }
 
-    /// One interval from now.
+    /// One interval from now; `None` where a signal came before its end.
     ///
     /// # Errors
     /// When the kernel can no longer be read.
-    pub fn once(mut self, interval: Duration) -> Result<View, Box<dyn Error + Send + Sync>> {
+    pub fn once(mut self, interval: Duration, interrupt: &Interrupt) -> Result<Option<View>, Box<dyn Error + Send + Sync>> {
         let end = Instant::now() + interval;
-        loop {
+        let mut ticked = Instant::now();
+        while !interrupt.came() {
             let left = end.saturating_duration_since(Instant::now());
-            thread::sleep(left.min(TICK));
-            if left <= TICK {
-                return self.next();
+            if left.is_zero() {
+                return self.next().map(Some);
             }
-            self.pipeline.tick()?;
+            if ticked.elapsed() >= TICK {
+                self.pipeline.tick()?;
+                ticked = Instant::now();
+            }
+            thread::sleep(left.min(PATIENCE));
         }
+        Ok(None)
+    }
+
+    /// What is measured, and where names come from.
+    fn complete(&self, view: &mut View) {
+        view.signals = self
+            .pipeline
+            .states()
+            .iter()
+            .map(|state| {
+                let (reason, note) = (state.off.clone(), self.pipeline.note(state.signal));
+                SignalState { name: state.signal.name.to_owned(), on: reason.is_none(), reason, note }
+            })
+            .collect();
+        view.kubernetes = self.names.as_ref().map(Names::state);
     }
 
     fn look(&mut self) -> Result<View, Box<dyn Error + Send + Sync>> {
@@ -60,7 +87,11 @@ impl Live {
         let batch = self.pipeline.collect(|signal, error| failure = Some(format!("could not read {signal}: {error}")));
         match failure {
             Some(failure) => Err(failure.into()),
-            None => Ok(self.views.next(&batch)),
+            None => {
+                let mut view = self.views.next(&batch);
+                self.complete(&mut view);
+                Ok(view)
+            }
         }
     }
 }

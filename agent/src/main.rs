@@ -12,8 +12,11 @@ mod config;
 mod connect;
 mod export;
 mod files;
+#[cfg(test)]
+mod fuzzing;
 mod health;
 mod histogram;
+mod interrupt;
 mod join;
 mod kernel;
 mod live;
@@ -37,6 +40,7 @@ use clap::{Args, Parser, Subcommand};
 
 use causes::chain;
 use config::{Config, ConfigError, LogFormat, Overrides};
+use interrupt::Interrupt;
 use kernel::pin::Uninstalled;
 use live::{
     Live,
@@ -44,6 +48,7 @@ use live::{
 };
 use pipeline::StartError;
 use run::RunError;
+use top::Abilities;
 
 /// Measures at kernel level what every container on this node really uses, and exports it as OTLP.
 #[derive(Parser)]
@@ -128,6 +133,8 @@ struct TopArgs {
     /// Time between two looks: 100ms to 300s.
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = interval)]
     interval: Duration,
+    #[command(flatten)]
+    options: top::Options,
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
@@ -145,6 +152,8 @@ enum Failure {
     Other(Box<dyn std::error::Error>),
     /// Said already.
     Said,
+    /// The user wanted to end.
+    Interrupted,
 }
 
 impl<E: Into<Box<dyn std::error::Error>>> From<E> for Failure {
@@ -163,6 +172,7 @@ impl Failure {
                 None => (1, chain(&**error)),
             },
             Self::Said => return ExitCode::from(1),
+            Self::Interrupted => return ExitCode::from(Interrupt::CODE),
         };
         let _ = writeln!(std::io::stderr(), "podmeter: {text}");
         ExitCode::from(code)
@@ -233,16 +243,22 @@ fn top(args: &TopArgs) -> Result<(), Failure> {
     let mut settings = run::settings(&config);
     // Ends with the process, beside an agent or without one.
     settings.pin = false;
+    // What a start leaves half-done in the kernel must be taken back.
+    let interrupt = Interrupt::watch()?;
     let names = run::pod_settings(&config).map(Names::follow).transpose().map_err(Failure::Run)?;
     if let Some(Err(why)) = names.as_ref().filter(|_| args.once).map(|names| names.wait(FIRST_LIST)) {
         let _ = writeln!(std::io::stderr(), "podmeter: pods have no names: {why}");
     }
     let source = Live::start(settings, names)?;
     if !args.once {
-        return Ok(top::live(Box::new(source), args.interval)?);
+        return Ok(top::live(Box::new(source), args.interval, &args.options, &interrupt)?);
     }
-    let view = source.once(args.interval).map_err(|error| Failure::Other(error))?;
-    print(&if args.json { top::once::json(&view) } else { top::once::table(&view) })
+    let view = source.once(args.interval, &interrupt).map_err(|error| Failure::Other(error))?.ok_or(Failure::Interrupted)?;
+    if args.json {
+        return print(&top::once::json(&view, &args.options));
+    }
+    let table = top::once::table(&view, &args.options, top::once::columns());
+    print(&if Abilities::from_environment().unicode { table } else { top::to_ascii(&table).into_owned() })
 }
 
 fn check(args: &CheckArgs) -> Result<(), Failure> {
@@ -255,7 +271,12 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
         print(&if args.json { report.json() } else { report.table() })?;
         return if report.is_well() { Ok(()) } else { Err(Failure::Said) };
     }
+    // What a start leaves half-done in the kernel must be taken back.
+    let interrupt = Interrupt::watch()?;
     let report = check::check(run::settings(&config));
+    if interrupt.came() {
+        return Err(Failure::Interrupted);
+    }
     print(&if args.json { report.json() } else { report.table() })?;
     if report.can_measure() { Ok(()) } else { Err(Failure::Said) }
 }

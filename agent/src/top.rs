@@ -4,7 +4,7 @@
 //! `state` holds what is known and chosen, `render` draws it; both are pure and tested without a terminal.
 
 use std::error::Error;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write as _};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,33 +15,39 @@ use std::time::{Duration, Instant};
 use crossterm::event::{self, Event};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ratatui::DefaultTerminal;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::SIGCONT;
 
-use self::state::{Facts, State};
+pub use self::options::Options;
+use self::state::{Action, Facts, State};
+pub use self::terminal::{Abilities, to_ascii};
 use self::theme::Theme;
 use self::view::View;
-use crate::causes::chain;
+use crate::{causes::chain, interrupt::Interrupt};
 
 mod asked;
 mod columns;
 mod detail;
 mod figures;
 mod format;
-mod help;
 mod identity;
 mod keys;
 pub mod once;
+mod options;
 mod order;
 mod pages;
 mod points;
 mod render;
+mod sheet;
 mod state;
+mod status;
 mod suggest;
 #[cfg(test)]
 mod synthetic;
+mod terminal;
 #[cfg(test)]
 mod tests;
 mod theme;
+mod tree;
 pub mod view;
 pub mod views;
 
@@ -84,6 +90,9 @@ pub enum TopError {
     /// No thread for reading.
     #[error("could not start the thread that reads the snapshots")]
     Thread(#[source] io::Error),
+    /// Standard output is gone or full.
+    #[error("could not write to standard output")]
+    Write(#[source] io::Error),
     /// Not even one snapshot could be read.
     #[error("could not read the first snapshot")]
     Source(#[source] Box<dyn Error + Send + Sync>),
@@ -94,22 +103,37 @@ pub enum TopError {
 
 /// Shows the snapshots of `source`, one per `interval`, until the user quits or SIGTERM, SIGINT or SIGHUP asks to.
 ///
-/// The terminal is restored in any case, also after a panic.
+/// The terminal is restored in any case, also after a panic and while the user has suspended the process. One that cannot move its
+/// cursor gets a table of text per interval instead.
 ///
 /// # Errors
 /// No terminal, a terminal that fails, or a source whose first snapshot cannot be read.
-pub fn live(source: Box<dyn Source + Send>, interval: Duration) -> Result<(), TopError> {
+pub fn live(
+    source: Box<dyn Source + Send>,
+    interval: Duration,
+    options: &Options,
+    interrupt: &Interrupt,
+) -> Result<(), TopError> {
     if !io::stdout().is_terminal() {
         return Err(TopError::NotATerminal);
     }
-    let stop = stop_on_signals().map_err(TopError::Signals)?;
+    let abilities = Abilities::from_environment();
+    let continued = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(SIGCONT, Arc::clone(&continued)).map_err(TopError::Signals)?;
     let reader = Reader::start(source, interval).map_err(TopError::Thread)?;
+    if !abilities.cursor {
+        let printed = print(&reader, facts(interval), options, interrupt);
+        reader.finish();
+        return printed;
+    }
+    let theme = Theme::new(abilities.colour, abilities.unicode);
+    let state = State::new(facts(interval), options);
     // Also hooks panics, so that their message comes after the terminal is restored.
     let terminal = ratatui::try_init();
     show_cursor_on_panic();
     let shown = terminal
         .map_err(|source| TopError::Terminal { doing: "set up", source })
-        .and_then(|mut terminal| show(&mut terminal, &reader, &stop, facts(interval)));
+        .and_then(|mut terminal| show(&mut terminal, &reader, (interrupt, &continued), state, theme));
     if matches!(shown, Err(TopError::Ended)) {
         // The reader's panic has restored the terminal; doing it twice would overwrite its message.
         reader.finish();
@@ -120,12 +144,22 @@ pub fn live(source: Box<dyn Source + Send>, interval: Duration) -> Result<(), To
     shown.and(restored)
 }
 
-fn show(terminal: &mut DefaultTerminal, reader: &Reader, stop: &AtomicBool, facts: Facts) -> Result<(), TopError> {
+fn show(
+    terminal: &mut DefaultTerminal,
+    reader: &Reader,
+    (interrupt, continued): (&Interrupt, &AtomicBool),
+    mut state: State,
+    theme: Theme,
+) -> Result<(), TopError> {
     let failed = |doing| move |source| TopError::Terminal { doing, source };
-    let theme = Theme::from_environment();
-    let mut state = State::new(facts);
     let mut changed = true;
-    while !state.wants_to_quit() && !stop.load(Ordering::Relaxed) && !has_hung_up(io::stdout()) {
+    while !state.wants_to_quit() && !interrupt.came() && !has_hung_up(io::stdout()) {
+        if continued.swap(false, Ordering::Relaxed) {
+            // Whoever stopped this process has used the screen.
+            terminal::take().map_err(failed("take back"))?;
+            draw_anew(terminal);
+            changed = true;
+        }
         changed |= reader.take(&mut state)?;
         if changed {
             terminal.draw(|frame| render::draw(frame, &mut state, theme)).map_err(failed("draw on"))?;
@@ -135,18 +169,49 @@ fn show(terminal: &mut DefaultTerminal, reader: &Reader, stop: &AtomicBool, fact
         let mut patience = PATIENCE;
         while event::poll(patience).map_err(failed("read from"))? {
             match event::read().map_err(failed("read from"))? {
-                Event::Key(key) => {
-                    if let Some(action) = keys::action(key, &state) {
-                        state.apply(action);
+                Event::Key(key) => match keys::action(key, &state) {
+                    Some(Action::Suspend) => {
+                        terminal::suspend().map_err(failed("give or take back"))?;
+                        draw_anew(terminal);
+                        continued.store(false, Ordering::Relaxed);
                     }
-                }
+                    Some(action) => state.apply(action),
+                    None => {}
+                },
                 Event::Paste(text) if state.is_editing() => {
-                    text.chars().filter(|c| !c.is_control()).for_each(|c| state.apply(state::Action::Type(c)));
+                    text.chars().filter(|c| !c.is_control()).for_each(|c| state.apply(Action::Type(c)));
                 }
                 _ => {}
             }
             changed = true;
             patience = Duration::ZERO;
+        }
+    }
+    Ok(())
+}
+
+/// Lets the next frame draw everything, for a screen that is blank now. `Terminal::clear` would ask the terminal where its cursor is and
+/// wait for the answer.
+fn draw_anew(terminal: &mut DefaultTerminal) {
+    terminal.swap_buffers();
+}
+
+/// A table of text per interval, for a terminal that only prints.
+fn print(reader: &Reader, facts: Facts, options: &Options, interrupt: &Interrupt) -> Result<(), TopError> {
+    let mut state = State::new(facts, options);
+    while !interrupt.came() && !has_hung_up(io::stdout()) {
+        if !reader.take(&mut state)? {
+            std::thread::sleep(PATIENCE);
+            continue;
+        }
+        let text = match (state.error(), state.view()) {
+            (Some(error), _) => format!("could not read, trying again: {}\n\n", format::printable(error)),
+            (None, Some(view)) => once::table(view, options, once::columns()) + "\n",
+            (None, None) => continue,
+        };
+        match io::stdout().write_all(to_ascii(&text).as_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            written => written.map_err(TopError::Write)?,
         }
     }
     Ok(())
@@ -167,16 +232,6 @@ fn show_cursor_on_panic() {
         let _ = crossterm::execute!(io::stdout(), crossterm::cursor::Show);
         next(panic);
     }));
-}
-
-/// Set when a signal asks to end; a second one ends at once.
-fn stop_on_signals() -> io::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT, SIGHUP] {
-        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))?;
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
-    Ok(stop)
 }
 
 fn facts(interval: Duration) -> Facts {

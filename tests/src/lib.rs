@@ -21,6 +21,7 @@ pub mod program;
 pub mod promql;
 pub mod proxy;
 pub mod tcp;
+pub mod terminal;
 pub mod truth;
 pub mod victoria;
 

@@ -82,6 +82,8 @@ fn tests(workspace: &Workspace, suite: Suite, session: &mut Session<impl Write +
     if matches!(suite, Suite::Unit | Suite::All) {
         let mut unit = workspace.cargo("test");
         unit.args(["--locked", "--no-fail-fast", "--workspace", "--exclude", "agent-ebpf", "--exclude", "podmeter-tests"]);
+        // Five parsers of foreign input, ten seconds each.
+        unit.env("PODMETER_FUZZ_SECONDS", "10");
         session.runner("unit tests", &mut unit);
     }
     if matches!(suite, Suite::Host | Suite::All) && built {

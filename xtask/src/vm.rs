@@ -65,6 +65,8 @@ const LEFT_OUT: &[LeftOut] = &[
     LeftOut { runner: "kubernetes_api", tests: &[] },
     LeftOut { runner: "rules", tests: &[] },
     LeftOut { runner: "workloads", tests: &[] },
+    // Of a shell and its terminal.
+    LeftOut { runner: "terminal", tests: &[] },
     // Of the loads and not of the agent.
     LeftOut { runner: "harness", tests: &[] },
     // Of programs with many libraries, and the kernel's side is what the runner `dns` tests.

@@ -604,3 +604,14 @@ fn address_ranges_of_both_families_are_read() {
     assert_eq!(ranges, ["10.1.0.0/16", "fd00::/8", "192.0.2.7/32", "0.0.0.0/0", "::/0"]);
     assert_eq!(defaults().signals.network.private.len(), 10);
 }
+
+#[test]
+fn any_text_is_a_configuration_or_refused() {
+    crate::fuzzing::hammer("config", |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        match yaml::read(Path::new("podmeter.yaml"), &text) {
+            Ok(settings) => assert!(settings.len() <= text.len()),
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    });
+}

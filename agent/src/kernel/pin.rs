@@ -50,13 +50,23 @@ impl Pins {
         Self::lock(directory, false)
     }
 
-    /// A private directory: everything ends with the process.
+    /// A private directory: everything ends with the process, and nothing stays of it in bpffs.
+    ///
+    /// `directory` must be on bpffs once it is made. Where it is there, the private one is made in it; else beside the place
+    /// where it would be, since one that was made for this could not be removed again without a race against an agent that
+    /// starts.
     ///
     /// # Errors
     /// When it cannot be made.
     pub fn transient(directory: &Path) -> Result<Self, PinError> {
-        sweep(directory);
-        Self::lock(&directory.join(format!("{TRANSIENT}{}-{:08x}", std::process::id(), fastrand::u32(..))), true)
+        let own = format!("{}-{:08x}", std::process::id(), fastrand::u32(..));
+        sweep(directory, TRANSIENT);
+        if directory.exists() {
+            return Self::lock(&directory.join(format!("{TRANSIENT}{own}")), true);
+        }
+        let above = directory.ancestors().find(|path| path.exists()).unwrap_or(directory);
+        sweep(above, TRANSIENT_ABOVE);
+        Self::lock(&above.join(format!("{TRANSIENT_ABOVE}{own}")), true)
     }
 
     fn lock(directory: &Path, transient: bool) -> Result<Self, PinError> {
@@ -110,7 +120,19 @@ impl Pins {
     }
 }
 
+/// The names of private directories begin with this in the directory for pins, and with the other outside of it. bpffs allows
+/// no dots.
 const TRANSIENT: &str = "transient-";
+const TRANSIENT_ABOVE: &str = "podmeter-transient-";
+
+impl Drop for Pins {
+    /// A start that failed half-way must not leave its private directory behind.
+    fn drop(&mut self) {
+        if self.transient {
+            let _ = remove(&self.directory);
+        }
+    }
+}
 
 /// What an uninstall has found and left.
 #[derive(Debug)]
@@ -156,9 +178,9 @@ pub fn hash(parts: &[&[u8]]) -> u64 {
 
 /// Removes private directories that nobody holds any more: their processes died before they could. A lock tells, where a process
 /// id would mean another process in another container.
-fn sweep(directory: &Path) {
+fn sweep(directory: &Path, prefix: &str) {
     for place in directories(directory) {
-        let private = place.file_name().is_some_and(|n| n.to_string_lossy().starts_with(TRANSIENT));
+        let private = place.file_name().is_some_and(|n| n.to_string_lossy().starts_with(prefix));
         let Some(file) = File::open(&place).ok().filter(|_| private) else { continue };
         if let Ok(_lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             let _ = remove(&place);
@@ -214,5 +236,38 @@ mod tests {
         assert!(matches!(uninstall(&directory).unwrap(), Uninstalled::Emptied(_)));
         assert!(directories(&directory).is_empty());
         assert!(matches!(uninstall(&directory).unwrap(), Uninstalled::Nothing), "again");
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<_> = directories(directory).iter().map(|path| path.display().to_string()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_private_directory_leaves_nothing_behind_and_takes_away_what_a_killed_process_left() {
+        let root = tempfile::tempdir().expect("a directory");
+        let wanted = root.path().join("podmeter");
+        let left = root.path().join("podmeter-transient-1-00000000");
+        fs::create_dir_all(left.join("cpu-0")).expect("made");
+        let pins = Pins::transient(&wanted).expect("a private directory");
+        assert!(!wanted.exists(), "nobody else's place is made");
+        assert_eq!(names(root.path()), [pins.directory.display().to_string()], "what was left is gone");
+        let other = Pins::transient(&wanted).expect("a second one beside it");
+        assert!(pins.directory.exists() && other.directory.exists(), "one that lives is not swept");
+        pins.settle(&[]).expect("everything is loaded");
+        assert!(!pins.directory.exists());
+        drop((pins, other));
+        assert_eq!(names(root.path()), [""; 0]);
+    }
+
+    #[test]
+    fn where_an_agent_has_its_directory_the_private_one_is_in_it() {
+        let root = tempfile::tempdir().expect("a directory");
+        let agents = Pins::open(root.path()).expect("an agent");
+        let pins = Pins::transient(root.path()).expect("beside the agent");
+        assert_eq!(pins.directory.parent(), Some(root.path()));
+        drop((pins, agents));
+        assert!(root.path().exists() && names(root.path()).is_empty());
     }
 }

@@ -15,6 +15,7 @@ use crate::{
         object::Wanted,
     },
     run::RunError,
+    top::view::Kubernetes,
 };
 
 /// How long a single snapshot waits for the first list of pods: it has no second one to show names in.
@@ -56,6 +57,14 @@ impl Names {
     /// Where the names are.
     pub fn shared(&self) -> Shared {
         self.shared.clone()
+    }
+
+    /// How the pods are followed now.
+    pub fn state(&self) -> Kubernetes {
+        let known = self.shared.snapshot();
+        let following = known.figures.following(Followed::Pods);
+        let error = known.figures.trouble().map(|trouble| trouble.reason.to_string());
+        Kubernetes { current: following.known && following.current, error }
     }
 
     /// Waits until all pods have been told of, and not longer than `most`, nor for what a person must correct.

@@ -276,4 +276,13 @@ mod tests {
             prop_assert!(read(a).cores().is_finite());
         }
     }
+
+    #[test]
+    fn any_text_is_a_quantity_within_bounds_or_refused() {
+        crate::fuzzing::hammer("quantity", |bytes| {
+            let Ok(quantity) = String::from_utf8_lossy(bytes).parse::<Quantity>() else { return };
+            assert!(quantity.cores() >= 0.0 && quantity.cores() <= i64::MAX as f64, "{quantity:?}");
+            assert!(quantity.bytes() <= i64::MAX as u64 && quantity.plus(quantity) >= quantity, "{quantity:?}");
+        });
+    }
 }

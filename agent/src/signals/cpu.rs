@@ -7,6 +7,7 @@ mod before;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fs,
     ops::Range,
 };
 
@@ -80,7 +81,8 @@ pub static WAIT_TIME: Metric = Metric {
     kind: Kind::Counter,
     attributes: &["cause"],
     scope: Scope::Container,
-    help: "Time that tasks were runnable and did not run: throttled by the cgroup's own cpu.max, or in contention with others.",
+    help: "Time that tasks were runnable and did not run: throttled by the cgroup's own cpu.max, or in contention with others. \
+           Without a cpu controller in cgroup2 nothing is known of throttling: all of it is contention.",
 };
 /// `podmeter.cpu.wait`
 pub static WAIT: Metric = Metric {
@@ -196,6 +198,8 @@ struct Cpu {
     /// When the node came up, Unix time in ns.
     booted_unix_ns: u64,
     node: Option<(u64, u64)>,
+    /// What it does without.
+    note: Option<String>,
 }
 
 impl Cpu {
@@ -245,6 +249,7 @@ impl Cpu {
             started_unix_ns: unix_ns,
             booted_unix_ns: unix_ns.saturating_sub(boottime_ns),
             node: None,
+            note: without_controller(fs::read_to_string(cgroups.root().join("cgroup.controllers")).ok().as_deref()),
         };
         for slot in 1..slots {
             if let Some(carried) = cpu.carried.read(slot).filter(|_| cpu.object.adopted()) {
@@ -440,6 +445,18 @@ impl Running for Cpu {
         let points = cgroups.table().iter().filter_map(|c| Some((c.slot, self.points(c, used.get(&c.slot)?)))).collect();
         Ok(Readings { cgroups: points, node: self.node_points(now_ns, root_ns) })
     }
+
+    fn note(&self) -> Option<String> {
+        self.note.clone()
+    }
+}
+
+/// What is missing where the root of cgroup2 does not have the cpu controller: it may be mounted as cgroup v1, where limits are not
+/// looked for.
+fn without_controller(controllers: Option<&str>) -> Option<String> {
+    let has_cpu = controllers?.split_whitespace().any(|controller| controller == "cpu");
+    (!has_cpu)
+        .then(|| "cgroup2 has no cpu controller here, so throttling is not known: all waiting counts as contention".to_owned())
 }
 
 /// A window has room for 100 ms of one CPU. Where a stretch that was settled ended is known to a tick at worst, and may be laid
@@ -482,6 +499,18 @@ mod tests {
         let mut used = HashMap::from([(1, 7)]);
         fit_into_window(&mut used);
         assert_eq!(used, HashMap::from([(1, 7)]));
+    }
+
+    #[test]
+    fn it_is_said_where_throttling_is_not_known() {
+        for (controllers, noted) in [
+            (None, false),
+            (Some("cpuset cpu io memory hugetlb pids\n"), false),
+            (Some("cpuset memory\n"), true),
+            (Some("\n"), true),
+        ] {
+            assert_eq!(without_controller(controllers).is_some(), noted, "{controllers:?}");
+        }
     }
 
     #[test]

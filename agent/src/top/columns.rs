@@ -91,7 +91,7 @@ impl Column {
     /// Columns of the terminal that it takes: its heading or its widest value.
     pub fn width(self) -> usize {
         match self {
-            Column::Kind => 11,
+            Column::Kind => 9,
             Column::History => 12,
             Column::Throttled => 9,
             Column::Contention => 10,
@@ -139,7 +139,7 @@ impl Column {
             Column::Time => "CPU TIME",
             Column::Memory => "USAGE",
             Column::WorkingSet => "WORKING",
-            Column::Unreclaimable => "FIXED",
+            Column::Unreclaimable => "UNRECL",
             Column::Peak => "PEAK",
             Column::OomKills => "KILLED",
             Column::Receive => "RX",
@@ -147,7 +147,7 @@ impl Column {
             Column::Drops => "DROPS",
             Column::Retransmits => "RETR",
             Column::ConnectFailures => "FAILED",
-            Column::DnsQueries => "ASKED",
+            Column::DnsQueries => "Q/S",
             Column::DnsFailures => "FAIL",
         }
     }
@@ -165,7 +165,7 @@ impl Column {
             Column::RttP99 => "RTT99",
             Column::DnsP50 => "DNS50",
             Column::DnsP99 => "DNS99",
-            Column::DnsQueries => "DNS/s",
+            Column::DnsQueries => "DNSQ/S",
             Column::DnsFailures => "DNS%",
             Column::Wait => "WAIT",
             other => other.label(),
@@ -179,6 +179,7 @@ impl Column {
             Sort::Burst => Column::BurstP99,
             Sort::Wait => Column::Wait,
             Sort::Throttled => Column::Throttled,
+            Sort::Contention => Column::Contention,
             Sort::Request => Column::RequestShare,
             Sort::Time => Column::Time,
             Sort::Memory => Column::WorkingSet,
@@ -205,11 +206,12 @@ impl Column {
         let plain = Style::new();
         let (text, style) = match self {
             Column::Kind if workload.ended => ("ended".into(), theme.quiet()),
-            Column::Kind => (format::cut(&format::printable(&workload.kind), self.width()).into_owned(), theme.quiet()),
+            Column::Kind => (format::cut(&format::printable(&workload.cgroup_kind), self.width()).into_owned(), theme.quiet()),
             Column::Cpu => (format::cores(cpu.usage_cores), faint_below(cpu.usage_cores, 0.001, theme)),
             Column::History => (String::new(), theme.graph()),
             Column::Request => (format::cores(cpu.request_cores), theme.quiet()),
-            Column::RequestShare => share(figures::request_share(workload), theme),
+            // A burst above the request is what a request without a limit is for.
+            Column::RequestShare => (format::percent(figures::request_share(workload)), plain),
             Column::Suggested => (format::cores(cpu.suggested_request_cores), theme.quiet()),
             Column::Limit => (format::cores(cpu.limit_cores), theme.quiet()),
             Column::LimitShare => share(figures::limit_share(workload), theme),
@@ -217,17 +219,18 @@ impl Column {
             Column::BurstP99 => (format::cores(cpu.burst_p99_cores), burst(workload, theme)),
             Column::Wait => (format::time(cpu.wait_rate), waiting(cpu.wait_rate, theme)),
             Column::Throttled => (format::time(cpu.throttled_rate), waiting(cpu.throttled_rate, theme)),
-            Column::Contention => {
-                let rate = figures::contention_rate(workload);
-                (format::time(rate), waiting(rate, theme))
-            }
+            Column::Contention => (format::time(cpu.contention_rate), waiting(cpu.contention_rate, theme)),
             Column::Time => (format::duration(Some(cpu.time_seconds)), plain),
             Column::Memory => (bytes(workload, |m| m.usage_bytes), plain),
             Column::WorkingSet => (bytes(workload, |m| m.working_set_bytes), plain),
             Column::Unreclaimable => (bytes(workload, |m| m.unreclaimable_bytes), plain),
             Column::Peak => (bytes(workload, |m| m.peak_bytes), theme.quiet()),
             Column::MemoryRequest => (bytes(workload, |m| m.request_bytes), theme.quiet()),
-            Column::MemoryRequestShare => share(figures::memory_request_share(workload), theme),
+            Column::MemoryRequestShare => {
+                // Above it, the pod is among the first that the node evicts.
+                let share = figures::memory_request_share(workload);
+                (format::percent(share), if share.is_some_and(|s| s > 1.0) { theme.watch() } else { plain })
+            }
             Column::MemorySuggested => (bytes(workload, |m| m.suggested_request_bytes), theme.quiet()),
             Column::MemoryLimit => (bytes(workload, |m| m.limit_bytes), theme.quiet()),
             Column::MemoryLimitShare => share(figures::memory_limit_share(workload), theme),

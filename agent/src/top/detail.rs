@@ -11,6 +11,7 @@ use ratatui::widgets::{Sparkline, SparklineBar, Widget};
 use super::figures;
 use super::format::{self, UNKNOWN};
 use super::state::{History, State};
+use super::suggest;
 use super::theme::Theme;
 use super::view::Workload;
 
@@ -70,7 +71,7 @@ fn rule(buffer: &mut Buffer, area: Rect, workload: &Workload, present: bool, the
     let name = format!(" {} ", format::cut(&format::printable(&label), width.saturating_sub(6)));
     let at = area.x + u16::from(width > 8) * 2;
     let (x, _) = buffer.set_stringn(at, area.y, name, width.saturating_sub(2), theme.strong());
-    let kind = if present { format!("{} ", workload.kind) } else { "gone; its last figures ".into() };
+    let kind = if present { format!("{} ", workload.cgroup_kind) } else { "gone; its last figures ".into() };
     let style = if present { theme.quiet() } else { theme.watch() };
     buffer.set_stringn(x, area.y, format::printable(&kind), (area.right() - x).into(), style);
 }
@@ -94,7 +95,7 @@ fn text(workload: &Workload, width: usize, theme: Theme) -> Vec<Line<'static>> {
                 value(format!("{} cores", format::cores(cpu.usage_cores)), theme.strong()),
                 quiet("   request "),
                 value(format::cores(cpu.request_cores), plain),
-                value(format!(" ({})", format::percent(of_request)), theme.share(of_request)),
+                value(format!(" ({})", format::percent(of_request)), plain),
                 quiet("   limit "),
                 value(format::cores(cpu.limit_cores), plain),
                 value(format!(" ({})", format::percent(of_limit)), theme.share(of_limit)),
@@ -117,13 +118,13 @@ fn text(workload: &Workload, width: usize, theme: Theme) -> Vec<Line<'static>> {
                 quiet(" per s   throttled "),
                 value(format::time(cpu.throttled_rate), plain),
                 quiet("   contention "),
-                value(format::time(figures::contention_rate(workload)), plain),
+                value(format::time(cpu.contention_rate), plain),
             ],
         ),
         line(
             "wait total",
             vec![
-                value(format::duration(Some(cpu.wait_seconds)), plain),
+                value(format::duration(cpu.wait_seconds), plain),
                 quiet("   throttled "),
                 value(format::duration(cpu.throttled_seconds), plain),
                 quiet("   contention "),
@@ -140,17 +141,20 @@ fn text(workload: &Workload, width: usize, theme: Theme) -> Vec<Line<'static>> {
         spans.extend(pair(" to request, after ", format::duration(workload.watched_seconds)));
         // Beside what is requested now.
         lines.insert(2, line("suggested", spans));
+    } else if let Some(watched) = workload.watched_seconds.filter(|_| !suggest::is_enough(workload.watched_seconds)) {
+        let text = format!("a request after {:.0} s of watching; {watched:.0} s so far", suggest::LEAST_SECONDS);
+        lines.insert(2, line("suggested", vec![quiet(&text)]));
     }
     if let Some(memory) = &workload.memory {
         let shares = (figures::memory_request_share(workload), figures::memory_limit_share(workload));
         let mut spans = vec![value(format::bytes(memory.usage_bytes), theme.strong())];
         spans.extend(pair("   working set ", format::bytes(memory.working_set_bytes)));
-        spans.extend(pair("   fixed ", format::bytes(memory.unreclaimable_bytes)));
+        spans.extend(pair("   unrecl ", format::bytes(memory.unreclaimable_bytes)));
         spans.extend(pair("   peak ", format::bytes(memory.peak_bytes)));
         lines.push(line("memory", spans));
         let mut spans = Vec::new();
         spans.extend(pair("request ", format::bytes(memory.request_bytes)));
-        spans.push(value(format!(" ({})", format::percent(shares.0)), theme.share(shares.0)));
+        spans.push(value(format!(" ({})", format::percent(shares.0)), plain));
         spans.extend(pair("   limit ", format::bytes(memory.limit_bytes)));
         spans.push(value(format!(" ({})", format::percent(shares.1)), theme.share(shares.1)));
         spans.extend(pair("   killed ", format::count(memory.oom_kills.map(|n| n as f64))));

@@ -5,11 +5,29 @@ use super::view::{Memory, View, Workload};
 /// Its name as people type it: `namespace/pod/container` for what runs in a pod, else what it is called.
 pub fn label(workload: &Workload) -> String {
     let Some(pod) = &workload.pod else { return short(&workload.name).to_owned() };
-    [workload.namespace.as_deref(), Some(pod), workload.container.as_deref().map(short)]
-        .into_iter()
-        .flatten()
-        .collect::<Vec<_>>()
-        .join("/")
+    let part = match &workload.container {
+        // A pod has its only container's name besides its own.
+        _ if workload.is_a("Pod") => None,
+        Some(container) => Some(container.as_str()),
+        // What a container made inside itself has no name in Kubernetes.
+        None => Some(last(&workload.cgroup)),
+    };
+    [workload.namespace.as_deref(), Some(pod), part.map(short)].into_iter().flatten().collect::<Vec<_>>().join("/")
+}
+
+/// Its name in a row below that of the cgroup at `above`.
+pub fn short_label(workload: &Workload, above: &Workload) -> String {
+    let below = workload.cgroup.strip_prefix(above.cgroup.as_str()).map(|path| path.trim_start_matches('/'));
+    match (&workload.container, below) {
+        (Some(container), _) if above.is_a("Pod") => short(container).to_owned(),
+        (_, Some(below)) if workload.is_a("Cgroup") && !below.is_empty() => below.to_owned(),
+        _ => last(&label(workload)).to_owned(),
+    }
+}
+
+/// The last component of a path.
+fn last(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
 }
 
 /// CPU use in the interval as a share of the request.
@@ -47,13 +65,6 @@ pub fn traffic(workload: &Workload) -> Option<f64> {
     Some(network.receive_rate? + network.transmit_rate?)
 }
 
-/// Waiting in the interval because others had the CPU, in s per s.
-///
-/// Never below 0: the two counts are read one after the other.
-pub fn contention_rate(workload: &Workload) -> Option<f64> {
-    Some((workload.cpu.wait_rate? - workload.cpu.throttled_rate?).max(0.0))
-}
-
 /// True when it used no CPU in the interval, as far as is known.
 pub fn is_idle(workload: &Workload) -> bool {
     workload.cpu.usage_cores.is_none_or(|used| used <= 0.0)
@@ -84,8 +95,22 @@ mod tests {
         assert_eq!(label(&container), "shop/web-5d/app");
         let unnamed = Workload { pod: some("11111111-1111"), container: Some("ab12".repeat(16)), ..unit.clone() };
         assert_eq!(label(&unnamed), "11111111-1111/ab12ab12ab12");
-        let pod = Workload { namespace: some("shop"), pod: some("web-5d"), ..unit };
+        let pod = Workload {
+            namespace: some("shop"),
+            pod: some("web-5d"),
+            cgroup_kind: "Pod".into(),
+            cgroup: "/pod".into(),
+            ..unit.clone()
+        };
         assert_eq!(label(&pod), "shop/web-5d");
+        assert_eq!(short_label(&container, &pod), "app");
+        let inner =
+            Workload { cgroup: "/pod/id/sub/inner".into(), cgroup_kind: "Cgroup".into(), container: None, ..container.clone() };
+        assert_eq!(label(&inner), "shop/web-5d/inner");
+        assert_eq!(short_label(&inner, &Workload { cgroup: "/pod/id".into(), ..container }), "sub/inner");
+        let unit =
+            Workload { cgroup_kind: "Service".into(), cgroup: "/user.slice/dbus.service".into(), name: "dbus".into(), ..unit };
+        assert_eq!(short_label(&unit, &Workload { cgroup: "/user.slice".into(), ..Workload::default() }), "dbus");
     }
 
     #[test]
@@ -107,15 +132,5 @@ mod tests {
         };
         assert_eq!((with(Some(250), Some(500)), with(None, Some(500)), with(None, None)), (Some(0.25), Some(0.5), None));
         assert_eq!(memory_limit_share(&Workload::default()), None);
-    }
-
-    #[test]
-    fn contention_is_what_throttling_does_not_explain() {
-        let with = |wait_rate, throttled_rate| {
-            contention_rate(&Workload { cpu: Cpu { wait_rate, throttled_rate, ..Cpu::default() }, ..Workload::default() })
-        };
-        assert_eq!(with(Some(0.75), Some(0.5)), Some(0.25));
-        assert_eq!(with(Some(0.5), Some(0.51)), Some(0.0));
-        assert_eq!(with(Some(0.5), None), None);
     }
 }

@@ -14,6 +14,7 @@ pub fn of(subject: &Subject, resource: &Resource) -> Workload {
     let mut workload = Workload {
         name: name.name.clone(),
         kind: name.kind.as_str().to_owned(),
+        cgroup_kind: name.kind.as_str().to_owned(),
         pod: name.pod_uid.clone(),
         container: name.container_id.clone().filter(|_| name.kind == Kind::Container),
         cgroup: subject.path.clone(),
@@ -26,6 +27,7 @@ pub fn of(subject: &Subject, resource: &Resource) -> Workload {
     workload.pod = Some(pod);
     workload.namespace = get("k8s.namespace.name");
     workload.container = workload.container.and_then(|id| get("k8s.container.name").or(Some(id)));
+    workload.container_type = get("podmeter.container.type").filter(|_| name.kind == Kind::Container && !name.nested);
     // What a container made inside itself is no workload of Kubernetes.
     let known = matches!(name.kind, Kind::Pod | Kind::Container) && !name.nested;
     let controller = workload::Kind::ALL.into_iter().find_map(|kind| Some((kind, get(kind.attribute())?)));

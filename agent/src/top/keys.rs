@@ -4,7 +4,7 @@ use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::order::Sort;
 use super::pages::Page;
-use super::state::{Action, State};
+use super::state::{Action, Sheet, State};
 
 /// What a key means now; `None` when nothing.
 pub fn action(key: KeyEvent, state: &State) -> Option<Action> {
@@ -14,15 +14,15 @@ pub fn action(key: KeyEvent, state: &State) -> Option<Action> {
     if key.modifiers.contains(KeyModifiers::CONTROL) {
         return match key.code {
             KeyCode::Char('c') => Some(Action::Quit),
+            KeyCode::Char('z') => Some(Action::Suspend),
             KeyCode::Char('u') if state.is_editing() => Some(Action::EraseAll),
             KeyCode::Char('d' | 'f') => Some(Action::Page(1)),
             KeyCode::Char('u' | 'b') => Some(Action::Page(-1)),
             _ => None,
         };
     }
-    if state.shows_help() {
-        // Whatever is pressed, the help has been read.
-        return Some(Action::Help);
+    if state.sheet().is_some() {
+        return Some(reading(key.code, state));
     }
     match key.code {
         KeyCode::Down => Some(Action::Move(1)),
@@ -37,6 +37,21 @@ pub fn action(key: KeyEvent, state: &State) -> Option<Action> {
         KeyCode::Tab => Some(Action::NextPage),
         KeyCode::Char(c) => command(c),
         _ => None,
+    }
+}
+
+/// While a page of text is open. What does not move it has been pressed by somebody who has read it.
+fn reading(code: KeyCode, state: &State) -> Action {
+    match code {
+        KeyCode::Down | KeyCode::Char('j') => Action::Scroll(1),
+        KeyCode::Up | KeyCode::Char('k') => Action::Scroll(-1),
+        KeyCode::PageDown | KeyCode::Char(' ') => Action::Scroll(state.page()),
+        KeyCode::PageUp => Action::Scroll(-state.page()),
+        KeyCode::Home | KeyCode::Char('g') => Action::Scroll(isize::MIN),
+        KeyCode::End | KeyCode::Char('G') => Action::Scroll(isize::MAX),
+        KeyCode::Char('?' | 'h') => Action::Open(Sheet::Help),
+        KeyCode::Char('s') => Action::Open(Sheet::Signals),
+        _ => Action::Close,
     }
 }
 
@@ -55,6 +70,7 @@ fn command(c: char) -> Option<Action> {
         'b' => Action::Sort(Sort::Burst),
         'w' => Action::Sort(Sort::Wait),
         't' => Action::Sort(Sort::Throttled),
+        'C' => Action::Sort(Sort::Contention),
         'r' => Action::Sort(Sort::Request),
         'n' => Action::Sort(Sort::Name),
         'T' => Action::Sort(Sort::Time),
@@ -76,7 +92,9 @@ fn command(c: char) -> Option<Action> {
         'G' => Action::Last,
         '/' => Action::EditFilter,
         'i' => Action::ToggleIdle,
-        '?' | 'h' => Action::Help,
+        'v' => Action::NextShape,
+        's' => Action::Open(Sheet::Signals),
+        '?' | 'h' => Action::Open(Sheet::Help),
         'p' => Action::Pause,
         'q' => Action::Quit,
         _ => return None,
@@ -85,38 +103,51 @@ fn command(c: char) -> Option<Action> {
 
 /// Every key and what it does, for the help.
 pub const HELP: &[(&str, &str)] = &[
-    ("Tab  1 2 3", "pages: CPU, memory, network"),
-    ("c b r", "order by CPU now, burst p99, use of the request"),
-    ("w t", "order by waiting, throttled waiting"),
-    ("T n", "order by CPU time in total, by name"),
-    ("m l o", "order by memory, use of its limit, kills"),
-    ("x D", "order by bytes, drops"),
-    ("e R d", "order by retransmits, round trip p99, DNS p99"),
-    ("", "the same key again: the other way round"),
-    ("j k ↑ ↓", "select a workload"),
-    ("PgUp PgDn Home End", "go far"),
-    ("Enter", "everything about the selected one"),
-    ("/", "filter by words of name, kind, cgroup"),
-    ("i", "hide or show what used no CPU"),
-    ("p", "hold the picture"),
+    ("Tab  1 2 3", "next page; CPU, memory, network"),
+    ("c b r", "sort by CPU now, burst P99, share of the request"),
+    ("w t C", "sort by wait, throttled wait, contention"),
+    ("T n", "sort by total CPU time, by name"),
+    ("m l o", "sort by memory, share of its limit, kills"),
+    ("x D", "sort by bytes, drops"),
+    ("e R d", "sort by retransmits, round trip P99, DNS P99"),
+    ("", "the same key again reverses the order"),
+    ("Up Down  j k", "select a row"),
+    ("PgUp PgDn Home End", "move by a page, to the first or last row"),
+    ("Enter", "details of the selected row"),
+    ("/", "filter: words of name, kind or cgroup"),
+    ("v", "layout: tree, folded, flat"),
+    ("i", "hide or show rows that used no CPU"),
+    ("s", "signals: what is off or missing, and why"),
+    ("p", "pause, continue"),
     ("Esc", "back"),
+    ("Ctrl-Z", "suspend; fg continues"),
     ("q  Ctrl-C", "quit"),
 ];
 
-/// What the figures mean, for the help.
+/// What the columns mean, for the help.
 pub const MEANING: &[(&str, &str)] = &[
-    ("CPU", "CPUs used in the last interval; 12.3m is 0.0123"),
-    ("used", "CPU, or the working set, of what was requested or allowed"),
-    ("suggest", "to request: p95 of burst; most fixed + 15%"),
-    ("burst", "CPUs used per 100 ms: median and 99th percentile"),
-    ("wait", "runnable but not running, per second of time"),
-    ("throttled", "… because of its own limit"),
-    ("contention", "… because others had the CPU"),
-    ("working", "memory in use without inactive page cache"),
-    ("fixed", "memory that the kernel cannot take back"),
-    ("killed", "processes killed for want of memory, ever"),
-    ("rx tx drops", "bytes and dropped packets per s"),
-    ("retr", "TCP segments sent again, of those sent"),
-    ("p50 p99", "round trips; times to a DNS answer"),
+    ("tree", "pods and services, their parts below them;"),
+    ("", "a pod with one container is one row"),
+    ("folded, flat", "without parts; every cgroup by itself"),
+    ("KIND", "what the cgroup is: Pod, Container, Service"),
+    ("CPU", "cores used in the last interval; 12.3m is 0.0123"),
+    ("request, limit", "what the pod or its cgroup is configured with"),
+    ("USED", "CPU, or working set, as a share of it"),
+    ("SUGGEST", "request by use: P95 of CPU per 100 ms;"),
+    ("", "largest UNRECL + 15%. After 60 s of watching"),
+    ("burst P50 P99", "cores used per 100 ms: median, 99th percentile"),
+    ("wait ALL", "ready to run but not running, per second"),
+    ("THROTTLED", "of that, because of its own CPU limit"),
+    ("CONTENTION", "of that, because others had the CPU; all of it"),
+    ("", "where no CPU limit can be set"),
+    ("WORKING", "memory in use without inactive page cache"),
+    ("UNRECL", "memory that the kernel cannot reclaim"),
+    ("KILLED", "processes killed by the OOM killer, in total"),
+    ("RX TX DROPS", "bytes and dropped packets per second"),
+    ("RETR", "share of TCP segments that were sent again"),
+    ("tcp P50 P99", "round-trip time; FAILED: failed connections"),
+    ("dns Q/S FAIL", "queries per second; share that failed"),
+    ("dns P50 P99", "time to the answer"),
     ("-", "not known, or not set"),
+    ("yellow, red", "80%, 95% of a limit; waiting 0.1, 1 s per s"),
 ];

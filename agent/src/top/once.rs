@@ -1,14 +1,16 @@
 //! One snapshot as text: `podmeter top --once`, with or without `--json`.
 
+use super::options::Options;
+use super::tree::{self, Shape};
 use super::view::{Memory, View, Workload};
-use super::{figures, format, order};
+use super::{figures, format, status};
 
 /// A heading, with its unit, and what is below it.
 type Column = (&'static str, fn(&Workload) -> String);
 
 /// What follows the name. Plain numbers in the units of the headings, one word each, so that `awk` and `sort` can take them.
 const COLUMNS: &[Column] = &[
-    ("KIND", |w| one_word(&w.kind)),
+    ("KIND", |w| one_word(&w.cgroup_kind)),
     ("CPU(cores)", |w| number(w.cpu.usage_cores, 3)),
     ("REQUEST(cores)", |w| number(w.cpu.request_cores, 3)),
     ("USE/REQUEST(%)", |w| number(figures::request_share(w).map(|s| s * 100.0), 1)),
@@ -18,7 +20,7 @@ const COLUMNS: &[Column] = &[
     ("BURST-P99(cores)", |w| number(w.cpu.burst_p99_cores, 3)),
     ("WAIT(ms/s)", |w| number(w.cpu.wait_rate.map(|r| r * 1000.0), 1)),
     ("THROTTLED(ms/s)", |w| number(w.cpu.throttled_rate.map(|r| r * 1000.0), 1)),
-    ("CONTENTION(ms/s)", |w| number(figures::contention_rate(w).map(|r| r * 1000.0), 1)),
+    ("CONTENTION(ms/s)", |w| number(w.cpu.contention_rate.map(|r| r * 1000.0), 1)),
     ("CPU-TIME(s)", |w| number(Some(w.cpu.time_seconds), 3)),
     ("MEMORY(bytes)", |w| bytes(w, |m| m.usage_bytes)),
     ("WORKING-SET(bytes)", |w| bytes(w, |m| m.working_set_bytes)),
@@ -34,29 +36,93 @@ const COLUMNS: &[Column] = &[
     ("STATE", |w| if w.ended { "ended" } else { "alive" }.to_owned()),
 ];
 
-/// All workloads as an aligned table in plain text, the one that uses most CPU first.
-pub fn table(view: &View) -> String {
+/// The wanted rows as an aligned table in plain text. `columns`: how wide the terminal is that it goes to; whatever does not fit, or
+/// has no value in any row, is left out there, while other programs get everything.
+pub fn table(view: &View, options: &Options, columns: Option<usize>) -> String {
+    let rows = tree::rows(&view.workloads, options.view);
+    let rows: Vec<_> = tree::arrange(&rows, &options.choice()).into_iter().map(|shown| &rows[shown.row]).collect();
+    let heading = std::iter::once("NAME".to_owned()).chain(COLUMNS.iter().map(|(heading, _)| (*heading).to_owned()));
+    let mut cells: Vec<Vec<String>> = vec![heading.collect()];
+    cells.extend(
+        rows.iter().map(|row| {
+            std::iter::once(one_word(&row.label)).chain(COLUMNS.iter().map(|(_, cell)| cell(&row.workload))).collect()
+        }),
+    );
+    if let Some(columns) = columns {
+        fit(&mut cells, columns);
+    }
+    head(view) + "\n" + &aligned(&cells)
+}
+
+/// The node, and what is not measured.
+fn head(view: &View) -> String {
     let cpu = &view.node.cpu;
-    let mut rows =
-        vec![std::iter::once("NAME".to_owned()).chain(COLUMNS.iter().map(|(heading, _)| (*heading).to_owned())).collect()];
-    rows.extend(order::by_cpu(view).into_iter().map(|workload| {
-        std::iter::once(one_word(&figures::label(workload))).chain(COLUMNS.iter().map(|(_, cell)| cell(workload))).collect()
-    }));
-    let node = format!(
-        "node {}: {} of {} cores in use, {} s of CPU time unattributed\n\n",
+    let mut text = format!(
+        "node {}: {} of {} cores in use, {} s of CPU time unattributed\n",
         one_word(&view.node.name),
         number(cpu.usage_cores, 3),
         number(Some(cpu.capacity_cores).filter(|c| *c > 0.0), 0),
         number(Some(cpu.unattributed_seconds), 3),
     );
-    node + &aligned(&rows)
+    let as_f64 = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64);
+    if let Some(memory) = &view.node.memory {
+        let used = memory.working_set_bytes.or(memory.usage_bytes);
+        text += &format!("memory: {} of {} bytes in use\n", number(as_f64(used), 0), number(as_f64(memory.capacity_bytes), 0));
+    }
+    if let Some(network) = &view.node.network {
+        let (received, sent) = (number(network.receive_rate, 0), number(network.transmit_rate, 0));
+        text += &format!("network: {received} bytes/s received, {sent} bytes/s sent\n");
+    }
+    for line in status::lines(view) {
+        text += &format::printable(&line);
+        text.push('\n');
+    }
+    text
 }
 
-/// The snapshot as one JSON document, indented.
-pub fn json(view: &View) -> String {
+/// Leaves out the columns that have no value at all, then the last ones that do not fit; the first figure stays.
+fn fit(rows: &mut Vec<Vec<String>>, columns: usize) {
+    let width = |rows: &[Vec<String>], c: usize| rows.iter().filter_map(|row| row.get(c)).map(|cell| format::width(cell)).max();
+    let all = rows.first().map_or(0, Vec::len);
+    let has_value = |c: &usize| rows.iter().skip(1).any(|row| row.get(*c).is_some_and(|cell| cell != format::UNKNOWN));
+    let mut used = 0;
+    let mut kept = Vec::new();
+    for column in (0..all).filter(|c| *c < 3 || has_value(c)) {
+        used += width(rows, column).unwrap_or(0) + if column == 0 { 0 } else { GAP };
+        if used > columns && column >= 3 {
+            break;
+        }
+        kept.push(column);
+    }
+    for row in rows {
+        *row = kept.iter().filter_map(|column| row.get(*column).cloned()).collect();
+    }
+}
+
+/// Columns between two columns.
+const GAP: usize = 2;
+
+/// The snapshot as one JSON document, indented: every cgroup in order of its path, unless the options want other rows.
+pub fn json(view: &View, options: &Options) -> String {
+    let mut view = view.clone();
+    if options.sort.is_some() || options.filter.is_some() || options.limit.is_some() {
+        let rows = tree::rows(&view.workloads, Shape::Flat);
+        view.workloads =
+            tree::arrange(&rows, &options.choice()).into_iter().map(|shown| rows[shown.row].workload.clone()).collect();
+        if options.sort.is_none() && options.limit.is_none() {
+            view.workloads.sort_by(|a, b| a.cgroup.cmp(&b.cgroup));
+        }
+    }
     // A `View` has only string keys, numbers and text, so this has no way to fail; were that to change, the message is JSON too.
-    let document = serde_json::to_string_pretty(view);
+    let document = serde_json::to_string_pretty(&view);
     document.unwrap_or_else(|error| serde_json::json!({ "error": error.to_string() }).to_string()) + "\n"
+}
+
+/// How wide the terminal is that standard output goes to; `None` where it goes elsewhere.
+pub fn columns() -> Option<usize> {
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
+    let (columns, _) = crossterm::terminal::size().ok().filter(|_| is_terminal)?;
+    Some(columns.into()).filter(|columns| *columns > 0)
 }
 
 /// Names at the left, numbers at the right of their columns.
@@ -71,7 +137,8 @@ fn aligned(rows: &[Vec<String>]) -> String {
         for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
             let padding = " ".repeat(width - format::width(cell));
             let gap = if column == 0 { "" } else { "  " };
-            let words = column <= 1 || column + 1 == columns;
+            // STATE, where it is there, and what comes before the figures.
+            let words = column <= 1 || rows[0][column] == "STATE";
             line += &if words { format!("{gap}{cell}{padding}") } else { format!("{gap}{padding}{cell}") };
         }
         text += line.trim_end();

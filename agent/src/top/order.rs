@@ -1,12 +1,12 @@
-//! Which workloads come first, and which are looked for.
+//! Which workloads come first.
 
 use std::cmp::Ordering;
 
 use super::figures;
-use super::view::{View, Workload};
+use super::view::Workload;
 
 /// What the rows are ordered by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Sort {
     /// CPUs used in the interval.
     Cpu,
@@ -16,6 +16,8 @@ pub enum Sort {
     Wait,
     /// Waiting because of the own limit.
     Throttled,
+    /// Waiting because others had the CPU.
+    Contention,
     /// Use as a share of the request.
     Request,
     /// The name.
@@ -26,7 +28,8 @@ pub enum Sort {
     Memory,
     /// The same as a share of the limit.
     MemoryLimit,
-    /// Kills for want of memory.
+    /// Processes killed for want of memory.
+    #[value(name = "killed")]
     OomKills,
     /// Bytes per s in both directions.
     Traffic,
@@ -35,18 +38,10 @@ pub enum Sort {
     /// Share of segments sent again.
     Retransmits,
     /// 99th percentile of the round-trip time.
+    #[value(name = "rtt")]
     RoundTrip,
     /// 99th percentile of the time to a DNS answer.
     Dns,
-}
-
-/// True when every word is in the name, the kind or the path; `words` are lower case.
-pub fn matches(words: &[String], label: &str, workload: &Workload) -> bool {
-    if words.is_empty() {
-        return true;
-    }
-    let text = format!("{label}\n{}\n{}", workload.kind, workload.cgroup).to_lowercase();
-    words.iter().all(|word| text.contains(word.as_str()))
 }
 
 /// The figure that rows are ordered by, where it is one.
@@ -57,6 +52,7 @@ pub fn value(sort: Sort, workload: &Workload) -> Option<f64> {
         Sort::Burst => workload.cpu.burst_p99_cores,
         Sort::Wait => workload.cpu.wait_rate,
         Sort::Throttled => workload.cpu.throttled_rate,
+        Sort::Contention => workload.cpu.contention_rate,
         Sort::Request => figures::request_share(workload),
         Sort::Time => Some(workload.cpu.time_seconds),
         Sort::Name => None,
@@ -79,15 +75,4 @@ pub fn compare(a: Option<f64>, b: Option<f64>, reversed: bool) -> Ordering {
         (Some(a), Some(b)) => b.total_cmp(&a),
         (a, b) => b.is_some().cmp(&a.is_some()),
     }
-}
-
-/// The rows of `view` by CPU use, largest first, for text.
-pub fn by_cpu(view: &View) -> Vec<&Workload> {
-    let mut rows: Vec<(String, &Workload)> = view.workloads.iter().map(|w| (figures::label(w), w)).collect();
-    rows.sort_by(|(a_name, a), (b_name, b)| {
-        compare(value(Sort::Cpu, a), value(Sort::Cpu, b), false)
-            .then_with(|| a_name.cmp(b_name))
-            .then_with(|| a.cgroup.cmp(&b.cgroup))
-    });
-    rows.into_iter().map(|(_, workload)| workload).collect()
 }

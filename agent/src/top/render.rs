@@ -13,7 +13,7 @@ use super::order::Sort;
 use super::pages::Page;
 use super::state::{History, State};
 use super::theme::{Theme, WATCH};
-use super::{detail, figures, help};
+use super::{detail, figures, sheet, status, terminal};
 
 /// Draws one frame.
 pub fn draw(frame: &mut Frame, state: &mut State, theme: Theme) {
@@ -22,29 +22,41 @@ pub fn draw(frame: &mut Frame, state: &mut State, theme: Theme) {
     if area.is_empty() {
         return;
     }
-    let bands = Bands::of(area);
+    let inset = if area.width >= 60 { 2 } else { 0 };
+    let status = state.view().and_then(|view| status::line(view, usize::from(area.width - inset)));
+    let bands = Bands::of(area, status.is_some());
     if let Some(line) = bands.title {
         title(buffer, line, state, theme);
     }
     if let Some(line) = bands.node {
         node(buffer, line, state, theme);
     }
+    if let Some(line) = bands.memory {
+        memory(buffer, line, state, theme);
+    }
+    if let (Some(line), Some((text, is_off))) = (bands.status, status) {
+        let style = if is_off { theme.watch() } else { theme.quiet() };
+        buffer.set_stringn(line.x, line.y, text, line.width.into(), style);
+    }
     if let Some(line) = bands.footer {
         footer(buffer, line, state, theme);
     }
-    if state.shows_help() {
-        help::draw(buffer, bands.body, theme);
-        return;
+    if let Some(open) = state.sheet() {
+        sheet::draw(buffer, bands.body, open, state, theme);
+    } else {
+        let (list, pane) = if state.shows_detail() { detail::split(bands.body) } else { (bands.body, Rect::ZERO) };
+        table(buffer, list, state, theme);
+        if let (false, Some((workload, present))) = (pane.is_empty(), state.inspected()) {
+            detail::draw(buffer, pane, workload, present, state, theme);
+        }
     }
-    let (list, pane) = if state.shows_detail() { detail::split(bands.body) } else { (bands.body, Rect::ZERO) };
-    table(buffer, list, state, theme);
-    if let (false, Some((workload, present))) = (pane.is_empty(), state.inspected()) {
-        detail::draw(buffer, pane, workload, present, state, theme);
+    if !theme.unicode() {
+        terminal::picture_to_ascii(buffer);
     }
 }
 
 /// From this width on, the time that was watched is in the title.
-const SUGGESTIONS: u16 = 110;
+const WATCHED: u16 = 110;
 
 /// Where things are. The rows are what the last line is for.
 struct Bands {
@@ -52,24 +64,28 @@ struct Bands {
     node: Option<Rect>,
     body: Rect,
     footer: Option<Rect>,
+    memory: Option<Rect>,
+    status: Option<Rect>,
 }
 
 impl Bands {
-    fn of(area: Rect) -> Self {
+    fn of(area: Rect, has_status: bool) -> Self {
         let inset = if area.width >= 60 { 1 } else { 0 };
         let area = Rect { x: area.x + inset, width: area.width - 2 * inset, ..area };
-        let line = |y: u16| Rect { y: area.y + y, height: 1, ..area };
         let height = area.height;
-        let node = height >= 4;
-        let title = height >= 6;
-        let footer = height >= 5;
-        let above = u16::from(node) + u16::from(title) + u16::from(height >= 14);
-        Self {
-            title: title.then(|| line(0)),
-            node: node.then(|| line(u16::from(title))),
-            body: Rect { y: area.y + above, height: height - above - u16::from(footer), ..area },
-            footer: footer.then(|| line(height - 1)),
-        }
+        let mut above = 0;
+        let mut next = |wanted: bool| {
+            above += u16::from(wanted);
+            wanted.then(|| Rect { y: area.y + above - 1, height: 1, ..area })
+        };
+        let title = next(height >= 6);
+        let node = next(height >= 4);
+        let memory = next(height >= 10);
+        let status = next(has_status && height >= 8);
+        next(height >= 16);
+        let footer = (height >= 5).then(|| Rect { y: area.y + height - 1, height: 1, ..area });
+        let body = Rect { y: area.y + above, height: height - above - u16::from(footer.is_some()), ..area };
+        Self { title, node, memory, status, body, footer }
     }
 }
 
@@ -83,12 +99,12 @@ fn title(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
             left.push(Span::styled(format::printable(text).into_owned(), style));
         }
     }
-    let shown = state.row_count();
-    let all = state.workload_count();
-    let count = if shown == all { format!("{all} workloads") } else { format!("{shown} of {all} workloads") };
+    let (shown, all) = (state.row_count(), state.all_count());
+    let rows = if all == 1 { "row" } else { "rows" };
+    let count = if shown == all { format!("{all} {rows}") } else { format!("{shown} of {all} {rows}") };
     let mut right = vec![Span::styled(count, theme.quiet())];
     // Where there is room for suggested requests: they are worth what was seen.
-    if let Some(watched) = state.view().and_then(figures::watched).filter(|_| area.width >= SUGGESTIONS) {
+    if let Some(watched) = state.view().and_then(figures::watched).filter(|_| area.width >= WATCHED) {
         right.push(Span::styled(format!("  watched for {}", format::duration(Some(watched))), theme.quiet()));
     }
     if state.is_paused() {
@@ -106,22 +122,14 @@ fn node(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
         return;
     }
     let Some(view) = state.view() else {
-        buffer.set_stringn(area.x, area.y, "measuring the first interval …", area.width.into(), theme.quiet());
+        buffer.set_stringn(area.x, area.y, "measuring the first interval ...", area.width.into(), theme.quiet());
         return;
     };
     let cpu = &view.node.cpu;
     let capacity = Some(cpu.capacity_cores).filter(|c| *c > 0.0);
     let ratio = cpu.usage_cores.zip(capacity).map(|(used, of)| used / of);
     let width = usize::from(area.width);
-    let mut spans = vec![Span::styled("CPU  ", theme.strong())];
-    if width >= 50 {
-        let columns = (width / 4).clamp(10, 40);
-        let filled = (ratio.unwrap_or(0.0).clamp(0.0, 1.0) * columns as f64).round() as usize;
-        let style = if ratio.is_some_and(|r| r >= WATCH) { theme.share(ratio) } else { theme.graph() };
-        spans.push(Span::styled("━".repeat(filled), style));
-        spans.push(Span::styled("─".repeat(columns - filled), theme.quiet()));
-        spans.push(Span::raw("  "));
-    }
+    let mut spans = bar("CPU  ", ratio, width, theme);
     spans.push(Span::styled(format::cores(cpu.usage_cores), theme.strong()));
     spans.push(Span::raw(format!(" of {} cores", capacity.map_or(format::UNKNOWN.into(), whole))));
     spans.push(Span::styled(format!("  {}", format::percent(ratio)), theme.share(ratio)));
@@ -134,6 +142,46 @@ fn node(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
     let history =
         if graph >= 8 { sparkline(state.node_history(), graph, cpu.capacity_cores as f32 / 8.0) } else { String::new() };
     two_sides(buffer, area, line, Line::from(Span::styled(history, theme.graph())));
+}
+
+/// A name and a bar that is filled so far, where there is room for one.
+fn bar(name: &'static str, ratio: Option<f64>, width: usize, theme: Theme) -> Vec<Span<'static>> {
+    let mut spans = vec![Span::styled(name, theme.strong())];
+    if width >= 50 {
+        let columns = (width / 4).clamp(10, 40);
+        let filled = (ratio.unwrap_or(0.0).clamp(0.0, 1.0) * columns as f64).round() as usize;
+        let style = if ratio.is_some_and(|r| r >= WATCH) { theme.share(ratio) } else { theme.graph() };
+        spans.push(Span::styled("━".repeat(filled), style));
+        spans.push(Span::styled("─".repeat(columns - filled), theme.quiet()));
+        spans.push(Span::raw("  "));
+    }
+    spans
+}
+
+/// The node's memory and traffic.
+fn memory(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
+    let Some(node) = state.view().map(|view| &view.node) else { return };
+    let width = usize::from(area.width);
+    let as_f64 = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64);
+    let memory = node.memory.clone().unwrap_or_default();
+    let capacity = as_f64(memory.capacity_bytes).filter(|bytes| *bytes > 0.0);
+    let used = as_f64(memory.working_set_bytes.or(memory.usage_bytes));
+    let ratio = used.zip(capacity).map(|(used, of)| used / of);
+    let mut spans = bar("MEM  ", ratio, width, theme);
+    spans.push(Span::styled(format::short_bytes(used), theme.strong()));
+    spans.push(Span::raw(format!(" of {}", format::short_bytes(capacity))));
+    spans.push(Span::styled(format!("  {}", format::percent(ratio)), theme.share(ratio)));
+    let network = node.network.clone().unwrap_or_default();
+    let rate = |rate| Span::styled(format!("{}/s", format::short_bytes(rate)), theme.strong());
+    let quiet = |text| Span::styled(text, theme.quiet());
+    let traffic = vec![
+        Span::styled("NET", theme.strong()),
+        quiet("  rx "),
+        rate(network.receive_rate),
+        quiet("  tx "),
+        rate(network.transmit_rate),
+    ];
+    two_sides(buffer, area, Line::from(spans), Line::from(traffic));
 }
 
 /// A number of CPUs that is mostly a whole one.
@@ -282,6 +330,7 @@ fn footer(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
             (Sort::Burst, "b", "burst"),
             (Sort::Wait, "w", "wait"),
             (Sort::Throttled, "t", "throttled"),
+            (Sort::Contention, "C", "contention"),
             (Sort::Request, "r", "request"),
             (Sort::Time, "T", "time"),
         ],
@@ -296,16 +345,25 @@ fn footer(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
     };
     let orders = by_figure.iter().chain(&[(Sort::Name, "n", "name")]);
     let orders = orders.map(|(by, key, text)| (*key, (*text).to_owned(), *by == sort));
-    let filter = if state.filter().is_empty() { "filter".into() } else { format!("“{}”", format::printable(state.filter())) };
+    let filter = if state.filter().is_empty() { "filter".into() } else { format!("\"{}\"", format::printable(state.filter())) };
     let others = [
         ("q", "quit".to_owned(), false),
         ("?", "help".to_owned(), false),
-        ("⇥", state.shown().next().name().to_owned(), false),
+        ("Tab", state.shown().next().name().to_owned(), false),
         ("/", filter, !state.filter().is_empty()),
+        ("v", state.shape().next().name().to_owned(), false),
+        ("Enter", if state.shows_detail() { "close" } else { "details" }.to_owned(), state.shows_detail()),
         ("i", if state.hides_idle() { "show idle" } else { "hide idle" }.to_owned(), state.hides_idle()),
-        ("p", if state.is_paused() { "go on" } else { "pause" }.to_owned(), state.is_paused()),
-        ("⏎", if state.shows_detail() { "close" } else { "details" }.to_owned(), state.shows_detail()),
+        ("p", if state.is_paused() { "continue" } else { "pause" }.to_owned(), state.is_paused()),
+        ("s", "signals".to_owned(), false),
     ];
+    let (others, orders) = match state.sheet() {
+        None => (others.to_vec(), orders.collect()),
+        Some(_) => {
+            let keys = [("Space", "more"), ("Up Down", "scroll"), ("Esc", "close")];
+            (keys.map(|(key, text)| (key, text.to_owned(), false)).to_vec(), Vec::new())
+        }
+    };
     let mut x = area.x;
     for (key, text, active) in others.into_iter().chain(orders) {
         let width = format::width(key) + 1 + format::width(&text);
@@ -313,7 +371,7 @@ fn footer(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
             break;
         }
         let style = if active { theme.accent() } else { theme.quiet() };
-        (x, _) = buffer.set_stringn(x, area.y, key, 2, theme.strong());
+        (x, _) = buffer.set_stringn(x, area.y, key, width, theme.strong());
         (x, _) = buffer.set_stringn(x + 1, area.y, text, width, style);
         x = (x + GAP as u16).min(area.right());
     }

@@ -2,14 +2,14 @@
 //!
 //! Pure: snapshots and actions go in, rows in order come out. Keys become actions in `keys`, rows become cells in `render`.
 
-use std::cmp::Ordering;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
-use super::figures;
-use super::order::{Sort, compare, matches, value};
+use super::options::Options;
+use super::order::Sort;
 use super::pages::Page;
+use super::tree::{self, Choice, Row, Shape, Shown};
 use super::view::{View, Workload};
 
 /// Intervals that a history keeps: three minutes at the usual second.
@@ -57,14 +57,31 @@ pub enum Action {
     Back,
     /// Show or hide rows that used no CPU.
     ToggleIdle,
+    /// Lay the rows out in the next way.
+    NextShape,
     /// Open or close the selected row's details.
     Detail,
-    /// Open or close the help.
-    Help,
+    /// Open a page of text, or close it where it is open.
+    Open(Sheet),
+    /// Close the page of text.
+    Close,
+    /// Move the page of text so many lines down (negative: up).
+    Scroll(isize),
     /// Hold the picture, or go on.
     Pause,
+    /// Let the shell have the terminal. Done by whoever has the terminal, not by the state.
+    Suspend,
     /// End.
     Quit,
+}
+
+/// Pages of text that cover the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sheet {
+    /// What the keys do and what the columns mean.
+    Help,
+    /// Which signals are on and why others are not.
+    Signals,
 }
 
 /// CPUs used per interval, oldest first; `None` where it was not known.
@@ -79,25 +96,26 @@ pub struct State {
     held: Option<View>,
     paused: bool,
     shown: Page,
-    sort: Sort,
-    reversed: bool,
-    filter: String,
+    shape: Shape,
+    choice: Choice,
     editing: bool,
-    hide_idle: bool,
-    help: bool,
+    sheet: Option<Sheet>,
+    /// First line of the page of text on the screen, and the last one that may be that.
+    scroll: usize,
+    last_scroll: usize,
     detail: bool,
     quit: bool,
     error: Option<String>,
     /// By cgroup path.
     histories: HashMap<String, History>,
     node_history: History,
-    /// Label of each workload of the snapshot.
-    labels: Vec<String>,
-    /// Columns of the longest label.
+    /// What the snapshot's workloads make.
+    rows: Vec<Row>,
+    /// Columns of the longest name that is shown.
     longest: usize,
-    /// Indices of the workloads that are shown, in order.
-    rows: Vec<usize>,
-    /// Position in `rows`.
+    /// Those that are shown, in order.
+    shown_rows: Vec<Shown>,
+    /// Position in `shown_rows`.
     cursor: usize,
     /// The workload that the cursor follows: none until the user moves it.
     selected: Option<Workload>,
@@ -108,27 +126,28 @@ pub struct State {
 
 impl State {
     /// Nothing seen yet.
-    pub fn new(facts: Facts) -> Self {
+    pub fn new(facts: Facts, options: &Options) -> Self {
+        let choice = options.choice();
         Self {
             facts,
             view: None,
             held: None,
             paused: false,
-            shown: Page::default(),
-            sort: Sort::Cpu,
-            reversed: false,
-            filter: String::new(),
+            shown: Page::of(choice.sort).unwrap_or_default(),
+            shape: options.view,
+            choice,
             editing: false,
-            hide_idle: false,
-            help: false,
+            sheet: None,
+            scroll: 0,
+            last_scroll: 0,
             detail: false,
             quit: false,
             error: None,
             histories: HashMap::new(),
             node_history: History::new(),
-            labels: Vec::new(),
-            longest: 0,
             rows: Vec::new(),
+            longest: 0,
+            shown_rows: Vec::new(),
             cursor: 0,
             selected: None,
             offset: 0,
@@ -144,10 +163,8 @@ impl State {
             return;
         }
         self.remember(&view);
-        self.labels = view.workloads.iter().map(|w| super::format::printable(&figures::label(w)).into_owned()).collect();
-        self.longest = self.labels.iter().map(|label| super::format::width(label)).max().unwrap_or(0);
         self.view = Some(view);
-        self.arrange();
+        self.make_rows();
     }
 
     /// Says that a snapshot could not be read. The last one stays on the screen.
@@ -159,8 +176,8 @@ impl State {
     pub fn apply(&mut self, action: Action) {
         match action {
             Action::Sort(sort) => {
-                self.reversed = self.sort == sort && !self.reversed;
-                self.sort = sort;
+                self.choice.reversed = self.choice.sort == sort && !self.choice.reversed;
+                self.choice.sort = sort;
                 self.shown = Page::of(sort).unwrap_or(self.shown);
                 self.arrange();
             }
@@ -177,11 +194,15 @@ impl State {
             Action::Accept => self.editing = false,
             Action::Back => self.back(),
             Action::ToggleIdle => {
-                self.hide_idle = !self.hide_idle;
+                self.choice.hide_idle = !self.choice.hide_idle;
                 self.arrange();
             }
+            Action::NextShape => {
+                self.shape = self.shape.next();
+                self.make_rows();
+            }
             Action::Detail => {
-                self.detail = !self.detail && !self.rows.is_empty();
+                self.detail = !self.detail && !self.shown_rows.is_empty();
                 if self.detail && self.selected.is_none() {
                     self.select(self.cursor);
                 } else if !self.detail {
@@ -189,13 +210,19 @@ impl State {
                     self.arrange();
                 }
             }
-            Action::Help => self.help = !self.help,
+            Action::Open(sheet) => {
+                self.sheet = Some(sheet).filter(|sheet| self.sheet != Some(*sheet));
+                self.scroll = 0;
+            }
+            Action::Close => self.sheet = None,
+            Action::Scroll(by) => self.scroll = self.scroll.saturating_add_signed(by).min(self.last_scroll),
             Action::Pause => {
                 self.paused = !self.paused;
                 if let Some(held) = self.held.take() {
                     self.update(held);
                 }
             }
+            Action::Suspend => {}
             Action::Quit => self.quit = true,
         }
     }
@@ -203,28 +230,46 @@ impl State {
     /// The rows that are on a screen of `page` rows, so that the selected one is among them.
     pub fn visible(&mut self, page: usize) -> Range<usize> {
         self.page = page.max(1);
-        let last_offset = self.rows.len().saturating_sub(self.page);
+        let last_offset = self.shown_rows.len().saturating_sub(self.page);
         if self.selected.is_some() {
             self.offset = self.offset.clamp((self.cursor + 1).saturating_sub(self.page), self.cursor);
         }
         self.offset = self.offset.min(last_offset);
-        self.offset..self.rows.len().min(self.offset + page)
+        self.offset..self.shown_rows.len().min(self.offset + page)
     }
 
-    /// The workload in a row, and its label.
+    /// The lines of a page of text with so many lines that are on a screen of `page`.
+    pub fn visible_text(&mut self, lines: usize, page: usize) -> Range<usize> {
+        self.page = page.max(1);
+        self.last_scroll = lines.saturating_sub(page);
+        self.scroll = self.scroll.min(self.last_scroll);
+        self.scroll..lines.min(self.scroll + page)
+    }
+
+    /// Lines or rows on the screen.
+    pub fn page(&self) -> isize {
+        self.page as isize
+    }
+
+    /// The workload in a row, and its name there.
     pub fn row(&self, row: usize) -> Option<(&Workload, &str)> {
-        let index = *self.rows.get(row)?;
-        Some((self.view.as_ref()?.workloads.get(index)?, self.labels.get(index)?))
+        let shown = self.shown_rows.get(row)?;
+        Some((&self.rows.get(shown.row)?.workload, &shown.name))
     }
 
     /// How many rows there are to show.
     pub fn row_count(&self) -> usize {
+        self.shown_rows.len()
+    }
+
+    /// How many rows there would be without a filter.
+    pub fn all_count(&self) -> usize {
         self.rows.len()
     }
 
-    /// How many workloads the snapshot has.
-    pub fn workload_count(&self) -> usize {
-        self.view.as_ref().map_or(0, |view| view.workloads.len())
+    /// How the rows are laid out.
+    pub fn shape(&self) -> Shape {
+        self.shape
     }
 
     /// The row the cursor is on, once the user moved it.
@@ -266,12 +311,12 @@ impl State {
 
     /// What the rows are ordered by, and whether the other way round.
     pub fn sort(&self) -> (Sort, bool) {
-        (self.sort, self.reversed)
+        (self.choice.sort, self.choice.reversed)
     }
 
     /// What was typed to filter by.
     pub fn filter(&self) -> &str {
-        &self.filter
+        &self.choice.filter
     }
 
     /// True while keys go into the filter.
@@ -279,9 +324,9 @@ impl State {
         self.editing
     }
 
-    /// True while the help is open.
-    pub fn shows_help(&self) -> bool {
-        self.help
+    /// The page of text that is open.
+    pub fn sheet(&self) -> Option<Sheet> {
+        self.sheet
     }
 
     /// True while the details are open.
@@ -291,7 +336,7 @@ impl State {
 
     /// True while rows that used no CPU are hidden.
     pub fn hides_idle(&self) -> bool {
-        self.hide_idle
+        self.choice.hide_idle
     }
 
     /// True while the picture is held.
@@ -309,15 +354,15 @@ impl State {
         self.error.as_deref()
     }
 
-    /// Columns of the longest label.
+    /// Columns of the longest name that is shown.
     pub fn longest_label(&self) -> usize {
         self.longest
     }
 
     fn back(&mut self) {
-        if self.help {
-            self.help = false;
-        } else if self.editing || (!self.filter.is_empty() && !self.detail) {
+        if self.sheet.is_some() {
+            self.sheet = None;
+        } else if self.editing || (!self.choice.filter.is_empty() && !self.detail) {
             self.editing = false;
             self.refilter(String::clear);
         } else if self.detail {
@@ -331,20 +376,20 @@ impl State {
 
     /// Rows by name stay in that order.
     fn show(&mut self, page: Page) {
-        if page != self.shown && self.sort != Sort::Name {
-            (self.sort, self.reversed) = (page.sort(), false);
+        if page != self.shown && self.choice.sort != Sort::Name {
+            (self.choice.sort, self.choice.reversed) = (page.sort(), false);
         }
         self.shown = page;
         self.arrange();
     }
 
     fn refilter(&mut self, edit: impl FnOnce(&mut String)) {
-        edit(&mut self.filter);
+        edit(&mut self.choice.filter);
         self.arrange();
     }
 
     fn select(&mut self, row: usize) {
-        self.cursor = row.min(self.rows.len().saturating_sub(1));
+        self.cursor = row.min(self.shown_rows.len().saturating_sub(1));
         self.selected = self.row(self.cursor).map(|(workload, _)| workload.clone());
     }
 
@@ -363,42 +408,31 @@ impl State {
         }
     }
 
+    /// What the workloads of the snapshot make, laid out as chosen.
+    fn make_rows(&mut self) {
+        self.rows = self.view.as_ref().map(|view| tree::rows(&view.workloads, self.shape)).unwrap_or_default();
+        self.arrange();
+    }
+
     /// Filters and orders the rows and puts the cursor back on its workload.
     fn arrange(&mut self) {
-        let Some(view) = &self.view else { return };
-        let words: Vec<String> = self.filter.split_whitespace().map(str::to_lowercase).collect();
-        let wanted = |index: usize, workload: &Workload| {
-            !(self.hide_idle && figures::is_idle(workload)) && matches(&words, &self.labels[index], workload)
-        };
-        let mut rows: Vec<usize> =
-            view.workloads.iter().enumerate().filter(|(i, workload)| wanted(*i, workload)).map(|(i, _)| i).collect();
-        rows.sort_by(|&a, &b| {
-            let (one, other) = (&view.workloads[a], &view.workloads[b]);
-            let by_name = || self.labels[a].cmp(&self.labels[b]);
-            let turned = |order: Ordering| if self.reversed { order.reverse() } else { order };
-            let first = match self.sort {
-                Sort::Name => turned(by_name()),
-                sort => compare(value(sort, one), value(sort, other), self.reversed),
-            };
-            first.then_with(by_name).then_with(|| one.cgroup.cmp(&other.cgroup)).then_with(|| one.ended.cmp(&other.ended))
-        });
-        self.rows = rows;
+        self.shown_rows = tree::arrange(&self.rows, &self.choice);
+        self.longest = self.shown_rows.iter().map(|shown| super::format::width(&shown.name)).max().unwrap_or(0);
         self.follow();
     }
 
     /// Puts the cursor on the selected workload. One that is gone leaves the selection to the row that took its place, unless
     /// its details are open: those stay until the user moves on.
     fn follow(&mut self) {
-        let last = self.rows.len().saturating_sub(1);
+        let last = self.shown_rows.len().saturating_sub(1);
         let Some(selected) = &self.selected else {
             self.cursor = self.cursor.min(last);
             return;
         };
-        let Some(view) = &self.view else { return };
-        let found = |w: &&Workload| w.cgroup == selected.cgroup;
-        let current = view.workloads.iter().filter(found).min_by_key(|w| w.ended).cloned();
-        let row = self.rows.iter().position(|&index| {
-            let workload = &view.workloads[index];
+        let is_selected = |row: &&Row| row.workload.cgroup == selected.cgroup;
+        let current = self.rows.iter().filter(is_selected).map(|row| &row.workload).min_by_key(|w| w.ended).cloned();
+        let row = self.shown_rows.iter().position(|shown| {
+            let workload = &self.rows[shown.row].workload;
             current.as_ref().is_some_and(|c| c.cgroup == workload.cgroup && c.ended == workload.ended)
         });
         match (row, current) {

@@ -3,7 +3,8 @@
 //! CPU is shared by the moment: the suggestion covers what was used in 95 of 100 windows of 100 ms, idle ones included; what is
 //! above that waits, or takes what others leave. Memory cannot be lent and taken back: the suggestion is the most that the kernel
 //! could not have reclaimed at any look, and a margin for what happened between two looks and has not happened yet.
-//! Either is as good as the time it was watched, which is therefore shown with it.
+//! Either is as good as the time it was watched, which is therefore shown with it; what was watched for less than
+//! [`LEAST_SECONDS`] has none.
 
 use crate::histogram::Histogram;
 
@@ -13,14 +14,30 @@ pub const CPU_WINDOWS: f64 = 0.95;
 /// The suggested memory request, as a multiple of the most that was seen.
 pub const MEMORY_MARGIN: f64 = 1.15;
 
-/// CPUs to request, by all windows of the time that was watched; `None` where none was.
-pub fn cpu(windows: Option<&Histogram>) -> Option<f64> {
-    windows.and_then(|windows| windows.quantile(CPU_WINDOWS))
+/// For how long something must have been watched, in s, before anything is suggested.
+pub const LEAST_SECONDS: f64 = 60.0;
+
+/// How many windows must have been seen: half of those of [`LEAST_SECONDS`], since some may be lost.
+pub const LEAST_WINDOWS: u64 = 300;
+
+/// How often memory must have been looked at.
+pub const LEAST_LOOKS: u32 = 2;
+
+/// CPUs to request, by all windows of the time that was watched; `None` where they are too few.
+pub fn cpu(windows: Option<&Histogram>, watched_seconds: Option<f64>) -> Option<f64> {
+    let windows = windows.filter(|windows| windows.count >= LEAST_WINDOWS && is_enough(watched_seconds))?;
+    windows.quantile(CPU_WINDOWS)
 }
 
-/// Bytes to request, by the largest unreclaimable memory that was seen.
-pub fn memory(largest: Option<u64>) -> Option<u64> {
-    largest.map(|bytes| (bytes as f64 * MEMORY_MARGIN).ceil() as u64)
+/// Bytes to request, by the largest unreclaimable memory of all looks; `None` where they are too few.
+pub fn memory(watched: Watched, watched_seconds: Option<f64>) -> Option<u64> {
+    let bytes = watched.largest.filter(|_| watched.looks >= LEAST_LOOKS && is_enough(watched_seconds))?;
+    Some((bytes as f64 * MEMORY_MARGIN).ceil() as u64)
+}
+
+/// Whether something was watched for long enough.
+pub fn is_enough(watched_seconds: Option<f64>) -> bool {
+    watched_seconds.is_some_and(|seconds| seconds >= LEAST_SECONDS)
 }
 
 /// What is kept of a workload from one look to the next.
@@ -29,6 +46,8 @@ pub struct Watched {
     since_unix_ns: Option<u64>,
     /// The most unreclaimable memory of all looks.
     pub largest: Option<u64>,
+    /// Looks that found memory.
+    pub looks: u32,
 }
 
 impl Watched {
@@ -37,6 +56,7 @@ impl Watched {
         Self {
             since_unix_ns: Some(self.since_unix_ns.map_or(since_unix_ns, |earlier| earlier.min(since_unix_ns))),
             largest: self.largest.max(unreclaimable),
+            looks: self.looks.saturating_add(unreclaimable.is_some().into()),
         }
     }
 
@@ -56,37 +76,64 @@ mod tests {
         // Windows as (CPUs used, how many), and what is suggested.
         for (windows, wanted) in [
             (vec![], None),
-            (vec![(0.0, 100)], Some(0.0)),
-            (vec![(0.5, 1)], Some(0.5)),
-            (vec![(0.0, 95), (2.0, 5)], Some(0.0)),
-            (vec![(0.0, 94), (2.0, 6)], Some(2.0)),
-            (vec![(0.25, 95), (4.0, 5)], Some(0.25)),
-            (vec![(0.25, 80), (1.0, 15), (4.0, 5)], Some(1.0)),
+            (vec![(0.0, 1000)], Some(0.0)),
+            (vec![(0.0, 950), (2.0, 50)], Some(0.0)),
+            (vec![(0.0, 940), (2.0, 60)], Some(2.0)),
+            (vec![(0.25, 950), (4.0, 50)], Some(0.25)),
+            (vec![(0.25, 800), (1.0, 150), (4.0, 50)], Some(1.0)),
         ] {
-            let mut histogram = Histogram::default();
-            windows.iter().for_each(|(cores, n): &(f64, u64)| histogram.record(*cores, *n));
-            let suggested = cpu(Some(&histogram));
+            let suggested = cpu(Some(&histogram(&windows)), Some(60.0));
             let agree = match (suggested, wanted) {
                 (Some(suggested), Some(wanted)) => (suggested - wanted).abs() <= wanted * 0.045,
                 (suggested, wanted) => suggested == wanted,
             };
             assert!(agree, "{windows:?}: {suggested:?}, not {wanted:?}");
         }
-        assert_eq!(cpu(None), None);
+        assert_eq!(cpu(None, Some(60.0)), None);
+    }
+
+    fn histogram(windows: &[(f64, u64)]) -> Histogram {
+        let mut histogram = Histogram::default();
+        windows.iter().for_each(|(cores, n)| histogram.record(*cores, *n));
+        histogram
     }
 
     #[test]
-    fn a_memory_request_is_the_most_that_was_fixed_and_a_margin() {
+    fn nothing_is_suggested_before_enough_was_seen() {
+        for (windows, seconds, wanted) in [
+            (600, None, false),
+            (600, Some(59.9), false),
+            (299, Some(60.0), false),
+            (300, Some(60.0), true),
+            (600, Some(3600.0), true),
+        ] {
+            let suggested = cpu(Some(&histogram(&[(0.5, windows)])), seconds);
+            assert_eq!(suggested.is_some(), wanted, "{windows} windows in {seconds:?} s");
+        }
+        let once = Watched::default().and(1, Some(1000));
+        for (watched, seconds, wanted) in [
+            (once, Some(60.0), None),
+            (once.and(1, None), Some(60.0), None),
+            (once.and(1, Some(500)), Some(59.9), None),
+            (once.and(1, Some(500)), None, None),
+            (once.and(1, Some(500)), Some(60.0), Some(1150)),
+        ] {
+            assert_eq!(memory(watched, seconds), wanted, "{watched:?} in {seconds:?} s");
+        }
+    }
+
+    #[test]
+    fn a_memory_request_is_the_most_that_could_not_be_reclaimed_and_a_margin() {
         for (looks, wanted) in [
             (vec![], None),
-            (vec![None], None),
-            (vec![Some(0)], Some(0)),
-            (vec![Some(1)], Some(2)),
-            (vec![Some(100 << 20)], Some((115 << 20) + 1)),
+            (vec![None, None], None),
+            (vec![Some(0), Some(0)], Some(0)),
+            (vec![Some(1), Some(1)], Some(2)),
+            (vec![Some(100 << 20), Some(0)], Some((115 << 20) + 1)),
             (vec![Some(1000), Some(2000), None, Some(500)], Some(2300)),
         ] {
             let watched = looks.iter().fold(Watched::default(), |watched, bytes| watched.and(1, *bytes));
-            let suggested = memory(watched.largest);
+            let suggested = memory(watched, Some(60.0));
             let near = suggested.zip(wanted).is_some_and(|(a, b)| a.abs_diff(b) <= 1);
             assert!(near || suggested == wanted, "{looks:?}: {suggested:?}, not {wanted:?}");
         }

@@ -1,6 +1,6 @@
 //! A node that does not exist: the same figures on every run, for the tests and the picture in the documentation.
 
-use super::view::{Cpu, Dns, Memory, Network, Node, NodeCpu, Tcp, View, Workload};
+use super::view::{Cpu, Dns, Kubernetes, Memory, Network, Node, NodeCpu, NodeMemory, NodeNetwork, Tcp, View, Workload};
 
 /// One workload's habits.
 struct Habit {
@@ -41,6 +41,7 @@ const HABITS: &[Habit] = &[
     habit("", "", "containerd.service", "Service", (0.031, 0.03), None, None, (2.8, 0.0, 0.002)),
     habit("", "", "ssh.service", "Service", (0.0, 0.0), None, None, (0.0, 0.0, 0.0)),
     habit("", "", "cron.service", "Service", (0.0, 0.0), None, None, (0.0, 0.0, 0.0)),
+    habit("shop", "cart-5c8d7f9b4-q9w8e", "exporter", "Deployment", (0.004, 0.003), Some(0.01), None, (2.0, 0.0, 0.0002)),
 ];
 
 #[allow(clippy::too_many_arguments, reason = "a row of the table above")]
@@ -59,8 +60,12 @@ const fn habit(
 
 /// The node in its `tick`-th second.
 pub fn view(tick: u32) -> View {
-    let workloads: Vec<Workload> = HABITS.iter().enumerate().map(|(i, habit)| workload(habit, i, tick)).collect();
+    let mut workloads: Vec<Workload> = HABITS.iter().enumerate().map(|(i, habit)| workload(habit, i, tick)).collect();
     let used = workloads.iter().filter_map(|w| w.cpu.usage_cores).sum::<f64>();
+    workloads.sort_by(|a, b| a.pod.cmp(&b.pod));
+    let pods: Vec<Workload> = workloads.chunk_by(|a, b| a.pod.is_some() && a.pod == b.pod).filter_map(pod).collect();
+    workloads.extend(pods);
+    workloads.sort_by(|a, b| a.cgroup.cmp(&b.cgroup));
     View {
         schema: 1,
         node: Node {
@@ -71,9 +76,59 @@ pub fn view(tick: u32) -> View {
                 capacity_cores: 8.0,
                 unattributed_seconds: 0.0,
             },
+            memory: Some(NodeMemory {
+                usage_bytes: Some(27 << 30),
+                working_set_bytes: Some((11 << 30) + (u64::from(tick) << 20)),
+                capacity_bytes: Some(32 << 30),
+            }),
+            network: Some(NodeNetwork {
+                receive_bytes: Some(48 << 30),
+                transmit_bytes: Some(161 << 30),
+                receive_rate: Some(used * 2e5),
+                transmit_rate: Some(used * 6e5),
+            }),
         },
+        signals: Vec::new(),
+        kubernetes: Some(Kubernetes { current: true, error: None }),
         workloads,
     }
+}
+
+/// The pod that these containers are in; `None` for what is in none.
+fn pod(containers: &[Workload]) -> Option<Workload> {
+    let first = containers.first().filter(|first| first.pod.is_some())?;
+    let sum = |of: fn(&Cpu) -> Option<f64>| containers.iter().map(|container| of(&container.cpu)).sum::<Option<f64>>();
+    let cpu = Cpu {
+        time_seconds: containers.iter().map(|container| container.cpu.time_seconds).sum(),
+        usage_cores: sum(|cpu| cpu.usage_cores),
+        wait_seconds: sum(|cpu| cpu.wait_seconds),
+        wait_rate: sum(|cpu| cpu.wait_rate),
+        contention_rate: sum(|cpu| cpu.contention_rate),
+        contention_seconds: sum(|cpu| cpu.contention_seconds),
+        request_cores: sum(|cpu| cpu.request_cores),
+        limit_cores: sum(|cpu| cpu.limit_cores),
+        ..first.cpu.clone()
+    };
+    let bytes =
+        |of: fn(&Memory) -> Option<u64>| containers.iter().map(|container| of(container.memory.as_ref()?)).sum::<Option<u64>>();
+    let memory = Memory {
+        usage_bytes: bytes(|memory| memory.usage_bytes),
+        working_set_bytes: bytes(|memory| memory.working_set_bytes),
+        unreclaimable_bytes: bytes(|memory| memory.unreclaimable_bytes),
+        peak_bytes: bytes(|memory| memory.peak_bytes),
+        request_bytes: bytes(|memory| memory.request_bytes),
+        limit_bytes: bytes(|memory| memory.limit_bytes),
+        ..first.memory.clone().unwrap_or_default()
+    };
+    let above = first.cgroup.rsplit_once('/').map_or("/", |(above, _)| above);
+    Some(Workload {
+        container: None,
+        cgroup_kind: "Pod".into(),
+        cgroup: above.into(),
+        cpu,
+        memory: Some(memory),
+        ..first.clone()
+    })
 }
 
 fn workload(habit: &Habit, index: usize, tick: u32) -> Workload {
@@ -87,26 +142,30 @@ fn workload(habit: &Habit, index: usize, tick: u32) -> Workload {
     Workload {
         name: if habit.pod.is_empty() { habit.container } else { habit.pod.split('-').next().unwrap_or_default() }.into(),
         kind: habit.kind.into(),
+        cgroup_kind: if habit.pod.is_empty() { "Service" } else { "Container" }.into(),
         namespace: some(habit.namespace),
         pod: some(habit.pod),
         container: some(habit.container).filter(|_| !habit.pod.is_empty()),
         cgroup: if habit.pod.is_empty() {
             format!("/system.slice/{}", habit.container)
         } else {
+            let pod = HABITS.iter().position(|other| other.pod == habit.pod).unwrap_or(index);
             format!(
-                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{index:08}.slice/cri-containerd-{index:064x}.scope"
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{pod:08}.slice/cri-containerd-{index:064x}.scope"
             )
         },
+        container_type: None,
         ended: false,
         watched_seconds: Some(720.0 + f64::from(tick)),
         cpu: Cpu {
             time_seconds: habit.cores.0 * age,
             usage_cores: Some(used),
-            wait_seconds: (habit.throttled + habit.contention) * age,
+            wait_seconds: Some((habit.throttled + habit.contention) * age),
             throttled_seconds: Some(habit.throttled * age),
             contention_seconds: Some(habit.contention * age),
             wait_rate: Some(throttled + contention),
             throttled_rate: Some(throttled),
+            contention_rate: Some(contention),
             burst_p50_cores: Some(used * 0.9),
             burst_p99_cores: Some(used * habit.burst),
             request_cores: habit.request,
@@ -144,7 +203,7 @@ fn workload(habit: &Habit, index: usize, tick: u32) -> Workload {
 
 /// Memory that goes with the CPU: a quarter of it page cache.
 fn memory(habit: &Habit, index: usize, swing: f64) -> Memory {
-    let used = (48 + 90 * index as u64) << 20;
+    let used = (48 + 90 * (index as u64 % 12)) << 20;
     let moving = (((used / 8) as f64) * (1.0 + swing)) as u64;
     let limit_bytes = habit.limit.map(|_| used.next_power_of_two() * 2);
     Memory {

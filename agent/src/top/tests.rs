@@ -13,13 +13,18 @@ use super::pages::Page;
 use super::state::{Facts, State};
 use super::theme::Theme;
 use super::view::{Cpu, View, Workload};
-use super::{format, has_hung_up, keys, once, render, synthetic};
+use super::{Options, format, has_hung_up, keys, once, render, synthetic};
 
+mod around;
 mod by_hand;
 mod picture;
 
 fn new() -> State {
-    State::new(Facts { kernel: "Linux 6.18.0".into(), agent: "v0.1.0".into(), interval: Duration::from_secs(1) })
+    with_options(&Options::default())
+}
+
+fn with_options(options: &Options) -> State {
+    State::new(Facts { kernel: "Linux 6.18.0".into(), agent: "v0.1.0".into(), interval: Duration::from_secs(1) }, options)
 }
 
 /// A state that saw these `(name, CPUs)` in one snapshot.
@@ -35,7 +40,8 @@ fn snapshot(workloads: &[(&str, f64)]) -> View {
 
 fn workload(name: &str, cores: f64) -> Workload {
     let cpu = Cpu { usage_cores: Some(cores), ..Cpu::default() };
-    Workload { name: name.into(), kind: "Service".into(), cgroup: format!("/{name}"), cpu, ..Workload::default() }
+    let kind = "Service".to_owned();
+    Workload { name: name.into(), cgroup_kind: kind.clone(), kind, cgroup: format!("/{name}"), cpu, ..Workload::default() }
 }
 
 fn press(state: &mut State, keys: &str) {
@@ -69,7 +75,7 @@ fn selected(state: &State) -> Option<&str> {
 
 fn draw(state: &mut State, width: u16, height: u16, colour: bool) -> Buffer {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a test backend has no way to fail");
-    terminal.draw(|frame| render::draw(frame, state, Theme::new(colour))).expect("a test backend has no way to fail");
+    terminal.draw(|frame| render::draw(frame, state, Theme::new(colour, true))).expect("a test backend has no way to fail");
     terminal.backend().buffer().clone()
 }
 
@@ -114,6 +120,7 @@ fn every_order_has_its_key_and_its_figure() {
             ("burst", Cpu { burst_p99_cores: Some(9.0), ..cpu.clone() }),
             ("wait", Cpu { wait_rate: Some(0.9), ..cpu.clone() }),
             ("throttled", Cpu { wait_rate: Some(0.5), throttled_rate: Some(0.5), ..cpu.clone() }),
+            ("contention", Cpu { contention_rate: Some(0.4), ..cpu.clone() }),
             ("request", Cpu { request_cores: Some(0.1), ..cpu.clone() }),
             ("time", Cpu { time_seconds: 99.0, ..cpu.clone() }),
             ("a", cpu),
@@ -125,9 +132,16 @@ fn every_order_has_its_key_and_its_figure() {
     };
     let mut state = new();
     state.update(view);
-    for (key, first) in
-        [("b", "burst"), ("w", "wait"), ("t", "throttled"), ("r", "request"), ("T", "time"), ("n", "a"), ("c", "cpu")]
-    {
+    for (key, first) in [
+        ("b", "burst"),
+        ("w", "wait"),
+        ("t", "throttled"),
+        ("C", "contention"),
+        ("r", "request"),
+        ("T", "time"),
+        ("n", "a"),
+        ("c", "cpu"),
+    ] {
         press(&mut state, key);
         assert_eq!(names(&state)[0], first, "key {key}");
     }
@@ -217,7 +231,7 @@ fn details_have_every_figure() {
         "22m00s   throttled 14m00s   contention 8m00s",
         "CPU time   9h27m",
         "working set 45.2 MiB",
-        "fixed 24.0 MiB   peak 60.0 MiB",
+        "unrecl 24.0 MiB   peak 60.0 MiB",
         "request 64.0 MiB (71%)   limit 128 MiB (35%)",
         "killed 0",
         "rx 197K/s   tx 592K/s",
@@ -236,18 +250,27 @@ fn each_page_has_its_figures_and_an_order_leads_to_its_page() {
     state.update(synthetic::view(1));
     press(&mut state, "2");
     let memory = text(&mut state, 160, 24);
-    for part in
-        ["watched for 12m01s", "WORKING▾", "FIXED", "PEAK", "request ─", "SUGGEST", "limit ─", "KILLED", "l limit", "⇥ network"]
-    {
+    for part in [
+        "watched for 12m01s",
+        "WORKING▾",
+        "UNRECL",
+        "PEAK",
+        "request ─",
+        "SUGGEST",
+        "limit ─",
+        "KILLED",
+        "l limit",
+        "Tab network",
+    ] {
         assert!(memory.contains(part), "{part} is not in\n{memory}");
     }
     assert!(!memory.contains("BURST") && names(&state)[0].contains("cron"), "{memory}");
     press(&mut state, "d");
     let network = text(&mut state, 160, 24);
-    for part in ["tcp ─", "dns ─", "RX", "DROPS", "RETR", "P99▾", "1.2%", "0.04%", "⇥ cpu"] {
+    for part in ["tcp ─", "dns ─", "RX", "DROPS", "RETR", "P99▾", "1.2%", "0.04%", "Q/S", "Tab cpu"] {
         assert!(network.contains(part), "{part} is not in\n{network}");
     }
-    assert_eq!(names(&state)[0], "data/reindex-28371-kx9z2/reindex", "the slowest DNS first");
+    assert_eq!(names(&state)[0], "data/reindex-28371-kx9z2", "the slowest DNS first");
     press(&mut state, "n");
     assert_eq!((state.shown(), state.sort()), (Page::Network, (Sort::Name, false)), "names are on every page");
     press(&mut state, "1");
@@ -275,7 +298,7 @@ fn idle_rows_are_shown_until_they_are_not_wanted() {
     press(&mut state, "i");
     assert_eq!(names(&state), ["busy"]);
     let shown = text(&mut state, 100, 20);
-    assert!(shown.contains("1 of 2 workloads") && shown.contains("i show idle"), "{shown}");
+    assert!(shown.contains("1 of 2 rows") && shown.contains("i show idle"), "{shown}");
 }
 
 #[test]
@@ -285,7 +308,7 @@ fn a_failed_reading_is_said_and_the_last_snapshot_stays() {
     let shown = text(&mut state, 120, 20);
     assert!(shown.contains("the figures are old: the map is gone") && shown.contains("0.30"), "{shown}");
     state.update(snapshot(&[("a", 0.4)]));
-    assert!(!text(&mut state, 120, 20).contains("old"));
+    assert!(!text(&mut state, 120, 20).contains("figures are old"));
 }
 
 #[test]
@@ -296,7 +319,7 @@ fn narrow_terminals_keep_the_name_and_what_matters_most() {
     assert!(shown.contains("CPU▾") && shown.contains("USED") && shown.contains("P99"), "{shown}");
     assert!(!shown.contains("CONTENTION"), "{shown}");
     let shown = text(&mut state, 40, 5);
-    assert!(shown.contains("data/po…ostgres"), "{shown}");
+    assert!(shown.contains("data/postgres-0 "), "{shown}");
     let wide = text(&mut state, 200, 30);
     for heading in [
         "KIND",
@@ -319,7 +342,7 @@ fn narrow_terminals_keep_the_name_and_what_matters_most() {
 
 #[test]
 fn no_size_panics_and_nothing_is_drawn_over_the_edge() {
-    for keys in ["", "j", "j\n", "?", "/文字", "w⇲", "inn", "2j\n", "3", "3l"] {
+    for keys in ["", "j", "j\n", "?", "?⇲", "s", "/文字", "w⇲", "inn", "2j\n", "3", "3l", "v", "vv"] {
         let mut state = new();
         draw(&mut state, 80, 24, true);
         for tick in 0..3 {
@@ -350,7 +373,7 @@ fn a_name_with_escape_codes_is_shown_without_them() {
     let mut state = with(&[("evil\u{1b}[31m", 0.2)]);
     press(&mut state, "j\n");
     assert!(!text(&mut state, 100, 40).contains('\u{1b}'));
-    assert!(!once::table(state.view().expect("was given")).contains('\u{1b}'));
+    assert!(!once::table(state.view().expect("was given"), &Options::default(), None).contains('\u{1b}'));
 }
 
 #[test]
@@ -362,8 +385,8 @@ fn five_thousand_workloads_scroll_to_the_end_and_back() {
     let shown = text(&mut state, 100, 30);
     assert!(shown.contains("unit-0000") && !shown.contains("unit-4999"), "{shown}");
     press(&mut state, "⇞");
-    // A page is the rows on the screen: 30 lines less title, node, gap, two of heading, keys.
-    assert_eq!(selected(&state), Some("unit-0024"));
+    // A page is the rows on the screen: 30 lines less title, two of the node, gap, two of heading, keys.
+    assert_eq!(selected(&state), Some("unit-0023"));
     press(&mut state, "⇱");
     assert_eq!(selected(&state), Some("unit-4999"));
     assert!(text(&mut state, 100, 30).contains("unit-4999"));
@@ -382,7 +405,8 @@ fn values_that_are_no_numbers_are_never_printed() {
                 let cpu = Cpu {
                     time_seconds: v,
                     usage_cores: Some(v),
-                    wait_seconds: v,
+                    wait_seconds: Some(v),
+                    contention_rate: Some(v),
                     wait_rate: Some(v),
                     throttled_rate: Some(v),
                     burst_p50_cores: Some(v),
@@ -400,66 +424,69 @@ fn values_that_are_no_numbers_are_never_printed() {
     let mut state = new();
     state.update(view.clone());
     press(&mut state, "j\n");
-    for shown in [text(&mut state, 200, 40), once::table(&view)] {
+    for shown in [text(&mut state, 200, 40), once::table(&view, &Options::default(), None)] {
         assert!(!shown.contains("NaN") && !shown.contains("inf"), "{shown}");
     }
 }
 
 #[test]
-fn over_the_request_is_red_and_without_colour_bold() {
+fn only_what_is_near_its_limit_is_red_and_without_colour_bold() {
     let mut state = new();
-    state.update(synthetic::view(1));
-    let of_reindex = |buffer: &Buffer| {
-        let y = lines(buffer).iter().position(|line| line.contains("reindex")).expect("is shown") as u16;
-        let x = (0..buffer.area.width).find(|&x| buffer[(x, y)].symbol() == "%").expect("use of the request") - 1;
-        buffer[(x, y)].clone()
+    let mut view = synthetic::view(1);
+    for workload in &mut view.workloads {
+        // Far above the request; one at its limit.
+        let limit = workload.pod.as_ref().filter(|pod| pod.starts_with("reindex")).map(|_| 1.0);
+        workload.cpu = Cpu { usage_cores: Some(0.99), request_cores: Some(0.1), limit_cores: limit, ..Cpu::default() };
+    }
+    state.update(view);
+    let shares = |buffer: &Buffer, name: &str| {
+        let y = lines(buffer).iter().position(|line| line.contains(name)).expect("is shown") as u16;
+        let shares = (0..buffer.area.width).filter(|&x| buffer[(x, y)].symbol() == "%").map(|x| buffer[(x - 1, y)].clone());
+        shares.collect::<Vec<_>>()
     };
-    assert_eq!(of_reindex(&draw(&mut state, 160, 24, true)).fg, Color::Red);
-    let buffer = draw(&mut state, 160, 24, false);
-    assert!(of_reindex(&buffer).modifier.contains(Modifier::BOLD));
+    let buffer = draw(&mut state, 160, 30, true);
+    let colours = |name| shares(&buffer, name).iter().map(|cell| cell.fg).collect::<Vec<_>>();
+    assert_eq!(colours("checkout"), [Color::Reset], "990 % of the request");
+    assert_eq!(colours("reindex"), [Color::Reset, Color::Red], "99 % of the limit");
+    let buffer = draw(&mut state, 160, 30, false);
+    assert!(shares(&buffer, "reindex")[1].modifier.contains(Modifier::BOLD));
     assert!(buffer.content.iter().all(|cell| cell.fg == Color::Reset && cell.bg == Color::Reset));
 }
 
 #[test]
 fn once_prints_every_workload_aligned_and_the_busiest_first() {
     let view = synthetic::view(1);
-    let table = once::table(&view);
+    let table = once::table(&view, &Options::default(), None);
     let rows: Vec<&str> = table.lines().collect();
-    assert!(rows[0].starts_with("node worker-3: 4."), "{table}");
-    assert!(rows[3].starts_with("data/postgres-0/postgres "), "{table}");
-    assert_eq!(rows.len(), 3 + view.workloads.len());
-    let fields: Vec<usize> = rows[2..].iter().map(|row| row.split_whitespace().count()).collect();
+    assert!(
+        rows[0].starts_with("node worker-3: 4.") && rows[1].starts_with("memory: ") && rows[2].starts_with("network: "),
+        "{table}"
+    );
+    let rows = &rows[4..];
+    assert!(rows[1].starts_with("data/postgres-0 "), "{table}");
+    // Pods with one container are one row.
+    assert_eq!(rows.len(), 1 + view.workloads.len() - 7);
+    let fields: Vec<usize> = rows.iter().map(|row| row.split_whitespace().count()).collect();
     assert!(fields.iter().all(|n| *n == fields[0]), "{fields:?}");
     let end_of = |row: &str, field: &str| row.find(field).map(|at| at + field.len());
-    assert_eq!(end_of(rows[2], "CPU(cores)"), end_of(rows[3], "1.472"));
+    assert_eq!(end_of(rows[0], "CPU(cores)"), end_of(rows[1], "1.472"));
 }
 
 #[test]
 fn once_json_is_the_document_and_leaves_out_what_is_not_known() {
     let view = synthetic::view(1);
-    let document: serde_json::Value = serde_json::from_str(&once::json(&view)).expect("is JSON");
+    let document: serde_json::Value = serde_json::from_str(&once::json(&view, &Options::default())).expect("is JSON");
     assert_eq!(document["schema"], 1);
     assert_eq!(document["workloads"].as_array().map(Vec::len), Some(view.workloads.len()));
-    let unit = &document["workloads"][8];
-    assert_eq!(unit["name"], "kubelet.service");
+    let unit =
+        document["workloads"].as_array().and_then(|all| all.iter().find(|w| w["name"] == "kubelet.service")).expect("is there");
     assert!(unit.get("pod").is_none() && unit["cpu"].get("limit_cores").is_none(), "{unit}");
     assert!(unit["cpu"]["usage_cores"].is_f64() && unit["cpu"]["suggested_request_cores"].is_f64(), "{unit}");
     assert!(unit["memory"]["suggested_request_bytes"].is_u64() && unit["watched_seconds"] == 721.0, "{unit}");
     let bare = View { workloads: vec![workload("a", 0.1)], ..View::default() };
-    let bare: serde_json::Value = serde_json::from_str(&once::json(&bare)).expect("is JSON");
+    let bare: serde_json::Value = serde_json::from_str(&once::json(&bare, &Options::default())).expect("is JSON");
     let bare = &bare["workloads"][0];
     assert!(bare.get("watched_seconds").is_none() && bare["cpu"].get("suggested_request_cores").is_none(), "{bare}");
-}
-
-#[test]
-fn the_help_names_every_key_that_orders_and_closes_with_any() {
-    let mut state = with(&[("a", 0.3)]);
-    press(&mut state, "?");
-    let shown = text(&mut state, 130, 30);
-    assert!(shown.contains("order by waiting, throttled waiting") && shown.contains("its own limit"), "{shown}");
-    assert!(shown.contains("suggest             to request: p95 of burst; most fixed + 15%"), "{shown}");
-    press(&mut state, "x");
-    assert!(!state.shows_help());
 }
 
 #[test]

@@ -2,24 +2,28 @@
 
 use ratatui::style::{Color, Modifier, Style};
 
-/// From this share of a request, limit or node on, use is worth a look.
+/// From this share of a limit or of the node on, use is worth a look.
 pub const WATCH: f64 = 0.8;
+
+/// From this share on it is at its limit.
+const ALARM: f64 = 0.95;
 
 /// How things look.
 #[derive(Clone, Copy, Debug)]
 pub struct Theme {
     colour: bool,
+    unicode: bool,
 }
 
 impl Theme {
-    /// With colours, or with bold, dim and reverse only.
-    pub fn new(colour: bool) -> Self {
-        Self { colour }
+    /// With colours, or with bold, dim and reverse only; with lines and bars, or in ASCII.
+    pub fn new(colour: bool, unicode: bool) -> Self {
+        Self { colour, unicode }
     }
 
-    /// Colours, unless the user set `NO_COLOR` (<https://no-color.org>).
-    pub fn from_environment() -> Self {
-        Self::new(std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
+    /// Whether characters beyond ASCII can be shown.
+    pub fn unicode(self) -> bool {
+        self.unicode
     }
 
     /// What is there but not looked for.
@@ -57,10 +61,10 @@ impl Theme {
         Style::new().add_modifier(Modifier::REVERSED)
     }
 
-    /// Use as a share of what was requested or allowed: calm below 80 %, then a look, above 100 % an alarm.
+    /// Use as a share of what is allowed: calm below 80 %, then worth a look, from 95 % on an alarm.
     pub fn share(self, ratio: Option<f64>) -> Style {
         match ratio {
-            Some(r) if r > 1.0 => self.alarm(),
+            Some(r) if r >= ALARM => self.alarm(),
             Some(r) if r >= WATCH => self.watch(),
             _ => Style::new(),
         }
@@ -76,13 +80,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_are_calm_until_80_percent_and_red_only_above_100() {
-        let theme = Theme::new(true);
+    fn shares_are_calm_until_80_percent_and_red_only_near_the_limit() {
+        let theme = Theme::new(true, true);
         for (ratio, colour) in [
             (None, None),
             (Some(0.79), None),
             (Some(0.8), Some(Color::Yellow)),
-            (Some(1.0), Some(Color::Yellow)),
+            (Some(0.94), Some(Color::Yellow)),
+            (Some(0.95), Some(Color::Red)),
             (Some(1.01), Some(Color::Red)),
         ] {
             assert_eq!(theme.share(ratio).fg, colour, "{ratio:?}");
@@ -91,7 +96,7 @@ mod tests {
 
     #[test]
     fn without_colour_no_style_has_one() {
-        let theme = Theme::new(false);
+        let theme = Theme::new(false, true);
         for style in
             [theme.quiet(), theme.accent(), theme.graph(), theme.strong(), theme.watch(), theme.alarm(), theme.selected()]
         {

@@ -12,8 +12,39 @@ pub struct View {
     pub schema: u32,
     /// The node.
     pub node: Node,
-    /// Every workload, in order of its cgroup's path.
+    /// Every signal: whether it is measured, and what is missing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub signals: Vec<SignalState>,
+    /// How the pods are followed; absent where no Kubernetes is configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<Kubernetes>,
+    /// Every workload, in order of its cgroup's path unless another order was wanted.
     pub workloads: Vec<Workload>,
+}
+
+/// Whether a signal is measured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SignalState {
+    /// Its name.
+    pub name: String,
+    /// Whether it is measured.
+    pub on: bool,
+    /// Why it is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What is missing of a signal that is on, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// Where the names of pods come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Kubernetes {
+    /// Whether the list of pods is there and current.
+    pub current: bool,
+    /// Why it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// The node as a whole.
@@ -23,6 +54,43 @@ pub struct Node {
     pub name: String,
     /// CPU of all tasks.
     pub cpu: NodeCpu,
+    /// Memory, where it is measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<NodeMemory>,
+    /// Bytes of all sockets, where they are counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<NodeNetwork>,
+}
+
+/// The node's memory in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct NodeMemory {
+    /// All that is not free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage_bytes: Option<u64>,
+    /// Usage less inactive page cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub working_set_bytes: Option<u64>,
+    /// All that there is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity_bytes: Option<u64>,
+}
+
+/// The node's traffic; loopback is left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct NodeNetwork {
+    /// Bytes received since counting began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receive_bytes: Option<u64>,
+    /// Bytes sent since counting began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transmit_bytes: Option<u64>,
+    /// Bytes received per s, in the interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receive_rate: Option<f64>,
+    /// Bytes sent per s, in the interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transmit_rate: Option<f64>,
 }
 
 /// The node's CPU.
@@ -46,6 +114,8 @@ pub struct Workload {
     pub name: String,
     /// `Pod`, `Container`, `Service`, `Cgroup`, or in Kubernetes the workload's kind.
     pub kind: String,
+    /// What the cgroup itself is: `Pod`, `Container`, `Service`, `Slice`, `Cgroup` and so on.
+    pub cgroup_kind: String,
     /// Kubernetes namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
@@ -55,6 +125,9 @@ pub struct Workload {
     /// Container name, or its id while the name is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
+    /// `sandbox` for the container that holds a pod's namespaces; else what Kubernetes starts it as: `container`, `init` and so on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container_type: Option<String>,
     /// Path of its cgroup in the cgroup2 hierarchy.
     pub cgroup: String,
     /// True when the cgroup is gone and this is its last total.
@@ -79,6 +152,18 @@ pub struct Workload {
     pub dns: Option<Dns>,
 }
 
+impl Workload {
+    /// Whether the cgroup itself is of this kind.
+    pub fn is_a(&self, cgroup_kind: &str) -> bool {
+        self.cgroup_kind == cgroup_kind
+    }
+
+    /// Whether it only holds a pod's namespaces.
+    pub fn is_sandbox(&self) -> bool {
+        self.container_type.as_deref() == Some("sandbox")
+    }
+}
+
 /// CPU of one workload.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Cpu {
@@ -88,11 +173,12 @@ pub struct Cpu {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage_cores: Option<f64>,
     /// Time in s that tasks were runnable but did not run: throttled and contention together.
-    pub wait_seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wait_seconds: Option<f64>,
     /// Of that, time in s that its own limit kept it from running.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub throttled_seconds: Option<f64>,
-    /// Of that, time in s that others had the CPU.
+    /// Of that, time in s that others had the CPU. Without a cpu controller nothing throttles: then it is all of the wait.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contention_seconds: Option<f64>,
     /// Waiting in the interval, s per s.
@@ -101,6 +187,9 @@ pub struct Cpu {
     /// Throttled waiting in the interval, s per s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub throttled_rate: Option<f64>,
+    /// Waiting in the interval because others had the CPU, s per s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contention_rate: Option<f64>,
     /// Median of CPUs used per 100 ms window, in the interval.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub burst_p50_cores: Option<f64>,
@@ -113,7 +202,8 @@ pub struct Cpu {
     /// CPUs allowed: from `cpu.max` where set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_cores: Option<f64>,
-    /// CPUs to request: 95th percentile of CPUs used per 100 ms window, in all the time it has been watched.
+    /// CPUs to request: 95th percentile of CPUs used per 100 ms window, in all the time it has been watched. Absent until that was
+    /// 60 s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suggested_request_cores: Option<f64>,
 }
@@ -139,7 +229,7 @@ pub struct Memory {
     /// `memory.max` (or `memory.high` where only that is set).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_bytes: Option<u64>,
-    /// To request: 1.15 times the largest `unreclaimable_bytes` that was seen.
+    /// To request: 1.15 times the largest `unreclaimable_bytes` that was seen. Absent until it was watched for 60 s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suggested_request_bytes: Option<u64>,
     /// Processes that the kernel killed for want of memory.

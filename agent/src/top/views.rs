@@ -7,7 +7,7 @@ use super::{
     identity,
     points::{attribute, histogram, number, points, sum, sum_where},
     suggest::{self, Watched},
-    view::{Cpu, Dns, Memory, Network, Node, NodeCpu, Tcp, View, Workload},
+    view::{Cpu, Dns, Memory, Network, Node, NodeCpu, NodeMemory, NodeNetwork, Tcp, View, Workload},
 };
 use crate::{
     aggregate::Batch,
@@ -26,6 +26,8 @@ pub struct Views {
     capacity_cores: f64,
     time_unix_ns: u64,
     before: HashMap<u64, Before>,
+    /// Bytes that the node had received and sent.
+    node_before: [Option<f64>; 2],
 }
 
 /// What rates and percentiles are counted from.
@@ -33,6 +35,7 @@ pub struct Views {
 struct Before {
     wait_seconds: Option<f64>,
     throttled_seconds: Option<f64>,
+    contention_seconds: Option<f64>,
     burst: Option<Arc<Histogram>>,
     received: Option<f64>,
     sent: Option<f64>,
@@ -50,7 +53,7 @@ struct Before {
 impl Views {
     /// For the node of that name with so many CPUs.
     pub fn new(node: String, capacity_cores: f64) -> Self {
-        Self { node, capacity_cores, time_unix_ns: 0, before: HashMap::new() }
+        Self { node, capacity_cores, time_unix_ns: 0, before: HashMap::new(), node_before: [None; 2] }
     }
 
     /// The view of a batch: rates and percentiles are since the batch before.
@@ -65,7 +68,7 @@ impl Views {
         let asked = Asked::of(batch);
         for sample in &batch.samples {
             match &sample.cgroup {
-                None => view.node = self.node(sample),
+                None => view.node = self.node(sample, elapsed_s),
                 Some(subject) => {
                     let (mut workload, now) =
                         workload(subject, sample, batch.time_unix_ns, self.before.get(&subject.id), elapsed_s);
@@ -80,7 +83,23 @@ impl Views {
         view
     }
 
-    fn node(&self, sample: &Sample) -> Node {
+    fn node(&mut self, sample: &Sample, elapsed_s: Option<f64>) -> Node {
+        let bytes = |metric| number(sample, metric).map(|bytes| bytes as u64);
+        let working_set = bytes(&metrics::NODE_WORKING_SET);
+        let memory = NodeMemory {
+            usage_bytes: bytes(&metrics::NODE_USAGE),
+            working_set_bytes: working_set,
+            capacity_bytes: working_set.zip(bytes(&metrics::NODE_AVAILABLE)).map(|(used, free)| used + free),
+        };
+        let io = ["receive", "transmit"].map(|way| sum_where(sample, &network::NODE_IO, DIRECTION, |value| value == way));
+        let before = std::mem::replace(&mut self.node_before, io);
+        let rate = |way: usize| Some((io[way]? - before[way]?).max(0.0) / elapsed_s?);
+        let network = NodeNetwork {
+            receive_bytes: io[0].map(|bytes| bytes as u64),
+            transmit_bytes: io[1].map(|bytes| bytes as u64),
+            receive_rate: rate(0),
+            transmit_rate: rate(1),
+        };
         Node {
             name: self.node.clone(),
             cpu: NodeCpu {
@@ -89,9 +108,13 @@ impl Views {
                 capacity_cores: self.capacity_cores,
                 unattributed_seconds: number(sample, &cpu::UNATTRIBUTED_TIME).unwrap_or_default(),
             },
+            memory: known(memory),
+            network: known(network),
         }
     }
 }
+
+const DIRECTION: &str = "network.io.direction";
 
 fn workload(
     subject: &Subject,
@@ -107,9 +130,17 @@ fn workload(
     // A series that is new to a cgroup that is not: all of it is of the interval.
     let per_second_from_zero = |now: Option<f64>, then: Option<f64>| per_second(now, then.or(seen_before.then_some(0.0)));
 
+    let bytes = |metric| number(sample, metric).map(|v| v as u64);
+    let unreclaimable = bytes(&metrics::UNRECLAIMABLE);
+    // Windows are counted from before the first look.
+    let counted_since = points(sample, &cpu::BURST).map(|point| point.start_unix_ns).min();
+    let watched = before.watched.and(counted_since.unwrap_or(now_unix_ns).min(now_unix_ns), unreclaimable);
+    let watched_seconds = watched.seconds(sample.time_unix_ns.unwrap_or(now_unix_ns));
+
     let wait = |cause| sum_where(sample, &cpu::WAIT_TIME, "cause", |value| value == cause);
     let (contention, throttled) = (wait("contention"), wait("throttled"));
-    let wait_seconds = contention.unwrap_or(0.0) + throttled.unwrap_or(0.0);
+    // Where nothing can throttle, all of the wait is contention.
+    let wait_seconds = contention.map(|contention| contention + throttled.unwrap_or(0.0));
     let burst = histogram(sample, &cpu::BURST, |_| true);
     let recent_burst = recent(burst.as_ref(), before.burst.as_ref());
     let cpu = Cpu {
@@ -118,20 +149,16 @@ fn workload(
         wait_seconds,
         throttled_seconds: throttled,
         contention_seconds: contention,
-        wait_rate: per_second(Some(wait_seconds), before.wait_seconds),
+        wait_rate: per_second(wait_seconds, before.wait_seconds),
         throttled_rate: per_second(throttled, before.throttled_seconds),
+        contention_rate: per_second(contention, before.contention_seconds),
         burst_p50_cores: quantile(recent_burst.as_ref(), 0.5),
         burst_p99_cores: quantile(recent_burst.as_ref(), 0.99),
         request_cores: number(sample, &limits::CPU_REQUEST),
         limit_cores: number(sample, &limits::CPU_LIMIT),
-        suggested_request_cores: suggest::cpu(burst.as_deref()),
+        suggested_request_cores: suggest::cpu(burst.as_deref(), watched_seconds),
     };
 
-    let bytes = |metric| number(sample, metric).map(|v| v as u64);
-    let unreclaimable = bytes(&metrics::UNRECLAIMABLE);
-    // Windows are counted from before the first look.
-    let counted_since = points(sample, &cpu::BURST).map(|point| point.start_unix_ns).min();
-    let watched = before.watched.and(counted_since.unwrap_or(now_unix_ns).min(now_unix_ns), unreclaimable);
     let memory = Memory {
         usage_bytes: bytes(&metrics::USAGE),
         working_set_bytes: bytes(&metrics::WORKING_SET),
@@ -139,11 +166,11 @@ fn workload(
         peak_bytes: bytes(&metrics::PEAK),
         request_bytes: bytes(&limits::MEMORY_REQUEST),
         limit_bytes: bytes(&limits::MEMORY_LIMIT),
-        suggested_request_bytes: suggest::memory(watched.largest),
+        suggested_request_bytes: suggest::memory(watched, watched_seconds),
         oom_kills: sum(sample, &metrics::OOM_KILLS).map(|n| n as u64),
     };
 
-    let direction = |direction| sum_where(sample, &network::IO, "network.io.direction", |value| value == direction);
+    let direction = |direction| sum_where(sample, &network::IO, DIRECTION, |value| value == direction);
     let (received, sent, drops) = (direction("receive"), direction("transmit"), sum(sample, &drops::DROPS));
     let network = Network {
         receive_bytes: received.map(|n| n as u64),
@@ -187,7 +214,7 @@ fn workload(
     });
 
     let workload = Workload {
-        watched_seconds: watched.seconds(sample.time_unix_ns.unwrap_or(now_unix_ns)),
+        watched_seconds,
         cpu,
         memory: known(memory),
         network: known(network),
@@ -196,8 +223,9 @@ fn workload(
         ..identity::of(subject, &sample.resource)
     };
     let now = Before {
-        wait_seconds: Some(wait_seconds),
+        wait_seconds,
         throttled_seconds: throttled,
+        contention_seconds: contention,
         burst,
         received,
         sent,
@@ -319,15 +347,57 @@ mod tests {
         let mut views = Views::new("n".to_owned(), 2.0);
         let first = views.next(&batch(1_000_000_000, 3.0, &[1.0; 10]));
         let cpu = &first.workloads[0].cpu;
-        assert_eq!((cpu.time_seconds, cpu.wait_seconds, cpu.wait_rate), (5.0, 4.0, None));
+        assert_eq!((cpu.time_seconds, cpu.wait_seconds, cpu.wait_rate), (5.0, Some(4.0), None));
         assert_eq!(first.workloads[0].memory.as_ref().and_then(|m| m.limit_bytes), Some(7));
 
         let mut bursts = vec![1.0; 10];
         bursts.extend([0.25; 10]);
         let second = views.next(&batch(3_000_000_000, 4.0, &bursts));
         let cpu = &second.workloads[0].cpu;
-        assert_eq!((cpu.wait_rate, cpu.throttled_rate), (Some(0.5), Some(0.0)));
+        assert_eq!((cpu.wait_rate, cpu.throttled_rate, cpu.contention_rate), (Some(0.5), Some(0.0), Some(0.5)));
         let p50 = cpu.burst_p50_cores.expect("windows");
         assert!((p50 / 0.25 - 1.0).abs() < 0.05, "{p50}: only the interval's windows");
+    }
+
+    #[test]
+    fn where_nothing_can_throttle_all_of_the_wait_is_contention() {
+        let at = |second: u64, wait: Option<f64>| {
+            let mut batch = batch(second * 1_000_000_000, 0.0, &[]);
+            let points = &mut batch.samples[0].points;
+            points.retain(|point| !std::ptr::eq(point.metric, &cpu::WAIT_TIME));
+            points.extend(wait.map(|s| Point::new(&cpu::WAIT_TIME, 0, Value::Float(s)).with("cause", "contention")));
+            batch
+        };
+        let mut views = Views::new("n".to_owned(), 2.0);
+        let unknown = &views.next(&at(1, None)).workloads[0].cpu;
+        assert_eq!((unknown.wait_seconds, unknown.contention_seconds), (None, None), "not known is not 0");
+        let first = &views.next(&at(2, Some(7.0))).workloads[0].cpu;
+        assert_eq!((first.wait_seconds, first.wait_rate, first.contention_rate), (Some(7.0), None, None));
+        let next = &views.next(&at(4, Some(8.0))).workloads[0].cpu;
+        assert_eq!((next.wait_rate, next.contention_rate, next.throttled_rate), (Some(0.5), Some(0.5), None));
+    }
+
+    #[test]
+    fn the_node_has_memory_and_traffic_besides_its_cpu() {
+        let at = |second: u64, received: u64| {
+            let direction = |n, way| Point::new(&network::NODE_IO, 0, Value::Int(n)).with(DIRECTION, way);
+            let points = vec![
+                Point::new(&metrics::NODE_USAGE, 0, Value::Int(900)),
+                Point::new(&metrics::NODE_WORKING_SET, 0, Value::Int(600)),
+                Point::new(&metrics::NODE_AVAILABLE, 0, Value::Int(400)),
+                direction(received, "receive"),
+                direction(5, "transmit"),
+            ];
+            let resource = Arc::new(join::Node::default().resource());
+            let samples = vec![Sample { cgroup: None, time_unix_ns: None, resource, points }];
+            Batch { time_unix_ns: second * 1_000_000_000, samples, ..Batch::default() }
+        };
+        let mut views = Views::new("n".to_owned(), 2.0);
+        let first = views.next(&at(1, 100)).node;
+        let memory = NodeMemory { usage_bytes: Some(900), working_set_bytes: Some(600), capacity_bytes: Some(1000) };
+        assert_eq!(first.memory, Some(memory));
+        assert_eq!(first.network.and_then(|network| network.receive_rate), None);
+        let network = views.next(&at(3, 300)).node.network.expect("is counted");
+        assert_eq!((network.receive_bytes, network.receive_rate, network.transmit_rate), (Some(300), Some(100.0), Some(0.0)));
     }
 }

@@ -288,3 +288,15 @@ fn names_that_are_not_utf_8_stay_apart() {
     assert_eq!(readable(b"/a/\xff\xfe-1"), "/a/\\xff\\xfe-1");
     assert_ne!(readable(b"/a/\xff"), readable(b"/a/\xfe"));
 }
+
+#[test]
+fn any_path_has_a_name_no_longer_than_itself() {
+    crate::fuzzing::hammer("cgroup_path", |bytes| {
+        let path = readable(bytes);
+        let name = parse(&path);
+        assert!(!name.name.is_empty() || path.contains('/'), "{name:?}");
+        // A byte that is escaped may become U+FFFD, of three bytes.
+        assert!(name.name.len() <= 3 * path.len() + 1, "{name:?}");
+        assert!(name.pod_uid.is_none_or(|uid| matches!(uid.len(), 32 | 36)));
+    });
+}

@@ -311,3 +311,41 @@ fn in_the_running_kernel_a_path_is_the_sum_of_its_parts() {
         assert!(offset(inner, last) + 8 <= btf.member_size(outer, member).expect(member), "{last} lies inside {member}");
     }
 }
+
+#[test]
+fn any_bytes_are_types_or_refused() {
+    crate::fuzzing::hammer("btf", |bytes| {
+        let Ok(btf) = Btf::parse(bytes.to_vec()) else { return };
+        for (type_name, member) in [("outer", "x"), ("outer", "in.deep"), ("inner", "last"), ("task_struct", "se.exec_start")] {
+            let _ = (btf.offset(type_name, member), btf.member_size(type_name, member), btf.has_member(type_name, member));
+        }
+        let _ = (
+            btf.typedef_id("inner_t"),
+            btf.function_id("f"),
+            btf.enum_names("e"),
+            btf.tracepoint_takes("sched_switch", 1, "inner"),
+        );
+    });
+}
+
+/// Writes the corpus of the test above: `cargo test -p podmeter the_samples_for -- --ignored`.
+#[test]
+#[ignore = "writes files of the tree"]
+fn the_samples_for_mutation_are_written() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/btf");
+    std::fs::create_dir_all(&directory).expect("made");
+    let whole = sample().bytes();
+    let none = Sample::new().bytes();
+    let mut cut = whole.clone();
+    cut.truncate(whole.len() / 2);
+    let mut circle = Sample::new();
+    circle.group(kind::STRUCT, "outer", false, 8, &[("", 1, 0)]);
+    let mut typedefs = Sample::new();
+    typedefs.add(kind::TYPEDEF, "inner_t", false, 0, 2, &[]);
+    typedefs.add(kind::TYPEDEF, "inner_t", false, 0, 1, &[]);
+    typedefs.group(kind::STRUCT, "outer", false, 8, &[("x", 1, 0)]);
+    let samples = [("whole", whole), ("none", none), ("cut", cut), ("circle", circle.bytes()), ("typedefs", typedefs.bytes())];
+    for (name, bytes) in samples {
+        std::fs::write(directory.join(name), bytes).expect("written");
+    }
+}

@@ -193,3 +193,18 @@ fn nodes_and_namespaces() {
     let namespace = Namespace::read(&json, &wanted).expect("is a namespace");
     assert_eq!((namespace.key(), &namespace.labels[..]), ("shop", &[("team".into(), "red".into())][..]));
 }
+
+#[test]
+fn any_text_is_an_object_or_refused() {
+    let wanted = Wanted { labels: vec!["team".to_owned()], namespace_labels: vec!["team".to_owned()], service_labels: true };
+    crate::fuzzing::hammer("pod", |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        if let Ok(pod) = Pod::read(&text, &wanted) {
+            assert!(!pod.key().is_empty(), "{pod:?}");
+            let names: usize = pod.labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+            assert!(names <= text.len() + 4 && pod.containers.len() <= text.len(), "{pod:?}");
+        }
+        let _ = Node::read(&text, &wanted);
+        let _ = Namespace::read(&text, &wanted);
+    });
+}

@@ -5,7 +5,8 @@ use std::error::Error;
 use std::time::Duration;
 
 use super::super::view::View;
-use super::super::{Source, live, synthetic};
+use super::super::{Options, Source, live, synthetic};
+use crate::interrupt::Interrupt;
 
 /// The synthetic node, a second per snapshot.
 struct Synthetic {
@@ -29,5 +30,6 @@ impl Source for Synthetic {
 #[ignore = "needs a terminal and someone who looks at it"]
 fn the_live_view() {
     let source = Synthetic { tick: 0, fail: std::env::var("TOP_FAIL").ok() };
-    live(Box::new(source), Duration::from_secs(1)).expect("it ends when the user wants");
+    live(Box::new(source), Duration::from_secs(1), &Options::default(), &Interrupt::default())
+        .expect("it ends when the user wants");
 }

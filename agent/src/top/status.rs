@@ -1,0 +1,220 @@
+//! What is not measured, and why (pure): for the header, the page of signals, and text.
+
+use super::format;
+use super::view::View;
+
+/// What is known of one signal, or of the names of pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Whose.
+    pub name: String,
+    /// What is known.
+    pub mark: Mark,
+    /// Why it is off, or what it does without; may have several lines.
+    pub text: String,
+}
+
+/// Whether something is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// It is.
+    On,
+    /// It is, with something to know about it.
+    Note,
+    /// It is not.
+    Off,
+}
+
+impl Mark {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mark::On => "on",
+            Mark::Note => "note",
+            Mark::Off => "off",
+        }
+    }
+}
+
+/// The name of the entry about the names of pods.
+const PODS: &str = "kubernetes";
+
+/// Everything, one entry each.
+pub fn entries(view: &View) -> Vec<Entry> {
+    let signals = view.signals.iter().map(|signal| {
+        let (mark, text) = match (&signal.reason, &signal.note) {
+            (Some(reason), _) => (Mark::Off, reason.as_str()),
+            (None, _) if !signal.on => (Mark::Off, ""),
+            (None, Some(note)) => (Mark::Note, note.as_str()),
+            (None, None) => (Mark::On, ""),
+        };
+        Entry { name: signal.name.clone(), mark, text: text.to_owned() }
+    });
+    let pods = match &view.kubernetes {
+        Some(kubernetes) if kubernetes.current => Some((Mark::On, "pods have their names".to_owned())),
+        Some(kubernetes) => Some((Mark::Off, kubernetes.error.clone().unwrap_or_else(|| "no answer yet".to_owned()))),
+        None if view.workloads.iter().any(|workload| workload.is_a("Pod")) => Some((
+            Mark::Off,
+            "no Kubernetes API is configured, so pods have no names: set kubernetes.kubeconfig (--config)".to_owned(),
+        )),
+        None => None,
+    };
+    let pods = pods.map(|(mark, text)| Entry { name: PODS.to_owned(), mark, text });
+    signals.chain(pods).collect()
+}
+
+/// What is off, and what there is to know, one line of text each.
+pub fn lines(view: &View) -> Vec<String> {
+    let of = |entry: Entry| {
+        let first = first_line(&entry.text);
+        let why = if first.is_empty() { String::new() } else { format!(" ({first})") };
+        format!("{}: {}{why}", entry.mark.as_str(), entry.name)
+    };
+    let mut entries = entries(view);
+    entries.retain(|entry| entry.mark != Mark::On);
+    entries.sort_by_key(|entry| entry.mark != Mark::Off);
+    entries.into_iter().map(of).collect()
+}
+
+/// The same in `columns` columns: names always, reasons as far as there is room; and whether anything is off. `None` where all is on.
+pub fn line(view: &View, columns: usize) -> Option<(String, bool)> {
+    const MORE: &str = "  (s: why)";
+    const LEAST: usize = 24;
+    let entries: Vec<Entry> = entries(view).into_iter().filter(|entry| entry.mark != Mark::On).collect();
+    if entries.is_empty() {
+        return None;
+    }
+    let whole = |(off_room, note_room): (usize, usize)| {
+        let group = |mark: Mark| {
+            let room = if mark == Mark::Off { off_room } else { note_room };
+            let of: Vec<String> = entries
+                .iter()
+                .filter(|entry| entry.mark == mark)
+                .map(|entry| {
+                    let why = format::cut(first_line(&entry.text), room).into_owned();
+                    if why.is_empty() { entry.name.clone() } else { format!("{} ({why})", entry.name) }
+                })
+                .collect();
+            (!of.is_empty()).then(|| format!("{}: {}", mark.as_str(), of.join(", ")))
+        };
+        [Mark::Off, Mark::Note].into_iter().filter_map(group).collect::<Vec<_>>().join("  ")
+    };
+    // A few letters of a reason say nothing; why something is off comes before what there is to know of the rest.
+    let longest = entries.iter().map(|entry| format::width(first_line(&entry.text))).max().unwrap_or(0).max(LEAST);
+    let rooms = (LEAST..=longest).rev().map(|room| (room, room)).chain((LEAST / 2..=longest).rev().map(|room| (room, 0)));
+    let fitting = rooms.map(whole).find(|text| format::width(text) + MORE.len() <= columns);
+    let text = fitting.unwrap_or_else(|| whole((0, 0)));
+    let line = if format::width(&text) + MORE.len() <= columns { text + MORE } else { format::cut(&text, columns).into_owned() };
+    let is_off = entries.iter().any(|entry| entry.mark == Mark::Off);
+    Some((format::printable(&line).into_owned(), is_off))
+}
+
+/// The verifier's log follows on further lines.
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+/// `text` in lines of at most `columns` columns, printable.
+pub fn wrap(text: &str, columns: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    for paragraph in text.lines() {
+        let mut line = String::new();
+        for word in format::printable(paragraph).split(' ') {
+            let mut word = word.to_owned();
+            if !line.is_empty() && format::width(&line) + 1 + format::width(&word) > columns {
+                lines.push(std::mem::take(&mut line));
+            }
+            // A word that is too long for any line is broken.
+            while format::width(&word) > columns {
+                let (mut fits, mut used) = (0, 0);
+                for (at, c) in word.char_indices() {
+                    used += format::width(c.encode_utf8(&mut [0; 4]));
+                    if used > columns {
+                        break;
+                    }
+                    fits = at + c.len_utf8();
+                }
+                let rest = word.split_off(fits.max(word.chars().next().map_or(0, char::len_utf8)));
+                lines.push(std::mem::replace(&mut word, rest));
+            }
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line += &word;
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::view::{Kubernetes, SignalState, Workload};
+    use super::*;
+
+    fn view(signals: &[(&str, Option<&str>, Option<&str>)]) -> View {
+        let some = |text: &Option<&str>| text.map(str::to_owned);
+        let state = |(name, reason, note): &(&str, Option<&str>, Option<&str>)| SignalState {
+            name: (*name).to_owned(),
+            on: reason.is_none(),
+            reason: some(reason),
+            note: some(note),
+        };
+        View { signals: signals.iter().map(state).collect(), ..View::default() }
+    }
+
+    const LONG: &str = "could not load tcp_on_walk: Operation not permitted (os error 1)\nverifier log";
+
+    #[test]
+    fn what_is_off_is_said_as_far_as_there_is_room() {
+        let some = view(&[("cpu", None, None), ("tcp", Some(LONG), None), ("memory", None, Some("read from files"))]);
+        for (columns, wanted) in [
+            (
+                140,
+                "off: tcp (could not load tcp_on_walk: Operation not permitted (os error 1))  note: memory (read from files)  \
+                 (s: why)",
+            ),
+            (90, "off: tcp (could not load tcp…itted (os error 1))  note: memory (read from files)  (s: why)"),
+            (80, "off: tcp (could not loa… (os error 1))  note: memory (read from files)  (s: why)"),
+            (60, "off: tcp (could not lo…(os error 1))  note: memory  (s: why)"),
+            (40, "off: tcp  note: memory  (s: why)"),
+            (30, "off: tcp  note: memory"),
+            (10, "off:…emory"),
+        ] {
+            let (line, is_off) = line(&some, columns).expect("something is off");
+            assert!(is_off);
+            assert!(format::width(&line) <= columns, "{line}");
+            assert_eq!(line, wanted, "{columns}");
+        }
+        assert_eq!(
+            lines(&some),
+            ["off: tcp (could not load tcp_on_walk: Operation not permitted (os error 1))", "note: memory (read from files)"]
+        );
+        let well = view(&[("cpu", None, None)]);
+        assert_eq!((line(&well, 80), lines(&well)), (None, vec![]));
+    }
+
+    #[test]
+    fn it_is_said_why_pods_have_no_names() {
+        let with = |kubernetes| View { kubernetes, ..View::default() };
+        let error = Some("403 Forbidden: pods is forbidden".to_owned());
+        assert_eq!(
+            lines(&with(Some(Kubernetes { current: false, error }))),
+            ["off: kubernetes (403 Forbidden: pods is forbidden)"]
+        );
+        assert_eq!(lines(&with(Some(Kubernetes { current: false, error: None }))), ["off: kubernetes (no answer yet)"]);
+        assert!(lines(&with(Some(Kubernetes { current: true, error: None }))).is_empty());
+        assert!(lines(&with(None)).is_empty(), "a machine without pods needs no API");
+        let pod = Workload { cgroup_kind: "Pod".into(), ..Workload::default() };
+        let lines = lines(&View { workloads: vec![pod], ..View::default() });
+        assert!(lines[0].contains("no Kubernetes API is configured"), "{lines:?}");
+    }
+
+    #[test]
+    fn text_is_wrapped_at_words_and_long_words_are_broken() {
+        assert_eq!(wrap("a bb ccc\ndddddddd e", 4), ["a bb", "ccc", "dddd", "dddd", "e"]);
+        assert_eq!(wrap("日本語", 2), ["日", "本", "語"]);
+        assert_eq!(wrap("a\u{1b}[2J", 9), ["a\u{fffd}[2J"]);
+        assert!(wrap("", 5).is_empty());
+    }
+}

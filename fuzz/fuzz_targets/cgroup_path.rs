@@ -1,0 +1,9 @@
+//! `cargo +nightly fuzz run cgroup_path`: a cgroup's path, which a container chooses below its own. The parser may refuse it, but neither panic nor take long.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use podmeter_fuzz::cgroups::name::parse;
+
+fuzz_target!(|path: &str| {
+    assert!(parse(path).name.len() <= 3 * path.len() + 1);
+});
