@@ -293,30 +293,6 @@ async fn how_long_nothing_was_taken_is_known_whatever_the_attempts_fail_for_and_
 }
 
 #[tokio::test]
-async fn how_long_nothing_was_taken_is_known_whatever_the_attempts_fail_for_and_ends_with_the_next_that_is_taken() {
-    for protocol in BOTH {
-        let collector = Collector::start().expect("a collector");
-        let shipper = quick(&to(&collector, protocol));
-        assert_eq!(shipper.queue().stats().failing_for, None);
-        let (again, never) = refusals(protocol);
-        collector.next(1, never);
-        collector.always(again);
-        let start = Instant::now();
-        shipper.queue().enqueue(&counted(1));
-        stats_until(&shipper, "the first is given up", |s| s.failed_batches == 1).await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        shipper.queue().enqueue(&counted(2));
-        let stats = stats_until(&shipper, "the second is tried three times", |s| s.retries >= 3).await;
-        let failing = stats.failing_for.expect("all failed");
-        // A refusal for good counts like one to be repeated, and later ones do not begin anew.
-        assert!(failing <= start.elapsed() && failing >= Duration::from_millis(50), "{failing:?}");
-        collector.always(Answer::Accept);
-        let stats = stats_until(&shipper, "the second is sent", |s| s.sent_batches == 1).await;
-        assert_eq!(stats.failing_for, None, "{protocol}");
-    }
-}
-
-#[tokio::test]
 async fn enqueue_does_not_wait_for_a_collector_that_is_not_there() {
     // 192.0.2.0/24 is for documentation: nothing answers.
     let shipper = Shipper::new(&settings("http://192.0.2.1:4317", Protocol::Grpc)).expect("good settings");

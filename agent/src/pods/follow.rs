@@ -328,7 +328,7 @@ mod tests {
     use std::{net::TcpListener, thread};
 
     use super::*;
-    use crate::pods::PODS;
+    use crate::pods::{PODS, server::Server};
 
     /// When each of 20 followers that begin at once first asks a server.
     fn first_requests(spread: Duration) -> Vec<Duration> {
@@ -343,7 +343,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             for _ in 0..FOLLOWERS {
-                let api = Api::new(kube::Config::new(url.parse().unwrap()));
+                let api = Api::new(Server::kubelet(kube::Config::new(url.parse().unwrap())));
                 tokio::spawn(Follower::new(api, PODS, Shared::default(), Arc::default(), None).run(spread));
             }
             while !asked.is_finished() {
