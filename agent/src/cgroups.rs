@@ -358,10 +358,11 @@ impl Cgroups {
     }
 }
 
-/// The path in a record.
+/// The path in a record. Of one that was cut the id tells it from its like: cgroups with one path would be one series.
 fn path_of(owner: &Owner) -> String {
     let len = (owner.path_len as usize).min(PATH_LEN - 1);
-    name::readable(&owner.path[..len])
+    let path = name::readable(&owner.path[..len]);
+    if len == PATH_LEN - 1 { format!("{path}~{}", owner.id) } else { path }
 }
 
 /// Writes a path into a record, as far as there is room.
@@ -388,3 +389,21 @@ fn offsets(btf: &Btf) -> Result<Offsets, BtfError> {
 }
 
 const _: () = assert!(UNATTRIBUTED == 0, "slot 0 is never handed out: the free slots start at 1");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_were_cut_stay_apart() {
+        let path = |id, end: &str| {
+            let mut owner = Owner { id, ..Owner::ZERO };
+            write_path(&mut owner, &format!("/{}/{end}", "nested/".repeat(80)));
+            path_of(&owner)
+        };
+        assert_ne!(path(7, "a"), path(8, "b"));
+        let mut owner = Owner { id: 9, ..Owner::ZERO };
+        write_path(&mut owner, "/kubepods.slice");
+        assert_eq!(path_of(&owner), "/kubepods.slice");
+    }
+}

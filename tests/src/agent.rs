@@ -267,7 +267,9 @@ impl Agent {
     fn spawn_by(config: Json, environment: &[(&str, &str)], spawn: impl FnOnce(Command) -> Result<Child>) -> Result<Self> {
         let address = http::free_address()?;
         let mut all = json!({
-            "interval": "1s", "listen": address.to_string(), "bpf": {"pin": false}, "export": {"exporter": "stdout"},
+            "interval": "1s", "listen": address.to_string(), "bpf": {"pin": false},
+            // One request for each export, so that an export is seen whole or not at all.
+            "export": {"exporter": "stdout", "request_bytes": "64MiB"},
         });
         if is_emulated() {
             merge(&mut all, json!({"signals": not_looked_at(&runner()?)}));

@@ -9,14 +9,16 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
     agent::{Agent, STOPS_WITHIN, unix_ns},
+    bench::pods::Pods,
     cgroup::Cgroup,
-    collector::{Answer, Collector},
+    collector::{Answer, Collector, Options},
     load::Load,
     metric::CPU_TIME,
     otlp::Exports,
     root_test,
     truth::{Tolerance, schedstat_of_threads},
 };
+use prost::Message as _;
 use serde_json::json;
 
 const MS: Duration = Duration::from_millis(1);
@@ -169,6 +171,34 @@ root_test! {
             agent.stop()?;
             let exports = exports(&collector)?;
             truths.iter().try_for_each(|(path, truth)| check_cpu_time(&exports, path, truth.usage_seconds()))?;
+        }
+        Ok(())
+    }
+}
+
+root_test! {
+    fn a_node_of_250_pods_arrives_whole_at_receivers_with_the_usual_limit() {
+        let pods = Pods::new(250, 3)?;
+        for protocol in PROTOCOLS {
+            let collector = Collector::with(Options { limit: Some(4 << 20), ..Options::default() })?;
+            let endpoint = if protocol == "grpc" { collector.grpc_endpoint() } else { collector.http_endpoint() };
+            let agent = Agent::spawn(json!({
+                "cgroups": {"slots": 2048},
+                "export": {"exporter": "otlp", "protocol": protocol, "endpoint": endpoint, "request_bytes": "2MiB"},
+            }))?;
+            let whole = |exports: &Exports| pods.paths().filter(|path| exports.value(path, CPU_TIME, &[]).is_some()).count();
+            collector.wait_until("every container", |collector| {
+                collector.received().len() > 1 && whole(&collector.exports().unwrap_or_default()) == pods.containers()
+            })?;
+            let ended = agent.stop()?;
+            ensure!(!ended.stderr.contains("could not send"), "{}", ended.stderr);
+            let exports = exports(&collector)?;
+            let lost = ["failed", "rejected", "dropped"]
+                .map(|outcome| exports.node_value("podmeter.agent.export.points", &[("outcome", outcome)]));
+            ensure!(lost == [Some(0.0); 3], "failed, rejected, dropped: {lost:?}");
+            // One export is more than one request, and so has to be cut.
+            let largest = collector.received().iter().map(|received| received.request.encoded_len()).max().unwrap_or_default();
+            ensure!((1 << 20..=2 << 20).contains(&largest), "the largest request has {largest} B");
         }
         Ok(())
     }

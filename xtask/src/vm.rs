@@ -71,8 +71,8 @@ const LEFT_OUT: &[LeftOut] = &[
     LeftOut { runner: "harness", tests: &[] },
     // Of programs with many libraries, and the kernel's side is what the runner `dns` tests.
     LeftOut { runner: "resolvers", tests: &[] },
-    // Of what is sent again when a collector fails.
-    LeftOut { runner: "export", tests: &["a_collector_that_", "a_stalling_collector_"] },
+    // Of what is sent again when a collector fails, and of how large requests are.
+    LeftOut { runner: "export", tests: &["a_collector_that_", "a_stalling_collector_", "a_node_of_250_pods_"] },
     // Run after all others, as [`LOCKDOWN`].
     LeftOut { runner: "refused", tests: &["locked_down_"] },
     // Of the configuration, and of what is sent to nobody.

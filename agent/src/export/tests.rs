@@ -70,7 +70,7 @@ pub(super) async fn stats_until(shipper: &Shipper, what: &str, condition: impl F
         if condition(&stats) {
             return stats;
         }
-        assert!(start.elapsed() < Duration::from_secs(20), "not within 20 s: {what}; {stats:?}");
+        assert!(start.elapsed() < Duration::from_secs(60), "not within 60 s: {what}; {stats:?}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

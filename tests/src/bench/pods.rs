@@ -57,6 +57,11 @@ impl Pods {
         Ok(())
     }
 
+    /// Paths of the containers' cgroups.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.containers.iter().map(Cgroup::path)
+    }
+
     /// Number of containers.
     pub fn containers(&self) -> usize {
         self.containers.len()

@@ -45,7 +45,7 @@ async fn a_node_of_250_pods_arrives_whole_at_a_receiver_with_the_usual_limit() {
 
 #[tokio::test]
 async fn what_is_refused_for_its_size_is_sent_in_halves_and_the_next_batch_is_small_enough_at_once() {
-    let batch = node(30, Load::Busy);
+    let batch = node(10, Load::Busy);
     for (protocol, limit) in [(Protocol::Grpc, 100_000), (Protocol::HttpProtobuf, 100_000), (Protocol::Grpc, 25_000)] {
         let log = Captured::default();
         let _guard = log.install();
