@@ -6,6 +6,7 @@
 //! ([`Collector::always`]).
 
 mod tls;
+mod values;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
@@ -32,8 +33,6 @@ use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::
 use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
-use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
-use opentelemetry_proto::tonic::metrics::v1::{Metric, NumberDataPoint, metric::Data, number_data_point};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -44,6 +43,7 @@ use tonic::codec::CompressionEncoding;
 use tonic_types::{ErrorDetails, StatusExt};
 
 pub use self::tls::Tls;
+use self::values::values;
 use crate::otlp::Exports;
 
 /// What a request is answered with.
@@ -413,25 +413,6 @@ impl Shared {
             *state.script.front().unwrap_or(&state.standing) == Answer::Stall
         })
     }
-}
-
-fn values(request: &ExportMetricsServiceRequest, (key, value): (&str, &str), metric: &str) -> Vec<f64> {
-    let text = Some(any_value::Value::StringValue(value.into()));
-    let is = |a: &KeyValue| a.key == key && a.value.as_ref().is_some_and(|v| v.value == text);
-    let groups = request.resource_metrics.iter().filter(|g| g.resource.iter().any(|r| r.attributes.iter().any(is)));
-    let metrics = groups.flat_map(|g| &g.scope_metrics).flat_map(|s| &s.metrics).filter(|m| m.name == metric);
-    let number = |p: &NumberDataPoint| match p.value {
-        Some(number_data_point::Value::AsInt(v)) => Some(v as f64),
-        Some(number_data_point::Value::AsDouble(v)) => Some(v),
-        None => None,
-    };
-    let of = |metric: &Metric| match &metric.data {
-        Some(Data::Sum(sum)) => sum.data_points.iter().filter_map(number).collect(),
-        Some(Data::Gauge(gauge)) => gauge.data_points.iter().filter_map(number).collect(),
-        Some(Data::ExponentialHistogram(h)) => h.data_points.iter().map(|p| p.count as f64).collect(),
-        _ => Vec::new(),
-    };
-    metrics.flat_map(of).collect()
 }
 
 /// The thread: accepts connections until the [`Collector`] is gone.
