@@ -37,6 +37,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 use causes::chain;
 use config::{Config, ConfigError, LogFormat, Overrides};
@@ -226,12 +227,20 @@ fn run(args: &RunArgs) -> Result<(), Failure> {
     run::run(&config).map_err(Failure::Run)
 }
 
+/// What is logged. The Kubernetes client says every request that fails, without end while the API server is away; podmeter says the same
+/// itself, now and then. Whoever debugs, or names the client, has its lines.
+fn filter(level: &str) -> EnvFilter {
+    let filter = EnvFilter::builder().parse_lossy(level);
+    let asked = level.contains("kube_client") || filter.max_level_hint() > Some(LevelFilter::INFO);
+    match "kube_client=off".parse() {
+        Ok(directive) if !asked => filter.add_directive(directive),
+        _ => filter,
+    }
+}
+
 /// stdout is for what was asked for: batches, tables, documents.
 fn log_to_stderr(config: &Config) {
-    // kube logs each answer that is no success as an error of its own. What it means is said where it is known, and once.
-    let level = format!("kube_client=off,{}", config.log.level);
-    let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(level);
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter(&config.log.level)).with_writer(std::io::stderr);
     match config.log.format {
         LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
@@ -303,6 +312,13 @@ fn print(text: &str) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kubernetes_client_says_nothing_unless_it_is_asked() {
+        let says = |level: &str| !filter(level).to_string().contains("kube_client=off");
+        assert_eq!(["info", "warn", "info,podmeter::export=debug"].map(says), [false, false, true]);
+        assert_eq!(["debug", "info,kube_client=warn", "trace"].map(says), [true, true, true]);
+    }
 
     #[test]
     fn the_command_line_is_consistent() {
