@@ -354,13 +354,11 @@ mod tests {
     }
 
     #[test]
-    fn first_lists_are_spread_over_as_long_as_is_allowed_and_come_at_once_where_somebody_waits() {
+    fn first_lists_of_agents_that_start_together_are_spread() {
         let spread = Duration::from_secs(3);
         let asked = first_requests(spread);
         // Twenty random moments of three seconds are all within one second once in 100 million runs.
         let (first, last) = (asked.iter().min().unwrap(), asked.iter().max().unwrap());
-        assert!(*last - *first > spread / 3 && *last < 2 * spread, "{asked:?}");
-        let at_once = first_requests(Duration::ZERO);
-        assert!(at_once.iter().all(|after| *after < spread / 2), "{at_once:?}");
+        assert!(*last - *first > spread / 3, "{asked:?}");
     }
 }
