@@ -9,7 +9,12 @@ mod kills;
 mod layout;
 pub mod metrics;
 
-use std::{collections::HashMap, fs, io::Read as _};
+use std::{
+    collections::HashMap,
+    fs,
+    io::Read as _,
+    time::{Duration, Instant},
+};
 
 use agent_common::memory::{Counts, Facts, Index, Items, Usage, Walk};
 use nix::unistd::SysconfVar;
@@ -26,6 +31,7 @@ use super::{
     metric::{Point, Value},
 };
 use crate::{
+    causes::chain,
     cgroups::{Cgroup, Cgroups},
     kernel::{
         btf::Btf,
@@ -72,6 +78,9 @@ const OPTIONAL: &[Optional] = &[
     Optional { programs: &["memory_copy_index", WALK], lost: "no walk over cgroups" },
 ];
 
+/// How long files are read after a walk has failed.
+const WALK_AGAIN: Duration = Duration::from_secs(300);
+
 /// Cgroups whose files are read to check a walk.
 const CHECKED: usize = 8;
 
@@ -87,6 +96,8 @@ enum Source {
     Unchecked,
     /// The files, and why.
     Files(String),
+    /// The files until then, since a walk has failed.
+    FilesUntil(Instant, String),
 }
 
 /// The signal while it counts.
@@ -213,8 +224,10 @@ impl Memory {
     /// Compares a walk with the files of some cgroups, until there were any to compare with. What a walk says is taken only when
     /// all that both know agrees: a kernel that keeps its counters otherwise must not lead to wrong figures.
     fn check_walk(&mut self, cgroups: &Cgroups) {
-        if !matches!(self.source, Source::Unchecked) {
-            return;
+        match self.source {
+            Source::Unchecked => {}
+            Source::FilesUntil(until, _) if Instant::now() >= until => self.source = Source::Unchecked,
+            _ => return,
         }
         // Both are as old as the kernel's last flush, which another cgroup's reading may bring about in between: three times then.
         for _ in 0..3 {
@@ -226,12 +239,14 @@ impl Memory {
                 }
                 Ok(Some(Err(why))) => self.source = Source::Files(why),
                 Err(error) => {
-                    self.source = Source::Files(format!("cgroups cannot be walked: {error}"));
+                    // It may be for want of memory or descriptors.
+                    let why = format!("cgroups cannot be walked: {}", chain(&error));
+                    self.source = Source::FilesUntil(Instant::now() + WALK_AGAIN, why);
                     break;
                 }
             }
         }
-        if let Source::Files(why) = &self.source {
+        if let Source::Files(why) | Source::FilesUntil(_, why) = &self.source {
             tracing::warn!(why, "memory is read from files");
         }
     }
@@ -285,7 +300,7 @@ impl Memory {
             return Ok(HashMap::new());
         }
         self.check_walk(cgroups);
-        if !matches!(self.source, Source::Files(_)) {
+        if matches!(self.source, Source::Walk | Source::Unchecked) {
             return Ok(self.walk(cgroups)?);
         }
         let read = |c: &Cgroup| Some((c.slot, Figures::read(&cgroups.directory(c), swap, &self.files)?));
@@ -306,7 +321,7 @@ impl Running for Memory {
 
     fn note(&self) -> Option<String> {
         let source = match &self.source {
-            Source::Files(why) => Some(format!("read from files: {why}")),
+            Source::Files(why) | Source::FilesUntil(_, why) => Some(format!("read from files: {why}")),
             Source::Walk | Source::Unchecked => None,
         };
         let notes: Vec<String> = source.into_iter().chain(self.lacks.iter().cloned()).collect();
