@@ -5,6 +5,7 @@
 //! is decided when its headers are there: first by the script ([`Collector::next`]), then by the standing answer
 //! ([`Collector::always`]).
 
+mod http;
 mod tls;
 mod values;
 
@@ -19,10 +20,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use flate2::{Compression, read::GzDecoder, write::GzEncoder};
+use flate2::{Compression, write::GzEncoder};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -619,7 +620,7 @@ async fn over_http(request: Request<Incoming>, call: Call, shared: &Arc<Shared>)
     }
     let (head, incoming) = request.into_parts();
     let Ok(collected) = incoming.collect().await else { return refuse(400, "the request breaks off".into()) };
-    let plain = match plain(&head.headers, &collected.to_bytes()) {
+    let plain = match http::plain(&head.headers, &collected.to_bytes()) {
         Ok(plain) if shared.limit.is_some_and(|limit| plain.len() > limit) => {
             return refuse(413, "http: request body too large\n".into());
         }
@@ -647,23 +648,6 @@ async fn over_http(request: Request<Incoming>, call: Call, shared: &Arc<Shared>)
     // Writing into a Vec does not fail.
     let _ = encoder.write_all(&reply);
     body(response.header(CONTENT_ENCODING, "gzip"), encoder.finish().unwrap_or_default().into())
-}
-
-/// The body of a request, uncompressed.
-fn plain(headers: &HeaderMap, bytes: &Bytes) -> Result<Bytes> {
-    let header = |name| headers.get(name).map(|value: &hyper::header::HeaderValue| value.as_bytes());
-    if header(CONTENT_TYPE) != Some(b"application/x-protobuf") {
-        bail!("the content type is not application/x-protobuf");
-    }
-    match header(CONTENT_ENCODING) {
-        None => Ok(bytes.clone()),
-        Some(b"gzip") => {
-            let mut plain = Vec::new();
-            std::io::Read::read_to_end(&mut GzDecoder::new(&bytes[..]), &mut plain).context("the body is not gzip")?;
-            Ok(plain.into())
-        }
-        Some(other) => bail!("unknown content encoding {:?}", String::from_utf8_lossy(other)),
-    }
 }
 
 fn body(response: hyper::http::response::Builder, bytes: Bytes) -> Response<Body> {
