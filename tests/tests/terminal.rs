@@ -152,15 +152,16 @@ root_test! {
         ensure!(output.code == Some(0), "top ended with {:?}: {}", output.code, output.stderr);
         ensure!(bpf.left()?.is_empty(), "top --once left {:?}", bpf.left()?);
 
-        // Whenever it is asked to end: in the middle of its start, at its end, afterwards.
+        // Whenever it is asked to end: in the middle of its start, at its end, afterwards. Once: without --foreground, timeout signals
+        // its group too, and podmeter ends at once when it is asked a second time.
         for delay in ["0.05", "0.2", "0.5", "1", "3"] {
             let top = podmeter(&format!("top --once --interval 60s --config '{config}'"))?;
-            let mut terminal = Terminal::run(&format!("timeout -s INT {delay} {top}; echo ENDED=$?"), &[])?;
+            let mut terminal = Terminal::run(&format!("timeout --foreground -s INT {delay} {top}; echo ENDED=$?"), &[])?;
             terminal.wait_for("ENDED=")?;
             ensure!(bpf.left()?.is_empty(), "top --once that was interrupted after {delay} s left {:?}", bpf.left()?);
             let check = podmeter("check")?;
             let environment = [("PODMETER_BPF_DIRECTORY", &*bpf.place())];
-            let mut terminal = Terminal::run(&format!("timeout -s INT {delay} {check}; echo ENDED=$?"), &environment)?;
+            let mut terminal = Terminal::run(&format!("timeout --foreground -s INT {delay} {check}; echo ENDED=$?"), &environment)?;
             terminal.wait_for("ENDED=")?;
             ensure!(bpf.left()?.is_empty(), "check that was interrupted after {delay} s left {:?}", bpf.left()?);
         }

@@ -86,14 +86,14 @@ root_test! {
     }
 }
 
-/// The document, by the configuration of an agent that follows this server.
-fn once_in(world: &World) -> Result<Json> {
+/// The document, by the configuration of an agent that follows this server; and what was said beside it.
+fn once_in(world: &World) -> Result<(Json, String)> {
     let config = config_file(&world.server.agent_config()?.to_string())?;
     let config = config.path().to_str().context("the configuration's path is not UTF-8")?;
     let output = run(&["top", "--once", "--json", "--interval", "1s", "--config", config], As::Root, Duration::from_secs(30))?;
     ensure!(output.code == Some(0), "top ended with {:?}: {}", output.code, output.stderr);
-    ensure!(output.stderr.is_empty(), "top wrote over the screen: {}", output.stderr);
-    serde_json::from_str(&output.stdout).context("top --once --json does not print one JSON document")
+    let document = serde_json::from_str(&output.stdout).context("top --once --json does not print one JSON document")?;
+    Ok((document, output.stderr))
 }
 
 fn workload_of<'a>(view: &'a Json, cgroup: &Cgroup) -> Result<&'a Json> {
@@ -113,7 +113,8 @@ root_test! {
         let container = pod_cgroup.container(&id)?;
         let _spinner = Load::spin(60_000 * MS).start(&container)?;
 
-        let view = once_in(&world)?;
+        let (view, said) = once_in(&world)?;
+        ensure!(said.is_empty(), "nothing is wrong: {said}");
         ensure!(view["node"]["name"] == "node-1", "the node is {}", view["node"]["name"]);
         let told = workload_of(&view, &container)?;
         for (key, value) in
@@ -151,7 +152,8 @@ root_test! {
         Load::burn(20 * MS).start(&container)?.wait()?;
 
         let began = Instant::now();
-        let view = once_in(&world)?;
+        let (view, said) = once_in(&world)?;
+        ensure!(said.starts_with("podmeter: pods have no names: ") && said.lines().count() == 1, "it is said why, once: {said}");
         // Less than the agent waits for a name alone.
         ensure!(began.elapsed() < podmeter_tests::patience(Duration::from_secs(10)), "it took {:?}", began.elapsed());
         ensure!(!world.server.asked().is_empty(), "the server was not even asked");

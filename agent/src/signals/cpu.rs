@@ -447,7 +447,8 @@ impl Running for Cpu {
     }
 
     fn note(&self) -> Option<String> {
-        self.note.clone()
+        let notes: Vec<String> = self.note.iter().cloned().chain(self.object.lacks()).collect();
+        (!notes.is_empty()).then(|| notes.join("; "))
     }
 }
 
