@@ -24,6 +24,9 @@ use serde_json::{Value as Json, json};
 
 use crate::{http, is_emulated, otlp::Exports, patience};
 
+/// Names programs, by comma, that every agent of the tests does without: `bpf.leave_out`.
+const LEAVE_OUT: &str = "PODMETER_TESTS_LEAVE_OUT";
+
 /// How long a request to stop may take: what the agent promises to Kubernetes.
 pub const STOPS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -273,6 +276,10 @@ impl Agent {
         });
         if is_emulated() {
             merge(&mut all, json!({"signals": not_looked_at(&runner()?)}));
+        }
+        // Every agent of a run as on a kernel that refuses these programs, where its test does not say otherwise.
+        if let Ok(programs) = std::env::var(LEAVE_OUT) {
+            merge(&mut all, json!({"bpf": {"leave_out": programs}}));
         }
         merge(&mut all, config);
         let dir = tempfile::tempdir().context("could not make a directory for the configuration")?;

@@ -113,7 +113,7 @@ fn with_podmeter<'a>(workspace: &Workspace, podmeter: &Path, cargo: &'a mut Comm
     cargo.env("PODMETER_TOOLS", workspace.tools());
     if !command::is_root() {
         let runner = format!("CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER", env::consts::ARCH.to_uppercase());
-        cargo.env(runner, "sudo --preserve-env=PODMETER_BIN,PODMETER_STATIC_BIN,PODMETER_TOOLS,RUST_BACKTRACE,RUST_LOG,CI --");
+        cargo.env(runner, "sudo --preserve-env=PODMETER_BIN,PODMETER_STATIC_BIN,PODMETER_TOOLS,PODMETER_TESTS_LEAVE_OUT,RUST_BACKTRACE,RUST_LOG,CI --");
     }
     cargo
 }

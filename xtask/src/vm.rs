@@ -65,16 +65,21 @@ const LEFT_OUT: &[LeftOut] = &[
     LeftOut { runner: "kubernetes_api", tests: &[] },
     LeftOut { runner: "rules", tests: &[] },
     LeftOut { runner: "workloads", tests: &[] },
-    // Of a shell and its terminal.
+    // Of a shell, its terminal and what is shown there.
     LeftOut { runner: "terminal", tests: &[] },
+    LeftOut { runner: "top", tests: &[] },
+    // Of many pods at once: that each birth and death is counted, `cpu` and `pinning` test.
+    LeftOut { runner: "kubernetes_chaos", tests: &[] },
+    // Of programs that are left out on purpose, each by loading all signals several times, or in a second way.
+    LeftOut { runner: "tcp", tests: &["an_older_tcp_", "a_living_tcp_connection_is_counted_where_sockets_"] },
     // Of the loads and not of the agent.
     LeftOut { runner: "harness", tests: &[] },
     // Of programs with many libraries, and the kernel's side is what the runner `dns` tests.
     LeftOut { runner: "resolvers", tests: &[] },
     // Of what is sent again when a collector fails, and of how large requests are.
     LeftOut { runner: "export", tests: &["a_collector_that_", "a_stalling_collector_", "a_node_of_250_pods_"] },
-    // Run after all others, as [`LOCKDOWN`].
-    LeftOut { runner: "refused", tests: &["locked_down_"] },
+    // Locked down: run after all others, as [`LOCKDOWN`].
+    LeftOut { runner: "refused", tests: &["a_refused_", "a_signal_without_", "locked_down_"] },
     // Of the configuration, and of what is sent to nobody.
     LeftOut {
         runner: "bad_input",

@@ -35,7 +35,8 @@ else
     export PODMETER_BIN=/bin/podmeter PODMETER_STATIC_BIN=/bin/podmeter
     stty -F /dev/ttyS1 raw
     {
-        say check podmeter check --json
+        # Without the variables of the tests, of which podmeter would say that it does not know them.
+        say check env -u PODMETER_BIN -u PODMETER_STATIC_BIN -u PODMETER_EMULATED podmeter check --json
         for test in /tests/*; do
             name=${test##*/}
             arguments=$(cat "/arguments/$name" 2> /dev/null)
