@@ -68,16 +68,19 @@ pub(crate) fn run(workspace: &Workspace, suite: Suite, guests: &vm::Options) -> 
 }
 
 fn tests(workspace: &Workspace, suite: Suite, session: &mut Session<impl Write + Send>) {
+    let checks = |needs_podmeter: bool, session: &mut Session<_>| {
+        for check in lint::CHECKS.iter().filter(|check| suite == Suite::All && check.needs_podmeter == needs_podmeter) {
+            session.step(check.name, || (check.run)(workspace));
+        }
+    };
+    // First what fails soonest.
+    checks(false, session);
     // A program that does not build has no generated documents, and the tests of the whole program have nothing to run.
     // What is tested is what the image holds.
     let built = matches!(suite, Suite::Unit | Suite::Vm)
         || session.step("static release build", || build::podmeter(workspace, true).map(drop));
-    if suite == Suite::All {
-        for check in lint::CHECKS {
-            if built || !check.needs_podmeter {
-                session.step(check.name, || (check.run)(workspace));
-            }
-        }
+    if built {
+        checks(true, session);
     }
     if matches!(suite, Suite::Unit | Suite::All) {
         let mut unit = workspace.cargo("test");
