@@ -23,6 +23,14 @@ pub type CgroupSlots = HashMap<u64, u32, 1>;
 /// One counter that grows whenever a cgroup is born, because a new cgroup may reuse the address of a dead one.
 pub type Generation = Array<u64, 1, MMAPABLE>;
 
+/// The arguments of an `iter/cgroup` program (`struct bpf_iter__cgroup`).
+#[repr(C)]
+pub struct CgroupWalk {
+    meta: u64,
+    /// The cgroup, typed; null after the last one.
+    pub cgroup: u64,
+}
+
 /// Defines the license section and the panic handler that every object needs.
 #[macro_export]
 macro_rules! object {

@@ -10,7 +10,7 @@ use agent_common::{
     cgroups::UNATTRIBUTED,
     drops::{DropCounts, Facts, LINKS, Place, REASONS, TASKS},
 };
-use agent_ebpf::{CgroupSlots, MMAPABLE, add, frozen, load, load16, load32, probe, probe32, socket::slot_of};
+use agent_ebpf::{CgroupSlots, CgroupWalk, MMAPABLE, add, frozen, load, load16, load32, probe, probe32, socket::slot_of};
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     btf_maps::{Array, HashMap},
@@ -194,20 +194,13 @@ unsafe fn enter(place: *mut Place, slot: u32, namespace: u64, process: u64) {
     }
 }
 
-/// The arguments of an `iter/cgroup` program (`struct bpf_iter__cgroup`).
-#[repr(C)]
-pub struct WalkContext {
-    meta: u64,
-    cgroup: u64,
-}
-
 /// Run once for each cgroup when the agent starts: notes the namespaces of processes that were there before the programs.
 ///
 /// The kernel holds `cgroup_mutex`, but the lists of tasks may change: what they lead to is read by a helper, and believed only where
 /// the task says that it is of this very list.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/cgroup")]
-extern "C" fn drops_on_walk(context: *const WalkContext) -> i32 {
+extern "C" fn drops_on_walk(context: *const CgroupWalk) -> i32 {
     // SAFETY: the kernel calls with such a context; a typed pointer is checked for null before it is followed; map values.
     unsafe {
         let cgroup = (*context).cgroup;

@@ -14,7 +14,7 @@ use agent_common::{
     },
     share::has_room,
 };
-use agent_ebpf::{CgroupSlots, MMAPABLE, add, frozen, load, load32, probe, probe_bytes, reads_by_address};
+use agent_ebpf::{CgroupSlots, CgroupWalk, MMAPABLE, add, frozen, load, load32, probe, probe_bytes, reads_by_address};
 use aya_ebpf::{
     btf_maps::{Array, LruHashMap},
     helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns, bpf_ktime_get_ns},
@@ -53,20 +53,13 @@ static RECLAIMS: LruHashMap<u32, Reclaim, 4096> = LruHashMap::new();
 #[btf_map]
 static VICTIMS: LruHashMap<u32, Victim, 1024> = LruHashMap::new();
 
-/// The arguments of an `iter/cgroup` program (`struct bpf_iter__cgroup`).
-#[repr(C)]
-pub struct WalkContext {
-    meta: u64,
-    cgroup: u64,
-}
-
 /// Run for each cgroup while the agent reads the walk's file: copies what the memory controller counts of it.
 ///
 /// A memory cgroup is found from its `css`, the struct it begins with; the verifier knows the latter only, so what follows is
 /// read by a helper rather than by typed loads.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/cgroup")]
-extern "C" fn memory_on_walk(context: *const WalkContext) -> i32 {
+extern "C" fn memory_on_walk(context: *const CgroupWalk) -> i32 {
     // SAFETY: the kernel calls with such a context; a typed pointer is checked for null before it is followed.
     unsafe {
         let cgroup = (*context).cgroup;
