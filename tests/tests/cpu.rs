@@ -1,17 +1,27 @@
 //! The cpu signal against the kernel's own accounts: `cpu.stat` of the cgroup and `/proc/<pid>/schedstat` of its tasks.
 
 use std::{
+    fs,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    sys::signal::{Signal, kill},
+    unistd::{Pid, gettid},
+};
 use podmeter_tests::{
     agent::{Agent, unix_ns},
-    cgroup::Cgroup,
+    cgroup::{self, Cgroup},
     is_emulated,
     load::{Load, Process, RealtimeUnlimited},
-    metric::{BURST, CPU_TIME, CPU_USAGE, SWITCHES, UNATTRIBUTED, WAIT, WAIT_TIME},
+    metric::{BURST, CPU_TIME, CPU_USAGE, SWITCHES, UNATTRIBUTED, WAIT, WAIT_TIME, WINDOWS_LOST},
     otlp::Exports,
     patience, root_test,
     truth::{Schedstat, TICK, Tolerance, cpus},
@@ -339,5 +349,140 @@ root_test! {
         agent.catch_up()?;
         check_cpu_time(&agent, &parent, Tolerance::new(0.002, 0.0005))?;
         agent.stop().map(drop)
+    }
+}
+
+/// CPU time of cgroups between which running tasks were moved so often. With the cpu controller the kernel brings a task's accounts up
+/// to date in the midst of a move, and charges what was used since the last tick to where the task comes into.
+fn moved(times: u32) -> Result<Tolerance> {
+    let ticks = if cgroup::has_controller("cpu")? { times } else { 0 };
+    Ok(Tolerance::new(0.002, 0.005 + f64::from(ticks) * TICK.as_secs_f64()))
+}
+
+root_test! {
+    fn a_running_task_that_is_moved_leaves_what_it_has_used_with_the_cgroup_it_was_in() {
+        let agent = Agent::start(json!({}))?;
+        let (here, there) = (Cgroup::new("here")?, Cgroup::new("there")?);
+        let unlimited = RealtimeUnlimited::new()?;
+        let load = Load::spin(20 * SECOND).on_cpu(cpus() - 1).realtime().start(&here)?;
+        // Once in the midst of a long stretch, as a whole; then several times between two looks of the agent.
+        thread::sleep(440 * MS);
+        there.attach(load.pid())?;
+        thread::sleep(470 * MS);
+        for n in 0..8 {
+            (if n % 2 == 0 { &here } else { &there }).attach(load.pid())?;
+            thread::sleep(if n % 2 == 0 { 40 * MS } else { 170 * MS });
+        }
+        let truth = load.kill()?;
+        drop(unlimited);
+        agent.catch_up()?;
+        println!("the spinner was dispatched {} times", truth.dispatches);
+        for cgroup in [&here, &there] {
+            check_cpu_time(&agent, cgroup, moved(9)?)?;
+        }
+        let exports = agent.stop()?.exports;
+        let mut windows = 0.0;
+        for cgroup in [&here, &there] {
+            windows += exports.histogram(cgroup.path(), BURST).context("no burst histogram")?.sum * 0.1;
+        }
+        Tolerance::new(0.01, 0.02).check("CPU time in the burst windows of both", windows, truth.on_cpu_ns as f64 / 1e9)
+    }
+}
+
+/// The cgroup that this process was in, to which it goes back when this value is dropped.
+struct Home(std::path::PathBuf);
+
+impl Home {
+    fn now() -> Result<Self> {
+        let own = fs::read_to_string("/proc/self/cgroup").context("could not read /proc/self/cgroup")?;
+        let path = own.lines().find_map(|line| line.strip_prefix("0::/")).context("this process is in no cgroup2")?;
+        Ok(Self(cgroup::mount_point()?.join(path).join("cgroup.procs")))
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(&self.0, std::process::id().to_string()) {
+            eprintln!("could not go back to {}: {error}", self.0.display());
+        }
+    }
+}
+
+root_test! {
+    fn running_threads_that_are_moved_one_by_one_or_with_their_process_leave_what_they_have_used() {
+        let agent = Agent::start(json!({}))?;
+        let parent = Cgroup::new("process")?;
+        let (here, there) = (parent.child("here")?, parent.child("there")?);
+        // Threads of one process may be in both.
+        [&here, &there].into_iter().try_for_each(|cgroup| cgroup.write("cgroup.type", "threaded"))?;
+        let home = Home::now()?;
+        let own = std::process::id() as i32;
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| -> Result<()> {
+            let (tell, told) = mpsc::channel();
+            for n in 0..cpus() + 1 {
+                let (tell, done) = (tell.clone(), &done);
+                scope.spawn(move || {
+                    let mut only = CpuSet::new();
+                    let pinned = only.set(n % cpus()).and_then(|()| sched_setaffinity(Pid::from_raw(0), &only));
+                    let _ = tell.send((gettid(), pinned.is_ok()));
+                    while !done.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
+            }
+            let moved = told.recv().context("a thread has ended").and_then(|(thread, _)| {
+                thread::sleep(150 * MS);
+                let thread = thread.to_string();
+                here.attach(own)?;
+                thread::sleep(230 * MS);
+                there.write("cgroup.threads", &thread)?;
+                thread::sleep(230 * MS);
+                there.attach(own)?;
+                thread::sleep(230 * MS);
+                here.write("cgroup.threads", &thread)?;
+                thread::sleep(230 * MS);
+                Ok(())
+            });
+            drop(home);
+            done.store(true, Ordering::Relaxed);
+            moved
+        })?;
+        agent.catch_up()?;
+        // Each move of the process is one of all its running threads.
+        for cgroup in [&here, &there] {
+            let used = cgroup.cpu_stat()?.usage_seconds();
+            ensure!(used > 0.2, "{} has hardly used anything ({used} s): this would prove nothing", cgroup.path());
+            check_cpu_time(&agent, cgroup, moved(3 * cpus() as u32)?)?;
+        }
+        check_cpu_time(&agent, &parent, moved(2 * cpus() as u32)?)?;
+        agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn windows_are_whole_where_the_agent_is_held_up_between_one_cpu_and_the_next() {
+        let agent = Agent::start(json!({}))?;
+        let cgroup = Cgroup::new("late")?;
+        let unlimited = RealtimeUnlimited::new()?;
+        let load = Load::spin(6 * SECOND).on_cpu(0).realtime().start(&cgroup)?;
+        // It gets a few ms in every quarter of a second: what it does in one go is cut anywhere.
+        let (own, begin) = (Pid::from_raw(agent.pid()), Instant::now());
+        while begin.elapsed() < 6 * SECOND {
+            kill(own, Signal::SIGSTOP).context("could not stop the agent")?;
+            thread::sleep(250 * MS);
+            kill(own, Signal::SIGCONT).context("could not continue the agent")?;
+            thread::sleep(3 * MS);
+        }
+        let truth = load.wait()?;
+        drop(unlimited);
+        agent.catch_up()?;
+        let exports = agent.stop()?.exports;
+        let burst = exports.histogram(cgroup.path(), BURST).context("no burst histogram")?;
+        let lost = exports.node_value(WINDOWS_LOST, &[]).with_context(|| format!("no {WINDOWS_LOST}"))?;
+        println!("{lost} windows lost, {burst:?}");
+        ensure!(lost == 0.0, "{lost} windows were lost: {burst:?}");
+        let share = if is_emulated() { 0.03 } else { 0.01 };
+        Tolerance::new(share, 0.01).check("CPU time in the burst windows", burst.sum * 0.1, truth.on_cpu_ns as f64 / 1e9)
     }
 }

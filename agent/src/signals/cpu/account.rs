@@ -135,6 +135,11 @@ impl Account {
         Self { first_window: window, open_window: window, asleep_ns, ..Self::default() }
     }
 
+    /// The window in which counting began.
+    pub fn first_window(&self) -> u64 {
+        self.first_window
+    }
+
     /// The first window that is not closed yet.
     pub fn open_window(&self) -> u64 {
         self.open_window
