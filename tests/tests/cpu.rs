@@ -408,6 +408,16 @@ impl Drop for Home {
     }
 }
 
+/// Waits until a cgroup has used so many more seconds of CPU time.
+fn wait_for_use(cgroup: &Cgroup, seconds: f64) -> Result<()> {
+    let (begin, before) = (Instant::now(), cgroup.cpu_stat()?.usage_seconds());
+    while cgroup.cpu_stat()?.usage_seconds() < before + seconds {
+        ensure!(begin.elapsed() < patience(20 * SECOND), "{} does not use {seconds} s of CPU time", cgroup.path());
+        thread::sleep(5 * MS);
+    }
+    Ok(())
+}
+
 root_test! {
     fn running_threads_that_are_moved_one_by_one_or_with_their_process_leave_what_they_have_used() {
         let agent = Agent::start(json!({}))?;
@@ -432,17 +442,15 @@ root_test! {
                 });
             }
             let moved = told.recv().context("a thread has ended").and_then(|(thread, _)| {
-                thread::sleep(150 * MS);
                 let thread = thread.to_string();
                 here.attach(own)?;
-                thread::sleep(230 * MS);
+                wait_for_use(&here, 0.15)?;
                 there.write("cgroup.threads", &thread)?;
-                thread::sleep(230 * MS);
+                wait_for_use(&there, 0.1)?;
                 there.attach(own)?;
-                thread::sleep(230 * MS);
+                wait_for_use(&there, 0.15)?;
                 here.write("cgroup.threads", &thread)?;
-                thread::sleep(230 * MS);
-                Ok(())
+                wait_for_use(&here, 0.1)
             });
             drop(home);
             done.store(true, Ordering::Relaxed);
@@ -451,8 +459,6 @@ root_test! {
         agent.catch_up()?;
         // Each move of the process is one of all its running threads.
         for cgroup in [&here, &there] {
-            let used = cgroup.cpu_stat()?.usage_seconds();
-            ensure!(used > 0.2, "{} has hardly used anything ({used} s): this would prove nothing", cgroup.path());
             check_cpu_time(&agent, cgroup, moved(3 * cpus() as u32)?)?;
         }
         check_cpu_time(&agent, &parent, moved(2 * cpus() as u32)?)?;
