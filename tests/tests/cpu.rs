@@ -12,15 +12,19 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use nix::{
+    libc,
     sched::{CpuSet, sched_setaffinity},
-    sys::signal::{Signal, kill},
+    sys::{
+        ptrace,
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
     unistd::{Pid, gettid},
 };
 use podmeter_tests::{
     agent::{Agent, unix_ns},
     cgroup::{self, Cgroup},
     is_emulated,
-    load::{Load, Process, RealtimeUnlimited},
+    load::{Load, Process, RealtimeUnlimited, realtime},
     metric::{BURST, CPU_TIME, CPU_USAGE, SWITCHES, UNATTRIBUTED, WAIT, WAIT_TIME, WINDOWS_LOST},
     otlp::Exports,
     patience, root_test,
@@ -425,37 +429,43 @@ root_test! {
         let (here, there) = (parent.child("here")?, parent.child("there")?);
         // Threads of one process may be in both.
         [&here, &there].into_iter().try_for_each(|cgroup| cgroup.write("cgroup.type", "threaded"))?;
+        let unlimited = RealtimeUnlimited::new()?;
         let home = Home::now()?;
         let own = std::process::id() as i32;
         let done = AtomicBool::new(false);
         thread::scope(|scope| -> Result<()> {
             let (tell, told) = mpsc::channel();
-            for n in 0..cpus() + 1 {
+            for cpu in 0..cpus() {
                 let (tell, done) = (tell.clone(), &done);
                 scope.spawn(move || {
                     let mut only = CpuSet::new();
-                    let pinned = only.set(n % cpus()).and_then(|()| sched_setaffinity(Pid::from_raw(0), &only));
-                    let _ = tell.send((gettid(), pinned.is_ok()));
+                    let pinned = only.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &only));
+                    // So that it does not let go of its CPU. The first is left to the thread that moves them.
+                    let ready = pinned.map_err(anyhow::Error::from).and_then(|()| if cpu > 0 { realtime(gettid()) } else { Ok(()) });
+                    let _ = tell.send(ready.map(|()| (cpu, gettid().to_string())));
                     while !done.load(Ordering::Relaxed) {
                         std::hint::spin_loop();
                     }
                 });
             }
-            let moved = told.recv().context("a thread has ended").and_then(|(thread, _)| {
-                let thread = thread.to_string();
+            drop(tell);
+            let threads = told.iter().take(cpus()).collect::<Result<Vec<_>>>();
+            let moved = threads.and_then(|threads| {
+                let (_, thread) = threads.into_iter().max().context("no thread")?;
                 here.attach(own)?;
                 wait_for_use(&here, 0.15)?;
                 there.write("cgroup.threads", &thread)?;
-                wait_for_use(&there, 0.1)?;
+                wait_for_use(&there, 0.15)?;
                 there.attach(own)?;
                 wait_for_use(&there, 0.15)?;
                 here.write("cgroup.threads", &thread)?;
-                wait_for_use(&here, 0.1)
+                wait_for_use(&here, 0.15)
             });
             drop(home);
             done.store(true, Ordering::Relaxed);
             moved
         })?;
+        drop(unlimited);
         agent.catch_up()?;
         // Each move of the process is one of all its running threads.
         for cgroup in [&here, &there] {
@@ -466,27 +476,61 @@ root_test! {
     }
 }
 
+/// Holds up the agent's collector for `delay` after each time it has run a program of its own on a CPU, until `until`.
+fn hold_up(agent: &Agent, delay: Duration, until: Instant) -> Result<u32> {
+    // `BPF_PROG_TEST_RUN` of linux/bpf.h.
+    const TEST_RUN: u64 = 10;
+    let tasks = fs::read_dir(format!("/proc/{}/task", agent.pid())).context("could not list the agent's threads")?;
+    let collects =
+        |task: &fs::DirEntry| fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == "collector");
+    let collector = tasks.flatten().find(collects).context("the agent has no thread named collector")?.file_name();
+    let collector = Pid::from_raw(collector.to_string_lossy().parse().context("no thread id")?);
+    let stopped = || waitpid(collector, Some(WaitPidFlag::__WALL)).context("could not wait for the collector");
+    ptrace::seize(collector, ptrace::Options::PTRACE_O_TRACESYSGOOD).context("could not trace the collector")?;
+    ptrace::interrupt(collector).context("could not stop the collector")?;
+    let (mut held_up, mut entered) = (0, 0);
+    loop {
+        let mut signal = None;
+        match stopped()? {
+            WaitStatus::PtraceSyscall(_) => {
+                let info = ptrace::syscall_info(collector).context("could not ask for the system call")?;
+                if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY {
+                    // SAFETY: what is of an entry.
+                    let entry = unsafe { info.u.entry };
+                    entered = if entry.nr == libc::SYS_bpf as u64 { entry.args[0] } else { 0 };
+                } else if entered == TEST_RUN {
+                    thread::sleep(delay);
+                    held_up += 1;
+                }
+            }
+            WaitStatus::Stopped(_, other) => signal = Some(other),
+            WaitStatus::PtraceEvent(..) => {}
+            other => anyhow::bail!("the collector has ended: {other:?}"),
+        }
+        if Instant::now() >= until {
+            break;
+        }
+        ptrace::syscall(collector, signal).context("could not let the collector go on")?;
+    }
+    ptrace::detach(collector, None).context("could not let go of the collector")?;
+    Ok(held_up)
+}
+
 root_test! {
-    fn windows_are_whole_where_the_agent_is_held_up_between_one_cpu_and_the_next() {
+    fn windows_are_whole_where_the_agent_is_late_between_one_cpu_and_the_next() {
         let agent = Agent::start(json!({}))?;
         let cgroup = Cgroup::new("late")?;
         let unlimited = RealtimeUnlimited::new()?;
         let load = Load::spin(6 * SECOND).on_cpu(0).realtime().start(&cgroup)?;
-        // It gets a few ms in every quarter of a second: what it does in one go is cut anywhere.
-        let (own, begin) = (Pid::from_raw(agent.pid()), Instant::now());
-        while begin.elapsed() < 6 * SECOND {
-            kill(own, Signal::SIGSTOP).context("could not stop the agent")?;
-            thread::sleep(250 * MS);
-            kill(own, Signal::SIGCONT).context("could not continue the agent")?;
-            thread::sleep(3 * MS);
-        }
+        let held_up = hold_up(&agent, 250 * MS, Instant::now() + 6 * SECOND)?;
         let truth = load.wait()?;
         drop(unlimited);
+        ensure!(held_up >= 4, "the agent was held up {held_up} times: this would prove nothing");
         agent.catch_up()?;
         let exports = agent.stop()?.exports;
         let burst = exports.histogram(cgroup.path(), BURST).context("no burst histogram")?;
         let lost = exports.node_value(WINDOWS_LOST, &[]).with_context(|| format!("no {WINDOWS_LOST}"))?;
-        println!("{lost} windows lost, {burst:?}");
+        println!("held up {held_up} times, {lost} windows lost, {burst:?}");
         ensure!(lost == 0.0, "{lost} windows were lost: {burst:?}");
         let share = if is_emulated() { 0.03 } else { 0.01 };
         Tolerance::new(share, 0.01).check("CPU time in the burst windows", burst.sum * 0.1, truth.on_cpu_ns as f64 / 1e9)

@@ -22,7 +22,7 @@ use agent_common::{
         STRETCH_WINDOWS, TASKS_LEN, TaskMark, WAIT_COUNTED, WAIT_LEN, WINDOW_NS, WindowEntry, wait_position,
     },
 };
-use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, forgotten, frozen, load, opaque, probe};
+use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, forgotten, frozen, load, opaque, probe, probe_bytes};
 use aya_ebpf::{
     EbpfContext as _,
     btf_maps::Array,
@@ -112,14 +112,27 @@ fn cpu_on_move(ctx: BtfTracePointContext) -> i32 {
             let address = opaque(running);
             if running == task {
                 note_move(now, cpu, address, exec_ns, slot);
-            } else if probe(running, frozen!(FACTS.task_group_leader)) == Some(leader) {
+            } else if zero_or(running, frozen!(FACTS.task_group_leader)) == leader {
                 // Another thread of the process, which has come along or is where it was.
-                let (Some(exec_ns), Some(id)) = (probe(running, frozen!(FACTS.task_exec)), id_of_task(running)) else { continue };
-                note_move(now, cpu, address, exec_ns, slot_by_id(id));
+                let exec_ns = zero_or(running, frozen!(FACTS.task_exec));
+                let cgroup = zero_or(zero_or(running, frozen!(FACTS.task_cgroups)), frozen!(FACTS.css_set_cgroup));
+                let id = zero_or(zero_or(cgroup, frozen!(FACTS.cgroup_kn)), frozen!(FACTS.kn_id));
+                if exec_ns != 0 && id != 0 {
+                    note_move(now, cpu, address, exec_ns, slot_by_id(id));
+                }
             }
         }
     }
     0
+}
+
+/// Reads a `u64` as [`probe`] does; 0 where it cannot be read. The verifier of Linux 5.10 follows a plain number through a loop.
+#[inline(always)]
+fn zero_or(address: u64, offset: u64) -> u64 {
+    let mut value = 0_u64;
+    // SAFETY: as long as the number that it writes to.
+    unsafe { probe_bytes((&raw mut value).cast(), size_of::<u64>() as u32, address + offset) };
+    value
 }
 
 /// Notes for a CPU that the task at `address` is in the cgroup of `slot` from `exec_ns` on.
