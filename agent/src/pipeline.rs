@@ -142,7 +142,8 @@ impl Pipeline {
         if running.is_empty() {
             return Err(StartError::NoSignal);
         }
-        cgroups.counting_begins(kernel.counts_anew());
+        cgroups.refresh();
+        let clock = kernel.clock()?;
         let pins = kernel.settle()?;
         Ok(Self {
             cgroups,
@@ -150,7 +151,7 @@ impl Pipeline {
             states,
             aggregate: Aggregate::new(settings.node),
             pods: settings.pods,
-            clock: Clock::default(),
+            clock,
             _pins: pins,
         })
     }
