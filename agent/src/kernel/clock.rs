@@ -23,6 +23,7 @@ pub struct UnixOffset(i64);
 
 impl UnixOffset {
     /// So many ns.
+    #[cfg(test)]
     pub fn new(ns: i64) -> Self {
         Self(ns)
     }
