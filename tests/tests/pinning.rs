@@ -13,11 +13,11 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use podmeter_tests::{
-    agent::Agent,
+    agent::{Agent, unix_ns},
     cgroup::{Cgroup, inside},
     dns::{self, server::Server, stage::v4},
     load::Load,
-    metric::{BURST, CPU_TIME, NODE_CPU_TIME, SEGMENTS, SWITCHES, UNATTRIBUTED, WAIT, WAIT_TIME},
+    metric::{BURST, CPU_TIME, FAULTS, NODE_CPU_TIME, PRESSURE, SEGMENTS, SWITCHES, UNATTRIBUTED, WAIT, WAIT_TIME},
     otlp::{Exports, Point, Value},
     root_test,
     truth::Tolerance,
@@ -229,8 +229,50 @@ root_test! {
             let queries = after.value(cgroup.path(), "podmeter.dns.queries", &[("side", "client")]);
             ensure!(queries == Some(1.0), "{queries:?} queries of {}", cgroup.path());
         }
-        let third = Agent::start(config)?.stop()?.exports;
+        let third = Agent::start(config.clone())?.stop()?.exports;
         check_that_it_goes_on(&after, &third, |_| false, the_same)?;
+
+        // As an agent leaves it that dies while it starts, or one of a version that kept no such number.
+        let of_tcp = std::fs::read_dir(bpf.path())?.flatten().find(|entry| entry.file_name().to_string_lossy().starts_with("tcp-"));
+        std::fs::remove_file(of_tcp.context("nothing is pinned for tcp")?.path().join("since"))?;
+        let fourth = Agent::start(config)?.stop()?.exports;
+        check_that_it_goes_on(&third, &fourth, |metric| metric.starts_with("podmeter.tcp."), the_same)?;
+        let segments = fourth.value(young.path(), SEGMENTS, &[]);
+        ensure!(segments == Some(0.0), "{segments:?} segments of what has sent none since");
+        Ok(())
+    }
+}
+
+root_test! {
+    fn a_service_that_is_started_again_within_an_interval_has_starts_of_its_own() {
+        let slice = Cgroup::new("slice")?;
+        let asked = Cgroup::new("asked")?;
+        let server = Server::start(&asked, v4())?;
+        let agent = Agent::start(json!({"interval": "5s"}))?;
+        let service = slice.child("web.service")?;
+        let path = service.path().to_owned();
+        work(&service, &server)?;
+        service.remove()?;
+        let again_ns = unix_ns();
+        let service = slice.child("web.service")?;
+        work(&service, &server)?;
+        // Final values need up to two ticks.
+        std::thread::sleep(3000 * MS);
+        let exports = agent.stop()?.exports;
+        let mut starts: HashMap<_, Vec<(u64, f64)>> = HashMap::new();
+        for point in exports.of(&path).iter().filter(|point| point.counter) {
+            starts.entry((&point.metric, &point.attributes)).or_default().push((point.start_unix_ns, size(&point.value)));
+        }
+        for metric in [CPU_TIME, WAIT_TIME, SWITCHES, WAIT, BURST, SEGMENTS, "podmeter.network.loopback", "podmeter.dns.queries"] {
+            ensure!(starts.keys().any(|(own, _)| &***own == metric), "no {metric} of {path}");
+        }
+        for (series, points) in starts {
+            let old = points.iter().find(|(start_ns, _)| *start_ns < again_ns);
+            let new = points.iter().find(|(start_ns, _)| *start_ns >= again_ns);
+            ensure!(new.is_some(), "{series:?} has no start after the second birth: {points:?}");
+            // The files are gone with the cgroup; all that is counted in the kernel is exported for both.
+            ensure!(old.is_some() || &**series.0 == PRESSURE || &**series.0 == FAULTS, "{series:?} has no values of the first");
+        }
         Ok(())
     }
 }

@@ -81,7 +81,7 @@ impl Clock {
     fn keep(&mut self, look: Look) -> UnixOffset {
         let step_ns = look.offset_ns.saturating_sub(self.kept.0);
         if step_ns.unsigned_abs() > NOISE_NS.saturating_add(look.width_ns) {
-            let by = Duration::from_nanos(step_ns.unsigned_abs());
+            let by = Duration::from_millis((step_ns.unsigned_abs() + 500_000) / 1_000_000);
             let way = if step_ns > 0 { "forward" } else { "back" };
             tracing::info!("the clock was set {way} by {by:?}: all times that are exported follow it");
             self.kept = UnixOffset(look.offset_ns);

@@ -182,6 +182,26 @@ fn what_was_throttled_before_counting_is_no_part_of_the_wait() {
     assert_eq!(causes, Some(Causes { throttled_ns: Some(300), contention_ns: 700 }));
 }
 
+#[test]
+fn an_agent_that_goes_on_divides_the_wait_of_what_was_born_since_as_the_one_before_did() {
+    let mut table = Table::default();
+    let mut young = cgroup(1, "/young", None);
+    young.born_ns = 200;
+    table.insert(young);
+    let causes_of = |account: &mut Account, throttled_ns| {
+        account.enter(1, reading(0, 1000));
+        account.collect(1, &table, |_| Some(files(throttled_ns)))[&1].causes
+    };
+    // The records have counted since before its birth, whenever this agent came.
+    let mut first = Account::new(0, 100);
+    let causes = causes_of(&mut first, 300);
+    assert_eq!(causes, Some(Causes { throttled_ns: Some(300), contention_ns: 700 }));
+    let mut next = Account::new(5000, 100);
+    next.restore(1, &Reading::ZERO, first.before(1), first.contention_ns(1));
+    assert_eq!(causes_of(&mut next, 300), causes);
+    assert_eq!(next.before(1), None, "there is nothing to learn from cpu.stat");
+}
+
 fn files(throttled_ns: u64) -> CpuStat {
     let throttling = Throttling { periods: 2, throttled_periods: 1, throttled_ns };
     CpuStat { usage_ns: 0, throttling: Some(throttling) }
