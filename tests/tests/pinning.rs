@@ -72,6 +72,7 @@ fn size(value: &Value) -> f64 {
     match value {
         Value::Number(value) => *value,
         Value::Histogram(histogram) => histogram.count as f64,
+        Value::Absent => f64::NAN,
     }
 }
 
