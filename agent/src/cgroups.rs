@@ -11,7 +11,7 @@ mod scan;
 pub mod table;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
 };
 
@@ -138,7 +138,9 @@ impl Cgroups {
             }
         }
         kernel.attach(&mut cgroups.object)?;
-        cgroups.scan()?;
+        // Where this object goes on, others may too, and lack what a cgroup without a slot did until now.
+        let before = if cgroups.object.adopted() { Vec::new() } else { kernel.left_by_others("cgroups", "OWNERS") };
+        cgroups.scan(&births(&before))?;
         Ok(cgroups)
     }
 
@@ -303,8 +305,8 @@ impl Cgroups {
         }
     }
 
-    /// Enters the cgroups that have no slot: those older than the programs.
-    fn scan(&mut self) -> Result<(), CgroupError> {
+    /// Enters the cgroups that have no slot: those older than the programs. `births` are those that others have seen, by id.
+    fn scan(&mut self, births: &HashMap<u64, u64>) -> Result<(), CgroupError> {
         let found = scan::tree(&self.root).map_err(|(path, source)| CgroupError::Scan { path, source })?;
         for cgroup in found {
             if self.by_id.get(&cgroup.id, 0).is_ok() {
@@ -325,8 +327,9 @@ impl Cgroups {
                 Err(source) => return Err(CgroupError::Slots { action: "take", source }),
             };
             self.tally.add_to_word(0, TAKEN, 1);
-            let mut owner =
-                Owner { id: cgroup.id, parent: cgroup.parent, born_ns: facts::boottime_ns(), found: 1, ..Owner::ZERO };
+            let birth = births.get(&cgroup.id).copied();
+            let (born_ns, found) = birth.map_or_else(|| (facts::boottime_ns(), 1), |born_ns| (born_ns, 0));
+            let mut owner = Owner { id: cgroup.id, parent: cgroup.parent, born_ns, found, ..Owner::ZERO };
             write_path(&mut owner, &cgroup.path);
             self.owners.write(slot, &owner);
             self.by_id.insert(cgroup.id, slot, 0).map_err(|source| CgroupError::Slots { action: "take", source })?;
@@ -339,6 +342,12 @@ impl Cgroups {
         self.start_generation();
         Ok(())
     }
+}
+
+/// The births of cgroups that programs of other versions have seen, by id: CLOCK_BOOTTIME in ns.
+fn births(owners: &[MappedArray<Owner>]) -> HashMap<u64, u64> {
+    let all = owners.iter().flat_map(|owners| (1..owners.entries()).filter_map(|slot| owners.read(slot)));
+    all.filter(|owner| owner.id != 0 && owner.found == 0).map(|owner| (owner.id, owner.born_ns)).collect()
 }
 
 /// The path in a record. Of one that was cut the id tells it from its like: cgroups with one path would be one series.

@@ -245,6 +245,42 @@ root_test! {
 }
 
 root_test! {
+    fn after_an_upgrade_to_other_programs_what_the_kernel_counts_goes_on_and_all_else_begins_anew() {
+        let bpf = BpfDir::new()?;
+        let old = Cgroup::new("old")?;
+        Load::burn(20 * MS).start(&old)?.wait()?;
+        let asked = Cgroup::new("asked")?;
+        let server = Server::start(&asked, v4())?;
+        let first = Agent::start(bpf.config())?;
+        let many = (0..20).map(|_| Cgroup::new("young")).collect::<Result<Vec<_>>>()?;
+        for cgroup in many.iter().chain([&old]) {
+            work(cgroup, &server)?;
+        }
+        first.catch_up()?;
+        let before = first.stop()?.exports;
+
+        // Another number of slots is another size of all maps, as if the programs were others.
+        let mut config = bpf.config();
+        config["cgroups"] = json!({"slots": 512});
+        let second = Agent::start(config)?;
+        second.catch_up()?;
+        let after = second.stop()?.exports;
+        let goes_on = [CPU_TIME, NODE_CPU_TIME, PRESSURE, "podmeter.node.pressure.time", FAULTS, "podmeter.memory.refaults"];
+        let begins_anew = |metric: &str| !goes_on.contains(&metric);
+        check_that_it_goes_on(&before, &after, begins_anew, the_same)?;
+        // Their births were seen by the first.
+        for cgroup in &many {
+            let start = |exports: &Exports| {
+                let mut points = exports.of(cgroup.path()).iter();
+                points.find(|point| &*point.metric == CPU_TIME).map(|point| point.start_unix_ns)
+            };
+            ensure!(start(&before) > Some(0) && start(&before) == start(&after), "{:?}, {:?}", start(&before), start(&after));
+        }
+        Ok(())
+    }
+}
+
+root_test! {
     fn a_service_that_is_started_again_within_an_interval_has_starts_of_its_own() {
         let slice = Cgroup::new("slice")?;
         let asked = Cgroup::new("asked")?;

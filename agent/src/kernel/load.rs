@@ -333,6 +333,18 @@ impl Kernel {
         ProgramArray::try_from(Map::ProgramArray(data)).map(Some).map_err(failed)
     }
 
+    /// An array of an object as agents of other versions have left it: until all has been settled. What cannot be read, or has records
+    /// of another size, is as if it were not there.
+    pub fn left_by_others<T: Pod>(&self, object: &str, map: &str) -> Vec<MappedArray<T>> {
+        let others = self.pins.versions(object).into_iter().filter(|place| !self.in_use.contains(place));
+        let open = |place: PathBuf| {
+            let data = MapData::from_pin(place.join(map)).ok()?;
+            let info = data.info().ok().filter(|info| info.value_size() as usize == size_of::<T>())?;
+            MappedArray::new(data.fd(), info.max_entries()).ok()
+        };
+        others.filter_map(open).collect()
+    }
+
     /// The clock that goes on with what an earlier agent kept.
     ///
     /// # Errors

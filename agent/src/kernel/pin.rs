@@ -103,6 +103,15 @@ impl Pins {
         Ok((place, since.map(|word| word.get())))
     }
 
+    /// The places of all versions of an object.
+    pub fn versions(&self, object: &str) -> Vec<PathBuf> {
+        let is_its = |place: &PathBuf| {
+            let name = place.file_name().map(|name| name.to_string_lossy());
+            name.is_some_and(|name| name.rsplit_once('-').is_some_and(|(name, _)| name == object))
+        };
+        directories(&self.directory).into_iter().filter(is_its).collect()
+    }
+
     /// The word that an earlier agent has left for the clock, or a new one with what `first` says; none where nothing is kept.
     ///
     /// # Errors

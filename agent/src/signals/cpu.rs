@@ -389,7 +389,7 @@ impl Cpu {
             Point::new(&WAIT, counting, Value::Histogram(used.waits.clone())),
             Point::new(&BURST, cgroup.counted_since(self.started_ns), Value::Histogram(used.burst.clone())),
         ];
-        points.extend(used.time_ns.map(|ns| Point::new(&TIME, born, seconds(ns))));
+        points.extend(used.time_ns.map(|ns| Point::new(&TIME, born, seconds(whole_us(ns)))));
         points.extend(used.usage_cores.map(|cores| Point::new(&USAGE, 0, Value::Float(cores))));
         points.extend(used.causes.map(|causes| wait(causes.contention_ns, "contention")));
         points.extend(used.causes.and_then(|causes| causes.throttled_ns).map(|ns| wait(ns, "throttled")));
@@ -413,7 +413,7 @@ impl Cpu {
         ];
         let Some(root_ns) = root_ns else { return points };
         let time_ns = root_ns + unattributed_ns;
-        points.push(Point::new(&NODE_TIME, facts::BOOTED_NS, seconds(time_ns)));
+        points.push(Point::new(&NODE_TIME, facts::BOOTED_NS, seconds(whole_us(time_ns))));
         if let Some((then_ns, before_ns)) = self.node.replace((now_ns, time_ns)).filter(|(then_ns, _)| *then_ns < now_ns) {
             let cores = time_ns.saturating_sub(before_ns) as f64 / (now_ns - then_ns) as f64;
             points.push(Point::new(&NODE_USAGE, 0, Value::Float(cores)));
@@ -466,6 +466,12 @@ fn without_controller(controllers: Option<&str>) -> Option<String> {
     let has_cpu = controllers?.split_whitespace().any(|controller| controller == "cpu");
     (!has_cpu)
         .then(|| "cgroup2 has no cpu controller here, so throttling is not known: all waiting counts as contention".to_owned())
+}
+
+/// CPU time as `cpu.stat` has it, in whole µs: where programs of another version go on from that file, a counter must not go down by
+/// what it cuts off.
+fn whole_us(ns: u64) -> u64 {
+    ns - ns % 1000
 }
 
 /// A window has room for 100 ms of one CPU. Where a stretch that was settled ended is known to a tick at worst, and may be laid
