@@ -23,6 +23,7 @@ pub use self::error::LoadError;
 use self::stand_in::stand_in;
 use super::{
     btf::Btf,
+    clock::Clock,
     facts, mounts,
     pin::{self, PinError, Pins},
     sys::{self, MappedArray},
@@ -56,7 +57,6 @@ pub struct Kernel {
     typed: aya::Btf,
     pins: Pins,
     in_use: Vec<PathBuf>,
-    anew: bool,
 }
 
 /// What makes a program run.
@@ -117,6 +117,7 @@ pub struct Object {
     pins: PathBuf,
     hash: u64,
     adopted: bool,
+    since_ns: u64,
     attach: Vec<(&'static str, Hook)>,
     optional: Vec<Optional>,
     refused: Vec<Refused>,
@@ -152,7 +153,7 @@ impl Kernel {
         let cpus = facts::cpu_ids().map_err(LoadError::Cpus)?;
         let typed = stand_in(&btf, tracepoints)?;
         let reads_by_address = reads_by_address() && !leave_out.iter().any(|name| name == BY_ADDRESS);
-        Ok(Self { btf, cpus, reads_by_address, leave_out, root, typed, pins, in_use: Vec::new(), anew: false })
+        Ok(Self { btf, cpus, reads_by_address, leave_out, root, typed, pins, in_use: Vec::new() })
     }
 
     /// Loads an object: creates its maps or adopts those that an earlier agent pinned, and verifies its programs.
@@ -194,7 +195,8 @@ impl Kernel {
             ebpf,
             pins: place.clone(),
             hash,
-            adopted,
+            adopted: adopted.is_some(),
+            since_ns: adopted.unwrap_or(0),
             attach: plan.programs.to_vec(),
             optional: plan.optional.to_vec(),
             refused: Vec::new(),
@@ -215,7 +217,6 @@ impl Kernel {
             verified.or_else(|error| object.refuse(program, error))?;
         }
         self.in_use.push(place);
-        self.anew |= !adopted;
         Ok(object)
     }
 
@@ -233,7 +234,8 @@ impl Kernel {
         .map_err(|error| LoadError::of_load(program, error))
     }
 
-    /// Attaches an object's programs, or takes over the links that an earlier agent pinned.
+    /// Attaches an object's programs, or takes over the links that an earlier agent pinned. From here on it counts, unless it has been
+    /// counting since then: see [`Object::since_ns`].
     ///
     /// # Errors
     /// When the kernel refuses a program that the object cannot do without. Then none of its programs stays attached.
@@ -255,6 +257,12 @@ impl Kernel {
             match self.attached(object, program, hook) {
                 Ok(link) => object.links.push((program, link)),
                 Err(error) => object.refuse(program, error)?,
+            }
+        }
+        if !object.adopted {
+            object.since_ns = facts::boottime_ns();
+            if self.pins.keeps() {
+                pin::keep_since(&object.pins, object.since_ns)?;
             }
         }
         Ok(())
@@ -325,9 +333,24 @@ impl Kernel {
         ProgramArray::try_from(Map::ProgramArray(data)).map(Some).map_err(failed)
     }
 
-    /// Whether any object began to count only now, rather than going on with what an earlier agent left.
-    pub fn counts_anew(&self) -> bool {
-        self.anew
+    /// An array of an object as agents of other versions have left it: until all has been settled. What cannot be read, or has records
+    /// of another size, is as if it were not there.
+    pub fn left_by_others<T: Pod>(&self, object: &str, map: &str) -> Vec<MappedArray<T>> {
+        let others = self.pins.versions(object).into_iter().filter(|place| !self.in_use.contains(place));
+        let open = |place: PathBuf| {
+            let data = MapData::from_pin(place.join(map)).ok()?;
+            let info = data.info().ok().filter(|info| info.value_size() as usize == size_of::<T>())?;
+            MappedArray::new(data.fd(), info.max_entries()).ok()
+        };
+        others.filter_map(open).collect()
+    }
+
+    /// The clock that goes on with what an earlier agent kept.
+    ///
+    /// # Errors
+    /// When bpffs refuses.
+    pub fn clock(&self) -> Result<Clock, LoadError> {
+        Ok(Clock::open(&self.pins)?)
     }
 
     /// Everything is attached: drops what only starting needed, and the pins of other versions.
@@ -346,6 +369,12 @@ impl Object {
     /// Whether its maps already hold what an earlier agent counted.
     pub fn adopted(&self) -> bool {
         self.adopted
+    }
+
+    /// Since when its maps count, of whatever is older than that: CLOCK_BOOTTIME in ns. It is pinned with the maps, and so is theirs for
+    /// as long as they are. Only once it is attached.
+    pub fn since_ns(&self) -> u64 {
+        self.since_ns
     }
 
     /// What this kernel does not allow it, and why: a sentence for each group of optional programs that is left out.

@@ -4,6 +4,7 @@
 
 pub mod account;
 mod before;
+mod sleeps;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -204,8 +205,12 @@ struct Cpu {
     readers: Vec<LogReader>,
     /// Log entries that were overwritten before they were read, or came after their window was closed.
     lost_windows: u64,
+    /// What the programs could put into no window before this process began.
+    unwindowed_before: u64,
     account: Account,
-    /// When counting began, CLOCK_BOOTTIME in ns.
+    /// Since when the records count, CLOCK_BOOTTIME in ns.
+    since_ns: u64,
+    /// When this process began to count what it keeps to itself, CLOCK_BOOTTIME in ns.
     started_ns: u64,
     node: Option<(u64, u64)>,
     /// Whether the kernel counts waits.
@@ -245,7 +250,7 @@ impl Cpu {
         kernel.attach(&mut object)?;
         let now: MappedArray<CpuNow> = object.mapped("CPU_NOW")?;
         let readers = (0..cpus).map(|cpu| LogReader::at(now.read(cpu).map_or(0, |n| n.log_head as u32))).collect();
-        let (monotonic_ns, boottime_ns) = (facts::clock_ns(ClockId::CLOCK_MONOTONIC), facts::boottime_ns());
+        let since_ns = object.since_ns();
         let mut cpu = Self {
             cpus,
             slots,
@@ -256,12 +261,15 @@ impl Cpu {
             object,
             readers,
             lost_windows: 0,
-            account: Account::new(monotonic_ns / WINDOW_NS, boottime_ns.saturating_sub(monotonic_ns)),
-            started_ns: boottime_ns,
+            unwindowed_before: 0,
+            account: Account::new(facts::clock_ns(ClockId::CLOCK_MONOTONIC) / WINDOW_NS, since_ns),
+            since_ns,
+            started_ns: facts::boottime_ns(),
             node: None,
             has_waits: no_waits.is_none(),
             notes: Vec::new(),
         };
+        cpu.unwindowed_before = cpu.unwindowed();
         let controllers = fs::read_to_string(cgroups.root().join("cgroup.controllers")).ok();
         cpu.notes.extend(no_waits.or_else(|| without_controller(controllers.as_deref())));
         if !kernel.reads_by_address {
@@ -294,6 +302,7 @@ impl Cpu {
 
     /// Reads the window logs of all CPUs and closes the windows that had ended everywhere when the tasks were settled at `settled_ns`.
     fn close_windows(&mut self, settled_ns: u64, cgroups: &Cgroups) {
+        self.account.look(facts::boottime_ns(), facts::clock_ns(ClockId::CLOCK_MONOTONIC));
         let current = settled_ns / WINDOW_NS;
         let (open, until) = (self.account.open_window(), current.saturating_sub(OPEN_WINDOWS));
         let mut used: BTreeMap<u64, HashMap<u32, u64>> = BTreeMap::new();
@@ -371,15 +380,13 @@ impl Cpu {
     }
 
     fn points(&self, cgroup: &Cgroup, used: &CpuUse) -> Vec<Point> {
-        let counting = cgroup.born_ns;
-        // An older one's birth is not known; the node's is no later.
-        let born = if cgroup.older_than_counting { facts::BOOTED_NS } else { counting };
+        let (counting, born) = (cgroup.counted_since(self.since_ns), cgroup.made_ns());
         let seconds = |ns: u64| Value::Float(ns as f64 / 1e9);
         let mut points = vec![
             Point::new(&SWITCHES, counting, Value::Int(used.waits.count)),
-            Point::new(&BURST, counting.max(self.started_ns), Value::Histogram(used.burst.clone())),
+            Point::new(&BURST, cgroup.counted_since(self.started_ns), Value::Histogram(used.burst.clone())),
         ];
-        points.extend(used.time_ns.map(|ns| Point::new(&TIME, born, seconds(ns))));
+        points.extend(used.time_ns.map(|ns| Point::new(&TIME, born, seconds(whole_us(ns)))));
         points.extend(used.usage_cores.map(|cores| Point::new(&USAGE, 0, Value::Float(cores))));
         points.extend(wait_points(counting, used, self.has_waits));
         if let Some((periods, throttled)) = used.periods {
@@ -393,12 +400,16 @@ impl Cpu {
         let unattributed_ns = self.account.unattributed_ns();
         let seconds = |ns: u64| Value::Float(ns as f64 / 1e9);
         let mut points = vec![
-            Point::new(&UNATTRIBUTED_TIME, self.started_ns, seconds(unattributed_ns)),
-            Point::new(&LOST_WINDOWS, self.started_ns, Value::Int(self.lost_windows + self.unwindowed())),
+            Point::new(&UNATTRIBUTED_TIME, self.since_ns, seconds(unattributed_ns)),
+            Point::new(
+                &LOST_WINDOWS,
+                self.started_ns,
+                Value::Int(self.lost_windows + self.unwindowed() - self.unwindowed_before),
+            ),
         ];
         let Some(root_ns) = root_ns else { return points };
         let time_ns = root_ns + unattributed_ns;
-        points.push(Point::new(&NODE_TIME, facts::BOOTED_NS, seconds(time_ns)));
+        points.push(Point::new(&NODE_TIME, facts::BOOTED_NS, seconds(whole_us(time_ns))));
         if let Some((then_ns, before_ns)) = self.node.replace((now_ns, time_ns)).filter(|(then_ns, _)| *then_ns < now_ns) {
             let cores = time_ns.saturating_sub(before_ns) as f64 / (now_ns - then_ns) as f64;
             points.push(Point::new(&NODE_USAGE, 0, Value::Float(cores)));
@@ -521,6 +532,12 @@ fn without_controller(controllers: Option<&str>) -> Option<String> {
     let has_cpu = controllers?.split_whitespace().any(|controller| controller == "cpu");
     (!has_cpu)
         .then(|| "cgroup2 has no cpu controller here, so throttling is not known: all waiting counts as contention".to_owned())
+}
+
+/// CPU time as `cpu.stat` has it, in whole µs: where programs of another version go on from that file, a counter must not go down by
+/// what it cuts off.
+fn whole_us(ns: u64) -> u64 {
+    ns - ns % 1000
 }
 
 /// A window has room for 100 ms of one CPU. Where a stretch that was settled ended is known to a tick at worst, and may be laid

@@ -142,8 +142,7 @@ impl Running for Pressure {
                 continue;
             }
             let directory = cgroups.directory(cgroup);
-            let born = if cgroup.older_than_counting { facts::BOOTED_NS } else { cgroup.born_ns };
-            let points = points(&TIME, born, |resource| directory.join(format!("{resource}.pressure")));
+            let points = points(&TIME, cgroup.made_ns(), |resource| directory.join(format!("{resource}.pressure")));
             if points.is_empty() {
                 absent.insert(cgroup.id, before.again());
             } else {
