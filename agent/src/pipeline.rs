@@ -5,7 +5,7 @@ use std::{error::Error, path::PathBuf, time::Instant};
 use crate::{
     aggregate::{Aggregate, Batch, Names},
     causes::chain,
-    cgroups::{self, CgroupError, Cgroups},
+    cgroups::{self, CgroupError, Cgroups, name::Kubelets},
     config,
     join::Node,
     kernel::{
@@ -118,7 +118,8 @@ impl Pipeline {
             if settings.pin { Pins::open(&settings.pin_directory) } else { Pins::transient(&settings.pin_directory) }
         };
         let mut kernel = Kernel::open(&settings.pin_directory, pins, &tracepoints, root.clone(), settings.leave_out)?;
-        let mut cgroups = Cgroups::start(&mut kernel, root, settings.slots)?;
+        let kubelets = if settings.pods.is_some() { Kubelets::OfTheNode } else { Kubelets::Any };
+        let mut cgroups = Cgroups::start(&mut kernel, root, settings.slots, kubelets)?;
 
         let (mut running, mut states) = (Vec::new(), Vec::new());
         for signal in signals::ALL {
@@ -142,7 +143,7 @@ impl Pipeline {
         if running.is_empty() {
             return Err(StartError::NoSignal);
         }
-        cgroups.counting_begins(kernel.counts_anew());
+        cgroups.counting_begins(kernel.counts_anew())?;
         let pins = kernel.settle()?;
         Ok(Self {
             cgroups,
