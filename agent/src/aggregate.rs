@@ -230,7 +230,13 @@ impl Aggregate {
         let names = names.filter(|_| cgroup.name.pod_uid.is_some());
         let Some(names) = names else {
             let node = &self.node;
-            let make = || Label { resource: Arc::new(node.resource_of(cgroup)), revision: 0, complete: true, sandbox: false, by_id: false };
+            let make = || Label {
+                resource: Arc::new(node.resource_of(cgroup)),
+                revision: 0,
+                complete: true,
+                sandbox: false,
+                by_id: false,
+            };
             return Some(self.labels.entry(cgroup.id).or_insert_with(make).clone());
         };
         let found = find(names.known, cgroup);

@@ -6,6 +6,7 @@
 
 mod controllers;
 pub mod files;
+pub mod legacy;
 pub mod name;
 mod scan;
 pub mod table;
@@ -23,11 +24,11 @@ use aya::{
     sys::SyscallError,
 };
 
-use self::{controllers::Parents, name::Kubelets, table::Phase};
 pub use self::{
     controllers::Controllers,
     table::{Cgroup, Table},
 };
+use self::{controllers::Parents, name::Kubelets, table::Phase};
 use crate::kernel::{
     btf::{Btf, BtfError},
     facts,

@@ -5,7 +5,7 @@ use std::{error::Error, path::PathBuf, time::Instant};
 use crate::{
     aggregate::{Aggregate, Batch, Names},
     causes::chain,
-    cgroups::{self, CgroupError, Cgroups, name::Kubelets},
+    cgroups::{self, CgroupError, Cgroups, legacy, name::Kubelets},
     config,
     join::Node,
     kernel::{
@@ -164,6 +164,11 @@ impl Pipeline {
     /// What a signal that counts does without on this kernel, and why. Some know only after the first collection.
     pub fn note(&self, signal: &Signal) -> Option<String> {
         self.signals.iter().find(|(running, _)| running.name == signal.name)?.1.note()
+    }
+
+    /// Which containers are not measured since cgroup2 has none of their processes, in one sentence. Looks at all hierarchies: for once.
+    pub fn containers_elsewhere(&self) -> Option<String> {
+        legacy::only_in_v1(&mounts::cgroup1(), self.cgroups.root()).map(|only| only.to_string())
     }
 
     /// Why pods are not followed at the moment, in one sentence.

@@ -257,7 +257,8 @@ pub(crate) mod tests {
     #[test]
     fn long_paths_keep_their_ends_and_their_files_and_stay_apart() {
         let long = [b'x'; NAME_LEN - 1];
-        let above = |first: &'static [u8]| [first, &long[..], &long, &long, &long, b"kubepods", b"pod0a1b2c3d11112222333344445555666a"];
+        let above =
+            |first: &'static [u8]| [first, &long[..], &long, &long, &long, b"kubepods", b"pod0a1b2c3d11112222333344445555666a"];
         let container = |first| chain(&[&above(first)[..], &[ID.as_bytes()]].concat()).pop().expect("made");
         let (a, b) = (container(b"a"), container(b"b"));
         assert_eq!(a.name.container_id.as_deref(), Some(ID));

@@ -60,9 +60,11 @@ mod tests {
         let attributes = [("k8s.deployment.name", "liar"), ("k8s.namespace.name", "liar")];
         let node = Node { attributes: attributes.map(|(k, v)| (k.to_owned(), v.to_owned())).into(), ..Node::default() };
         let resource = match pod {
-            Some(pod) => {
-                node.resource_in(&cgroup, &Found { pod, container, namespace_labels: &[], revision: 1, gone: false }, Unlisted::Unknown)
-            }
+            Some(pod) => node.resource_in(
+                &cgroup,
+                &Found { pod, container, namespace_labels: &[], revision: 1, gone: false },
+                Unlisted::Unknown,
+            ),
             None => node.resource_of(&cgroup),
         };
         let workload = of(&Subject::of(&cgroup), &resource);

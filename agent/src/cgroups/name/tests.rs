@@ -145,10 +145,7 @@ fn a_kubelet_in_a_container() {
     check(&[
         (&format!("{kind}/kubelet.service"), "Service kubelet id=ID2 by=docker nested"),
         // Where the container's cgroup is the root, its kubelet is the node's.
-        (
-            pod.strip_prefix("/system.slice/docker-ID2.scope").expect("is below it"),
-            &format!("Pod {UID} pod=UID qos=Burstable"),
-        ),
+        (pod.strip_prefix("/system.slice/docker-ID2.scope").expect("is below it"), &format!("Pod {UID} pod=UID qos=Burstable")),
         ("/kubelet/kubepods/podUID/ID", "Container SHORT pod=UID id=ID qos=Guaranteed"),
     ]);
     let container = format!("{pod}/cri-containerd-ID.scope");

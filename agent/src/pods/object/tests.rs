@@ -115,7 +115,8 @@ fn the_pods_own_resources_overhead_and_priority() {
 #[test]
 fn a_static_pods_cgroups_have_the_uid_of_its_annotation() {
     let hash = "0123456789abcdef0123456789abcdef";
-    let annotations = json!({"kubernetes.io/config.hash": hash, "kubernetes.io/config.mirror": hash, "kubernetes.io/config.source": "file"});
+    let annotations =
+        json!({"kubernetes.io/config.hash": hash, "kubernetes.io/config.mirror": hash, "kubernetes.io/config.source": "file"});
     let owner = Some(("Node".to_owned(), "node-1".to_owned()));
     let mirror = cluster::Pod { annotations: annotations.clone(), owner: owner.clone(), ..cluster::Pod::new("etcd", Vec::new()) };
     assert_eq!(read(&mirror).cgroup_uid.as_deref(), Some(hash));
