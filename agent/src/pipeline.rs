@@ -5,7 +5,7 @@ use std::{error::Error, path::PathBuf, time::Instant};
 use crate::{
     aggregate::{Aggregate, Batch, Names},
     causes::chain,
-    cgroups::{self, CgroupError, Cgroups},
+    cgroups::{self, CgroupError, Cgroups, legacy, name::Kubelets},
     config,
     join::Node,
     kernel::{
@@ -122,7 +122,8 @@ impl Pipeline {
             if settings.pin { Pins::open(&settings.pin_directory) } else { Pins::transient(&settings.pin_directory) }
         };
         let mut kernel = Kernel::open(&settings.pin_directory, pins, &tracepoints, root.clone(), settings.leave_out)?;
-        let mut cgroups = Cgroups::start(&mut kernel, root, settings.slots)?;
+        let kubelets = if settings.pods.is_some() { Kubelets::OfTheNode } else { Kubelets::Any };
+        let mut cgroups = Cgroups::start(&mut kernel, root, settings.slots, kubelets)?;
 
         let (mut running, mut states) = (Vec::new(), Vec::new());
         for signal in signals::ALL {
@@ -146,7 +147,7 @@ impl Pipeline {
         if running.is_empty() {
             return Err(StartError::NoSignal);
         }
-        cgroups.refresh();
+        cgroups.counting_begins()?;
         let clock = kernel.clock()?;
         let pins = kernel.settle()?;
         Ok(Self {
@@ -180,6 +181,11 @@ impl Pipeline {
     /// What a signal that counts does without on this kernel, and why. Some know only after the first collection.
     pub fn note(&self, signal: &Signal) -> Option<String> {
         self.signals.iter().find(|(running, _)| running.name == signal.name)?.1.note()
+    }
+
+    /// Which containers are not measured since cgroup2 has none of their processes, in one sentence. Looks at all hierarchies: for once.
+    pub fn containers_elsewhere(&self) -> Option<String> {
+        legacy::only_in_v1(&mounts::cgroup1(), self.cgroups.root()).map(|only| only.to_string())
     }
 
     /// Why pods are not followed at the moment, in one sentence.

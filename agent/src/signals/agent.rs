@@ -88,7 +88,7 @@ pub static WITHOUT_SLOT: Metric = Metric {
     attributes: &[],
     scope: Scope::Agent,
     help: "Cgroups that were born when all slots were taken, or three quarters of them where it is more than four levels deep: what they use \
-           is unattributed.",
+           and what is below them is unattributed. They get a slot when an eighth of all is free.",
 };
 
 /// Nothing is kept: the kernel counts.

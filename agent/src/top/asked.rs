@@ -96,7 +96,7 @@ mod tests {
         let asked = Asked::of(&batch);
         let of = |below: &str, container: Option<&Container>, told: Option<f64>| {
             let cgroup = cgroup(1, &format!("/kubepods/pod{UID}{below}"), None);
-            let found = Found { pod: &pod, container, namespace_labels: &[], revision: 1 };
+            let found = Found { pod: &pod, container, namespace_labels: &[], revision: 1, gone: false };
             let resource = node.resource_in(&cgroup, &found, Unlisted::Unknown);
             let cpu = Cpu { request_cores: told, ..Cpu::default() };
             let mut workload = Workload { cpu, ..Workload::default() };
