@@ -86,8 +86,9 @@ pub static CONNECT_FAILURES: Metric = counter(
     "{connect}",
     &["error.type"],
     Scope::Container,
-    "Connects that sent a SYN and failed: refused, timeout, unreachable, reset, canceled (closed by the caller before an answer) or \
-     other.",
+    "Connects that failed: refused, timeout, unreachable, reset, canceled (closed by the caller before an answer), other, or not_sent: \
+     without a SYN, nearly always since no local port was free (EADDRNOTAVAIL); absent before Linux 5.11. One that finds no route fails \
+     before it begins and is not counted.",
 );
 /// `podmeter.tcp.resets`
 pub static RESETS: Metric = counter(
@@ -165,11 +166,13 @@ struct Tcp {
     living: Living,
     /// Resets are counted.
     resets: bool,
+    /// Connects that fail before their SYN are seen: not where the socket itself has to tell of them, which it does from the SYN on.
+    unsent: bool,
     /// What this kernel does not allow, and why.
     lacks: Vec<String>,
     books: Books<TcpCounts>,
-    /// When counting began, Unix time in ns.
-    started_unix_ns: u64,
+    /// When counting began, CLOCK_BOOTTIME in ns.
+    started_ns: u64,
 }
 
 impl Tcp {
@@ -220,12 +223,13 @@ impl Tcp {
             tracing::warn!("tcp: {lack}");
         }
         let resets = !object.does_without("tcp_on_reset_sent");
+        let unsent = facts.by_callback == 0;
         let books = Books::open(&object, "TCP_COUNTS", 1, slots)?;
-        Ok(Self { object, living, resets, lacks, books, started_unix_ns: facts::unix_ns() })
+        Ok(Self { object, living, resets, unsent, lacks, books, started_ns: facts::boottime_ns() })
     }
 
     fn points(&self, counts: &TcpCounts) -> Vec<Point> {
-        let point = |metric, value| Point::new(metric, self.started_unix_ns, value);
+        let point = |metric, value| Point::new(metric, self.started_ns, value);
         let count = |metric, n| point(metric, Value::Int(n));
         let distribution = |metric, buckets: &[u64], sum_ns| {
             point(metric, Value::Histogram(Histogram::of_durations(FIRST, buckets, sum_ns).into()))
@@ -244,7 +248,8 @@ impl Tcp {
         if counts.uncounted > 0 {
             points.push(count(&UNCOUNTED, counts.uncounted));
         }
-        for ((_, name), n) in ConnectError::ALL.iter().zip(counts.failures) {
+        let causes = ConnectError::ALL.iter().zip(counts.failures);
+        for ((_, name), n) in causes.filter(|((cause, _), _)| self.unsent || *cause != ConnectError::NotSent) {
             points.push(count(&CONNECT_FAILURES, n).with("error.type", *name));
         }
         points
@@ -274,7 +279,7 @@ impl Running for Tcp {
         let totals = self.books.totals(cgroups.table());
         let cgroups = totals.iter().map(|(slot, counts)| (*slot, self.points(counts))).collect();
         let unattributed = Value::Int(self.books.unattributed().segments);
-        Ok(Readings { cgroups, node: vec![Point::new(&UNATTRIBUTED, self.started_unix_ns, unattributed)] })
+        Ok(Readings { cgroups, node: vec![Point::new(&UNATTRIBUTED, self.started_ns, unattributed)] })
     }
 }
 
