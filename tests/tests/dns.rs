@@ -22,7 +22,7 @@ use podmeter_tests::{
     patience, root_test,
 };
 use serde_json::json;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -225,6 +225,31 @@ root_test! {
         ])?;
         drop(others);
         stage.agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn a_raw_socket_that_gets_copies_of_dns_has_no_lookups_whether_the_network_signal_is_on_or_off() {
+        for network in [true, false] {
+            let stage = Stage::set(json!({"signals": {"network": network}, "dns": {"timeout": "1s"}}), v4())?;
+            let sniffer = Cgroup::new("dns-sniffer")?;
+            let raw = || Socket::new(Domain::IPV4, Type::from(nix::libc::SOCK_RAW), Some(Protocol::UDP)).context("no raw socket");
+            let raw = inside(&sniffer, raw)?;
+            let socket = stage.udp()?;
+            (0..20).try_for_each(|id| ask(&socket, id, "fine.test").map(drop))?;
+            raw.set_read_timeout(Some(patience(SECOND)))?;
+            ensure!(raw.recv(&mut [std::mem::MaybeUninit::uninit(); 512]).is_ok(), "it got no copy: this would prove nothing");
+            thread::sleep(patience(2500 * Duration::from_millis(1)));
+            stage.catch_up()?;
+            stage.check_counts("udp", &[(QUERIES, 20, 20), ("podmeter.dns.unmatched", 0, 0)])?;
+            let copies = stage.agent.look(|exports| {
+                let ways = [(QUERIES, "server"), ("podmeter.dns.unmatched", "server"), ("podmeter.dns.unmatched", "client")];
+                ways.map(|(metric, side)| count(exports, sniffer.path(), metric, side, "udp"))
+            });
+            ensure!(copies == [0; 3], "copies were counted, network {network}: {copies:?}");
+            stage.agent.stop()?;
+        }
+        Ok(())
     }
 }
 

@@ -1,11 +1,11 @@
 //! What is counted survives the agent: pinned programs go on counting while no agent runs, and the next agent goes on from there.
 
-use std::{ffi::OsString, path::Path, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use podmeter_tests::{
     agent::Agent,
+    bpffs::BpfDir,
     cgroup::Cgroup,
     load::Load,
     metric::{CPU_TIME, SWITCHES, WAIT, WAIT_TIME},
@@ -13,46 +13,10 @@ use podmeter_tests::{
     root_test,
     truth::Tolerance,
 };
-use serde_json::{Value as Json, json};
-use tempfile::TempDir;
+use serde_json::json;
 
 const MS: Duration = Duration::from_millis(1);
 const EXACT: Tolerance = Tolerance::new(0.002, 0.0002);
-
-/// A BPF filesystem of its own. What is pinned there goes with it.
-struct BpfDir(TempDir);
-
-impl BpfDir {
-    fn new() -> Result<Self> {
-        let dir = tempfile::tempdir().context("could not make a directory")?;
-        mount(Some("none"), dir.path(), Some("bpf"), MsFlags::empty(), None::<&str>)
-            .with_context(|| format!("could not mount a BPF filesystem on {}", dir.path().display()))?;
-        Ok(Self(dir))
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn entries(&self) -> Result<Vec<OsString>> {
-        let entries = std::fs::read_dir(self.path()).context("could not list the BPF filesystem")?;
-        let mut names = entries.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>>>()?;
-        names.sort_unstable();
-        Ok(names)
-    }
-
-    fn config(&self) -> Json {
-        json!({"bpf": {"pin": true, "directory": self.path()}})
-    }
-}
-
-impl Drop for BpfDir {
-    fn drop(&mut self) {
-        if let Err(error) = umount2(self.path(), MntFlags::MNT_DETACH) {
-            eprintln!("could not unmount {}: {error}", self.path().display());
-        }
-    }
-}
 
 /// Fails when a counter or histogram of `cgroup` begins lower, or at another time, than it ended before.
 fn check_that_it_goes_on(before: &Exports, after: &Exports, cgroup: &str) -> Result<()> {

@@ -32,7 +32,7 @@ use crate::{
     histogram::Histogram,
     kernel::{
         capabilities, facts,
-        load::{Hook, Kernel, LoadError, Object, Plan},
+        load::{Hook, Kernel, LoadError, Object, Plan, clear_calls},
         sys::{self, MappedArray},
     },
 };
@@ -208,6 +208,19 @@ struct Dns {
 
 impl Dns {
     fn start(kernel: &mut Kernel, cgroups: &Cgroups, config: &config::Dns) -> Result<Self, LoadError> {
+        let started = Self::begin(kernel, cgroups, config);
+        if started.is_err() {
+            // Nobody is to call what was put in by half, or by an agent before this one.
+            for (table, _) in CALLS {
+                if let Some(mut calls) = kernel.calls_of("network", table)? {
+                    clear_calls(&mut calls, table)?;
+                }
+            }
+        }
+        started
+    }
+
+    fn begin(kernel: &mut Kernel, cgroups: &Cgroups, config: &config::Dns) -> Result<Self, LoadError> {
         let slots = cgroups.slots();
         let mut calls = Vec::new();
         for (table, _) in CALLS {

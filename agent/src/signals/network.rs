@@ -25,7 +25,7 @@ use crate::{
     config::{self, Range},
     kernel::{
         capabilities, facts,
-        load::{Hook, Kernel, LoadError, Object, Plan},
+        load::{Hook, Kernel, LoadError, Object, Plan, clear_calls},
     },
 };
 
@@ -168,11 +168,7 @@ impl Network {
 fn forget_dns(object: &mut Object) -> Result<(), LoadError> {
     for map in ["NETWORK_DNS_EGRESS", "NETWORK_DNS_INGRESS"] {
         let mut calls: ProgramArray<MapData> = object.take(map)?;
-        match calls.clear_index(&0) {
-            Ok(()) => {}
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => {}
-            Err(source) => return Err(LoadError::Map { action: "clear", map, source: source.into() }),
-        }
+        clear_calls(&mut calls, map)?;
     }
     Ok(())
 }

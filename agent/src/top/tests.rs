@@ -267,7 +267,8 @@ fn each_page_has_its_figures_and_an_order_leads_to_its_page() {
     assert!(!memory.contains("BURST") && names(&state)[0].contains("cron"), "{memory}");
     press(&mut state, "d");
     let network = text(&mut state, 160, 24);
-    for part in ["tcp ─", "dns ─", "RX", "DROPS", "RETR", "P99▾", "1.2%", "0.04%", "Q/S", "LOOKUPS", "NXDOM", "62%", "Tab cpu"] {
+    for part in ["tcp ─", "dns ─", "RX", "DROPS", "RETR", "P99▾", "1.2%", "0.04%", "Q/S", "LOOKUPS", "NXDOM", "62%", "Tab cpu"]
+    {
         assert!(network.contains(part), "{part} is not in\n{network}");
     }
     assert_eq!(names(&state)[0], "data/reindex-28371-kx9z2", "the slowest DNS first");
