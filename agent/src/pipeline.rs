@@ -92,6 +92,7 @@ pub struct Pipeline {
     aggregate: Aggregate,
     pods: Option<Shared>,
     clock: Clock,
+    exported_before_ns: u64,
     _pins: Pins,
 }
 
@@ -101,6 +102,7 @@ impl Pipeline {
     /// # Errors
     /// For what a person must fix. A signal that this kernel cannot run is off, with its reason among the states.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
+        let started_ns = facts::boottime_ns();
         let lacking = capabilities::missing().map_err(StartError::Status)?;
         let missing: Vec<_> = lacking.iter().copied().filter(|right| capabilities::is_for_all(right)).collect();
         if !missing.is_empty() {
@@ -149,6 +151,7 @@ impl Pipeline {
         cgroups.counting_begins(kernel.counts_anew());
         let pins = kernel.settle()?;
         Ok(Self {
+            exported_before_ns: cgroups.exported_ns().unwrap_or(started_ns),
             cgroups,
             signals: running,
             states,
@@ -157,6 +160,16 @@ impl Pipeline {
             clock: Clock::default(),
             _pins: pins,
         })
+    }
+
+    /// Until when an earlier process exported what is counted here, CLOCK_BOOTTIME in ns; where none did, the start of this one.
+    pub fn exported_before_ns(&self) -> u64 {
+        self.exported_before_ns
+    }
+
+    /// A batch of that time, CLOCK_BOOTTIME in ns, is exported: the next process goes on from there.
+    pub fn exported(&self, time_ns: u64) {
+        self.cgroups.set_exported_ns(time_ns);
     }
 
     /// Which signals count, and why the others do not.
