@@ -1,7 +1,8 @@
 //! What `podmeter top` shows and what `top --once --json` prints: one stable document.
 //!
 //! Seconds, bytes, cores. A value that is not known is absent, never 0. Totals count since counting began (CPU time: since the
-//! cgroup was made); `usage_cores` and the percentiles are of the interval.
+//! cgroup was made); `usage_cores` and the percentiles of bursts are of the interval; shares and percentiles of TCP and DNS are of enough
+//! segments, round trips and lookups to have any, see `window`.
 
 use serde::Serialize;
 
