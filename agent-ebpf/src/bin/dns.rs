@@ -21,15 +21,15 @@ use agent_ebpf::{
     CgroupSlots, MMAPABLE, add, forgotten, frozen, length_within,
     message::{Head, PIECE_LEN, Pieces},
     opaque,
-    packet::{Packet, Protocol, is_one_of, receives_copies},
+    packet::{Packet, Protocol, is_copy, is_one_of},
+    socket::first_byte,
 };
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{__sk_buff, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
     btf_maps::{Array, HashMap, SkStorage},
     helpers::generated::{
-        bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_ktime_get_ns, bpf_sk_fullsock, bpf_sk_storage_get, bpf_skb_cgroup_id,
-        bpf_skb_load_bytes, bpf_tcp_sock,
+        bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_ktime_get_ns, bpf_sk_storage_get, bpf_skb_cgroup_id, bpf_skb_load_bytes,
     },
     macros::{btf_map, cgroup_skb},
     programs::SkBuffContext,
@@ -147,20 +147,6 @@ fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) -> Option<()> {
         Transport::Tcp => segment::<EGRESS>(skb, &packet, &flow),
     }
     Some(())
-}
-
-/// Whether a packet that comes in is a copy of one that comes in at another socket.
-#[inline(always)]
-fn is_copy(skb: *mut __sk_buff) -> bool {
-    // SAFETY: a field of the context, which the verifier checks; the helper takes what it found there, if it is not null.
-    unsafe {
-        let sk = (*skb).__bindgen_anon_2.sk;
-        if sk.is_null() {
-            return false;
-        }
-        let socket = bpf_sk_fullsock(sk);
-        !socket.is_null() && receives_copies(socket)
-    }
 }
 
 /// 1 for a port of DNS.
@@ -456,28 +442,11 @@ unsafe fn next_message<const EGRESS: bool>(skb: *mut __sk_buff, at: u32, there: 
 /// Notes where the stream begins: with a connection's first byte, or in the middle of one that is older than the programs.
 #[inline(always)]
 unsafe fn begin<const EGRESS: bool>(sk: *mut bpf_sock, stream: *mut Stream, first: u32) {
-    // SAFETY: a socket, of which the helper makes sure that it is TCP's; a map value.
+    // SAFETY: a socket and a map value.
     unsafe {
-        (*stream).state = UNSURE;
-        (*stream).next = first;
-        let tcp = bpf_tcp_sock(sk);
-        if tcp.is_null() {
-            return;
-        }
-        let next = if EGRESS {
-            // The SYN counts among what was acknowledged on the side that sent it first.
-            if (*tcp).bytes_acked > 1 {
-                return;
-            }
-            (*tcp).snd_una
-        } else {
-            if (*tcp).bytes_received > 0 {
-                return;
-            }
-            (*tcp).rcv_nxt
-        };
-        (*stream).next = next;
-        (*stream).state = IN_STEP;
+        let begins = first_byte::<EGRESS>(sk);
+        (*stream).next = begins.unwrap_or(first);
+        (*stream).state = if begins.is_some() { IN_STEP } else { UNSURE };
     }
 }
 
