@@ -1,11 +1,7 @@
 //! Packets as a cgroup's programs see them: from the network header on.
 
 use agent_common::dns::PORTS_LEN;
-use aya_ebpf::{
-    bindings::{__sk_buff, bpf_sock},
-    helpers::generated::bpf_sk_fullsock,
-    programs::SkBuffContext,
-};
+use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_sk_fullsock, programs::SkBuffContext};
 
 /// 1 when a port is one of these, which fill up with [`agent_common::dns::NO_PORT`]. Without a branch: the verifier would follow each.
 ///
@@ -43,10 +39,10 @@ pub unsafe fn receives_copies(socket: *const bpf_sock) -> bool {
 
 /// Whether a packet that comes in is a copy of one that comes in at another socket: see [`receives_copies`].
 #[inline(always)]
-pub fn is_copy(skb: *mut __sk_buff) -> bool {
+pub fn is_copy(ctx: &SkBuffContext) -> bool {
     // SAFETY: a field of the context, which the verifier checks; the helper takes what it found there, if it is not null.
     unsafe {
-        let sk = (*skb).__bindgen_anon_2.sk;
+        let sk = (*ctx.skb.skb).__bindgen_anon_2.sk;
         if sk.is_null() {
             return false;
         }

@@ -122,7 +122,7 @@ fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) -> Option<()> {
     let (own, theirs) =
         if EGRESS { (packet.source_port, packet.destination_port) } else { (packet.destination_port, packet.source_port) };
     let (own, theirs) = (is_dns(own), is_dns(theirs));
-    if own | theirs == 0 || packet.payload_len == 0 || (!EGRESS && is_copy(skb)) {
+    if own | theirs == 0 || packet.payload_len == 0 || (!EGRESS && is_copy(ctx)) {
         return None;
     }
     // SAFETY: helpers that take the packet.
