@@ -139,7 +139,11 @@ impl Pipeline {
                         running.push((signal, started));
                         None
                     }
-                    Err(error) => Some(chain(&*error)),
+                    Err(error) => {
+                        // Of what is off nothing may go on, nor be there for a signal that hangs on it.
+                        kernel.forget(signal.name)?;
+                        Some(chain(&*error))
+                    }
                 }
             };
             states.push(State { signal, off });

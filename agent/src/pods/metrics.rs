@@ -154,7 +154,5 @@ pub static LAST_REASON: Metric = Metric {
     )
 };
 /// `k8s.pod.status.phase`
-pub static PHASE: Metric = Metric {
-    attributes: &[PHASE_KEY],
-    ..container("k8s.pod.status.phase", "{pod}", "1 for the phase that the pod is in.")
-};
+pub static PHASE: Metric =
+    Metric { attributes: &[PHASE_KEY], ..container("k8s.pod.status.phase", "{pod}", "1 for the phase that the pod is in.") };
