@@ -190,7 +190,7 @@ impl Aggregate {
                     used.enter(pod, container, cgroup.name.kind, cgroup.name.nested, &points);
                 }
                 if let (Some(container), Kind::Container, false) = (container, cgroup.name.kind, cgroup.name.nested) {
-                    pods::correct(&mut points, container);
+                    pods::correct(&mut points, pod, container);
                 }
             }
             if let Some(label) = self.label(cgroup, table, names, &mut unlabelled) {

@@ -162,21 +162,22 @@ impl Pods {
 
     fn pod_points(&self, pod: &Pod, usage: Option<&Usage>, told: &mut Told) -> Vec<Point> {
         let (cpu, memory) = (requests::cpu(pod), requests::memory(pod));
+        let (own, limits) = (requests::pod_level(pod), requests::pod_level_limits(pod));
         let mut points: Vec<Point> = [
             cores(&metrics::POD_CPU_REQUEST, cpu),
-            cores(&metrics::POD_CPU_LIMIT, pod.resources.cpu_limit),
+            cores(&metrics::POD_CPU_LIMIT, limits.cpu),
             bytes(&metrics::POD_MEMORY_REQUEST, memory),
-            bytes(&metrics::POD_MEMORY_LIMIT, pod.resources.memory_limit),
+            bytes(&metrics::POD_MEMORY_LIMIT, limits.memory),
         ]
         .into_iter()
         .flatten()
         .collect();
         let over = pod.phase.is_some_and(Phase::is_over);
-        if let (Some(request), Some(used), false) = (pod.resources.cpu_request, usage.and_then(|usage| usage.cores), over) {
+        if let (Some(request), Some(used), false) = (own.cpu, usage.and_then(|usage| usage.cores), over) {
             points.push(Point::new(&metrics::CPU_SLACK, 0, Value::Float((request.cores() - used).max(0.0))));
         }
         let working_set = usage.and_then(|usage| usage.working_set_bytes);
-        if let (Some(request), Some(used), false) = (pod.resources.memory_request, working_set, over) {
+        if let (Some(request), Some(used), false) = (own.memory, working_set, over) {
             points.push(Point::new(&metrics::MEMORY_SLACK, 0, Value::Int(request.bytes().saturating_sub(used as u64))));
         }
         let phase = pod.phase.map(Phase::as_str);
@@ -252,7 +253,8 @@ impl Pods {
 
 /// How a container uses what it asked for and what it is allowed.
 fn used_points(pod: &Pod, container: &Container, usage: &Usage) -> Vec<Point> {
-    let force: Resources = requests::in_force(container);
+    let force: Resources = requests::in_force(pod, container);
+    let of_pod = requests::pod_level(pod);
     let limit_cores = usage.limit_cores.or(force.cpu_limit.map(Quantity::cores));
     let limit_bytes = usage.limit_bytes.or(force.memory_limit.map(|limit| limit.bytes() as f64));
     let (request_cores, request_bytes) = (force.cpu_request.map(Quantity::cores), force.memory_request.map(Quantity::bytes));
@@ -270,10 +272,10 @@ fn used_points(pod: &Pod, container: &Container, usage: &Usage) -> Vec<Point> {
     if !matches!(container.role, Role::Main | Role::Sidecar) || pod.phase.is_some_and(Phase::is_over) {
         return points;
     }
-    if let (Some(request), Some(used), None) = (request_cores, usage.cores, pod.resources.cpu_request) {
+    if let (Some(request), Some(used), None) = (request_cores, usage.cores, of_pod.cpu) {
         points.push(Point::new(&metrics::CPU_SLACK, 0, Value::Float((request - used).max(0.0))));
     }
-    if let (Some(request), Some(used), None) = (request_bytes, usage.working_set_bytes, pod.resources.memory_request) {
+    if let (Some(request), Some(used), None) = (request_bytes, usage.working_set_bytes, of_pod.memory) {
         points.push(Point::new(&metrics::MEMORY_SLACK, 0, Value::Int(request.saturating_sub(used as u64))));
     }
     points
@@ -296,9 +298,12 @@ pub fn node_points(known: &Known) -> Vec<Point> {
 
 /// Puts the requests and limits that the status tells to be in force in the place of those read from files: kubelet rounds, and
 /// a weight stands for a request only nearly.
-pub fn correct(points: &mut Vec<Point>, container: &Container) {
-    let Some(current) = container.current else { return };
-    let told = [cores(&limits::CPU_REQUEST, current.cpu_request), bytes(&limits::MEMORY_REQUEST, current.memory_request)];
+pub fn correct(points: &mut Vec<Point>, pod: &Pod, container: &Container) {
+    if container.reported.requests.is_none() {
+        return;
+    }
+    let force = requests::in_force(pod, container);
+    let told = [cores(&limits::CPU_REQUEST, force.cpu_request), bytes(&limits::MEMORY_REQUEST, force.memory_request)];
     for point in told.into_iter().flatten() {
         points.retain(|read| !std::ptr::eq(read.metric, point.metric));
         points.push(point);

@@ -50,6 +50,11 @@ impl Quantity {
     pub fn plus(self, other: Self) -> Self {
         Self { nano: self.nano.saturating_add(other.nano).min(LARGEST) }
     }
+
+    /// The difference, never less than nothing.
+    pub fn minus(self, other: Self) -> Self {
+        Self { nano: self.nano.saturating_sub(other.nano) }
+    }
 }
 
 impl FromStr for Quantity {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::pods::object::Namespace;
+use crate::pods::object::{Namespace, Reported};
 
 const UID: &str = "11111111-2222-3333-4444-555555555555";
 
@@ -151,13 +151,18 @@ fn the_nodes_sums() {
     for (uid, cpu) in [("a", "1"), ("b", "500m")] {
         known.set_pod(Pod { uid: uid.into(), ..pod(vec![container("app", resources(cpu, "10"), None)]) });
     }
+    // Its node refuses that it grows: the spec's 3 CPUs are not set aside.
+    let granted = Some(resources("250m", "10").requests());
+    let reported = Reported { requests: granted, allocated: granted, limits: None };
+    let refused = Container { reported, ..container("app", resources("3", "10"), running()) };
+    known.set_pod(Pod { uid: "c".into(), resize_infeasible: true, ..pod(vec![refused]) });
     let points: Vec<_> = node_points(&known).into_iter().map(|point| (point.metric.name, point.value)).collect();
     assert_eq!(
         points,
         [
             ("k8s.node.cpu.allocatable", Value::Float(4.0)),
-            ("podmeter.node.cpu.request", Value::Float(1.5)),
-            ("podmeter.node.memory.request", Value::Int(20)),
+            ("podmeter.node.cpu.request", Value::Float(1.75)),
+            ("podmeter.node.memory.request", Value::Int(30)),
         ]
     );
 }
@@ -166,8 +171,8 @@ fn the_nodes_sums() {
 fn what_the_status_says_is_in_force_replaces_what_files_say_nearly() {
     let mut points =
         vec![Point::new(&limits::CPU_REQUEST, 0, Value::Float(0.247)), Point::new(&limits::CPU_LIMIT, 0, Value::Float(2.0))];
-    let current = Some(resources("250m", "64Mi"));
-    correct(&mut points, &Container { current, ..Container::default() });
+    let reported = Reported { requests: Some(resources("250m", "64Mi").requests()), ..Reported::default() };
+    correct(&mut points, &Pod::default(), &Container { reported, ..Container::default() });
     let value = |metric: &Metric| points.iter().find(|point| point.metric == metric).map(|point| point.value.clone());
     assert_eq!(value(&limits::CPU_REQUEST), Some(Value::Float(0.25)));
     assert_eq!(value(&limits::CPU_LIMIT), Some(Value::Float(2.0)), "cpu.max is exact");

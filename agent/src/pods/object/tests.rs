@@ -36,8 +36,10 @@ fn pods_of_every_version_are_read() {
         let app = &read.containers[2];
         assert_eq!((cores(app.desired.cpu_request), cores(app.desired.cpu_limit)), (Some(0.25), Some(1.0)));
         assert_eq!(app.desired.memory_request.map(Quantity::bytes), Some(64 << 20));
-        let in_force = app.current.map(|current| cores(current.cpu_request));
-        assert_eq!(in_force, (minor >= 33).then_some(Some(0.5)), "1.{minor}");
+        for list in [app.reported.requests, app.reported.allocated] {
+            assert_eq!(list.map(|list| cores(list.cpu)), (minor >= 33).then_some(Some(0.5)), "1.{minor}");
+        }
+        assert_eq!(app.reported.limits.map(|limits| cores(limits.cpu)), (minor >= 33).then_some(Some(1.0)), "1.{minor}");
         assert_eq!(app.id.as_deref(), Some("one"));
         assert_eq!(app.status.as_ref().map(|status| (status.ready, status.state)), Some((true, State::Running)));
     }

@@ -7,7 +7,10 @@ use std::{
 
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
-use super::{Container, Namespace, Node, Phase, Pod, Quantity, Resources, Role, Service, State, Status, Wanted, chosen, kept};
+use super::{
+    Amounts, Container, Namespace, Node, Phase, Pod, Quantity, Reported, Resources, Role, Service, State, Status, Wanted, chosen,
+    kept,
+};
 use crate::pods::workload::{self, Owner};
 
 /// Annotations by which OpenTelemetry lets a pod name its service
@@ -84,7 +87,7 @@ struct Spec {
     #[serde(deserialize_with = "or_default")]
     resources: WireResources,
     #[serde(deserialize_with = "or_default")]
-    overhead: Amounts,
+    overhead: WireAmounts,
     #[serde(deserialize_with = "or_default")]
     containers: Vec<WireContainer>,
     #[serde(deserialize_with = "or_default")]
@@ -106,14 +109,22 @@ struct WireContainer {
 #[serde(default)]
 struct WireResources {
     #[serde(deserialize_with = "or_default")]
-    requests: Amounts,
+    requests: WireAmounts,
     #[serde(deserialize_with = "or_default")]
-    limits: Amounts,
+    limits: WireAmounts,
 }
 
+/// The resources of a status, where an empty list is not the same as none.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Amounts {
+struct StatusResources {
+    requests: Option<WireAmounts>,
+    limits: Option<WireAmounts>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+struct WireAmounts {
     #[serde(deserialize_with = "if_readable")]
     cpu: Option<Quantity>,
     #[serde(deserialize_with = "if_readable")]
@@ -125,6 +136,10 @@ struct Amounts {
 struct WireStatus {
     phase: Option<String>,
     qos_class: Option<String>,
+    /// The state of a resize before 1.33.
+    resize: Option<String>,
+    resources: Option<StatusResources>,
+    allocated_resources: Option<WireAmounts>,
     #[serde(deserialize_with = "or_default")]
     conditions: Vec<Condition>,
     #[serde(deserialize_with = "or_default")]
@@ -138,6 +153,10 @@ struct WireStatus {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Condition {
+    #[serde(rename = "type", deserialize_with = "or_default")]
+    kind: String,
+    #[serde(deserialize_with = "or_default")]
+    reason: String,
     #[serde(deserialize_with = "or_default")]
     last_transition_time: String,
 }
@@ -156,7 +175,8 @@ struct ContainerStatus {
     state: WireState,
     #[serde(default, deserialize_with = "or_default")]
     last_state: WireState,
-    resources: Option<WireResources>,
+    resources: Option<StatusResources>,
+    allocated_resources: Option<WireAmounts>,
 }
 
 #[derive(Default, Deserialize)]
@@ -188,7 +208,7 @@ struct WireNode {
 #[serde(default)]
 struct NodeStatus {
     #[serde(deserialize_with = "or_default")]
-    allocatable: Amounts,
+    allocatable: WireAmounts,
 }
 
 #[derive(Deserialize)]
@@ -230,11 +250,28 @@ pub(super) fn pod(json: &str, wanted: &Wanted) -> Result<Pod, serde_json::Error>
         qos: status.qos_class.as_deref().map(kept),
         priority_class: spec.priority_class_name.as_deref().filter(|name| !name.is_empty()).map(kept),
         resources: spec.resources.into(),
+        reported: reported(status.resources.as_ref(), status.allocated_resources),
+        resize_infeasible: is_infeasible(&status),
         overhead: Resources { cpu_request: spec.overhead.cpu, memory_request: spec.overhead.memory, ..Resources::default() },
         finished: if phase.is_some_and(Phase::is_over) { finished(&status) } else { None },
         phase,
         containers,
     })
+}
+
+/// Whether the node has refused a resize for good (k8s.io/component-helpers/resource, `IsPodResizeInfeasible`; before 1.33 a
+/// field of its own said so).
+fn is_infeasible(status: &WireStatus) -> bool {
+    let pending = status.conditions.iter().find(|condition| condition.kind == "PodResizePending");
+    pending.map_or(status.resize.as_deref(), |condition| Some(&condition.reason)) == Some("Infeasible")
+}
+
+fn reported(resources: Option<&StatusResources>, allocated: Option<WireAmounts>) -> Reported {
+    Reported {
+        requests: resources.and_then(|resources| resources.requests).map(Amounts::from),
+        limits: resources.and_then(|resources| resources.limits).map(Amounts::from),
+        allocated: allocated.map(Amounts::from),
+    }
 }
 
 /// When the last container ended; where none says, as of a pod that was evicted before one began, when a condition last changed.
@@ -297,7 +334,7 @@ fn container_of(container: WireContainer, role: Role, status: Option<&ContainerS
         name: kept(&container.name),
         role,
         desired: container.resources.into(),
-        current: status.and_then(|status| status.resources.as_ref()).map(Resources::from),
+        reported: status.map(|status| reported(status.resources.as_ref(), status.allocated_resources)).unwrap_or_default(),
         id,
         previous_id,
         status: status.map(ContainerStatus::reduced),
@@ -329,19 +366,19 @@ impl ContainerStatus {
     }
 }
 
-impl From<&WireResources> for Resources {
-    fn from(wire: &WireResources) -> Self {
+impl From<WireAmounts> for Amounts {
+    fn from(WireAmounts { cpu, memory }: WireAmounts) -> Self {
+        Self { cpu, memory }
+    }
+}
+
+impl From<WireResources> for Resources {
+    fn from(wire: WireResources) -> Self {
         Self {
             cpu_request: wire.requests.cpu,
             cpu_limit: wire.limits.cpu,
             memory_request: wire.requests.memory,
             memory_limit: wire.limits.memory,
         }
-    }
-}
-
-impl From<WireResources> for Resources {
-    fn from(wire: WireResources) -> Self {
-        Self::from(&wire)
     }
 }
