@@ -1,6 +1,7 @@
 //! Samples -> batches (pure): the signals' points brought together per resource, the last words of the dead kept until they are
 //! exported once.
 
+mod in_force;
 mod pods;
 
 use std::{
@@ -9,9 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::pods::{Pods, Used};
+use self::{
+    in_force::InForce,
+    pods::{Pods, Used},
+};
 use crate::{
-    cgroups::{Cgroup, Table, name::Kind},
+    cgroups::{Cgroup, Table},
     join::{Node, Resource, Sample, Subject, identity::Unlisted},
     pods::{Known, figures, known::Found},
     signals::{Readings, event::Event, metric::Point},
@@ -66,6 +70,7 @@ pub struct Aggregate {
     /// Each with the cgroup that it happened in, if that was known.
     events: Vec<(Event, Option<Cgroup>)>,
     pods: Pods,
+    in_force: InForce,
     /// When the first batch was made, Unix time and CLOCK_BOOTTIME in ns.
     began: Option<(u64, u64)>,
     /// Whether to wait for names.
@@ -100,6 +105,7 @@ impl Aggregate {
             ended: Vec::new(),
             events: Vec::new(),
             pods: Pods::default(),
+            in_force: InForce::default(),
             began: None,
             patient: true,
         }
@@ -162,6 +168,7 @@ impl Aggregate {
                 by_slot.entry(slot).or_default().extend(points);
             }
         }
+        self.in_force.learn(table, &by_slot, names.map(|names| names.known));
         let (began_unix_ns, _) = *self.began.get_or_insert((time_unix_ns, names.map_or(0, |names| names.now_ns)));
         let mut samples =
             vec![Sample { cgroup: None, time_unix_ns: None, resource: Arc::clone(&self.node_resource), points: Vec::new() }];
@@ -185,13 +192,12 @@ impl Aggregate {
         let mut used = Used::default();
         for cgroup in table.iter().filter(|c| c.lives() || !living.contains(c.path.as_str())) {
             let Some(mut points) = by_slot.remove(&cgroup.slot) else { continue };
-            if let Some(Found { pod, container, .. }) = names.and_then(|names| find(names.known, cgroup)) {
-                if cgroup.lives() {
+            let found = names.and_then(|names| find(names.known, cgroup));
+            if cgroup.lives() {
+                if let Some(Found { pod, container, .. }) = found {
                     used.enter(pod, container, cgroup.name.kind, cgroup.name.nested, &points);
                 }
-                if let (Some(container), Kind::Container, false) = (container, cgroup.name.kind, cgroup.name.nested) {
-                    pods::correct(&mut points, pod, container);
-                }
+                self.in_force.settle(&mut points, cgroup, found.as_ref());
             }
             if let Some(label) = self.label(cgroup, table, names, &mut unlabelled) {
                 samples.push(Sample { cgroup: Some(Subject::of(cgroup)), time_unix_ns: None, resource: label.resource, points });

@@ -9,6 +9,7 @@ pub mod files;
 pub mod name;
 mod scan;
 pub mod table;
+pub mod weight;
 
 use std::{
     collections::HashSet,

@@ -296,20 +296,6 @@ pub fn node_points(known: &Known) -> Vec<Point> {
     points
 }
 
-/// Puts the requests and limits that the status tells to be in force in the place of those read from files: kubelet rounds, and
-/// a weight stands for a request only nearly.
-pub fn correct(points: &mut Vec<Point>, pod: &Pod, container: &Container) {
-    if container.reported.requests.is_none() {
-        return;
-    }
-    let force = requests::in_force(pod, container);
-    let told = [cores(&limits::CPU_REQUEST, force.cpu_request), bytes(&limits::MEMORY_REQUEST, force.memory_request)];
-    for point in told.into_iter().flatten() {
-        points.retain(|read| !std::ptr::eq(read.metric, point.metric));
-        points.push(point);
-    }
-}
-
 fn sample(resource: crate::join::Resource, points: Vec<Point>) -> Sample {
     Sample { cgroup: None, time_unix_ns: None, resource: Arc::new(resource), points }
 }

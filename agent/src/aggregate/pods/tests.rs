@@ -166,15 +166,3 @@ fn the_nodes_sums() {
         ]
     );
 }
-
-#[test]
-fn what_the_status_says_is_in_force_replaces_what_files_say_nearly() {
-    let mut points =
-        vec![Point::new(&limits::CPU_REQUEST, 0, Value::Float(0.247)), Point::new(&limits::CPU_LIMIT, 0, Value::Float(2.0))];
-    let reported = Reported { requests: Some(resources("250m", "64Mi").requests()), ..Reported::default() };
-    correct(&mut points, &Pod::default(), &Container { reported, ..Container::default() });
-    let value = |metric: &Metric| points.iter().find(|point| point.metric == metric).map(|point| point.value.clone());
-    assert_eq!(value(&limits::CPU_REQUEST), Some(Value::Float(0.25)));
-    assert_eq!(value(&limits::CPU_LIMIT), Some(Value::Float(2.0)), "cpu.max is exact");
-    assert_eq!(value(&limits::MEMORY_REQUEST), Some(Value::Int(64 << 20)));
-}
