@@ -25,31 +25,41 @@ use crate::{
 /// Memory that the kernel cannot take back at once, by which kubelet evicts. By name: its signal may be off or absent.
 const WORKING_SET: &str = "container.memory.working_set";
 
-/// Reasons that kubelet and the container runtimes give (pkg/kubelet/kuberuntime, pkg/kubelet/images/types.go,
-/// pkg/kubelet/container). Others may hold anything, a number of series without bound.
-const REASONS: [&str; 22] = [
+/// Reasons that kubelet and the container runtimes give. Others may hold anything, a number of series without bound.
+const REASONS: [&str; 28] = [
+    // Of a container that waits: kubelet's own (pkg/kubelet/kubelet_pods.go, pkg/kubelet/container/sync_result.go).
     "CrashLoopBackOff",
-    "OOMKilled",
-    "Error",
-    "Completed",
     "ContainerCreating",
     "PodInitializing",
-    "ContainerCannotRun",
+    "RestartingAllContainers",
+    // Its image (pkg/kubelet/images/types.go, k8s.io/cri-api/pkg/errors).
+    "ErrImagePull",
+    "ErrImageNeverPull",
+    "ImagePullBackOff",
+    "ImageInspectError",
+    "ImageVolumeMountFailed",
+    "InvalidImageName",
+    "RegistryUnavailable",
+    "SignatureValidationFailed",
+    "RROUnsupported",
+    // Its start (pkg/kubelet/kuberuntime/kuberuntime_container.go).
     "CreateContainerConfigError",
     "CreateContainerError",
     "PreCreateHookError",
     "PreStartHookError",
     "PostStartHookError",
     "RunContainerError",
-    "StartError",
+    // Of one that has ended: kubelet where the runtime knows it no more.
     "ContainerStatusUnknown",
     "DeadlineExceeded",
-    "ErrImagePull",
-    "ErrImageNeverPull",
-    "ImagePullBackOff",
-    "ImageInspectError",
-    "InvalidImageName",
-    "RegistryUnavailable",
+    // containerd, CRI-O and cri-dockerd; containerd says "Unknown" of one whose task was gone when containerd was started again.
+    "Completed",
+    "Error",
+    "OOMKilled",
+    "StartError",
+    "Unknown",
+    "ContainerCannotRun",
+    "seccomp killed",
 ];
 
 /// What a container's living cgroups use, and what they are allowed.

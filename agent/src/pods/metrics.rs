@@ -142,8 +142,8 @@ pub static REASON: Metric = Metric {
     ..container(
         "k8s.container.status.reason",
         "{container}",
-        "1 for the reason why the container waits or has ended, 0 for reasons it had before; \"Other\" for those that are not \
-         kubelet's. Absent when there was none.",
+        "1 for the reason why the container waits or has ended, 0 for reasons it had before; \"Other\" for those that are \
+         neither kubelet's nor a container runtime's. Absent when there was none.",
     )
 };
 /// `podmeter.container.last_terminated`

@@ -143,6 +143,20 @@ fn a_reason_that_held_is_told_to_have_ended_until_the_pod_is_gone() {
 }
 
 #[test]
+fn a_reason_of_kubelet_or_of_a_runtime_is_told_as_it_is() {
+    let of = |reason: &str| {
+        let status = Some(Status { state: State::Terminated, reason: Some(reason.into()), ..Status::default() });
+        let samples = samples(&mut Pods::default(), pod(vec![container("app", Resources::default(), status)]), &[]);
+        value(&samples, Some("app"), &metrics::REASON, Some(reason))
+    };
+    for reason in ["Unknown", "ContainerStatusUnknown", "seccomp killed", "SignatureValidationFailed", "StartError", "OOMKilled"]
+    {
+        assert_eq!(of(reason), Some(1.0), "{reason}");
+    }
+    assert_eq!(of("unknown"), None, "nobody's word for it");
+}
+
+#[test]
 fn the_nodes_sums() {
     let mut known = Known::default();
     assert!(node_points(&known).is_empty());
