@@ -17,6 +17,7 @@ use self::{
 use crate::{
     cgroups::{Cgroup, Table},
     join::{Node, Resource, Sample, Subject, identity::Unlisted},
+    kernel::clock::UnixOffset,
     pods::{Known, figures, known::Found},
     signals::{Readings, event::Event, metric::Point},
 };
@@ -29,8 +30,10 @@ const PATIENCE_NS: u64 = 10_000_000_000;
 /// Everything known at one moment: the input of every exporter.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// When it was read, Unix time in ns.
-    pub time_unix_ns: u64,
+    /// When it was read, CLOCK_BOOTTIME in ns, as all times in it.
+    pub time_ns: u64,
+    /// What makes Unix time of them, as of when the batch leaves.
+    pub offset: UnixOffset,
     /// What was read: the node's first, then those of cgroups.
     pub samples: Vec<Sample>,
     /// What Kubernetes says of pods and their containers, whether they run or not.
@@ -57,6 +60,8 @@ pub struct Names<'a> {
     pub now_ns: u64,
     /// The same.
     pub now: Instant,
+    /// What makes Unix time of boot time.
+    pub offset: UnixOffset,
 }
 
 /// Keeps what must outlive one collection.
@@ -71,8 +76,8 @@ pub struct Aggregate {
     events: Vec<(Event, Option<Cgroup>)>,
     pods: Pods,
     in_force: InForce,
-    /// When the first batch was made, Unix time and CLOCK_BOOTTIME in ns.
-    began: Option<(u64, u64)>,
+    /// When the first batch was made, CLOCK_BOOTTIME in ns.
+    began_ns: Option<u64>,
     /// Whether to wait for names.
     patient: bool,
 }
@@ -106,7 +111,7 @@ impl Aggregate {
             events: Vec::new(),
             pods: Pods::default(),
             in_force: InForce::default(),
-            began: None,
+            began_ns: None,
             patient: true,
         }
     }
@@ -158,8 +163,8 @@ impl Aggregate {
         told
     }
 
-    /// One collection of all signals.
-    pub fn batch(&mut self, time_unix_ns: u64, readings: Vec<Readings>, table: &Table, names: Option<Names<'_>>) -> Batch {
+    /// One collection of all signals, as of `time_ns`, CLOCK_BOOTTIME.
+    pub fn batch(&mut self, time_ns: u64, readings: Vec<Readings>, table: &Table, names: Option<Names<'_>>) -> Batch {
         let mut by_slot: HashMap<u32, Vec<Point>> = HashMap::with_capacity(table.len());
         let mut node = Vec::new();
         for reading in readings {
@@ -169,9 +174,9 @@ impl Aggregate {
             }
         }
         self.in_force.learn(table, &by_slot, names.map(|names| names.known));
-        let (began_unix_ns, _) = *self.began.get_or_insert((time_unix_ns, names.map_or(0, |names| names.now_ns)));
+        let began_ns = *self.began_ns.get_or_insert(time_ns);
         let mut samples =
-            vec![Sample { cgroup: None, time_unix_ns: None, resource: Arc::clone(&self.node_resource), points: Vec::new() }];
+            vec![Sample { cgroup: None, time_ns: None, resource: Arc::clone(&self.node_resource), points: Vec::new() }];
         samples.reserve(by_slot.len() + self.ended.len());
         let mut unlabelled = 0;
         // Before the dead lose their names.
@@ -184,10 +189,8 @@ impl Aggregate {
                 continue;
             };
             self.labels.remove(&cgroup.id);
-            let lived_ns = cgroup.died_ns.unwrap_or(cgroup.born_ns).saturating_sub(cgroup.born_ns);
-            let died_unix_ns = cgroup.born_unix_ns + lived_ns;
-            let time_unix_ns = living.contains(cgroup.path.as_str()).then_some(died_unix_ns);
-            samples.push(Sample { cgroup: Some(Subject::of(&cgroup)), time_unix_ns, resource: label.resource, points });
+            let time_ns = cgroup.died_ns.filter(|_| living.contains(cgroup.path.as_str()));
+            samples.push(Sample { cgroup: Some(Subject::of(&cgroup)), time_ns, resource: label.resource, points });
         }
         let mut used = Used::default();
         for cgroup in table.iter().filter(|c| c.lives() || !living.contains(c.path.as_str())) {
@@ -200,18 +203,18 @@ impl Aggregate {
                 self.in_force.settle(&mut points, cgroup, found.as_ref());
             }
             if let Some(label) = self.label(cgroup, table, names, &mut unlabelled) {
-                samples.push(Sample { cgroup: Some(Subject::of(cgroup)), time_unix_ns: None, resource: label.resource, points });
+                samples.push(Sample { cgroup: Some(Subject::of(cgroup)), time_ns: None, resource: label.resource, points });
             }
         }
         let mut pods = Vec::new();
         if let Some(names) = names {
             node.extend(pods::node_points(names.known));
-            pods = self.pods.samples(&self.node, names.known, &used, Duration::from_nanos(time_unix_ns));
+            pods = self.pods.samples(&self.node, names.known, &used, Duration::from_nanos(names.offset.unix_ns(time_ns)));
             let left_out = self.pods.left_out as u64;
-            node.extend(figures::points(names.known, began_unix_ns, figures::Missing { unlabelled, left_out }, names.now));
+            node.extend(figures::points(names.known, began_ns, figures::Missing { unlabelled, left_out }, names.now));
         }
         samples[0].points = node;
-        Batch { time_unix_ns, samples, pods, events }
+        Batch { time_ns, offset: UnixOffset::default(), samples, pods, events }
     }
 
     /// What a cgroup is called; `None` while it waits for its name. `unlabelled` counts those that have none.
@@ -234,8 +237,7 @@ impl Aggregate {
         let complete = found.as_ref().is_some_and(|found| !needs_container || found.container.is_some() || sandbox);
         if !complete {
             *unlabelled += 1;
-            let began_ns = self.began.map_or(0, |(_, boottime_ns)| boottime_ns);
-            let since_ns = began_ns.max(cgroup.born_ns).max(cgroup.died_ns.unwrap_or(0));
+            let since_ns = self.began_ns.unwrap_or(0).max(cgroup.born_ns).max(cgroup.died_ns.unwrap_or(0));
             if self.patient && names.now_ns.saturating_sub(since_ns) < patience_ns(names.known) {
                 return None;
             }
@@ -326,9 +328,9 @@ mod tests {
         assert_eq!(paths(&aggregate.batch(9, readings(), &table, None)), [("/a", false, 1)], "the successor's alone");
         table.remove(1);
         aggregate.bury(&dead, vec![point(1.0)]);
-        let batch = aggregate.batch(2_000_000_000, readings(), &table, None);
+        let batch = aggregate.batch(10, readings(), &table, None);
         assert_eq!(paths(&batch), [("/a", true, 1), ("/a", false, 1)]);
-        assert_eq!(batch.samples[1].time_unix_ns, Some(1_000_000_007), "its last words are of when it died");
+        assert_eq!(batch.samples[1].time_ns, Some(7), "its last words are of when it died");
     }
 
     #[test]
@@ -355,7 +357,7 @@ mod tests {
     }
 
     fn names(known: &Known, now_ns: u64) -> Option<Names<'_>> {
-        Some(Names { known, now_ns, now: Instant::now() })
+        Some(Names { known, now_ns, now: Instant::now(), offset: UnixOffset::default() })
     }
 
     /// The container's name, or else its type, of each exported cgroup.
@@ -382,7 +384,7 @@ mod tests {
         table.insert(container_cgroup(2, "a"));
         table.insert(cgroup(3, "/other", None));
         let nobody = Known::default();
-        assert_eq!(called(&aggregate.batch(1, readings(), &table, names(&nobody, 0))), [None], "only the other one");
+        assert_eq!(called(&aggregate.batch(0, readings(), &table, names(&nobody, 0))), [None], "only the other one");
         let waited = aggregate.batch(2, readings(), &table, names(&nobody, PATIENCE_NS));
         assert_eq!(called(&waited), [None, None], "by its UID");
         let named = known(&[("app", &"a".repeat(64))]);
@@ -401,7 +403,7 @@ mod tests {
         table.insert(container_cgroup(2, "a"));
         let mut nobody = Known::default();
         nobody.figures.spread = Duration::from_secs(5);
-        let mut called_at = |known: &Known, now_ns| called(&aggregate.batch(1, readings(), &table, names(known, now_ns))).len();
+        let mut called_at = |known: &Known, now_ns| called(&aggregate.batch(0, readings(), &table, names(known, now_ns))).len();
         assert_eq!((called_at(&nobody, 0), called_at(&nobody, PATIENCE_NS)), (0, 0));
         nobody.figures.following_mut(figures::Followed::Pods).works();
         assert_eq!(called_at(&nobody, PATIENCE_NS), 1, "all lists are there, and none has its name");

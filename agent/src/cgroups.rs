@@ -194,7 +194,6 @@ impl Cgroups {
 
     /// Learns of births and deaths since the last call.
     pub fn refresh(&mut self) {
-        let unix_minus_boot = facts::unix_ns().wrapping_sub(facts::boottime_ns());
         let mut born = Vec::new();
         for slot in 1..self.slots {
             let Some(id) = self.owners.word(slot, ID).filter(|id| *id != 0) else { continue };
@@ -217,7 +216,6 @@ impl Cgroups {
                 parent: self.table.ancestor(owner.parent, &path),
                 name: name::parse(&path),
                 path,
-                born_unix_ns: owner.born_ns.wrapping_add(unix_minus_boot),
                 born_ns: owner.born_ns,
                 older_than_counting: owner.older_than_counting != 0,
                 died_ns: Some(owner.died_ns).filter(|ns| *ns != 0),

@@ -9,7 +9,9 @@ use crate::{
     config,
     join::Node,
     kernel::{
-        capabilities, descriptors, facts,
+        capabilities,
+        clock::Clock,
+        descriptors, facts,
         load::{Kernel, LoadError},
         mounts::{self, MountError},
         pin::{PinError, Pins},
@@ -89,6 +91,7 @@ pub struct Pipeline {
     states: Vec<State>,
     aggregate: Aggregate,
     pods: Option<Shared>,
+    clock: Clock,
     _pins: Pins,
 }
 
@@ -141,7 +144,15 @@ impl Pipeline {
         }
         cgroups.counting_begins(kernel.counts_anew());
         let pins = kernel.settle()?;
-        Ok(Self { cgroups, signals: running, states, aggregate: Aggregate::new(settings.node), pods: settings.pods, _pins: pins })
+        Ok(Self {
+            cgroups,
+            signals: running,
+            states,
+            aggregate: Aggregate::new(settings.node),
+            pods: settings.pods,
+            clock: Clock::default(),
+            _pins: pins,
+        })
     }
 
     /// Which signals count, and why the others do not.
@@ -198,7 +209,7 @@ impl Pipeline {
             }
         }
         // Before the readings: what is exported as of this moment has no less than was there then.
-        let (now_ns, unix_ns) = (facts::boottime_ns(), facts::unix_ns());
+        let now_ns = facts::boottime_ns();
         let mut readings = Vec::with_capacity(self.signals.len());
         let mut own: Vec<Point> = self.states.iter().map(State::point).collect();
         for (signal, running) in &mut self.signals {
@@ -215,7 +226,8 @@ impl Pipeline {
         readings.push(Readings { node: own, ..Readings::default() });
         // A moment's: the source goes on while the batch is made of it.
         let known = self.pods.as_ref().map(Shared::snapshot);
-        let names = known.as_deref().map(|known| Names { known, now_ns: facts::boottime_ns(), now: Instant::now() });
-        self.aggregate.batch(unix_ns, readings, self.cgroups.table(), names)
+        let offset = self.clock.offset();
+        let names = known.as_deref().map(|known| Names { known, now_ns: facts::boottime_ns(), now: Instant::now(), offset });
+        Batch { offset, ..self.aggregate.batch(now_ns, readings, self.cgroups.table(), names) }
     }
 }

@@ -307,7 +307,7 @@ pub fn node_points(known: &Known) -> Vec<Point> {
 }
 
 fn sample(resource: crate::join::Resource, points: Vec<Point>) -> Sample {
-    Sample { cgroup: None, time_unix_ns: None, resource: Arc::new(resource), points }
+    Sample { cgroup: None, time_ns: None, resource: Arc::new(resource), points }
 }
 
 fn cores(metric: &'static Metric, quantity: Option<Quantity>) -> Option<Point> {

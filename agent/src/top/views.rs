@@ -23,7 +23,7 @@ const SCHEMA: u32 = 1;
 pub struct Views {
     node: String,
     capacity_cores: f64,
-    time_unix_ns: u64,
+    time_ns: u64,
     before: HashMap<u64, Before>,
     /// Bytes that the node had received and sent.
     node_before: [Option<f64>; 2],
@@ -52,23 +52,23 @@ struct Before {
 impl Views {
     /// For the node of that name with so many CPUs.
     pub fn new(node: String, capacity_cores: f64) -> Self {
-        Self { node, capacity_cores, time_unix_ns: 0, before: HashMap::new(), node_before: [None; 2] }
+        Self { node, capacity_cores, time_ns: 0, before: HashMap::new(), node_before: [None; 2] }
     }
 
     /// The view of a batch: rates and percentiles are since the batch before.
     pub fn next(&mut self, batch: &Batch) -> View {
-        let elapsed_s = match self.time_unix_ns {
+        let elapsed_s = match self.time_ns {
             0 => None,
-            then => Some(batch.time_unix_ns.saturating_sub(then) as f64 / 1e9).filter(|s| *s > 0.0),
+            then => Some(batch.time_ns.saturating_sub(then) as f64 / 1e9).filter(|s| *s > 0.0),
         };
-        self.time_unix_ns = batch.time_unix_ns;
+        self.time_ns = batch.time_ns;
         let mut view = View { schema: SCHEMA, ..View::default() };
         let mut before = HashMap::with_capacity(self.before.len());
         for sample in &batch.samples {
             match &sample.cgroup {
                 None => view.node = self.node(sample, elapsed_s),
                 Some(subject) => {
-                    let (workload, now) = workload(subject, sample, batch.time_unix_ns, self.before.get(&subject.id), elapsed_s);
+                    let (workload, now) = workload(subject, sample, batch.time_ns, self.before.get(&subject.id), elapsed_s);
                     before.insert(subject.id, now);
                     view.workloads.push(workload);
                 }
@@ -115,7 +115,7 @@ const DIRECTION: &str = "network.io.direction";
 fn workload(
     subject: &Subject,
     sample: &Sample,
-    now_unix_ns: u64,
+    now_ns: u64,
     before: Option<&Before>,
     elapsed_s: Option<f64>,
 ) -> (Workload, Before) {
@@ -129,9 +129,9 @@ fn workload(
     let bytes = |metric| number(sample, metric).map(|v| v as u64);
     let unreclaimable = bytes(&metrics::UNRECLAIMABLE);
     // Windows are counted from before the first look.
-    let counted_since = points(sample, &cpu::BURST).map(|point| point.start_unix_ns).min();
-    let watched = before.watched.and(counted_since.unwrap_or(now_unix_ns).min(now_unix_ns), unreclaimable);
-    let watched_seconds = watched.seconds(sample.time_unix_ns.unwrap_or(now_unix_ns));
+    let counted_since = points(sample, &cpu::BURST).map(|point| point.start_ns).min();
+    let watched = before.watched.and(counted_since.unwrap_or(now_ns).min(now_ns), unreclaimable);
+    let watched_seconds = watched.seconds(sample.time_ns.unwrap_or(now_ns));
 
     let wait = |cause| sum_where(sample, &cpu::WAIT_TIME, "cause", |value| value == cause);
     let (contention, throttled) = (wait("contention"), wait("throttled"));
@@ -268,7 +268,7 @@ mod tests {
         let at = |second: u64, bursts: &[f64], unreclaimable: Option<u64>| {
             let mut batch = batch(second * SECOND, 0.0, bursts);
             let points = &mut batch.samples[0].points;
-            points.iter_mut().filter(|point| std::ptr::eq(point.metric, &cpu::BURST)).for_each(|p| p.start_unix_ns = 2 * SECOND);
+            points.iter_mut().filter(|point| std::ptr::eq(point.metric, &cpu::BURST)).for_each(|p| p.start_ns = 2 * SECOND);
             points.extend(unreclaimable.map(|bytes| Point::new(&metrics::UNRECLAIMABLE, 0, Value::Int(bytes))));
             batch
         };
@@ -285,7 +285,7 @@ mod tests {
         assert_eq!((memory.unreclaimable_bytes, memory.suggested_request_bytes), (Some(1000), Some(2300)));
     }
 
-    fn batch(time_unix_ns: u64, wait: f64, bursts: &[f64]) -> Batch {
+    fn batch(time_ns: u64, wait: f64, bursts: &[f64]) -> Batch {
         let mut burst = Histogram::default();
         bursts.iter().for_each(|v| burst.record(*v, 1));
         let owner = cgroup(1, "/a", None);
@@ -298,8 +298,8 @@ mod tests {
             Point::new(&limits::MEMORY_LIMIT, 0, Value::Int(7)),
         ];
         let resource = Arc::new(node.resource_of(&owner));
-        let samples = vec![Sample { cgroup: Some(Subject::of(&owner)), time_unix_ns: None, resource, points }];
-        Batch { time_unix_ns, samples, ..Batch::default() }
+        let samples = vec![Sample { cgroup: Some(Subject::of(&owner)), time_ns: None, resource, points }];
+        Batch { time_ns, samples, ..Batch::default() }
     }
 
     #[test]
@@ -385,8 +385,8 @@ mod tests {
                 direction(5, "transmit"),
             ];
             let resource = Arc::new(join::Node::default().resource());
-            let samples = vec![Sample { cgroup: None, time_unix_ns: None, resource, points }];
-            Batch { time_unix_ns: second * 1_000_000_000, samples, ..Batch::default() }
+            let samples = vec![Sample { cgroup: None, time_ns: None, resource, points }];
+            Batch { time_ns: second * 1_000_000_000, samples, ..Batch::default() }
         };
         let mut views = Views::new("n".to_owned(), 2.0);
         let first = views.next(&at(1, 100)).node;
