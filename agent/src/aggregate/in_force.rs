@@ -92,6 +92,7 @@ impl InForce {
         if !has_request(cgroup) {
             return;
         }
+        points.retain(|point| !is(point, &limits::CPU_REQUEST));
         let cores = if let Some(Resources { cpu_request, memory_request, .. }) = found.and_then(|found| of(cgroup, found)) {
             points.retain(|point| !is(point, &limits::MEMORY_REQUEST));
             points.extend(memory_request.map(|memory| Point::new(&limits::MEMORY_REQUEST, 0, Value::Int(memory.bytes()))));

@@ -373,6 +373,13 @@ pub(super) const KEYS: &[Key] = &[
         |l, v| store(&mut l.config.export.attribute_bytes, bytes(v, 64..=1024)?),
     ),
     Key::new(
+        "export.shutdown_timeout",
+        Some("8s"),
+        "Time from SIGTERM to the end, at most: 1s to 300s. Within it the last values are read, and what is queued is sent. Whoever \
+         stops podmeter must wait longer than this before it kills: Kubernetes' terminationGracePeriodSeconds, docker's --stop-timeout.",
+        |l, v| store(&mut l.config.export.shutdown_timeout, duration(v, Duration::from_secs(1)..=Duration::from_secs(300))?),
+    ),
+    Key::new(
         "export.logs.endpoint",
         None,
         "URL of the OTLP receiver of events, such as OOM kills. With http/protobuf, /v1/logs is appended to it unless it ends so; \
