@@ -224,13 +224,21 @@ pub(super) const KEYS: &[Key] = &[
         store(&mut l.config.cgroups.root, Some(absolute(v)?))
     })
     .example("/sys/fs/cgroup"),
-    Key::new("network.cluster_cidrs", None, "Addresses of the cluster's pods and services, by comma. Default: none.", |l, v| {
-        store(&mut l.config.signals.network.cluster, ranges(v)?)
-    })
+    Key::new(
+        "network.cluster_cidrs",
+        None,
+        "Addresses of the cluster's pods and services, by comma. What Kubernetes tells is learnt beside them: the ranges that the \
+         cluster gives to this node's pods, and their own addresses. Pods on other nodes and services are in no range without this. \
+         Default: none.",
+        |l, v| store(&mut l.config.signals.network.cluster, ranges(v)?),
+    )
     .example("10.244.0.0/16,10.96.0.0/12"),
-    Key::new("network.node_cidrs", None, "Addresses of the cluster's nodes, by comma. Default: none.", |l, v| {
-        store(&mut l.config.signals.network.node, ranges(v)?)
-    })
+    Key::new(
+        "network.node_cidrs",
+        None,
+        "Addresses of the cluster's nodes, by comma. Those of this node are learnt from Kubernetes. Default: none.",
+        |l, v| store(&mut l.config.signals.network.node, ranges(v)?),
+    )
     .example("10.0.0.0/16"),
     Key::new(
         "network.private_cidrs",

@@ -5,10 +5,10 @@
 
 mod wire;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use super::{quantity::Quantity, workload::Workload};
-use crate::bound::bounded;
+use crate::{bound::bounded, config::Range};
 
 /// What is wanted of objects beside what every metric needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,6 +55,8 @@ pub struct Pod {
     pub overhead: Resources,
     /// `status.phase`.
     pub phase: Option<Phase>,
+    /// Addresses of its own; none of a pod in its node's network.
+    pub addresses: Vec<IpAddr>,
     /// When it was over, Unix time, of a pod that is: its last container's end, else the last change of its conditions.
     pub finished: Option<Duration>,
     /// Its containers of all kinds.
@@ -247,6 +249,10 @@ pub struct Node {
     pub cpu: Option<Quantity>,
     /// `status.allocatable.memory`.
     pub memory: Option<Quantity>,
+    /// `spec.podCIDRs`: where its pods have their addresses, if the cluster gives each node a range.
+    pub pod_ranges: Vec<Range>,
+    /// Its own addresses in the cluster.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A namespace.

@@ -160,7 +160,7 @@ fn a_reason_of_kubelet_or_of_a_runtime_is_told_as_it_is() {
 fn the_nodes_sums() {
     let mut known = Known::default();
     assert!(node_points(&known).is_empty());
-    known.set_node(crate::pods::object::Node { name: "n".into(), cpu: "4".parse().ok(), memory: None });
+    known.set_node(crate::pods::object::Node { name: "n".into(), cpu: "4".parse().ok(), ..Default::default() });
     known.set_namespace(Namespace { name: "shop".into(), labels: Vec::new() });
     for (uid, cpu) in [("a", "1"), ("b", "500m")] {
         known.set_pod(Pod { uid: uid.into(), ..pod(vec![container("app", resources(cpu, "10"), None)]) });

@@ -197,6 +197,28 @@ fn nodes_and_namespaces() {
 }
 
 #[test]
+fn addresses_are_the_pods_own_and_the_nodes_ranges() {
+    let read = |host_network: bool, status: serde_json::Value| {
+        let pod = json!({"metadata": {"name": "a", "uid": "u"}, "spec": {"hostNetwork": host_network}, "status": status});
+        let pod = Pod::read(&pod.to_string(), &Wanted::default()).expect("is a pod");
+        pod.addresses.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let own = json!({"hostIPs": [{"ip": "10.0.0.1"}], "podIPs": [{"ip": "10.244.1.7"}, {"ip": "fd00::7"}, {"ip": "lots"}]});
+    assert_eq!(read(false, own.clone()), ["10.244.1.7", "fd00::7"]);
+    assert!(read(true, own).is_empty(), "they are its node's");
+    let shared = json!({"hostIPs": [{"ip": "10.0.0.1"}], "podIPs": [{"ip": "10.0.0.1"}]});
+    assert!(read(false, shared).is_empty() && read(false, json!({"podIPs": null})).is_empty());
+
+    let node = json!({"metadata": {"name": "n"}, "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:1::/64", "0.0.0.0/0"]},
+        "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}, {"type": "ExternalIP", "address": "203.0.113.1"},
+            {"type": "Hostname", "address": "n"}]}});
+    let node = Node::read(&node.to_string(), &Wanted::default()).expect("is a node");
+    let ranges: Vec<_> = node.pod_ranges.iter().map(|range| format!("{}/{}", range.address, range.prefix)).collect();
+    assert_eq!(ranges, ["10.244.1.0/24", "fd00:1::/64"], "not everything");
+    assert_eq!(node.addresses, ["10.0.0.1".parse::<IpAddr>().expect("an address")]);
+}
+
+#[test]
 fn any_text_is_an_object_or_refused() {
     let wanted = Wanted { labels: vec!["team".to_owned()], namespace_labels: vec!["team".to_owned()], service_labels: true };
     crate::fuzzing::hammer("pod", |bytes| {

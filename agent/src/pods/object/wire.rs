@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -11,7 +12,10 @@ use super::{
     Amounts, Container, Namespace, Node, Phase, Pod, Quantity, Reported, Resources, Role, Service, State, Status, Wanted, chosen,
     kept,
 };
-use crate::pods::workload::{self, Owner};
+use crate::{
+    config::Range,
+    pods::workload::{self, Owner},
+};
 
 /// Annotations by which OpenTelemetry lets a pod name its service
 /// (semantic conventions, "Specify resource attributes using Kubernetes annotations").
@@ -20,6 +24,9 @@ const SERVICE: &str = "resource.opentelemetry.io/service.";
 /// kubelet's annotations of a static pod, and of the mirror pod that it makes in the API (pkg/kubelet/types/pod_update.go,
 /// `ConfigHashAnnotationKey` and `ConfigMirrorAnnotationKey`): both hold the UID that is in the paths of the cgroups.
 const STATIC_UID: [&str; 2] = ["kubernetes.io/config.mirror", "kubernetes.io/config.hash"];
+
+/// Addresses of one pod or node that are kept, and ranges. Kubernetes has two at most, one of either family.
+const ADDRESSES: usize = 4;
 
 /// Containers of one role in one pod that are kept. The API sets no limit but an object's 1.5 MiB.
 const CONTAINERS: usize = 64;
@@ -85,6 +92,8 @@ struct OwnerReference {
 struct Spec {
     priority_class_name: Option<String>,
     #[serde(deserialize_with = "or_default")]
+    host_network: bool,
+    #[serde(deserialize_with = "or_default")]
     resources: WireResources,
     #[serde(deserialize_with = "or_default")]
     overhead: WireAmounts,
@@ -140,6 +149,10 @@ struct WireStatus {
     resize: Option<String>,
     resources: Option<StatusResources>,
     allocated_resources: Option<WireAmounts>,
+    #[serde(rename = "hostIPs", deserialize_with = "or_default")]
+    host_ips: Vec<Address>,
+    #[serde(rename = "podIPs", deserialize_with = "or_default")]
+    pod_ips: Vec<Address>,
     #[serde(deserialize_with = "or_default")]
     conditions: Vec<Condition>,
     #[serde(deserialize_with = "or_default")]
@@ -148,6 +161,12 @@ struct WireStatus {
     init_container_statuses: Vec<ContainerStatus>,
     #[serde(deserialize_with = "or_default")]
     ephemeral_container_statuses: Vec<ContainerStatus>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Address {
+    ip: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -201,7 +220,24 @@ struct Detail {
 struct WireNode {
     metadata: Metadata,
     #[serde(default, deserialize_with = "or_default")]
+    spec: NodeSpec,
+    #[serde(default, deserialize_with = "or_default")]
     status: NodeStatus,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NodeSpec {
+    #[serde(rename = "podCIDRs", deserialize_with = "or_default")]
+    pod_cidrs: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NodeAddress {
+    #[serde(rename = "type")]
+    kind: String,
+    address: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -209,6 +245,8 @@ struct WireNode {
 struct NodeStatus {
     #[serde(deserialize_with = "or_default")]
     allocatable: WireAmounts,
+    #[serde(deserialize_with = "or_default")]
+    addresses: Vec<NodeAddress>,
 }
 
 #[derive(Deserialize)]
@@ -253,6 +291,7 @@ pub(super) fn pod(json: &str, wanted: &Wanted) -> Result<Pod, serde_json::Error>
         reported: reported(status.resources.as_ref(), status.allocated_resources),
         resize_infeasible: is_infeasible(&status),
         overhead: Resources { cpu_request: spec.overhead.cpu, memory_request: spec.overhead.memory, ..Resources::default() },
+        addresses: if spec.host_network { Vec::new() } else { own_addresses(&status) },
         finished: if phase.is_some_and(Phase::is_over) { finished(&status) } else { None },
         phase,
         containers,
@@ -284,8 +323,24 @@ fn finished(status: &WireStatus) -> Option<Duration> {
 }
 
 pub(super) fn node(json: &str) -> Result<Node, serde_json::Error> {
-    let WireNode { metadata, status } = serde_json::from_str(json)?;
-    Ok(Node { name: metadata.name.into(), cpu: status.allocatable.cpu, memory: status.allocatable.memory })
+    let WireNode { metadata, spec, status } = serde_json::from_str(json)?;
+    let ranges = spec.pod_cidrs.iter().filter_map(|range| Range::parse(range));
+    let internal = status.addresses.iter().filter(|address| address.kind == "InternalIP");
+    Ok(Node {
+        name: metadata.name.into(),
+        cpu: status.allocatable.cpu,
+        memory: status.allocatable.memory,
+        pod_ranges: ranges.filter(|range| range.prefix > 0).take(ADDRESSES).collect(),
+        addresses: internal.filter_map(|address| address.address.parse().ok()).take(ADDRESSES).collect(),
+    })
+}
+
+/// A pod's addresses that are not its node's.
+fn own_addresses(status: &WireStatus) -> Vec<IpAddr> {
+    let of = |list: &[Address]| list.iter().filter_map(|address| address.ip.parse().ok()).collect::<Vec<IpAddr>>();
+    let of_node = of(&status.host_ips);
+    let own = of(&status.pod_ips).into_iter().filter(|address| !of_node.contains(address) && !address.is_unspecified());
+    own.take(ADDRESSES).collect()
 }
 
 pub(super) fn namespace(json: &str, wanted: &Wanted) -> Result<Namespace, serde_json::Error> {
