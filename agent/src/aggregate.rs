@@ -19,7 +19,11 @@ use crate::{
     join::{Node, Resource, Sample, Subject, identity::Unlisted},
     kernel::clock::UnixOffset,
     pods::{Known, figures, known::Found},
-    signals::{Readings, event::Event, metric::Point},
+    signals::{
+        Readings,
+        event::Event,
+        metric::{self, Point},
+    },
 };
 
 /// How long a pod's cgroup waits for its name, from its birth, and once more from its death: the API server and kubelet take a
@@ -181,20 +185,32 @@ impl Aggregate {
         let mut unlabelled = 0;
         // Before the dead lose their names.
         let events = self.told(table, names);
-        // A service that was started again has its predecessor's path and so its series: two values at one moment are one too many.
-        let living: HashSet<&str> = table.iter().filter(|c| c.lives()).map(|c| c.path.as_str()).collect();
+        // A service that was started again has its predecessor's path and so its series: one after the other, each until its end.
+        self.ended.sort_by_key(|ended| ended.cgroup.died_ns);
+        let mut waiting = HashSet::new();
         for Ended { cgroup, points } in std::mem::take(&mut self.ended) {
             let Some(label) = self.label(&cgroup, table, names, &mut unlabelled) else {
+                waiting.insert(cgroup.path.clone());
                 self.ended.push(Ended { cgroup, points });
                 continue;
             };
             self.labels.remove(&cgroup.id);
-            let time_ns = cgroup.died_ns.filter(|_| living.contains(cgroup.path.as_str()));
+            let time_ns = cgroup.died_ns;
             samples.push(Sample { cgroup: Some(Subject::of(&cgroup)), time_ns, resource: label.resource, points });
         }
+        let mut oldest: HashMap<&str, (u64, u64)> = HashMap::with_capacity(table.len());
+        let age = |cgroup: &Cgroup| (cgroup.born_ns, cgroup.id);
+        for cgroup in table.iter().filter(|cgroup| !waiting.contains(&cgroup.path)) {
+            oldest.entry(&cgroup.path).and_modify(|oldest| *oldest = age(cgroup).min(*oldest)).or_insert(age(cgroup));
+        }
         let mut used = Used::default();
-        for cgroup in table.iter().filter(|c| c.lives() || !living.contains(c.path.as_str())) {
+        for cgroup in table.iter() {
             let Some(mut points) = by_slot.remove(&cgroup.slot) else { continue };
+            // What is so now is the living one's, what was counted so far the oldest's whose final values have not left.
+            let is_oldest = oldest.get(cgroup.path.as_str()) == Some(&age(cgroup));
+            if !cgroup.lives() || !is_oldest {
+                points.retain(|point| if point.metric.kind == metric::Kind::Gauge { cgroup.lives() } else { is_oldest });
+            }
             let found = names.and_then(|names| find(names.known, cgroup));
             if cgroup.lives() {
                 if let Some(Found { pod, container, .. }) = found {
@@ -202,8 +218,9 @@ impl Aggregate {
                 }
                 self.in_force.settle(&mut points, cgroup, found.as_ref());
             }
-            if let Some(label) = self.label(cgroup, table, names, &mut unlabelled) {
-                samples.push(Sample { cgroup: Some(Subject::of(cgroup)), time_ns: None, resource: label.resource, points });
+            if let Some(label) = self.label(cgroup, table, names, &mut unlabelled).filter(|_| !points.is_empty()) {
+                let time_ns = cgroup.died_ns;
+                samples.push(Sample { cgroup: Some(Subject::of(cgroup)), time_ns, resource: label.resource, points });
             }
         }
         let mut pods = Vec::new();
@@ -315,22 +332,29 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_was_started_again_never_has_two_values_at_one_moment() {
+    fn a_service_that_was_started_again_counts_when_its_predecessors_final_values_have_left() {
         let mut aggregate = Aggregate::new(Node::default());
-        let mut dead = cgroup(1, "/a", None);
+        let mut dead = cgroup(2, "/a", None);
         dead.died_ns = Some(7);
         let mut table = Table::default();
-        table.insert(dead.clone());
-        let mut successor = cgroup(2, "/a", None);
-        successor.id += 1;
+        let mut successor = cgroup(1, "/a", None);
+        (successor.id, successor.born_ns) = (2000, 8);
         table.insert(successor);
-        let readings = || vec![Readings { cgroups: vec![(1, vec![point(1.0)]), (2, vec![point(2.0)])], node: Vec::new() }];
-        assert_eq!(paths(&aggregate.batch(9, readings(), &table, None)), [("/a", false, 1)], "the successor's alone");
-        table.remove(1);
-        aggregate.bury(&dead, vec![point(1.0)]);
-        let batch = aggregate.batch(10, readings(), &table, None);
-        assert_eq!(paths(&batch), [("/a", true, 1), ("/a", false, 1)]);
-        assert_eq!(batch.samples[1].time_ns, Some(7), "its last words are of when it died");
+        table.insert(dead.clone());
+        let both = |n: f64| vec![point(n), Point::new(&cpu::USAGE, 0, Value::Float(n))];
+        let readings = || vec![Readings { cgroups: vec![(1, both(1.0)), (2, both(2.0))], node: Vec::new() }];
+        let said = |batch: &Batch| -> Vec<_> {
+            let of = |sample: &Sample| (sample.time_ns, sample.points.iter().map(|p| (p.metric.kind, p.value.clone())).collect());
+            batch.samples[1..].iter().map(of).collect::<Vec<(Option<u64>, Vec<_>)>>()
+        };
+        let (counter, gauge) = (metric::Kind::Counter, metric::Kind::Gauge);
+        let waits = said(&aggregate.batch(9, readings(), &table, None));
+        assert_eq!(waits, [(None, vec![(gauge, Value::Float(1.0))]), (Some(7), vec![(counter, Value::Float(2.0))])]);
+        table.remove(2);
+        aggregate.bury(&dead, vec![point(3.0)]);
+        let batch = said(&aggregate.batch(20, readings(), &table, None));
+        let living = vec![(counter, Value::Float(1.0)), (gauge, Value::Float(1.0))];
+        assert_eq!(batch, [(Some(7), vec![(counter, Value::Float(3.0))]), (None, living)]);
     }
 
     #[test]

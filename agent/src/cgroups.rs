@@ -52,6 +52,7 @@ const BORN: usize = std::mem::offset_of!(Owner, born_ns) / 8;
 const DIED: usize = std::mem::offset_of!(Owner, died_ns) / 8;
 /// Word of [`Tally`].
 const TAKEN: usize = std::mem::offset_of!(Tally, taken) / 8;
+const EXPORTED: usize = std::mem::offset_of!(Tally, exported_ns) / 8;
 
 /// Why the cgroups cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -190,6 +191,16 @@ impl Cgroups {
     /// Cgroups ever born that found no free slot.
     pub fn without_slot(&self) -> u64 {
         self.tally.read(0).map_or(0, |tally| tally.without_slot)
+    }
+
+    /// CLOCK_BOOTTIME in ns of the last batch that was exported of what these maps count, if there was one.
+    pub fn exported_ns(&self) -> Option<u64> {
+        self.tally.word(0, EXPORTED).filter(|ns| *ns != 0)
+    }
+
+    /// A batch of that time leaves: the next agent goes on from here.
+    pub fn set_exported_ns(&self, boottime_ns: u64) {
+        self.tally.set_word(0, EXPORTED, boottime_ns);
     }
 
     /// Learns of births and deaths since the last call.

@@ -94,6 +94,7 @@ pub struct Pipeline {
     clock: Clock,
     /// What the signals have learnt.
     addresses: Option<Addresses>,
+    exported_before_ns: u64,
     _pins: Pins,
 }
 
@@ -103,6 +104,7 @@ impl Pipeline {
     /// # Errors
     /// For what a person must fix. A signal that this kernel cannot run is off, with its reason among the states.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
+        let started_ns = facts::boottime_ns();
         let lacking = capabilities::missing().map_err(StartError::Status)?;
         let missing: Vec<_> = lacking.iter().copied().filter(|right| capabilities::is_for_all(right)).collect();
         if !missing.is_empty() {
@@ -147,6 +149,7 @@ impl Pipeline {
         cgroups.counting_begins(kernel.counts_anew());
         let pins = kernel.settle()?;
         Ok(Self {
+            exported_before_ns: cgroups.exported_ns().unwrap_or(started_ns),
             cgroups,
             signals: running,
             states,
@@ -156,6 +159,16 @@ impl Pipeline {
             addresses: None,
             _pins: pins,
         })
+    }
+
+    /// Until when an earlier process exported what is counted here, CLOCK_BOOTTIME in ns; where none did, the start of this one.
+    pub fn exported_before_ns(&self) -> u64 {
+        self.exported_before_ns
+    }
+
+    /// A batch of that time, CLOCK_BOOTTIME in ns, is exported: the next process goes on from there.
+    pub fn exported(&self, time_ns: u64) {
+        self.cgroups.set_exported_ns(time_ns);
     }
 
     /// Which signals count, and why the others do not.

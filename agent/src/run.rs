@@ -18,6 +18,7 @@ use crate::{
     config::{self, Config},
     export::{
         self, ExportError,
+        series::Series,
         ship::{Queue, Shipper},
     },
     health::{self, Collected, Health},
@@ -117,7 +118,8 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         let (ending, mut ended) = oneshot::channel();
         let queue = shipper.queue();
         let failing = Failing { now: Vec::new(), limit: RateLimit::new(FAILURES, Duration::from_secs(60)), said: false };
-        let collector = Collector { pipeline, health, interval: config.interval, queue, started_ns, failing };
+        let series = Series::new(pipeline.exported_before_ns());
+        let collector = Collector { pipeline, health, interval: config.interval, queue, started_ns, series, failing };
         thread::Builder::new()
             .name("collector".to_owned())
             .spawn(move || {
@@ -218,6 +220,7 @@ struct Collector {
     /// Takes what was collected. Batches are encoded in this thread: one that takes long must not hold up sending.
     queue: Queue,
     started_ns: u64,
+    series: Series,
     failing: Failing,
 }
 
@@ -294,7 +297,15 @@ impl Collector {
         if let Some(node) = batch.samples.iter_mut().find(|sample| sample.cgroup.is_none()) {
             node.points.extend(export::own::points(&stats, of_events.as_ref(), self.started_ns));
         }
+        let doubles = self.series.complete(&mut batch, missed.is_empty());
+        if doubles > 0 {
+            failing.push((
+                "series",
+                format!("left out {doubles} points that had the series and the moment of others; this is a bug"),
+            ));
+        }
         self.queue.enqueue(&batch);
+        self.pipeline.exported(batch.time_ns);
         drop(batch);
         sys::trim_heap();
     }

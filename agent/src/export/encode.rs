@@ -9,8 +9,8 @@ use std::cell::Cell;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
 use opentelemetry_proto::tonic::metrics::v1::exponential_histogram_data_point::Buckets;
 use opentelemetry_proto::tonic::metrics::v1::{
-    AggregationTemporality, ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Metric as OtlpMetric, NumberDataPoint,
-    ResourceMetrics, ScopeMetrics, Sum, metric::Data, number_data_point,
+    AggregationTemporality, DataPointFlags, ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Metric as OtlpMetric,
+    NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, metric::Data, number_data_point,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource as OtlpResource;
 
@@ -165,15 +165,18 @@ fn number(
 ) -> Option<NumberDataPoint> {
     let value = match *value {
         // OTLP's integers are signed.
-        Value::Int(v) => number_data_point::Value::AsInt(i64::try_from(v).unwrap_or(i64::MAX)),
-        Value::Float(v) if v.is_finite() => number_data_point::Value::AsDouble(v),
+        Value::Int(v) => Some(number_data_point::Value::AsInt(i64::try_from(v).unwrap_or(i64::MAX))),
+        Value::Float(v) if v.is_finite() => Some(number_data_point::Value::AsDouble(v)),
+        Value::Absent => None,
         Value::Float(_) | Value::Histogram(_) => return None,
     };
+    let flags = if value.is_none() { DataPointFlags::NoRecordedValueMask as u32 } else { 0 };
     Some(NumberDataPoint {
         attributes: attributes(point, bounds),
         start_time_unix_nano,
         time_unix_nano,
-        value: Some(value),
+        value,
+        flags,
         ..Default::default()
     })
 }

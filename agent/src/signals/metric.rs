@@ -82,4 +82,6 @@ pub enum Value {
     Float(f64),
     /// A distribution. Behind an `Arc`: the same buckets go to the terminal and to OTLP.
     Histogram(std::sync::Arc<Histogram>),
+    /// A gauge has no value any more: OTLP's NO_RECORDED_VALUE.
+    Absent,
 }
