@@ -528,9 +528,10 @@ async fn respond(request: Request<Incoming>, shared: &Arc<Shared>, reset: &mpsc:
     let carries_logs = path == LOGS_PATH || path.contains("LogsService");
     let headers: BTreeMap<_, _> = request.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
     let answer = if carries_logs { shared.logs_answer(headers.clone()) } else { shared.answer() };
-    let call = Call { path, headers, answer };
-    if let Answer::Late(delay) = &call.answer {
-        tokio::time::sleep(*delay).await;
+    let mut call = Call { path, headers, answer };
+    if let Answer::Late(delay) = call.answer {
+        tokio::time::sleep(delay).await;
+        call.answer = Answer::Accept;
     }
     match &call.answer {
         Answer::Stall => std::future::pending().await,
