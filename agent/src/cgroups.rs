@@ -10,6 +10,7 @@ pub mod legacy;
 pub mod name;
 mod scan;
 pub mod table;
+pub mod weight;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -330,8 +331,8 @@ impl Cgroups {
         Ok(Some(cgroup))
     }
 
-    /// Makes every CPU forget which slot a cgroup's address leads to.
-    fn start_generation(&self) {
+    /// Makes every CPU forget which slot a cgroup's address leads to, and every socket what was looked up for it.
+    pub fn start_generation(&self) {
         // The kernel side also counts here; whichever write wins, the number is another than before.
         if let Some(generation) = self.generation.read(0) {
             self.generation.write(0, &generation.wrapping_add(1));

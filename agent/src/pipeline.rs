@@ -18,7 +18,7 @@ use crate::{
     },
     pods::Shared,
     signals::{
-        self, Readings, Running, Signal, agent,
+        self, Addresses, Readings, Running, Signal, agent,
         metric::{Point, Value},
     },
 };
@@ -94,6 +94,8 @@ pub struct Pipeline {
     clock: Clock,
     /// CLOCK_BOOTTIME in ns.
     started_ns: u64,
+    /// What the signals have learnt.
+    addresses: Option<Addresses>,
     exported_before_ns: u64,
     _pins: Pins,
 }
@@ -163,6 +165,7 @@ impl Pipeline {
             aggregate: Aggregate::new(settings.node),
             pods: settings.pods,
             clock,
+            addresses: None,
             _pins: pins,
         })
     }
@@ -205,7 +208,7 @@ impl Pipeline {
     pub fn tick(&mut self) -> Result<(), Box<dyn Error + Send + Sync>> {
         self.cgroups.refresh();
         // What fails now is said at the end: slots must be given back all the same.
-        let mut ticked = Ok(());
+        let mut ticked = self.learn();
         for (_, signal) in &mut self.signals {
             ticked = signal.tick(&self.cgroups).and(ticked);
             self.aggregate.note(signal.events(), self.cgroups.table());
@@ -219,6 +222,15 @@ impl Pipeline {
         }
         self.cgroups.close()?;
         ticked
+    }
+
+    /// Hands on what Kubernetes tells of addresses, where that has changed.
+    fn learn(&mut self) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let addresses = self.pods.as_ref().and_then(|pods| pods.snapshot().addresses());
+        let Some(addresses) = addresses.filter(|addresses| self.addresses.as_ref() != Some(addresses)) else { return Ok(()) };
+        self.signals.iter_mut().try_for_each(|(_, signal)| signal.learn(&addresses, &self.cgroups))?;
+        self.addresses = Some(addresses);
+        Ok(())
     }
 
     /// From now on nothing waits for its name: the next collection is the last, or people look.

@@ -24,7 +24,6 @@ use self::theme::Theme;
 use self::view::View;
 use crate::{causes::chain, interrupt::Interrupt};
 
-mod asked;
 mod columns;
 mod detail;
 mod figures;

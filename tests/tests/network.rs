@@ -15,7 +15,11 @@ use podmeter_tests::{
     agent::Agent,
     bpffs::BpfDir,
     cgroup::{Cgroup, inside, mount_point},
-    dns::{self, ask, server::Server, stage},
+    dns::{self, ask, server::Server as Resolver, stage},
+    kubernetes::{
+        Options, Server,
+        objects::{self, Container, Pod, container_id},
+    },
     metric::{NETWORK_EGRESS, NETWORK_IO, NETWORK_LOOPBACK, NETWORK_PACKETS},
     namespace::{Cable, FAR, INTERFACE, NEAR, Namespace},
     otlp::Exports,
@@ -222,6 +226,53 @@ root_test! {
 }
 
 root_test! {
+    fn addresses_of_this_nodes_pods_are_the_clusters_for_as_long_as_kubernetes_tells_of_them() {
+        const BYTES: usize = 1000;
+        let cable = quiet_cable()?;
+        let server = Server::start(Options::default())?;
+        server.set("nodes", objects::node("node-1", "3800m", "14Gi"));
+        let agent = Agent::start(server.agent_config()?)?;
+        let (client, other) = (Cgroup::new("client")?, Cgroup::new("server")?);
+        // One connection all the time: what was looked up for its socket must not outlive what it was looked up in.
+        let [mut near, mut far] = stream((&client, &cable.near), (&other, &cable.far), (FAR, 0).into(), BYTES)?;
+        let mut goes_to = |scope: &str| -> Result<()> {
+            for _ in 0..20 {
+                let before = agent.look(|exports| egress(exports, &client, scope));
+                near.write_all(&[7; BYTES])?;
+                far.read_exact(&mut [0; BYTES])?;
+                agent.catch_up()?;
+                let [sent, all] = agent.look(|exports| {
+                    let all = ["private", "cluster", "node", "internet"].map(|scope| egress(exports, &client, scope));
+                    [egress(exports, &client, scope) - before, all.iter().sum::<u64>().abs_diff(io(exports, &client, NETWORK_IO, "transmit"))]
+                });
+                ensure!(all == 0, "{all} B went nowhere, or twice");
+                if sent as usize > BYTES {
+                    return Ok(());
+                }
+            }
+            Err(anyhow!("nothing goes to {scope}"))
+        };
+        goes_to("private")?;
+        let at = |address: &str| {
+            let mut pod = Pod::new("web-1", vec![Container::new("app", &container_id())]).json();
+            pod["status"]["podIPs"] = json!([{"ip": address}]);
+            pod
+        };
+        let pod = at(&FAR.to_string());
+        server.set("pods", pod.clone());
+        goes_to("cluster")?;
+        server.delete("pods", pod);
+        goes_to("private")?;
+        // A range of the node's, as most clusters give it one.
+        let mut node = objects::node("node-1", "3800m", "14Gi");
+        node["spec"]["podCIDRs"] = json!(["10.99.0.0/24"]);
+        server.set("nodes", node);
+        goes_to("cluster")?;
+        agent.stop().map(drop)
+    }
+}
+
+root_test! {
     fn loopback_is_apart_and_a_short_container_with_one_connection_is_exported() {
         let namespace = Namespace::new()?;
         let agent = Agent::start(json!({}))?;
@@ -287,7 +338,7 @@ root_test! {
             let config = json!({
                 "bpf": {"pin": true, "directory": bpf.path()}, "cgroups": {"root": root.dir()}, "dns": {"timeout": "1s"},
             });
-            let server = Server::start(&served, stage::v4())?;
+            let server = Resolver::start(&served, stage::v4())?;
             let lookups = |agent: &Agent| -> Result<()> {
                 let socket = inside(&client, || dns::udp(server.address()))?;
                 (0..5).try_for_each(|id| ask(&socket, id, "fine.test").map(drop))?;

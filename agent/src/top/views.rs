@@ -3,7 +3,6 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    asked::Asked,
     identity,
     points::{attribute, histogram, number, points, sum, sum_where},
     suggest::{self, Watched},
@@ -99,14 +98,11 @@ impl Views {
         self.time_ns = batch.time_ns;
         let mut view = View { schema: SCHEMA, ..View::default() };
         let mut before = HashMap::with_capacity(self.before.len());
-        let asked = Asked::of(batch);
         for sample in &batch.samples {
             match &sample.cgroup {
                 None => view.node = self.node(sample, elapsed_s),
                 Some(subject) => {
-                    let (mut workload, now) =
-                        workload(subject, sample, batch.time_ns, self.before.remove(&subject.id), elapsed_s);
-                    asked.complete(&mut workload, subject, &sample.resource);
+                    let (workload, now) = workload(subject, sample, batch.time_ns, self.before.remove(&subject.id), elapsed_s);
                     before.insert(subject.id, now);
                     view.workloads.push(workload);
                 }
