@@ -66,6 +66,8 @@ record! {
         pub without_slot: u64,
         /// Slots that have an owner, [`UNATTRIBUTED`] left out. The kernel side and the agent add and subtract.
         pub taken: u64,
+        /// CLOCK_BOOTTIME of the last batch that was made to be exported, in ns; 0 before the first. The agent writes it, for the next.
+        pub exported_ns: u64,
     }
 }
 

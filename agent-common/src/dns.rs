@@ -378,7 +378,7 @@ record! {
     pub struct Name {
         /// Queries, retries included.
         pub queries: u64,
-        /// The first of them on CLOCK_MONOTONIC in ns.
+        /// The first of them on CLOCK_BOOTTIME in ns.
         pub first_ns: u64,
         /// What there was in the packet from the name on: the name, on the wire, and what follows it.
         pub wire: [u8; NAME_LEN + 1],

@@ -13,8 +13,13 @@ use self::pods::{Pods, Used};
 use crate::{
     cgroups::{Cgroup, Table, name::Kind},
     join::{Node, Resource, Sample, Subject, identity::Unlisted},
+    kernel::clock::UnixOffset,
     pods::{Known, figures, known::Found},
-    signals::{Readings, event::Event, metric::Point},
+    signals::{
+        Readings,
+        event::Event,
+        metric::{self, Point},
+    },
 };
 
 /// How long a pod's cgroup waits for its name, from its birth, and once more from its death: the API server and kubelet take a
@@ -25,8 +30,10 @@ const PATIENCE_NS: u64 = 10_000_000_000;
 /// Everything known at one moment: the input of every exporter.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// When it was read, Unix time in ns.
-    pub time_unix_ns: u64,
+    /// When it was read, CLOCK_BOOTTIME in ns, as all times in it.
+    pub time_ns: u64,
+    /// What makes Unix time of them, as of when the batch leaves.
+    pub offset: UnixOffset,
     /// What was read: the node's first, then those of cgroups.
     pub samples: Vec<Sample>,
     /// What Kubernetes says of pods and their containers, whether they run or not.
@@ -53,6 +60,8 @@ pub struct Names<'a> {
     pub now_ns: u64,
     /// The same.
     pub now: Instant,
+    /// What makes Unix time of boot time.
+    pub offset: UnixOffset,
 }
 
 /// Keeps what must outlive one collection.
@@ -66,8 +75,8 @@ pub struct Aggregate {
     /// Each with the cgroup that it happened in, if that was known.
     events: Vec<(Event, Option<Cgroup>)>,
     pods: Pods,
-    /// When the first batch was made, Unix time and CLOCK_BOOTTIME in ns.
-    began: Option<(u64, u64)>,
+    /// When the first batch was made, CLOCK_BOOTTIME in ns.
+    began_ns: Option<u64>,
     /// Whether to wait for names.
     patient: bool,
 }
@@ -100,7 +109,7 @@ impl Aggregate {
             ended: Vec::new(),
             events: Vec::new(),
             pods: Pods::default(),
-            began: None,
+            began_ns: None,
             patient: true,
         }
     }
@@ -152,8 +161,8 @@ impl Aggregate {
         told
     }
 
-    /// One collection of all signals.
-    pub fn batch(&mut self, time_unix_ns: u64, readings: Vec<Readings>, table: &Table, names: Option<Names<'_>>) -> Batch {
+    /// One collection of all signals, as of `time_ns`, CLOCK_BOOTTIME.
+    pub fn batch(&mut self, time_ns: u64, readings: Vec<Readings>, table: &Table, names: Option<Names<'_>>) -> Batch {
         let mut by_slot: HashMap<u32, Vec<Point>> = HashMap::with_capacity(table.len());
         let mut node = Vec::new();
         for reading in readings {
@@ -162,29 +171,39 @@ impl Aggregate {
                 by_slot.entry(slot).or_default().extend(points);
             }
         }
-        let (began_unix_ns, _) = *self.began.get_or_insert((time_unix_ns, names.map_or(0, |names| names.now_ns)));
+        let began_ns = *self.began_ns.get_or_insert(time_ns);
         let mut samples =
-            vec![Sample { cgroup: None, time_unix_ns: None, resource: Arc::clone(&self.node_resource), points: Vec::new() }];
+            vec![Sample { cgroup: None, time_ns: None, resource: Arc::clone(&self.node_resource), points: Vec::new() }];
         samples.reserve(by_slot.len() + self.ended.len());
         let mut unlabelled = 0;
         // Before the dead lose their names.
         let events = self.told(table, names);
-        // A service that was started again has its predecessor's path and so its series: two values at one moment are one too many.
-        let living: HashSet<&str> = table.iter().filter(|c| c.lives()).map(|c| c.path.as_str()).collect();
+        // A service that was started again has its predecessor's path and so its series: one after the other, each until its end.
+        self.ended.sort_by_key(|ended| ended.cgroup.died_ns);
+        let mut waiting = HashSet::new();
         for Ended { cgroup, points } in std::mem::take(&mut self.ended) {
             let Some(label) = self.label(&cgroup, table, names, &mut unlabelled) else {
+                waiting.insert(cgroup.path.clone());
                 self.ended.push(Ended { cgroup, points });
                 continue;
             };
             self.labels.remove(&cgroup.id);
-            let lived_ns = cgroup.died_ns.unwrap_or(cgroup.born_ns).saturating_sub(cgroup.born_ns);
-            let died_unix_ns = cgroup.born_unix_ns + lived_ns;
-            let time_unix_ns = living.contains(cgroup.path.as_str()).then_some(died_unix_ns);
-            samples.push(Sample { cgroup: Some(Subject::of(&cgroup)), time_unix_ns, resource: label.resource, points });
+            let time_ns = cgroup.died_ns;
+            samples.push(Sample { cgroup: Some(Subject::of(&cgroup)), time_ns, resource: label.resource, points });
+        }
+        let mut oldest: HashMap<&str, (u64, u64)> = HashMap::with_capacity(table.len());
+        let age = |cgroup: &Cgroup| (cgroup.born_ns, cgroup.id);
+        for cgroup in table.iter().filter(|cgroup| !waiting.contains(&cgroup.path)) {
+            oldest.entry(&cgroup.path).and_modify(|oldest| *oldest = age(cgroup).min(*oldest)).or_insert(age(cgroup));
         }
         let mut used = Used::default();
-        for cgroup in table.iter().filter(|c| c.lives() || !living.contains(c.path.as_str())) {
+        for cgroup in table.iter() {
             let Some(mut points) = by_slot.remove(&cgroup.slot) else { continue };
+            // What is so now is the living one's, what was counted so far the oldest's whose final values have not left.
+            let is_oldest = oldest.get(cgroup.path.as_str()) == Some(&age(cgroup));
+            if !cgroup.lives() || !is_oldest {
+                points.retain(|point| if point.metric.kind == metric::Kind::Gauge { cgroup.lives() } else { is_oldest });
+            }
             if let Some(Found { pod, container, .. }) = names.and_then(|names| find(names.known, cgroup)) {
                 if cgroup.lives() {
                     used.enter(pod, container, cgroup.name.kind, cgroup.name.nested, &points);
@@ -193,19 +212,20 @@ impl Aggregate {
                     pods::correct(&mut points, container);
                 }
             }
-            if let Some(label) = self.label(cgroup, table, names, &mut unlabelled) {
-                samples.push(Sample { cgroup: Some(Subject::of(cgroup)), time_unix_ns: None, resource: label.resource, points });
+            if let Some(label) = self.label(cgroup, table, names, &mut unlabelled).filter(|_| !points.is_empty()) {
+                let time_ns = cgroup.died_ns;
+                samples.push(Sample { cgroup: Some(Subject::of(cgroup)), time_ns, resource: label.resource, points });
             }
         }
         let mut pods = Vec::new();
         if let Some(names) = names {
             node.extend(pods::node_points(names.known));
-            pods = self.pods.samples(&self.node, names.known, &used, Duration::from_nanos(time_unix_ns));
+            pods = self.pods.samples(&self.node, names.known, &used, Duration::from_nanos(names.offset.unix_ns(time_ns)));
             let left_out = self.pods.left_out as u64;
-            node.extend(figures::points(names.known, began_unix_ns, figures::Missing { unlabelled, left_out }, names.now));
+            node.extend(figures::points(names.known, began_ns, figures::Missing { unlabelled, left_out }, names.now));
         }
         samples[0].points = node;
-        Batch { time_unix_ns, samples, pods, events }
+        Batch { time_ns, offset: UnixOffset::default(), samples, pods, events }
     }
 
     /// What a cgroup is called; `None` while it waits for its name. `unlabelled` counts those that have none.
@@ -228,8 +248,7 @@ impl Aggregate {
         let complete = found.as_ref().is_some_and(|found| !needs_container || found.container.is_some() || sandbox);
         if !complete {
             *unlabelled += 1;
-            let began_ns = self.began.map_or(0, |(_, boottime_ns)| boottime_ns);
-            let since_ns = began_ns.max(cgroup.born_ns).max(cgroup.died_ns.unwrap_or(0));
+            let since_ns = self.began_ns.unwrap_or(0).max(cgroup.born_ns).max(cgroup.died_ns.unwrap_or(0));
             if self.patient && names.now_ns.saturating_sub(since_ns) < patience_ns(names.known) {
                 return None;
             }
@@ -307,22 +326,29 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_was_started_again_never_has_two_values_at_one_moment() {
+    fn a_service_that_was_started_again_counts_when_its_predecessors_final_values_have_left() {
         let mut aggregate = Aggregate::new(Node::default());
-        let mut dead = cgroup(1, "/a", None);
+        let mut dead = cgroup(2, "/a", None);
         dead.died_ns = Some(7);
         let mut table = Table::default();
-        table.insert(dead.clone());
-        let mut successor = cgroup(2, "/a", None);
-        successor.id += 1;
+        let mut successor = cgroup(1, "/a", None);
+        (successor.id, successor.born_ns) = (2000, 8);
         table.insert(successor);
-        let readings = || vec![Readings { cgroups: vec![(1, vec![point(1.0)]), (2, vec![point(2.0)])], node: Vec::new() }];
-        assert_eq!(paths(&aggregate.batch(9, readings(), &table, None)), [("/a", false, 1)], "the successor's alone");
-        table.remove(1);
-        aggregate.bury(&dead, vec![point(1.0)]);
-        let batch = aggregate.batch(2_000_000_000, readings(), &table, None);
-        assert_eq!(paths(&batch), [("/a", true, 1), ("/a", false, 1)]);
-        assert_eq!(batch.samples[1].time_unix_ns, Some(1_000_000_007), "its last words are of when it died");
+        table.insert(dead.clone());
+        let both = |n: f64| vec![point(n), Point::new(&cpu::USAGE, 0, Value::Float(n))];
+        let readings = || vec![Readings { cgroups: vec![(1, both(1.0)), (2, both(2.0))], node: Vec::new() }];
+        let said = |batch: &Batch| -> Vec<_> {
+            let of = |sample: &Sample| (sample.time_ns, sample.points.iter().map(|p| (p.metric.kind, p.value.clone())).collect());
+            batch.samples[1..].iter().map(of).collect::<Vec<(Option<u64>, Vec<_>)>>()
+        };
+        let (counter, gauge) = (metric::Kind::Counter, metric::Kind::Gauge);
+        let waits = said(&aggregate.batch(9, readings(), &table, None));
+        assert_eq!(waits, [(None, vec![(gauge, Value::Float(1.0))]), (Some(7), vec![(counter, Value::Float(2.0))])]);
+        table.remove(2);
+        aggregate.bury(&dead, vec![point(3.0)]);
+        let batch = said(&aggregate.batch(20, readings(), &table, None));
+        let living = vec![(counter, Value::Float(1.0)), (gauge, Value::Float(1.0))];
+        assert_eq!(batch, [(Some(7), vec![(counter, Value::Float(3.0))]), (None, living)]);
     }
 
     #[test]
@@ -349,7 +375,7 @@ mod tests {
     }
 
     fn names(known: &Known, now_ns: u64) -> Option<Names<'_>> {
-        Some(Names { known, now_ns, now: Instant::now() })
+        Some(Names { known, now_ns, now: Instant::now(), offset: UnixOffset::default() })
     }
 
     /// The container's name, or else its type, of each exported cgroup.
@@ -376,7 +402,7 @@ mod tests {
         table.insert(container_cgroup(2, "a"));
         table.insert(cgroup(3, "/other", None));
         let nobody = Known::default();
-        assert_eq!(called(&aggregate.batch(1, readings(), &table, names(&nobody, 0))), [None], "only the other one");
+        assert_eq!(called(&aggregate.batch(0, readings(), &table, names(&nobody, 0))), [None], "only the other one");
         let waited = aggregate.batch(2, readings(), &table, names(&nobody, PATIENCE_NS));
         assert_eq!(called(&waited), [None, None], "by its UID");
         let named = known(&[("app", &"a".repeat(64))]);
@@ -395,7 +421,7 @@ mod tests {
         table.insert(container_cgroup(2, "a"));
         let mut nobody = Known::default();
         nobody.figures.spread = Duration::from_secs(5);
-        let mut called_at = |known: &Known, now_ns| called(&aggregate.batch(1, readings(), &table, names(known, now_ns))).len();
+        let mut called_at = |known: &Known, now_ns| called(&aggregate.batch(0, readings(), &table, names(known, now_ns))).len();
         assert_eq!((called_at(&nobody, 0), called_at(&nobody, PATIENCE_NS)), (0, 0));
         nobody.figures.following_mut(figures::Followed::Pods).works();
         assert_eq!(called_at(&nobody, PATIENCE_NS), 1, "all lists are there, and none has its name");

@@ -51,6 +51,7 @@ const BORN: usize = std::mem::offset_of!(Owner, born_ns) / 8;
 const DIED: usize = std::mem::offset_of!(Owner, died_ns) / 8;
 /// Word of [`Tally`].
 const TAKEN: usize = std::mem::offset_of!(Tally, taken) / 8;
+const EXPORTED: usize = std::mem::offset_of!(Tally, exported_ns) / 8;
 
 /// Why the cgroups cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -191,9 +192,18 @@ impl Cgroups {
         self.tally.read(0).map_or(0, |tally| tally.without_slot)
     }
 
+    /// CLOCK_BOOTTIME in ns of the last batch that was exported of what these maps count, if there was one.
+    pub fn exported_ns(&self) -> Option<u64> {
+        self.tally.word(0, EXPORTED).filter(|ns| *ns != 0)
+    }
+
+    /// A batch of that time leaves: the next agent goes on from here.
+    pub fn set_exported_ns(&self, boottime_ns: u64) {
+        self.tally.set_word(0, EXPORTED, boottime_ns);
+    }
+
     /// Learns of births and deaths since the last call.
     pub fn refresh(&mut self) {
-        let unix_minus_boot = facts::unix_ns().wrapping_sub(facts::boottime_ns());
         let mut born = Vec::new();
         for slot in 1..self.slots {
             let Some(id) = self.owners.word(slot, ID).filter(|id| *id != 0) else { continue };
@@ -216,7 +226,6 @@ impl Cgroups {
                 parent: self.table.ancestor(owner.parent, &path),
                 name: name::parse(&path),
                 path,
-                born_unix_ns: owner.born_ns.wrapping_add(unix_minus_boot),
                 born_ns: owner.born_ns,
                 older_than_counting: owner.older_than_counting != 0,
                 died_ns: Some(owner.died_ns).filter(|ns| *ns != 0),

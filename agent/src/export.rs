@@ -18,6 +18,7 @@ pub mod own;
 pub mod probe;
 mod queue;
 mod request;
+pub mod series;
 pub mod ship;
 mod tls;
 

@@ -44,8 +44,8 @@ pub struct Node {
 pub struct Sample {
     /// Whose it is; `None` for the node, and for what Kubernetes says of a pod.
     pub cgroup: Option<Subject>,
-    /// When it was so, Unix time in ns, if not when the batch was read: a successor under the same path has the same resource.
-    pub time_unix_ns: Option<u64>,
+    /// When it was so, CLOCK_BOOTTIME in ns, if not when the batch was read: a successor under the same path has the same resource.
+    pub time_ns: Option<u64>,
     /// The same as OTLP has it.
     pub resource: Arc<Resource>,
     /// The values.

@@ -2,6 +2,7 @@
 
 pub mod btf;
 pub mod capabilities;
+pub mod clock;
 pub mod descriptors;
 pub mod facts;
 pub mod load;

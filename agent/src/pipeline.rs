@@ -9,7 +9,9 @@ use crate::{
     config,
     join::Node,
     kernel::{
-        capabilities, descriptors, facts,
+        capabilities,
+        clock::Clock,
+        descriptors, facts,
         load::{Kernel, LoadError},
         mounts::{self, MountError},
         pin::{PinError, Pins},
@@ -93,6 +95,8 @@ pub struct Pipeline {
     states: Vec<State>,
     aggregate: Aggregate,
     pods: Option<Shared>,
+    clock: Clock,
+    exported_before_ns: u64,
     _pins: Pins,
 }
 
@@ -102,6 +106,7 @@ impl Pipeline {
     /// # Errors
     /// For what a person must fix. A signal that this kernel cannot run is off, with its reason among the states.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
+        let started_ns = facts::boottime_ns();
         let lacking = capabilities::missing().map_err(StartError::Status)?;
         let missing: Vec<_> = lacking.iter().copied().filter(|right| capabilities::is_for_all(right)).collect();
         if !missing.is_empty() {
@@ -146,7 +151,26 @@ impl Pipeline {
         }
         cgroups.counting_begins(kernel.counts_anew());
         let pins = kernel.settle()?;
-        Ok(Self { cgroups, signals: running, states, aggregate: Aggregate::new(settings.node), pods: settings.pods, _pins: pins })
+        Ok(Self {
+            exported_before_ns: cgroups.exported_ns().unwrap_or(started_ns),
+            cgroups,
+            signals: running,
+            states,
+            aggregate: Aggregate::new(settings.node),
+            pods: settings.pods,
+            clock: Clock::default(),
+            _pins: pins,
+        })
+    }
+
+    /// Until when an earlier process exported what is counted here, CLOCK_BOOTTIME in ns; where none did, the start of this one.
+    pub fn exported_before_ns(&self) -> u64 {
+        self.exported_before_ns
+    }
+
+    /// A batch of that time, CLOCK_BOOTTIME in ns, is exported: the next process goes on from there.
+    pub fn exported(&self, time_ns: u64) {
+        self.cgroups.set_exported_ns(time_ns);
     }
 
     /// Which signals count, and why the others do not.
@@ -203,7 +227,7 @@ impl Pipeline {
             }
         }
         // Before the readings: what is exported as of this moment has no less than was there then.
-        let (now_ns, unix_ns) = (facts::boottime_ns(), facts::unix_ns());
+        let now_ns = facts::boottime_ns();
         let mut readings = Vec::with_capacity(self.signals.len());
         let mut own: Vec<Point> = self.states.iter().filter_map(State::point).collect();
         for (signal, running) in &mut self.signals {
@@ -220,8 +244,9 @@ impl Pipeline {
         readings.push(Readings { node: own, ..Readings::default() });
         // A moment's: the source goes on while the batch is made of it.
         let known = self.pods.as_ref().map(Shared::snapshot);
-        let names = known.as_deref().map(|known| Names { known, now_ns: facts::boottime_ns(), now: Instant::now() });
-        self.aggregate.batch(unix_ns, readings, self.cgroups.table(), names)
+        let offset = self.clock.offset();
+        let names = known.as_deref().map(|known| Names { known, now_ns: facts::boottime_ns(), now: Instant::now(), offset });
+        Batch { offset, ..self.aggregate.batch(now_ns, readings, self.cgroups.table(), names) }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::{
     config::{self, Config},
     export::{
         self, ExportError,
+        series::Series,
         ship::{Queue, Shipper},
     },
     health::{self, Collected, Health},
@@ -111,7 +112,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
                 Some(why) => warn!(signal = state.signal.name, why, "not measuring"),
             }
         }
-        let started_unix_ns = facts::unix_ns();
+        let started_ns = facts::boottime_ns();
         let states = pipeline.states().iter();
         let health = Arc::new(Health::new(states.map(|state| (state.signal.name, state.off.clone()))));
         tokio::spawn(health::serve(listener, Arc::clone(&health)));
@@ -120,7 +121,8 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         let (ending, mut ended) = oneshot::channel();
         let queue = shipper.queue();
         let failing = Failing { now: Vec::new(), limit: RateLimit::new(FAILURES, Duration::from_secs(60)), said: false };
-        let collector = Collector { pipeline, health, interval: config.interval, queue, started_unix_ns, failing };
+        let series = Series::new(pipeline.exported_before_ns());
+        let collector = Collector { pipeline, health, interval: config.interval, queue, started_ns, series, failing };
         thread::Builder::new()
             .name("collector".to_owned())
             .spawn(move || {
@@ -217,7 +219,8 @@ struct Collector {
     interval: Duration,
     /// Takes what was collected. Batches are encoded in this thread: one that takes long must not hold up sending.
     queue: Queue,
-    started_unix_ns: u64,
+    started_ns: u64,
+    series: Series,
     failing: Failing,
 }
 
@@ -292,9 +295,17 @@ impl Collector {
         let pods = self.pipeline.pods_trouble();
         self.health.collected(Collected { missed: &missed, export: &stats, pods, at: Instant::now() });
         if let Some(node) = batch.samples.iter_mut().find(|sample| sample.cgroup.is_none()) {
-            node.points.extend(export::own::points(&stats, of_events.as_ref(), self.started_unix_ns));
+            node.points.extend(export::own::points(&stats, of_events.as_ref(), self.started_ns));
+        }
+        let doubles = self.series.complete(&mut batch, missed.is_empty());
+        if doubles > 0 {
+            failing.push((
+                "series",
+                format!("left out {doubles} points that had the series and the moment of others; this is a bug"),
+            ));
         }
         self.queue.enqueue(&batch);
+        self.pipeline.exported(batch.time_ns);
         drop(batch);
         sys::trim_heap();
     }

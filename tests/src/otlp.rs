@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
 };
 
@@ -9,7 +10,9 @@ use anyhow::{Context as _, Result, ensure};
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
     common::v1::{KeyValue, any_value},
-    metrics::v1::{AggregationTemporality, ExponentialHistogramDataPoint, NumberDataPoint, metric::Data, number_data_point},
+    metrics::v1::{
+        AggregationTemporality, DataPointFlags, ExponentialHistogramDataPoint, NumberDataPoint, metric::Data, number_data_point,
+    },
 };
 
 /// The resource attribute that says which cgroup points are about.
@@ -50,6 +53,8 @@ pub enum Value {
     Number(f64),
     /// Of an exponential histogram.
     Histogram(Histogram),
+    /// None any more: the gauge has ended.
+    Absent,
 }
 
 /// An exponential histogram of positive values.
@@ -123,10 +128,20 @@ pub struct Exports {
     latest_unix_ns: u64,
     by_cgroup: HashMap<String, Vec<Point>>,
     other: Vec<Point>,
+    newest: HashMap<u64, Newest>,
+}
+
+/// The newest point of a series.
+#[derive(Debug)]
+struct Newest {
+    request: usize,
+    time_unix_ns: u64,
+    value: String,
 }
 
 impl Exports {
-    /// Adds one request. Fails when it is not what OTLP says it has to be.
+    /// Adds one request. Fails when it is not what OTLP says it has to be, or what Prometheus and its like refuse: a point that is not
+    /// later than the one before it in its series, by ms, or that is before its own start. A request that was sent twice is not.
     pub fn add(&mut self, request: &ExportMetricsServiceRequest) -> Result<()> {
         for resource in &request.resource_metrics {
             let attributes = Arc::new(strings(resource.resource.as_ref().map_or(&[], |resource| &resource.attributes)));
@@ -138,8 +153,11 @@ impl Exports {
                 let first = points.len();
                 points_of(&attributes, Arc::from(metric.name.as_str()), metric.data.as_ref(), points)
                     .with_context(|| format!("metric {} of {attributes:?}", metric.name))?;
-                let times = points[first..].iter().map(|point| point.time_unix_ns);
-                self.latest_unix_ns = times.fold(self.latest_unix_ns, u64::max);
+                for point in &points[first..] {
+                    self.latest_unix_ns = self.latest_unix_ns.max(point.time_unix_ns);
+                    follows(point, self.requests, &mut self.newest)?;
+                }
+                points.retain(|point| !matches!(point.value, Value::Absent));
             }
         }
         self.requests += 1;
@@ -198,7 +216,7 @@ impl Exports {
         let point = points.find(|point| point.is(metric, attributes) && point.attributes.len() == attributes.len())?;
         match &point.value {
             Value::Histogram(histogram) => Some(histogram),
-            Value::Number(_) => None,
+            Value::Number(_) | Value::Absent => None,
         }
     }
 
@@ -206,18 +224,18 @@ impl Exports {
     pub fn histograms(&self, cgroup: &str, metric: &str) -> impl Iterator<Item = (u64, &Histogram)> {
         self.of(cgroup).iter().filter(move |point| &*point.metric == metric).filter_map(|point| match &point.value {
             Value::Histogram(histogram) => Some((point.time_unix_ns, histogram)),
-            Value::Number(_) => None,
+            Value::Number(_) | Value::Absent => None,
         })
     }
 
-    /// Fails when a counter or histogram has gone down, or when a point was measured before its counting began.
+    /// Fails when a counter or histogram has gone down.
     pub fn check_that_counters_only_grow(&self) -> Result<()> {
         let mut seen: HashMap<_, f64> = HashMap::new();
         for point in self.by_cgroup.values().flatten().chain(&self.other).filter(|point| point.counter) {
-            ensure!(point.start_unix_ns <= point.time_unix_ns, "measured before counting began: {point:?}");
             let value = match &point.value {
                 Value::Number(value) => *value,
                 Value::Histogram(histogram) => histogram.count as f64,
+                Value::Absent => continue,
             };
             let series = (&point.resource, &point.metric, &point.attributes, point.start_unix_ns);
             let before = seen.insert(series, value).unwrap_or(0.0);
@@ -225,6 +243,21 @@ impl Exports {
         }
         Ok(())
     }
+}
+
+/// Whether a point is one that its series may have next.
+fn follows(point: &Point, request: usize, newest: &mut HashMap<u64, Newest>) -> Result<()> {
+    ensure!(point.start_unix_ns <= point.time_unix_ns, "measured before counting began: {point:?}");
+    let mut series = DefaultHasher::new();
+    (&point.resource, &point.metric, &point.attributes).hash(&mut series);
+    let this = Newest { request, time_unix_ns: point.time_unix_ns, value: format!("{:?}", point.value) };
+    if let Some(before) = newest.get(&series.finish()) {
+        let sent_twice = before.request != request && before.time_unix_ns >= this.time_unix_ns && before.value == this.value;
+        let later = before.time_unix_ns / 1_000_000 < this.time_unix_ns / 1_000_000;
+        ensure!(later || sent_twice, "not later than the point before it, at {}: {point:?}", before.time_unix_ns);
+    }
+    newest.insert(series.finish(), this);
+    Ok(())
 }
 
 fn last(points: &[Point], metric: &str, attributes: &[(&str, &str)]) -> Option<f64> {
@@ -236,7 +269,7 @@ fn last(points: &[Point], metric: &str, attributes: &[(&str, &str)]) -> Option<f
 fn number(point: &Point) -> Option<f64> {
     match point.value {
         Value::Number(value) => Some(value),
-        Value::Histogram(_) => None,
+        Value::Histogram(_) | Value::Absent => None,
     }
 }
 
@@ -278,11 +311,16 @@ fn points_of(resource: &Arc<Attributes>, metric: Arc<str>, data: Option<&Data>, 
         other => anyhow::bail!("podmeter exports no data of this kind: {other:?}"),
     };
     for point in numbers.0 {
-        let value = match point.value.as_ref().context("a point without a value")? {
-            number_data_point::Value::AsDouble(value) => *value,
-            number_data_point::Value::AsInt(value) => *value as f64,
+        let value = match point.value {
+            Some(number_data_point::Value::AsDouble(value)) => Value::Number(value),
+            Some(number_data_point::Value::AsInt(value)) => Value::Number(value as f64),
+            None => {
+                let flagged = point.flags & DataPointFlags::NoRecordedValueMask as u32 != 0;
+                ensure!(flagged && !numbers.1, "a point without a value that is not the end of a gauge");
+                Value::Absent
+            }
         };
-        ensure!(value.is_finite(), "the value {value}");
+        ensure!(!matches!(value, Value::Number(value) if !value.is_finite()), "the value {value:?}");
         points.push(Point {
             resource: resource.clone(),
             metric: metric.clone(),
@@ -290,7 +328,7 @@ fn points_of(resource: &Arc<Attributes>, metric: Arc<str>, data: Option<&Data>, 
             start_unix_ns: point.start_time_unix_nano,
             time_unix_ns: point.time_unix_nano,
             counter: numbers.1,
-            value: Value::Number(value),
+            value,
         });
     }
     Ok(())
@@ -324,31 +362,46 @@ mod tests {
     #[test]
     fn an_export_is_taken_apart_by_cgroup_metric_and_attribute() {
         let mut exports = Exports::default();
-        exports.add(&export(10, 1.5)).expect("is valid");
-        exports.add(&export(20, 2.5)).expect("is valid");
+        exports.add(&export(10_000_000, 1.5)).expect("is valid");
+        exports.add(&export(20_000_000, 2.5)).expect("is valid");
         assert_eq!(exports.value("/a/b", "container.cpu.time", &[]), Some(2.5));
         assert_eq!(exports.value("/a/b", "podmeter.cpu.wait.time", &[]), Some(1.5));
         assert_eq!(exports.value("/a/b", "podmeter.cpu.wait.time", &[("cause", "throttled")]), Some(1.0));
         assert_eq!(exports.value("/a/b", "podmeter.cpu.wait.time", &[("cause", "moon")]), None);
         assert_eq!(exports.value("/a", "container.cpu.time", &[]), None);
-        assert_eq!(exports.history("/a/b", "container.cpu.time"), [(10, 1.5), (20, 2.5)]);
-        assert_eq!((exports.requests(), exports.latest_unix_ns()), (2, 20));
+        assert_eq!(exports.history("/a/b", "container.cpu.time"), [(10_000_000, 1.5), (20_000_000, 2.5)]);
+        assert_eq!((exports.requests(), exports.latest_unix_ns()), (2, 20_000_000));
         exports.check_that_counters_only_grow().expect("they do");
     }
 
     #[test]
     fn a_counter_that_goes_down_is_found() {
         let mut exports = Exports::default();
-        exports.add(&export(10, 1.5)).expect("is valid");
-        exports.add(&export(20, 1.4)).expect("is valid");
+        exports.add(&export(10_000_000, 1.5)).expect("is valid");
+        exports.add(&export(20_000_000, 1.4)).expect("is valid");
         let error = exports.check_that_counters_only_grow().expect_err("it went down").to_string();
         assert!(error.contains("went down from 1.5"), "{error}");
     }
 
     #[test]
+    fn a_point_that_is_not_later_is_found() {
+        const MS: u64 = 1_000_000;
+        let mut exports = Exports::default();
+        exports.add(&export(10 * MS, 1.5)).expect("is valid");
+        exports.add(&export(10 * MS, 1.5)).expect("sent twice");
+        exports.add(&export(11 * MS, 1.6)).expect("is later");
+        for (time, cpu) in [(11 * MS, 1.7), (11 * MS + 999, 1.7), (10 * MS, 1.7), (4, 1.6)] {
+            exports.add(&export(time, cpu)).expect_err("is not later, or before its start");
+        }
+        let mut twice = export(12 * MS, 1.7);
+        twice.resource_metrics.extend(twice.resource_metrics.clone());
+        exports.add(&twice).expect_err("twice in one request");
+    }
+
+    #[test]
     fn a_quantile_is_the_bounds_of_its_bucket() {
         let mut exports = Exports::default();
-        exports.add(&export(10, 1.5)).expect("is valid");
+        exports.add(&export(10_000_000, 1.5)).expect("is valid");
         let burst = exports.histogram("/a/b", "podmeter.cpu.burst").expect("is there");
         assert_eq!(burst.quantile_bounds(0.5), Some((0.0, 0.0)));
         let (low, high) = burst.quantile_bounds(0.99).expect("has observations");

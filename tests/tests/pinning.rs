@@ -59,6 +59,7 @@ fn check_that_it_goes_on(before: &Exports, after: &Exports, cgroup: &str) -> Res
     let size = |value: &Value| match value {
         Value::Number(value) => *value,
         Value::Histogram(histogram) => histogram.count as f64,
+        Value::Absent => f64::NAN,
     };
     // Bursts are put together by the agent, so they begin anew with it, and say so by a later start.
     for metric in [CPU_TIME, WAIT_TIME, SWITCHES, WAIT] {

@@ -28,7 +28,8 @@ use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
     btf_maps::{Array, HashMap, SkStorage},
     helpers::generated::{
-        bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sk_storage_get, bpf_skb_cgroup_id, bpf_skb_load_bytes, bpf_tcp_sock,
+        bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_ktime_get_ns, bpf_sk_storage_get, bpf_skb_cgroup_id,
+        bpf_skb_load_bytes, bpf_tcp_sock,
     },
     macros::{btf_map, cgroup_skb},
     programs::SkBuffContext,
@@ -559,7 +560,7 @@ fn note_name(skb: *mut __sk_buff, key: &NameKey, at: u32) -> Option<()> {
                     add(&raw mut (*all).names, 1);
                 }
                 let name = DNS_NAMES.get_ptr_mut(key)?;
-                (*name).first_ns = bpf_ktime_get_ns();
+                (*name).first_ns = bpf_ktime_get_boot_ns();
                 const ROOM: u64 = (NAME_LEN + 1) as u64;
                 let left = (*skb).len.saturating_sub(at) as u64;
                 let len = length_within(if left < ROOM { left } else { ROOM }, ROOM)?;

@@ -2,7 +2,7 @@
 
 mod finished;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ impl Usage {
             match point.value {
                 Value::Int(n) => Some(n as f64),
                 Value::Float(n) => Some(n),
-                Value::Histogram(_) => None,
+                Value::Histogram(_) | Value::Absent => None,
             }
         };
         Self {
@@ -119,13 +119,9 @@ impl<'a> Used<'a> {
     }
 }
 
-/// Values of attributes that have been exported and must be seen to end: by pod UID and container, and by metric.
-type Told = HashMap<(Box<str>, Box<str>, &'static str), BTreeSet<&'static str>>;
-
 /// What must be kept from one batch to the next.
 #[derive(Debug, Default)]
 pub struct Pods {
-    told: Told,
     finished: Finished,
     /// How many pods that the API has are not in the last batch.
     pub left_out: usize,
@@ -140,114 +136,89 @@ impl Pods {
             ..Usage::default()
         };
         let mut samples = Vec::new();
-        let mut told = Told::new();
         let chosen = self.finished.choose(known, now);
         self.left_out = chosen.left_out;
         for pod in known.living().chain(chosen.pods) {
             let labels = known.labels_of(&pod.namespace);
             let own = used.pods.get(&*pod.uid);
-            let points = self.pod_points(pod, own, &mut told);
+            let points = pod_points(pod, own);
             samples.push(sample(node.resource_of_pod(pod, labels), points));
             for container in &pod.containers {
                 let usage = used.containers.get(&(&*pod.uid, &*container.name)).copied();
-                let points = self.container_points(pod, container, usage, &measured, &mut told);
+                let points = container_points(pod, container, usage, &measured);
                 if !points.is_empty() {
                     samples.push(sample(node.resource_of_container(pod, container, labels), points));
                 }
             }
         }
-        self.told = told;
         samples
     }
+}
 
-    fn pod_points(&self, pod: &Pod, usage: Option<&Usage>, told: &mut Told) -> Vec<Point> {
-        let (cpu, memory) = (requests::cpu(pod), requests::memory(pod));
-        let mut points: Vec<Point> = [
-            cores(&metrics::POD_CPU_REQUEST, cpu),
-            cores(&metrics::POD_CPU_LIMIT, pod.resources.cpu_limit),
-            bytes(&metrics::POD_MEMORY_REQUEST, memory),
-            bytes(&metrics::POD_MEMORY_LIMIT, pod.resources.memory_limit),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
-        let over = pod.phase.is_some_and(Phase::is_over);
-        if let (Some(request), Some(used), false) = (pod.resources.cpu_request, usage.and_then(|usage| usage.cores), over) {
-            points.push(Point::new(&metrics::CPU_SLACK, 0, Value::Float((request.cores() - used).max(0.0))));
-        }
-        let working_set = usage.and_then(|usage| usage.working_set_bytes);
-        if let (Some(request), Some(used), false) = (pod.resources.memory_request, working_set, over) {
-            points.push(Point::new(&metrics::MEMORY_SLACK, 0, Value::Int(request.bytes().saturating_sub(used as u64))));
-        }
-        let phase = pod.phase.map(Phase::as_str);
-        points.extend(self.one_of(&metrics::PHASE, metrics::PHASE_KEY, (&pod.uid, ""), phase, told));
-        points
+fn pod_points(pod: &Pod, usage: Option<&Usage>) -> Vec<Point> {
+    let (cpu, memory) = (requests::cpu(pod), requests::memory(pod));
+    // A pod that is over reserves nothing and is allowed nothing.
+    let own = if pod.is_over() { Resources::default() } else { pod.resources };
+    let mut points: Vec<Point> = [
+        cores(&metrics::POD_CPU_REQUEST, cpu),
+        cores(&metrics::POD_CPU_LIMIT, own.cpu_limit),
+        bytes(&metrics::POD_MEMORY_REQUEST, memory),
+        bytes(&metrics::POD_MEMORY_LIMIT, own.memory_limit),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if let (Some(request), Some(used)) = (own.cpu_request, usage.and_then(|usage| usage.cores)) {
+        points.push(Point::new(&metrics::CPU_SLACK, 0, Value::Float((request.cores() - used).max(0.0))));
     }
+    let working_set = usage.and_then(|usage| usage.working_set_bytes);
+    if let (Some(request), Some(used)) = (own.memory_request, working_set) {
+        points.push(Point::new(&metrics::MEMORY_SLACK, 0, Value::Int(request.bytes().saturating_sub(used as u64))));
+    }
+    let phase = pod.phase.map(Phase::as_str);
+    points.extend(one_of(&metrics::PHASE, metrics::PHASE_KEY, phase));
+    points
+}
 
-    fn container_points(
-        &self,
-        pod: &Pod,
-        container: &Container,
-        usage: Option<Usage>,
-        measured: &Usage,
-        told: &mut Told,
-    ) -> Vec<Point> {
-        let Container { desired, status, .. } = container;
-        let mut points: Vec<Point> = [
-            cores(&metrics::CPU_REQUEST, desired.cpu_request),
-            cores(&metrics::CPU_LIMIT, desired.cpu_limit),
-            bytes(&metrics::MEMORY_REQUEST, desired.memory_request),
-            bytes(&metrics::MEMORY_LIMIT, desired.memory_limit),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
-        // One that is known not to run uses nothing, of what is measured at all.
-        let idle = status.as_ref().is_some_and(|status| status.state != State::Running);
-        let usage = usage.or_else(|| {
-            let nothing = |measured: Option<f64>| measured.map(|_| 0.0);
-            idle.then(|| Usage {
-                cores: nothing(measured.cores),
-                working_set_bytes: nothing(measured.working_set_bytes),
-                ..Usage::default()
-            })
-        });
-        points.extend(usage.into_iter().flat_map(|usage| used_points(pod, container, &usage)));
-        if let Some(status) = status {
-            points.push(Point::new(&metrics::RESTARTS, 0, Value::Int(status.restarts)));
-            if matches!(container.role, Role::Main | Role::Sidecar) {
-                points.push(Point::new(&metrics::READY, 0, Value::Int(status.ready.into())));
-            }
+fn container_points(pod: &Pod, container: &Container, usage: Option<Usage>, measured: &Usage) -> Vec<Point> {
+    let Container { desired, status, .. } = container;
+    let desired = if pod.is_over() { Resources::default() } else { *desired };
+    let mut points: Vec<Point> = [
+        cores(&metrics::CPU_REQUEST, desired.cpu_request),
+        cores(&metrics::CPU_LIMIT, desired.cpu_limit),
+        bytes(&metrics::MEMORY_REQUEST, desired.memory_request),
+        bytes(&metrics::MEMORY_LIMIT, desired.memory_limit),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    // One that is known not to run uses nothing, of what is measured at all.
+    let idle = status.as_ref().is_some_and(|status| status.state != State::Running);
+    let usage = usage.or_else(|| {
+        let nothing = |measured: Option<f64>| measured.map(|_| 0.0);
+        idle.then(|| Usage {
+            cores: nothing(measured.cores),
+            working_set_bytes: nothing(measured.working_set_bytes),
+            ..Usage::default()
+        })
+    });
+    points.extend(usage.into_iter().flat_map(|usage| used_points(pod, container, &usage)));
+    if let Some(status) = status {
+        points.push(Point::new(&metrics::RESTARTS, 0, Value::Int(status.restarts)));
+        if matches!(container.role, Role::Main | Role::Sidecar) {
+            points.push(Point::new(&metrics::READY, 0, Value::Int(status.ready.into())));
         }
-        let reason = |of: fn(&Status) -> &Option<Box<str>>| status.as_ref().and_then(|status| of(status).as_deref()).map(bounded);
-        let subject = (&*pod.uid, &*container.name);
-        let (now, last) = (reason(|status| &status.reason), reason(|status| &status.last_reason));
-        points.extend(self.one_of(&metrics::REASON, metrics::REASON_KEY, subject, now, told));
-        points.extend(self.one_of(&metrics::LAST_REASON, metrics::REASON_KEY, subject, last, told));
-        points
     }
+    let reason = |of: fn(&Status) -> &Option<Box<str>>| status.as_ref().and_then(|status| of(status).as_deref()).map(bounded);
+    let (now, last) = (reason(|status| &status.reason), reason(|status| &status.last_reason));
+    points.extend(one_of(&metrics::REASON, metrics::REASON_KEY, now));
+    points.extend(one_of(&metrics::LAST_REASON, metrics::REASON_KEY, last));
+    points
+}
 
-    /// 1 for the value that holds, 0 for those that were told before: a value that merely disappears would seem to hold for the
-    /// minutes that backends look back.
-    fn one_of(
-        &self,
-        metric: &'static Metric,
-        key: &'static str,
-        (pod, container): (&str, &str),
-        now: Option<&'static str>,
-        told: &mut Told,
-    ) -> Vec<Point> {
-        let subject = (pod.into(), container.into(), metric.name);
-        let mut values = self.told.get(&subject).cloned().unwrap_or_default();
-        values.extend(now);
-        let points =
-            values.iter().map(|value| Point::new(metric, 0, Value::Int(u64::from(Some(*value) == now))).with(key, *value));
-        let points = points.collect();
-        if !values.is_empty() {
-            told.insert(subject, values);
-        }
-        points
-    }
+/// 1 for the value that holds; the exporter ends the series of the one that held before.
+fn one_of(metric: &'static Metric, key: &'static str, now: Option<&'static str>) -> Option<Point> {
+    now.map(|value| Point::new(metric, 0, Value::Int(1)).with(key, value))
 }
 
 /// How a container uses what it asked for and what it is allowed.
@@ -306,7 +277,7 @@ pub fn correct(points: &mut Vec<Point>, container: &Container) {
 }
 
 fn sample(resource: crate::join::Resource, points: Vec<Point>) -> Sample {
-    Sample { cgroup: None, time_unix_ns: None, resource: Arc::new(resource), points }
+    Sample { cgroup: None, time_ns: None, resource: Arc::new(resource), points }
 }
 
 fn cores(metric: &'static Metric, quantity: Option<Quantity>) -> Option<Point> {

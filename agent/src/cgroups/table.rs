@@ -17,9 +17,7 @@ pub struct Cgroup {
     pub path: String,
     /// What the path says about it.
     pub name: Name,
-    /// When it was born, or its counting began where that was later, Unix time in ns.
-    pub born_unix_ns: u64,
-    /// The same as CLOCK_BOOTTIME in ns.
+    /// When it was born, or its counting began where that was later, CLOCK_BOOTTIME in ns.
     pub born_ns: u64,
     /// Counting began after it did: its CPU time starts from `cpu.stat`, and `born_ns` is when its counting began.
     pub older_than_counting: bool,
@@ -134,7 +132,6 @@ pub(crate) mod tests {
             parent,
             path: path.to_owned(),
             name: crate::cgroups::name::parse(path),
-            born_unix_ns: 1_000_000_000,
             born_ns: 0,
             older_than_counting: false,
             died_ns: None,

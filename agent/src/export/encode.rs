@@ -9,8 +9,8 @@ use std::cell::Cell;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
 use opentelemetry_proto::tonic::metrics::v1::exponential_histogram_data_point::Buckets;
 use opentelemetry_proto::tonic::metrics::v1::{
-    AggregationTemporality, ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Metric as OtlpMetric, NumberDataPoint,
-    ResourceMetrics, ScopeMetrics, Sum, metric::Data, number_data_point,
+    AggregationTemporality, DataPointFlags, ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Metric as OtlpMetric,
+    NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, metric::Data, number_data_point,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource as OtlpResource;
 
@@ -18,6 +18,7 @@ use crate::aggregate::Batch;
 use crate::bound::bounded;
 use crate::histogram::{Histogram, SCALE};
 use crate::join::{Resource, Sample};
+use crate::kernel::clock::UnixOffset;
 use crate::signals::metric::{Kind, Metric, Point, Value};
 
 /// How long attribute values may be, and how many were longer.
@@ -66,15 +67,38 @@ impl Bounds {
 
 /// Encodes a batch, resource by resource: one `ResourceMetrics` per sample that has points, one `Metric` per metric in it.
 pub fn resources<'a>(batch: &'a Batch, bounds: &'a Bounds) -> impl Iterator<Item = ResourceMetrics> + 'a {
-    let encode = |sample: &Sample| encode_sample(sample, sample.time_unix_ns.unwrap_or(batch.time_unix_ns), bounds);
+    let encode = |sample: &Sample| {
+        let times = Times { time_ns: sample.time_ns.unwrap_or(batch.time_ns), offset: batch.offset };
+        encode_sample(sample, times, bounds)
+    };
     batch.samples.iter().chain(&batch.pods).filter_map(encode)
 }
 
-fn encode_sample(sample: &Sample, time_unix_ns: u64, bounds: &Bounds) -> Option<ResourceMetrics> {
+/// When a sample was so, and what makes Unix time of its times.
+#[derive(Clone, Copy)]
+struct Times {
+    time_ns: u64,
+    offset: UnixOffset,
+}
+
+impl Times {
+    /// Unix time in ns.
+    fn time(self) -> u64 {
+        self.offset.unix_ns(self.time_ns)
+    }
+
+    /// When a point's counting began, Unix time in ns. Never after the sample's time, whatever a signal says: the counts of a cgroup
+    /// that was gone when counting began are from no time at all.
+    fn start(self, point: &Point) -> u64 {
+        self.offset.unix_ns(point.start_ns.min(self.time_ns))
+    }
+}
+
+fn encode_sample(sample: &Sample, times: Times, bounds: &Bounds) -> Option<ResourceMetrics> {
     // In order of first appearance. A resource has some dozens of metrics: a scan beats a map.
     let mut metrics: Vec<(&'static Metric, Data)> = Vec::new();
     for point in &sample.points {
-        let Some(encoded) = encode_point(point, time_unix_ns, bounds) else { continue };
+        let Some(encoded) = encode_point(point, times, bounds) else { continue };
         match metrics.iter().position(|(metric, _)| metric.name == point.metric.name) {
             Some(position) => append(&mut metrics[position].1, encoded),
             None => metrics.push((point.metric, encoded)),
@@ -101,18 +125,18 @@ fn encode_sample(sample: &Sample, time_unix_ns: u64, bounds: &Bounds) -> Option<
 }
 
 /// One point as the data of a metric that has only this one.
-fn encode_point(point: &Point, time_unix_ns: u64, bounds: &Bounds) -> Option<Data> {
+fn encode_point(point: &Point, times: Times, bounds: &Bounds) -> Option<Data> {
     let temporality = AggregationTemporality::Cumulative as i32;
     match (point.metric.kind, &point.value) {
         (Kind::Counter, value) => Some(Data::Sum(Sum {
-            data_points: vec![number(point, value, point.start_unix_ns, time_unix_ns, bounds)?],
+            data_points: vec![number(point, value, times.start(point), times.time(), bounds)?],
             aggregation_temporality: temporality,
             is_monotonic: true,
         })),
         // A gauge has no start: consumers ignore the field.
-        (Kind::Gauge, value) => Some(Data::Gauge(Gauge { data_points: vec![number(point, value, 0, time_unix_ns, bounds)?] })),
+        (Kind::Gauge, value) => Some(Data::Gauge(Gauge { data_points: vec![number(point, value, 0, times.time(), bounds)?] })),
         (Kind::Histogram, Value::Histogram(histogram)) => Some(Data::ExponentialHistogram(ExponentialHistogram {
-            data_points: vec![distribution(point, histogram, time_unix_ns, bounds)],
+            data_points: vec![distribution(point, histogram, times, bounds)],
             aggregation_temporality: temporality,
         })),
         (Kind::Histogram, _) => None,
@@ -141,24 +165,27 @@ fn number(
 ) -> Option<NumberDataPoint> {
     let value = match *value {
         // OTLP's integers are signed.
-        Value::Int(v) => number_data_point::Value::AsInt(i64::try_from(v).unwrap_or(i64::MAX)),
-        Value::Float(v) if v.is_finite() => number_data_point::Value::AsDouble(v),
+        Value::Int(v) => Some(number_data_point::Value::AsInt(i64::try_from(v).unwrap_or(i64::MAX))),
+        Value::Float(v) if v.is_finite() => Some(number_data_point::Value::AsDouble(v)),
+        Value::Absent => None,
         Value::Float(_) | Value::Histogram(_) => return None,
     };
+    let flags = if value.is_none() { DataPointFlags::NoRecordedValueMask as u32 } else { 0 };
     Some(NumberDataPoint {
         attributes: attributes(point, bounds),
         start_time_unix_nano,
         time_unix_nano,
-        value: Some(value),
+        value,
+        flags,
         ..Default::default()
     })
 }
 
-fn distribution(point: &Point, histogram: &Histogram, time_unix_nano: u64, bounds: &Bounds) -> ExponentialHistogramDataPoint {
+fn distribution(point: &Point, histogram: &Histogram, times: Times, bounds: &Bounds) -> ExponentialHistogramDataPoint {
     ExponentialHistogramDataPoint {
         attributes: attributes(point, bounds),
-        start_time_unix_nano: point.start_unix_ns,
-        time_unix_nano,
+        start_time_unix_nano: times.start(point),
+        time_unix_nano: times.time(),
         count: histogram.count,
         sum: histogram.sum.is_finite().then_some(histogram.sum),
         scale: SCALE,
@@ -300,6 +327,35 @@ mod tests {
             assert_eq!(data_points.len(), 1);
             assert_eq!(data_points[0].value, Some(want), "{value:?}");
             assert_eq!((data_points[0].start_time_unix_nano, data_points[0].time_unix_nano), (start, NOW));
+        }
+    }
+
+    #[test]
+    fn all_times_follow_the_clock_and_counting_never_begins_after_the_moment() {
+        const SECOND: u64 = 1_000_000_000;
+        let points = vec![
+            point(&TIME, 0, Value::Float(1.0)),
+            point(&IO, 9 * SECOND, Value::Int(1)),
+            point(&BURST, 7 * SECOND, Value::Histogram(Arc::default())),
+        ];
+        let mut batch = batch(9 * SECOND, vec![(vec![("service.name", "living")], points.clone())]);
+        let ended = Sample { time_ns: Some(8 * SECOND), points, ..batch.samples[0].clone() };
+        batch.samples.push(ended);
+        let times = |batch: &Batch| -> Vec<[u64; 2]> {
+            let encoded = encode(batch);
+            let metrics = encoded.resource_metrics.iter().flat_map(|r| &r.scope_metrics[0].metrics);
+            let times = metrics.map(|metric| match &metric.data {
+                Some(Data::Sum(sum)) => [sum.data_points[0].start_time_unix_nano, sum.data_points[0].time_unix_nano],
+                Some(Data::ExponentialHistogram(h)) => [h.data_points[0].start_time_unix_nano, h.data_points[0].time_unix_nano],
+                other => panic!("{other:?}"),
+            });
+            times.map(|times| times.map(|ns| ns / SECOND)).collect()
+        };
+        let want = |unix: u64| [[0, 9], [9, 9], [7, 9], [0, 8], [8, 8], [7, 8]].map(|times| times.map(|s| s + unix));
+        // The node came up in 1970, as far as it knew; then its clock was set, too far, and back.
+        for unix in [0, 1_700_003_600, 1_700_000_000] {
+            batch.offset = UnixOffset::new((unix * SECOND).cast_signed());
+            assert_eq!(times(&batch), want(unix));
         }
     }
 

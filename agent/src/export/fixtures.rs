@@ -51,21 +51,21 @@ pub(super) static BURST: Metric = Metric {
     help: "CPUs used per 100 ms window.",
 };
 
-pub(super) fn point(metric: &'static Metric, start_unix_ns: u64, value: Value) -> Point {
-    Point::new(metric, start_unix_ns, value)
+pub(super) fn point(metric: &'static Metric, start_ns: u64, value: Value) -> Point {
+    Point::new(metric, start_ns, value)
 }
 
 /// A resource's attributes and its points.
 pub(super) type Described<'a> = (Vec<(&'static str, &'a str)>, Vec<Point>);
 
-pub(super) fn batch(time_unix_ns: u64, resources: Vec<Described<'_>>) -> Batch {
+pub(super) fn batch(time_ns: u64, resources: Vec<Described<'_>>) -> Batch {
     let samples = resources.into_iter().map(|(attributes, points)| sample(attributes, points)).collect();
-    Batch { time_unix_ns, samples, ..Batch::default() }
+    Batch { time_ns, samples, ..Batch::default() }
 }
 
 fn sample<V: ToString>(attributes: Vec<(&'static str, V)>, points: Vec<Point>) -> Sample {
     let attributes = attributes.into_iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-    Sample { cgroup: None, time_unix_ns: None, resource: Arc::new(Resource { attributes, left_out: 0 }), points }
+    Sample { cgroup: None, time_ns: None, resource: Arc::new(Resource { attributes, left_out: 0 }), points }
 }
 
 /// A batch with one counter of one pod.
@@ -95,11 +95,11 @@ pub(super) fn settings(endpoint: &str, protocol: Protocol) -> Settings {
 }
 
 /// An event in a pod.
-pub(super) fn happened(pod: &str, time_unix_ns: u64) -> Occurrence {
+pub(super) fn happened(pod: &str, time_ns: u64) -> Occurrence {
     let attributes = vec![("process.pid", Detail::Int(77)), ("process.executable.name", Detail::Text("stress".to_owned()))];
     Occurrence {
         resource: Arc::new(Resource { attributes: vec![("k8s.pod.name".to_owned(), pod.to_owned())], left_out: 0 }),
-        event: Event { name: "podmeter.test", cgroup: (1, 1), time_unix_ns, body: "it happened".to_owned(), attributes },
+        event: Event { name: "podmeter.test", cgroup: (1, 1), time_ns, body: "it happened".to_owned(), attributes },
     }
 }
 

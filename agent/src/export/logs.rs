@@ -10,13 +10,14 @@ use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs, S
 
 use super::encode::{self, Bounds};
 use crate::aggregate::Occurrence;
+use crate::kernel::clock::UnixOffset;
 use crate::signals::event::{Detail, Event};
 
 /// Bytes of a sentence for people: it may name two cgroups, whose paths have a bound of their own as attributes.
 const BODY: usize = 1024;
 
-/// Encodes events that were seen at `observed_unix_ns`, those of one resource together.
-pub fn encode(events: &[Occurrence], observed_unix_ns: u64, bounds: &Bounds) -> Vec<ResourceLogs> {
+/// Encodes the events of a batch that was read at `observed_ns`, CLOCK_BOOTTIME; those of one resource together.
+pub fn encode(events: &[Occurrence], observed_ns: u64, offset: UnixOffset, bounds: &Bounds) -> Vec<ResourceLogs> {
     let mut resource_logs: Vec<ResourceLogs> = Vec::new();
     let mut resources = Vec::new();
     for Occurrence { resource, event } in events {
@@ -29,12 +30,12 @@ pub fn encode(events: &[Occurrence], observed_unix_ns: u64, bounds: &Bounds) -> 
             });
             resources.len() - 1
         });
-        resource_logs[position].scope_logs[0].log_records.push(record(event, observed_unix_ns, bounds));
+        resource_logs[position].scope_logs[0].log_records.push(record(event, observed_ns, offset, bounds));
     }
     resource_logs
 }
 
-fn record(event: &Event, observed_time_unix_nano: u64, bounds: &Bounds) -> LogRecord {
+fn record(event: &Event, observed_ns: u64, offset: UnixOffset, bounds: &Bounds) -> LogRecord {
     let attribute = |(key, detail): &(&'static str, Detail)| match detail {
         Detail::Text(text) => bounds.attribute(key, text),
         Detail::Int(n) => KeyValue {
@@ -45,8 +46,8 @@ fn record(event: &Event, observed_time_unix_nano: u64, bounds: &Bounds) -> LogRe
         },
     };
     LogRecord {
-        time_unix_nano: event.time_unix_ns,
-        observed_time_unix_nano,
+        time_unix_nano: offset.unix_ns(event.time_ns),
+        observed_time_unix_nano: offset.unix_ns(observed_ns),
         severity_number: SeverityNumber::Warn as i32,
         severity_text: "WARN".into(),
         body: Some(AnyValue { value: Some(any_value::Value::StringValue(bounds.text(&event.body, BODY))) }),
@@ -66,7 +67,7 @@ mod tests {
     fn events_of_one_resource_are_records_side_by_side() {
         let (one, other) = (happened("web-0", 1), happened("db-0", 2));
         let again = Occurrence { resource: Arc::clone(&one.resource), event: other.event.clone() };
-        let resources = encode(&[one, other, again], 9, &Bounds::new(256));
+        let resources = encode(&[one, other, again], 9, UnixOffset::default(), &Bounds::new(256));
         let records: Vec<usize> = resources.iter().map(|r| r.scope_logs[0].log_records.len()).collect();
         assert_eq!(records, [2, 1]);
         let record = &resources[0].scope_logs[0].log_records[0];
@@ -78,7 +79,7 @@ mod tests {
 
     #[test]
     fn json_is_what_the_specification_says() {
-        let json = to_json(&encode(&[happened("web-0", 1)], 9, &Bounds::new(256))[0]);
+        let json = to_json(&encode(&[happened("web-0", 1)], 9, UnixOffset::default(), &Bounds::new(256))[0]);
         let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         let record = &json["scopeLogs"][0]["logRecords"][0];
         assert_eq!(record["eventName"], "podmeter.test");
@@ -95,7 +96,7 @@ mod tests {
         event.event.body = format!("{path} reached its memory limit");
         event.event.attributes.push(("podmeter.oom.victim.cgroup.path", Detail::Text(path)));
         let bounds = Bounds::new(256);
-        let resources = encode(&[event], 9, &bounds);
+        let resources = encode(&[event], 9, UnixOffset::default(), &bounds);
         let record = &resources[0].scope_logs[0].log_records[0];
         let texts = record.attributes.iter().filter_map(|a| a.value.as_ref()).chain(&record.body);
         let longest = texts.filter_map(|value| match &value.value {

@@ -81,9 +81,9 @@ pub static LEFT_OUT_ATTRIBUTES: Metric = Metric {
 };
 
 /// The counts as points; `events` are those of what is sent apart.
-pub fn points(stats: &Stats, events: Option<&Stats>, started_unix_ns: u64) -> Vec<Point> {
+pub fn points(stats: &Stats, events: Option<&Stats>, started_ns: u64) -> Vec<Point> {
     let outcomes = |metric: &'static Metric, stats: &Stats| {
-        let outcome = |n, outcome: &'static str| Point::new(metric, started_unix_ns, Value::Int(n)).with("outcome", outcome);
+        let outcome = |n, outcome: &'static str| Point::new(metric, started_ns, Value::Int(n)).with("outcome", outcome);
         [
             outcome(stats.sent_points - stats.rejected_points.min(stats.sent_points), "sent"),
             outcome(stats.rejected_points, "rejected"),
@@ -92,11 +92,11 @@ pub fn points(stats: &Stats, events: Option<&Stats>, started_unix_ns: u64) -> Ve
         ]
     };
     let mut points = vec![
-        Point::new(&RETRIES, started_unix_ns, Value::Int(stats.retries)),
+        Point::new(&RETRIES, started_ns, Value::Int(stats.retries)),
         Point::new(&QUEUE, 0, Value::Int(stats.queue_length as u64)),
         Point::new(&QUEUE_BYTES, 0, Value::Int(stats.queue_bytes as u64)),
-        Point::new(&CUT_VALUES, started_unix_ns, Value::Int(stats.cut_values)),
-        Point::new(&LEFT_OUT_ATTRIBUTES, started_unix_ns, Value::Int(stats.left_out_attributes)),
+        Point::new(&CUT_VALUES, started_ns, Value::Int(stats.cut_values)),
+        Point::new(&LEFT_OUT_ATTRIBUTES, started_ns, Value::Int(stats.left_out_attributes)),
     ];
     points.extend(outcomes(&POINTS, stats));
     points.extend(events.into_iter().flat_map(|events| outcomes(&EVENTS, events)));

@@ -142,7 +142,7 @@ impl Queue {
     }
 
     fn enqueue_events(&self, batch: &Batch, bounds: &Bounds) {
-        let groups = || logs::encode(&batch.events, batch.time_unix_ns, bounds).into_iter();
+        let groups = || logs::encode(&batch.events, batch.time_ns, batch.offset, bounds).into_iter();
         match (&self.logs, self.metrics.form) {
             (Some(logs), _) => {
                 let (export, limit) = logs.next_export();

@@ -9,13 +9,16 @@ pub fn clock_ns(clock: ClockId) -> u64 {
     clock_gettime(clock).map_or(0, |t| Duration::from(t).as_nanos() as u64)
 }
 
-/// CLOCK_BOOTTIME in ns: what births and deaths of cgroups are stamped with.
+/// When the node came up, as CLOCK_BOOTTIME in ns.
+pub const BOOTED_NS: u64 = 0;
+
+/// CLOCK_BOOTTIME in ns: what everything is stamped with; [`clock`](super::clock) makes Unix time of it.
 pub fn boottime_ns() -> u64 {
     clock_ns(ClockId::CLOCK_BOOTTIME)
 }
 
-/// Unix time in ns.
-pub fn unix_ns() -> u64 {
+/// Unix time in ns: for [`clock`](super::clock) alone.
+pub(super) fn unix_ns() -> u64 {
     clock_ns(ClockId::CLOCK_REALTIME)
 }
 

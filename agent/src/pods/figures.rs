@@ -196,10 +196,10 @@ pub struct Missing {
     pub left_out: u64,
 }
 
-/// The points of these metrics. `started_unix_ns` is when counting began.
-pub fn points(known: &Known, started_unix_ns: u64, missing: Missing, now: Instant) -> Vec<Point> {
+/// The points of these metrics. `started_ns` is when counting began.
+pub fn points(known: &Known, started_ns: u64, missing: Missing, now: Instant) -> Vec<Point> {
     let figures = &known.figures;
-    let counter = |metric, value| Point::new(metric, started_unix_ns, Value::Int(value));
+    let counter = |metric, value| Point::new(metric, started_ns, Value::Int(value));
     let mut points = vec![
         counter(&REQUESTS, figures.requests),
         counter(&EVENTS, figures.events),

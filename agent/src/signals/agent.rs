@@ -23,7 +23,7 @@ pub const SIGNAL: Signal = Signal {
     metrics: &[&SIGNAL_ACTIVE, &READ_TIME, &CPU_TIME, &MEMORY, &CGROUPS, &SLOTS, &WITHOUT_SLOT],
     capability: None,
     missing: |_| None,
-    start: |_, _, _| Ok(Box::new(Agent { started_unix_ns: facts::unix_ns() })),
+    start: |_, _, _| Ok(Box::new(Agent { started_ns: facts::boottime_ns() })),
 };
 
 /// `podmeter.agent.signal.active`
@@ -94,7 +94,7 @@ pub static WITHOUT_SLOT: Metric = Metric {
 
 /// Nothing is kept: the kernel counts.
 struct Agent {
-    started_unix_ns: u64,
+    started_ns: u64,
 }
 
 impl Running for Agent {
@@ -109,10 +109,10 @@ impl Running for Agent {
     fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
         let cpu_s = facts::clock_ns(ClockId::CLOCK_PROCESS_CPUTIME_ID) as f64 / 1e9;
         let mut node = vec![
-            Point::new(&CPU_TIME, self.started_unix_ns, Value::Float(cpu_s)),
+            Point::new(&CPU_TIME, self.started_ns, Value::Float(cpu_s)),
             Point::new(&CGROUPS, 0, Value::Int(cgroups.table().len() as u64)),
             Point::new(&SLOTS, 0, Value::Int(cgroups.slots().into())),
-            Point::new(&WITHOUT_SLOT, self.started_unix_ns, Value::Int(cgroups.without_slot())),
+            Point::new(&WITHOUT_SLOT, self.started_ns, Value::Int(cgroups.without_slot())),
         ];
         node.extend(rss_bytes().map(|bytes| Point::new(&MEMORY, 0, Value::Int(bytes))));
         Ok(Readings { cgroups: Vec::new(), node })

@@ -193,10 +193,8 @@ struct Cpu {
     /// Log entries that were overwritten before they were read.
     lost_windows: u64,
     account: Account,
-    /// When counting began, Unix time in ns.
-    started_unix_ns: u64,
-    /// When the node came up, Unix time in ns.
-    booted_unix_ns: u64,
+    /// When counting began, CLOCK_BOOTTIME in ns.
+    started_ns: u64,
     node: Option<(u64, u64)>,
     /// What it does without.
     note: Option<String>,
@@ -234,7 +232,6 @@ impl Cpu {
         let now: MappedArray<CpuNow> = object.mapped("CPU_NOW")?;
         let tails = (0..cpus).map(|cpu| now.read(cpu).map_or(0, |n| n.log_head as u32)).collect();
         let (monotonic_ns, boottime_ns) = (facts::clock_ns(ClockId::CLOCK_MONOTONIC), facts::boottime_ns());
-        let unix_ns = facts::unix_ns();
         let mut cpu = Self {
             cpus,
             slots,
@@ -246,8 +243,7 @@ impl Cpu {
             tails,
             lost_windows: 0,
             account: Account::new(monotonic_ns / WINDOW_NS, boottime_ns.saturating_sub(monotonic_ns)),
-            started_unix_ns: unix_ns,
-            booted_unix_ns: unix_ns.saturating_sub(boottime_ns),
+            started_ns: boottime_ns,
             node: None,
             note: without_controller(fs::read_to_string(cgroups.root().join("cgroup.controllers")).ok().as_deref()),
         };
@@ -375,15 +371,15 @@ impl Cpu {
     }
 
     fn points(&self, cgroup: &Cgroup, used: &CpuUse) -> Vec<Point> {
-        let counting = cgroup.born_unix_ns;
+        let counting = cgroup.born_ns;
         // An older one's birth is not known; the node's is no later.
-        let born = if cgroup.older_than_counting { self.booted_unix_ns } else { counting };
+        let born = if cgroup.older_than_counting { facts::BOOTED_NS } else { counting };
         let seconds = |ns: u64| Value::Float(ns as f64 / 1e9);
         let wait = |ns, cause| Point::new(&WAIT_TIME, counting, seconds(ns)).with("cause", cause);
         let mut points = vec![
             Point::new(&SWITCHES, counting, Value::Int(used.waits.count)),
             Point::new(&WAIT, counting, Value::Histogram(used.waits.clone())),
-            Point::new(&BURST, counting.max(self.started_unix_ns), Value::Histogram(used.burst.clone())),
+            Point::new(&BURST, counting.max(self.started_ns), Value::Histogram(used.burst.clone())),
         ];
         points.extend(used.time_ns.map(|ns| Point::new(&TIME, born, seconds(ns))));
         points.extend(used.usage_cores.map(|cores| Point::new(&USAGE, 0, Value::Float(cores))));
@@ -400,12 +396,12 @@ impl Cpu {
         let unattributed_ns = self.account.unattributed_ns();
         let seconds = |ns: u64| Value::Float(ns as f64 / 1e9);
         let mut points = vec![
-            Point::new(&UNATTRIBUTED_TIME, self.started_unix_ns, seconds(unattributed_ns)),
-            Point::new(&LOST_WINDOWS, self.started_unix_ns, Value::Int(self.lost_windows + self.unwindowed())),
+            Point::new(&UNATTRIBUTED_TIME, self.started_ns, seconds(unattributed_ns)),
+            Point::new(&LOST_WINDOWS, self.started_ns, Value::Int(self.lost_windows + self.unwindowed())),
         ];
         let Some(root_ns) = root_ns else { return points };
         let time_ns = root_ns + unattributed_ns;
-        points.push(Point::new(&NODE_TIME, self.booted_unix_ns, seconds(time_ns)));
+        points.push(Point::new(&NODE_TIME, facts::BOOTED_NS, seconds(time_ns)));
         if let Some((then_ns, before_ns)) = self.node.replace((now_ns, time_ns)).filter(|(then_ns, _)| *then_ns < now_ns) {
             let cores = time_ns.saturating_sub(before_ns) as f64 / (now_ns - then_ns) as f64;
             points.push(Point::new(&NODE_USAGE, 0, Value::Float(cores)));

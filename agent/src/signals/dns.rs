@@ -190,8 +190,8 @@ struct Dns {
     waiting: u64,
     /// What cgroups that are gone still waited for, by slot.
     orphans: HashMap<u32, Vec<QueryKey>>,
-    /// When counting began, Unix time in ns.
-    started_unix_ns: u64,
+    /// When counting began, CLOCK_BOOTTIME in ns.
+    started_ns: u64,
 }
 
 impl Dns {
@@ -236,11 +236,7 @@ impl Dns {
             books: Books::open(&object, "DNS_COUNTS", 1, slots)?,
             counts: object.mapped("DNS_COUNTS")?,
             rows: Rows::new(object.take("DNS_ROWS")?),
-            names: Names::new(
-                object.take("DNS_NAMES")?,
-                config.top_names,
-                facts::unix_ns().wrapping_sub(facts::clock_ns(ClockId::CLOCK_MONOTONIC)),
-            ),
+            names: Names::new(object.take("DNS_NAMES")?, config.top_names),
             in_flight: object.take("DNS_IN_FLIGHT")?,
             shares: Shares::open(&object, slots)?,
             gaps: object.mapped("DNS_GAPS")?,
@@ -249,7 +245,7 @@ impl Dns {
             timeout: config.timeout,
             waiting: 0,
             orphans: HashMap::new(),
-            started_unix_ns: facts::unix_ns(),
+            started_ns: facts::boottime_ns(),
         })
     }
 
@@ -307,7 +303,7 @@ impl Dns {
         self.counts.add_to_word(slot, offset / 8 + way.index(), 1);
     }
 
-    fn points(&self, start_unix_ns: u64, counts: &DnsCounts, rows: &[(RowKey, Histogram)]) -> Vec<Point> {
+    fn points(&self, start_ns: u64, counts: &DnsCounts, rows: &[(RowKey, Histogram)]) -> Vec<Point> {
         let mut points = Vec::new();
         let by_way = [
             (&QUERIES, counts.queries),
@@ -323,14 +319,12 @@ impl Dns {
         // What never happened has no series: most containers never retry, and many never ask.
         for (metric, counts) in by_way {
             for (way, n) in Way::ALL.into_iter().zip(counts).filter(|(_, n)| *n > 0) {
-                points.push(
-                    Point::new(metric, start_unix_ns, Value::Int(n)).with("side", side(way)).with(TRANSPORT, transport(way)),
-                );
+                points.push(Point::new(metric, start_ns, Value::Int(n)).with("side", side(way)).with(TRANSPORT, transport(way)));
             }
         }
         let duration = |way: Way, end: Option<&'static str>, histogram: Histogram| {
             let metric = if way.side == Side::Client { &LOOKUPS } else { &SERVED };
-            let point = Point::new(metric, start_unix_ns, Value::Histogram(Arc::new(histogram)));
+            let point = Point::new(metric, start_ns, Value::Histogram(Arc::new(histogram)));
             let point = if let Some(end) = end { point.with("error.type", end) } else { point };
             point.with(TRANSPORT, transport(way))
         };
@@ -365,10 +359,10 @@ impl Running for Dns {
         let last = self.books.bury(cgroup);
         if last.queries == [0; 4] {
             // Whoever asked nothing has no rows.
-            return self.points(cgroup.born_unix_ns, &last, &[]);
+            return self.points(cgroup.born_ns, &last, &[]);
         }
         let rows = self.rows.bury(cgroup.slot, cgroup.parent.unwrap_or(UNATTRIBUTED));
-        let mut points = self.points(cgroup.born_unix_ns, &last, &rows);
+        let mut points = self.points(cgroup.born_ns, &last, &rows);
         points.extend(self.names.bury(cgroup.slot));
         points
     }
@@ -379,7 +373,7 @@ impl Running for Dns {
         self.read_names()?;
         let points = |cgroup: &Cgroup| {
             let rows = rows.remove(&cgroup.slot).unwrap_or_default();
-            let mut points = self.points(cgroup.born_unix_ns, totals.get(&cgroup.slot)?, &rows);
+            let mut points = self.points(cgroup.born_ns, totals.get(&cgroup.slot)?, &rows);
             points.extend(self.names.points(cgroup.slot));
             (!points.is_empty()).then_some((cgroup.slot, points))
         };
@@ -389,7 +383,7 @@ impl Running for Dns {
         let unattributed = self.books.unattributed().queries;
         let mut node = vec![Point::new(&IN_FLIGHT, 0, Value::Int(self.waiting))];
         for (way, n) in Way::ALL.into_iter().zip(unattributed).filter(|(_, n)| *n > 0) {
-            let point = Point::new(&UNATTRIBUTED_QUERIES, self.started_unix_ns, Value::Int(n));
+            let point = Point::new(&UNATTRIBUTED_QUERIES, self.started_ns, Value::Int(n));
             node.push(point.with("side", side(way)).with(TRANSPORT, transport(way)));
         }
         Ok(Readings { cgroups: by_cgroup, node })

@@ -79,8 +79,8 @@ struct Drops {
     namespaces: Namespaces,
     /// What this kernel does not allow, and why.
     lacks: Vec<String>,
-    /// When counting began, Unix time in ns.
-    started_unix_ns: u64,
+    /// When counting began, CLOCK_BOOTTIME in ns.
+    started_ns: u64,
 }
 
 impl Drops {
@@ -125,7 +125,7 @@ impl Drops {
             _object: object,
             reasons,
             lacks,
-            started_unix_ns: facts::unix_ns(),
+            started_ns: facts::boottime_ns(),
         })
     }
 
@@ -135,7 +135,7 @@ impl Drops {
         for (position, n) in counted {
             *by_name.entry(self.reasons.name(position)).or_default() += n;
         }
-        let point = |(name, n)| Point::new(metric, self.started_unix_ns, Value::Int(n)).with("reason", name);
+        let point = |(name, n)| Point::new(metric, self.started_ns, Value::Int(n)).with("reason", name);
         by_name.into_iter().map(point).collect()
     }
 }

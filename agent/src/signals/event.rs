@@ -7,8 +7,8 @@ pub struct Event {
     pub name: &'static str,
     /// Slot and id of the cgroup it happened in; the slot may have another owner by now.
     pub cgroup: (u32, u64),
-    /// When, Unix time in ns.
-    pub time_unix_ns: u64,
+    /// When, CLOCK_BOOTTIME in ns.
+    pub time_ns: u64,
     /// One sentence for people.
     pub body: String,
     /// What is known of it.

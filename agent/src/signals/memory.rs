@@ -115,8 +115,7 @@ struct Memory {
     lacks: Vec<String>,
     counts_kills: bool,
     events: Vec<Event>,
-    started_unix_ns: u64,
-    booted_unix_ns: u64,
+    started_ns: u64,
 }
 
 /// The programs that this kernel can run, and what it cannot tell.
@@ -211,8 +210,7 @@ impl Memory {
             counts_kills,
             lacks,
             events: Vec::new(),
-            started_unix_ns: facts::unix_ns(),
-            booted_unix_ns: facts::unix_ns().saturating_sub(facts::boottime_ns()),
+            started_ns: facts::boottime_ns(),
             object,
         };
         if let Some(why) = memory.note() {
@@ -331,7 +329,7 @@ impl Running for Memory {
     fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point> {
         let last = self.books.bury(cgroup);
         self.records.write(cgroup.slot, &Usage::ZERO);
-        metrics::of_counts(&last, cgroup.born_unix_ns, self.counts_kills)
+        metrics::of_counts(&last, cgroup.born_ns, self.counts_kills)
     }
 
     fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
@@ -348,11 +346,11 @@ impl Running for Memory {
             if let Some(own) = figures.get(&cgroup.slot) {
                 let above = std::iter::successors(Some(cgroup.slot), |slot| cgroups.table().parent(*slot));
                 let room = above.filter_map(|slot| figures.get(&slot)).map(Figures::swap_room).min();
-                let born = if cgroup.older_than_counting { self.booted_unix_ns } else { cgroup.born_unix_ns };
+                let born = if cgroup.older_than_counting { facts::BOOTED_NS } else { cgroup.born_ns };
                 of_cgroup = metrics::of_figures(own, room.unwrap_or(u64::MAX).min(swap_free), born);
             }
             if let Some(counts) = totals.get(&cgroup.slot) {
-                of_cgroup.extend(metrics::of_counts(counts, cgroup.born_unix_ns, self.counts_kills));
+                of_cgroup.extend(metrics::of_counts(counts, cgroup.born_ns, self.counts_kills));
             }
             points.push((cgroup.slot, of_cgroup));
         }
@@ -360,8 +358,8 @@ impl Running for Memory {
         if self.counts_kills {
             let lost = self.books.unattributed();
             let kills = Value::Int(lost.cgroup_kills + lost.node_kills);
-            node.push(Point::new(&metrics::UNATTRIBUTED_KILLS, self.started_unix_ns, kills));
-            node.push(Point::new(&metrics::LOST_KILLS, self.started_unix_ns, Value::Int(self.kills.lost())));
+            node.push(Point::new(&metrics::UNATTRIBUTED_KILLS, self.started_ns, kills));
+            node.push(Point::new(&metrics::LOST_KILLS, self.started_ns, Value::Int(self.kills.lost())));
         }
         Ok(Readings { cgroups: points, node })
     }

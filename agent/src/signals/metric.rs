@@ -47,23 +47,23 @@ pub enum Scope {
     Agent,
 }
 
-/// One value of a metric, cumulative since `start_unix_ns` for counters and histograms.
+/// One value of a metric, cumulative since `start_ns` for counters and histograms.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Point {
     /// The declaration.
     pub metric: &'static Metric,
     /// Values of the metric's own attributes.
     pub attributes: Vec<(&'static str, Cow<'static, str>)>,
-    /// When counting began, Unix time in ns; without meaning for gauges.
-    pub start_unix_ns: u64,
+    /// When counting began, CLOCK_BOOTTIME in ns; without meaning for gauges.
+    pub start_ns: u64,
     /// The value.
     pub value: Value,
 }
 
 impl Point {
-    /// A point without attributes of its own. For a gauge, `start_unix_ns` is not used.
-    pub fn new(metric: &'static Metric, start_unix_ns: u64, value: Value) -> Self {
-        Self { metric, attributes: Vec::new(), start_unix_ns, value }
+    /// A point without attributes of its own. For a gauge, `start_ns` is not used.
+    pub fn new(metric: &'static Metric, start_ns: u64, value: Value) -> Self {
+        Self { metric, attributes: Vec::new(), start_ns, value }
     }
 
     /// The same with one more attribute.
@@ -82,4 +82,6 @@ pub enum Value {
     Float(f64),
     /// A distribution. Behind an `Arc`: the same buckets go to the terminal and to OTLP.
     Histogram(std::sync::Arc<Histogram>),
+    /// A gauge has no value any more: OTLP's NO_RECORDED_VALUE.
+    Absent,
 }

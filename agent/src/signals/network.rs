@@ -110,8 +110,8 @@ struct Network {
     /// Held for its links, and for the tables of programs that it calls.
     _object: Object,
     books: Books<NetworkCounts>,
-    /// When counting began, Unix time in ns.
-    started_unix_ns: u64,
+    /// When counting began, CLOCK_BOOTTIME in ns.
+    started_ns: u64,
 }
 
 impl Network {
@@ -157,7 +157,7 @@ impl Network {
         }
         kernel.attach(&mut object)?;
         let books = Books::open(&object, "NETWORK_COUNTS", cpus, slots)?;
-        Ok(Self { _object: object, books, started_unix_ns: facts::unix_ns() })
+        Ok(Self { _object: object, books, started_ns: facts::boottime_ns() })
     }
 }
 
@@ -180,16 +180,16 @@ impl Running for Network {
     }
 
     fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point> {
-        points(cgroup.born_unix_ns, &self.books.bury(cgroup))
+        points(cgroup.born_ns, &self.books.bury(cgroup))
     }
 
     fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
         let totals = self.books.totals(cgroups.table());
-        let of = |cgroup: &Cgroup| Some((cgroup.slot, points(cgroup.born_unix_ns, totals.get(&cgroup.slot)?)));
+        let of = |cgroup: &Cgroup| Some((cgroup.slot, points(cgroup.born_ns, totals.get(&cgroup.slot)?)));
         let by_cgroup = cgroups.table().iter().filter_map(of).collect();
         let rest = self.books.unattributed();
         let root = cgroups.table().iter().find(|cgroup| cgroup.path == "/").and_then(|root| totals.get(&root.slot));
-        let both = |metric, received: u64, sent: u64| directions(metric, self.started_unix_ns, [received, sent]);
+        let both = |metric, received: u64, sent: u64| directions(metric, self.started_ns, [received, sent]);
         let mut node = both(&UNATTRIBUTED_IO, rest.received_bytes, sent_bytes(&rest)).to_vec();
         if let Some(all) = root {
             let (received, sent) = (all.received_bytes + rest.received_bytes, sent_bytes(all) + sent_bytes(&rest));
@@ -205,13 +205,13 @@ fn sent_bytes(counts: &NetworkCounts) -> u64 {
 }
 
 /// What was received and what was sent.
-fn directions(metric: &'static Metric, start_unix_ns: u64, [received, sent]: [u64; 2]) -> [Point; 2] {
+fn directions(metric: &'static Metric, start_ns: u64, [received, sent]: [u64; 2]) -> [Point; 2] {
     [("receive", received), ("transmit", sent)]
-        .map(|(direction, n)| Point::new(metric, start_unix_ns, Value::Int(n)).with(DIRECTION, direction))
+        .map(|(direction, n)| Point::new(metric, start_ns, Value::Int(n)).with(DIRECTION, direction))
 }
 
-fn points(start_unix_ns: u64, counts: &NetworkCounts) -> Vec<Point> {
-    let both = |metric, counts| directions(metric, start_unix_ns, counts);
+fn points(start_ns: u64, counts: &NetworkCounts) -> Vec<Point> {
+    let both = |metric, counts| directions(metric, start_ns, counts);
     let looped = [counts.received_loopback_bytes, counts.sent_bytes[To::Loopback as usize]];
     let mut points = Vec::new();
     // Most cgroups of a node have no traffic of a kind, ever, and so no series of it.
@@ -223,7 +223,7 @@ fn points(start_unix_ns: u64, counts: &NetworkCounts) -> Vec<Point> {
         points.extend(both(&LOOPBACK, looped));
     }
     let scopes = To::ALL.into_iter().zip(counts.sent_bytes).filter(|(to, n)| *to != To::Loopback && *n > 0);
-    points.extend(scopes.map(|(to, n)| Point::new(&EGRESS, start_unix_ns, Value::Int(n)).with("scope", scope(to))));
+    points.extend(scopes.map(|(to, n)| Point::new(&EGRESS, start_ns, Value::Int(n)).with("scope", scope(to))));
     points
 }
 

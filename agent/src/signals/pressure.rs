@@ -23,10 +23,7 @@ pub const SIGNAL: Signal = Signal {
     metrics: &[&TIME, &NODE_TIME],
     capability: None,
     missing: |_| absent(),
-    start: |_, _, _| {
-        let booted_unix_ns = facts::unix_ns().saturating_sub(facts::boottime_ns());
-        Ok(Box::new(Pressure { booted_unix_ns, absent: HashMap::new() }))
-    },
+    start: |_, _, _| Ok(Box::new(Pressure { absent: HashMap::new() })),
 };
 
 /// `podmeter.pressure.time`
@@ -66,7 +63,6 @@ fn absent() -> Option<String> {
 
 /// The files are the state.
 struct Pressure {
-    booted_unix_ns: u64,
     /// Cgroups without such files, by id.
     absent: HashMap<u64, Absent>,
 }
@@ -116,7 +112,7 @@ impl Running for Pressure {
                 continue;
             }
             let directory = cgroups.directory(cgroup);
-            let born = if cgroup.older_than_counting { self.booted_unix_ns } else { cgroup.born_unix_ns };
+            let born = if cgroup.older_than_counting { facts::BOOTED_NS } else { cgroup.born_ns };
             let points = points(&TIME, born, |resource| directory.join(format!("{resource}.pressure")));
             if points.is_empty() {
                 absent.insert(cgroup.id, before.again());
@@ -125,12 +121,12 @@ impl Running for Pressure {
             }
         }
         self.absent = absent;
-        let node = points(&NODE_TIME, self.booted_unix_ns, |resource| Path::new("/proc/pressure").join(resource));
+        let node = points(&NODE_TIME, facts::BOOTED_NS, |resource| Path::new("/proc/pressure").join(resource));
         Ok(Readings { cgroups: of_cgroups, node })
     }
 }
 
-fn points(metric: &'static Metric, start_unix_ns: u64, file: impl Fn(&str) -> std::path::PathBuf) -> Vec<Point> {
+fn points(metric: &'static Metric, start_ns: u64, file: impl Fn(&str) -> std::path::PathBuf) -> Vec<Point> {
     let mut points = Vec::new();
     for resource in RESOURCES {
         // All three are there or none.
@@ -138,7 +134,7 @@ fn points(metric: &'static Metric, start_unix_ns: u64, file: impl Fn(&str) -> st
         for stall in ["some", "full"] {
             if let Some(us) = total_us(&text, stall) {
                 let value = Value::Float(us as f64 / 1e6);
-                points.push(Point::new(metric, start_unix_ns, value).with("resource", resource).with("stall", stall));
+                points.push(Point::new(metric, start_ns, value).with("resource", resource).with("stall", stall));
             }
         }
     }

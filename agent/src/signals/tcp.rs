@@ -168,8 +168,8 @@ struct Tcp {
     /// What this kernel does not allow, and why.
     lacks: Vec<String>,
     books: Books<TcpCounts>,
-    /// When counting began, Unix time in ns.
-    started_unix_ns: u64,
+    /// When counting began, CLOCK_BOOTTIME in ns.
+    started_ns: u64,
 }
 
 impl Tcp {
@@ -221,11 +221,11 @@ impl Tcp {
         }
         let resets = !object.does_without("tcp_on_reset_sent");
         let books = Books::open(&object, "TCP_COUNTS", 1, slots)?;
-        Ok(Self { object, living, resets, lacks, books, started_unix_ns: facts::unix_ns() })
+        Ok(Self { object, living, resets, lacks, books, started_ns: facts::boottime_ns() })
     }
 
     fn points(&self, counts: &TcpCounts) -> Vec<Point> {
-        let point = |metric, value| Point::new(metric, self.started_unix_ns, value);
+        let point = |metric, value| Point::new(metric, self.started_ns, value);
         let count = |metric, n| point(metric, Value::Int(n));
         let distribution = |metric, buckets: &[u64], sum_ns| {
             point(metric, Value::Histogram(Histogram::of_durations(FIRST, buckets, sum_ns).into()))
@@ -274,7 +274,7 @@ impl Running for Tcp {
         let totals = self.books.totals(cgroups.table());
         let cgroups = totals.iter().map(|(slot, counts)| (*slot, self.points(counts))).collect();
         let unattributed = Value::Int(self.books.unattributed().segments);
-        Ok(Readings { cgroups, node: vec![Point::new(&UNATTRIBUTED, self.started_unix_ns, unattributed)] })
+        Ok(Readings { cgroups, node: vec![Point::new(&UNATTRIBUTED, self.started_ns, unattributed)] })
     }
 }
 

@@ -81,7 +81,7 @@ mod tests {
         let node = Node::default();
         let app = Container { name: "app".into(), ..Container::default() };
         let pod = Pod { uid: UID.into(), namespace: "shop".into(), name: "web".into(), ..Pod::default() };
-        let sample = |resource, points| Sample { cgroup: None, time_unix_ns: None, resource: Arc::new(resource), points };
+        let sample = |resource, points| Sample { cgroup: None, time_ns: None, resource: Arc::new(resource), points };
         let point = |metric, value| Point::new(metric, 0, value);
         let batch = Batch {
             pods: vec![

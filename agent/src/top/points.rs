@@ -52,6 +52,6 @@ fn value(point: &Point) -> Option<f64> {
     match &point.value {
         Value::Int(n) => Some(*n as f64),
         Value::Float(n) => Some(*n),
-        Value::Histogram(_) => None,
+        Value::Histogram(_) | Value::Absent => None,
     }
 }

@@ -43,7 +43,7 @@ pub fn is_enough(watched_seconds: Option<f64>) -> bool {
 /// What is kept of a workload from one look to the next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Watched {
-    since_unix_ns: Option<u64>,
+    since_ns: Option<u64>,
     /// The most unreclaimable memory of all looks.
     pub largest: Option<u64>,
     /// Looks that found memory.
@@ -52,17 +52,17 @@ pub struct Watched {
 
 impl Watched {
     /// One more look, at something that is watched since then at the latest.
-    pub fn and(self, since_unix_ns: u64, unreclaimable: Option<u64>) -> Self {
+    pub fn and(self, since_ns: u64, unreclaimable: Option<u64>) -> Self {
         Self {
-            since_unix_ns: Some(self.since_unix_ns.map_or(since_unix_ns, |earlier| earlier.min(since_unix_ns))),
+            since_ns: Some(self.since_ns.map_or(since_ns, |earlier| earlier.min(since_ns))),
             largest: self.largest.max(unreclaimable),
             looks: self.looks.saturating_add(unreclaimable.is_some().into()),
         }
     }
 
     /// For how long, in s; `None` at first sight.
-    pub fn seconds(self, now_unix_ns: u64) -> Option<f64> {
-        let watched_ns = now_unix_ns.saturating_sub(self.since_unix_ns?);
+    pub fn seconds(self, now_ns: u64) -> Option<f64> {
+        let watched_ns = now_ns.saturating_sub(self.since_ns?);
         (watched_ns > 0).then_some(watched_ns as f64 / 1e9)
     }
 }

@@ -24,7 +24,7 @@ const SCHEMA: u32 = 1;
 pub struct Views {
     node: String,
     capacity_cores: f64,
-    time_unix_ns: u64,
+    time_ns: u64,
     before: HashMap<u64, Before>,
     /// Bytes that the node had received and sent.
     node_before: [Option<f64>; 2],
@@ -53,16 +53,16 @@ struct Before {
 impl Views {
     /// For the node of that name with so many CPUs.
     pub fn new(node: String, capacity_cores: f64) -> Self {
-        Self { node, capacity_cores, time_unix_ns: 0, before: HashMap::new(), node_before: [None; 2] }
+        Self { node, capacity_cores, time_ns: 0, before: HashMap::new(), node_before: [None; 2] }
     }
 
     /// The view of a batch: rates and percentiles are since the batch before.
     pub fn next(&mut self, batch: &Batch) -> View {
-        let elapsed_s = match self.time_unix_ns {
+        let elapsed_s = match self.time_ns {
             0 => None,
-            then => Some(batch.time_unix_ns.saturating_sub(then) as f64 / 1e9).filter(|s| *s > 0.0),
+            then => Some(batch.time_ns.saturating_sub(then) as f64 / 1e9).filter(|s| *s > 0.0),
         };
-        self.time_unix_ns = batch.time_unix_ns;
+        self.time_ns = batch.time_ns;
         let mut view = View { schema: SCHEMA, ..View::default() };
         let mut before = HashMap::with_capacity(self.before.len());
         let asked = Asked::of(batch);
@@ -70,8 +70,7 @@ impl Views {
             match &sample.cgroup {
                 None => view.node = self.node(sample, elapsed_s),
                 Some(subject) => {
-                    let (mut workload, now) =
-                        workload(subject, sample, batch.time_unix_ns, self.before.get(&subject.id), elapsed_s);
+                    let (mut workload, now) = workload(subject, sample, batch.time_ns, self.before.get(&subject.id), elapsed_s);
                     asked.complete(&mut workload, subject, &sample.resource);
                     before.insert(subject.id, now);
                     view.workloads.push(workload);
@@ -119,7 +118,7 @@ const DIRECTION: &str = "network.io.direction";
 fn workload(
     subject: &Subject,
     sample: &Sample,
-    now_unix_ns: u64,
+    now_ns: u64,
     before: Option<&Before>,
     elapsed_s: Option<f64>,
 ) -> (Workload, Before) {
@@ -133,9 +132,9 @@ fn workload(
     let bytes = |metric| number(sample, metric).map(|v| v as u64);
     let unreclaimable = bytes(&metrics::UNRECLAIMABLE);
     // Windows are counted from before the first look.
-    let counted_since = points(sample, &cpu::BURST).map(|point| point.start_unix_ns).min();
-    let watched = before.watched.and(counted_since.unwrap_or(now_unix_ns).min(now_unix_ns), unreclaimable);
-    let watched_seconds = watched.seconds(sample.time_unix_ns.unwrap_or(now_unix_ns));
+    let counted_since = points(sample, &cpu::BURST).map(|point| point.start_ns).min();
+    let watched = before.watched.and(counted_since.unwrap_or(now_ns).min(now_ns), unreclaimable);
+    let watched_seconds = watched.seconds(sample.time_ns.unwrap_or(now_ns));
 
     let wait = |cause| sum_where(sample, &cpu::WAIT_TIME, "cause", |value| value == cause);
     let (contention, throttled) = (wait("contention"), wait("throttled"));
@@ -272,7 +271,7 @@ mod tests {
         let at = |second: u64, bursts: &[f64], unreclaimable: Option<u64>| {
             let mut batch = batch(second * SECOND, 0.0, bursts);
             let points = &mut batch.samples[0].points;
-            points.iter_mut().filter(|point| std::ptr::eq(point.metric, &cpu::BURST)).for_each(|p| p.start_unix_ns = 2 * SECOND);
+            points.iter_mut().filter(|point| std::ptr::eq(point.metric, &cpu::BURST)).for_each(|p| p.start_ns = 2 * SECOND);
             points.extend(unreclaimable.map(|bytes| Point::new(&metrics::UNRECLAIMABLE, 0, Value::Int(bytes))));
             batch
         };
@@ -289,7 +288,7 @@ mod tests {
         assert_eq!((memory.unreclaimable_bytes, memory.suggested_request_bytes), (Some(1000), Some(2300)));
     }
 
-    fn batch(time_unix_ns: u64, wait: f64, bursts: &[f64]) -> Batch {
+    fn batch(time_ns: u64, wait: f64, bursts: &[f64]) -> Batch {
         let mut burst = Histogram::default();
         bursts.iter().for_each(|v| burst.record(*v, 1));
         let owner = cgroup(1, "/a", None);
@@ -302,8 +301,8 @@ mod tests {
             Point::new(&limits::MEMORY_LIMIT, 0, Value::Int(7)),
         ];
         let resource = Arc::new(node.resource_of(&owner));
-        let samples = vec![Sample { cgroup: Some(Subject::of(&owner)), time_unix_ns: None, resource, points }];
-        Batch { time_unix_ns, samples, ..Batch::default() }
+        let samples = vec![Sample { cgroup: Some(Subject::of(&owner)), time_ns: None, resource, points }];
+        Batch { time_ns, samples, ..Batch::default() }
     }
 
     #[test]
@@ -389,8 +388,8 @@ mod tests {
                 direction(5, "transmit"),
             ];
             let resource = Arc::new(join::Node::default().resource());
-            let samples = vec![Sample { cgroup: None, time_unix_ns: None, resource, points }];
-            Batch { time_unix_ns: second * 1_000_000_000, samples, ..Batch::default() }
+            let samples = vec![Sample { cgroup: None, time_ns: None, resource, points }];
+            Batch { time_ns: second * 1_000_000_000, samples, ..Batch::default() }
         };
         let mut views = Views::new("n".to_owned(), 2.0);
         let first = views.next(&at(1, 100)).node;

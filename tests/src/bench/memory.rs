@@ -55,7 +55,7 @@ fn read_times(walks: bool, cgroups: &[Cgroup], exports: usize) -> Result<Vec<f64
     ensure!(!walks || !log.contains("another way") && !log.contains("read from files"), "this kernel cannot be walked: {log}");
     let seconds = |point: &Point| match point.value {
         Value::Number(seconds) => Some(seconds),
-        Value::Histogram(_) => None,
+        Value::Histogram(_) | Value::Absent => None,
     };
     let of_memory = |point: &&Point| &*point.metric == READ_TIME && point.attributes.get("signal").is_some_and(|s| s == "memory");
     let times: Vec<f64> = all.of_node().iter().filter(of_memory).filter_map(seconds).skip(2).map(|s| s * 1e3).collect();

@@ -53,7 +53,7 @@ pub fn wait_for_value(agent: &Agent, metric: &str, of: &[(&str, &str)], attribut
 pub fn number(point: &Point) -> f64 {
     match &point.value {
         Value::Number(number) => *number,
-        Value::Histogram(_) => f64::NAN,
+        Value::Histogram(_) | Value::Absent => f64::NAN,
     }
 }
 

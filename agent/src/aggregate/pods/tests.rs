@@ -52,7 +52,7 @@ fn value(samples: &[Sample], container: Option<&str>, metric: &Metric, attribute
     match sample.points.iter().find(is)?.value {
         Value::Int(n) => Some(n as f64),
         Value::Float(n) => Some(n),
-        Value::Histogram(_) => None,
+        Value::Histogram(_) | Value::Absent => None,
     }
 }
 
@@ -121,25 +121,22 @@ fn a_pod_that_is_over_reserves_nothing() {
     let samples = samples(&mut Pods::default(), pod, &[("app", using(0.0, 0))]);
     assert_eq!(value(&samples, Some("app"), &metrics::CPU_SLACK, None), None);
     assert_eq!(value(&samples, None, &metrics::POD_CPU_REQUEST, None), None);
+    assert_eq!(value(&samples, Some("app"), &metrics::CPU_REQUEST, None), None);
     assert_eq!(value(&samples, Some("app"), &metrics::READY, None), Some(0.0));
 }
 
 #[test]
-fn a_reason_that_held_is_told_to_have_ended_until_the_pod_is_gone() {
-    let mut pods = Pods::default();
+fn the_reason_that_holds_is_one_and_no_other_is_there() {
     let with = |reason: Option<&str>| {
         pod(vec![container("app", Resources::default(), Some(Status { reason: reason.map(Into::into), ..Status::default() }))])
     };
-    let mut reasons = |reason: Option<&str>| {
-        let samples = samples(&mut pods, with(reason), &[]);
+    let reasons = |reason: Option<&str>| {
+        let samples = samples(&mut Pods::default(), with(reason), &[]);
         ["CrashLoopBackOff", "Other"].map(|reason| value(&samples, Some("app"), &metrics::REASON, Some(reason)))
     };
     assert_eq!(reasons(None), [None, None]);
     assert_eq!(reasons(Some("CrashLoopBackOff")), [Some(1.0), None]);
-    assert_eq!(reasons(Some("made up by an operator")), [Some(0.0), Some(1.0)]);
-    assert_eq!(reasons(None), [Some(0.0), Some(0.0)]);
-    pods.samples(&Node::default(), &Known::default(), &Used::default(), Duration::ZERO);
-    assert!(pods.told.is_empty(), "nothing is kept of pods that are gone");
+    assert_eq!(reasons(Some("made up by an operator")), [None, Some(1.0)]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::aggregate::Batch;
 use crate::export::encode::{self, Bounds};
 use crate::export::fixtures::{Load, happened, node, series};
 use crate::export::logs;
+use crate::kernel::clock::UnixOffset;
 
 const PLAIN: Form = Form::Http(Compression::None);
 
@@ -116,7 +117,7 @@ fn events_obey_the_same_limit_and_are_halved_too() {
     for n in 0..events.len() {
         events[n].resource = events[n / 50 * 50].resource.clone();
     }
-    let groups = logs::encode(&events, 9, &bounds);
+    let groups = logs::encode(&events, 9, UnixOffset::default(), &bounds);
     assert_eq!(groups.len(), 4);
     let mut requests = Vec::new();
     pack(PLAIN, 3_000, groups.into_iter(), |request| requests.push(request));

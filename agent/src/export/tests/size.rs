@@ -58,7 +58,7 @@ async fn what_is_refused_for_its_size_is_sent_in_halves_and_the_next_batch_is_sm
         assert_eq!(whole(&collector), of(&batch), "{protocol}");
         assert_eq!(log.lines_with("for their size").len(), 1, "{:?}", log.lines_with(""));
         let attempts = collector.attempts();
-        shipper.queue().enqueue(&Batch { time_unix_ns: batch.time_unix_ns + 1, ..batch.clone() });
+        shipper.queue().enqueue(&Batch { time_ns: batch.time_ns + 1, ..batch.clone() });
         let again = stats_until(&shipper, "all is sent", |s| s.queue_length == 0).await;
         assert_eq!(again.retries, stats.retries, "{protocol}: nothing is refused any more");
         assert_eq!(collector.attempts() - attempts, (again.sent_requests - stats.sent_requests) as usize);

@@ -21,13 +21,11 @@ pub(super) struct Names {
     top: usize,
     /// What was read last, by slot.
     read: HashMap<u32, Vec<(NameKey, Name)>>,
-    /// Unix time less CLOCK_MONOTONIC in ns.
-    unix_minus_monotonic: u64,
 }
 
 impl Names {
-    pub(super) fn new(map: BpfHashMap<MapData, NameKey, Name>, top: usize, unix_minus_monotonic: u64) -> Self {
-        Self { map, top, read: HashMap::new(), unix_minus_monotonic }
+    pub(super) fn new(map: BpfHashMap<MapData, NameKey, Name>, top: usize) -> Self {
+        Self { map, top, read: HashMap::new() }
     }
 
     /// Reads them, if any are wanted.
@@ -68,8 +66,7 @@ impl Names {
         most_asked(read.iter().map(|(_, name)| name), self.top)
             .into_iter()
             .map(|(text, queries, first_ns)| {
-                let start = first_ns.wrapping_add(self.unix_minus_monotonic);
-                Point::new(&NAME_QUERIES, start, Value::Int(queries)).with("dns.question.name", text)
+                Point::new(&NAME_QUERIES, first_ns, Value::Int(queries)).with("dns.question.name", text)
             })
             .collect()
     }

@@ -10,7 +10,6 @@ use crate::{
     causes::one_line,
     cgroups::{Cgroup, Table},
     kernel::{
-        facts,
         load::{LoadError, Object},
         sys::MappedArray,
     },
@@ -152,8 +151,7 @@ fn told(kill: &OomKill, table: &Table) -> Event {
         limiting.filter(|_| kill.limiting != UNKNOWN).map(|path| ("podmeter.oom.limiting.cgroup.path", Detail::Text(path))),
     );
     attributes.extend(parts.into_iter().filter(|(_, bytes)| *bytes != UNKNOWN).map(|(part, bytes)| (part, Detail::Int(bytes))));
-    let time_unix_ns = facts::unix_ns().saturating_sub(facts::boottime_ns().saturating_sub(kill.time_ns));
-    Event { name: EVENT, cgroup: (kill.slot, kill.cgroup), time_unix_ns, body, attributes }
+    Event { name: EVENT, cgroup: (kill.slot, kill.cgroup), time_ns: kill.time_ns, body, attributes }
 }
 
 #[cfg(test)]

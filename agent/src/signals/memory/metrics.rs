@@ -141,13 +141,12 @@ pub static LOST_KILLS: Metric = Metric {
            that room had to be kept for those of others.",
 };
 
-/// What a cgroup's memory consists of. `swappable` is how much more it could swap out, `born_unix_ns` when it was made or later.
-pub fn of_figures(figures: &Figures, swappable: u64, born_unix_ns: u64) -> Vec<Point> {
+/// What a cgroup's memory consists of. `swappable` is how much more it could swap out, `born_ns` when it was made or later.
+pub fn of_figures(figures: &Figures, swappable: u64, born_ns: u64) -> Vec<Point> {
     let gauge = |metric, bytes: Option<u64>| bytes.map(|bytes| Point::new(metric, 0, Value::Int(bytes)));
     let state = |bytes: Option<u64>, state: &'static str| gauge(&STATE, bytes).map(|point| point.with("state", state));
-    let counted = |metric, n: Option<u64>, key, value: &'static str| {
-        n.map(|n| Point::new(metric, born_unix_ns, Value::Int(n)).with(key, value))
-    };
+    let counted =
+        |metric, n: Option<u64>, key, value: &'static str| n.map(|n| Point::new(metric, born_ns, Value::Int(n)).with(key, value));
     [
         gauge(&USAGE, Some(figures.usage)),
         gauge(&WORKING_SET, figures.working_set()),
@@ -171,9 +170,9 @@ pub fn of_figures(figures: &Figures, swappable: u64, born_unix_ns: u64) -> Vec<P
     .collect()
 }
 
-/// What a cgroup's tasks went through since `start_unix_ns`; of kills and reclaim only what this kernel can tell.
-pub fn of_counts(counts: &Counts, start_unix_ns: u64, kills: bool) -> Vec<Point> {
-    let caused = |metric, value, cause: &'static str| Point::new(metric, start_unix_ns, value).with("cause", cause);
+/// What a cgroup's tasks went through since `start_ns`; of kills and reclaim only what this kernel can tell.
+pub fn of_counts(counts: &Counts, start_ns: u64, kills: bool) -> Vec<Point> {
+    let caused = |metric, value, cause: &'static str| Point::new(metric, start_ns, value).with("cause", cause);
     let mut points = Vec::new();
     if kills {
         points.push(caused(&OOM_KILLS, Value::Int(counts.cgroup_kills), "cgroup"));
@@ -185,7 +184,7 @@ pub fn of_counts(counts: &Counts, start_unix_ns: u64, kills: bool) -> Vec<Point>
     points.extend((node_ns > 0).then(|| caused(&RECLAIM_TIME, seconds(node_ns), "node")));
     let histogram = Histogram::of_durations(RECLAIM_FIRST, &counts.reclaims, cgroup_ns + node_ns);
     if histogram.count > 0 {
-        points.push(Point::new(&RECLAIM, start_unix_ns, Value::Histogram(histogram.into())));
+        points.push(Point::new(&RECLAIM, start_ns, Value::Histogram(histogram.into())));
     }
     points
 }

@@ -1,0 +1,281 @@
+//! Series as receivers see them (pure): each counter begins at zero, each gauge that ends says so, and no series has two points
+//! at one moment or goes back in time.
+//!
+//! A receiver knows a series only by its points. The increase before a counter's first point is invisible to it, so that a
+//! container that lived between two exports would seem to have used nothing: such a counter gets a point of value 0 at its start.
+//! A gauge's last value counts for five more minutes in Prometheus and its like, unless a point says that there is none any more:
+//! OTLP's flag NO_RECORDED_VALUE.
+
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+};
+
+use crate::{
+    aggregate::Batch,
+    histogram::Histogram,
+    join::{Resource, Sample},
+    signals::metric::{Kind, Metric, Point, Value},
+};
+
+/// Points of one series are at least this far apart: Prometheus and its like keep times in ms, and refuse a second value for one.
+const APART_NS: u64 = 1_000_000;
+
+/// How far a point of value 0 may lie in the past: Prometheus refuses what is older than its newest samples by an hour.
+const PAST_NS: u64 = 30 * 60 * 1_000_000_000;
+
+/// Batches for which a cgroup that is missing is remembered. A service that was started again waits until its predecessor's final
+/// values have left.
+const REMEMBERED: u64 = 8;
+
+/// What has been exported of each series.
+#[derive(Debug)]
+pub struct Series {
+    /// Until when an earlier process may have exported: a counter that began later has no point yet.
+    before_ns: u64,
+    /// The batch before had all that is measured: a counter that it does not have was zero.
+    complete: bool,
+    /// Number of this batch.
+    batch: u64,
+    lives: HashMap<Whose, Life>,
+    newest: HashMap<Arc<Resource>, Newest>,
+    shapes: Shapes,
+}
+
+/// Whose series: a cgroup's by its id, for its name may become known later and its path may have another owner; else a resource's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Whose {
+    Cgroup(u64),
+    Resource(Arc<Resource>),
+}
+
+/// The series of one cgroup, or of one resource.
+#[derive(Debug)]
+struct Life {
+    resource: Arc<Resource>,
+    /// All counters so far, and the gauges of its last batch.
+    series: Vec<Arc<Shape>>,
+    /// When its counters were exported last.
+    counted_ns: Option<u64>,
+    /// The last batch that had it.
+    batch: u64,
+}
+
+/// When the newest points of a resource's counters are, and the batch that had them.
+#[derive(Clone, Copy, Debug)]
+struct Newest {
+    ns: u64,
+    batch: u64,
+}
+
+/// What tells series of one resource apart.
+#[derive(Debug)]
+struct Shape {
+    metric: &'static Metric,
+    attributes: Vec<(&'static str, Cow<'static, str>)>,
+}
+
+impl Shape {
+    fn is(&self, point: &Point) -> bool {
+        std::ptr::eq(self.metric, point.metric) && self.attributes == point.attributes
+    }
+
+    fn point(&self, value: Value) -> Point {
+        Point { attributes: self.attributes.clone(), ..Point::new(self.metric, 0, value) }
+    }
+
+    fn is_gauge(&self) -> bool {
+        self.metric.kind == Kind::Gauge
+    }
+}
+
+/// Each shape once: a node's cgroups have some hundred between them.
+#[derive(Debug, Default)]
+struct Shapes(HashMap<u64, Arc<Shape>>);
+
+impl Shapes {
+    fn of(&mut self, point: &Point) -> Arc<Shape> {
+        let mut hasher = DefaultHasher::new();
+        (point.metric.name, &point.attributes).hash(&mut hasher);
+        let new = || Arc::new(Shape { metric: point.metric, attributes: point.attributes.clone() });
+        let shape = self.0.entry(hasher.finish()).or_insert_with(new);
+        if shape.is(point) { Arc::clone(shape) } else { new() }
+    }
+
+    /// Forgets those that no life has.
+    fn sweep(&mut self) {
+        self.0.retain(|_, shape| Arc::strong_count(shape) > 1);
+    }
+}
+
+/// Gauges that have no value any more, and their resource.
+type Ended = (Arc<Resource>, Vec<Arc<Shape>>);
+
+impl Series {
+    /// An earlier process may have exported until `before_ns`, in the time of batches: the time of the last batch of whoever counted in
+    /// the same maps, else the start of this process.
+    pub fn new(before_ns: u64) -> Self {
+        Self { before_ns, complete: false, batch: 0, lives: HashMap::new(), newest: HashMap::new(), shapes: Shapes::default() }
+    }
+
+    /// Adds to a batch what receivers need: zero points, and markers for what has ended. `complete` says that all signals could be read
+    /// for it. Returns how many points were left out because another has their series and moment.
+    pub fn complete(&mut self, batch: &mut Batch, complete: bool) -> u64 {
+        self.batch += 1;
+        let now_ns = batch.time_ns;
+        let (mut doubles, mut ended) = (0, Vec::new());
+        for samples in [&mut batch.samples, &mut batch.pods] {
+            let mut row = Vec::with_capacity(samples.len());
+            for sample in samples.drain(..) {
+                doubles += self.enter(sample, now_ns, &mut row, &mut ended);
+            }
+            *samples = row;
+        }
+        for life in self.lives.values_mut().filter(|life| life.batch + 1 == self.batch) {
+            let gauges = life.series.extract_if(.., |shape| shape.is_gauge()).collect();
+            ended.push((Arc::clone(&life.resource), gauges));
+        }
+        self.lives.retain(|_, life| life.batch + REMEMBERED > self.batch);
+        self.newest.retain(|_, newest| newest.batch + REMEMBERED > self.batch);
+        batch.samples.extend(self.markers(ended));
+        self.complete = complete;
+        self.shapes.sweep();
+        doubles
+    }
+
+    /// Puts a sample into the row, after the zero points of its new counters.
+    fn enter(&mut self, mut sample: Sample, now_ns: u64, row: &mut Vec<Sample>, ended: &mut Vec<Ended>) -> u64 {
+        let whose = match &sample.cgroup {
+            Some(subject) => Whose::Cgroup(subject.id),
+            None => Whose::Resource(Arc::clone(&sample.resource)),
+        };
+        let mut life = self.lives.remove(&whose).unwrap_or_else(|| Life {
+            resource: Arc::clone(&sample.resource),
+            series: Vec::new(),
+            counted_ns: None,
+            batch: self.batch,
+        });
+        if life.resource != sample.resource {
+            // What the counters had was exported under the former name; they go on.
+            let gauges = life.series.extract_if(.., |shape| shape.is_gauge()).collect();
+            ended.push((std::mem::replace(&mut life.resource, Arc::clone(&sample.resource)), gauges));
+        }
+        // In this order there is one series after the other, as in most batches.
+        let (mut new, mut expected, mut doubles) = (Vec::new(), 0, 0);
+        let mut present = vec![false; life.series.len()];
+        let mut zeros: Vec<(u64, Vec<Point>)> = Vec::new();
+        let earliest_ns = self.newest.get(&sample.resource).map_or(0, |newest| newest.ns + APART_NS);
+        sample.points.retain(|point| {
+            let known = match life.series.get(expected) {
+                Some(shape) if shape.is(point) => Some(expected),
+                _ => life.series.iter().position(|shape| shape.is(point)),
+            };
+            let first = match known {
+                Some(at) => {
+                    expected = at + 1;
+                    !std::mem::replace(&mut present[at], true)
+                }
+                None if new.iter().any(|shape: &Arc<Shape>| shape.is(point)) => false,
+                None => {
+                    new.push(self.shapes.of(point));
+                    let zero_ns = zero_ns(point, life.counted_ns, self.before_ns, self.complete);
+                    if let (Some(ns), Some(value)) = (zero_ns, zero(&point.value)) {
+                        let ns = ns.max(now_ns.saturating_sub(PAST_NS)).max(earliest_ns);
+                        let point = Point { value, ..point.clone() };
+                        match zeros.iter_mut().find(|(at_ns, _)| *at_ns == ns) {
+                            Some((_, points)) => points.push(point),
+                            None => zeros.push((ns, vec![point])),
+                        }
+                    }
+                    true
+                }
+            };
+            doubles += u64::from(!first);
+            first
+        });
+        let mut index = 0;
+        let gone: Vec<Arc<Shape>> = life
+            .series
+            .extract_if(.., |shape| {
+                index += 1;
+                shape.is_gauge() && !present[index - 1]
+            })
+            .collect();
+        life.series.append(&mut new);
+        if !gone.is_empty() {
+            ended.push((Arc::clone(&life.resource), gone));
+        }
+        if sample.points.iter().any(|point| point.metric.kind != Kind::Gauge) {
+            let after_zeros = zeros.iter().map(|(ns, _)| ns + APART_NS).max();
+            let time_ns = sample.time_ns.unwrap_or(now_ns).max(earliest_ns).max(after_zeros.unwrap_or(0));
+            sample.time_ns = Some(time_ns).filter(|ns| *ns != now_ns);
+            life.counted_ns = Some(time_ns);
+            self.newest.insert(Arc::clone(&sample.resource), Newest { ns: time_ns, batch: self.batch });
+        }
+        zeros.sort_by_key(|(ns, _)| *ns);
+        let resource = || Arc::clone(&life.resource);
+        row.extend(zeros.into_iter().map(|(ns, points)| Sample {
+            cgroup: None,
+            time_ns: Some(ns),
+            resource: resource(),
+            points,
+        }));
+        row.push(sample);
+        life.batch = self.batch;
+        self.lives.insert(whose, life);
+        doubles
+    }
+
+    /// The points that end gauges, but for those that a successor of the same name has.
+    fn markers(&self, ended: Vec<Ended>) -> Vec<Sample> {
+        if ended.is_empty() {
+            return Vec::new();
+        }
+        let resources: HashSet<&Arc<Resource>> = ended.iter().map(|(resource, _)| resource).collect();
+        let mut taken: HashMap<&Arc<Resource>, Vec<*const Shape>> = HashMap::new();
+        for life in self.lives.values().filter(|life| life.batch == self.batch && resources.contains(&life.resource)) {
+            taken.entry(&life.resource).or_default().extend(life.series.iter().map(Arc::as_ptr));
+        }
+        let mut samples = Vec::new();
+        for (resource, mut shapes) in ended.iter().cloned() {
+            shapes.retain(|shape| !taken.get(&resource).is_some_and(|taken| taken.contains(&Arc::as_ptr(shape))));
+            if !shapes.is_empty() {
+                let points = shapes.iter().map(|shape| shape.point(Value::Absent)).collect();
+                samples.push(Sample { cgroup: None, time_ns: None, resource, points });
+            }
+        }
+        samples
+    }
+}
+
+/// When a counter that has no point yet was zero, if that is known. `counted_ns` is when its owner's counters were exported last, by this
+/// process.
+fn zero_ns(point: &Point, counted_ns: Option<u64>, before_ns: u64, complete: bool) -> Option<u64> {
+    if point.metric.kind == Kind::Gauge {
+        return None;
+    }
+    match counted_ns {
+        None => Some(point.start_ns).filter(|ns| *ns > before_ns),
+        Some(counted_ns) if point.start_ns > counted_ns => Some(point.start_ns),
+        Some(counted_ns) => Some(counted_ns).filter(|_| complete),
+    }
+}
+
+/// Nothing, as a value of the same type; `None` for what is nothing already.
+fn zero(value: &Value) -> Option<Value> {
+    match value {
+        Value::Int(0) | Value::Absent => None,
+        Value::Int(_) => Some(Value::Int(0)),
+        Value::Float(value) => Some(Value::Float(0.0)).filter(|_| *value != 0.0),
+        Value::Histogram(histogram) if histogram.count == 0 => None,
+        Value::Histogram(histogram) => {
+            let empty = Histogram { zero_threshold: histogram.zero_threshold, ..Histogram::default() };
+            Some(Value::Histogram(Arc::new(empty)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
