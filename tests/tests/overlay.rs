@@ -35,6 +35,7 @@ fn rendered_beside_a_checkout(kustomize: &Path, overlay: &str) -> Result<Vec<Jso
     let manifests = deploy::directory().join("kubernetes");
     deploy::output(Command::new("cp").arg("-r").arg(manifests).arg(copy.path().join("podmeter/deploy")))?;
     std::fs::write(copy.path().join("kustomization.yaml"), overlay).context("could not write the overlay")?;
+    std::fs::write(copy.path().join("config.yaml"), example("cluster_name:")?).context("could not write the configuration")?;
     deploy::yaml(&deploy::output(Command::new(kustomize).arg("build").arg(copy.path()))?)
 }
 
