@@ -27,6 +27,9 @@ const LONGEST: usize = 256 << 10;
 const LEAST_NS: u64 = 30_000_000;
 const PER_BYTE_NS: u64 = 4_000;
 
+/// How often an input is tried that takes longer.
+const TRIES: u32 = 4;
+
 /// Feeds `parse` with the corpus `fuzz/corpus/<target>` and with what can be made of it.
 ///
 /// # Panics
@@ -61,13 +64,17 @@ pub fn hammer(target: &str, parse: impl Fn(&[u8])) {
 
 fn one(target: &str, origin: &str, input: &[u8], parse: &impl Fn(&[u8])) {
     let shown = || format!("{target}, {origin}, {} bytes: \"{}\"", input.len(), input[..input.len().min(2000)].escape_ascii());
-    let began = cpu_ns();
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| parse(input))) {
-        eprintln!("the parser panicked: {}", shown());
-        resume_unwind(panic);
-    }
-    let (took, most) = (cpu_ns() - began, LEAST_NS + PER_BYTE_NS * input.len() as u64);
-    assert!(took <= most, "{} ms of CPU time for {}", took / 1_000_000, shown());
+    let most = LEAST_NS + PER_BYTE_NS * input.len() as u64;
+    // What a hypervisor takes from this CPU counts as this thread's: only what is too slow each time is.
+    let mut tries = (0..TRIES).map(|_| {
+        let began = cpu_ns();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| parse(input))) {
+            eprintln!("the parser panicked: {}", shown());
+            resume_unwind(panic);
+        }
+        cpu_ns() - began
+    });
+    assert!(tries.any(|took| took <= most), "more than {} ms of CPU time, {TRIES} times, for {}", most / 1_000_000, shown());
 }
 
 /// This thread's CPU time: others may need the CPU meanwhile.

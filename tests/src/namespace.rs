@@ -72,6 +72,21 @@ impl Namespace {
         })
     }
 
+    /// Bytes that connections of this namespace have taken and that the other ends have not acknowledged, as `/proc/net/tcp` has them.
+    pub fn unacknowledged(&self) -> Result<u64> {
+        const LISTEN: &str = "0A";
+        self.run(|| {
+            let table = fs::read_to_string("/proc/thread-self/net/tcp").context("could not read /proc/thread-self/net/tcp")?;
+            let connections = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+            let queue = |fields: Vec<&str>| {
+                let (state, queues) = (fields.get(3)?, fields.get(4)?);
+                let (waiting, _) = queues.split_once(':').filter(|_| *state != LISTEN)?;
+                u64::from_str_radix(waiting, 16).ok()
+            };
+            Ok(connections.filter_map(queue).sum())
+        })
+    }
+
     /// Loses this percentage of what is sent and delays the rest by so many ms. `false` where the kernel has no netem.
     pub fn impair(&self, loss_percent: u32, delay_ms: u32) -> bool {
         self.run(|| {

@@ -4,7 +4,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use crate::{
     cgroup::{Cgroup, inside},
     namespace::{FAR, Namespace},
+    patience,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -52,6 +53,19 @@ pub fn send(stream: &mut TcpStream, pieces: u32) -> Result<()> {
         thread::sleep(MS);
     }
     Ok(())
+}
+
+/// Waits until all that was sent in this namespace is acknowledged: nothing is sent again after that.
+pub fn acknowledged(namespace: &Namespace) -> Result<()> {
+    let deadline = Instant::now() + patience(Duration::from_secs(20));
+    loop {
+        let waiting = namespace.unacknowledged()?;
+        if waiting == 0 {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{waiting} bytes are not acknowledged after 20 s");
+        thread::sleep(5 * MS);
+    }
 }
 
 /// Waits for the other end to close too.

@@ -48,6 +48,64 @@ pub(crate) fn skipped(line: &str) -> Option<(&str, &str)> {
     (!name.is_empty() && !reason.is_empty()).then_some((name, reason))
 }
 
+/// The tests that a runner reports as failed, each with what it printed: said again at the end, where whoever has the last lines only
+/// finds them.
+#[derive(Debug, Default)]
+pub(crate) struct Failed {
+    tests: Vec<(String, Vec<String>)>,
+    section: Section,
+}
+
+/// Where in a runner's output a line is.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Section {
+    #[default]
+    Elsewhere,
+    /// What failed tests printed, before the list of their names.
+    Failures,
+    /// Within that, the calls that led to a panic.
+    Backtrace,
+}
+
+/// Lines that are kept of a failed test's output: its first, and its last, where the error is.
+const FIRST: usize = 6;
+const LAST: usize = 24;
+
+impl Failed {
+    /// Takes a line of a runner's output.
+    pub(crate) fn add_line(&mut self, line: &str) {
+        if line == "failures:" {
+            // The second time it is the list of names.
+            self.section = if self.section == Section::Elsewhere { Section::Failures } else { Section::Elsewhere };
+        } else if line == "successes:" || line.starts_with("test result: ") {
+            self.section = Section::Elsewhere;
+        } else if self.section != Section::Elsewhere {
+            if let Some(name) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----")) {
+                self.section = Section::Failures;
+                self.tests.push((name.to_owned(), Vec::new()));
+            } else if line == "stack backtrace:" {
+                self.section = Section::Backtrace;
+            } else if line.starts_with("note: ") || line.trim().is_empty() {
+                self.section = Section::Failures;
+            } else if let (Section::Failures, Some((_, lines))) = (&self.section, self.tests.last_mut()) {
+                lines.push(line.to_owned());
+                if lines.len() > FIRST + LAST {
+                    lines[FIRST] = "[...]".to_owned();
+                    lines.remove(FIRST + 1);
+                }
+            }
+        }
+    }
+
+    /// What there is to say of each.
+    pub(crate) fn texts(self) -> impl Iterator<Item = String> {
+        self.tests.into_iter().map(|(name, lines)| {
+            let lines: String = lines.iter().map(|line| format!("\n    {line}")).collect();
+            format!("{name}{lines}")
+        })
+    }
+}
+
 /// The number before a word, as in `ok. 12 passed; 0 failed; 1 ignored; …`.
 fn count(result: &str, word: &str) -> u64 {
     let words: Vec<&str> = result.split([' ', ';', '.']).filter(|word| !word.is_empty()).collect();
@@ -97,6 +155,24 @@ mod tests {
             test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s\n";
         assert_eq!(tally(output).to_string(), "4 passed, 0 failed, 2 skipped");
         assert!(!tally(output).has_failures());
+    }
+
+    #[test]
+    fn failed_tests_are_said_with_their_errors() {
+        let log: String = (0..100).map(|n| format!("log {n}\n")).collect();
+        let output = format!(
+            "test a ... FAILED\n\nsuccesses:\n\n---- b stdout ----\nfine\n\nfailures:\n\n---- a stdout ----\n{log}\n\
+             thread 'a' panicked at x.rs:1:\nleft: 1\nstack backtrace:\n  0: main\n  at x.rs\nnote: more\n\n\
+             failures:\n    a\n\ntest result: FAILED. 1 passed; 1 failed\n\nfailures:\n\n---- c stdout ----\nbad\n\nfailures:\n    c\n"
+        );
+        let mut failed = Failed::default();
+        output.lines().for_each(|line| failed.add_line(line));
+        let texts: Vec<String> = failed.texts().collect();
+        assert_eq!(texts.len(), 2);
+        let lines: Vec<&str> = texts[0].lines().map(str::trim).collect();
+        assert_eq!((lines[0], lines[1], lines[FIRST + 1]), ("a", "log 0", "[...]"));
+        assert_eq!(lines[lines.len() - 3..], ["log 99", "thread 'a' panicked at x.rs:1:", "left: 1"]);
+        assert_eq!((lines.len(), texts[1].as_str()), (1 + FIRST + LAST, "c\n    bad"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::setup::{self, Purpose};
-use crate::tally::{self, Tally};
+use crate::tally::{self, Failed, Tally};
 use crate::vm::Tests;
 use crate::workspace::Workspace;
 use crate::{build, command, lint, vm};
@@ -153,11 +153,13 @@ impl<W: Write + Send> Session<W> {
     fn runner(&mut self, name: &str, command: &mut Command) {
         eprintln!("\n== {name}\n$ {}", command::shown(command));
         let mut tally = Tally::default();
-        if let Err(error) = watch(command, &mut tally, &mut self.skipped, &mut self.out) {
+        let mut failed = Failed::default();
+        if let Err(error) = watch(command, &mut tally, &mut failed, &mut self.skipped, &mut self.out) {
             if !tally.has_failures() {
                 tally += Tally::FAILED_STEP;
             }
             self.fail(name, format_args!("{error:#}"));
+            self.failures.extend(failed.texts());
         }
         self.tally += tally;
     }
@@ -200,13 +202,20 @@ fn run_by_none<'a>(skipped: impl Iterator<Item = &'a String>, guests: &[&Tests])
     skipped.filter(|test| has(test) && !ran(test)).collect()
 }
 
-fn watch(command: &mut Command, tally: &mut Tally, skips: &mut BTreeMap<String, String>, out: &mut impl Write) -> Result<()> {
+fn watch(
+    command: &mut Command,
+    tally: &mut Tally,
+    failed: &mut Failed,
+    skips: &mut BTreeMap<String, String>,
+    out: &mut impl Write,
+) -> Result<()> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("could not start it")?;
     let output = child.stdout.take().context("it has no output")?;
     for line in BufReader::new(output).split(b'\n') {
         let line = line.context("could not read its output")?;
         let text = String::from_utf8_lossy(&line);
         tally.add_line(&text);
+        failed.add_line(&text);
         if let Some((name, reason)) = tally::skipped(&text) {
             skips.insert(name.to_owned(), reason.to_owned());
         }
@@ -250,8 +259,12 @@ mod tests {
 
     #[test]
     fn failed_tests_are_counted_once_though_their_runner_fails_too() {
-        let session = shell("echo 'test result: FAILED. 3 passed; 2 failed; 0 ignored'; exit 101");
-        assert_eq!((session.tally.to_string().as_str(), session.failures.len()), ("3 passed, 2 failed", 1));
+        let session = shell(
+            "echo failures:; echo '---- a stdout ----'; echo why; echo; echo failures:; echo '    a'; \
+             echo 'test result: FAILED. 3 passed; 2 failed; 0 ignored'; exit 101",
+        );
+        assert_eq!((session.tally.to_string().as_str(), session.failures.len()), ("3 passed, 2 failed", 2));
+        assert_eq!(session.failures[1], "a\n    why");
     }
 
     #[test]

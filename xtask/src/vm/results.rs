@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 
-use crate::tally::{Tally, skipped};
+use crate::tally::{Failed, Tally, skipped};
 
 /// Begins every line that is the guest's own and not a runner's (see `init.sh`).
 const MARK: &str = "@guest ";
@@ -41,6 +41,7 @@ pub(crate) struct Tests {
 struct Runner {
     name: String,
     tally: Tally,
+    failed: Failed,
     /// It has printed its closing line.
     closed: bool,
     section: Section,
@@ -87,6 +88,7 @@ impl Results {
             return;
         }
         runner.tally.add_line(line);
+        runner.failed.add_line(line);
         if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... ok")) {
             self.tests.passed.insert(name.to_owned());
         } else if let Some((name, _)) = skipped(line) {
@@ -118,7 +120,8 @@ impl Results {
             ["begin", name] => {
                 self.began = true;
                 let name = name.to_owned();
-                self.running = Some(Runner { name, tally: Tally::default(), closed: false, section: Section::Tests });
+                let (tally, failed) = (Tally::default(), Failed::default());
+                self.running = Some(Runner { name, tally, failed, closed: false, section: Section::Tests });
             }
             ["end", name, code] => {
                 let runner = self.running.take().filter(|runner| runner.name == name);
@@ -135,6 +138,7 @@ impl Results {
         let closed = runner.closed || name == CHECK;
         if code != "0" || !closed {
             self.failures.push(format!("[{}] {name} ended with {code}", self.kernel));
+            self.failures.extend(runner.failed.texts().map(|text| format!("[{}] {text}", self.kernel)));
             if !runner.tally.has_failures() {
                 runner.tally += Tally::FAILED_STEP;
             }
@@ -239,7 +243,10 @@ mod tests {
         );
         assert!(shown.ends_with("[6.1] failures:\n[6.1] ---- a stdout ----\n[6.1] off by 3\n"), "{shown}");
         let (tally, failures) = results.close();
-        assert_eq!((tally.to_string().as_str(), failures), ("0 passed, 1 failed", vec!["[6.1] cpu ended with 101".to_owned()]));
+        assert_eq!(
+            (tally.to_string().as_str(), failures),
+            ("0 passed, 1 failed", vec!["[6.1] cpu ended with 101".to_owned(), "[6.1] a\n    off by 3".to_owned()])
+        );
     }
 
     #[test]
