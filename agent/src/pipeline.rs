@@ -76,11 +76,15 @@ pub struct State {
     pub signal: &'static Signal,
     /// Why it is off; `None` when it counts.
     pub off: Option<String>,
+    /// Whether the configuration has it on.
+    pub wanted: bool,
 }
 
 impl State {
-    fn point(&self) -> Point {
-        Point::new(&agent::SIGNAL_ACTIVE, 0, Value::Int(self.off.is_none().into())).with("signal", self.signal.name)
+    /// `None` for a signal that nobody wants: that it is off is no fault.
+    fn point(&self) -> Option<Point> {
+        let point = Point::new(&agent::SIGNAL_ACTIVE, 0, Value::Int(self.off.is_none().into()));
+        self.wanted.then(|| point.with("signal", self.signal.name))
     }
 }
 
@@ -129,7 +133,8 @@ impl Pipeline {
 
         let (mut running, mut states) = (Vec::new(), Vec::new());
         for signal in signals::ALL {
-            let off = if settings.signals.off.contains(&signal.name) {
+            let wanted = !settings.signals.off.contains(&signal.name);
+            let off = if !wanted {
                 Some("switched off by the configuration".to_owned())
             } else if let Some(missing) = (signal.missing)(&kernel.btf) {
                 Some(missing)
@@ -148,7 +153,7 @@ impl Pipeline {
                     }
                 }
             };
-            states.push(State { signal, off });
+            states.push(State { signal, off, wanted });
         }
         if running.is_empty() {
             return Err(StartError::NoSignal);
@@ -250,7 +255,7 @@ impl Pipeline {
         // Before the readings: what is exported as of this moment has no less than was there then.
         let now_ns = facts::boottime_ns();
         let mut readings = Vec::with_capacity(self.signals.len());
-        let mut own: Vec<Point> = self.states.iter().map(State::point).collect();
+        let mut own: Vec<Point> = self.states.iter().filter_map(State::point).collect();
         for (signal, running) in &mut self.signals {
             let began = Instant::now();
             match running.collect(now_ns, &self.cgroups) {
@@ -274,5 +279,19 @@ impl Pipeline {
             offset,
         });
         Batch { offset, ..self.aggregate.batch(now_ns, readings, self.cgroups.table(), names) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_that_the_configuration_switches_off_is_not_told_as_one_that_fails() {
+        let state = |off: Option<&str>, wanted| State { signal: &signals::ALL[0], off: off.map(str::to_owned), wanted };
+        let value = |state: State| state.point().map(|point| point.value);
+        assert_eq!(value(state(None, true)), Some(Value::Int(1)));
+        assert_eq!(value(state(Some("no such hook"), true)), Some(Value::Int(0)));
+        assert_eq!(value(state(Some("switched off by the configuration"), false)), None);
     }
 }
