@@ -46,7 +46,7 @@ pub fn reads_by_address() -> bool {
 pub struct Kernel {
     /// Its types: where offsets come from.
     pub btf: Btf,
-    /// Number of possible CPUs.
+    /// One more than the largest id of a CPU that could ever be online: how long an array by CPU is.
     pub cpus: u32,
     /// Whether programs may read kernel memory by address; not where it is locked down for confidentiality
     /// (`LOCKDOWN_BPF_READ_KERNEL`). Typed loads are allowed everywhere.
@@ -72,7 +72,7 @@ pub enum Hook {
     SockOps,
     /// A walk over all objects of that kind, `cgroup`, `tcp` or `bpf_sk_storage_map`, whenever the agent wants one: see [`Object::walk`].
     Walk(&'static str),
-    /// Nothing by itself: the agent runs it, see [`Object::run_on`], or another program calls it.
+    /// Nothing by itself: the agent runs it, see [`Object::run_on_each`], or another program calls it.
     Call,
 }
 
@@ -150,7 +150,7 @@ impl Kernel {
         let btf = Btf::from_sys()?;
         mounts::ensure_bpffs(directory)?;
         let pins = pins()?;
-        let cpus = facts::possible_cpus().map_err(LoadError::Cpus)?;
+        let cpus = facts::cpu_ids().map_err(LoadError::Cpus)?;
         let typed = stand_in(&btf, tracepoints)?;
         let reads_by_address = reads_by_address() && !leave_out.iter().any(|name| name == BY_ADDRESS);
         Ok(Self { btf, cpus, reads_by_address, leave_out, root, typed, pins, in_use: Vec::new() })
@@ -449,11 +449,28 @@ impl Object {
         table.set(index, fd, 0).map_err(|e| failed(e.into()))
     }
 
-    /// Runs a raw-tracepoint program once on the given CPU, now.
+    /// Runs a raw-tracepoint program once on each CPU that is online.
+    ///
+    /// One that goes offline meanwhile is left out: nothing runs there.
     ///
     /// # Errors
-    /// When the program is missing or the kernel refuses: the CPU went offline.
-    pub fn run_on(&self, program: &'static str, cpu: u32) -> Result<(), LoadError> {
+    /// When the program is missing, the CPUs are not known or the kernel refuses.
+    pub fn run_on_each(&self, program: &'static str) -> Result<(), LoadError> {
+        for cpu in facts::online_cpus().map_err(LoadError::Cpus)? {
+            self.run(program, Some(cpu)).or_else(|error| if error.is_of_no_cpu() { Ok(()) } else { Err(error) })?;
+        }
+        Ok(())
+    }
+
+    /// Runs a raw-tracepoint program once, on whichever CPU.
+    ///
+    /// # Errors
+    /// When the program is missing or the kernel refuses.
+    pub fn run_once(&self, program: &'static str) -> Result<(), LoadError> {
+        self.run(program, None)
+    }
+
+    fn run(&self, program: &'static str, cpu: Option<u32>) -> Result<(), LoadError> {
         let failed = |source| LoadError::Program { action: "run", program: program.to_owned(), source: Box::new(source) };
         let loaded: &RawTracePoint = self
             .ebpf
@@ -462,7 +479,7 @@ impl Object {
             .try_into()
             .map_err(failed)?;
         let mut options = RawTracePointRunOptions::new();
-        options.cpu = Some(cpu);
+        options.cpu = cpu;
         loaded.test_run(options).map_err(failed)?;
         Ok(())
     }

@@ -188,7 +188,7 @@ impl Memory {
             optional: OPTIONAL,
         })?;
         if layout.needs_index() && !object.does_without("memory_copy_index") {
-            object.run_on("memory_copy_index", facts::online_cpus()?.first().copied().unwrap_or(0))?;
+            object.run_once("memory_copy_index")?;
         }
         let index = object.mapped::<Index>("MEMORY_INDEX")?.read(0).unwrap_or(Index::ZERO);
         let (items, no_walk) = layout.items(&index);

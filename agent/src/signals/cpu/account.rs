@@ -147,6 +147,11 @@ impl Account {
         cgroup.is_older_than(self.since_ns)
     }
 
+    /// The window in which counting began.
+    pub fn first_window(&self) -> u64 {
+        self.first_window
+    }
+
     /// The first window that is not closed yet.
     pub fn open_window(&self) -> u64 {
         self.open_window
