@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nix::{
+    mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
     sys::signal::{Signal, kill},
     unistd::{Gid, Pid, Uid},
@@ -288,6 +289,27 @@ impl Agent {
         if cannot { Ok(None) } else { agent?.started().map(Some) }
     }
 
+    /// As [`Agent::start`], in the cgroup with this directory as the root of a cgroup namespace, whose hierarchy is mounted at `root`
+    /// for it alone: as in a container of a node that is a container itself.
+    pub fn start_in_cgroup_namespace(mut config: Json, cgroup: &Path, root: &Path) -> Result<Self> {
+        merge(&mut config, json!({"cgroups": {"root": root}}));
+        let [procs, root] = [cgroup.join("cgroup.procs"), root.to_owned()];
+        let enter = move || {
+            fs::write(&procs, "0")?;
+            unshare(CloneFlags::CLONE_NEWCGROUP | CloneFlags::CLONE_NEWNS)?;
+            let none: Option<&str> = None;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+            mount(Some("none"), &root, Some("cgroup2"), MsFlags::empty(), none)?;
+            Ok(())
+        };
+        let spawn = |mut command: Command| {
+            // SAFETY: the child has one thread, and what it allocates it does not share.
+            unsafe { command.pre_exec(enter) };
+            spawn(command, As::Root)
+        };
+        Self::spawn_by(config, &[], spawn)?.started()
+    }
+
     fn started(self) -> Result<Self> {
         self.wait_for("a first export", STARTS_WITHIN, |exports| (exports.requests() > 0).then_some(()))?;
         // Its log up to here: what it measures, and what not.
@@ -425,19 +447,20 @@ impl Agent {
 
     /// Asks it to stop (SIGTERM) and waits until it has ended. Fails when that takes longer than [`STOPS_WITHIN`], when it does
     /// not exit with 0, or when any counter it exported has ever gone down.
-    pub fn stop(mut self) -> Result<Ended> {
+    pub fn stop(self) -> Result<Ended> {
+        self.stop_within(STOPS_WITHIN)
+    }
+
+    /// The same where it may take this long.
+    pub fn stop_within(mut self, within: Duration) -> Result<Ended> {
         let asked = Instant::now();
         kill(Pid::from_raw(self.pid()), Signal::SIGTERM).context("could not signal podmeter")?;
         // Longer than allowed, to be able to say how long it takes.
-        let status = wait_within(&mut self.process, 10 * STOPS_WITHIN)?;
+        let status = wait_within(&mut self.process, 10 * within)?;
         let took = asked.elapsed();
         let said = self.hear_out();
         let code = status.and_then(|status| status.code());
-        ensure!(
-            code == Some(0) && took <= patience(STOPS_WITHIN),
-            "asked to stop: {status:?} after {took:?}, log:\n{}",
-            said.stderr
-        );
+        ensure!(code == Some(0) && took <= patience(within), "asked to stop: {status:?} after {took:?}, log:\n{}", said.stderr);
         ensure!(said.invalid.is_none(), "the agent's standard output is no OTLP JSON: {:?}", said.invalid);
         said.exports.check_that_counters_only_grow()?;
         Ok(Ended { code, took, exports: said.exports, stderr: said.stderr })
@@ -483,6 +506,7 @@ fn hear_export(said: &mut Said, line: &str) {
 /// The signals that a runner's tests look at. On an emulated CPU their agents have no others, unless a test asks for them: to verify,
 /// run and export them all takes longer there than what is tested. Runners that are not here have all.
 const LOOKED_AT: &[(&str, &[&str])] = &[
+    ("cgroups", &["cpu", "pressure"]),
     ("cpu", &["cpu"]),
     ("dns", &["network", "dns"]),
     ("drops", &["drops"]),

@@ -127,6 +127,41 @@ fn a_static_pod_is_found_by_the_uid_that_kubelet_gave_it() {
 }
 
 #[test]
+fn a_pods_own_uid_wins_over_a_mirrors_whatever_the_order_of_arrival() {
+    let hash = "0123456789abcdef0123456789abcdef";
+    let mirror = |uid| Pod { cgroup_uid: Some(hash.into()), ..pod(uid, &[]) };
+    let owner = |known: &Known| known.find(hash, None).map(|found| found.pod.uid.clone());
+    for real_comes_first in [true, false] {
+        let mut known = Known::default();
+        if real_comes_first {
+            known.set_pod(pod(hash, &[]));
+        }
+        known.set_pod(mirror(UID));
+        assert_eq!(owner(&known).as_deref(), Some(if real_comes_first { hash } else { UID }));
+        known.set_pod(pod(hash, &[]));
+        known.set_pod(mirror(UID));
+        assert_eq!(owner(&known).as_deref(), Some(hash), "it takes its place back");
+        assert_eq!(known.find(UID, None).map(|found| &*found.pod.uid), Some(UID));
+    }
+}
+
+#[test]
+fn of_mirrors_of_one_static_pod_the_first_counts_until_it_is_gone() {
+    let hash = "0123456789abcdef0123456789abcdef";
+    let mirror = |uid, hash: Option<&str>| Pod { cgroup_uid: hash.map(Into::into), ..pod(uid, &[]) };
+    let owner = |known: &Known| known.find(hash, None).map(|found| found.pod.uid.to_string());
+    let mut known = Known::default();
+    known.set_pod(mirror("first", Some(hash)));
+    known.set_pod(mirror("second", Some(hash)));
+    known.set_pod(mirror("first", Some(hash)));
+    assert_eq!(owner(&known).as_deref(), Some("first"));
+    known.keep_pods(&HashSet::from(["second".into()]), Instant::now());
+    assert_eq!(owner(&known).as_deref(), Some("second"));
+    known.set_pod(mirror("second", None));
+    assert_eq!(owner(&known).as_deref(), Some("first"), "the last that is known of it");
+}
+
+#[test]
 fn labels_of_a_namespace_that_is_gone_stay_while_its_pods_are_known() {
     let mut known = Known::default();
     let labels = vec![("team".into(), "shop".into())];
@@ -149,4 +184,27 @@ fn past_containers_are_bounded() {
     }
     assert_eq!(known.pods[UID].ids.len(), PAST);
     assert_eq!((name(&known, UID, "999"), name(&known, UID, "10")), (Some("app"), None));
+}
+
+#[test]
+fn addresses_are_those_of_living_pods_that_no_range_of_the_node_has() {
+    let mut known = Known::default();
+    let at = |uid: &str, address: &str| Pod { addresses: vec![address.parse().expect("an address")], ..pod(uid, &[]) };
+    known.set_pod(at("a", "10.9.0.5"));
+    known.figures.following_mut(Followed::Node).wanted = true;
+    assert_eq!(known.addresses(), None, "not all pods are known");
+    known.figures.following_mut(Followed::Pods).works();
+    assert_eq!(known.addresses(), None, "nor is the node");
+    known.figures.following_mut(Followed::Node).works();
+    let range = |text: &str| Range::parse(text).expect("a range");
+    let cluster = |known: &Known| known.addresses().expect("known").cluster;
+    assert_eq!(cluster(&known), [range("10.9.0.5")]);
+    let (pod_ranges, addresses) = (vec![range("10.244.1.0/24")], vec!["10.0.0.1".parse().expect("an address")]);
+    known.set_node(Node { name: "n".into(), pod_ranges, addresses, ..Node::default() });
+    known.set_pod(at("b", "10.244.1.9"));
+    known.set_pod(Pod { phase: Some(Phase::Succeeded), ..at("c", "10.9.0.6") });
+    assert_eq!(cluster(&known), [range("10.244.1.0/24"), range("10.9.0.5")], "who is over has given its address back");
+    assert_eq!(known.addresses().expect("known").node, [range("10.0.0.1")]);
+    known.forget_pod("a", Instant::now());
+    assert_eq!(cluster(&known), [range("10.244.1.0/24")]);
 }
