@@ -32,8 +32,8 @@ record! {
         pub died_ns: u64,
         /// Levels below the agent's root, whose own is 0.
         pub level: u64,
-        /// 1 when counting began after the cgroup did: its totals then start from `cpu.stat`.
-        pub older_than_counting: u32,
+        /// 1 when the agent found it in the tree: it is older than its slot.
+        pub found: u32,
         /// Length of the name in bytes without the terminating zero; 0 while it is not known, and for the root.
         pub name_len: u32,
         /// The name of its directory, zero-terminated. With its parent's, and so on, that makes the path from the agent's root.

@@ -12,7 +12,7 @@ mod scan;
 pub mod table;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     ffi::OsStr,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
@@ -51,10 +51,9 @@ const SCAN_AGAIN_NS: u64 = 60_000_000_000;
 /// Words of [`Owner`].
 const ID: usize = std::mem::offset_of!(Owner, id) / 8;
 const PARENT: usize = std::mem::offset_of!(Owner, parent) / 8;
-/// The word with `older_than_counting` in its lower half and `name_len` in its upper one.
-const OLDER: usize = std::mem::offset_of!(Owner, older_than_counting) / 8;
+/// The word with `found` in its lower half and `name_len` in its upper one.
+const FOUND: usize = std::mem::offset_of!(Owner, found) / 8;
 const NAME: usize = std::mem::offset_of!(Owner, name) / 8;
-const BORN: usize = std::mem::offset_of!(Owner, born_ns) / 8;
 const DIED: usize = std::mem::offset_of!(Owner, died_ns) / 8;
 /// Word of [`Tally`].
 const TAKEN: usize = std::mem::offset_of!(Tally, taken) / 8;
@@ -121,7 +120,7 @@ impl Cgroups {
     ///
     /// The programs are attached before the tree is scanned: a cgroup made meanwhile has its slot from the kernel, if its parent has one
     /// by then, and the scan leaves what has a slot alone. What was made while the scan was at its parent is found by a second one, when
-    /// [counting begins](Self::counting_begins).
+    /// all signals are attached ([`Cgroups::look_again`]).
     ///
     /// # Errors
     /// When the kernel refuses a program or the tree cannot be read.
@@ -164,30 +163,18 @@ impl Cgroups {
             }
         }
         kernel.attach(&mut cgroups.object)?;
-        cgroups.scan()?;
+        // Where this object goes on, others may too, and lack what a cgroup without a slot did until now.
+        let before = if cgroups.object.adopted() { Vec::new() } else { kernel.left_by_others("cgroups", "OWNERS") };
+        cgroups.scan(&births(&before))?;
         Ok(cgroups)
     }
 
-    /// All signals are attached. Where one of them counts `anew`, no cgroup that is there now was counted from its birth; where all
-    /// go on with the maps that an earlier agent left, all were.
+    /// Learns of what was made during the start, when all signals are attached.
     ///
     /// # Errors
     /// When the tree cannot be read.
-    pub fn counting_begins(&mut self, anew: bool) -> Result<(), CgroupError> {
-        self.scan()?;
-        if anew {
-            let now_ns = facts::boottime_ns();
-            for slot in 1..self.slots {
-                if self.owners.word(slot, ID).is_none_or(|id| id == 0) {
-                    continue;
-                }
-                let bits = self.owners.word(slot, OLDER).unwrap_or_default();
-                self.owners.set_word(slot, OLDER, bits | 1);
-                if self.object.adopted() {
-                    self.owners.set_word(slot, BORN, now_ns);
-                }
-            }
-        }
+    pub fn look_again(&mut self) -> Result<(), CgroupError> {
+        self.scan(&HashMap::new())?;
         self.refresh();
         Ok(())
     }
@@ -274,7 +261,7 @@ impl Cgroups {
             let bits = bytes.try_into().map_or(0, u64::from_ne_bytes);
             self.owners.set_word(slot, NAME + word, bits);
         }
-        self.owners.set_word(slot, OLDER, u64::from(owner.name_len) << 32 | u64::from(owner.older_than_counting));
+        self.owners.set_word(slot, FOUND, u64::from(owner.name_len) << 32 | u64::from(owner.found));
     }
 
     /// Learns which controllers' files there are: before a collection, which reads them.
@@ -316,7 +303,7 @@ impl Cgroups {
         let some = any || without_slot != self.without_slot();
         let taken = self.tally.word(0, TAKEN).unwrap_or(0);
         let room = taken.saturating_add(u64::from(self.slots / 8)) < self.slots.into();
-        if some && room && now_ns.saturating_sub(at_ns) >= SCAN_AGAIN_NS { self.scan() } else { Ok(()) }
+        if some && room && now_ns.saturating_sub(at_ns) >= SCAN_AGAIN_NS { self.scan(&HashMap::new()) } else { Ok(()) }
     }
 
     /// The slots whose last counts can be read: closed by an earlier call of [`Cgroups::close`]. Children before parents.
@@ -352,12 +339,13 @@ impl Cgroups {
     }
 
     /// Enters the cgroups that have no slot and whose parent has one: those older than the programs, and those that found none free.
-    fn scan(&mut self) -> Result<(), CgroupError> {
+    /// `births` are those that others have seen, by id.
+    fn scan(&mut self, births: &HashMap<u64, u64>) -> Result<(), CgroupError> {
         let failed = |source| CgroupError::Scan { path: self.root.clone(), source };
         self.left_out = LeftOut { any: false, without_slot: self.without_slot(), at_ns: facts::boottime_ns() };
         let root = scan::id(&self.root).map_err(failed)?;
         if !self.has_slot(root) {
-            self.enter(&Owner { id: root, ..Owner::ZERO }, &self.root.clone())?;
+            self.enter(Owner { id: root, ..Owner::ZERO }, &self.root.clone(), births)?;
         }
         // Level by level, since slots may be few. Each is listed after it has its slot: what is made in it from then on has one from
         // the kernel.
@@ -375,7 +363,7 @@ impl Cgroups {
                 if !self.has_slot(child.id) {
                     let mut owner = Owner { id: child.id, parent, level: level + 1, ..Owner::ZERO };
                     write_name(&mut owner, &child.name);
-                    full = full || !self.enter(&owner, &directory)?;
+                    full = full || !self.enter(owner, &directory, births)?;
                     if full {
                         self.left_out.any = true;
                         continue;
@@ -392,8 +380,8 @@ impl Cgroups {
         self.table.by_id(id).is_some() || self.by_id.get(&id, 0).is_ok()
     }
 
-    /// Gives a cgroup that is older than counting a slot; `false` when there is none for it.
-    fn enter(&mut self, owner: &Owner, directory: &Path) -> Result<bool, CgroupError> {
+    /// Gives a cgroup that was found in the tree a slot; `false` when there is none for it.
+    fn enter(&mut self, mut owner: Owner, directory: &Path, births: &HashMap<u64, u64>) -> Result<bool, CgroupError> {
         let taken = self.tally.word(0, TAKEN).unwrap_or(0);
         if !may_take(owner.level as u32, taken, self.slots) {
             return Ok(false);
@@ -409,7 +397,8 @@ impl Cgroups {
             Err(source) => return Err(CgroupError::Slots { action: "take", source }),
         };
         self.tally.add_to_word(0, TAKEN, 1);
-        let mut owner = Owner { born_ns: facts::boottime_ns(), older_than_counting: 1, ..*owner };
+        let birth = births.get(&owner.id).copied();
+        (owner.born_ns, owner.found) = birth.map_or_else(|| (facts::boottime_ns(), 1), |born_ns| (born_ns, 0));
         self.owners.write(slot, &owner);
         self.by_id.insert(owner.id, slot, 0).map_err(|source| CgroupError::Slots { action: "take", source })?;
         // Removed between the scan and the entry: the kernel side could not note its death.
@@ -427,6 +416,12 @@ fn write_name(owner: &mut Owner, name: &OsStr) {
     owner.name = [0; NAME_LEN];
     owner.name[..bytes.len()].copy_from_slice(bytes);
     owner.name_len = bytes.len() as u32;
+}
+
+/// The births of cgroups that programs of other versions have seen, by id: CLOCK_BOOTTIME in ns.
+fn births(owners: &[MappedArray<Owner>]) -> HashMap<u64, u64> {
+    let all = owners.iter().flat_map(|owners| (1..owners.entries()).filter_map(|slot| owners.read(slot)));
+    all.filter(|owner| owner.id != 0 && owner.found == 0).map(|owner| (owner.id, owner.born_ns)).collect()
 }
 
 /// Where this kernel keeps what the programs read.

@@ -100,7 +100,7 @@ fn cgroups_on_mkdir(ctx: BtfTracePointContext) -> i32 {
         // Without a name the agent looks for the directory that has this id.
         (*owner).name_len = probe_str((&raw mut (*owner).name).cast(), NAME_LEN as u32, name).unwrap_or(0);
         (*owner).died_ns = 0;
-        (*owner).older_than_counting = 0;
+        (*owner).found = 0;
         (*owner).born_ns = bpf_ktime_get_boot_ns();
         // Last: a reader takes the record for complete once it has an id.
         core::ptr::write_volatile(&raw mut (*owner).id, id);

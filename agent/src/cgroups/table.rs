@@ -14,7 +14,7 @@ use super::{
     controllers::Controllers,
     name::{self, Kubelets, Name, Within},
 };
-use crate::bound::bounded;
+use crate::{bound::bounded, kernel::facts};
 
 /// Bytes of a path that is kept as it is. What is deeper, as a container may make it, is kept with as much of what is above as
 /// [`HEAD`] has room for: a path has its end, which names the cgroup, and is another than its like.
@@ -43,10 +43,10 @@ pub struct Cgroup {
     within: Within,
     /// Path of its directory, where `path` is not that one.
     directory: Option<Box<Path>>,
-    /// When it was born, or its counting began where that was later, CLOCK_BOOTTIME in ns.
+    /// When it was made, or got its slot where it was [`found`](Self::found), CLOCK_BOOTTIME in ns.
     pub born_ns: u64,
-    /// Counting began after it did: its CPU time starts from `cpu.stat`, and `born_ns` is when its counting began.
-    pub older_than_counting: bool,
+    /// It was there before it had a slot: the agent found it in the tree, and nobody has seen its birth.
+    pub found: bool,
     /// CLOCK_BOOTTIME of its removal in ns.
     pub died_ns: Option<u64>,
     /// Which controllers' files it has, as of the last collection.
@@ -85,7 +85,7 @@ impl Cgroup {
             within,
             directory,
             born_ns: owner.born_ns,
-            older_than_counting: owner.older_than_counting != 0,
+            found: owner.found != 0,
             died_ns: Some(owner.died_ns).filter(|ns| *ns != 0),
             controllers: Controllers::default(),
             phase: Phase::Counting,
@@ -115,6 +115,22 @@ impl Cgroup {
     /// Whether its directory is still there.
     pub fn lives(&self) -> bool {
         self.died_ns.is_none()
+    }
+
+    /// Whether it is older than counts that began at `since_ns`, which then lack what was before.
+    pub fn is_older_than(&self, since_ns: u64) -> bool {
+        self.found || self.born_ns < since_ns
+    }
+
+    /// Since when counts are its own that began at `since_ns` for all: CLOCK_BOOTTIME in ns.
+    pub fn counted_since(&self, since_ns: u64) -> u64 {
+        self.born_ns.max(since_ns)
+    }
+
+    /// Since when the kernel's own figures of it count: its birth, or where that is not known the node's start, which is no later.
+    /// CLOCK_BOOTTIME in ns.
+    pub fn made_ns(&self) -> u64 {
+        if self.found { facts::BOOTED_NS } else { self.born_ns }
     }
 }
 
@@ -204,7 +220,7 @@ pub(crate) mod tests {
             within: Within::default(),
             directory: None,
             born_ns: 0,
-            older_than_counting: false,
+            found: false,
             died_ns: None,
             controllers: Controllers { cpu: true, memory: true },
             phase: Phase::Counting,

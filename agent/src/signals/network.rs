@@ -24,7 +24,7 @@ use crate::{
     cgroups::{Cgroup, Cgroups},
     config::{self, Range},
     kernel::{
-        capabilities, facts,
+        capabilities,
         load::{Hook, Kernel, LoadError, Object, Plan},
     },
 };
@@ -110,8 +110,8 @@ struct Network {
     /// Held for its links, and for the tables of programs that it calls.
     _object: Object,
     books: Books<NetworkCounts>,
-    /// When counting began, CLOCK_BOOTTIME in ns.
-    started_ns: u64,
+    /// Since when the kernel side counts, CLOCK_BOOTTIME in ns.
+    since_ns: u64,
 }
 
 impl Network {
@@ -157,7 +157,7 @@ impl Network {
         }
         kernel.attach(&mut object)?;
         let books = Books::open(&object, "NETWORK_COUNTS", cpus, slots)?;
-        Ok(Self { _object: object, books, started_ns: facts::boottime_ns() })
+        Ok(Self { books, since_ns: object.since_ns(), _object: object })
     }
 }
 
@@ -180,16 +180,16 @@ impl Running for Network {
     }
 
     fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point> {
-        points(cgroup.born_ns, &self.books.bury(cgroup))
+        points(cgroup.counted_since(self.since_ns), &self.books.bury(cgroup))
     }
 
     fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
         let totals = self.books.totals(cgroups.table());
-        let of = |cgroup: &Cgroup| Some((cgroup.slot, points(cgroup.born_ns, totals.get(&cgroup.slot)?)));
+        let of = |c: &Cgroup| Some((c.slot, points(c.counted_since(self.since_ns), totals.get(&c.slot)?)));
         let by_cgroup = cgroups.table().iter().filter_map(of).collect();
         let rest = self.books.unattributed();
         let root = cgroups.table().iter().find(|cgroup| cgroup.path == "/").and_then(|root| totals.get(&root.slot));
-        let both = |metric, received: u64, sent: u64| directions(metric, self.started_ns, [received, sent]);
+        let both = |metric, received: u64, sent: u64| directions(metric, self.since_ns, [received, sent]);
         let mut node = both(&UNATTRIBUTED_IO, rest.received_bytes, sent_bytes(&rest)).to_vec();
         if let Some(all) = root {
             let (received, sent) = (all.received_bytes + rest.received_bytes, sent_bytes(all) + sent_bytes(&rest));
