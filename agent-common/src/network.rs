@@ -3,7 +3,7 @@
 use crate::dns::PORTS_LEN;
 
 /// Address ranges with a scope, of either family.
-pub const RANGES_LEN: usize = 256;
+pub const RANGES_LEN: usize = 1024;
 
 /// Where a packet goes to. The discriminant is the index of its count, and the value in the tables of address ranges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Samples -> batches (pure): the signals' points brought together per resource, the last words of the dead kept until they are
 //! exported once.
 
+mod in_force;
 mod pods;
 
 use std::{
@@ -9,9 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::pods::{Pods, Used};
+use self::{
+    in_force::InForce,
+    pods::{Pods, Used},
+};
 use crate::{
-    cgroups::{Cgroup, Table, name::Kind},
+    cgroups::{Cgroup, Table},
     join::{
         Node, Resource, Sample, Subject,
         identity::{BY_ID, Unlisted},
@@ -88,6 +92,7 @@ pub struct Aggregate {
     /// Each with the cgroup that it happened in, if that was known.
     events: Vec<(Event, Option<Cgroup>)>,
     pods: Pods,
+    in_force: InForce,
     /// When the first batch was made, CLOCK_BOOTTIME in ns.
     began_ns: Option<u64>,
     /// Whether to wait for names.
@@ -125,6 +130,7 @@ impl Aggregate {
             ended: Vec::new(),
             events: Vec::new(),
             pods: Pods::default(),
+            in_force: InForce::default(),
             began_ns: None,
             patient: true,
         }
@@ -188,6 +194,7 @@ impl Aggregate {
             }
         }
         self.began_ns.get_or_insert(time_ns);
+        self.in_force.learn(table, &by_slot, names.map(|names| names.known));
         let mut samples =
             vec![Sample { cgroup: None, time_ns: None, resource: Arc::clone(&self.node_resource), points: Vec::new() }];
         samples.reserve(by_slot.len() + self.ended.len());
@@ -220,13 +227,12 @@ impl Aggregate {
             if !cgroup.lives() || !is_oldest {
                 points.retain(|point| if point.metric.kind == metric::Kind::Gauge { cgroup.lives() } else { is_oldest });
             }
-            if let Some(Found { pod, container, .. }) = names.and_then(|names| find(names.known, cgroup)) {
-                if cgroup.lives() {
+            let found = names.and_then(|names| find(names.known, cgroup));
+            if cgroup.lives() {
+                if let Some(Found { pod, container, .. }) = found {
                     used.enter(pod, container, cgroup.name.kind, cgroup.name.nested, &points);
                 }
-                if let (Some(container), Kind::Container, false) = (container, cgroup.name.kind, cgroup.name.nested) {
-                    pods::correct(&mut points, container);
-                }
+                self.in_force.settle(&mut points, cgroup, found.as_ref());
             }
             if let Some(label) = self.label(cgroup, table, names, &mut unlabelled).filter(|_| !points.is_empty()) {
                 let time_ns = cgroup.died_ns;

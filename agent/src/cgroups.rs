@@ -10,6 +10,7 @@ pub mod legacy;
 pub mod name;
 mod scan;
 pub mod table;
+pub mod weight;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -120,7 +121,7 @@ impl Cgroups {
     ///
     /// The programs are attached before the tree is scanned: a cgroup made meanwhile has its slot from the kernel, if its parent has one
     /// by then, and the scan leaves what has a slot alone. What was made while the scan was at its parent is found by a second one, when
-    /// all signals are attached ([`Cgroups::look_again`]).
+    /// [counting begins](Self::counting_begins).
     ///
     /// # Errors
     /// When the kernel refuses a program or the tree cannot be read.
@@ -169,11 +170,11 @@ impl Cgroups {
         Ok(cgroups)
     }
 
-    /// Learns of what was made during the start, when all signals are attached.
+    /// All signals are attached: what was made meanwhile gets its slot.
     ///
     /// # Errors
     /// When the tree cannot be read.
-    pub fn look_again(&mut self) -> Result<(), CgroupError> {
+    pub fn counting_begins(&mut self) -> Result<(), CgroupError> {
         self.scan(&HashMap::new())?;
         self.refresh();
         Ok(())
@@ -330,8 +331,8 @@ impl Cgroups {
         Ok(Some(cgroup))
     }
 
-    /// Makes every CPU forget which slot a cgroup's address leads to.
-    fn start_generation(&self) {
+    /// Makes every CPU forget which slot a cgroup's address leads to, and every socket what was looked up for it.
+    pub fn start_generation(&self) {
         // The kernel side also counts here; whichever write wins, the number is another than before.
         if let Some(generation) = self.generation.read(0) {
             self.generation.write(0, &generation.wrapping_add(1));
@@ -345,7 +346,7 @@ impl Cgroups {
         self.left_out = LeftOut { any: false, without_slot: self.without_slot(), at_ns: facts::boottime_ns() };
         let root = scan::id(&self.root).map_err(failed)?;
         if !self.has_slot(root) {
-            self.enter(Owner { id: root, ..Owner::ZERO }, &self.root.clone(), births)?;
+            self.enter(&Owner { id: root, ..Owner::ZERO }, &self.root.clone(), births)?;
         }
         // Level by level, since slots may be few. Each is listed after it has its slot: what is made in it from then on has one from
         // the kernel.
@@ -363,7 +364,7 @@ impl Cgroups {
                 if !self.has_slot(child.id) {
                     let mut owner = Owner { id: child.id, parent, level: level + 1, ..Owner::ZERO };
                     write_name(&mut owner, &child.name);
-                    full = full || !self.enter(owner, &directory, births)?;
+                    full = full || !self.enter(&owner, &directory, births)?;
                     if full {
                         self.left_out.any = true;
                         continue;
@@ -380,8 +381,8 @@ impl Cgroups {
         self.table.by_id(id).is_some() || self.by_id.get(&id, 0).is_ok()
     }
 
-    /// Gives a cgroup that was found in the tree a slot; `false` when there is none for it.
-    fn enter(&mut self, mut owner: Owner, directory: &Path, births: &HashMap<u64, u64>) -> Result<bool, CgroupError> {
+    /// Gives a cgroup that is older than counting a slot; `false` when there is none for it.
+    fn enter(&mut self, owner: &Owner, directory: &Path, births: &HashMap<u64, u64>) -> Result<bool, CgroupError> {
         let taken = self.tally.word(0, TAKEN).unwrap_or(0);
         if !may_take(owner.level as u32, taken, self.slots) {
             return Ok(false);
@@ -398,7 +399,8 @@ impl Cgroups {
         };
         self.tally.add_to_word(0, TAKEN, 1);
         let birth = births.get(&owner.id).copied();
-        (owner.born_ns, owner.found) = birth.map_or_else(|| (facts::boottime_ns(), 1), |born_ns| (born_ns, 0));
+        let (born_ns, found) = birth.map_or_else(|| (facts::boottime_ns(), 1), |born_ns| (born_ns, 0));
+        let mut owner = Owner { born_ns, found, ..*owner };
         self.owners.write(slot, &owner);
         self.by_id.insert(owner.id, slot, 0).map_err(|source| CgroupError::Slots { action: "take", source })?;
         // Removed between the scan and the entry: the kernel side could not note its death.
@@ -410,18 +412,18 @@ impl Cgroups {
     }
 }
 
+/// The births of cgroups that programs of other versions have seen, by id: CLOCK_BOOTTIME in ns.
+fn births(owners: &[MappedArray<Owner>]) -> HashMap<u64, u64> {
+    let all = owners.iter().flat_map(|owners| (1..owners.entries()).filter_map(|slot| owners.read(slot)));
+    all.filter(|owner| owner.id != 0 && owner.found == 0).map(|owner| (owner.id, owner.born_ns)).collect()
+}
+
 /// Writes a directory's name into a record.
 fn write_name(owner: &mut Owner, name: &OsStr) {
     let bytes = &name.as_bytes()[..name.len().min(NAME_LEN - 1)];
     owner.name = [0; NAME_LEN];
     owner.name[..bytes.len()].copy_from_slice(bytes);
     owner.name_len = bytes.len() as u32;
-}
-
-/// The births of cgroups that programs of other versions have seen, by id: CLOCK_BOOTTIME in ns.
-fn births(owners: &[MappedArray<Owner>]) -> HashMap<u64, u64> {
-    let all = owners.iter().flat_map(|owners| (1..owners.entries()).filter_map(|slot| owners.read(slot)));
-    all.filter(|owner| owner.id != 0 && owner.found == 0).map(|owner| (owner.id, owner.born_ns)).collect()
 }
 
 /// Where this kernel keeps what the programs read.

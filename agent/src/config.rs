@@ -105,7 +105,7 @@ pub struct Network {
 }
 
 /// A range of addresses: those whose first `prefix` bits are those of `address`, of which the others are 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Range {
     /// The first one.
     pub address: IpAddr,
@@ -120,8 +120,22 @@ impl Range {
     /// Ranges that one list may have.
     pub(super) const MOST_OF_ONE: usize = Self::MOST / 3;
 
+    /// Whether an address is in it.
+    pub fn has(&self, address: IpAddr) -> bool {
+        match (self.address, address) {
+            (IpAddr::V4(first), IpAddr::V4(other)) => (first.to_bits() ^ other.to_bits()).leading_zeros() >= self.prefix,
+            (IpAddr::V6(first), IpAddr::V6(other)) => (first.to_bits() ^ other.to_bits()).leading_zeros() >= self.prefix,
+            _ => false,
+        }
+    }
+
+    /// The range of this address alone.
+    pub fn of(address: IpAddr) -> Self {
+        Self { address, prefix: if address.is_ipv4() { 32 } else { 128 } }
+    }
+
     /// Reads `10.0.0.0/8`, `fd00::/8`, or an address alone.
-    fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
         let address: IpAddr = address.parse().ok()?;
         let bits: u32 = if address.is_ipv4() { 32 } else { 128 };

@@ -18,7 +18,7 @@ use crate::{
     },
     pods::Shared,
     signals::{
-        self, Readings, Running, Signal, agent,
+        self, Addresses, Readings, Running, Signal, agent,
         metric::{Point, Value},
     },
 };
@@ -76,11 +76,15 @@ pub struct State {
     pub signal: &'static Signal,
     /// Why it is off; `None` when it counts.
     pub off: Option<String>,
+    /// Whether the configuration has it on.
+    pub wanted: bool,
 }
 
 impl State {
-    fn point(&self) -> Point {
-        Point::new(&agent::SIGNAL_ACTIVE, 0, Value::Int(self.off.is_none().into())).with("signal", self.signal.name)
+    /// `None` for a signal that nobody wants: that it is off is no fault.
+    fn point(&self) -> Option<Point> {
+        let point = Point::new(&agent::SIGNAL_ACTIVE, 0, Value::Int(self.off.is_none().into()));
+        self.wanted.then(|| point.with("signal", self.signal.name))
     }
 }
 
@@ -94,6 +98,8 @@ pub struct Pipeline {
     clock: Clock,
     /// CLOCK_BOOTTIME in ns.
     started_ns: u64,
+    /// What the signals have learnt.
+    addresses: Option<Addresses>,
     exported_before_ns: u64,
     _pins: Pins,
 }
@@ -127,7 +133,8 @@ impl Pipeline {
 
         let (mut running, mut states) = (Vec::new(), Vec::new());
         for signal in signals::ALL {
-            let off = if settings.signals.off.contains(&signal.name) {
+            let wanted = !settings.signals.off.contains(&signal.name);
+            let off = if !wanted {
                 Some("switched off by the configuration".to_owned())
             } else if let Some(missing) = (signal.missing)(&kernel.btf) {
                 Some(missing)
@@ -139,15 +146,19 @@ impl Pipeline {
                         running.push((signal, started));
                         None
                     }
-                    Err(error) => Some(chain(&*error)),
+                    Err(error) => {
+                        // Of what is off nothing may go on, nor be there for a signal that hangs on it.
+                        kernel.forget(signal.name)?;
+                        Some(chain(&*error))
+                    }
                 }
             };
-            states.push(State { signal, off });
+            states.push(State { signal, off, wanted });
         }
         if running.is_empty() {
             return Err(StartError::NoSignal);
         }
-        cgroups.look_again()?;
+        cgroups.counting_begins()?;
         let clock = kernel.clock()?;
         let pins = kernel.settle()?;
         Ok(Self {
@@ -159,6 +170,7 @@ impl Pipeline {
             aggregate: Aggregate::new(settings.node),
             pods: settings.pods,
             clock,
+            addresses: None,
             _pins: pins,
         })
     }
@@ -201,7 +213,7 @@ impl Pipeline {
     pub fn tick(&mut self) -> Result<(), Box<dyn Error + Send + Sync>> {
         self.cgroups.refresh();
         // What fails now is said at the end: slots must be given back all the same.
-        let mut ticked = Ok(());
+        let mut ticked = self.learn();
         for (_, signal) in &mut self.signals {
             ticked = signal.tick(&self.cgroups).and(ticked);
             self.aggregate.note(signal.events(), self.cgroups.table());
@@ -215,6 +227,15 @@ impl Pipeline {
         }
         self.cgroups.close()?;
         ticked
+    }
+
+    /// Hands on what Kubernetes tells of addresses, where that has changed.
+    fn learn(&mut self) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let addresses = self.pods.as_ref().and_then(|pods| pods.snapshot().addresses());
+        let Some(addresses) = addresses.filter(|addresses| self.addresses.as_ref() != Some(addresses)) else { return Ok(()) };
+        self.signals.iter_mut().try_for_each(|(_, signal)| signal.learn(&addresses, &self.cgroups))?;
+        self.addresses = Some(addresses);
+        Ok(())
     }
 
     /// From now on nothing waits for its name: the next collection is the last, or people look.
@@ -234,7 +255,7 @@ impl Pipeline {
         // Before the readings: what is exported as of this moment has no less than was there then.
         let now_ns = facts::boottime_ns();
         let mut readings = Vec::with_capacity(self.signals.len());
-        let mut own: Vec<Point> = self.states.iter().map(State::point).collect();
+        let mut own: Vec<Point> = self.states.iter().filter_map(State::point).collect();
         for (signal, running) in &mut self.signals {
             let began = Instant::now();
             match running.collect(now_ns, &self.cgroups) {
@@ -258,5 +279,19 @@ impl Pipeline {
             offset,
         });
         Batch { offset, ..self.aggregate.batch(now_ns, readings, self.cgroups.table(), names) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_that_the_configuration_switches_off_is_not_told_as_one_that_fails() {
+        let state = |off: Option<&str>, wanted| State { signal: &signals::ALL[0], off: off.map(str::to_owned), wanted };
+        let value = |state: State| state.point().map(|point| point.value);
+        assert_eq!(value(state(None, true)), Some(Value::Int(1)));
+        assert_eq!(value(state(Some("no such hook"), true)), Some(Value::Int(0)));
+        assert_eq!(value(state(Some("switched off by the configuration"), false)), None);
     }
 }

@@ -35,9 +35,6 @@ const TICK: Duration = Duration::from_secs(1);
 /// At most so many lines in a minute about what cannot be read of each signal, and of the cgroups.
 const FAILURES: u32 = 5;
 
-/// From the signal to the end: a stopped pod is waited for, and so is a rollout.
-const STOP: Duration = Duration::from_millis(1700);
-
 /// Why the agent ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -141,12 +138,15 @@ pub fn run(config: &Config) -> Result<(), RunError> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        let deadline = Instant::now() + STOP;
+        let deadline = Instant::now() + config.export.shutdown_timeout;
         info!("stopping: one last export");
         // The collector answers a gone channel with its last batch and ends.
         drop(stop);
         if tokio::time::timeout_at(deadline.into(), ended).await.is_err() {
-            warn!("the last export was not ready in time and is lost");
+            warn!(
+                "the last export was not ready within export.shutdown_timeout, {:?}, and is lost",
+                config.export.shutdown_timeout
+            );
         }
         let stats = shipper.shutdown(deadline.saturating_duration_since(Instant::now())).await;
         if stats.dropped_requests + stats.failed_requests > 0 {

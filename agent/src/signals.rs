@@ -67,6 +67,16 @@ impl std::fmt::Debug for Signal {
     }
 }
 
+/// Whose addresses are whose, as Kubernetes tells: each list in the order of its worth, the first to be kept where there are too
+/// many.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// Of pods.
+    pub cluster: Vec<config::Range>,
+    /// Of nodes.
+    pub node: Vec<config::Range>,
+}
+
 /// A signal that counts.
 pub trait Running: Send {
     /// Every second: what must not wait for a collection.
@@ -80,6 +90,14 @@ pub trait Running: Send {
     /// # Errors
     /// When the kernel cannot be read; the next collection tries again.
     fn begin(&mut self, _cgroups: &mut Cgroups) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// After a change of what is known of addresses.
+    ///
+    /// # Errors
+    /// When the kernel refuses; the next tick tries again.
+    fn learn(&mut self, _addresses: &Addresses, _cgroups: &Cgroups) -> Result<(), Failure> {
         Ok(())
     }
 

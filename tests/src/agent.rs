@@ -277,6 +277,18 @@ impl Agent {
         Self::spawn_by(config, &[], spawn_among_its_own)?.started()
     }
 
+    /// As [`Agent::start`], where CLOCK_BOOTTIME is so many seconds ahead and the wall clock is as it is: to the agent the clock has been
+    /// set back by as much. `None` where the kernel cannot do that.
+    pub fn start_ahead(config: Json, seconds: u64) -> Result<Option<Self>> {
+        let mut cannot = false;
+        let agent = Self::spawn_by(config, &[], |command| {
+            let process = spawn_ahead(command, seconds)?;
+            cannot = process.is_none();
+            process.context("this kernel has no time namespaces")
+        });
+        if cannot { Ok(None) } else { agent?.started().map(Some) }
+    }
+
     /// As [`Agent::start`], in the cgroup with this directory as the root of a cgroup namespace, whose hierarchy is mounted at `root`
     /// for it alone: as in a container of a node that is a container itself.
     pub fn start_in_cgroup_namespace(mut config: Json, cgroup: &Path, root: &Path) -> Result<Self> {
@@ -296,18 +308,6 @@ impl Agent {
             spawn(command, As::Root)
         };
         Self::spawn_by(config, &[], spawn)?.started()
-    }
-
-    /// As [`Agent::start`], where CLOCK_BOOTTIME is so many seconds ahead and the wall clock is as it is: to the agent the clock has been
-    /// set back by as much. `None` where the kernel cannot do that.
-    pub fn start_ahead(config: Json, seconds: u64) -> Result<Option<Self>> {
-        let mut cannot = false;
-        let agent = Self::spawn_by(config, &[], |command| {
-            let process = spawn_ahead(command, seconds)?;
-            cannot = process.is_none();
-            process.context("this kernel has no time namespaces")
-        });
-        if cannot { Ok(None) } else { agent?.started().map(Some) }
     }
 
     fn started(self) -> Result<Self> {
@@ -447,19 +447,20 @@ impl Agent {
 
     /// Asks it to stop (SIGTERM) and waits until it has ended. Fails when that takes longer than [`STOPS_WITHIN`], when it does
     /// not exit with 0, or when any counter it exported has ever gone down.
-    pub fn stop(mut self) -> Result<Ended> {
+    pub fn stop(self) -> Result<Ended> {
+        self.stop_within(STOPS_WITHIN)
+    }
+
+    /// The same where it may take this long.
+    pub fn stop_within(mut self, within: Duration) -> Result<Ended> {
         let asked = Instant::now();
         kill(Pid::from_raw(self.pid()), Signal::SIGTERM).context("could not signal podmeter")?;
         // Longer than allowed, to be able to say how long it takes.
-        let status = wait_within(&mut self.process, 10 * STOPS_WITHIN)?;
+        let status = wait_within(&mut self.process, 10 * within)?;
         let took = asked.elapsed();
         let said = self.hear_out();
         let code = status.and_then(|status| status.code());
-        ensure!(
-            code == Some(0) && took <= patience(STOPS_WITHIN),
-            "asked to stop: {status:?} after {took:?}, log:\n{}",
-            said.stderr
-        );
+        ensure!(code == Some(0) && took <= patience(within), "asked to stop: {status:?} after {took:?}, log:\n{}", said.stderr);
         ensure!(said.invalid.is_none(), "the agent's standard output is no OTLP JSON: {:?}", said.invalid);
         said.exports.check_that_counters_only_grow()?;
         Ok(Ended { code, took, exports: said.exports, stderr: said.stderr })

@@ -52,6 +52,8 @@ use crate::otlp::Exports;
 pub enum Answer {
     /// Taken.
     Accept,
+    /// Taken, and answered after this long.
+    Late(Duration),
     /// Taken but for some points, or with a warning when `rejected` is 0.
     Partial {
         /// Points rejected.
@@ -82,7 +84,7 @@ pub enum Answer {
 impl Answer {
     /// Whether the data of such a request is kept.
     fn takes(&self) -> bool {
-        matches!(self, Self::Accept | Self::Partial { .. })
+        matches!(self, Self::Accept | Self::Late(_) | Self::Partial { .. })
     }
 }
 
@@ -526,7 +528,11 @@ async fn respond(request: Request<Incoming>, shared: &Arc<Shared>, reset: &mpsc:
     let carries_logs = path == LOGS_PATH || path.contains("LogsService");
     let headers: BTreeMap<_, _> = request.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
     let answer = if carries_logs { shared.logs_answer(headers.clone()) } else { shared.answer() };
-    let call = Call { path, headers, answer };
+    let mut call = Call { path, headers, answer };
+    if let Answer::Late(delay) = call.answer {
+        tokio::time::sleep(delay).await;
+        call.answer = Answer::Accept;
+    }
     match &call.answer {
         Answer::Stall => std::future::pending().await,
         Answer::Reset => {

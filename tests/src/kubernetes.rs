@@ -302,6 +302,14 @@ impl Server {
         self.shared.state().asked.clone()
     }
 
+    /// Ends it: connections break, and new ones are refused. Its files stay.
+    pub fn end(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+
     /// Watches that are open now.
     pub fn open_watches(&self) -> usize {
         self.shared.state().open
@@ -322,10 +330,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.end();
     }
 }
 

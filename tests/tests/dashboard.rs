@@ -41,12 +41,7 @@ struct Exception {
 
 const EXCEPTIONS: &[Exception] = &[
     Exception {
-        series: &[
-            "k8s_container_cpu_request_current",
-            "k8s_container_cpu_limit_current",
-            "podmeter_cpu_periods_total",
-            "podmeter_cpu_throttled_periods_total",
-        ],
+        series: &["k8s_container_cpu_limit_current", "podmeter_cpu_periods_total", "podmeter_cpu_throttled_periods_total"],
         why: "cgroup2 has no cpu controller on this machine",
         holds: || Ok(!cgroup::has_controller("cpu")?),
     },

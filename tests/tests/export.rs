@@ -35,8 +35,15 @@ const CHEAP: f64 = 0.2;
 const PROTOCOLS: [&str; 2] = ["grpc", "http/protobuf"];
 
 fn start(collector: &Collector, protocol: &str) -> Result<Agent> {
+    start_with(collector, protocol, "500ms", "8s")
+}
+
+/// An agent with this much time for one request, and for its end.
+fn start_with(collector: &Collector, protocol: &str, timeout: &str, shutdown_timeout: &str) -> Result<Agent> {
     let endpoint = if protocol == "grpc" { collector.grpc_endpoint() } else { collector.http_endpoint() };
-    Agent::spawn(json!({"export": {"exporter": "otlp", "protocol": protocol, "endpoint": endpoint, "timeout": "500ms"}}))
+    let export = json!({"exporter": "otlp", "protocol": protocol, "endpoint": endpoint, "timeout": timeout,
+        "shutdown_timeout": shutdown_timeout});
+    Agent::spawn(json!({"export": export}))
 }
 
 /// Everything the collector has taken, checked.
@@ -147,11 +154,32 @@ root_test! {
         for protocol in PROTOCOLS {
             let collector = Collector::start()?;
             collector.always(Answer::Stall);
-            let agent = start(&collector, protocol)?;
+            let agent = start_with(&collector, protocol, "500ms", "1700ms")?;
             collector.wait_until("an attempt to export", |collector| collector.connections() > 0)?;
             thread::sleep(1500 * MS);
             let took = agent.stop()?.took;
             println!("over {protocol}, it took {took:?} of {STOPS_WITHIN:?}");
+        }
+        Ok(())
+    }
+}
+
+root_test! {
+    fn a_collector_that_takes_its_time_gets_the_last_export_where_there_is_time_for_it() {
+        // Each request is answered after 3 s, and one is on its way when the agent is stopped.
+        for protocol in PROTOCOLS {
+            let collector = Collector::start()?;
+            let agent = start_with(&collector, protocol, "5s", "12s")?;
+            let cgroup = Cgroup::new("late")?;
+            catch_up(&collector, &cgroup)?;
+            collector.always(Answer::Late(3000 * MS));
+            thread::sleep(1500 * MS);
+            Load::burn(40 * MS).start(&cgroup)?.wait()?;
+            let truth = cgroup.cpu_stat()?.usage_seconds();
+            let ended = agent.stop_within(Duration::from_secs(12))?;
+            println!("over {protocol}, it took {:?}", ended.took);
+            ensure!(!ended.stderr.contains("unsent"), "{}", ended.stderr);
+            check_cpu_time(&exports(&collector)?, cgroup.path(), truth)?;
         }
         Ok(())
     }

@@ -238,6 +238,29 @@ root_test! {
 }
 
 root_test! {
+    fn an_api_server_that_is_down_is_said_once_for_each_kind_of_objects_and_by_nobody_else() {
+        let mut world = World::new(Driver::Systemd, Options::default())?;
+        let running = run(&world, "web-1")?;
+        let agent = Agent::start(world.server.agent_config()?)?;
+        wait_for_name(&agent, &running)?;
+        let before = agent.stderr().len();
+        world.server.end();
+        // Of pods and of the node each: at once, and after about 0.5, 1, 2, 4 and 8 s.
+        agent.wait_for("ten attempts", 60 * SECOND, |exports| {
+            let failed = exports.node_value("podmeter.agent.kubernetes.errors", &[("error.type", "connection")])?;
+            (failed >= 10.0).then_some(())
+        })?;
+        let said = agent.stderr()[before..].to_owned();
+        let lines = |level: &str| said.lines().filter(|line| line.contains(&format!(" {level} "))).count();
+        ensure!((lines("ERROR"), lines("WARN")) == (0, 2), "{said}");
+        for kind in ["pods", "nodes"] {
+            ensure!(said.matches(&format!("could not follow {kind} at")).count() == 1, "{said}");
+        }
+        agent.stop().map(drop)
+    }
+}
+
+root_test! {
     fn labels_of_namespaces_are_watched_when_they_are_wanted_and_only_then() {
         let world = World::new(Driver::Systemd, Options::default())?;
         world.server.set("namespaces", objects::namespace("shop", json!({"team": "red", "kubernetes.io/metadata.name": "shop"})));

@@ -14,7 +14,7 @@ use agent_common::{
 };
 use agent_ebpf::{
     CgroupSlots, Generation, MMAPABLE, add, frozen,
-    packet::{Packet, is_one_of},
+    packet::{Packet, is_one_of, receives_copies},
 };
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
@@ -85,6 +85,10 @@ fn count<const EGRESS: bool>(ctx: &SkBuffContext) -> bool {
         let sk = (*skb).__bindgen_anon_2.sk;
         if sk.is_null() { core::ptr::null_mut() } else { bpf_sk_fullsock(sk) }
     };
+    // SAFETY: a full socket.
+    if !EGRESS && !socket.is_null() && unsafe { receives_copies(socket) } {
+        return false;
+    }
     let known = if socket.is_null() {
         core::ptr::null_mut()
     } else {
@@ -100,7 +104,10 @@ fn count<const EGRESS: bool>(ctx: &SkBuffContext) -> bool {
         }
     };
     // SAFETY: both are null or what the helpers gave.
-    let (slot, peer) = unsafe { (slot_of(skb, known), peer_of::<EGRESS>(ctx, socket, known)) };
+    let (slot, peer) = unsafe {
+        let (slot, fresh) = slot_of(skb, known);
+        (slot, peer_of::<EGRESS>(ctx, socket, known, fresh))
+    };
     let scope = (peer >> 8) as u8;
     // SAFETY: fields of the context.
     let loopback = unsafe { (*skb).ifindex } == LOOPBACK;
@@ -130,12 +137,13 @@ fn count<const EGRESS: bool>(ctx: &SkBuffContext) -> bool {
     peer & 1 != 0
 }
 
-/// The slot of a packet's cgroup: from the socket's storage, while no slot was given back since it was put there.
+/// The slot of a packet's cgroup: from the socket's storage, while no slot was given back since it was put there, nor an address
+/// learnt. Whether it came from there.
 ///
 /// # Safety
 /// `known` is null or the storage of the packet's socket.
 #[inline(always)]
-unsafe fn slot_of(skb: *mut __sk_buff, known: *mut Socket) -> u32 {
+unsafe fn slot_of(skb: *mut __sk_buff, known: *mut Socket) -> (u32, bool) {
     let generation = match GENERATION.get_ptr(0) {
         // SAFETY: a map value.
         Some(generation) => unsafe { core::ptr::read_volatile(generation) as u32 },
@@ -146,25 +154,27 @@ unsafe fn slot_of(skb: *mut __sk_buff, known: *mut Socket) -> u32 {
         if !known.is_null() {
             let place = core::ptr::read_volatile(&raw const (*known).place);
             if (place >> 32) as u32 == generation && place != 0 {
-                return place as u32;
+                return (place as u32, true);
             }
         }
         let slot = CGROUP_SLOTS.get(bpf_skb_cgroup_id(skb)).copied().unwrap_or(UNATTRIBUTED);
         if !known.is_null() {
             core::ptr::write_volatile(&raw mut (*known).place, (generation as u64) << 32 | slot as u64);
         }
-        slot
+        (slot, false)
     }
 }
 
 /// The other end of a packet, as [`Socket::peer`] has it.
+///
+/// What the socket's storage has of it counts while it is `fresh`: since it was put there the tables of ranges are the same.
 ///
 /// A TCP socket has one peer for as long as it is connected. Any other may speak with a new one in each packet.
 ///
 /// # Safety
 /// `socket` is null or the packet's full socket, `known` null or its storage.
 #[inline(always)]
-unsafe fn peer_of<const EGRESS: bool>(ctx: &SkBuffContext, socket: *mut bpf_sock, known: *mut Socket) -> u64 {
+unsafe fn peer_of<const EGRESS: bool>(ctx: &SkBuffContext, socket: *mut bpf_sock, known: *mut Socket, fresh: bool) -> u64 {
     // SAFETY: fields of a socket, which the verifier checks, and of a map value.
     unsafe {
         let connected = !socket.is_null() && (*socket).protocol == TCP && (*socket).dst_port != 0;
@@ -180,7 +190,7 @@ unsafe fn peer_of<const EGRESS: bool>(ctx: &SkBuffContext, socket: *mut bpf_sock
             }
         };
         let key = peer.key();
-        if !known.is_null() {
+        if fresh && !known.is_null() {
             let last = core::ptr::read_volatile(&raw const (*known).peer);
             if last & KEY == key && last != 0 {
                 return last;

@@ -12,7 +12,7 @@ use crate::{
     join::{Node, Sample},
     pods::{
         Known, metrics,
-        object::{Container, Phase, Pod, Resources, Role, State, Status},
+        object::{Amounts, Container, Phase, Pod, Resources, Role, State, Status},
         quantity::Quantity,
         requests,
     },
@@ -25,31 +25,41 @@ use crate::{
 /// Memory that the kernel cannot take back at once, by which kubelet evicts. By name: its signal may be off or absent.
 const WORKING_SET: &str = "container.memory.working_set";
 
-/// Reasons that kubelet and the container runtimes give (pkg/kubelet/kuberuntime, pkg/kubelet/images/types.go,
-/// pkg/kubelet/container). Others may hold anything, a number of series without bound.
-const REASONS: [&str; 22] = [
+/// Reasons that kubelet and the container runtimes give. Others may hold anything, a number of series without bound.
+const REASONS: [&str; 28] = [
+    // Of a container that waits: kubelet's own (pkg/kubelet/kubelet_pods.go, pkg/kubelet/container/sync_result.go).
     "CrashLoopBackOff",
-    "OOMKilled",
-    "Error",
-    "Completed",
     "ContainerCreating",
     "PodInitializing",
-    "ContainerCannotRun",
+    "RestartingAllContainers",
+    // Its image (pkg/kubelet/images/types.go, k8s.io/cri-api/pkg/errors).
+    "ErrImagePull",
+    "ErrImageNeverPull",
+    "ImagePullBackOff",
+    "ImageInspectError",
+    "ImageVolumeMountFailed",
+    "InvalidImageName",
+    "RegistryUnavailable",
+    "SignatureValidationFailed",
+    "RROUnsupported",
+    // Its start (pkg/kubelet/kuberuntime/kuberuntime_container.go).
     "CreateContainerConfigError",
     "CreateContainerError",
     "PreCreateHookError",
     "PreStartHookError",
     "PostStartHookError",
     "RunContainerError",
-    "StartError",
+    // Of one that has ended: kubelet where the runtime knows it no more.
     "ContainerStatusUnknown",
     "DeadlineExceeded",
-    "ErrImagePull",
-    "ErrImageNeverPull",
-    "ImagePullBackOff",
-    "ImageInspectError",
-    "InvalidImageName",
-    "RegistryUnavailable",
+    // containerd, CRI-O and cri-dockerd; containerd says "Unknown" of one whose task was gone when containerd was started again.
+    "Completed",
+    "Error",
+    "OOMKilled",
+    "StartError",
+    "Unknown",
+    "ContainerCannotRun",
+    "seccomp killed",
 ];
 
 /// What a container's living cgroups use, and what they are allowed.
@@ -158,21 +168,22 @@ impl Pods {
 fn pod_points(pod: &Pod, usage: Option<&Usage>) -> Vec<Point> {
     let (cpu, memory) = (requests::cpu(pod), requests::memory(pod));
     // A pod that is over reserves nothing and is allowed nothing.
-    let own = if pod.is_over() { Resources::default() } else { pod.resources };
+    let of = |amounts: fn(&Pod) -> Amounts| if pod.is_over() { Amounts::default() } else { amounts(pod) };
+    let (own, limits) = (of(requests::pod_level), of(requests::pod_level_limits));
     let mut points: Vec<Point> = [
         cores(&metrics::POD_CPU_REQUEST, cpu),
-        cores(&metrics::POD_CPU_LIMIT, own.cpu_limit),
+        cores(&metrics::POD_CPU_LIMIT, limits.cpu),
         bytes(&metrics::POD_MEMORY_REQUEST, memory),
-        bytes(&metrics::POD_MEMORY_LIMIT, own.memory_limit),
+        bytes(&metrics::POD_MEMORY_LIMIT, limits.memory),
     ]
     .into_iter()
     .flatten()
     .collect();
-    if let (Some(request), Some(used)) = (own.cpu_request, usage.and_then(|usage| usage.cores)) {
+    if let (Some(request), Some(used)) = (own.cpu, usage.and_then(|usage| usage.cores)) {
         points.push(Point::new(&metrics::CPU_SLACK, 0, Value::Float((request.cores() - used).max(0.0))));
     }
     let working_set = usage.and_then(|usage| usage.working_set_bytes);
-    if let (Some(request), Some(used)) = (own.memory_request, working_set) {
+    if let (Some(request), Some(used)) = (own.memory, working_set) {
         points.push(Point::new(&metrics::MEMORY_SLACK, 0, Value::Int(request.bytes().saturating_sub(used as u64))));
     }
     let phase = pod.phase.map(Phase::as_str);
@@ -223,7 +234,8 @@ fn one_of(metric: &'static Metric, key: &'static str, now: Option<&'static str>)
 
 /// How a container uses what it asked for and what it is allowed.
 fn used_points(pod: &Pod, container: &Container, usage: &Usage) -> Vec<Point> {
-    let force: Resources = requests::in_force(container);
+    let force: Resources = requests::in_force(pod, container);
+    let of_pod = requests::pod_level(pod);
     let limit_cores = usage.limit_cores.or(force.cpu_limit.map(Quantity::cores));
     let limit_bytes = usage.limit_bytes.or(force.memory_limit.map(|limit| limit.bytes() as f64));
     let (request_cores, request_bytes) = (force.cpu_request.map(Quantity::cores), force.memory_request.map(Quantity::bytes));
@@ -241,10 +253,10 @@ fn used_points(pod: &Pod, container: &Container, usage: &Usage) -> Vec<Point> {
     if !matches!(container.role, Role::Main | Role::Sidecar) || pod.phase.is_some_and(Phase::is_over) {
         return points;
     }
-    if let (Some(request), Some(used), None) = (request_cores, usage.cores, pod.resources.cpu_request) {
+    if let (Some(request), Some(used), None) = (request_cores, usage.cores, of_pod.cpu) {
         points.push(Point::new(&metrics::CPU_SLACK, 0, Value::Float((request - used).max(0.0))));
     }
-    if let (Some(request), Some(used), None) = (request_bytes, usage.working_set_bytes, pod.resources.memory_request) {
+    if let (Some(request), Some(used), None) = (request_bytes, usage.working_set_bytes, of_pod.memory) {
         points.push(Point::new(&metrics::MEMORY_SLACK, 0, Value::Int(request.saturating_sub(used as u64))));
     }
     points
@@ -263,17 +275,6 @@ pub fn node_points(known: &Known) -> Vec<Point> {
         points.extend(bytes(&metrics::NODE_MEMORY_REQUEST, Some(sum(requests::memory))));
     }
     points
-}
-
-/// Puts the requests and limits that the status tells to be in force in the place of those read from files: kubelet rounds, and
-/// a weight stands for a request only nearly.
-pub fn correct(points: &mut Vec<Point>, container: &Container) {
-    let Some(current) = container.current else { return };
-    let told = [cores(&limits::CPU_REQUEST, current.cpu_request), bytes(&limits::MEMORY_REQUEST, current.memory_request)];
-    for point in told.into_iter().flatten() {
-        points.retain(|read| !std::ptr::eq(read.metric, point.metric));
-        points.push(point);
-    }
 }
 
 fn sample(resource: crate::join::Resource, points: Vec<Point>) -> Sample {

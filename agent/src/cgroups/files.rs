@@ -30,8 +30,8 @@ pub struct Throttling {
 /// What a cgroup asks for and is allowed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Limits {
-    /// CPUs that `cpu.weight` stands for, see [`weight_to_cores`].
-    pub cpu_request_cores: Option<f64>,
+    /// `cpu.weight`, see [`Curve`](super::weight::Curve).
+    pub cpu_weight: Option<u64>,
     /// CPUs that `cpu.max` allows.
     pub cpu_limit_cores: Option<f64>,
     /// `memory.min`, else `memory.low`, in bytes: what is protected from reclaim.
@@ -51,7 +51,7 @@ pub fn limits(directory: &Path, controllers: Controllers) -> Limits {
     let cpu = |file: &str| read(controllers.cpu, file);
     let bytes = |file: &str| read(controllers.memory, file).and_then(|text| parse_bytes(&text));
     Limits {
-        cpu_request_cores: cpu("cpu.weight").and_then(|text| weight_to_cores(text.trim().parse().ok()?)),
+        cpu_weight: cpu("cpu.weight").and_then(|text| text.trim().parse().ok()),
         cpu_limit_cores: cpu("cpu.max").and_then(|text| parse_cpu_max(&text)),
         memory_request_bytes: bytes("memory.min").or_else(|| bytes("memory.low")).filter(|bytes| *bytes > 0),
         memory_limit_bytes: bytes("memory.max").or_else(|| bytes("memory.high")),
@@ -82,18 +82,6 @@ fn parse_bytes(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
-/// The CPUs that a weight stands for, by kubelet's rule: shares = cores × 1024, weight = 1 + (shares − 2) × 9999 / 262142
-/// (kubernetes/pkg/kubelet/cm, `CPUSharesToCPUWeight`). The default weight 100 asks for nothing.
-///
-/// Runtimes since runc 1.4 map shares to weights by another curve; under Kubernetes the pod's own request is exact.
-pub fn weight_to_cores(weight: u64) -> Option<f64> {
-    if weight == 100 || !(1..=10_000).contains(&weight) {
-        return None;
-    }
-    let shares = 2.0 + (weight - 1) as f64 * 262_142.0 / 9_999.0;
-    Some(shares / 1024.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,9 +107,9 @@ mod tests {
         let of = |cpu, memory| limits(directory.path(), Controllers { cpu, memory });
         assert_eq!(of(false, false), Limits::default());
         assert_eq!((of(true, false).cpu_limit_cores, of(true, false).memory_limit_bytes), (Some(0.5), None));
-        assert_eq!((of(false, true).cpu_request_cores, of(false, true).memory_request_bytes), (None, Some(4096)));
+        assert_eq!((of(false, true).cpu_weight, of(false, true).memory_request_bytes), (None, Some(4096)));
         let all = of(true, true);
-        assert!(all.cpu_request_cores.is_some() && all.memory_limit_bytes == Some(8192));
+        assert!(all.cpu_weight == Some(39) && all.memory_limit_bytes == Some(8192));
     }
 
     #[test]
@@ -135,22 +123,5 @@ mod tests {
         assert_eq!(parse_bytes("max\n"), None);
         assert_eq!(parse_bytes("9223372036854771712\n"), Some(9_223_372_036_854_771_712));
         assert_eq!(parse_bytes("12 13"), None);
-    }
-
-    #[test]
-    fn weights_are_the_inverse_of_kubelets_rule() {
-        for milli in [10_u64, 100, 250, 500, 1000, 2000, 4000, 64_000] {
-            let shares = (milli * 1024 / 1000).max(2);
-            let weight = 1 + (shares - 2) * 9999 / 262_142;
-            if weight == 100 {
-                continue;
-            }
-            let cores = weight_to_cores(weight).expect("a weight");
-            // Weights are integers: one of them spans 26 shares.
-            assert!((cores - milli as f64 / 1000.0).abs() < 0.027, "{milli}m -> {weight} -> {cores}");
-        }
-        assert_eq!(weight_to_cores(100), None);
-        assert_eq!(weight_to_cores(0), None);
-        assert_eq!(weight_to_cores(10_001), None);
     }
 }

@@ -29,6 +29,8 @@ pub struct Export {
     pub request_bytes: usize,
     /// Bytes that the value of an attribute may have.
     pub attribute_bytes: usize,
+    /// From SIGTERM to the end, at most.
+    pub shutdown_timeout: Duration,
 }
 
 /// An OTLP receiver and how requests reach it. `Debug` shows no secret.

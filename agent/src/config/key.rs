@@ -228,13 +228,21 @@ pub(super) const KEYS: &[Key] = &[
         |l, v| store(&mut l.config.cgroups.root, Some(absolute(v)?)),
     )
     .example("/sys/fs/cgroup"),
-    Key::new("network.cluster_cidrs", None, "Addresses of the cluster's pods and services, by comma. Default: none.", |l, v| {
-        store(&mut l.config.signals.network.cluster, ranges(v)?)
-    })
+    Key::new(
+        "network.cluster_cidrs",
+        None,
+        "Addresses of the cluster's pods and services, by comma. What Kubernetes tells is learnt beside them: the ranges that the \
+         cluster gives to this node's pods, and their own addresses. Pods on other nodes and services are in no range without this. \
+         Default: none.",
+        |l, v| store(&mut l.config.signals.network.cluster, ranges(v)?),
+    )
     .example("10.244.0.0/16,10.96.0.0/12"),
-    Key::new("network.node_cidrs", None, "Addresses of the cluster's nodes, by comma. Default: none.", |l, v| {
-        store(&mut l.config.signals.network.node, ranges(v)?)
-    })
+    Key::new(
+        "network.node_cidrs",
+        None,
+        "Addresses of the cluster's nodes, by comma. Those of this node are learnt from Kubernetes. Default: none.",
+        |l, v| store(&mut l.config.signals.network.node, ranges(v)?),
+    )
     .example("10.0.0.0/16"),
     Key::new(
         "network.private_cidrs",
@@ -375,6 +383,13 @@ pub(super) const KEYS: &[Key] = &[
         Some("256"),
         "Longest value of an attribute: 64 to 1024 bytes. A longer one is cut, ends in ~ and a hash of the whole, and is counted.",
         |l, v| store(&mut l.config.export.attribute_bytes, bytes(v, 64..=1024)?),
+    ),
+    Key::new(
+        "export.shutdown_timeout",
+        Some("8s"),
+        "Time from SIGTERM to the end, at most: 1s to 300s. Within it the last values are read, and what is queued is sent. Whoever \
+         stops podmeter must wait longer than this before it kills: Kubernetes' terminationGracePeriodSeconds, docker's --stop-timeout.",
+        |l, v| store(&mut l.config.export.shutdown_timeout, duration(v, Duration::from_secs(1)..=Duration::from_secs(300))?),
     ),
     Key::new(
         "export.logs.endpoint",

@@ -78,6 +78,7 @@ fn the_defaults() {
             queue_bytes: 32 << 20,
             request_bytes: 2 << 20,
             attribute_bytes: 256,
+            shutdown_timeout: Duration::from_secs(8),
         },
         resource: Resource::default(),
         proxies: Proxies::default(),
@@ -130,7 +131,7 @@ fn a_file_sets_every_key() {
          dns:\n  ports: 5353,53\n  timeout: 1s\n  top_names: 3\ncgroups:\n  slots: 65536\n  root: /cg\nbpf:\n  pin: false\n  directory: /b\n\
          export:\n  exporter: stdout\n  endpoint: https://c:1/x\n  protocol: http/protobuf\n  headers:\n    X-Key: 1.10\n\
          \x20 compression: none\n  timeout: 500ms\n  certificate: a\n  client_certificate: b\n  client_key: c\n  queue: 1\n\
-         \x20 queue_bytes: 1024KiB\n  request_bytes: 4 MiB\n  attribute_bytes: 1024\n\
+         \x20 queue_bytes: 1024KiB\n  request_bytes: 4 MiB\n  attribute_bytes: 1024\n  shutdown_timeout: 1m\n\
          \x20 headers_file: h\n  token_file: t\n  logs:\n    endpoint: http://l:2/\n    protocol: grpc\n    headers: {X-Logs: z}\n\
          \x20   headers_file: i\n    token_file: j\n    compression: gzip\n    timeout: 2s\n    certificate: k\n    client_certificate: m\n\
          \x20   client_key: n\n\
@@ -199,6 +200,7 @@ fn a_file_sets_every_key() {
             queue_bytes: 1 << 20,
             request_bytes: 4 << 20,
             attribute_bytes: 1024,
+            shutdown_timeout: Duration::from_secs(60),
         },
         resource: Resource {
             attributes: BTreeMap::from([("version".to_owned(), "1.10".to_owned()), ("empty".to_owned(), String::new())]),
@@ -230,7 +232,7 @@ fn every_error_of_a_file_names_the_key_and_the_line() {
             "export:\n  time-out: 1s",
             "there is no setting export.time-out (podmeter.yaml, line 2); did you mean export.timeout? Else: export has exporter, \
              endpoint, protocol, headers, headers_file, token_file, compression, timeout, certificate, client_certificate, \
-             client_key, queue, queue_bytes, request_bytes, attribute_bytes, logs",
+             client_key, queue, queue_bytes, request_bytes, attribute_bytes, shutdown_timeout, logs",
         ),
         (
             "\nendpoint: x",
@@ -326,6 +328,7 @@ fn every_key_refuses_what_it_cannot_use_and_says_so() {
         ("export.queue_bytes", &["1023KiB", "5GiB", "32MB", "-1", "1.5MiB", "MiB", "99999999999GiB"]),
         ("export.request_bytes", &["63KiB", "65MiB", "2M"]),
         ("export.attribute_bytes", &["63", "1025", "many"]),
+        ("export.shutdown_timeout", &["0s", "301s", "8"]),
         ("resource.attributes", &["a", "=b", "a=%ff"]),
     ];
     for (name, values) in wrong {

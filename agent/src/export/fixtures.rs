@@ -91,6 +91,7 @@ pub(super) fn settings(endpoint: &str, protocol: Protocol) -> Settings {
         queue_bytes: 32 << 20,
         request_bytes: 2 << 20,
         attribute_bytes: 256,
+        shutdown_timeout: Duration::from_secs(8),
     }
 }
 

@@ -142,7 +142,7 @@ impl Lane {
         state.stats.dropped_points += points;
         let stats = state.stats();
         if requests > 0 {
-            let error = stats.last_error.as_deref().unwrap_or("the time given for it was too short");
+            let error = stats.last_error.as_deref().unwrap_or("export.shutdown_timeout was too short for it");
             warn!(requests, points, "ended with {payload} unsent: {error}");
         }
         stats

@@ -10,9 +10,11 @@ use std::{
 };
 
 use super::{
-    figures::Figures,
+    figures::{Figures, Followed},
     object::{Container, Labels, Namespace, Node, Pod},
 };
+
+use crate::{config::Range, signals::Addresses};
 
 /// How long a deleted pod is remembered.
 const REMEMBERED: Duration = Duration::from_secs(600);
@@ -146,6 +148,25 @@ impl Known {
     /// The wanted labels of a namespace.
     pub fn labels_of(&self, namespace: &str) -> &[(Box<str>, Box<str>)] {
         self.namespaces.get(namespace).map_or(&[], |(labels, _)| labels)
+    }
+
+    /// Which addresses are whose, as far as is known; `None` before all pods of this node have been told, and the node itself where
+    /// that is asked for.
+    ///
+    /// Of pods on other nodes and of services nothing is known, and no range is guessed that would have them.
+    pub fn addresses(&self) -> Option<Addresses> {
+        let awaited = [Followed::Pods, Followed::Node].map(|followed| self.figures.following(followed));
+        if !awaited[0].known || awaited[1].wanted && !awaited[1].known {
+            return None;
+        }
+        let mut cluster: Vec<Range> = self.node.iter().flat_map(|node| &node.pod_ranges).copied().collect();
+        let mut pods: Vec<_> = self.living().flat_map(|pod| &pod.addresses).copied().collect();
+        pods.sort_unstable();
+        pods.dedup();
+        let ranges = cluster.clone();
+        cluster.extend(pods.into_iter().filter(|pod| !ranges.iter().any(|range| range.has(*pod))).map(Range::of));
+        let node = self.node.iter().flat_map(|node| &node.addresses).copied().map(Range::of).collect();
+        Some(Addresses { cluster, node })
     }
 
     /// This node.

@@ -65,7 +65,7 @@ pub static MEMORY_LIMIT: Metric =
 pub static CPU_REQUEST_USED: Metric = container(
     "k8s.container.cpu.request.utilization",
     "1",
-    "CPUs used over the last interval as a share of the request in force (the spec's where the status tells none).",
+    "CPUs used over the last interval as a share of the request in force: the status', else the spec's.",
 );
 /// `k8s.container.cpu.limit.utilization`
 pub static CPU_LIMIT_USED: Metric = container(
@@ -77,7 +77,7 @@ pub static CPU_LIMIT_USED: Metric = container(
 pub static MEMORY_REQUEST_USED: Metric = container(
     "podmeter.memory.request.utilization",
     "1",
-    "Working set as a share of the memory request in force (the spec's where the status tells none).",
+    "Working set as a share of the memory request in force: the status', else the spec's.",
 );
 /// `podmeter.memory.limit.utilization`
 pub static MEMORY_LIMIT_USED: Metric = container(
@@ -102,8 +102,9 @@ pub static MEMORY_SLACK: Metric = container(
 pub static POD_CPU_REQUEST: Metric = container(
     "podmeter.pod.cpu.request",
     "{cpu}",
-    "CPUs that the scheduler sets aside for the pod: containers, init containers, spec.resources and overhead by its rule. Absent \
-     when the pod is over.",
+    "CPUs that the scheduler sets aside for the pod: containers, init containers, spec.resources and overhead by its rule; during \
+     a resize the largest of what is requested, admitted and in force, without what the node has refused. Absent when the pod is \
+     over.",
 );
 /// `podmeter.pod.cpu.limit`
 pub static POD_CPU_LIMIT: Metric =
@@ -112,7 +113,7 @@ pub static POD_CPU_LIMIT: Metric =
 pub static POD_MEMORY_REQUEST: Metric = container(
     "podmeter.pod.memory.request",
     "By",
-    "Memory that the scheduler sets aside for the pod. Absent when the pod is over.",
+    "Memory that the scheduler sets aside for the pod, by the same rule. Absent when the pod is over.",
 );
 /// `podmeter.pod.memory.limit`
 pub static POD_MEMORY_LIMIT: Metric =
@@ -141,7 +142,8 @@ pub static REASON: Metric = Metric {
     ..container(
         "k8s.container.status.reason",
         "{container}",
-        "1 for the reason why the container waits or has ended; \"Other\" for those that are not kubelet's. Absent when there is none.",
+        "1 for the reason why the container waits or has ended; \"Other\" for those that are neither kubelet's nor a container \
+         runtime's. Absent when there is none.",
     )
 };
 /// `podmeter.container.last_terminated`

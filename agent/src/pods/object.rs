@@ -5,10 +5,10 @@
 
 mod wire;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use super::{quantity::Quantity, workload::Workload};
-use crate::bound::bounded;
+use crate::{bound::bounded, config::Range};
 
 /// What is wanted of objects beside what every metric needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,10 +47,16 @@ pub struct Pod {
     pub priority_class: Option<Box<str>>,
     /// `spec.resources`: what all its containers may have together (1.34, or earlier behind a gate).
     pub resources: Resources,
+    /// What the status reports of the pod as a whole since 1.36, or earlier behind a gate. The overhead is part of it.
+    pub reported: Reported,
+    /// Whether its node has refused a resize for good: what the spec requests will not come.
+    pub resize_infeasible: bool,
     /// `spec.overhead`: what its sandbox needs beside its containers.
     pub overhead: Resources,
     /// `status.phase`.
     pub phase: Option<Phase>,
+    /// Addresses of its own; none of a pod in its node's network.
+    pub addresses: Vec<IpAddr>,
     /// When it was over, Unix time, of a pod that is: its last container's end, else the last change of its conditions.
     pub finished: Option<Duration>,
     /// Its containers of all kinds.
@@ -86,8 +92,8 @@ pub struct Container {
     pub role: Role,
     /// What the spec asks for.
     pub desired: Resources,
-    /// What is in force, as the status tells since 1.33 or with the gate of in-place resize.
-    pub current: Option<Resources>,
+    /// What the status reports since 1.33, or earlier behind the gate of in-place resize.
+    pub reported: Reported,
     /// Id of the container that runs now or ran last.
     pub id: Option<Box<str>>,
     /// Id of the one before, where the status still tells.
@@ -133,6 +139,38 @@ pub struct Resources {
     pub memory_request: Option<Quantity>,
     /// `limits.memory`.
     pub memory_limit: Option<Quantity>,
+}
+
+impl Resources {
+    /// What is requested.
+    pub fn requests(&self) -> Amounts {
+        Amounts { cpu: self.cpu_request, memory: self.memory_request }
+    }
+
+    /// What is allowed.
+    pub fn limits(&self) -> Amounts {
+        Amounts { cpu: self.cpu_limit, memory: self.memory_limit }
+    }
+}
+
+/// CPU and memory, of one list of the API.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amounts {
+    /// CPUs.
+    pub cpu: Option<Quantity>,
+    /// Bytes of memory.
+    pub memory: Option<Quantity>,
+}
+
+/// What a status reports of resources. A list that is there holds as a whole: what it lacks is not requested, or not limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reported {
+    /// `resources.requests`: in force.
+    pub requests: Option<Amounts>,
+    /// `resources.limits`: in force.
+    pub limits: Option<Amounts>,
+    /// `allocatedResources`: the requests that the node has admitted, in force or about to be.
+    pub allocated: Option<Amounts>,
 }
 
 /// `status.phase`.
@@ -211,6 +249,10 @@ pub struct Node {
     pub cpu: Option<Quantity>,
     /// `status.allocatable.memory`.
     pub memory: Option<Quantity>,
+    /// `spec.podCIDRs`: where its pods have their addresses, if the cluster gives each node a range.
+    pub pod_ranges: Vec<Range>,
+    /// Its own addresses in the cluster.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A namespace.

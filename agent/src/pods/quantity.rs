@@ -40,6 +40,11 @@ impl Quantity {
         self.nano as f64 / NANO as f64
     }
 
+    /// In thousandths, rounded up as Kubernetes does: thousandths of a CPU.
+    pub fn milli(self) -> u64 {
+        u64::try_from(self.nano.div_ceil(NANO / 1000)).unwrap_or(u64::MAX)
+    }
+
     /// As a whole number, rounded up as Kubernetes does: bytes.
     pub fn bytes(self) -> u64 {
         // At most i64::MAX by construction.
@@ -49,6 +54,11 @@ impl Quantity {
     /// The sum, capped like any quantity.
     pub fn plus(self, other: Self) -> Self {
         Self { nano: self.nano.saturating_add(other.nano).min(LARGEST) }
+    }
+
+    /// The difference, never less than nothing.
+    pub fn minus(self, other: Self) -> Self {
+        Self { nano: self.nano.saturating_sub(other.nano) }
     }
 }
 

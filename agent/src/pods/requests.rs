@@ -1,38 +1,104 @@
 //! What a pod sets aside on its node (pure), by the scheduler's rule.
 //!
-//! Source: k8s.io/component-helpers/resource/helpers.go, `PodRequests`: the larger of what the containers and sidecars request
-//! together and what any init container requests beside the sidecars before it; `spec.resources` instead where it requests; the
-//! overhead on top. While a resize is on its way, the larger of what is wished and what is in force counts.
+//! Source: k8s.io/component-helpers/resource/helpers.go, `PodRequests` with `UseStatusResources`, as of 1.37: the larger of what
+//! the containers and sidecars request together and what any init container requests beside the sidecars before it;
+//! `spec.resources` instead where it requests; the overhead on top. While a resize is on its way or waits, the largest of three
+//! such sums counts: what the spec requests, what the node has admitted (`allocatedResources`) and what is in force
+//! (`resources` of the status). Once the node has refused a resize for good, the spec's counts no more.
+//!
+//! Two points on which versions differ: before 1.37 the largest was taken of each container before adding up, which is more
+//! where one container grows while another shrinks; and where a status reports of the pod as a whole, some versions add the
+//! overhead twice. Here it is added once, as Kubernetes means it to be (kubernetes/kubernetes#140046 and #139627).
 
 use super::{
-    object::{Container, Phase, Pod, Resources, Role},
+    object::{Amounts, Container, Phase, Pod, Resources, Role},
     quantity::Quantity,
 };
 
-/// Which request.
-type Pick = fn(&Resources) -> Option<Quantity>;
+/// CPU or memory.
+type Pick = fn(&Amounts) -> Option<Quantity>;
+
+const CPU: Pick = |amounts| amounts.cpu;
+const MEMORY: Pick = |amounts| amounts.memory;
 
 /// CPUs set aside for a pod; `None` when nothing is, or when the pod is over.
 pub fn cpu(pod: &Pod) -> Option<Quantity> {
-    of(pod, |resources| resources.cpu_request)
+    of(pod, CPU)
 }
 
 /// Memory set aside for a pod.
 pub fn memory(pod: &Pod) -> Option<Quantity> {
-    of(pod, |resources| resources.memory_request)
+    of(pod, MEMORY)
 }
 
 fn of(pod: &Pod, pick: Pick) -> Option<Quantity> {
     if pod.phase.is_some_and(Phase::is_over) {
         return None;
     }
-    let sum = |a: Option<Quantity>, b: Option<Quantity>| match (a, b) {
-        (Some(a), Some(b)) => Some(a.plus(b)),
-        (one, other) => one.or(other),
+    let requests = pod_level_request(pod, pick).or_else(|| together(pod, pick));
+    sum(requests, pick(&pod.overhead.requests()))
+}
+
+/// What is set aside for a pod as a whole, without its overhead, where `spec.resources` requests anything.
+pub fn pod_level(pod: &Pod) -> Amounts {
+    Amounts { cpu: pod_level_request(pod, CPU), memory: pod_level_request(pod, MEMORY) }
+}
+
+fn pod_level_request(pod: &Pod, pick: Pick) -> Option<Quantity> {
+    let requests = pod.resources.requests();
+    if requests == Amounts::default() {
+        return None;
+    }
+    let lists = [pod.reported.requests, pod.reported.allocated];
+    larger_of_spec_and(pod, pick, &requests, &lists)
+}
+
+/// The limits of a pod as a whole, without its overhead, where `spec.resources` sets any.
+pub fn pod_level_limits(pod: &Pod) -> Amounts {
+    let limits = pod.resources.limits();
+    let of = |pick: Pick| larger_of_spec_and(pod, pick, &limits, &[pod.reported.limits]).filter(|_| limits != Amounts::default());
+    Amounts { cpu: of(CPU), memory: of(MEMORY) }
+}
+
+fn larger_of_spec_and(pod: &Pod, pick: Pick, spec: &Amounts, reported: &[Option<Amounts>]) -> Option<Quantity> {
+    let reports = reported.iter().any(Option::is_some);
+    let spec = if pod.resize_infeasible && reports { None } else { pick(spec) };
+    let reported = reported.iter().flatten().filter_map(|list| without_overhead(pod, list, pick));
+    reported.max().max(spec)
+}
+
+/// What the containers request together: the largest of the three sums.
+fn together(pod: &Pod, pick: Pick) -> Option<Quantity> {
+    let of = |list: fn(&Container, bool) -> Option<Amounts>| {
+        aggregate(pod, |container| list(container, pod.resize_infeasible).as_ref().and_then(pick))
     };
+    let reported = match (&pod.reported.requests, &pod.reported.allocated) {
+        // They are such sums already.
+        (Some(actuated), Some(allocated)) => [actuated, allocated].map(|list| without_overhead(pod, list, pick)),
+        _ => [of(actuated), of(allocated)],
+    };
+    let desired = if pod.resize_infeasible { None } else { of(|container, _| Some(container.desired.requests())) };
+    reported.into_iter().flatten().max().max(desired)
+}
+
+fn without_overhead(pod: &Pod, list: &Amounts, pick: Pick) -> Option<Quantity> {
+    pick(list).map(|all| all.minus(pick(&pod.overhead.requests()).unwrap_or_default()))
+}
+
+/// What the node has admitted for a container.
+fn allocated(container: &Container, infeasible: bool) -> Option<Amounts> {
+    container.reported.allocated.or_else(|| (!infeasible).then(|| container.desired.requests()))
+}
+
+/// What is in force for a container.
+fn actuated(container: &Container, infeasible: bool) -> Option<Amounts> {
+    container.reported.requests.or_else(|| allocated(container, infeasible))
+}
+
+fn aggregate(pod: &Pod, request: impl Fn(&Container) -> Option<Quantity>) -> Option<Quantity> {
     let (mut together, mut before, mut init) = (None, None, None);
     for container in &pod.containers {
-        let request = larger(container, pick);
+        let request = request(container);
         match container.role {
             Role::Main => together = sum(together, request),
             Role::Sidecar => {
@@ -44,61 +110,24 @@ fn of(pod: &Pod, pick: Pick) -> Option<Quantity> {
             Role::Ephemeral => {}
         }
     }
-    let containers = sum(together, before).max(init);
-    sum(pick(&pod.resources).or(containers), pick(&pod.overhead))
+    sum(together, before).max(init)
 }
 
-fn larger(container: &Container, pick: Pick) -> Option<Quantity> {
-    pick(&container.desired).max(container.current.as_ref().and_then(pick))
-}
-
-/// Of what a container asks for and is allowed, what is in force: what the status tells, else what the spec wishes.
-pub fn in_force(container: &Container) -> Resources {
-    let current = container.current.unwrap_or_default();
-    Resources {
-        cpu_request: current.cpu_request.or(container.desired.cpu_request),
-        cpu_limit: current.cpu_limit.or(container.desired.cpu_limit),
-        memory_request: current.memory_request.or(container.desired.memory_request),
-        memory_limit: current.memory_limit.or(container.desired.memory_limit),
+fn sum(a: Option<Quantity>, b: Option<Quantity>) -> Option<Quantity> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.plus(b)),
+        (one, other) => one.or(other),
     }
+}
+
+/// Of what a container of this pod asks for and is allowed, what is in force: what the status reports, else what the spec says,
+/// unless the node has refused that.
+pub fn in_force(pod: &Pod, container: &Container) -> Resources {
+    let requests = actuated(container, pod.resize_infeasible).unwrap_or_default();
+    let spec = || (!pod.resize_infeasible).then(|| container.desired.limits());
+    let limits = container.reported.limits.or_else(spec).unwrap_or_default();
+    Resources { cpu_request: requests.cpu, cpu_limit: limits.cpu, memory_request: requests.memory, memory_limit: limits.memory }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn container(role: Role, cpu: &str) -> Container {
-        let desired = Resources { cpu_request: cpu.parse().ok(), ..Resources::default() };
-        Container { role, desired, ..Container::default() }
-    }
-
-    fn cores(containers: Vec<Container>) -> Option<f64> {
-        cpu(&Pod { containers, ..Pod::default() }).map(Quantity::cores)
-    }
-
-    #[test]
-    fn the_schedulers_rule() {
-        use Role::{Init, Main, Sidecar};
-        assert_eq!(cores(vec![container(Main, "1"), container(Main, "500m")]), Some(1.5));
-        assert_eq!(cores(vec![container(Init, "3"), container(Main, "1")]), Some(3.0), "init containers run alone");
-        assert_eq!(cores(vec![container(Sidecar, "1"), container(Main, "1")]), Some(2.0), "sidecars stay");
-        // The init container runs beside the sidecar before it, not beside the one after it.
-        let rows = vec![container(Sidecar, "1"), container(Init, "2"), container(Sidecar, "4"), container(Main, "100m")];
-        assert_eq!(cores(rows), Some(5.1));
-        assert_eq!(cores(vec![container(Main, "")]), None);
-    }
-
-    #[test]
-    fn pod_level_requests_overhead_resizes_and_the_end() {
-        let of = |cpu: &str| Resources { cpu_request: cpu.parse().ok(), ..Resources::default() };
-        let mut pod = Pod { containers: vec![container(Role::Main, "1")], overhead: of("250m"), ..Pod::default() };
-        assert_eq!(cpu(&pod).map(Quantity::cores), Some(1.25));
-        pod.containers[0].current = Some(of("2"));
-        assert_eq!(cpu(&pod).map(Quantity::cores), Some(2.25), "a smaller wish frees nothing before it is fulfilled");
-        assert_eq!(in_force(&pod.containers[0]).cpu_request, "2".parse().ok());
-        pod.resources = of("4");
-        assert_eq!(cpu(&pod).map(Quantity::cores), Some(4.25));
-        pod.phase = Some(Phase::Succeeded);
-        assert_eq!(cpu(&pod), None);
-    }
-}
+mod tests;

@@ -33,7 +33,8 @@ pub static SIGNAL_ACTIVE: Metric = Metric {
     kind: Kind::Gauge,
     attributes: &["signal"],
     scope: Scope::Agent,
-    help: "1 for each signal that is measured, 0 for one that is off: `podmeter check` and the agent's log say why.",
+    help: "1 for each signal that is measured, 0 for one that could not be started: `podmeter check` and the agent's log say why. \
+           Absent for one that the configuration switches off.",
 };
 /// `podmeter.agent.signal.read_time`
 pub static READ_TIME: Metric = Metric {

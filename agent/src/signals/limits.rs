@@ -1,6 +1,8 @@
 //! The limits signal: what each cgroup asked for and is allowed, as in force in its files.
 //!
-//! Specs say what was wished; after an in-place resize, or without Kubernetes, the cgroup's own files are the truth.
+//! Specs say what was wished; after an in-place resize, or without Kubernetes, the cgroup's own files are the truth. Requests are
+//! another matter: no file has them as they were made. Where Kubernetes knows the cgroup the aggregation puts its requests there;
+//! for others it makes of the weight what can be told.
 
 use super::{
     Failure, Readings, Running, Signal,
@@ -26,7 +28,9 @@ pub const SIGNAL: Signal = Signal {
 pub static CPU_REQUEST: Metric = gauge(
     "k8s.container.cpu.request.current",
     "{cpu}",
-    "CPUs requested: what cpu.weight stands for by kubelet's rule. Absent at the default weight.",
+    "CPUs requested, as in force: of a container that Kubernetes knows its status', else its spec's; of a pod what the scheduler sets \
+     aside. Of pods and containers that Kubernetes does not know what cpu.weight stands for, where it is known by which curve the \
+     runtime made it. Absent without a request.",
 );
 /// `k8s.container.cpu.limit.current`
 pub static CPU_LIMIT: Metric =
@@ -35,11 +39,15 @@ pub static CPU_LIMIT: Metric =
 pub static MEMORY_REQUEST: Metric = gauge(
     "k8s.container.memory.request.current",
     "By",
-    "Memory protected from reclaim: memory.min, else memory.low. Absent when neither is set.",
+    "Memory requested, as in force: by Kubernetes as k8s.container.cpu.request.current; of what it does not know what is protected \
+     from reclaim, memory.min, else memory.low. Absent without a request.",
 );
 /// `k8s.container.memory.limit.current`
 pub static MEMORY_LIMIT: Metric =
     gauge("k8s.container.memory.limit.current", "By", "Memory allowed: memory.max, else memory.high. Absent without a limit.");
+
+/// `cpu.weight`: never exported, the aggregation makes [`CPU_REQUEST`] of it.
+pub static CPU_WEIGHT: Metric = gauge("cpu.weight", "1", "The cgroup's share of CPU time beside its siblings.");
 
 const fn gauge(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
     Metric { name, unit, kind: Kind::Gauge, attributes: &[], scope: Scope::Container, help }
@@ -65,13 +73,12 @@ impl Running for Files {
 }
 
 fn points(limits: &Limits) -> Vec<Point> {
-    let cores = |metric, value: Option<f64>| value.map(|v| Point::new(metric, 0, Value::Float(v)));
-    let bytes = |metric, value: Option<u64>| value.map(|v| Point::new(metric, 0, Value::Int(v)));
+    let whole = |metric, value: Option<u64>| value.map(|v| Point::new(metric, 0, Value::Int(v)));
     [
-        cores(&CPU_REQUEST, limits.cpu_request_cores),
-        cores(&CPU_LIMIT, limits.cpu_limit_cores),
-        bytes(&MEMORY_REQUEST, limits.memory_request_bytes),
-        bytes(&MEMORY_LIMIT, limits.memory_limit_bytes),
+        whole(&CPU_WEIGHT, limits.cpu_weight),
+        limits.cpu_limit_cores.map(|cores| Point::new(&CPU_LIMIT, 0, Value::Float(cores))),
+        whole(&MEMORY_REQUEST, limits.memory_request_bytes),
+        whole(&MEMORY_LIMIT, limits.memory_limit_bytes),
     ]
     .into_iter()
     .flatten()

@@ -3,29 +3,26 @@
 //! The kernel side (`agent-ebpf/src/bin/network.rs`) counts each packet at its socket. This side tells it which addresses are
 //! whose, and keeps the [`books`](super::books).
 
-use std::{
-    hash::{DefaultHasher, Hash as _, Hasher as _},
-    net::IpAddr,
-};
+mod ranges;
 
-use agent_common::network::{Facts, NetworkCounts, RANGES_LEN, Scope as To};
-use aya::maps::{
-    MapData, MapError, ProgramArray,
-    lpm_trie::{Key, LpmTrie},
-};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
+use agent_common::network::{Facts, NetworkCounts, Scope as To};
+use aya::maps::{MapData, MapError, ProgramArray};
+
+use self::ranges::Ranges;
 use super::{
-    Failure, Readings, Running, Signal,
+    Addresses, Failure, Readings, Running, Signal,
     books::Books,
     metric::{Kind, Metric, Point, Scope, Value},
     socket,
 };
 use crate::{
     cgroups::{Cgroup, Cgroups},
-    config::{self, Range},
+    config,
     kernel::{
         capabilities,
-        load::{Hook, Kernel, LoadError, Object, Plan},
+        load::{Hook, Kernel, LoadError, Object, Plan, clear_calls},
     },
 };
 
@@ -46,8 +43,9 @@ pub static IO: Metric = counter(
     "By",
     &[DIRECTION],
     Scope::Container,
-    "Bytes of IP packets that the cgroup's sockets received and sent, as they are on the wire: IP and transport headers of every \
-     segment included, the link's not. Loopback is apart.",
+    "Bytes of IP packets that the cgroup's sockets received and sent: IP and transport headers of every segment included, the link's \
+     not. A datagram above the MTU counts as the one packet that the socket sent or received, not as the fragments that it travels in. \
+     Loopback is apart.",
 );
 /// `podmeter.network.packets`
 pub static PACKETS: Metric = counter(
@@ -55,7 +53,8 @@ pub static PACKETS: Metric = counter(
     "{packet}",
     &[DIRECTION],
     Scope::Container,
-    "IP packets that the cgroup's sockets received and sent, counted as wire segments. Loopback is apart.",
+    "IP packets that the cgroup's sockets received and sent. Large packets of TCP and UDP segmentation count as their segments on the \
+     wire; a datagram above the MTU is one packet, whatever number of fragments it travels in. Loopback is apart.",
 );
 /// `podmeter.network.egress`
 pub static EGRESS: Metric = counter(
@@ -63,8 +62,8 @@ pub static EGRESS: Metric = counter(
     "By",
     &["scope"],
     Scope::Container,
-    "Bytes sent by where they go: cluster (network.cluster_cidrs), node (network.node_cidrs), private (network.private_cidrs), \
-     internet (all else). They add up to what container.network.io says was sent.",
+    "Bytes sent by where they go: cluster (network.cluster_cidrs, and what Kubernetes tells of this node's pods), node \
+     (network.node_cidrs, and this node), private (network.private_cidrs), internet (all else). They add up to what container.network.io says was sent.",
 );
 /// `podmeter.network.loopback`
 pub static LOOPBACK: Metric = counter(
@@ -80,7 +79,8 @@ pub static NODE_IO: Metric = counter(
     "By",
     &[DIRECTION],
     Scope::Node,
-    "Bytes of all sockets of the node: all cgroups and the unattributed. What the node forwards for others is not part of it.",
+    "Bytes of all sockets of the node: all cgroups and the unattributed. What the node forwards for others is not part of it, nor are the \
+     copies of TCP and UDP packets that raw sockets get.",
 );
 /// `podmeter.network.unattributed`
 pub static UNATTRIBUTED_IO: Metric = counter(
@@ -110,6 +110,7 @@ struct Network {
     /// Held for its links, and for the tables of programs that it calls.
     _object: Object,
     books: Books<NetworkCounts>,
+    ranges: Ranges,
     /// Since when the kernel side counts, CLOCK_BOOTTIME in ns.
     since_ns: u64,
 }
@@ -117,11 +118,9 @@ struct Network {
 impl Network {
     fn start(kernel: &mut Kernel, cgroups: &Cgroups, config: &config::Signals) -> Result<Self, LoadError> {
         let (cpus, slots) = (kernel.cpus, cgroups.slots());
-        let ranges = &config.network;
-        let by_scope = [(To::Private, &ranges.private), (To::Node, &ranges.node), (To::Cluster, &ranges.cluster)];
         let ports = socket::dns_ports(&config.dns);
         let mut hasher = DefaultHasher::new();
-        ranges.hash(&mut hasher);
+        config.network.hash(&mut hasher);
         let mut object = kernel.load(&Plan {
             object: SIGNAL.name,
             bytes: OBJECT,
@@ -138,26 +137,13 @@ impl Network {
             programs: &[("network_on_egress", Hook::Egress), ("network_on_ingress", Hook::Ingress)],
             optional: &[],
         })?;
-        let failed = |map| move |e: MapError| LoadError::Map { action: "fill", map, source: e.into() };
-        let mut v4: LpmTrie<MapData, [u8; 4], u32> = object.take("NETWORK_RANGES_4")?;
-        let mut v6: LpmTrie<MapData, [u8; 16], u32> = object.take("NETWORK_RANGES_6")?;
-        // Of a range in several lists the last one's scope holds.
-        for (scope, range) in by_scope.into_iter().flat_map(|(scope, ranges)| ranges.iter().map(move |range| (scope, range))) {
-            match range.address {
-                IpAddr::V4(address) => {
-                    v4.insert(&Key::new(range.prefix, address.octets()), scope as u32, 0).map_err(failed("NETWORK_RANGES_4"))?
-                }
-                IpAddr::V6(address) => {
-                    v6.insert(&Key::new(range.prefix, address.octets()), scope as u32, 0).map_err(failed("NETWORK_RANGES_6"))?
-                }
-            }
-        }
+        let ranges = Ranges::open(&mut object, &config.network)?;
         if config.off.contains(&"dns") {
             forget_dns(&mut object)?;
         }
         kernel.attach(&mut object)?;
         let books = Books::open(&object, "NETWORK_COUNTS", cpus, slots)?;
-        Ok(Self { books, since_ns: object.since_ns(), _object: object })
+        Ok(Self { books, ranges, since_ns: object.since_ns(), _object: object })
     }
 }
 
@@ -165,11 +151,7 @@ impl Network {
 fn forget_dns(object: &mut Object) -> Result<(), LoadError> {
     for map in ["NETWORK_DNS_EGRESS", "NETWORK_DNS_INGRESS"] {
         let mut calls: ProgramArray<MapData> = object.take(map)?;
-        match calls.clear_index(&0) {
-            Ok(()) => {}
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => {}
-            Err(source) => return Err(LoadError::Map { action: "clear", map, source: source.into() }),
-        }
+        clear_calls(&mut calls, map)?;
     }
     Ok(())
 }
@@ -177,6 +159,14 @@ fn forget_dns(object: &mut Object) -> Result<(), LoadError> {
 impl Running for Network {
     fn tick(&mut self, _: &Cgroups) -> Result<(), Failure> {
         Ok(())
+    }
+
+    fn learn(&mut self, addresses: &Addresses, cgroups: &Cgroups) -> Result<(), Failure> {
+        let learnt = self.ranges.learn(addresses);
+        if !matches!(learnt, Ok(false)) {
+            cgroups.start_generation();
+        }
+        learnt.map(drop).map_err(|source| LoadError::Map { action: "fill", map: "NETWORK_RANGES", source: source.into() }.into())
     }
 
     fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point> {
@@ -236,9 +226,6 @@ fn scope(to: To) -> &'static str {
         To::Internet => "internet",
     }
 }
-
-/// The kernel side has room for all ranges that the configuration may have.
-const _: () = assert!(Range::MOST <= RANGES_LEN);
 
 #[cfg(test)]
 mod tests {

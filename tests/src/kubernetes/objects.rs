@@ -210,7 +210,7 @@ impl Pod {
 pub fn node(name: &str, cpu: &str, memory: &str) -> Json {
     json!({"kind": "Node", "apiVersion": "v1",
         "metadata": {"name": name, "uid": format!("node-{name}"), "labels": {"kubernetes.io/hostname": name}, "creationTimestamp": "2026-11-01T00:00:00Z"},
-        "spec": {"podCIDR": "10.1.0.0/24"},
+        "spec": {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24"]},
         "status": {"capacity": {"cpu": "4", "memory": "16384256Ki", "pods": "110"},
             "allocatable": {"cpu": cpu, "memory": memory, "pods": "110", "ephemeral-storage": "94992122100"},
             "conditions": [{"type": "Ready", "status": "True"}],

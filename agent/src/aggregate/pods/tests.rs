@@ -1,5 +1,5 @@
 use super::*;
-use crate::pods::object::Namespace;
+use crate::pods::object::{Namespace, Reported};
 
 const UID: &str = "11111111-2222-3333-4444-555555555555";
 
@@ -140,33 +140,40 @@ fn the_reason_that_holds_is_one_and_no_other_is_there() {
 }
 
 #[test]
+fn a_reason_of_kubelet_or_of_a_runtime_is_told_as_it_is() {
+    let of = |reason: &str| {
+        let status = Some(Status { state: State::Terminated, reason: Some(reason.into()), ..Status::default() });
+        let samples = samples(&mut Pods::default(), pod(vec![container("app", Resources::default(), status)]), &[]);
+        value(&samples, Some("app"), &metrics::REASON, Some(reason))
+    };
+    for reason in ["Unknown", "ContainerStatusUnknown", "seccomp killed", "SignatureValidationFailed", "StartError", "OOMKilled"]
+    {
+        assert_eq!(of(reason), Some(1.0), "{reason}");
+    }
+    assert_eq!(of("unknown"), None, "nobody's word for it");
+}
+
+#[test]
 fn the_nodes_sums() {
     let mut known = Known::default();
     assert!(node_points(&known).is_empty());
-    known.set_node(crate::pods::object::Node { name: "n".into(), cpu: "4".parse().ok(), memory: None });
+    known.set_node(crate::pods::object::Node { name: "n".into(), cpu: "4".parse().ok(), ..Default::default() });
     known.set_namespace(Namespace { name: "shop".into(), labels: Vec::new() });
     for (uid, cpu) in [("a", "1"), ("b", "500m")] {
         known.set_pod(Pod { uid: uid.into(), ..pod(vec![container("app", resources(cpu, "10"), None)]) });
     }
+    // Its node refuses that it grows: the spec's 3 CPUs are not set aside.
+    let granted = Some(resources("250m", "10").requests());
+    let reported = Reported { requests: granted, allocated: granted, limits: None };
+    let refused = Container { reported, ..container("app", resources("3", "10"), running()) };
+    known.set_pod(Pod { uid: "c".into(), resize_infeasible: true, ..pod(vec![refused]) });
     let points: Vec<_> = node_points(&known).into_iter().map(|point| (point.metric.name, point.value)).collect();
     assert_eq!(
         points,
         [
             ("k8s.node.cpu.allocatable", Value::Float(4.0)),
-            ("podmeter.node.cpu.request", Value::Float(1.5)),
-            ("podmeter.node.memory.request", Value::Int(20)),
+            ("podmeter.node.cpu.request", Value::Float(1.75)),
+            ("podmeter.node.memory.request", Value::Int(30)),
         ]
     );
-}
-
-#[test]
-fn what_the_status_says_is_in_force_replaces_what_files_say_nearly() {
-    let mut points =
-        vec![Point::new(&limits::CPU_REQUEST, 0, Value::Float(0.247)), Point::new(&limits::CPU_LIMIT, 0, Value::Float(2.0))];
-    let current = Some(resources("250m", "64Mi"));
-    correct(&mut points, &Container { current, ..Container::default() });
-    let value = |metric: &Metric| points.iter().find(|point| point.metric == metric).map(|point| point.value.clone());
-    assert_eq!(value(&limits::CPU_REQUEST), Some(Value::Float(0.25)));
-    assert_eq!(value(&limits::CPU_LIMIT), Some(Value::Float(2.0)), "cpu.max is exact");
-    assert_eq!(value(&limits::MEMORY_REQUEST), Some(Value::Int(64 << 20)));
 }

@@ -185,3 +185,26 @@ fn past_containers_are_bounded() {
     assert_eq!(known.pods[UID].ids.len(), PAST);
     assert_eq!((name(&known, UID, "999"), name(&known, UID, "10")), (Some("app"), None));
 }
+
+#[test]
+fn addresses_are_those_of_living_pods_that_no_range_of_the_node_has() {
+    let mut known = Known::default();
+    let at = |uid: &str, address: &str| Pod { addresses: vec![address.parse().expect("an address")], ..pod(uid, &[]) };
+    known.set_pod(at("a", "10.9.0.5"));
+    known.figures.following_mut(Followed::Node).wanted = true;
+    assert_eq!(known.addresses(), None, "not all pods are known");
+    known.figures.following_mut(Followed::Pods).works();
+    assert_eq!(known.addresses(), None, "nor is the node");
+    known.figures.following_mut(Followed::Node).works();
+    let range = |text: &str| Range::parse(text).expect("a range");
+    let cluster = |known: &Known| known.addresses().expect("known").cluster;
+    assert_eq!(cluster(&known), [range("10.9.0.5")]);
+    let (pod_ranges, addresses) = (vec![range("10.244.1.0/24")], vec!["10.0.0.1".parse().expect("an address")]);
+    known.set_node(Node { name: "n".into(), pod_ranges, addresses, ..Node::default() });
+    known.set_pod(at("b", "10.244.1.9"));
+    known.set_pod(Pod { phase: Some(Phase::Succeeded), ..at("c", "10.9.0.6") });
+    assert_eq!(cluster(&known), [range("10.244.1.0/24"), range("10.9.0.5")], "who is over has given its address back");
+    assert_eq!(known.addresses().expect("known").node, [range("10.0.0.1")]);
+    known.forget_pod("a", Instant::now());
+    assert_eq!(cluster(&known), [range("10.244.1.0/24")]);
+}

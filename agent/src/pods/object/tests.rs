@@ -36,8 +36,10 @@ fn pods_of_every_version_are_read() {
         let app = &read.containers[2];
         assert_eq!((cores(app.desired.cpu_request), cores(app.desired.cpu_limit)), (Some(0.25), Some(1.0)));
         assert_eq!(app.desired.memory_request.map(Quantity::bytes), Some(64 << 20));
-        let in_force = app.current.map(|current| cores(current.cpu_request));
-        assert_eq!(in_force, (minor >= 33).then_some(Some(0.5)), "1.{minor}");
+        for list in [app.reported.requests, app.reported.allocated] {
+            assert_eq!(list.map(|list| cores(list.cpu)), (minor >= 33).then_some(Some(0.5)), "1.{minor}");
+        }
+        assert_eq!(app.reported.limits.map(|limits| cores(limits.cpu)), (minor >= 33).then_some(Some(1.0)), "1.{minor}");
         assert_eq!(app.id.as_deref(), Some("one"));
         assert_eq!(app.status.as_ref().map(|status| (status.ready, status.state)), Some((true, State::Running)));
     }
@@ -207,6 +209,28 @@ fn nodes_and_namespaces() {
     let json = cluster::namespace("shop", json!({"team": "red", "other": "x"})).to_string();
     let namespace = Namespace::read(&json, &wanted).expect("is a namespace");
     assert_eq!((namespace.key(), &namespace.labels[..]), ("shop", &[("team".into(), "red".into())][..]));
+}
+
+#[test]
+fn addresses_are_the_pods_own_and_the_nodes_ranges() {
+    let read = |host_network: bool, status: serde_json::Value| {
+        let pod = json!({"metadata": {"name": "a", "uid": "u"}, "spec": {"hostNetwork": host_network}, "status": status});
+        let pod = Pod::read(&pod.to_string(), &Wanted::default()).expect("is a pod");
+        pod.addresses.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let own = json!({"hostIPs": [{"ip": "10.0.0.1"}], "podIPs": [{"ip": "10.244.1.7"}, {"ip": "fd00::7"}, {"ip": "lots"}]});
+    assert_eq!(read(false, own.clone()), ["10.244.1.7", "fd00::7"]);
+    assert!(read(true, own).is_empty(), "they are its node's");
+    let shared = json!({"hostIPs": [{"ip": "10.0.0.1"}], "podIPs": [{"ip": "10.0.0.1"}]});
+    assert!(read(false, shared).is_empty() && read(false, json!({"podIPs": null})).is_empty());
+
+    let node = json!({"metadata": {"name": "n"}, "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:1::/64", "0.0.0.0/0"]},
+        "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}, {"type": "ExternalIP", "address": "203.0.113.1"},
+            {"type": "Hostname", "address": "n"}]}});
+    let node = Node::read(&node.to_string(), &Wanted::default()).expect("is a node");
+    let ranges: Vec<_> = node.pod_ranges.iter().map(|range| format!("{}/{}", range.address, range.prefix)).collect();
+    assert_eq!(ranges, ["10.244.1.0/24", "fd00:1::/64"], "not everything");
+    assert_eq!(node.addresses, ["10.0.0.1".parse::<IpAddr>().expect("an address")]);
 }
 
 #[test]

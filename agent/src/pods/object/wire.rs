@@ -2,13 +2,20 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     time::{Duration, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
-use super::{Container, Namespace, Node, Phase, Pod, Quantity, Resources, Role, Service, State, Status, Wanted, chosen, kept};
-use crate::pods::workload::{self, Owner};
+use super::{
+    Amounts, Container, Namespace, Node, Phase, Pod, Quantity, Reported, Resources, Role, Service, State, Status, Wanted, chosen,
+    kept,
+};
+use crate::{
+    config::Range,
+    pods::workload::{self, Owner},
+};
 
 /// Annotations by which OpenTelemetry lets a pod name its service
 /// (semantic conventions, "Specify resource attributes using Kubernetes annotations").
@@ -20,6 +27,9 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// kubelet's annotation of a static pod and its mirror (`ConfigHashAnnotationKey`): the UID that is in the paths of the cgroups.
 const STATIC_UID: &str = "kubernetes.io/config.hash";
+
+/// Addresses of one pod or node that are kept, and ranges. Kubernetes has two at most, one of either family.
+const ADDRESSES: usize = 4;
 
 /// Containers of one role in one pod that are kept. The API sets no limit but an object's 1.5 MiB.
 const CONTAINERS: usize = 64;
@@ -85,9 +95,11 @@ struct OwnerReference {
 struct Spec {
     priority_class_name: Option<String>,
     #[serde(deserialize_with = "or_default")]
+    host_network: bool,
+    #[serde(deserialize_with = "or_default")]
     resources: WireResources,
     #[serde(deserialize_with = "or_default")]
-    overhead: Amounts,
+    overhead: WireAmounts,
     #[serde(deserialize_with = "or_default")]
     containers: Vec<WireContainer>,
     #[serde(deserialize_with = "or_default")]
@@ -109,14 +121,22 @@ struct WireContainer {
 #[serde(default)]
 struct WireResources {
     #[serde(deserialize_with = "or_default")]
-    requests: Amounts,
+    requests: WireAmounts,
     #[serde(deserialize_with = "or_default")]
-    limits: Amounts,
+    limits: WireAmounts,
 }
 
+/// The resources of a status, where an empty list is not the same as none.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Amounts {
+struct StatusResources {
+    requests: Option<WireAmounts>,
+    limits: Option<WireAmounts>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+struct WireAmounts {
     #[serde(deserialize_with = "if_readable")]
     cpu: Option<Quantity>,
     #[serde(deserialize_with = "if_readable")]
@@ -128,6 +148,14 @@ struct Amounts {
 struct WireStatus {
     phase: Option<String>,
     qos_class: Option<String>,
+    /// The state of a resize before 1.33.
+    resize: Option<String>,
+    resources: Option<StatusResources>,
+    allocated_resources: Option<WireAmounts>,
+    #[serde(rename = "hostIPs", deserialize_with = "or_default")]
+    host_ips: Vec<Address>,
+    #[serde(rename = "podIPs", deserialize_with = "or_default")]
+    pod_ips: Vec<Address>,
     #[serde(deserialize_with = "or_default")]
     conditions: Vec<Condition>,
     #[serde(deserialize_with = "or_default")]
@@ -139,8 +167,18 @@ struct WireStatus {
 }
 
 #[derive(Default, Deserialize)]
+#[serde(default)]
+struct Address {
+    ip: String,
+}
+
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Condition {
+    #[serde(rename = "type", deserialize_with = "or_default")]
+    kind: String,
+    #[serde(deserialize_with = "or_default")]
+    reason: String,
     #[serde(deserialize_with = "or_default")]
     last_transition_time: String,
 }
@@ -159,7 +197,8 @@ struct ContainerStatus {
     state: WireState,
     #[serde(default, deserialize_with = "or_default")]
     last_state: WireState,
-    resources: Option<WireResources>,
+    resources: Option<StatusResources>,
+    allocated_resources: Option<WireAmounts>,
 }
 
 #[derive(Default, Deserialize)]
@@ -184,14 +223,33 @@ struct Detail {
 struct WireNode {
     metadata: Metadata,
     #[serde(default, deserialize_with = "or_default")]
+    spec: NodeSpec,
+    #[serde(default, deserialize_with = "or_default")]
     status: NodeStatus,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NodeSpec {
+    #[serde(rename = "podCIDRs", deserialize_with = "or_default")]
+    pod_cidrs: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NodeAddress {
+    #[serde(rename = "type")]
+    kind: String,
+    address: String,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct NodeStatus {
     #[serde(deserialize_with = "or_default")]
-    allocatable: Amounts,
+    allocatable: WireAmounts,
+    #[serde(deserialize_with = "or_default")]
+    addresses: Vec<NodeAddress>,
 }
 
 #[derive(Deserialize)]
@@ -231,7 +289,10 @@ pub(super) fn pod(json: &str, wanted: &Wanted) -> Result<Pod, serde_json::Error>
         qos: status.qos_class.as_deref().map(kept),
         priority_class: spec.priority_class_name.as_deref().filter(|name| !name.is_empty()).map(kept),
         resources: spec.resources.into(),
+        reported: reported(status.resources.as_ref(), status.allocated_resources),
+        resize_infeasible: is_infeasible(&status),
         overhead: Resources { cpu_request: spec.overhead.cpu, memory_request: spec.overhead.memory, ..Resources::default() },
+        addresses: if spec.host_network { Vec::new() } else { own_addresses(&status) },
         finished: if phase.is_some_and(Phase::is_over) { finished(&status) } else { None },
         phase,
         containers,
@@ -249,6 +310,21 @@ fn static_uid(metadata: &Metadata) -> Option<Box<str>> {
     (*uid != metadata.uid).then(|| kept(uid))
 }
 
+/// Whether the node has refused a resize for good (k8s.io/component-helpers/resource, `IsPodResizeInfeasible`; before 1.33 a
+/// field of its own said so).
+fn is_infeasible(status: &WireStatus) -> bool {
+    let pending = status.conditions.iter().find(|condition| condition.kind == "PodResizePending");
+    pending.map_or(status.resize.as_deref(), |condition| Some(&condition.reason)) == Some("Infeasible")
+}
+
+fn reported(resources: Option<&StatusResources>, allocated: Option<WireAmounts>) -> Reported {
+    Reported {
+        requests: resources.and_then(|resources| resources.requests).map(Amounts::from),
+        limits: resources.and_then(|resources| resources.limits).map(Amounts::from),
+        allocated: allocated.map(Amounts::from),
+    }
+}
+
 /// When the last container ended; where none says, as of a pod that was evicted before one began, when a condition last changed.
 fn finished(status: &WireStatus) -> Option<Duration> {
     let time = |text: &str| humantime::parse_rfc3339_weak(text).ok()?.duration_since(UNIX_EPOCH).ok();
@@ -259,8 +335,24 @@ fn finished(status: &WireStatus) -> Option<Duration> {
 }
 
 pub(super) fn node(json: &str) -> Result<Node, serde_json::Error> {
-    let WireNode { metadata, status } = serde_json::from_str(json)?;
-    Ok(Node { name: metadata.name.into(), cpu: status.allocatable.cpu, memory: status.allocatable.memory })
+    let WireNode { metadata, spec, status } = serde_json::from_str(json)?;
+    let ranges = spec.pod_cidrs.iter().filter_map(|range| Range::parse(range));
+    let internal = status.addresses.iter().filter(|address| address.kind == "InternalIP");
+    Ok(Node {
+        name: metadata.name.into(),
+        cpu: status.allocatable.cpu,
+        memory: status.allocatable.memory,
+        pod_ranges: ranges.filter(|range| range.prefix > 0).take(ADDRESSES).collect(),
+        addresses: internal.filter_map(|address| address.address.parse().ok()).take(ADDRESSES).collect(),
+    })
+}
+
+/// A pod's addresses that are not its node's.
+fn own_addresses(status: &WireStatus) -> Vec<IpAddr> {
+    let of = |list: &[Address]| list.iter().filter_map(|address| address.ip.parse().ok()).collect::<Vec<IpAddr>>();
+    let of_node = of(&status.host_ips);
+    let own = of(&status.pod_ips).into_iter().filter(|address| !of_node.contains(address) && !address.is_unspecified());
+    own.take(ADDRESSES).collect()
 }
 
 pub(super) fn namespace(json: &str, wanted: &Wanted) -> Result<Namespace, serde_json::Error> {
@@ -309,7 +401,7 @@ fn container_of(container: WireContainer, role: Role, status: Option<&ContainerS
         name: kept(&container.name),
         role,
         desired: container.resources.into(),
-        current: status.and_then(|status| status.resources.as_ref()).map(Resources::from),
+        reported: status.map(|status| reported(status.resources.as_ref(), status.allocated_resources)).unwrap_or_default(),
         id,
         previous_id,
         status: status.map(ContainerStatus::reduced),
@@ -341,19 +433,19 @@ impl ContainerStatus {
     }
 }
 
-impl From<&WireResources> for Resources {
-    fn from(wire: &WireResources) -> Self {
+impl From<WireAmounts> for Amounts {
+    fn from(WireAmounts { cpu, memory }: WireAmounts) -> Self {
+        Self { cpu, memory }
+    }
+}
+
+impl From<WireResources> for Resources {
+    fn from(wire: WireResources) -> Self {
         Self {
             cpu_request: wire.requests.cpu,
             cpu_limit: wire.limits.cpu,
             memory_request: wire.requests.memory,
             memory_limit: wire.limits.memory,
         }
-    }
-}
-
-impl From<WireResources> for Resources {
-    fn from(wire: WireResources) -> Self {
-        Self::from(&wire)
     }
 }
