@@ -8,7 +8,7 @@ mod ranges;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use agent_common::network::{Facts, NetworkCounts, Scope as To};
-use aya::maps::{MapData, MapError, ProgramArray};
+use aya::maps::{MapData, ProgramArray};
 
 use self::ranges::Ranges;
 use super::{

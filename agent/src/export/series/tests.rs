@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::{
+    cgroups::table::tests::cgroup,
     export::fixtures::{BURST, IO, TIME, USAGE},
     join::Subject,
 };
@@ -15,12 +16,7 @@ fn resource(name: &str) -> Arc<Resource> {
 
 /// A cgroup's sample; `died` makes it the last.
 fn sample(id: u64, path: &str, died_ns: Option<u64>, points: Vec<Point>) -> Sample {
-    let cgroup = Subject {
-        id,
-        path: path.to_owned(),
-        name: crate::cgroups::name::parse(path, crate::cgroups::name::Kubelets::Any),
-        ended: died_ns.is_some(),
-    };
+    let cgroup = Subject { id, ended: died_ns.is_some(), ..Subject::of(&cgroup(1, path, None)) };
     Sample { cgroup: Some(cgroup), time_ns: died_ns, resource: resource(path), points }
 }
 
