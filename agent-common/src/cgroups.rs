@@ -30,8 +30,8 @@ record! {
         pub born_ns: u64,
         /// CLOCK_BOOTTIME of its removal in ns, 0 while it lives.
         pub died_ns: u64,
-        /// 1 when counting began after the cgroup did: its totals then start from `cpu.stat`.
-        pub older_than_counting: u32,
+        /// 1 when the agent found it in the tree: it is older than its slot.
+        pub found: u32,
         /// Length of the path in bytes without the terminating zero; [`PATH_LEN`] - 1 means it was cut.
         pub path_len: u32,
         /// The path from the root of the cgroup2 hierarchy, starting with '/', zero-terminated.

@@ -25,6 +25,19 @@ pub const SLOT_CACHE_LEN: u32 = 1024;
 /// Entries of the table that says up to where each task has been counted, a power of two.
 pub const TASKS_LEN: u32 = 16384;
 
+/// A slot that was not looked up: [`CpuNow::slot`].
+pub const SLOT_UNKNOWN: u64 = u64::MAX;
+
+/// Beside a slot in [`CpuNow::slot`]: the wait before the stretch has been counted, in the cgroup that the task has left since.
+pub const WAIT_COUNTED: u64 = 1 << 32;
+
+/// CPUs on which a move between cgroups is noted, as long as a loop may be for the verifier of Linux 5.10.
+pub const MOVE_CPUS: u32 = 1024;
+
+/// Moves of running tasks between cgroups that are noted for one CPU, a power of two: so many in a second, the time between two
+/// settlings, are counted each in its own cgroup.
+pub const MOVES_LEN: u32 = 16;
+
 /// The position of a run-queue wait in ns among the [`WAIT_LEN`] buckets.
 #[inline(always)]
 pub const fn wait_position(ns: u64) -> usize {
@@ -109,8 +122,31 @@ record! {
         pub switches: u64,
         /// Scratch: a kernel pointer stored here can be read back as a number, which the verifier lets us compute with.
         pub scratch: u64,
+        /// The slot of the cgroup in which the running task began its stretch, or in which it was when it was last settled; with
+        /// [`WAIT_COUNTED`] where the wait before the stretch has been counted already, [`SLOT_UNKNOWN`] where it was not looked up.
+        pub slot: u64,
+        /// Address of this CPU's idle task as a number; 0 until it was seen.
+        pub idle: u64,
+        /// Moves ever noted for this CPU; the next one's number. Written by whichever CPU moves a task, one at a time.
+        pub moves: u64,
+        /// Number of the first move that this CPU has not looked at.
+        pub moves_seen: u64,
         /// Fills the record to two cache lines, so that no two CPUs share one.
-        pub reserved: [u64; 6],
+        pub reserved: [u64; 2],
+    }
+}
+
+record! {
+    /// A running task came into another cgroup. `CPU_MOVES[cpu * MOVES_LEN + (number & (MOVES_LEN - 1))]`.
+    pub struct Move {
+        /// Its `sum_exec_runtime` at that moment in ns.
+        pub exec_ns: u64,
+        /// The slot of the cgroup that it came into.
+        pub slot: u64,
+        /// Its address XOR the two fields above: a torn entry is of no task.
+        pub check: u64,
+        /// Half a cache line: an entry never crosses one.
+        pub reserved: u64,
     }
 }
 
@@ -150,8 +186,12 @@ record! {
         pub task_exec: u64,
         /// `task_struct.se.exec_start`
         pub task_exec_start: u64,
-        /// `task_struct.sched_info.run_delay`
+        /// `task_struct.sched_info.run_delay`; nothing where `waits` is 0.
         pub task_run_delay: u64,
+        /// 1 where the kernel keeps account of waits.
+        pub waits: u64,
+        /// `task_struct.group_leader`
+        pub task_group_leader: u64,
         /// `task_struct.cgroups`
         pub task_cgroups: u64,
         /// `css_set.dfl_cgrp`
@@ -164,7 +204,7 @@ record! {
         pub tick_ns: u64,
         /// Number of slots.
         pub slots: u64,
-        /// Number of possible CPUs.
+        /// One more than the largest id of a CPU.
         pub cpus: u64,
     }
 }

@@ -60,6 +60,8 @@ pub struct Occurrence {
 pub struct Names<'a> {
     /// What is known of the node's pods.
     pub known: &'a Known,
+    /// Since when pods are followed, CLOCK_BOOTTIME in ns.
+    pub since_ns: u64,
     /// Now, CLOCK_BOOTTIME in ns.
     pub now_ns: u64,
     /// The same.
@@ -178,7 +180,7 @@ impl Aggregate {
             }
         }
         self.in_force.learn(table, &by_slot, names.map(|names| names.known));
-        let began_ns = *self.began_ns.get_or_insert(time_ns);
+        self.began_ns.get_or_insert(time_ns);
         let mut samples =
             vec![Sample { cgroup: None, time_ns: None, resource: Arc::clone(&self.node_resource), points: Vec::new() }];
         samples.reserve(by_slot.len() + self.ended.len());
@@ -228,7 +230,7 @@ impl Aggregate {
             node.extend(pods::node_points(names.known));
             pods = self.pods.samples(&self.node, names.known, &used, Duration::from_nanos(names.offset.unix_ns(time_ns)));
             let left_out = self.pods.left_out as u64;
-            node.extend(figures::points(names.known, began_ns, figures::Missing { unlabelled, left_out }, names.now));
+            node.extend(figures::points(names.known, names.since_ns, figures::Missing { unlabelled, left_out }, names.now));
         }
         samples[0].points = node;
         Batch { time_ns, offset: UnixOffset::default(), samples, pods, events }
@@ -381,7 +383,7 @@ mod tests {
     }
 
     fn names(known: &Known, now_ns: u64) -> Option<Names<'_>> {
-        Some(Names { known, now_ns, now: Instant::now(), offset: UnixOffset::default() })
+        Some(Names { known, since_ns: 0, now_ns, now: Instant::now(), offset: UnixOffset::default() })
     }
 
     /// The container's name, or else its type, of each exported cgroup.

@@ -12,7 +12,7 @@ pub mod table;
 pub mod weight;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
 };
 
@@ -45,10 +45,9 @@ const GRACE_NS: u64 = 1_000_000_000;
 
 /// Word of [`Owner`] that holds its id, and the word that holds its time of death.
 const ID: usize = std::mem::offset_of!(Owner, id) / 8;
-/// The word with `older_than_counting` in its lower half and `path_len` in its upper one.
-const OLDER: usize = std::mem::offset_of!(Owner, older_than_counting) / 8;
+/// The word with `found` in its lower half and `path_len` in its upper one.
+const FOUND: usize = std::mem::offset_of!(Owner, found) / 8;
 const PATH: usize = std::mem::offset_of!(Owner, path) / 8;
-const BORN: usize = std::mem::offset_of!(Owner, born_ns) / 8;
 const DIED: usize = std::mem::offset_of!(Owner, died_ns) / 8;
 /// Word of [`Tally`].
 const TAKEN: usize = std::mem::offset_of!(Tally, taken) / 8;
@@ -140,27 +139,10 @@ impl Cgroups {
             }
         }
         kernel.attach(&mut cgroups.object)?;
-        cgroups.scan()?;
+        // Where this object goes on, others may too, and lack what a cgroup without a slot did until now.
+        let before = if cgroups.object.adopted() { Vec::new() } else { kernel.left_by_others("cgroups", "OWNERS") };
+        cgroups.scan(&births(&before))?;
         Ok(cgroups)
-    }
-
-    /// All signals are attached. Where one of them counts `anew`, no cgroup that is there now was counted from its birth; where all
-    /// go on with the maps that an earlier agent left, all were.
-    pub fn counting_begins(&mut self, anew: bool) {
-        if anew {
-            let now_ns = facts::boottime_ns();
-            for slot in 1..self.slots {
-                if self.owners.word(slot, ID).is_none_or(|id| id == 0) {
-                    continue;
-                }
-                let bits = self.owners.word(slot, OLDER).unwrap_or_default();
-                self.owners.set_word(slot, OLDER, bits | 1);
-                if self.object.adopted() {
-                    self.owners.set_word(slot, BORN, now_ns);
-                }
-            }
-        }
-        self.refresh();
     }
 
     /// The object whose maps lead from a cgroup to its slot.
@@ -228,7 +210,7 @@ impl Cgroups {
                 name: name::parse(&path),
                 path,
                 born_ns: owner.born_ns,
-                older_than_counting: owner.older_than_counting != 0,
+                found: owner.found != 0,
                 died_ns: Some(owner.died_ns).filter(|ns| *ns != 0),
                 controllers: Controllers::default(),
                 phase: Phase::Counting,
@@ -257,8 +239,7 @@ impl Cgroups {
                 let bits = bytes.try_into().map_or(0, u64::from_ne_bytes);
                 self.owners.set_word(*slot, PATH + word, bits);
             }
-            let older = u64::from(owner.older_than_counting);
-            self.owners.set_word(*slot, OLDER, u64::from(owner.path_len) << 32 | older);
+            self.owners.set_word(*slot, FOUND, u64::from(owner.path_len) << 32 | u64::from(owner.found));
             born[n].2 = owner;
         }
     }
@@ -325,8 +306,8 @@ impl Cgroups {
         }
     }
 
-    /// Enters the cgroups that have no slot: those older than the programs.
-    fn scan(&mut self) -> Result<(), CgroupError> {
+    /// Enters the cgroups that have no slot: those older than the programs. `births` are those that others have seen, by id.
+    fn scan(&mut self, births: &HashMap<u64, u64>) -> Result<(), CgroupError> {
         let found = scan::tree(&self.root).map_err(|(path, source)| CgroupError::Scan { path, source })?;
         for cgroup in found {
             if self.by_id.get(&cgroup.id, 0).is_ok() {
@@ -347,13 +328,9 @@ impl Cgroups {
                 Err(source) => return Err(CgroupError::Slots { action: "take", source }),
             };
             self.tally.add_to_word(0, TAKEN, 1);
-            let mut owner = Owner {
-                id: cgroup.id,
-                parent: cgroup.parent,
-                born_ns: facts::boottime_ns(),
-                older_than_counting: 1,
-                ..Owner::ZERO
-            };
+            let birth = births.get(&cgroup.id).copied();
+            let (born_ns, found) = birth.map_or_else(|| (facts::boottime_ns(), 1), |born_ns| (born_ns, 0));
+            let mut owner = Owner { id: cgroup.id, parent: cgroup.parent, born_ns, found, ..Owner::ZERO };
             write_path(&mut owner, &cgroup.path);
             self.owners.write(slot, &owner);
             self.by_id.insert(cgroup.id, slot, 0).map_err(|source| CgroupError::Slots { action: "take", source })?;
@@ -366,6 +343,12 @@ impl Cgroups {
         self.start_generation();
         Ok(())
     }
+}
+
+/// The births of cgroups that programs of other versions have seen, by id: CLOCK_BOOTTIME in ns.
+fn births(owners: &[MappedArray<Owner>]) -> HashMap<u64, u64> {
+    let all = owners.iter().flat_map(|owners| (1..owners.entries()).filter_map(|slot| owners.read(slot)));
+    all.filter(|owner| owner.id != 0 && owner.found == 0).map(|owner| (owner.id, owner.born_ns)).collect()
 }
 
 /// The path in a record. Of one that was cut the id tells it from its like: cgroups with one path would be one series.

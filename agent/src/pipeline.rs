@@ -92,6 +92,8 @@ pub struct Pipeline {
     aggregate: Aggregate,
     pods: Option<Shared>,
     clock: Clock,
+    /// CLOCK_BOOTTIME in ns.
+    started_ns: u64,
     /// What the signals have learnt.
     addresses: Option<Addresses>,
     exported_before_ns: u64,
@@ -146,16 +148,18 @@ impl Pipeline {
         if running.is_empty() {
             return Err(StartError::NoSignal);
         }
-        cgroups.counting_begins(kernel.counts_anew());
+        cgroups.refresh();
+        let clock = kernel.clock()?;
         let pins = kernel.settle()?;
         Ok(Self {
+            started_ns,
             exported_before_ns: cgroups.exported_ns().unwrap_or(started_ns),
             cgroups,
             signals: running,
             states,
             aggregate: Aggregate::new(settings.node),
             pods: settings.pods,
-            clock: Clock::default(),
+            clock,
             addresses: None,
             _pins: pins,
         })
@@ -252,7 +256,13 @@ impl Pipeline {
         // A moment's: the source goes on while the batch is made of it.
         let known = self.pods.as_ref().map(Shared::snapshot);
         let offset = self.clock.offset();
-        let names = known.as_deref().map(|known| Names { known, now_ns: facts::boottime_ns(), now: Instant::now(), offset });
+        let names = known.as_deref().map(|known| Names {
+            known,
+            since_ns: self.started_ns,
+            now_ns: facts::boottime_ns(),
+            now: Instant::now(),
+            offset,
+        });
         Batch { offset, ..self.aggregate.batch(now_ns, readings, self.cgroups.table(), names) }
     }
 }

@@ -157,6 +157,22 @@ fn spawn_among_its_own(mut command: Command) -> Result<Child> {
     apart.join().map_err(|_| anyhow!("a thread panicked"))?
 }
 
+/// Starts it where CLOCK_BOOTTIME is so many seconds ahead. `None` where the kernel has no such namespaces (CONFIG_TIME_NS).
+fn spawn_ahead(mut command: Command, seconds: u64) -> Result<Option<Child>> {
+    const CLONE_NEWTIME: i32 = 0x80;
+    if !Path::new("/proc/self/ns/time").exists() {
+        return Ok(None);
+    }
+    let apart = thread::spawn(move || {
+        // As above; the offset can be set until the first process is in it.
+        unshare(CloneFlags::from_bits_retain(CLONE_NEWTIME)).context("could not make a time namespace")?;
+        let offsets = format!("/proc/{}/timens_offsets", nix::unistd::gettid());
+        fs::write(&offsets, format!("boottime {seconds} 0")).with_context(|| format!("could not write {offsets}"))?;
+        command.spawn().map(Some).with_context(|| format!("could not start {}", command.get_program().display()))
+    });
+    apart.join().map_err(|_| anyhow!("a thread panicked"))?
+}
+
 /// Whether an environment variable would configure the agent.
 pub(crate) fn is_configuration(name: &str) -> bool {
     name.starts_with("OTEL_")
@@ -258,6 +274,18 @@ impl Agent {
     /// As [`Agent::start`], in a PID namespace of its own.
     pub fn start_among_its_own(config: Json) -> Result<Self> {
         Self::spawn_by(config, &[], spawn_among_its_own)?.started()
+    }
+
+    /// As [`Agent::start`], where CLOCK_BOOTTIME is so many seconds ahead and the wall clock is as it is: to the agent the clock has been
+    /// set back by as much. `None` where the kernel cannot do that.
+    pub fn start_ahead(config: Json, seconds: u64) -> Result<Option<Self>> {
+        let mut cannot = false;
+        let agent = Self::spawn_by(config, &[], |command| {
+            let process = spawn_ahead(command, seconds)?;
+            cannot = process.is_none();
+            process.context("this kernel has no time namespaces")
+        });
+        if cannot { Ok(None) } else { agent?.started().map(Some) }
     }
 
     fn started(self) -> Result<Self> {

@@ -366,6 +366,14 @@ impl Drop for Process {
     }
 }
 
+/// Has a thread run before all ordinary tasks (`SCHED_FIFO`, priority 1), as [`Load::realtime`] does.
+pub fn realtime(thread: Pid) -> Result<()> {
+    let parameters = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the kernel reads the parameters, which live until the call is over.
+    let set = unsafe { libc::sched_setscheduler(thread.as_raw(), libc::SCHED_FIFO, &raw const parameters) };
+    Errno::result(set).map(drop).with_context(|| format!("could not make thread {thread} real-time"))
+}
+
 /// While it lives, real-time tasks may use all of a CPU; afterwards the kernel's limit is what it was.
 ///
 /// By default they are set aside for 50 ms of every second. A load at that priority must be short.

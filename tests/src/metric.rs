@@ -14,6 +14,8 @@ pub const THROTTLED_PERIODS: &str = "podmeter.cpu.throttled.periods";
 pub const WAIT: &str = "podmeter.cpu.wait";
 /// CPUs used per 100 ms window.
 pub const BURST: &str = "podmeter.cpu.burst";
+/// Windows of single cgroups on single CPUs that are in no burst histogram.
+pub const WINDOWS_LOST: &str = "podmeter.cpu.windows.lost";
 /// Times a task of a cgroup left a CPU.
 pub const SWITCHES: &str = "podmeter.cpu.switches";
 /// CPU time of the node in s.

@@ -184,6 +184,11 @@ impl Exports {
         self.by_cgroup.get(cgroup).map_or(&[], Vec::as_slice)
     }
 
+    /// Every point of all resources.
+    pub fn points(&self) -> impl Iterator<Item = &Point> {
+        self.by_cgroup.values().flatten().chain(&self.other)
+    }
+
     /// Every point that is not about a cgroup: the node's and the agent's own.
     pub fn of_node(&self) -> &[Point] {
         &self.other
@@ -231,7 +236,7 @@ impl Exports {
     /// Fails when a counter or histogram has gone down.
     pub fn check_that_counters_only_grow(&self) -> Result<()> {
         let mut seen: HashMap<_, f64> = HashMap::new();
-        for point in self.by_cgroup.values().flatten().chain(&self.other).filter(|point| point.counter) {
+        for point in self.points().filter(|point| point.counter) {
             let value = match &point.value {
                 Value::Number(value) => *value,
                 Value::Histogram(histogram) => histogram.count as f64,

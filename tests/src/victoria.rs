@@ -70,6 +70,8 @@ impl VictoriaMetrics {
             .arg(format!("-storageDataPath={}", storage.path().display()))
             // Names as Prometheus has them, and answers that do not lag by half a minute.
             .args(["-opentelemetry.usePrometheusNaming", "-search.latencyOffset=0s", "-search.disableCache"])
+            // It looks back for as long as Prometheus does.
+            .arg("-search.minStalenessInterval=5m")
             .args(["-loggerLevel=ERROR", "-memory.allowedBytes=128MB", "-retentionPeriod=1d"])
             .stdin(Stdio::null())
             .stdout(Stdio::null());

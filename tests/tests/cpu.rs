@@ -1,17 +1,31 @@
 //! The cpu signal against the kernel's own accounts: `cpu.stat` of the cgroup and `/proc/<pid>/schedstat` of its tasks.
 
 use std::{
+    fs,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
+use nix::{
+    libc,
+    sched::{CpuSet, sched_setaffinity},
+    sys::{
+        ptrace,
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::{Pid, gettid},
+};
 use podmeter_tests::{
     agent::{Agent, unix_ns},
-    cgroup::Cgroup,
+    cgroup::{self, Cgroup},
     is_emulated,
-    load::{Load, Process, RealtimeUnlimited},
-    metric::{BURST, CPU_TIME, CPU_USAGE, SWITCHES, UNATTRIBUTED, WAIT, WAIT_TIME},
+    load::{Load, Process, RealtimeUnlimited, realtime},
+    metric::{BURST, CPU_TIME, CPU_USAGE, SWITCHES, UNATTRIBUTED, WAIT, WAIT_TIME, WINDOWS_LOST},
     otlp::Exports,
     patience, root_test,
     truth::{Schedstat, TICK, Tolerance, cpus},
@@ -339,5 +353,184 @@ root_test! {
         agent.catch_up()?;
         check_cpu_time(&agent, &parent, Tolerance::new(0.002, 0.0005))?;
         agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn a_running_task_that_is_moved_leaves_what_it_has_used_with_the_cgroup_it_was_in() {
+        let agent = Agent::start(json!({}))?;
+        // Where the cpu controller is on, the kernel brings a task's accounts up to date in the midst of a move, and charges what was used
+        // since the last tick to where the task comes into. In this parent it is not.
+        let parent = Cgroup::new("moves")?;
+        let (here, there) = (parent.child("here")?, parent.child("there")?);
+        let unlimited = RealtimeUnlimited::new()?;
+        let load = Load::spin(20 * SECOND).on_cpu(cpus() - 1).realtime().start(&here)?;
+        // Once in the midst of a long stretch, as a whole; then several times between two looks of the agent.
+        thread::sleep(440 * MS);
+        there.attach(load.pid())?;
+        thread::sleep(470 * MS);
+        for n in 0..8 {
+            (if n % 2 == 0 { &here } else { &there }).attach(load.pid())?;
+            thread::sleep(if n % 2 == 0 { 40 * MS } else { 170 * MS });
+        }
+        let truth = load.kill()?;
+        drop(unlimited);
+        agent.catch_up()?;
+        println!("the spinner was dispatched {} times", truth.dispatches);
+        for cgroup in [&here, &there] {
+            check_cpu_time(&agent, cgroup, CLOSE)?;
+        }
+        let exports = agent.stop()?.exports;
+        let mut windows = 0.0;
+        for cgroup in [&here, &there] {
+            windows += exports.histogram(cgroup.path(), BURST).context("no burst histogram")?.sum * 0.1;
+        }
+        Tolerance::new(0.01, 0.02).check("CPU time in the burst windows of both", windows, truth.on_cpu_ns as f64 / 1e9)
+    }
+}
+
+/// The cgroup that this process was in, to which it goes back when this value is dropped.
+struct Home(std::path::PathBuf);
+
+impl Home {
+    fn now() -> Result<Self> {
+        let own = fs::read_to_string("/proc/self/cgroup").context("could not read /proc/self/cgroup")?;
+        let path = own.lines().find_map(|line| line.strip_prefix("0::/")).context("this process is in no cgroup2")?;
+        Ok(Self(cgroup::mount_point()?.join(path).join("cgroup.procs")))
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(&self.0, std::process::id().to_string()) {
+            eprintln!("could not go back to {}: {error}", self.0.display());
+        }
+    }
+}
+
+/// Waits until a cgroup has used so many more seconds of CPU time.
+fn wait_for_use(cgroup: &Cgroup, seconds: f64) -> Result<()> {
+    let (begin, before) = (Instant::now(), cgroup.cpu_stat()?.usage_seconds());
+    while cgroup.cpu_stat()?.usage_seconds() < before + seconds {
+        ensure!(begin.elapsed() < patience(20 * SECOND), "{} does not use {seconds} s of CPU time", cgroup.path());
+        thread::sleep(5 * MS);
+    }
+    Ok(())
+}
+
+root_test! {
+    fn running_threads_that_are_moved_one_by_one_or_with_their_process_leave_what_they_have_used() {
+        let agent = Agent::start(json!({}))?;
+        let parent = Cgroup::new("process")?;
+        let (here, there, start) = (parent.child("here")?, parent.child("there")?, parent.child("start")?);
+        // Threads of one process may be in all of them. No cpu controller changes between them: see above.
+        [&here, &there, &start].into_iter().try_for_each(|cgroup| cgroup.write("cgroup.type", "threaded"))?;
+        let unlimited = RealtimeUnlimited::new()?;
+        let home = Home::now()?;
+        let own = std::process::id() as i32;
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| -> Result<()> {
+            let (tell, told) = mpsc::channel();
+            for cpu in 0..cpus() {
+                let (tell, done) = (tell.clone(), &done);
+                scope.spawn(move || {
+                    let mut only = CpuSet::new();
+                    let pinned = only.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &only));
+                    // So that it does not let go of its CPU. The first is left to the thread that moves them.
+                    let ready = pinned.map_err(anyhow::Error::from).and_then(|()| if cpu > 0 { realtime(gettid()) } else { Ok(()) });
+                    let _ = tell.send(ready.map(|()| (cpu, gettid().to_string())));
+                    while !done.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
+            }
+            drop(tell);
+            let threads = told.iter().take(cpus()).collect::<Result<Vec<_>>>();
+            let moved = threads.and_then(|threads| {
+                let (_, thread) = threads.into_iter().max().context("no thread")?;
+                start.attach(own)?;
+                wait_for_use(&start, 0.05)?;
+                here.attach(own)?;
+                wait_for_use(&here, 0.15)?;
+                there.write("cgroup.threads", &thread)?;
+                wait_for_use(&there, 0.15)?;
+                there.attach(own)?;
+                wait_for_use(&there, 0.15)?;
+                here.write("cgroup.threads", &thread)?;
+                wait_for_use(&here, 0.15)?;
+                start.attach(own)?;
+                wait_for_use(&start, 0.05)
+            });
+            drop(home);
+            done.store(true, Ordering::Relaxed);
+            moved
+        })?;
+        drop(unlimited);
+        agent.catch_up()?;
+        for cgroup in [&here, &there] {
+            check_cpu_time(&agent, cgroup, CLOSE)?;
+        }
+        agent.stop().map(drop)
+    }
+}
+
+/// Holds up the agent's collector for `delay` after each time it has run a program of its own on a CPU, until `until`.
+fn hold_up(agent: &Agent, delay: Duration, until: Instant) -> Result<u32> {
+    // `BPF_PROG_TEST_RUN` of linux/bpf.h.
+    const TEST_RUN: u64 = 10;
+    let tasks = fs::read_dir(format!("/proc/{}/task", agent.pid())).context("could not list the agent's threads")?;
+    let collects =
+        |task: &fs::DirEntry| fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == "collector");
+    let collector = tasks.flatten().find(collects).context("the agent has no thread named collector")?.file_name();
+    let collector = Pid::from_raw(collector.to_string_lossy().parse().context("no thread id")?);
+    let stopped = || waitpid(collector, Some(WaitPidFlag::__WALL)).context("could not wait for the collector");
+    ptrace::seize(collector, ptrace::Options::PTRACE_O_TRACESYSGOOD).context("could not trace the collector")?;
+    ptrace::interrupt(collector).context("could not stop the collector")?;
+    let (mut held_up, mut entered) = (0, 0);
+    loop {
+        let mut signal = None;
+        match stopped()? {
+            WaitStatus::PtraceSyscall(_) => {
+                let info = ptrace::syscall_info(collector).context("could not ask for the system call")?;
+                if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY {
+                    // SAFETY: what is of an entry.
+                    let entry = unsafe { info.u.entry };
+                    entered = if entry.nr == libc::SYS_bpf as u64 { entry.args[0] } else { 0 };
+                } else if entered == TEST_RUN {
+                    thread::sleep(delay);
+                    held_up += 1;
+                }
+            }
+            WaitStatus::Stopped(_, other) => signal = Some(other),
+            WaitStatus::PtraceEvent(..) => {}
+            other => anyhow::bail!("the collector has ended: {other:?}"),
+        }
+        if Instant::now() >= until {
+            break;
+        }
+        ptrace::syscall(collector, signal).context("could not let the collector go on")?;
+    }
+    ptrace::detach(collector, None).context("could not let go of the collector")?;
+    Ok(held_up)
+}
+
+root_test! {
+    fn windows_are_whole_where_the_agent_is_late_between_one_cpu_and_the_next() {
+        let agent = Agent::start(json!({}))?;
+        let cgroup = Cgroup::new("late")?;
+        let unlimited = RealtimeUnlimited::new()?;
+        let load = Load::spin(6 * SECOND).on_cpu(0).realtime().start(&cgroup)?;
+        let held_up = hold_up(&agent, 250 * MS, Instant::now() + 6 * SECOND)?;
+        let truth = load.wait()?;
+        drop(unlimited);
+        ensure!(held_up >= 4, "the agent was held up {held_up} times: this would prove nothing");
+        agent.catch_up()?;
+        let exports = agent.stop()?.exports;
+        let burst = exports.histogram(cgroup.path(), BURST).context("no burst histogram")?;
+        let lost = exports.node_value(WINDOWS_LOST, &[]).with_context(|| format!("no {WINDOWS_LOST}"))?;
+        println!("held up {held_up} times, {lost} windows lost, {burst:?}");
+        ensure!(lost == 0.0, "{lost} windows were lost: {burst:?}");
+        let share = if is_emulated() { 0.03 } else { 0.01 };
+        Tolerance::new(share, 0.01).check("CPU time in the burst windows", burst.sum * 0.1, truth.on_cpu_ns as f64 / 1e9)
     }
 }

@@ -1,15 +1,24 @@
 //! What is counted survives the agent: pinned programs go on counting while no agent runs, and the next agent goes on from there.
 
-use std::{ffi::OsString, path::Path, time::Duration};
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    hash::Hash,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream, UdpSocket},
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use podmeter_tests::{
-    agent::Agent,
-    cgroup::Cgroup,
+    agent::{Agent, unix_ns},
+    cgroup::{Cgroup, inside},
+    dns::{self, server::Server, stage::v4},
     load::Load,
-    metric::{CPU_TIME, SWITCHES, WAIT, WAIT_TIME},
-    otlp::{Exports, Value},
+    metric::{BURST, CPU_TIME, FAULTS, NODE_CPU_TIME, PRESSURE, SEGMENTS, SWITCHES, UNATTRIBUTED, WAIT, WAIT_TIME},
+    otlp::{Exports, Point, Value},
     root_test,
     truth::Tolerance,
 };
@@ -54,39 +63,95 @@ impl Drop for BpfDir {
     }
 }
 
-/// Fails when a counter or histogram of `cgroup` begins lower, or at another time, than it ended before.
-fn check_that_it_goes_on(before: &Exports, after: &Exports, cgroup: &str) -> Result<()> {
-    let size = |value: &Value| match value {
+/// Figures that the agent's process counts itself, and no map: they begin anew with it.
+const OF_THE_PROCESS: [&str; 4] = [BURST, "podmeter.agent.", "podmeter.cpu.windows.lost", "podmeter.memory.oom.events.lost"];
+/// Of those that look like it, what is counted in a map all the same.
+const KEPT: &str = "podmeter.agent.cgroups.without_slot";
+
+fn size(value: &Value) -> f64 {
+    match value {
         Value::Number(value) => *value,
         Value::Histogram(histogram) => histogram.count as f64,
         Value::Absent => f64::NAN,
-    };
-    // Bursts are put together by the agent, so they begin anew with it, and say so by a later start.
-    for metric in [CPU_TIME, WAIT_TIME, SWITCHES, WAIT] {
-        let points = before.of(cgroup).iter().filter(|point| &*point.metric == metric);
-        let last = points.clone().map(|point| point.time_unix_ns).max().with_context(|| format!("no {metric} before"))?;
-        for old in points.filter(|point| point.time_unix_ns == last) {
-            let new = after.of(cgroup).iter().find(|new| new.metric == old.metric && new.attributes == old.attributes);
-            let new = new.with_context(|| format!("no {metric} after the restart"))?;
-            ensure!(size(&new.value) >= size(&old.value), "went down: {old:?} to {new:?}");
-            // The same moment may be computed a little differently from another clock reading.
-            ensure!(new.start_unix_ns.abs_diff(old.start_unix_ns) < 10_000_000, "was reset: {old:?} to {new:?}");
+    }
+}
+
+/// The first point of each cumulative series, or the last, by what makes it one.
+fn cumulative<'a>(points: impl Iterator<Item = &'a Point>, last: bool) -> HashMap<impl Eq + Hash, &'a Point> {
+    let mut series = HashMap::new();
+    for point in points.filter(|point| point.counter) {
+        let known = series.entry((&*point.resource, &*point.metric, &point.attributes)).or_insert(point);
+        if last == (point.time_unix_ns >= known.time_unix_ns) {
+            *known = point;
         }
     }
-    Ok(())
+    series
+}
+
+/// Of every series of every resource that two agents exported, one after the other: what `begins_anew` names has a start after the
+/// first one's end. All else has a start that is `right` for the old one, and no lower value. How many there are of either.
+fn check_that_it_goes_on(
+    before: &Exports,
+    after: &Exports,
+    begins_anew: impl Fn(&str) -> bool,
+    right: impl Fn(u64, u64) -> bool,
+) -> Result<[usize; 2]> {
+    let of_process = |metric: &str| metric != KEPT && OF_THE_PROCESS.iter().any(|own| metric.starts_with(own));
+    let (old, new) = (cumulative(before.points(), true), cumulative(after.points(), false));
+    let mut counts = [0, 0];
+    for (series, new) in new {
+        let Some(old) = old.get(&series) else { continue };
+        let anew = of_process(&new.metric) || begins_anew(&new.metric);
+        counts[usize::from(anew)] += 1;
+        if anew {
+            ensure!(new.start_unix_ns > old.time_unix_ns, "has no start of its own: {old:?} to {new:?}");
+        } else {
+            ensure!(right(old.start_unix_ns, new.start_unix_ns), "has a wrong start: {old:?} to {new:?}");
+            ensure!(size(&new.value) >= size(&old.value), "went down: {old:?} to {new:?}");
+        }
+    }
+    Ok(counts)
+}
+
+/// To the ns.
+fn the_same(old: u64, new: u64) -> bool {
+    old == new
+}
+
+/// A bit of everything that is counted.
+fn work(cgroup: &Cgroup, server: &Server) -> Result<()> {
+    Load::burn(20 * MS).start(cgroup)?.wait()?;
+    inside(cgroup, || {
+        let lookup = dns::udp(server.address())?;
+        dns::ask(&lookup, 7, "answer.test")?;
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let mut near = TcpStream::connect(listener.local_addr()?)?;
+        let (mut far, _) = listener.accept()?;
+        near.write_all(&[7; 3000])?;
+        far.read_exact(&mut [0; 3000])?;
+        // Nobody listens there, so the kernel drops it.
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        socket.send_to(&[7; 100], "127.53.0.9:9")?;
+        Ok(())
+    })
 }
 
 /// Two agents, one after the other, and work before, between and after them. `end` ends the first.
 fn two_lives(end: fn(Agent) -> Result<Exports>) -> Result<()> {
     let bpf = BpfDir::new()?;
     let (lasting, dying) = (Cgroup::new("lasting")?, Cgroup::new("dying")?);
+    let asked = Cgroup::new("asked")?;
+    let server = Server::start(&asked, v4())?;
     let first = Agent::start(bpf.config())?;
+    let young = Cgroup::new("young")?;
     Load::burn(100 * MS).start(&lasting)?.wait()?;
     Load::burn(50 * MS).start(&dying)?.wait()?;
+    [&lasting, &young].into_iter().try_for_each(|cgroup| work(cgroup, &server))?;
     first.catch_up()?;
     let before = end(first)?;
 
     Load::burn(70 * MS).start(&lasting)?.wait()?;
+    [&lasting, &young].into_iter().try_for_each(|cgroup| work(cgroup, &server))?;
     let born = Cgroup::new("born")?;
     Load::burn(60 * MS).start(&born)?.wait()?;
     let short = Cgroup::new("short")?;
@@ -108,7 +173,23 @@ fn two_lives(end: fn(Agent) -> Result<Exports>) -> Result<()> {
         let measured = after.value(&path, CPU_TIME, &[]).with_context(|| format!("{path} was not exported after the restart"))?;
         EXACT.check(&path, measured, truth)?;
     }
-    check_that_it_goes_on(&before, &after, lasting.path())
+    check_that_all_is_looked_at(&before, [&lasting, &young])?;
+    let [same, anew] = check_that_it_goes_on(&before, &after, |_| false, the_same)?;
+    println!("{same} series go on, {anew} began anew");
+    Ok(())
+}
+
+/// Fails when a signal has no series that could go on or not.
+fn check_that_all_is_looked_at(exports: &Exports, cgroups: [&Cgroup; 2]) -> Result<()> {
+    for metric in [CPU_TIME, WAIT_TIME, SWITCHES, WAIT, SEGMENTS, "podmeter.network.loopback", "podmeter.dns.queries"] {
+        for cgroup in cgroups {
+            ensure!(exports.of(cgroup.path()).iter().any(|point| &*point.metric == metric), "no {metric} of {}", cgroup.path());
+        }
+    }
+    for metric in [NODE_CPU_TIME, UNATTRIBUTED, "podmeter.tcp.unattributed", KEPT] {
+        ensure!(exports.node_value(metric, &[]).is_some(), "no {metric} of the node");
+    }
+    Ok(())
 }
 
 root_test! {
@@ -120,6 +201,152 @@ root_test! {
 root_test! {
     fn after_a_crash_of_the_agent_no_counter_is_reset_and_nothing_is_lost_in_between() {
         two_lives(Agent::kill)
+    }
+}
+
+root_test! {
+    fn what_is_configured_anew_begins_anew_and_nothing_else() {
+        let bpf = BpfDir::new()?;
+        let old = Cgroup::new("old")?;
+        let asked = Cgroup::new("asked")?;
+    let server = Server::start(&asked, v4())?;
+        let first = Agent::start(bpf.config())?;
+        let young = Cgroup::new("young")?;
+        [&old, &young].into_iter().try_for_each(|cgroup| work(cgroup, &server))?;
+        first.catch_up()?;
+        let before = first.stop()?.exports;
+
+        let mut config = bpf.config();
+        config["dns"] = json!({"timeout": "4s"});
+        let second = Agent::start(config.clone())?;
+        [&old, &young].into_iter().try_for_each(|cgroup| work(cgroup, &server))?;
+        second.catch_up()?;
+        let after = second.kill()?;
+        check_that_all_is_looked_at(&after, [&old, &young])?;
+        let of_dns = |metric: &str| metric.starts_with("dns.") || metric.starts_with("podmeter.dns.");
+        check_that_it_goes_on(&before, &after, of_dns, the_same)?;
+        // What began anew began with nothing, and goes on from there.
+        for cgroup in [&old, &young] {
+            let queries = after.value(cgroup.path(), "podmeter.dns.queries", &[("side", "client")]);
+            ensure!(queries == Some(1.0), "{queries:?} queries of {}", cgroup.path());
+        }
+        let third = Agent::start(config.clone())?.stop()?.exports;
+        check_that_it_goes_on(&after, &third, |_| false, the_same)?;
+
+        // As an agent leaves it that dies while it starts, or one of a version that kept no such number.
+        let of_tcp = std::fs::read_dir(bpf.path())?.flatten().find(|entry| entry.file_name().to_string_lossy().starts_with("tcp-"));
+        std::fs::remove_file(of_tcp.context("nothing is pinned for tcp")?.path().join("since"))?;
+        let fourth = Agent::start(config)?.stop()?.exports;
+        check_that_it_goes_on(&third, &fourth, |metric| metric.starts_with("podmeter.tcp."), the_same)?;
+        let segments = fourth.value(young.path(), SEGMENTS, &[]);
+        ensure!(segments == Some(0.0), "{segments:?} segments of what has sent none since");
+        Ok(())
+    }
+}
+
+root_test! {
+    fn after_an_upgrade_to_other_programs_what_the_kernel_counts_goes_on_and_all_else_begins_anew() {
+        let bpf = BpfDir::new()?;
+        let old = Cgroup::new("old")?;
+        Load::burn(20 * MS).start(&old)?.wait()?;
+        let asked = Cgroup::new("asked")?;
+        let server = Server::start(&asked, v4())?;
+        let first = Agent::start(bpf.config())?;
+        let many = (0..20).map(|_| Cgroup::new("young")).collect::<Result<Vec<_>>>()?;
+        for cgroup in many.iter().chain([&old]) {
+            work(cgroup, &server)?;
+        }
+        first.catch_up()?;
+        let before = first.stop()?.exports;
+
+        // Another number of slots is another size of all maps, as if the programs were others.
+        let mut config = bpf.config();
+        config["cgroups"] = json!({"slots": 512});
+        let second = Agent::start(config)?;
+        second.catch_up()?;
+        let after = second.stop()?.exports;
+        let goes_on = [CPU_TIME, NODE_CPU_TIME, PRESSURE, "podmeter.node.pressure.time", FAULTS, "podmeter.memory.refaults"];
+        let begins_anew = |metric: &str| !goes_on.contains(&metric);
+        check_that_it_goes_on(&before, &after, begins_anew, the_same)?;
+        // Their births were seen by the first.
+        for cgroup in &many {
+            let start = |exports: &Exports| {
+                let mut points = exports.of(cgroup.path()).iter();
+                points.find(|point| &*point.metric == CPU_TIME).map(|point| point.start_unix_ns)
+            };
+            ensure!(start(&before) > Some(0) && start(&before) == start(&after), "{:?}, {:?}", start(&before), start(&after));
+        }
+        Ok(())
+    }
+}
+
+root_test! {
+    fn a_service_that_is_started_again_within_an_interval_has_starts_of_its_own() {
+        let slice = Cgroup::new("slice")?;
+        let asked = Cgroup::new("asked")?;
+        let server = Server::start(&asked, v4())?;
+        let agent = Agent::start(json!({"interval": "5s"}))?;
+        let service = slice.child("web.service")?;
+        let path = service.path().to_owned();
+        work(&service, &server)?;
+        service.remove()?;
+        let again_ns = unix_ns();
+        let service = slice.child("web.service")?;
+        work(&service, &server)?;
+        // Final values need up to two ticks.
+        std::thread::sleep(3000 * MS);
+        let exports = agent.stop()?.exports;
+        let mut starts: HashMap<_, Vec<(u64, f64)>> = HashMap::new();
+        for point in exports.of(&path).iter().filter(|point| point.counter) {
+            starts.entry((&point.metric, &point.attributes)).or_default().push((point.start_unix_ns, size(&point.value)));
+        }
+        for metric in [CPU_TIME, WAIT_TIME, SWITCHES, WAIT, BURST, SEGMENTS, "podmeter.network.loopback", "podmeter.dns.queries"] {
+            ensure!(starts.keys().any(|(own, _)| &***own == metric), "no {metric} of {path}");
+        }
+        for (series, points) in starts {
+            let old = points.iter().find(|(start_ns, _)| *start_ns < again_ns);
+            let new = points.iter().find(|(start_ns, _)| *start_ns >= again_ns);
+            ensure!(new.is_some(), "{series:?} has no start after the second birth: {points:?}");
+            // The files are gone with the cgroup; all that is counted in the kernel is exported for both.
+            ensure!(old.is_some() || &**series.0 == PRESSURE || &**series.0 == FAULTS, "{series:?} has no values of the first");
+        }
+        Ok(())
+    }
+}
+
+root_test! {
+    fn when_the_clock_is_set_all_starts_follow_it_and_none_moves_by_itself() {
+        const HOUR: u64 = 3_600_000_000_000;
+        let bpf = BpfDir::new()?;
+        let young = || Cgroup::new("young");
+        let first = Agent::start(bpf.config())?;
+        let _young = young()?;
+        first.catch_up()?;
+        let before = first.stop()?.exports;
+
+        let Some(second) = Agent::start_ahead(bpf.config(), 3600)? else {
+            eprintln!("SKIPPED: this kernel has no time namespaces");
+            return Ok(());
+        };
+        second.wait_for_log("the clock was set back by 3", MS * 1000)?;
+        let _younger = young()?;
+        second.catch_up()?;
+        let said = second.stderr();
+        ensure!(said.matches("the clock was set").count() == 1, "it is to be said once: {said}");
+        let after = second.stop()?.exports;
+        // By one and the same number, however well two clocks could be read.
+        let moved = std::cell::Cell::new(None);
+        let all_alike = |old: u64, new: u64| {
+            let by = old.wrapping_sub(new);
+            by.abs_diff(HOUR) < 1_000_000 && by == moved.replace(Some(by)).unwrap_or(by)
+        };
+        check_that_it_goes_on(&before, &after, |_| false, all_alike)?;
+        ensure!(moved.get().is_some(), "nothing was looked at");
+
+        let third = Agent::start(bpf.config())?;
+        third.wait_for_log("the clock was set forward by 3", MS * 1000)?;
+        check_that_it_goes_on(&before, &third.stop()?.exports, |_| false, |old, new| old.abs_diff(new) < 1_000_000)?;
+        Ok(())
     }
 }
 

@@ -90,7 +90,7 @@ fn cgroups_on_mkdir(ctx: BtfTracePointContext) -> i32 {
         // Without a path the agent looks for the directory that has this id.
         (*owner).path_len = probe_str((&raw mut (*owner).path).cast(), PATH_LEN as u32, path).unwrap_or(0);
         (*owner).died_ns = 0;
-        (*owner).older_than_counting = 0;
+        (*owner).found = 0;
         (*owner).born_ns = bpf_ktime_get_boot_ns();
         // Last: a reader takes the record for complete once it has an id.
         core::ptr::write_volatile(&raw mut (*owner).id, id);

@@ -1,4 +1,5 @@
-//! The cpu signal: CPU time, run-queue wait and 100 ms windows per cgroup, from one program on sched_switch; another notes each fork.
+//! The cpu signal: CPU time, run-queue wait and 100 ms windows per cgroup, from one program on sched_switch; others note each fork and
+//! each move between cgroups.
 //!
 //! The kernel's own accounting does the work. When `sched_switch(preempt, prev, next)` is traced, `prev`'s
 //! `sum_exec_runtime` is up to date (`update_curr` ran) and its `run_delay` holds all its waiting up to the moment it was
@@ -17,11 +18,11 @@
 use agent_common::{
     cgroups::UNATTRIBUTED,
     cpu::{
-        CachedSlot, Carried, CpuNow, CpuRecord, Facts, LOG_LEN, SLOT_CACHE_LEN, STRETCH_WINDOWS, TASKS_LEN, TaskMark, WAIT_LEN,
-        WINDOW_NS, WindowEntry, wait_position,
+        CachedSlot, Carried, CpuNow, CpuRecord, Facts, LOG_LEN, MOVE_CPUS, MOVES_LEN, Move, SLOT_CACHE_LEN, SLOT_UNKNOWN,
+        STRETCH_WINDOWS, TASKS_LEN, TaskMark, WAIT_COUNTED, WAIT_LEN, WINDOW_NS, WindowEntry, wait_position,
     },
 };
-use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, frozen, load, probe};
+use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, forgotten, frozen, load, opaque, probe, probe_bytes};
 use aya_ebpf::{
     EbpfContext as _,
     btf_maps::Array,
@@ -51,6 +52,9 @@ static CPU_RECORDS: Array<CpuRecord, 1, MMAPABLE> = Array::new();
 static CPU_CARRIED: Array<Carried, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static CPU_WINDOWS: Array<WindowEntry, 1, MMAPABLE> = Array::new();
+/// Running tasks that were moved to another cgroup, written by whichever CPU moves them, one move at a time.
+#[btf_map]
+static CPU_MOVES: Array<Move, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static CPU_SLOT_CACHE: Array<CachedSlot, 1, MMAPABLE> = Array::new();
 #[btf_map]
@@ -83,22 +87,91 @@ fn cpu_on_fork(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// `cgroup_attach_task(struct cgroup *dst_cgrp, const char *path, struct task_struct *task, bool threadgroup)`, after a task or all
+/// tasks of a process have come into another cgroup: notes how far those that run at this moment had come, and where they are now.
+///
+/// Each one's own CPU divides its time by these notes, at the end of the stretch or when it is settled. The kernel charges a cgroup at
+/// the same moments: `sum_exec_runtime` and `cpu.stat` grow together, and what is used after the last tick counts where the task is at
+/// the next. The kernel holds `cgroup_mutex`: there is one move at a time.
+#[btf_tracepoint(function = "cgroup_attach_task")]
+fn cpu_on_move(ctx: BtfTracePointContext) -> i32 {
+    let task: u64 = ctx.arg(2);
+    // SAFETY: argument 2 is a task_struct by the tracepoint's prototype; map values.
+    unsafe {
+        let exec_ns = load(task, frozen!(FACTS.task_exec));
+        let leader = load(task, frozen!(FACTS.task_group_leader));
+        let cgroup = load(load(task, frozen!(FACTS.task_cgroups)), frozen!(FACTS.css_set_cgroup));
+        let slot = slot_by_id(load(load(cgroup, frozen!(FACTS.cgroup_kn)), frozen!(FACTS.kn_id)));
+        for cpu in 0..MOVE_CPUS {
+            if u64::from(cpu) >= frozen!(FACTS.cpus) {
+                break;
+            }
+            let Some(now) = CPU_NOW.get_ptr_mut(cpu) else { break };
+            let running = core::ptr::read_volatile(&raw const (*now).task);
+            // The compiler would take the equal pointer, with which the verifier forbids arithmetic.
+            let address = opaque(running);
+            if running == task {
+                note_move(now, cpu, address, exec_ns, slot);
+            } else if zero_or(running, frozen!(FACTS.task_group_leader)) == leader {
+                // Another thread of the process, which has come along or is where it was.
+                let exec_ns = zero_or(running, frozen!(FACTS.task_exec));
+                let cgroup = zero_or(zero_or(running, frozen!(FACTS.task_cgroups)), frozen!(FACTS.css_set_cgroup));
+                let id = zero_or(zero_or(cgroup, frozen!(FACTS.cgroup_kn)), frozen!(FACTS.kn_id));
+                if exec_ns != 0 && id != 0 {
+                    note_move(now, cpu, address, exec_ns, slot_by_id(id));
+                }
+            }
+        }
+    }
+    0
+}
+
+/// Reads a `u64` as [`probe`] does; 0 where it cannot be read. The verifier of Linux 5.10 follows a plain number through a loop.
+#[inline(always)]
+fn zero_or(address: u64, offset: u64) -> u64 {
+    let mut value = 0_u64;
+    // SAFETY: as long as the number that it writes to.
+    unsafe { probe_bytes((&raw mut value).cast(), size_of::<u64>() as u32, address + offset) };
+    value
+}
+
+/// Notes for a CPU that the task at `address` is in the cgroup of `slot` from `exec_ns` on.
+#[inline(always)]
+unsafe fn note_move(now: *mut CpuNow, cpu: u32, address: u64, exec_ns: u64, slot: u32) {
+    // SAFETY: map values; the number of moves is written last, and what is read before it is whole fails the check.
+    unsafe {
+        let number = core::ptr::read_volatile(&raw const (*now).moves);
+        let Some(entry) = CPU_MOVES.get_ptr_mut(cpu * MOVES_LEN + (number as u32 & (MOVES_LEN - 1))) else { return };
+        core::ptr::write_volatile(&raw mut (*entry).exec_ns, exec_ns);
+        core::ptr::write_volatile(&raw mut (*entry).slot, slot.into());
+        core::ptr::write_volatile(&raw mut (*entry).check, address ^ exec_ns ^ u64::from(slot));
+        core::ptr::write_volatile(&raw mut (*now).moves, number + 1);
+    }
+}
+
 #[inline(always)]
 unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
     // SAFETY: see the caller.
     unsafe {
         let task = core::ptr::read_volatile(&raw const (*now).task);
+        let began_in = (*now).slot;
         let exec_ns = load(prev, frozen!(FACTS.task_exec));
-        let run_delay_ns = load(prev, frozen!(FACTS.task_run_delay));
+        let run_delay_ns = run_delay(prev);
         let switched_in = Mark { exec_ns: (*now).exec_ns, run_delay_ns: (*now).run_delay_ns };
 
         (*now).task = next;
         (*now).exec_ns = load(next, frozen!(FACTS.task_exec));
-        (*now).run_delay_ns = load(next, frozen!(FACTS.task_run_delay));
+        (*now).run_delay_ns = run_delay(next);
+        // A stretch is of the cgroup in which it begins: it may be moved before it ends.
+        (*now).slot = if next == (*now).idle { SLOT_UNKNOWN } else { u64::from(slot_of_task(now, cpu, next)) };
         (*now).switches += 1;
+        // What is noted from here on is of the next.
+        let moves = ((*now).moves_seen, core::ptr::read_volatile(&raw const (*now).moves));
+        (*now).moves_seen = moves.1;
 
         // The idle task never accrues any run time.
         if exec_ns == 0 {
+            (*now).idle = prev;
             return;
         }
         // The verifier forbids arithmetic on pointers; what is read back from a map is a number.
@@ -106,31 +179,118 @@ unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
         let address = core::ptr::read_volatile(&raw const (*now).scratch);
         let reached = Mark { exec_ns, run_delay_ns };
         let Some(entry) = entry_of(address) else { return };
-        let counted = counted(entry, address, if task == prev { Some(switched_in) } else { None }, reached);
+        let seen = task == prev;
+        let counted = counted(entry, address, if seen { Some(switched_in) } else { None }, reached);
         count_up_to(entry, address, reached);
         let Some(counted) = counted else { return };
-        let ran_ns = exec_ns - counted.exec_ns;
         let waited_ns = run_delay_ns - counted.run_delay_ns;
 
-        let cgroup = load(load(prev, frozen!(FACTS.task_cgroups)), frozen!(FACTS.css_set_cgroup));
-        let slot = slot_of(now, cpu, cgroup);
+        let known = seen && began_in != SLOT_UNKNOWN;
+        let slot = if known { began_in as u32 } else { slot_of_task(now, cpu, prev) };
         let Some(record) = CPU_RECORDS.get_ptr_mut(cpu * frozen!(FACTS.slots) as u32 + slot) else { return };
-        (*record).on_cpu_ns += ran_ns;
+        add_wait(record, waited_ns, known && began_in & WAIT_COUNTED != 0);
+        // The whole stretch lies in the current window while that window cannot have ended.
+        if bpf_jiffies64() < (*now).window_until && moves.0 == moves.1 {
+            let ran_ns = exec_ns - counted.exec_ns;
+            (*record).on_cpu_ns += ran_ns;
+            add_to_window(now, cpu, record, slot, (*now).window, ran_ns);
+        } else {
+            let end_ns = bpf_ktime_get_ns();
+            (*now).clock_offset_ns = end_ns.wrapping_sub(load(prev, frozen!(FACTS.task_exec_start)));
+            begin_window(now, end_ns);
+            divide(now, cpu, slot, &Stretch { address, from_ns: counted.exec_ns, to_ns: exec_ns, end_ns, moves });
+        }
+    }
+}
+
+/// How long a task has waited for a CPU so far, in ns; 0 where the kernel keeps no account of it.
+#[inline(always)]
+unsafe fn run_delay(task: u64) -> u64 {
+    // SAFETY: `task` is a typed pointer to a task_struct.
+    if frozen!(FACTS.waits) == 0 { 0 } else { unsafe { load(task, frozen!(FACTS.task_run_delay)) } }
+}
+
+/// Counts a wait that ended when its task got this CPU. One that was `counted` before, when the task was moved, is not another.
+#[inline(always)]
+unsafe fn add_wait(record: *mut CpuRecord, waited_ns: u64, counted: bool) {
+    // SAFETY: a map value of this CPU.
+    unsafe {
         (*record).wait_ns += waited_ns;
         let position = wait_position(waited_ns);
-        if position < WAIT_LEN {
+        if position < WAIT_LEN && !(counted && waited_ns == 0) {
             let bucket = (&raw mut (*record).waits).cast::<u32>().add(position);
             *bucket += 1;
         }
+    }
+}
 
-        // The whole stretch lies in the current window while that window cannot have ended.
-        if bpf_jiffies64() < (*now).window_until {
-            add_to_window(now, cpu, record, slot, (*now).window, ran_ns);
-        } else {
-            let clock_ns = bpf_ktime_get_ns();
-            (*now).clock_offset_ns = clock_ns.wrapping_sub(load(prev, frozen!(FACTS.task_exec_start)));
-            begin_window(now, clock_ns);
-            lay_into_windows(now, cpu, record, slot, ran_ns, clock_ns);
+/// What a task ran without letting go of its CPU, or since it was settled.
+struct Stretch {
+    /// The task's address.
+    address: u64,
+    /// Its `sum_exec_runtime` at the beginning in ns.
+    from_ns: u64,
+    /// And at the end.
+    to_ns: u64,
+    /// When it ended on CLOCK_MONOTONIC in ns.
+    end_ns: u64,
+    /// Numbers of the moves that were noted for this CPU meanwhile: the first, and the next one's.
+    moves: (u64, u64),
+}
+
+/// Counts a stretch that began in the cgroup of `slot`, divided among the windows and the cgroups it was spent in.
+#[inline(always)]
+unsafe fn divide(now: *mut CpuNow, cpu: u32, slot: u32, stretch: &Stretch) {
+    // SAFETY: map values of this CPU; a torn move fails the check.
+    unsafe {
+        let Stretch { address, from_ns, to_ns, end_ns, moves: (first_move, moves) } = *stretch;
+        let earliest_ns = (end_ns / WINDOW_NS).saturating_sub(STRETCH_WINDOWS as u64 - 2) * WINDOW_NS;
+        let (mut slot, mut at_ns) = (slot, from_ns);
+        let mut number = first_move;
+        if moves - number > MOVES_LEN as u64 {
+            number = moves - MOVES_LEN as u64;
+        }
+        // Each round is up to the end of a window or to a move, or passes over another task's.
+        for _ in 0..STRETCH_WINDOWS + MOVES_LEN + 2 {
+            // What the verifier knows of these it would follow through all rounds, one after the other.
+            (at_ns, number) = (forgotten(at_ns, u64::MAX, end_ns), forgotten(number, u64::MAX, end_ns));
+            slot = forgotten(slot.into(), u32::MAX.into(), end_ns) as u32;
+            let clock_ns = end_ns.wrapping_sub(to_ns - at_ns);
+            let window = clock_ns / WINDOW_NS;
+            let too_old = clock_ns < earliest_ns;
+            let edge_ns = if too_old { earliest_ns } else { (window + 1) * WINDOW_NS };
+            let mut until_ns = at_ns + (edge_ns - clock_ns);
+            if until_ns > to_ns {
+                until_ns = to_ns;
+            }
+            let mut next = slot;
+            if number != moves {
+                let Some(entry) = CPU_MOVES.get_ptr(cpu * MOVES_LEN + (number as u32 & (MOVES_LEN - 1))) else { return };
+                let exec_ns = core::ptr::read_volatile(&raw const (*entry).exec_ns);
+                let moved_to = core::ptr::read_volatile(&raw const (*entry).slot);
+                let owner = core::ptr::read_volatile(&raw const (*entry).check) ^ exec_ns ^ moved_to;
+                if owner != address || exec_ns < at_ns {
+                    number += 1;
+                    continue;
+                }
+                if exec_ns <= until_ns {
+                    number += 1;
+                    (until_ns, next) = (exec_ns, moved_to as u32);
+                }
+            }
+            if until_ns > at_ns {
+                let Some(record) = CPU_RECORDS.get_ptr_mut(cpu * frozen!(FACTS.slots) as u32 + slot) else { return };
+                (*record).on_cpu_ns += until_ns - at_ns;
+                if too_old {
+                    (*now).unwindowed_ns += until_ns - at_ns;
+                } else {
+                    add_to_window(now, cpu, record, slot, window, until_ns - at_ns);
+                }
+            }
+            if until_ns >= to_ns {
+                break;
+            }
+            (slot, at_ns) = (next, until_ns);
         }
     }
 }
@@ -182,6 +342,28 @@ unsafe fn count_up_to(entry: *mut TaskMark, address: u64, mark: Mark) {
         core::ptr::write_volatile(&raw mut (*entry).run_delay_ns, mark.run_delay_ns);
         core::ptr::write_volatile(&raw mut (*entry).check, address ^ mark.exec_ns ^ mark.run_delay_ns);
     }
+}
+
+/// The id of the cgroup that the task at an address is in.
+#[inline(always)]
+fn id_of_task(address: u64) -> Option<u64> {
+    let css_set = probe(address, frozen!(FACTS.task_cgroups))?;
+    let cgroup = probe(css_set, frozen!(FACTS.css_set_cgroup))?;
+    probe(probe(cgroup, frozen!(FACTS.cgroup_kn))?, frozen!(FACTS.kn_id))
+}
+
+/// The slot of the cgroup with an id; [`UNATTRIBUTED`] when it has none.
+#[inline(always)]
+fn slot_by_id(id: u64) -> u32 {
+    // SAFETY: a value of a hash map, copied at once.
+    unsafe { CGROUP_SLOTS.get(id).copied() }.unwrap_or(UNATTRIBUTED)
+}
+
+/// The slot of the cgroup that a task is in.
+#[inline(always)]
+unsafe fn slot_of_task(now: *mut CpuNow, cpu: u32, task: u64) -> u32 {
+    // SAFETY: `task` is a typed pointer to a task_struct; the rest as for `slot_of`.
+    unsafe { slot_of(now, cpu, load(load(task, frozen!(FACTS.task_cgroups)), frozen!(FACTS.css_set_cgroup))) }
 }
 
 /// The slot of a cgroup by its address, through this CPU's cache; [`UNATTRIBUTED`] when it has none.
@@ -253,33 +435,6 @@ fn tick_ns() -> u64 {
     frozen!(FACTS.tick_ns) | 1
 }
 
-/// Divides a stretch of `ran_ns` that ended at `end_ns` among the windows it was spent in.
-#[inline(always)]
-unsafe fn lay_into_windows(now: *mut CpuNow, cpu: u32, record: *mut CpuRecord, slot: u32, ran_ns: u64, end_ns: u64) {
-    // SAFETY: map values of this CPU.
-    unsafe {
-        let mut start_ns = end_ns.saturating_sub(ran_ns);
-        let earliest_ns = (end_ns / WINDOW_NS).saturating_sub(STRETCH_WINDOWS as u64 - 2) * WINDOW_NS;
-        if start_ns < earliest_ns {
-            (*now).unwindowed_ns += earliest_ns - start_ns;
-            start_ns = earliest_ns;
-        }
-        let mut window = start_ns / WINDOW_NS;
-        for _ in 0..STRETCH_WINDOWS {
-            let edge_ns = (window + 1) * WINDOW_NS;
-            if edge_ns >= end_ns {
-                break;
-            }
-            add_to_window(now, cpu, record, slot, window, edge_ns - start_ns);
-            start_ns = edge_ns;
-            window += 1;
-        }
-        if end_ns > start_ns {
-            add_to_window(now, cpu, record, slot, window, end_ns - start_ns);
-        }
-    }
-}
-
 /// When the accounts of a running task were last brought up to date, on CLOCK_MONOTONIC: at the last tick or so.
 ///
 /// `exec_start` says it on the CPU's own clock, which stands still in interrupts and while the hypervisor has stolen the CPU.
@@ -315,12 +470,16 @@ fn cpu_settle(_ctx: RawTracePointContext) -> i32 {
 
 #[inline(always)]
 unsafe fn settle(now: *mut CpuNow, cpu: u32, task: u64) -> Option<()> {
+    // Before all else: a move that was noted by then is seen in the task too.
+    // SAFETY: a map value of this CPU.
+    let moves = unsafe { ((*now).moves_seen, core::ptr::read_volatile(&raw const (*now).moves)) };
     let exec_ns = probe(task, frozen!(FACTS.task_exec))?;
     let exec_start_ns = probe(task, frozen!(FACTS.task_exec_start))?;
-    let run_delay_ns = probe(task, frozen!(FACTS.task_run_delay))?;
+    let run_delay_ns = if frozen!(FACTS.waits) == 0 { 0 } else { probe(task, frozen!(FACTS.task_run_delay))? };
     if exec_ns == 0 {
         return None;
     }
+    let here = slot_by_id(id_of_task(task)?);
     // SAFETY: map values of this CPU.
     unsafe {
         let reached = Mark { exec_ns, run_delay_ns };
@@ -328,30 +487,38 @@ unsafe fn settle(now: *mut CpuNow, cpu: u32, task: u64) -> Option<()> {
         let switched_in = Mark { exec_ns: (*now).exec_ns, run_delay_ns: (*now).run_delay_ns };
         let entry = entry_of(task)?;
         let counted = counted(entry, task, if seen { Some(switched_in) } else { None }, reached);
+        let (slot, waited) = match (*now).slot {
+            began_in if seen && began_in != SLOT_UNKNOWN => (began_in as u32, began_in & WAIT_COUNTED),
+            _ => (here, 0),
+        };
         if !seen {
             (*now).task = task;
             (*now).run_delay_ns = run_delay_ns;
         }
         (*now).exec_ns = exec_ns;
+        (*now).slot = u64::from(here) | waited;
+        (*now).moves_seen = moves.1;
         let Some(counted) = counted else {
             count_up_to(entry, task, reached);
             return None;
         };
-        // The wait before this stretch is counted at its end.
-        count_up_to(entry, task, Mark { exec_ns, run_delay_ns: counted.run_delay_ns });
-        let ran_ns = exec_ns - counted.exec_ns;
-        if ran_ns == 0 {
+        let record = CPU_RECORDS.get_ptr_mut(cpu * frozen!(FACTS.slots) as u32 + slot)?;
+        // The wait before this stretch is counted at its end, or else it would go along to where the task was moved.
+        let mut counted_up_to = Mark { exec_ns, run_delay_ns: counted.run_delay_ns };
+        if slot != here {
+            add_wait(record, run_delay_ns - counted.run_delay_ns, waited != 0);
+            counted_up_to = reached;
+            (*now).run_delay_ns = run_delay_ns;
+            (*now).slot = u64::from(here) | WAIT_COUNTED;
+        }
+        count_up_to(entry, task, counted_up_to);
+        if exec_ns == counted.exec_ns {
             return None;
         }
-        let css_set = probe(task, frozen!(FACTS.task_cgroups))?;
-        let cgroup = probe(css_set, frozen!(FACTS.css_set_cgroup))?;
-        let id = probe(probe(cgroup, frozen!(FACTS.cgroup_kn))?, frozen!(FACTS.kn_id))?;
-        let slot = CGROUP_SLOTS.get(id).copied().unwrap_or(UNATTRIBUTED);
-        let record = CPU_RECORDS.get_ptr_mut(cpu * frozen!(FACTS.slots) as u32 + slot)?;
-        (*record).on_cpu_ns += ran_ns;
         let clock_ns = bpf_ktime_get_ns();
         begin_window(now, clock_ns);
-        lay_into_windows(now, cpu, record, slot, ran_ns, accounted_until(now, exec_start_ns, clock_ns));
+        let end_ns = accounted_until(now, exec_start_ns, clock_ns);
+        divide(now, cpu, slot, &Stretch { address: task, from_ns: counted.exec_ns, to_ns: exec_ns, end_ns, moves });
     }
     Some(())
 }

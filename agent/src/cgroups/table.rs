@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::{controllers::Controllers, name::Name};
+use crate::kernel::facts;
 
 /// One cgroup that has a slot.
 #[derive(Clone, Debug)]
@@ -17,10 +18,10 @@ pub struct Cgroup {
     pub path: String,
     /// What the path says about it.
     pub name: Name,
-    /// When it was born, or its counting began where that was later, CLOCK_BOOTTIME in ns.
+    /// When it was made, or got its slot where it was [`found`](Self::found), CLOCK_BOOTTIME in ns.
     pub born_ns: u64,
-    /// Counting began after it did: its CPU time starts from `cpu.stat`, and `born_ns` is when its counting began.
-    pub older_than_counting: bool,
+    /// It was there before it had a slot: the agent found it in the tree, and nobody has seen its birth.
+    pub found: bool,
     /// CLOCK_BOOTTIME of its removal in ns.
     pub died_ns: Option<u64>,
     /// Which controllers' files it has, as of the last collection.
@@ -41,6 +42,22 @@ impl Cgroup {
     /// Whether its directory is still there.
     pub fn lives(&self) -> bool {
         self.died_ns.is_none()
+    }
+
+    /// Whether it is older than counts that began at `since_ns`, which then lack what was before.
+    pub fn is_older_than(&self, since_ns: u64) -> bool {
+        self.found || self.born_ns < since_ns
+    }
+
+    /// Since when counts are its own that began at `since_ns` for all: CLOCK_BOOTTIME in ns.
+    pub fn counted_since(&self, since_ns: u64) -> u64 {
+        self.born_ns.max(since_ns)
+    }
+
+    /// Since when the kernel's own figures of it count: its birth, or where that is not known the node's start, which is no later.
+    /// CLOCK_BOOTTIME in ns.
+    pub fn made_ns(&self) -> u64 {
+        if self.found { facts::BOOTED_NS } else { self.born_ns }
     }
 }
 
@@ -133,7 +150,7 @@ pub(crate) mod tests {
             path: path.to_owned(),
             name: crate::cgroups::name::parse(path),
             born_ns: 0,
-            older_than_counting: false,
+            found: false,
             died_ns: None,
             controllers: Controllers { cpu: true, memory: true },
             phase: Phase::Counting,

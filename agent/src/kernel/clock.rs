@@ -4,7 +4,12 @@
 //! only when the wall clock is set (settimeofday, a step of NTP, a leap second): the kernel slews both alike (`timekeeping_adjust`), and
 //! adds the time of a suspend to both. So all times that are exported move together with the clock, and none moves by itself.
 
-use super::facts;
+use std::time::Duration;
+
+use super::{
+    facts,
+    pin::{PinError, Pins, Word},
+};
 
 /// A difference up to this is noise of reading two clocks, not a step: what is kept holds.
 const NOISE_NS: u64 = 1_000_000;
@@ -18,6 +23,7 @@ pub struct UnixOffset(i64);
 
 impl UnixOffset {
     /// So many ns.
+    #[cfg(test)]
     pub fn new(ns: i64) -> Self {
         Self(ns)
     }
@@ -49,23 +55,41 @@ impl Look {
 }
 
 /// Keeps the offset.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Clock {
-    kept: Option<UnixOffset>,
+    kept: UnixOffset,
+    /// The same for an agent after this one, which then says the same times to the ns.
+    word: Option<Word>,
 }
 
 impl Clock {
+    /// With the offset that an earlier agent kept; of now where there was none, or it keeps nothing.
+    ///
+    /// # Errors
+    /// When bpffs refuses.
+    pub fn open(pins: &Pins) -> Result<Self, PinError> {
+        let now = Look::narrowest().offset_ns;
+        let word = pins.clock(|| now.cast_unsigned())?;
+        Ok(Self { kept: UnixOffset(word.as_ref().map_or(now, |word| word.get().cast_signed())), word })
+    }
+
     /// The offset of now: the kept one, to the ns, until the clock is set.
     pub fn offset(&mut self) -> UnixOffset {
         self.keep(Look::narrowest())
     }
 
     fn keep(&mut self, look: Look) -> UnixOffset {
-        let Some(kept) = self.kept.filter(|kept| kept.0.abs_diff(look.offset_ns) <= NOISE_NS.saturating_add(look.width_ns))
-        else {
-            return *self.kept.insert(UnixOffset(look.offset_ns));
-        };
-        kept
+        let step_ns = look.offset_ns.saturating_sub(self.kept.0);
+        if step_ns.unsigned_abs() > NOISE_NS.saturating_add(look.width_ns) {
+            let by = Duration::from_millis((step_ns.unsigned_abs() + 500_000) / 1_000_000);
+            let way = if step_ns > 0 { "forward" } else { "back" };
+            tracing::info!("the clock was set {way} by {by:?}: all times that are exported follow it");
+            self.kept = UnixOffset(look.offset_ns);
+            if let Some(word) = &self.word {
+                word.set(look.offset_ns.cast_unsigned());
+            }
+        }
+        self.kept
     }
 }
 
@@ -75,13 +99,18 @@ mod tests {
 
     const SECOND: i64 = 1_000_000_000;
 
+    /// The clock of an agent before which another kept this.
+    fn kept(offset_ns: i64) -> Clock {
+        Clock { kept: UnixOffset(offset_ns), word: None }
+    }
+
     fn look(offset_ns: i64) -> Look {
         Look { offset_ns, width_ns: 100 }
     }
 
     #[test]
     fn noise_is_no_step_and_a_step_is_taken_at_once() {
-        let mut clock = Clock::default();
+        let mut clock = kept(7);
         let set = 1_700_000_000 * SECOND;
         for (seen, wanted) in [
             (7, 7),
@@ -103,22 +132,21 @@ mod tests {
 
     #[test]
     fn small_steps_that_add_up_are_taken_too() {
-        let mut clock = Clock::default();
+        let mut clock = kept(0);
         let kept: Vec<i64> = (0..5).map(|n| clock.keep(look(n * 400_000)).0).collect();
         assert_eq!(kept, [0, 0, 0, 1_200_000, 1_200_000]);
     }
 
     #[test]
     fn a_look_that_took_long_proves_no_step() {
-        let mut clock = Clock::default();
-        clock.keep(look(5));
+        let mut clock = kept(5);
         assert_eq!(clock.keep(Look { offset_ns: 30_000_000, width_ns: 60_000_000 }), UnixOffset(5));
         assert_eq!(clock.keep(look(30_000_000)), UnixOffset(30_000_000));
     }
 
     #[test]
     fn the_offset_of_now_makes_the_unix_time_of_now() {
-        let mut clock = Clock::default();
+        let mut clock = kept(0);
         let (before, now, after) = (facts::unix_ns(), clock.offset().unix_ns(facts::boottime_ns()), facts::unix_ns());
         assert!((before..after + 1_000_000).contains(&(now + 1_000_000)), "{before} {now} {after}");
         assert_eq!(UnixOffset(-5).unix_ns(3), 0);

@@ -1,6 +1,6 @@
 //! Plain facts of this machine that programs and readers need: clocks, CPUs, the tick.
 
-use std::time::Duration;
+use std::{fs, io, ops::RangeInclusive, time::Duration};
 
 use nix::time::{ClockId, clock_getres, clock_gettime};
 
@@ -27,24 +27,93 @@ pub fn tick_ns() -> u64 {
     clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_or(4_000_000, |t| Duration::from(t).as_nanos() as u64).max(1)
 }
 
-/// Ids of the CPUs that are online.
+/// Ids of the CPUs that are online at this moment.
 ///
 /// # Errors
 /// When /sys cannot be read.
-pub fn online_cpus() -> std::io::Result<Vec<u32>> {
-    aya::util::online_cpus().map_err(|(what, error)| std::io::Error::new(error.kind(), format!("{what}: {error}")))
+pub fn online_cpus() -> io::Result<Vec<u32>> {
+    Ok(cpus_in("online")?.into_iter().flatten().collect())
 }
 
-/// Number of CPUs that could ever be online: one more than the largest CPU id.
+/// One more than the largest id of a CPU that could ever be online: how long an array by CPU is. Ids may have gaps: the number of
+/// possible CPUs may be smaller.
 ///
 /// # Errors
 /// When /sys cannot be read.
-pub fn possible_cpus() -> std::io::Result<u32> {
-    let n = aya::util::nr_cpus().map_err(|(what, error)| std::io::Error::new(error.kind(), format!("{what}: {error}")))?;
-    Ok(n as u32)
+pub fn cpu_ids() -> io::Result<u32> {
+    cpus_in("possible")?.iter().map(|range| range.end() + 1).max().ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// A list of CPUs in /sys/devices/system/cpu.
+fn cpus_in(list: &str) -> io::Result<Vec<RangeInclusive<u32>>> {
+    let path = format!("/sys/devices/system/cpu/{list}");
+    let with_path = |error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"));
+    let text = fs::read_to_string(&path).map_err(with_path)?;
+    cpu_ranges(&text).ok_or_else(|| with_path(io::Error::new(io::ErrorKind::InvalidData, format!("{text:?} is no list of CPUs"))))
+}
+
+/// The ranges of a list of CPUs as the kernel prints it: `0-3,8,10-11`. `None` for anything else, and for ids that no kernel has
+/// (`NR_CPUS` is at most 8192).
+fn cpu_ranges(list: &str) -> Option<Vec<RangeInclusive<u32>>> {
+    const MOST: u32 = 1 << 16;
+    let id = |text: &str| text.parse().ok().filter(|id| *id < MOST);
+    let range = |text: &str| {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        Some(id(first)?..=id(last)?).filter(|range| !range.is_empty())
+    };
+    list.trim().split(',').map(range).collect()
+}
+
+/// Whether the kernel keeps account of how long tasks wait for a CPU (`sched_info_on`); if not, why.
+///
+/// Up to 5.13 a kernel with CONFIG_TASK_DELAY_ACCT and without CONFIG_SCHEDSTATS does so only while delay accounting is on. Where it is
+/// off, `/proc/<pid>/schedstat` says of every task that it was never dispatched, this running one included.
+///
+/// # Errors
+/// With the reason.
+pub fn waits_are_counted() -> Result<(), String> {
+    const OWN: &str = "/proc/self/schedstat";
+    let text = fs::read_to_string(OWN).map_err(|error| format!("{OWN}, which tells whether the kernel counts it: {error}"))?;
+    if has_dispatches(&text) { Ok(()) } else { Err(format!("{NOT_COUNTED} ({OWN} has {:?})", text.trim())) }
+}
+
+const NOT_COUNTED: &str =
+    "this kernel has delay accounting switched off (nodelayacct on its command line) and no CONFIG_SCHEDSTATS";
+
+/// Whether a running task's `schedstat` says that it was dispatched: `<time on CPU> <time waiting> <dispatches>`.
+fn has_dispatches(schedstat: &str) -> bool {
+    schedstat.split_whitespace().nth(2).is_some_and(|dispatches| dispatches.parse::<u64>().is_ok_and(|n| n > 0))
 }
 
 /// The kernel's release, as `uname -r` has it.
 pub fn release() -> String {
     nix::sys::utsname::uname().map_or_else(|_| "unknown".to_owned(), |u| u.release().to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrays_by_cpu_reach_to_the_largest_id_where_ids_have_gaps() {
+        let ids = |list| cpu_ranges(list).map(|ranges| ranges.into_iter().flatten().collect::<Vec<_>>());
+        assert_eq!(ids("0-3\n"), Some(vec![0, 1, 2, 3]));
+        assert_eq!(ids("0\n"), Some(vec![0]));
+        assert_eq!(ids("0-1,4,6-7\n"), Some(vec![0, 1, 4, 6, 7]));
+        for bad in ["", "\n", "x", "0-", "3-1", "0,,1", "-1", "0-99999999"] {
+            assert_eq!(ids(bad), None, "{bad:?}");
+        }
+        // This machine's, by whatever ids.
+        let (ids, online) = (cpu_ids().expect("possible CPUs"), online_cpus().expect("online CPUs"));
+        assert!(!online.is_empty() && online.iter().all(|cpu| *cpu < ids), "{online:?} of {ids}");
+    }
+
+    #[test]
+    fn a_kernel_that_counts_no_waits_says_that_a_running_task_was_never_dispatched() {
+        assert!(has_dispatches("503081 2283071 2\n"));
+        // `proc_pid_schedstat` without sched_info_on().
+        assert!(!has_dispatches("0 0 0\n"));
+        assert!(!has_dispatches("503081 0 0\n"));
+        assert!(!has_dispatches(""));
+    }
 }

@@ -23,6 +23,7 @@ pub use self::error::LoadError;
 use self::stand_in::stand_in;
 use super::{
     btf::Btf,
+    clock::Clock,
     facts, mounts,
     pin::{self, PinError, Pins},
     sys::{self, MappedArray},
@@ -45,7 +46,7 @@ pub fn reads_by_address() -> bool {
 pub struct Kernel {
     /// Its types: where offsets come from.
     pub btf: Btf,
-    /// Number of possible CPUs.
+    /// One more than the largest id of a CPU that could ever be online: how long an array by CPU is.
     pub cpus: u32,
     /// Whether programs may read kernel memory by address; not where it is locked down for confidentiality
     /// (`LOCKDOWN_BPF_READ_KERNEL`). Typed loads are allowed everywhere.
@@ -56,7 +57,6 @@ pub struct Kernel {
     typed: aya::Btf,
     pins: Pins,
     in_use: Vec<PathBuf>,
-    anew: bool,
 }
 
 /// What makes a program run.
@@ -72,7 +72,7 @@ pub enum Hook {
     SockOps,
     /// A walk over all objects of that kind, `cgroup`, `tcp` or `bpf_sk_storage_map`, whenever the agent wants one: see [`Object::walk`].
     Walk(&'static str),
-    /// Nothing by itself: the agent runs it, see [`Object::run_on`], or another program calls it.
+    /// Nothing by itself: the agent runs it, see [`Object::run_on_each`], or another program calls it.
     Call,
 }
 
@@ -117,6 +117,7 @@ pub struct Object {
     pins: PathBuf,
     hash: u64,
     adopted: bool,
+    since_ns: u64,
     attach: Vec<(&'static str, Hook)>,
     optional: Vec<Optional>,
     refused: Vec<Refused>,
@@ -149,10 +150,10 @@ impl Kernel {
         let btf = Btf::from_sys()?;
         mounts::ensure_bpffs(directory)?;
         let pins = pins()?;
-        let cpus = facts::possible_cpus().map_err(LoadError::Cpus)?;
+        let cpus = facts::cpu_ids().map_err(LoadError::Cpus)?;
         let typed = stand_in(&btf, tracepoints)?;
         let reads_by_address = reads_by_address() && !leave_out.iter().any(|name| name == BY_ADDRESS);
-        Ok(Self { btf, cpus, reads_by_address, leave_out, root, typed, pins, in_use: Vec::new(), anew: false })
+        Ok(Self { btf, cpus, reads_by_address, leave_out, root, typed, pins, in_use: Vec::new() })
     }
 
     /// Loads an object: creates its maps or adopts those that an earlier agent pinned, and verifies its programs.
@@ -194,7 +195,8 @@ impl Kernel {
             ebpf,
             pins: place.clone(),
             hash,
-            adopted,
+            adopted: adopted.is_some(),
+            since_ns: adopted.unwrap_or(0),
             attach: plan.programs.to_vec(),
             optional: plan.optional.to_vec(),
             refused: Vec::new(),
@@ -215,7 +217,6 @@ impl Kernel {
             verified.or_else(|error| object.refuse(program, error))?;
         }
         self.in_use.push(place);
-        self.anew |= !adopted;
         Ok(object)
     }
 
@@ -233,7 +234,8 @@ impl Kernel {
         .map_err(|error| LoadError::of_load(program, error))
     }
 
-    /// Attaches an object's programs, or takes over the links that an earlier agent pinned.
+    /// Attaches an object's programs, or takes over the links that an earlier agent pinned. From here on it counts, unless it has been
+    /// counting since then: see [`Object::since_ns`].
     ///
     /// # Errors
     /// When the kernel refuses a program that the object cannot do without. Then none of its programs stays attached.
@@ -255,6 +257,12 @@ impl Kernel {
             match self.attached(object, program, hook) {
                 Ok(link) => object.links.push((program, link)),
                 Err(error) => object.refuse(program, error)?,
+            }
+        }
+        if !object.adopted {
+            object.since_ns = facts::boottime_ns();
+            if self.pins.keeps() {
+                pin::keep_since(&object.pins, object.since_ns)?;
             }
         }
         Ok(())
@@ -325,9 +333,24 @@ impl Kernel {
         ProgramArray::try_from(Map::ProgramArray(data)).map(Some).map_err(failed)
     }
 
-    /// Whether any object began to count only now, rather than going on with what an earlier agent left.
-    pub fn counts_anew(&self) -> bool {
-        self.anew
+    /// An array of an object as agents of other versions have left it: until all has been settled. What cannot be read, or has records
+    /// of another size, is as if it were not there.
+    pub fn left_by_others<T: Pod>(&self, object: &str, map: &str) -> Vec<MappedArray<T>> {
+        let others = self.pins.versions(object).into_iter().filter(|place| !self.in_use.contains(place));
+        let open = |place: PathBuf| {
+            let data = MapData::from_pin(place.join(map)).ok()?;
+            let info = data.info().ok().filter(|info| info.value_size() as usize == size_of::<T>())?;
+            MappedArray::new(data.fd(), info.max_entries()).ok()
+        };
+        others.filter_map(open).collect()
+    }
+
+    /// The clock that goes on with what an earlier agent kept.
+    ///
+    /// # Errors
+    /// When bpffs refuses.
+    pub fn clock(&self) -> Result<Clock, LoadError> {
+        Ok(Clock::open(&self.pins)?)
     }
 
     /// Everything is attached: drops what only starting needed, and the pins of other versions.
@@ -346,6 +369,12 @@ impl Object {
     /// Whether its maps already hold what an earlier agent counted.
     pub fn adopted(&self) -> bool {
         self.adopted
+    }
+
+    /// Since when its maps count, of whatever is older than that: CLOCK_BOOTTIME in ns. It is pinned with the maps, and so is theirs for
+    /// as long as they are. Only once it is attached.
+    pub fn since_ns(&self) -> u64 {
+        self.since_ns
     }
 
     /// What this kernel does not allow it, and why: a sentence for each group of optional programs that is left out.
@@ -420,11 +449,28 @@ impl Object {
         table.set(index, fd, 0).map_err(|e| failed(e.into()))
     }
 
-    /// Runs a raw-tracepoint program once on the given CPU, now.
+    /// Runs a raw-tracepoint program once on each CPU that is online.
+    ///
+    /// One that goes offline meanwhile is left out: nothing runs there.
     ///
     /// # Errors
-    /// When the program is missing or the kernel refuses: the CPU went offline.
-    pub fn run_on(&self, program: &'static str, cpu: u32) -> Result<(), LoadError> {
+    /// When the program is missing, the CPUs are not known or the kernel refuses.
+    pub fn run_on_each(&self, program: &'static str) -> Result<(), LoadError> {
+        for cpu in facts::online_cpus().map_err(LoadError::Cpus)? {
+            self.run(program, Some(cpu)).or_else(|error| if error.is_of_no_cpu() { Ok(()) } else { Err(error) })?;
+        }
+        Ok(())
+    }
+
+    /// Runs a raw-tracepoint program once, on whichever CPU.
+    ///
+    /// # Errors
+    /// When the program is missing or the kernel refuses.
+    pub fn run_once(&self, program: &'static str) -> Result<(), LoadError> {
+        self.run(program, None)
+    }
+
+    fn run(&self, program: &'static str, cpu: Option<u32>) -> Result<(), LoadError> {
         let failed = |source| LoadError::Program { action: "run", program: program.to_owned(), source: Box::new(source) };
         let loaded: &RawTracePoint = self
             .ebpf
@@ -433,7 +479,7 @@ impl Object {
             .try_into()
             .map_err(failed)?;
         let mut options = RawTracePointRunOptions::new();
-        options.cpu = Some(cpu);
+        options.cpu = cpu;
         loaded.test_run(options).map_err(failed)?;
         Ok(())
     }

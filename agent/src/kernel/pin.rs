@@ -2,7 +2,8 @@
 //!
 //! `<bpf.directory>/<object>-<hash>/` holds one object's maps by name and its links by program name. The hash is of the object's
 //! bytes, its frozen facts, its map sizes and the hashes of the objects it shares maps with: what matches is adopted, what
-//! does not is replaced. Links are pinned last, so a directory without them was left by an agent that died while starting.
+//! does not is replaced. Links are pinned behind the maps and the moment since when these count is pinned last, so a directory without
+//! one of them was left by an agent that died while starting. `<bpf.directory>/clock/` holds what [`clock`](super::clock) keeps.
 
 use std::{
     fs::{self, File},
@@ -11,7 +12,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use aya::maps::{Array, MapData};
 use nix::fcntl::{Flock, FlockArg};
+
+use super::sys::MappedArray;
 
 /// Why pins could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -83,18 +87,44 @@ impl Pins {
         }
     }
 
-    /// The place of one object's pins, and whether a complete set from an earlier agent is there. An incomplete one is removed.
+    /// The place of one object's pins, and since when its maps count where a complete set from an earlier agent is there: CLOCK_BOOTTIME
+    /// in ns. An incomplete one is removed.
     ///
     /// # Errors
     /// When bpffs refuses.
-    pub fn object(&self, object: &str, hash: u64, links: &[&str]) -> Result<(PathBuf, bool), PinError> {
+    pub fn object(&self, object: &str, hash: u64, links: &[&str]) -> Result<(PathBuf, Option<u64>), PinError> {
         let place = self.directory.join(format!("{object}-{hash:016x}"));
-        let complete = place.exists() && links.iter().all(|link| place.join(link).exists());
-        if !complete {
+        let linked = links.iter().all(|link| place.join(link).exists());
+        let since = if linked { Word::open(&place.join(SINCE))? } else { None };
+        if since.is_none() {
             remove(&place)?;
         }
         fs::create_dir_all(&place).map_err(|source| PinError::Io { action: "make", path: place.clone(), source })?;
-        Ok((place, complete))
+        Ok((place, since.map(|word| word.get())))
+    }
+
+    /// The places of all versions of an object.
+    pub fn versions(&self, object: &str) -> Vec<PathBuf> {
+        let is_its = |place: &PathBuf| {
+            let name = place.file_name().map(|name| name.to_string_lossy());
+            name.is_some_and(|name| name.rsplit_once('-').is_some_and(|(name, _)| name == object))
+        };
+        directories(&self.directory).into_iter().filter(is_its).collect()
+    }
+
+    /// The word that an earlier agent has left for the clock, or a new one with what `first` says; none where nothing is kept.
+    ///
+    /// # Errors
+    /// When bpffs refuses.
+    pub fn clock(&self, first: impl FnOnce() -> u64) -> Result<Option<Word>, PinError> {
+        if self.transient {
+            return Ok(None);
+        }
+        let place = self.directory.join(CLOCK);
+        fs::create_dir_all(&place).map_err(|source| PinError::Io { action: "make", path: place.clone(), source })?;
+        let path = place.join("offset");
+        let left = Word::open(&path)?;
+        Ok(Some(left.map_or_else(|| Word::make(&path, first()), Ok)?))
     }
 
     /// Whether what is loaded stays when the process ends.
@@ -112,13 +142,76 @@ impl Pins {
         }
         for place in directories(&self.directory) {
             let private = place.file_name().is_some_and(|n| n.to_string_lossy().starts_with(TRANSIENT));
-            if !private && !in_use.contains(&place) {
+            if !private && !place.ends_with(CLOCK) && !in_use.contains(&place) {
                 remove(&place)?;
             }
         }
         Ok(())
     }
 }
+
+/// A number that outlives the agent: a pinned array with this one entry.
+#[derive(Debug)]
+pub struct Word(MappedArray<u64>);
+
+impl Word {
+    /// `BPF_F_MMAPABLE`
+    const MMAPABLE: u32 = 1 << 10;
+
+    /// The one that is pinned there, if any is.
+    ///
+    /// # Errors
+    /// When it is there and cannot be opened.
+    fn open(path: &Path) -> Result<Option<Self>, PinError> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        Self::mapped(path).map(Some).map_err(|source| PinError::Io { action: "open", path: path.to_owned(), source })
+    }
+
+    /// A new one: it has its number before it can be found.
+    ///
+    /// # Errors
+    /// When the kernel or bpffs refuses.
+    fn make(path: &Path, number: u64) -> Result<Self, PinError> {
+        let pinned = || {
+            let mut array = Array::<MapData, u64>::create(1, Self::MMAPABLE).map_err(io::Error::other)?;
+            array.set(0, number, 0).map_err(io::Error::other)?;
+            array.pin(path).map_err(io::Error::other)?;
+            Self::mapped(path)
+        };
+        pinned().map_err(|source| PinError::Io { action: "pin a number to", path: path.to_owned(), source })
+    }
+
+    fn mapped(path: &Path) -> io::Result<Self> {
+        let data = MapData::from_pin(path).map_err(io::Error::other)?;
+        Ok(Self(MappedArray::new(data.fd(), 1)?))
+    }
+
+    /// The number.
+    pub fn get(&self) -> u64 {
+        self.0.word(0, 0).unwrap_or(0)
+    }
+
+    /// Replaces it.
+    pub fn set(&self, number: u64) {
+        self.0.set_word(0, 0, number);
+    }
+}
+
+/// Pins since when an object's maps count, CLOCK_BOOTTIME in ns: when all else is pinned in its place.
+///
+/// # Errors
+/// When the kernel or bpffs refuses.
+pub fn keep_since(place: &Path, since_ns: u64) -> Result<(), PinError> {
+    Word::make(&place.join(SINCE), since_ns).map(drop)
+}
+
+/// The name of that pin: no map's or program's.
+const SINCE: &str = "since";
+
+/// The directory of what the clock keeps: no object's.
+const CLOCK: &str = "clock";
 
 /// The names of private directories begin with this in the directory for pins, and with the other outside of it. bpffs allows
 /// no dots.

@@ -45,6 +45,11 @@ impl<T: Pod> MappedArray<T> {
         Ok(Self { base: base.cast(), bytes, entries, records: PhantomData })
     }
 
+    /// How many values it has.
+    pub fn entries(&self) -> u32 {
+        self.entries
+    }
+
     fn words(&self, index: u32) -> Option<&[AtomicU64]> {
         if index >= self.entries {
             return None;

@@ -196,7 +196,7 @@ pub struct Missing {
     pub left_out: u64,
 }
 
-/// The points of these metrics. `started_ns` is when counting began.
+/// The points of these metrics. `started_ns` is when counting began, CLOCK_BOOTTIME.
 pub fn points(known: &Known, started_ns: u64, missing: Missing, now: Instant) -> Vec<Point> {
     let figures = &known.figures;
     let counter = |metric, value| Point::new(metric, started_ns, Value::Int(value));

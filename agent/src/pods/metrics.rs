@@ -142,8 +142,8 @@ pub static REASON: Metric = Metric {
     ..container(
         "k8s.container.status.reason",
         "{container}",
-        "1 for the reason why the container waits or has ended, 0 for reasons it had before; \"Other\" for those that are \
-         neither kubelet's nor a container runtime's. Absent when there was none.",
+        "1 for the reason why the container waits or has ended; \"Other\" for those that are neither kubelet's nor a container \
+         runtime's. Absent when there is none.",
     )
 };
 /// `podmeter.container.last_terminated`
@@ -152,11 +152,9 @@ pub static LAST_REASON: Metric = Metric {
     ..container(
         "podmeter.container.last_terminated",
         "{container}",
-        "1 for the reason why the container before this one has ended, 0 for reasons before that.",
+        "1 for the reason why the container before this one has ended. Absent when there was none.",
     )
 };
 /// `k8s.pod.status.phase`
-pub static PHASE: Metric = Metric {
-    attributes: &[PHASE_KEY],
-    ..container("k8s.pod.status.phase", "{pod}", "1 for the phase that the pod is in, 0 for phases it was in before.")
-};
+pub static PHASE: Metric =
+    Metric { attributes: &[PHASE_KEY], ..container("k8s.pod.status.phase", "{pod}", "1 for the phase that the pod is in.") };

@@ -111,7 +111,7 @@ impl Running for Agent {
             Point::new(&CPU_TIME, self.started_ns, Value::Float(cpu_s)),
             Point::new(&CGROUPS, 0, Value::Int(cgroups.table().len() as u64)),
             Point::new(&SLOTS, 0, Value::Int(cgroups.slots().into())),
-            Point::new(&WITHOUT_SLOT, self.started_ns, Value::Int(cgroups.without_slot())),
+            Point::new(&WITHOUT_SLOT, cgroups.object().since_ns(), Value::Int(cgroups.without_slot())),
         ];
         node.extend(rss_bytes().map(|bytes| Point::new(&MEMORY, 0, Value::Int(bytes))));
         Ok(Readings { cgroups: Vec::new(), node })

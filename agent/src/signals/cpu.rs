@@ -4,6 +4,7 @@
 
 pub mod account;
 mod before;
+mod sleeps;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,7 +14,7 @@ use std::{
 
 use agent_common::{
     cgroups::UNATTRIBUTED,
-    cpu::{Carried, CpuNow, CpuRecord, Facts, LOG_LEN, SLOT_CACHE_LEN, WINDOW_NS, WindowEntry},
+    cpu::{Carried, CpuNow, CpuRecord, Facts, LOG_LEN, MOVES_LEN, SLOT_CACHE_LEN, WINDOW_NS, WindowEntry},
 };
 use nix::time::ClockId;
 
@@ -27,7 +28,7 @@ use crate::{
     kernel::{
         btf::{Btf, BtfError},
         facts,
-        load::{Hook, Kernel, LoadError, Object, Optional, Plan},
+        load::{Hook, Kernel, LOCKED_DOWN, LoadError, Object, Optional, Plan},
         sys::MappedArray,
     },
 };
@@ -36,7 +37,7 @@ use crate::{
 pub const SIGNAL: Signal = Signal {
     name: "cpu",
     help: "CPU time, run-queue wait split by cause, CPUs used per 100 ms",
-    tracepoints: &["sched_switch", "sched_process_fork"],
+    tracepoints: &["sched_switch", "sched_process_fork", "cgroup_attach_task"],
     metrics: &[
         &TIME,
         &USAGE,
@@ -164,10 +165,22 @@ pub static LOST_WINDOWS: Metric = Metric {
     kind: Kind::Counter,
     attributes: &[],
     scope: Scope::Node,
-    help: "Windows of single cgroups on single CPUs that were overwritten before they were read: bursts are incomplete when it grows.",
+    help: "Windows of single cgroups on single CPUs that were overwritten before they were read, or written after the window was \
+           closed: bursts are incomplete when it grows.",
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cpu"));
+
+const OPTIONAL: &[Optional] = &[
+    Optional {
+        programs: &["cpu_on_fork"],
+        lost: "a new task whose first switch the kernel does not trace is counted from its second on",
+    },
+    Optional {
+        programs: &["cpu_on_move"],
+        lost: "up to a second of a running task that is moved to another cgroup counts for the one it has left",
+    },
+];
 
 /// Words of [`Carried`].
 const BEFORE: usize = std::mem::offset_of!(Carried, before_counting_ns) / 8;
@@ -188,23 +201,30 @@ struct Cpu {
     /// What the records do not show, kept for the next agent: written here alone, and pinned like the rest.
     carried: MappedArray<Carried>,
     log: MappedArray<WindowEntry>,
-    /// Number of the first log entry not read to the end, per CPU.
-    tails: Vec<u32>,
-    /// Log entries that were overwritten before they were read.
+    /// How far the log was read, per CPU.
+    readers: Vec<LogReader>,
+    /// Log entries that were overwritten before they were read, or came after their window was closed.
     lost_windows: u64,
+    /// What the programs could put into no window before this process began.
+    unwindowed_before: u64,
     account: Account,
-    /// When counting began, CLOCK_BOOTTIME in ns.
+    /// Since when the records count, CLOCK_BOOTTIME in ns.
+    since_ns: u64,
+    /// When this process began to count what it keeps to itself, CLOCK_BOOTTIME in ns.
     started_ns: u64,
     node: Option<(u64, u64)>,
+    /// Whether the kernel counts waits.
+    has_waits: bool,
     /// What it does without.
-    note: Option<String>,
+    notes: Vec<String>,
 }
 
 impl Cpu {
     fn start(kernel: &mut Kernel, cgroups: &Cgroups) -> Result<Self, LoadError> {
         let cpus = kernel.cpus;
         let slots = cgroups.slots();
-        let offsets = offsets(&kernel.btf)?;
+        let mut offsets = offsets(&kernel.btf)?;
+        let no_waits = waits(&kernel.btf, &mut offsets).err();
         let mut object = kernel.load(&Plan {
             object: SIGNAL.name,
             bytes: OBJECT,
@@ -214,24 +234,23 @@ impl Cpu {
                 ("CPU_RECORDS", Some(cpus * slots)),
                 ("CPU_CARRIED", Some(slots)),
                 ("CPU_WINDOWS", Some(cpus * LOG_LEN)),
+                ("CPU_MOVES", Some(cpus * MOVES_LEN)),
                 ("CPU_SLOT_CACHE", Some(cpus * SLOT_CACHE_LEN)),
                 ("CPU_TASKS", None),
             ],
             shared: &[("CGROUP_SLOTS", cgroups.object()), ("GENERATION", cgroups.object())],
             programs: &[
                 ("cpu_on_fork", Hook::Tracepoint("sched_process_fork")),
+                ("cpu_on_move", Hook::Tracepoint("cgroup_attach_task")),
                 ("cpu_on_switch", Hook::Tracepoint("sched_switch")),
                 ("cpu_settle", Hook::Call),
             ],
-            optional: &[Optional {
-                programs: &["cpu_on_fork"],
-                lost: "a new task whose first switch the kernel does not trace is counted from its second on",
-            }],
+            optional: OPTIONAL,
         })?;
         kernel.attach(&mut object)?;
         let now: MappedArray<CpuNow> = object.mapped("CPU_NOW")?;
-        let tails = (0..cpus).map(|cpu| now.read(cpu).map_or(0, |n| n.log_head as u32)).collect();
-        let (monotonic_ns, boottime_ns) = (facts::clock_ns(ClockId::CLOCK_MONOTONIC), facts::boottime_ns());
+        let readers = (0..cpus).map(|cpu| LogReader::at(now.read(cpu).map_or(0, |n| n.log_head as u32))).collect();
+        let since_ns = object.since_ns();
         let mut cpu = Self {
             cpus,
             slots,
@@ -240,13 +259,22 @@ impl Cpu {
             log: object.mapped("CPU_WINDOWS")?,
             now,
             object,
-            tails,
+            readers,
             lost_windows: 0,
-            account: Account::new(monotonic_ns / WINDOW_NS, boottime_ns.saturating_sub(monotonic_ns)),
-            started_ns: boottime_ns,
+            unwindowed_before: 0,
+            account: Account::new(facts::clock_ns(ClockId::CLOCK_MONOTONIC) / WINDOW_NS, since_ns),
+            since_ns,
+            started_ns: facts::boottime_ns(),
             node: None,
-            note: without_controller(fs::read_to_string(cgroups.root().join("cgroup.controllers")).ok().as_deref()),
+            has_waits: no_waits.is_none(),
+            notes: Vec::new(),
         };
+        cpu.unwindowed_before = cpu.unwindowed();
+        let controllers = fs::read_to_string(cgroups.root().join("cgroup.controllers")).ok();
+        cpu.notes.extend(no_waits.or_else(|| without_controller(controllers.as_deref())));
+        if !kernel.reads_by_address {
+            cpu.notes.push(format!("a task that does not let go of its CPU is counted when it does: {LOCKED_DOWN}"));
+        }
         for slot in 1..slots {
             if let Some(carried) = cpu.carried.read(slot).filter(|_| cpu.object.adopted()) {
                 let before = (carried.before_counting_known != 0).then_some(Before {
@@ -264,17 +292,18 @@ impl Cpu {
         Ok(cpu)
     }
 
-    /// Counts what the running tasks have used since they were switched in.
-    fn settle(&mut self) -> Result<(), LoadError> {
-        for cpu in facts::online_cpus().map_err(LoadError::Cpus)? {
-            self.object.run_on("cpu_settle", cpu)?;
-        }
-        Ok(())
+    /// Counts what the running tasks have used since they were switched in, and says up to when that is so on every CPU: the moment
+    /// before the first was asked, CLOCK_MONOTONIC in ns. The last may be asked much later.
+    fn settle(&mut self) -> Result<u64, LoadError> {
+        let began_ns = facts::clock_ns(ClockId::CLOCK_MONOTONIC);
+        self.object.run_on_each("cpu_settle")?;
+        Ok(began_ns)
     }
 
-    /// Reads the window logs of all CPUs and closes the windows that have ended everywhere.
-    fn close_windows(&mut self, cgroups: &Cgroups) {
-        let current = facts::clock_ns(ClockId::CLOCK_MONOTONIC) / WINDOW_NS;
+    /// Reads the window logs of all CPUs and closes the windows that had ended everywhere when the tasks were settled at `settled_ns`.
+    fn close_windows(&mut self, settled_ns: u64, cgroups: &Cgroups) {
+        self.account.look(facts::boottime_ns(), facts::clock_ns(ClockId::CLOCK_MONOTONIC));
+        let current = settled_ns / WINDOW_NS;
         let (open, until) = (self.account.open_window(), current.saturating_sub(OPEN_WINDOWS));
         let mut used: BTreeMap<u64, HashMap<u32, u64>> = BTreeMap::new();
         for cpu in 0..self.cpus {
@@ -290,30 +319,10 @@ impl Cpu {
 
     /// What each slot used of one CPU in each window of `wanted`, and moves on behind the entries that nobody will ask for again.
     fn read_windows(&mut self, cpu: u32, wanted: Range<u64>, current: u64) -> HashMap<u64, HashMap<u32, u64>> {
-        let mut used: HashMap<u64, HashMap<u32, u64>> = HashMap::new();
-        let (Some(now), Some(tail)) = (self.now.read(cpu), self.tails.get_mut(cpu as usize)) else { return used };
-        let head = now.log_head as u32;
-        let behind = head.wrapping_sub(*tail);
-        if behind > LOG_LEN {
-            self.lost_windows += u64::from(behind - LOG_LEN);
-            *tail = head.wrapping_sub(LOG_LEN);
-        }
-        // Entries come nearly in order of their windows; those of open windows still grow and are read again.
-        let mut finished = true;
-        let mut number = *tail;
-        while number != head {
-            let Some(entry) = self.log.read(cpu * LOG_LEN + (number & (LOG_LEN - 1))) else { break };
-            let window = widen(entry.window, current);
-            finished &= window < wanted.end;
-            number = number.wrapping_add(1);
-            if finished {
-                *tail = number;
-            }
-            if wanted.contains(&window) {
-                *used.entry(window).or_default().entry(entry.slot).or_default() += entry.on_cpu_ns;
-            }
-        }
-        used.values_mut().for_each(fit_into_window);
+        let (Some(now), Some(reader)) = (self.now.read(cpu), self.readers.get_mut(cpu as usize)) else { return HashMap::new() };
+        let entry = |number: u32| self.log.read(cpu * LOG_LEN + (number & (LOG_LEN - 1)));
+        let (used, lost) = reader.read(now.log_head as u32, entry, &wanted, current, self.account.first_window());
+        self.lost_windows += lost;
         used
     }
 
@@ -371,20 +380,15 @@ impl Cpu {
     }
 
     fn points(&self, cgroup: &Cgroup, used: &CpuUse) -> Vec<Point> {
-        let counting = cgroup.born_ns;
-        // An older one's birth is not known; the node's is no later.
-        let born = if cgroup.older_than_counting { facts::BOOTED_NS } else { counting };
+        let (counting, born) = (cgroup.counted_since(self.since_ns), cgroup.made_ns());
         let seconds = |ns: u64| Value::Float(ns as f64 / 1e9);
-        let wait = |ns, cause| Point::new(&WAIT_TIME, counting, seconds(ns)).with("cause", cause);
         let mut points = vec![
             Point::new(&SWITCHES, counting, Value::Int(used.waits.count)),
-            Point::new(&WAIT, counting, Value::Histogram(used.waits.clone())),
-            Point::new(&BURST, counting.max(self.started_ns), Value::Histogram(used.burst.clone())),
+            Point::new(&BURST, cgroup.counted_since(self.started_ns), Value::Histogram(used.burst.clone())),
         ];
-        points.extend(used.time_ns.map(|ns| Point::new(&TIME, born, seconds(ns))));
+        points.extend(used.time_ns.map(|ns| Point::new(&TIME, born, seconds(whole_us(ns)))));
         points.extend(used.usage_cores.map(|cores| Point::new(&USAGE, 0, Value::Float(cores))));
-        points.extend(used.causes.map(|causes| wait(causes.contention_ns, "contention")));
-        points.extend(used.causes.and_then(|causes| causes.throttled_ns).map(|ns| wait(ns, "throttled")));
+        points.extend(wait_points(counting, used, self.has_waits));
         if let Some((periods, throttled)) = used.periods {
             points.push(Point::new(&PERIODS, born, Value::Int(periods)));
             points.push(Point::new(&THROTTLED_PERIODS, born, Value::Int(throttled)));
@@ -396,12 +400,16 @@ impl Cpu {
         let unattributed_ns = self.account.unattributed_ns();
         let seconds = |ns: u64| Value::Float(ns as f64 / 1e9);
         let mut points = vec![
-            Point::new(&UNATTRIBUTED_TIME, self.started_ns, seconds(unattributed_ns)),
-            Point::new(&LOST_WINDOWS, self.started_ns, Value::Int(self.lost_windows + self.unwindowed())),
+            Point::new(&UNATTRIBUTED_TIME, self.since_ns, seconds(unattributed_ns)),
+            Point::new(
+                &LOST_WINDOWS,
+                self.started_ns,
+                Value::Int(self.lost_windows + self.unwindowed() - self.unwindowed_before),
+            ),
         ];
         let Some(root_ns) = root_ns else { return points };
         let time_ns = root_ns + unattributed_ns;
-        points.push(Point::new(&NODE_TIME, facts::BOOTED_NS, seconds(time_ns)));
+        points.push(Point::new(&NODE_TIME, facts::BOOTED_NS, seconds(whole_us(time_ns))));
         if let Some((then_ns, before_ns)) = self.node.replace((now_ns, time_ns)).filter(|(then_ns, _)| *then_ns < now_ns) {
             let cores = time_ns.saturating_sub(before_ns) as f64 / (now_ns - then_ns) as f64;
             points.push(Point::new(&NODE_USAGE, 0, Value::Float(cores)));
@@ -412,8 +420,8 @@ impl Cpu {
 
 impl Running for Cpu {
     fn tick(&mut self, cgroups: &Cgroups) -> Result<(), Failure> {
-        self.settle()?;
-        self.close_windows(cgroups);
+        let settled_ns = self.settle()?;
+        self.close_windows(settled_ns, cgroups);
         Ok(())
     }
 
@@ -432,9 +440,9 @@ impl Running for Cpu {
     }
 
     fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
-        self.settle()?;
+        let settled_ns = self.settle()?;
         self.enter_all(cgroups);
-        self.close_windows(cgroups);
+        self.close_windows(settled_ns, cgroups);
         let used = self.account.collect(now_ns, cgroups.table(), |cgroup| files::cpu_stat(&cgroups.directory(cgroup)));
         self.keep(cgroups);
         let root_ns = cgroups.table().iter().find(|c| c.path == "/").and_then(|c| used.get(&c.slot)).and_then(|u| u.time_ns);
@@ -443,8 +451,78 @@ impl Running for Cpu {
     }
 
     fn note(&self) -> Option<String> {
-        let notes: Vec<String> = self.note.iter().cloned().chain(self.object.lacks()).collect();
+        let notes: Vec<String> = self.notes.iter().cloned().chain(self.object.lacks()).collect();
         (!notes.is_empty()).then(|| notes.join("; "))
+    }
+}
+
+/// The waits of a cgroup, where the kernel counts them.
+fn wait_points(counting: u64, used: &CpuUse, counted: bool) -> Vec<Point> {
+    if !counted {
+        return Vec::new();
+    }
+    let wait = |ns, cause| Point::new(&WAIT_TIME, counting, Value::Float(ns as f64 / 1e9)).with("cause", cause);
+    let mut points = vec![Point::new(&WAIT, counting, Value::Histogram(used.waits.clone()))];
+    points.extend(used.causes.map(|causes| wait(causes.contention_ns, "contention")));
+    points.extend(used.causes.and_then(|causes| causes.throttled_ns).map(|ns| wait(ns, "throttled")));
+    points
+}
+
+/// How far one CPU's log of windows was read.
+#[derive(Clone, Copy, Debug)]
+struct LogReader {
+    /// Number of the first entry that was not read to the end.
+    tail: u32,
+    /// Number of the first entry that was not seen at all.
+    unseen: u32,
+}
+
+impl LogReader {
+    fn at(head: u32) -> Self {
+        Self { tail: head, unseen: head }
+    }
+
+    /// What each slot used in each window of `wanted`, and how many entries are lost: those that were overwritten, and those that come
+    /// only now, of windows that have been closed. `first_window` is where closing began.
+    fn read(
+        &mut self,
+        head: u32,
+        entry: impl Fn(u32) -> Option<WindowEntry>,
+        wanted: &Range<u64>,
+        current: u64,
+        first_window: u64,
+    ) -> (HashMap<u64, HashMap<u32, u64>>, u64) {
+        let mut used: HashMap<u64, HashMap<u32, u64>> = HashMap::new();
+        let mut lost = 0;
+        let behind = head.wrapping_sub(self.tail);
+        if behind > LOG_LEN {
+            lost += u64::from(behind - LOG_LEN);
+            self.tail = head.wrapping_sub(LOG_LEN);
+        }
+        let mut unseen = head.wrapping_sub(self.unseen);
+        // Entries come nearly in order of their windows; those of open windows still grow and are read again.
+        let mut finished = true;
+        let mut number = self.tail;
+        while number != head {
+            let Some(entry) = entry(number) else { break };
+            let window = widen(entry.window, current);
+            let is_new = head.wrapping_sub(number) <= unseen;
+            if is_new && (first_window..wanted.start).contains(&window) {
+                lost += 1;
+            }
+            finished &= window < wanted.end;
+            number = number.wrapping_add(1);
+            if finished {
+                self.tail = number;
+            }
+            if wanted.contains(&window) {
+                *used.entry(window).or_default().entry(entry.slot).or_default() += entry.on_cpu_ns;
+            }
+        }
+        unseen = head.wrapping_sub(number).min(unseen);
+        self.unseen = head.wrapping_sub(unseen);
+        used.values_mut().for_each(fit_into_window);
+        (used, lost)
     }
 }
 
@@ -454,6 +532,12 @@ fn without_controller(controllers: Option<&str>) -> Option<String> {
     let has_cpu = controllers?.split_whitespace().any(|controller| controller == "cpu");
     (!has_cpu)
         .then(|| "cgroup2 has no cpu controller here, so throttling is not known: all waiting counts as contention".to_owned())
+}
+
+/// CPU time as `cpu.stat` has it, in whole µs: where programs of another version go on from that file, a counter must not go down by
+/// what it cuts off.
+fn whole_us(ns: u64) -> u64 {
+    ns - ns % 1000
 }
 
 /// A window has room for 100 ms of one CPU. Where a stretch that was settled ended is known to a tick at worst, and may be laid
@@ -475,13 +559,23 @@ fn offsets(btf: &Btf) -> Result<Facts, BtfError> {
     Ok(Facts {
         task_exec: btf.offset_of("task_struct", "se.sum_exec_runtime", 8)?,
         task_exec_start: btf.offset_of("task_struct", "se.exec_start", 8)?,
-        task_run_delay: btf.offset_of("task_struct", "sched_info.run_delay", 8)?,
+        task_group_leader: btf.offset_of("task_struct", "group_leader", 8)?,
         task_cgroups: btf.offset_of("task_struct", "cgroups", 8)?,
         css_set_cgroup: btf.offset_of("css_set", "dfl_cgrp", 8)?,
         cgroup_kn: btf.offset_of("cgroup", "kn", 8)?,
         kn_id: btf.offset_of("kernfs_node", "id", 8)?,
         ..Facts::ZERO
     })
+}
+
+/// Where this kernel keeps how long a task has waited, if it counts that; otherwise what is missing and why.
+fn waits(btf: &Btf, facts: &mut Facts) -> Result<(), String> {
+    // `struct sched_info` is empty without CONFIG_SCHED_INFO.
+    let offset = btf.offset_of("task_struct", "sched_info.run_delay", 8).map_err(|error| error.to_string());
+    let offset = offset.and_then(|offset| facts::waits_are_counted().map(|()| offset));
+    let offset = offset.map_err(|why| format!("no waiting: {why}"))?;
+    (facts.task_run_delay, facts.waits) = (offset, 1);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -498,6 +592,39 @@ mod tests {
         assert_eq!(used, HashMap::from([(1, 7)]));
     }
 
+    /// A log of (slot, window, ns) as one CPU writes it.
+    fn log(entries: &[(u32, u64, u64)]) -> impl Fn(u32) -> Option<WindowEntry> {
+        move |number| {
+            let &(slot, window, on_cpu_ns) = entries.get(number as usize)?;
+            Some(WindowEntry { slot, window: window as u32, on_cpu_ns })
+        }
+    }
+
+    #[test]
+    fn what_is_counted_after_its_window_was_closed_is_lost_and_said() {
+        let mut reader = LogReader::at(0);
+        let early = [(1, 100, 50), (1, 101, 60), (1, 102, 7)];
+        let (used, lost) = reader.read(3, log(&early), &(100..102), 103, 100);
+        assert_eq!((used[&100][&1], used[&101][&1], used.len(), lost), (50, 60, 2, 0));
+        // The open window has grown; an entry of a closed one comes too late. It is lost once, however often it is read.
+        let late = [early[0], early[1], (1, 102, 80), (2, 101, 9), (1, 103, 5)];
+        let (used, lost) = reader.read(5, log(&late), &(102..103), 104, 100);
+        assert_eq!((used[&102][&1], used.len(), lost), (80, 1, 1));
+        let (used, lost) = reader.read(5, log(&late), &(103..105), 106, 100);
+        assert_eq!((used[&103][&1], used.len(), lost), (5, 1, 0));
+        // What a stretch used before counting began is nobody's loss.
+        let mut reader = LogReader::at(0);
+        assert_eq!(reader.read(1, log(&[(1, 99, 5)]), &(100..102), 103, 100).1, 0);
+    }
+
+    #[test]
+    fn entries_that_were_overwritten_are_lost() {
+        let mut reader = LogReader::at(10);
+        let entry = |number: u32| Some(WindowEntry { slot: 1, window: 100, on_cpu_ns: u64::from(number > 0) });
+        let (used, lost) = reader.read(10 + LOG_LEN + 3, entry, &(100..101), 102, 90);
+        assert_eq!((used[&100][&1], lost), (u64::from(LOG_LEN), 3));
+    }
+
     #[test]
     fn it_is_said_where_throttling_is_not_known() {
         for (controllers, noted) in [
@@ -508,6 +635,22 @@ mod tests {
         ] {
             assert_eq!(without_controller(controllers).is_some(), noted, "{controllers:?}");
         }
+    }
+
+    #[test]
+    fn waits_that_the_kernel_does_not_count_are_absent_not_zero() {
+        let used = CpuUse {
+            time_ns: Some(5),
+            usage_cores: None,
+            wait_ns: 7,
+            causes: Some(account::Causes { throttled_ns: Some(3), contention_ns: 4 }),
+            periods: None,
+            waits: Default::default(),
+            burst: Default::default(),
+        };
+        let names = |counted| wait_points(1, &used, counted).iter().map(|point| point.metric.name).collect::<Vec<_>>();
+        assert_eq!(names(true), [WAIT.name, WAIT_TIME.name, WAIT_TIME.name]);
+        assert!(names(false).is_empty());
     }
 
     #[test]

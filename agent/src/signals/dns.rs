@@ -190,8 +190,8 @@ struct Dns {
     waiting: u64,
     /// What cgroups that are gone still waited for, by slot.
     orphans: HashMap<u32, Vec<QueryKey>>,
-    /// When counting began, CLOCK_BOOTTIME in ns.
-    started_ns: u64,
+    /// Since when the kernel side counts, CLOCK_BOOTTIME in ns.
+    since_ns: u64,
 }
 
 impl Dns {
@@ -240,12 +240,12 @@ impl Dns {
             in_flight: object.take("DNS_IN_FLIGHT")?,
             shares: Shares::open(&object, slots)?,
             gaps: object.mapped("DNS_GAPS")?,
+            since_ns: object.since_ns(),
             _object: object,
             _calls: calls,
             timeout: config.timeout,
             waiting: 0,
             orphans: HashMap::new(),
-            started_ns: facts::boottime_ns(),
         })
     }
 
@@ -356,25 +356,26 @@ impl Running for Dns {
                 self.add(cgroup.slot, offset_of!(DnsCounts, abandoned), way(&key));
             }
         }
+        let start_ns = cgroup.counted_since(self.since_ns);
         let last = self.books.bury(cgroup);
         if last.queries == [0; 4] {
             // Whoever asked nothing has no rows.
-            return self.points(cgroup.born_ns, &last, &[]);
+            return self.points(start_ns, &last, &[]);
         }
         let rows = self.rows.bury(cgroup.slot, cgroup.parent.unwrap_or(UNATTRIBUTED));
-        let mut points = self.points(cgroup.born_ns, &last, &rows);
+        let mut points = self.points(start_ns, &last, &rows);
         points.extend(self.names.bury(cgroup.slot));
         points
     }
 
-    fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
+    fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
         let totals = self.books.totals(cgroups.table());
         let mut rows = self.rows.totals(cgroups.table())?;
         self.read_names()?;
         let points = |cgroup: &Cgroup| {
             let rows = rows.remove(&cgroup.slot).unwrap_or_default();
-            let mut points = self.points(cgroup.born_ns, totals.get(&cgroup.slot)?, &rows);
-            points.extend(self.names.points(cgroup.slot));
+            let mut points = self.points(cgroup.counted_since(self.since_ns), totals.get(&cgroup.slot)?, &rows);
+            points.extend(self.names.points(cgroup.slot, now_ns));
             (!points.is_empty()).then_some((cgroup.slot, points))
         };
         let by_cgroup = cgroups.table().iter().filter_map(points).collect();
@@ -383,7 +384,7 @@ impl Running for Dns {
         let unattributed = self.books.unattributed().queries;
         let mut node = vec![Point::new(&IN_FLIGHT, 0, Value::Int(self.waiting))];
         for (way, n) in Way::ALL.into_iter().zip(unattributed).filter(|(_, n)| *n > 0) {
-            let point = Point::new(&UNATTRIBUTED_QUERIES, self.started_ns, Value::Int(n));
+            let point = Point::new(&UNATTRIBUTED_QUERIES, self.since_ns, Value::Int(n));
             node.push(point.with("side", side(way)).with(TRANSPORT, transport(way)));
         }
         Ok(Readings { cgroups: by_cgroup, node })

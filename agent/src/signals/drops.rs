@@ -20,7 +20,6 @@ use crate::{
     cgroups::{Cgroup, Cgroups},
     kernel::{
         btf::{Btf, BtfError},
-        facts,
         load::{Hook, Kernel, LOCKED_DOWN, Object, Optional, Plan},
     },
 };
@@ -79,8 +78,8 @@ struct Drops {
     namespaces: Namespaces,
     /// What this kernel does not allow, and why.
     lacks: Vec<String>,
-    /// When counting began, CLOCK_BOOTTIME in ns.
-    started_ns: u64,
+    /// Since when the kernel side counts, CLOCK_BOOTTIME in ns.
+    since_ns: u64,
 }
 
 impl Drops {
@@ -122,20 +121,20 @@ impl Drops {
         Ok(Self {
             books: Books::open(&object, "DROPS_COUNTS", 1, slots)?,
             namespaces: Namespaces::open(&mut object, slots)?,
+            since_ns: object.since_ns(),
             _object: object,
             reasons,
             lacks,
-            started_ns: facts::boottime_ns(),
         })
     }
 
-    fn points(&self, metric: &'static Metric, counts: &DropCounts) -> Vec<Point> {
+    fn points(&self, metric: &'static Metric, start_ns: u64, counts: &DropCounts) -> Vec<Point> {
         let counted = counts.packets.iter().enumerate().filter(|(_, n)| **n > 0);
         let mut by_name: HashMap<String, u64> = HashMap::new();
         for (position, n) in counted {
             *by_name.entry(self.reasons.name(position)).or_default() += n;
         }
-        let point = |(name, n)| Point::new(metric, self.started_ns, Value::Int(n)).with("reason", name);
+        let point = |(name, n)| Point::new(metric, start_ns, Value::Int(n)).with("reason", name);
         by_name.into_iter().map(point).collect()
     }
 }
@@ -148,7 +147,7 @@ impl Running for Drops {
     fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point> {
         self.namespaces.bury(cgroup);
         let last = self.books.bury(cgroup);
-        self.points(&DROPS, &last)
+        self.points(&DROPS, cgroup.counted_since(self.since_ns), &last)
     }
 
     fn note(&self) -> Option<String> {
@@ -157,8 +156,9 @@ impl Running for Drops {
 
     fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
         let totals = self.books.totals(cgroups.table());
-        let cgroups = totals.iter().map(|(slot, counts)| (*slot, self.points(&DROPS, counts))).collect();
-        Ok(Readings { cgroups, node: self.points(&UNATTRIBUTED, &self.books.unattributed()) })
+        let of = |c: &Cgroup| Some((c.slot, self.points(&DROPS, c.counted_since(self.since_ns), totals.get(&c.slot)?)));
+        let cgroups = cgroups.table().iter().filter_map(of).collect();
+        Ok(Readings { cgroups, node: self.points(&UNATTRIBUTED, self.since_ns, &self.books.unattributed()) })
     }
 }
 

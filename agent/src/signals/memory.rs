@@ -115,6 +115,9 @@ struct Memory {
     lacks: Vec<String>,
     counts_kills: bool,
     events: Vec<Event>,
+    /// Since when the kernel side counts, CLOCK_BOOTTIME in ns.
+    since_ns: u64,
+    /// When this process began, CLOCK_BOOTTIME in ns.
     started_ns: u64,
 }
 
@@ -185,7 +188,7 @@ impl Memory {
             optional: OPTIONAL,
         })?;
         if layout.needs_index() && !object.does_without("memory_copy_index") {
-            object.run_on("memory_copy_index", facts::online_cpus()?.first().copied().unwrap_or(0))?;
+            object.run_once("memory_copy_index")?;
         }
         let index = object.mapped::<Index>("MEMORY_INDEX")?.read(0).unwrap_or(Index::ZERO);
         let (items, no_walk) = layout.items(&index);
@@ -210,6 +213,7 @@ impl Memory {
             counts_kills,
             lacks,
             events: Vec::new(),
+            since_ns: object.since_ns(),
             started_ns: facts::boottime_ns(),
             object,
         };
@@ -329,7 +333,7 @@ impl Running for Memory {
     fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point> {
         let last = self.books.bury(cgroup);
         self.records.write(cgroup.slot, &Usage::ZERO);
-        metrics::of_counts(&last, cgroup.born_ns, self.counts_kills)
+        metrics::of_counts(&last, cgroup.counted_since(self.since_ns), self.counts_kills)
     }
 
     fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
@@ -346,11 +350,10 @@ impl Running for Memory {
             if let Some(own) = figures.get(&cgroup.slot) {
                 let above = std::iter::successors(Some(cgroup.slot), |slot| cgroups.table().parent(*slot));
                 let room = above.filter_map(|slot| figures.get(&slot)).map(Figures::swap_room).min();
-                let born = if cgroup.older_than_counting { facts::BOOTED_NS } else { cgroup.born_ns };
-                of_cgroup = metrics::of_figures(own, room.unwrap_or(u64::MAX).min(swap_free), born);
+                of_cgroup = metrics::of_figures(own, room.unwrap_or(u64::MAX).min(swap_free), cgroup.made_ns());
             }
             if let Some(counts) = totals.get(&cgroup.slot) {
-                of_cgroup.extend(metrics::of_counts(counts, cgroup.born_ns, self.counts_kills));
+                of_cgroup.extend(metrics::of_counts(counts, cgroup.counted_since(self.since_ns), self.counts_kills));
             }
             points.push((cgroup.slot, of_cgroup));
         }
@@ -358,7 +361,7 @@ impl Running for Memory {
         if self.counts_kills {
             let lost = self.books.unattributed();
             let kills = Value::Int(lost.cgroup_kills + lost.node_kills);
-            node.push(Point::new(&metrics::UNATTRIBUTED_KILLS, self.started_ns, kills));
+            node.push(Point::new(&metrics::UNATTRIBUTED_KILLS, self.since_ns, kills));
             node.push(Point::new(&metrics::LOST_KILLS, self.started_ns, Value::Int(self.kills.lost())));
         }
         Ok(Readings { cgroups: points, node })

@@ -21,7 +21,7 @@ use crate::{
     cgroups::{Cgroup, Cgroups},
     config,
     kernel::{
-        capabilities, facts,
+        capabilities,
         load::{Hook, Kernel, LoadError, Object, Plan},
     },
 };
@@ -108,8 +108,8 @@ struct Network {
     _object: Object,
     books: Books<NetworkCounts>,
     ranges: Ranges,
-    /// When counting began, CLOCK_BOOTTIME in ns.
-    started_ns: u64,
+    /// Since when the kernel side counts, CLOCK_BOOTTIME in ns.
+    since_ns: u64,
 }
 
 impl Network {
@@ -140,7 +140,7 @@ impl Network {
         }
         kernel.attach(&mut object)?;
         let books = Books::open(&object, "NETWORK_COUNTS", cpus, slots)?;
-        Ok(Self { _object: object, books, ranges, started_ns: facts::boottime_ns() })
+        Ok(Self { books, ranges, since_ns: object.since_ns(), _object: object })
     }
 }
 
@@ -171,16 +171,16 @@ impl Running for Network {
     }
 
     fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point> {
-        points(cgroup.born_ns, &self.books.bury(cgroup))
+        points(cgroup.counted_since(self.since_ns), &self.books.bury(cgroup))
     }
 
     fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
         let totals = self.books.totals(cgroups.table());
-        let of = |cgroup: &Cgroup| Some((cgroup.slot, points(cgroup.born_ns, totals.get(&cgroup.slot)?)));
+        let of = |c: &Cgroup| Some((c.slot, points(c.counted_since(self.since_ns), totals.get(&c.slot)?)));
         let by_cgroup = cgroups.table().iter().filter_map(of).collect();
         let rest = self.books.unattributed();
         let root = cgroups.table().iter().find(|cgroup| cgroup.path == "/").and_then(|root| totals.get(&root.slot));
-        let both = |metric, received: u64, sent: u64| directions(metric, self.started_ns, [received, sent]);
+        let both = |metric, received: u64, sent: u64| directions(metric, self.since_ns, [received, sent]);
         let mut node = both(&UNATTRIBUTED_IO, rest.received_bytes, sent_bytes(&rest)).to_vec();
         if let Some(all) = root {
             let (received, sent) = (all.received_bytes + rest.received_bytes, sent_bytes(all) + sent_bytes(&rest));

@@ -1,6 +1,6 @@
 //! The pressure signal: time that tasks stood still for want of CPU, memory or I/O (PSI), from the cgroups' files.
 //!
-//! A kernel may be built without it, have it switched off (`psi=0`: the files are there and reading them fails), or have it
+//! A kernel may be built without it, have it switched off (`psi=0`, or by default: there are no files, or reading them fails), or have it
 //! switched off for a cgroup (`cgroup.pressure`) or all of them (`cgroup_disable=pressure`). What cannot be read is absent, and looked for
 //! more and more rarely.
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     cgroups::{Cgroup, Cgroups},
-    kernel::facts,
+    kernel::{btf::Btf, facts},
 };
 
 /// See the module.
@@ -22,7 +22,7 @@ pub const SIGNAL: Signal = Signal {
     tracepoints: &[],
     metrics: &[&TIME, &NODE_TIME],
     capability: None,
-    missing: |_| absent(),
+    missing: absent,
     start: |_, _, _| Ok(Box::new(Pressure { absent: HashMap::new() })),
 };
 
@@ -50,15 +50,45 @@ pub static NODE_TIME: Metric = Metric {
 const RESOURCES: [&str; 3] = ["cpu", "memory", "io"];
 
 /// Why this kernel has none.
-fn absent() -> Option<String> {
-    match fs::read("/proc/pressure/memory") {
-        Ok(_) => None,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Some("this kernel is built without CONFIG_PSI".to_owned()),
-        Err(error) => {
-            let why = "this kernel has pressure accounting switched off: boot with psi=1";
-            Some(format!("{why} (/proc/pressure/memory: {error})"))
-        }
+fn absent(btf: &Btf) -> Option<String> {
+    let error = fs::read(NODE_FILE).err()?;
+    // Every task has the member where the kernel can account pressure, whether it does or not.
+    let built = btf.offset_of("task_struct", "psi_flags", 4).is_ok();
+    Some(reason(&error, built, fs::read_to_string("/proc/cmdline").ok().as_deref()))
+}
+
+const NODE_FILE: &str = "/proc/pressure/memory";
+
+/// Why /proc/pressure cannot be read.
+///
+/// With `psi=0`, or CONFIG_PSI_DEFAULT_DISABLED and no `psi=1`, kernels have no such directory (`psi_proc_init`), older ones (5.10)
+/// have it and refuse to read it (`psi_show`).
+fn reason(error: &io::Error, built: bool, cmdline: Option<&str>) -> String {
+    if !built {
+        return "this kernel is built without CONFIG_PSI".to_owned();
     }
+    let found = format!("{NODE_FILE}: {error}");
+    if error.kind() != io::ErrorKind::NotFound && error.raw_os_error() != Some(nix::libc::EOPNOTSUPP) {
+        return format!("could not read the node's pressure ({found})");
+    }
+    // The last one counts.
+    let switch = cmdline.map(|line| line.split_whitespace().filter_map(|option| option.strip_prefix("psi=")).next_back());
+    match switch {
+        Some(Some(value)) if is_off(value) => {
+            format!("the kernel's command line switches pressure accounting off (psi={value}): boot with psi=1 ({found})")
+        }
+        Some(None) => {
+            format!("this kernel has pressure accounting off by default (CONFIG_PSI_DEFAULT_DISABLED): boot with psi=1 ({found})")
+        }
+        // On by the command line, which is not shown or of another opinion: the /proc of a container may hide files.
+        _ => format!("this kernel has CONFIG_PSI, but its pressure cannot be read here ({found})"),
+    }
+}
+
+/// What the kernel takes for no (`kstrtobool`).
+fn is_off(value: &str) -> bool {
+    let value = value.to_ascii_lowercase();
+    value.starts_with(['0', 'n', 'f']) || value.starts_with("of")
 }
 
 /// The files are the state.
@@ -112,8 +142,7 @@ impl Running for Pressure {
                 continue;
             }
             let directory = cgroups.directory(cgroup);
-            let born = if cgroup.older_than_counting { facts::BOOTED_NS } else { cgroup.born_ns };
-            let points = points(&TIME, born, |resource| directory.join(format!("{resource}.pressure")));
+            let points = points(&TIME, cgroup.made_ns(), |resource| directory.join(format!("{resource}.pressure")));
             if points.is_empty() {
                 absent.insert(cgroup.id, before.again());
             } else {
@@ -160,6 +189,34 @@ mod tests {
         for bad in ["", "some", "some total=", "some total=-1", "something total=5"] {
             assert_eq!(total_us(bad, "some"), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn the_reason_is_the_cause_that_was_found() {
+        let missing = || io::Error::from_raw_os_error(nix::libc::ENOENT);
+        let refused = || io::Error::from_raw_os_error(nix::libc::EOPNOTSUPP);
+        for (error, built, cmdline, says) in [
+            (missing(), false, Some("quiet"), "this kernel is built without CONFIG_PSI"),
+            (missing(), true, Some("quiet psi=0 ro"), "command line switches pressure accounting off (psi=0): boot with psi=1"),
+            (missing(), true, Some("psi=1 psi=off"), "(psi=off): boot with psi=1"),
+            (refused(), true, Some("psi=0"), "(psi=0): boot with psi=1 (/proc/pressure/memory: Operation not supported"),
+            (missing(), true, Some("quiet\n"), "off by default (CONFIG_PSI_DEFAULT_DISABLED): boot with psi=1"),
+            (refused(), true, Some(""), "off by default (CONFIG_PSI_DEFAULT_DISABLED): boot with psi=1"),
+            (
+                missing(),
+                true,
+                Some("psi=1"),
+                "has CONFIG_PSI, but its pressure cannot be read here (/proc/pressure/memory: No such",
+            ),
+            (missing(), true, None, "has CONFIG_PSI, but its pressure cannot be read here"),
+            (io::Error::from_raw_os_error(nix::libc::EACCES), true, Some("psi=0"), "could not read the node's pressure"),
+        ] {
+            let reason = reason(&error, built, cmdline);
+            assert!(reason.contains(says), "{error} {cmdline:?}: {reason}");
+        }
+        // /proc/pressure is readable here, or the reason is one of those.
+        let btf = Btf::from_sys().expect("this kernel's types");
+        assert_eq!(absent(&btf).is_none(), fs::read(NODE_FILE).is_ok());
     }
 
     #[test]

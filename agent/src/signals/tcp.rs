@@ -19,7 +19,7 @@ use crate::{
     histogram::Histogram,
     kernel::{
         btf::{Btf, BtfError},
-        capabilities, facts,
+        capabilities,
         load::{Hook, Kernel, Object, Optional, Plan},
     },
 };
@@ -168,8 +168,8 @@ struct Tcp {
     /// What this kernel does not allow, and why.
     lacks: Vec<String>,
     books: Books<TcpCounts>,
-    /// When counting began, CLOCK_BOOTTIME in ns.
-    started_ns: u64,
+    /// Since when the kernel side counts, CLOCK_BOOTTIME in ns.
+    since_ns: u64,
 }
 
 impl Tcp {
@@ -221,11 +221,11 @@ impl Tcp {
         }
         let resets = !object.does_without("tcp_on_reset_sent");
         let books = Books::open(&object, "TCP_COUNTS", 1, slots)?;
-        Ok(Self { object, living, resets, lacks, books, started_ns: facts::boottime_ns() })
+        Ok(Self { living, resets, lacks, books, since_ns: object.since_ns(), object })
     }
 
-    fn points(&self, counts: &TcpCounts) -> Vec<Point> {
-        let point = |metric, value| Point::new(metric, self.started_ns, value);
+    fn points(&self, start_ns: u64, counts: &TcpCounts) -> Vec<Point> {
+        let point = |metric, value| Point::new(metric, start_ns, value);
         let count = |metric, n| point(metric, Value::Int(n));
         let distribution = |metric, buckets: &[u64], sum_ns| {
             point(metric, Value::Histogram(Histogram::of_durations(FIRST, buckets, sum_ns).into()))
@@ -258,7 +258,7 @@ impl Running for Tcp {
 
     fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point> {
         let last = self.books.bury(cgroup);
-        self.points(&last)
+        self.points(cgroup.counted_since(self.since_ns), &last)
     }
 
     fn note(&self) -> Option<String> {
@@ -272,9 +272,10 @@ impl Running for Tcp {
             Living::Events => {}
         }
         let totals = self.books.totals(cgroups.table());
-        let cgroups = totals.iter().map(|(slot, counts)| (*slot, self.points(counts))).collect();
+        let of = |c: &Cgroup| Some((c.slot, self.points(c.counted_since(self.since_ns), totals.get(&c.slot)?)));
+        let cgroups = cgroups.table().iter().filter_map(of).collect();
         let unattributed = Value::Int(self.books.unattributed().segments);
-        Ok(Readings { cgroups, node: vec![Point::new(&UNATTRIBUTED, self.started_ns, unattributed)] })
+        Ok(Readings { cgroups, node: vec![Point::new(&UNATTRIBUTED, self.since_ns, unattributed)] })
     }
 }
 

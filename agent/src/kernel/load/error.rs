@@ -100,6 +100,12 @@ pub enum LoadError {
 }
 
 impl LoadError {
+    /// Whether a program could not be run because its CPU is offline (`bpf_prog_test_run_raw_tp`, `smp_call_function_single`).
+    pub(super) fn is_of_no_cpu(&self) -> bool {
+        let Self::Program { action: "run", source, .. } = self else { return false };
+        matches!(&**source, ProgramError::SyscallError(error) if error.io_error.raw_os_error() == Some(nix::libc::ENXIO))
+    }
+
     /// Of a program that could not be loaded.
     pub(super) fn of_load(program: &str, error: ProgramError) -> Self {
         let program = program.to_owned();
@@ -145,6 +151,19 @@ fn reason(log: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cpu_that_went_offline_is_told_from_a_kernel_that_refuses() {
+        let of = |action, errno| {
+            let io_error = io::Error::from_raw_os_error(errno);
+            let source = ProgramError::SyscallError(aya::sys::SyscallError { call: "bpf_prog_test_run", io_error });
+            LoadError::Program { action, program: "cpu_settle".to_owned(), source: Box::new(source) }
+        };
+        assert!(of("run", nix::libc::ENXIO).is_of_no_cpu());
+        assert!(!of("run", nix::libc::EPERM).is_of_no_cpu());
+        assert!(!of("attach", nix::libc::ENXIO).is_of_no_cpu());
+        assert!(!LoadError::Cpus(io::Error::from_raw_os_error(nix::libc::ENXIO)).is_of_no_cpu());
+    }
 
     #[test]
     fn the_verifiers_reason_is_found_among_its_lines() {

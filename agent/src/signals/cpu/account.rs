@@ -13,6 +13,7 @@ use agent_common::{
     cpu::{WAIT_FIRST, WAIT_LEN, WINDOW_NS},
 };
 
+use super::sleeps::Sleeps;
 use crate::{
     cgroups::{
         Cgroup, Table,
@@ -122,17 +123,33 @@ pub struct Account {
     first_window: u64,
     /// Windows before this one are closed.
     open_window: u64,
+    /// Since when the records count, CLOCK_BOOTTIME in ns.
+    since_ns: u64,
     /// When the last collection was, CLOCK_BOOTTIME in ns.
     collected_ns: Option<u64>,
-    /// CLOCK_BOOTTIME - CLOCK_MONOTONIC in ns.
-    asleep_ns: u64,
+    /// Births and deaths are stamped with CLOCK_BOOTTIME, windows counted by CLOCK_MONOTONIC.
+    sleeps: Sleeps,
 }
 
 impl Account {
-    /// Begins the books in the window that is current now. `asleep_ns` is CLOCK_BOOTTIME - CLOCK_MONOTONIC: births and deaths
-    /// are stamped with the one, windows counted by the other.
-    pub fn new(window: u64, asleep_ns: u64) -> Self {
-        Self { first_window: window, open_window: window, asleep_ns, ..Self::default() }
+    /// Begins the books in the window that is current now. The records have counted since `since_ns`, CLOCK_BOOTTIME.
+    pub fn new(window: u64, since_ns: u64) -> Self {
+        Self { first_window: window, open_window: window, since_ns, ..Self::default() }
+    }
+
+    /// A look at both clocks, at every tick; boot time was read first.
+    pub fn look(&mut self, boottime_ns: u64, monotonic_ns: u64) {
+        self.sleeps.look(boottime_ns, monotonic_ns);
+    }
+
+    /// Whether a cgroup is older than its counts, and its CPU time starts from `cpu.stat`.
+    pub fn is_older(&self, cgroup: &Cgroup) -> bool {
+        cgroup.is_older_than(self.since_ns)
+    }
+
+    /// The window in which counting began.
+    pub fn first_window(&self) -> u64 {
+        self.first_window
     }
 
     /// The first window that is not closed yet.
@@ -269,17 +286,18 @@ impl Account {
         let died = cgroup.died_ns.map(|died_ns| self.window_of(died_ns));
         let until = died.map_or(self.open_window, |died| self.open_window.min(died + 1));
         let windows = until.saturating_sub(self.first_window_of(cgroup));
-        self.ledger(cgroup.slot).state(cgroup, sum, stat, windows, elapsed_s)
+        let older = self.is_older(cgroup);
+        self.ledger(cgroup.slot).state(older, sum, stat, windows, elapsed_s)
     }
 
     /// The first window that counts for a cgroup: that of its birth, or the first whole one where it is older than these books.
     fn first_window_of(&self, cgroup: &Cgroup) -> u64 {
         let born = self.window_of(cgroup.born_ns);
-        if cgroup.older_than_counting || born < self.first_window { self.first_window + 1 } else { born }
+        if self.is_older(cgroup) || born < self.first_window { self.first_window + 1 } else { born }
     }
 
     fn window_of(&self, boottime_ns: u64) -> u64 {
-        boottime_ns.saturating_sub(self.asleep_ns) / WINDOW_NS
+        self.sleeps.monotonic_ns(boottime_ns) / WINDOW_NS
     }
 
     fn ledger(&mut self, slot: u32) -> &mut Ledger {
@@ -296,12 +314,12 @@ impl Account {
 }
 
 impl Ledger {
-    fn state(&mut self, cgroup: &Cgroup, sum: &Totals, stat: Option<CpuStat>, windows: u64, elapsed_s: Option<f64>) -> CpuUse {
-        let before = if cgroup.older_than_counting { self.before } else { Some(Before::default()) };
+    fn state(&mut self, older: bool, sum: &Totals, stat: Option<CpuStat>, windows: u64, elapsed_s: Option<f64>) -> CpuUse {
+        let before = if older { self.before } else { Some(Before::default()) };
         let time_ns = before.map(|before| sum.on_cpu_ns.saturating_add_signed(before.on_cpu_ns));
         self.throttling = stat.and_then(|stat| stat.throttling).or(self.throttling);
 
-        let since_ns = std::mem::replace(&mut self.previous_ns, time_ns).or((!cgroup.older_than_counting).then_some(0));
+        let since_ns = std::mem::replace(&mut self.previous_ns, time_ns).or((!older).then_some(0));
         let usage_cores = match (time_ns, since_ns, elapsed_s) {
             (Some(now_ns), Some(since_ns), Some(elapsed_s)) if elapsed_s > 0.0 => {
                 Some(now_ns.saturating_sub(since_ns) as f64 / 1e9 / elapsed_s)

@@ -22,7 +22,7 @@ impl Cpu {
     /// The file is read before and after the records; the truth lies between. All at once first, for most are idle meanwhile. Those
     /// that are not come again, fewer each time, and in the end one by one; the narrowest bracket of each counts.
     pub(super) fn learn_before_counting(&mut self, cgroups: &mut Cgroups) -> Result<(), Failure> {
-        let is_unknown = |c: &&Cgroup| c.older_than_counting && c.lives() && self.account.before(c.slot).is_none();
+        let is_unknown = |c: &&Cgroup| self.account.is_older(c) && c.lives() && self.account.before(c.slot).is_none();
         let mut unknown: Vec<Cgroup> = cgroups.table().iter().filter(is_unknown).cloned().collect();
         let mut brackets = HashMap::with_capacity(unknown.len());
         for round in 1..=ROUNDS {

@@ -60,10 +60,11 @@ impl Names {
         self.by_slot()
     }
 
-    /// The names of a slot that were asked for most by the last reading.
-    pub(super) fn points(&self, slot: u32) -> Vec<Point> {
+    /// The names of a slot that were asked for most by the last reading, of those first asked for until `until_ns`, CLOCK_BOOTTIME: what
+    /// is new since then is of the next export.
+    pub(super) fn points(&self, slot: u32, until_ns: u64) -> Vec<Point> {
         let Some(read) = self.read.get(&slot) else { return Vec::new() };
-        most_asked(read.iter().map(|(_, name)| name), self.top)
+        most_asked(read.iter().map(|(_, name)| name).filter(|name| name.first_ns <= until_ns), self.top)
             .into_iter()
             .map(|(text, queries, first_ns)| {
                 Point::new(&NAME_QUERIES, first_ns, Value::Int(queries)).with("dns.question.name", text)
@@ -73,7 +74,7 @@ impl Names {
 
     /// The same of a slot whose owner is gone, which is then empty.
     pub(super) fn bury(&mut self, slot: u32) -> Vec<Point> {
-        let points = self.points(slot);
+        let points = self.points(slot, u64::MAX);
         for (key, _) in self.read.remove(&slot).unwrap_or_default() {
             // It may have made room for another.
             let _ = self.map.remove(&key);

@@ -191,13 +191,14 @@ mod tests {
         let mut table = Table::default();
         table.insert(cgroup(3, "/pod/container", None));
         table.insert(cgroup(4, "/pod", None));
-        let mut kill = OomKill { cgroup: 1003, slot: 3, limiting: 1004, tgid: 77, usage_bytes: 4096, ..OomKill::ZERO };
+        let mut kill =
+            OomKill { cgroup: 1003, slot: 3, limiting: 1004, tgid: 77, time_ns: 99, usage_bytes: 4096, ..OomKill::ZERO };
         kill.comm[..5].copy_from_slice(b"stres");
         (kill.kernel_bytes, kill.anon_bytes) = (UNKNOWN, 1000);
         let event = told(&kill, &table);
         let of = |name: &str| event.attributes.iter().find(|(key, _)| *key == name).map(|(_, detail)| detail.clone());
         assert_eq!(event.body, "process stres (77) was killed: /pod reached its memory limit");
-        assert_eq!((event.name, event.cgroup), ("podmeter.oom.kill", (3, 1003)));
+        assert_eq!((event.name, event.cgroup, event.time_ns), ("podmeter.oom.kill", (3, 1003), 99));
         assert_eq!(of("process.executable.name"), Some(Detail::Text("stres".to_owned())));
         assert_eq!(of("podmeter.oom.limiting.cgroup.path"), Some(Detail::Text("/pod".to_owned())));
         assert_eq!(

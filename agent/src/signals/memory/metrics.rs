@@ -141,12 +141,12 @@ pub static LOST_KILLS: Metric = Metric {
            that room had to be kept for those of others.",
 };
 
-/// What a cgroup's memory consists of. `swappable` is how much more it could swap out, `born_ns` when it was made or later.
-pub fn of_figures(figures: &Figures, swappable: u64, born_ns: u64) -> Vec<Point> {
+/// What a cgroup's memory consists of. `swappable` is how much more it could swap out, `made_ns` since when the kernel counts for it.
+pub fn of_figures(figures: &Figures, swappable: u64, made_ns: u64) -> Vec<Point> {
     let gauge = |metric, bytes: Option<u64>| bytes.map(|bytes| Point::new(metric, 0, Value::Int(bytes)));
     let state = |bytes: Option<u64>, state: &'static str| gauge(&STATE, bytes).map(|point| point.with("state", state));
     let counted =
-        |metric, n: Option<u64>, key, value: &'static str| n.map(|n| Point::new(metric, born_ns, Value::Int(n)).with(key, value));
+        |metric, n: Option<u64>, key, value: &'static str| n.map(|n| Point::new(metric, made_ns, Value::Int(n)).with(key, value));
     [
         gauge(&USAGE, Some(figures.usage)),
         gauge(&WORKING_SET, figures.working_set()),

@@ -48,7 +48,7 @@ fn totals_include_descendants_and_survive_their_death() {
 fn a_cgroup_older_than_counting_starts_from_the_kernels_figure() {
     let (mut account, mut table) = (Account::new(0, 0), Table::default());
     let mut old = cgroup(1, "/", None);
-    old.older_than_counting = true;
+    old.found = true;
     table.insert(old);
     account.enter(1, reading(50, 0));
     let used = account.collect(1, &table, |_| None);
@@ -104,6 +104,39 @@ fn a_window_is_one_observation_for_each_level() {
 }
 
 #[test]
+fn after_a_suspend_windows_count_for_what_is_born_then_and_go_on_for_what_was_there() {
+    const SECOND: u64 = 1_000_000_000;
+    let (mut account, mut table) = (Account::new(0, 0), table());
+    for cgroup in table.entries_mut() {
+        cgroup.born_ns = 9 * SECOND;
+    }
+    account.look(10 * SECOND, 10 * SECOND);
+    account.close_windows(100, &BTreeMap::new(), &table);
+    // An hour's sleep.
+    account.look(3611 * SECOND, 11 * SECOND);
+    let mut young = cgroup(4, "/pod/b", Some(2));
+    young.born_ns = 3611 * SECOND;
+    table.insert(young);
+    account.close_windows(115, &BTreeMap::from([(112, HashMap::from([(4, WINDOW_NS)]))]), &table);
+    let collected = account.collect(1, &table, |_| None);
+    let burst = |slot: u32| (collected[&slot].burst.count, collected[&slot].burst.zero_count, collected[&slot].burst.sum);
+    assert_eq!((burst(4), burst(3)), ((5, 4, 1.0), (25, 25, 0.0)));
+    assert_eq!(burst(2), (25, 24, 1.0));
+}
+
+#[test]
+fn what_is_older_than_the_records_is_known_by_when_they_began() {
+    let (account, mut cgroup) = (Account::new(0, 100), cgroup(1, "/", None));
+    let older = |born_ns: u64, found: bool, cgroup: &mut Cgroup| {
+        (cgroup.born_ns, cgroup.found) = (born_ns, found);
+        (account.is_older(cgroup), cgroup.counted_since(100), cgroup.made_ns())
+    };
+    assert_eq!(older(99, false, &mut cgroup), (true, 100, 99), "its birth was seen, by an agent whose records are gone");
+    assert_eq!(older(101, false, &mut cgroup), (false, 101, 101));
+    assert_eq!(older(101, true, &mut cgroup), (true, 101, 0), "it got its slot later: there was none before");
+}
+
+#[test]
 fn throttled_time_never_exceeds_the_wait_and_stays_when_the_cgroup_is_gone() {
     let (mut account, mut table) = (Account::new(0, 0), table());
     account.enter(3, reading(10, 1000));
@@ -134,7 +167,7 @@ fn both_causes_together_are_the_wait_and_neither_goes_down() {
 fn what_was_throttled_before_counting_is_no_part_of_the_wait() {
     let (mut account, mut table) = (Account::new(0, 0), Table::default());
     let mut old = cgroup(1, "/", None);
-    old.older_than_counting = true;
+    old.found = true;
     table.insert(old);
     account.enter(1, reading(0, 1000));
     assert_eq!(account.collect(1, &table, |_| Some(files(5000)))[&1].causes, None);
@@ -147,6 +180,26 @@ fn what_was_throttled_before_counting_is_no_part_of_the_wait() {
     next.enter(1, reading(0, 1000));
     let causes = next.collect(1, &table, |_| Some(files(5200)))[&1].causes;
     assert_eq!(causes, Some(Causes { throttled_ns: Some(300), contention_ns: 700 }));
+}
+
+#[test]
+fn an_agent_that_goes_on_divides_the_wait_of_what_was_born_since_as_the_one_before_did() {
+    let mut table = Table::default();
+    let mut young = cgroup(1, "/young", None);
+    young.born_ns = 200;
+    table.insert(young);
+    let causes_of = |account: &mut Account, throttled_ns| {
+        account.enter(1, reading(0, 1000));
+        account.collect(1, &table, |_| Some(files(throttled_ns)))[&1].causes
+    };
+    // The records have counted since before its birth, whenever this agent came.
+    let mut first = Account::new(0, 100);
+    let causes = causes_of(&mut first, 300);
+    assert_eq!(causes, Some(Causes { throttled_ns: Some(300), contention_ns: 700 }));
+    let mut next = Account::new(5000, 100);
+    next.restore(1, &Reading::ZERO, first.before(1), first.contention_ns(1));
+    assert_eq!(causes_of(&mut next, 300), causes);
+    assert_eq!(next.before(1), None, "there is nothing to learn from cpu.stat");
 }
 
 fn files(throttled_ns: u64) -> CpuStat {
