@@ -5,10 +5,10 @@
 /// It is exported as "unattributed", so that the sum over all slots is always the whole node.
 pub const UNATTRIBUTED: u32 = 0;
 
-/// Bytes kept of a cgroup's path. A pod's container under two nested kubelets needs about 330.
-pub const PATH_LEN: usize = 448;
+/// Bytes of a cgroup's name with the terminating zero: that of a directory has 255 at most (`NAME_MAX`), so none is cut.
+pub const NAME_LEN: usize = 256;
 
-/// The deepest level of the hierarchy on which cgroups may take any slot: where a node has its pods' containers, and services.
+/// The deepest level below the agent's root on which cgroups may take any slot: where a node has its pods' containers, and services.
 pub const SHALLOW: u32 = 4;
 
 /// Whether a cgroup on this level may take a slot when `taken` of so many are. What is deeper leaves a quarter of them: that is where
@@ -30,12 +30,14 @@ record! {
         pub born_ns: u64,
         /// CLOCK_BOOTTIME of its removal in ns, 0 while it lives.
         pub died_ns: u64,
+        /// Levels below the agent's root, whose own is 0.
+        pub level: u64,
         /// 1 when the agent found it in the tree: it is older than its slot.
         pub found: u32,
-        /// Length of the path in bytes without the terminating zero; [`PATH_LEN`] - 1 means it was cut.
-        pub path_len: u32,
-        /// The path from the root of the cgroup2 hierarchy, starting with '/', zero-terminated.
-        pub path: [u8; PATH_LEN],
+        /// Length of the name in bytes without the terminating zero; 0 while it is not known, and for the root.
+        pub name_len: u32,
+        /// The name of its directory, zero-terminated. With its parent's, and so on, that makes the path from the agent's root.
+        pub name: [u8; NAME_LEN],
     }
 }
 
@@ -52,17 +54,19 @@ record! {
         pub kn_id: u64,
         /// `kernfs_node.parent`, or `__parent` since 6.15.
         pub kn_parent: u64,
-        /// `cgroup.level`, 32 bits: 0 for the root.
-        pub cgroup_level: u64,
+        /// `kernfs_node.name`
+        pub kn_name: u64,
         /// Number of slots.
         pub slots: u64,
+        /// Id of the cgroup that is the agent's root. No program reads it: it is here so that an agent with another root begins anew.
+        pub root: u64,
     }
 }
 
 record! {
     /// Counters of the `cgroups` programs.
     pub struct Tally {
-        /// Cgroups that were born when no slot was free for them.
+        /// Cgroups that were born when no slot was free for them. What is below one of them has none either and is not counted.
         pub without_slot: u64,
         /// Slots that have an owner, [`UNATTRIBUTED`] left out. The kernel side and the agent add and subtract.
         pub taken: u64,

@@ -59,8 +59,19 @@ pub struct Message {
     pub truncated: bool,
     /// How the lookup ended: the four bits in the header. Extended codes are in the OPT record and are not read: BADVERS reads as 0.
     pub rcode: u8,
-    /// A hash of name, type and class. Names that differ in case only have the same.
+    /// A hash of name, type and class; [`NO_QUESTION`] of a message without one. Names that differ in case only have the same.
     pub question: u64,
+}
+
+impl Message {
+    /// Whether an answer with the right id is one to this question.
+    ///
+    /// One without a question is an answer to any: servers that do not understand a query (FORMERR, NOTIMP) may answer with a header
+    /// alone, and resolvers take that.
+    #[inline(always)]
+    pub const fn answers(&self, question: u64) -> bool {
+        self.question == NO_QUESTION || self.question == question
+    }
 }
 
 /// Why a message is no part of a lookup.
@@ -231,18 +242,20 @@ counts! {
     pub struct DnsCounts {
         /// Queries, retries included.
         pub queries: Counts4,
-        /// Queries that had been asked before, on the same socket with the same id, and not been answered yet.
+        /// Queries that had been asked before, on the same socket with the same id and question, and not been answered yet.
         pub retries: Counts4,
         /// Queries that were not answered in time.
         pub timeouts: Counts4,
         /// Queries whose cgroup was gone before an answer or the end of the time for it.
         pub abandoned: Counts4,
-        /// Queries whose answers could not be waited for: the slot's share of those in flight was used up, no room for another row, or part
-        /// of a stream lost.
+        /// Queries whose answers could not be waited for: the slot's share of those in flight was used up, no room for another row, part of
+        /// a stream lost, or another question asked on the same socket with the same id.
         pub lost: Counts4,
         /// Answers, among the lookups, that were cut to fit into a datagram.
         pub truncated: Counts4,
-        /// Answers that nobody waited for (late, given twice, forged), and messages that went the wrong way.
+        /// Answers to what had been answered already: see [`Answered`].
+        pub duplicates: Counts4,
+        /// Answers that nobody waited for (late, forged), and messages that went the wrong way.
         pub unmatched: Counts4,
         /// Messages that could not be read.
         pub malformed: Counts4,
@@ -290,12 +303,10 @@ counts! {
 }
 
 record! {
-    /// A query that waits for its answer, in the hash `DNS_IN_FLIGHT`.
+    /// A query that waits for its answer, in the hash `DNS_IN_FLIGHT`: not by its question, which an answer may lack.
     pub struct QueryKey {
         /// The socket's cookie: unlike addresses, it is the same for query and answer whatever NAT does to them.
         pub cookie: u64,
-        /// [`Message::question`].
-        pub question: u64,
         /// [`Message::id`] in the lower half, [`Way::index`] in the upper one.
         pub id: u32,
         /// A hash of who asked, where one socket serves many (a server's UDP socket); else 0.
@@ -303,11 +314,24 @@ record! {
     }
 }
 
+impl QueryKey {
+    /// All of it in one word. Two keys have the same with a chance of 2^-64.
+    #[inline(always)]
+    pub const fn hash(&self) -> u64 {
+        const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+        let rest = (self.peer as u64) << 32 | self.id as u64;
+        let mixed = (self.cookie.wrapping_mul(FACTOR).rotate_left(32) ^ rest).wrapping_mul(FACTOR);
+        mixed ^ mixed >> 32
+    }
+}
+
 record! {
-    /// When a query was first asked, and by whom.
+    /// What was asked, when first, and by whom.
     pub struct Query {
         /// CLOCK_MONOTONIC in ns.
         pub asked_ns: u64,
+        /// [`Message::question`].
+        pub question: u64,
         /// The slot in which it counts.
         pub slot: u32,
         /// Fills the record.
@@ -317,6 +341,38 @@ record! {
 
 /// Room for queries in flight: three thousand a second that all wait for five. Who has how many is bounded by [`crate::share`].
 pub const QUERIES_LEN: u32 = 16_384;
+
+/// Answered lookups that are remembered, of all slots together: a power of two.
+pub const ANSWERED_LEN: usize = 4096;
+
+record! {
+    /// A lookup that was answered, at [`Answered::position`] of the array `DNS_ANSWERED`, until another takes its place.
+    ///
+    /// It tells further answers from those that nobody asked for: of the name servers that musl asks all at once, all but the first answer
+    /// what has been answered; a zone transfer has many messages. CPUs may mix theirs, which makes it nobody's.
+    pub struct Answered {
+        /// [`QueryKey::hash`]
+        pub key: u64,
+        /// [`Message::question`] of the query.
+        pub question: u64,
+        /// Its last answer, on CLOCK_MONOTONIC in ns; 0 where there was none.
+        pub at_ns: u64,
+    }
+}
+
+impl Answered {
+    /// Where a lookup is remembered, by its key's hash.
+    #[inline(always)]
+    pub const fn position(hash: u64) -> usize {
+        (hash >> 20) as usize & (ANSWERED_LEN - 1)
+    }
+
+    /// Whether an answer with this key's hash is a further one to this lookup.
+    #[inline(always)]
+    pub const fn was(&self, hash: u64, answer: &Message, now_ns: u64, timeout_ns: u64) -> bool {
+        self.at_ns != 0 && self.key == hash && answer.answers(self.question) && now_ns.saturating_sub(self.at_ns) < timeout_ns
+    }
+}
 
 record! {
     /// What a slot has in the tables that all slots share: `DNS_TAKEN[slot]`, and all of them together `DNS_TAKEN_ALL[0]`.

@@ -38,10 +38,12 @@ pub enum ConnectError {
     Canceled,
     /// Anything else, such as a local firewall's refusal.
     Other,
+    /// No SYN was sent: nearly always since no local port was free (EADDRNOTAVAIL).
+    NotSent,
 }
 
 /// Number of causes.
-pub const CONNECT_ERRORS: usize = 6;
+pub const CONNECT_ERRORS: usize = 7;
 
 impl ConnectError {
     /// Each with its name, in the order in which they are counted.
@@ -52,12 +54,15 @@ impl ConnectError {
         (Self::Reset, "reset"),
         (Self::Canceled, "canceled"),
         (Self::Other, "other"),
+        (Self::NotSent, "not_sent"),
     ];
 
-    /// The cause by the errno that the kernel leaves in the socket, the same numbers on every architecture that podmeter runs on.
+    /// The cause by the errno that the kernel leaves in the socket, the same numbers on every architecture that podmeter runs on, and by
+    /// how many segments it has sent (`tcp_sock.segs_out`): where a connect fails before its SYN, only the caller gets the errno.
     #[inline(always)]
-    pub const fn of_errno(errno: u32) -> Self {
+    pub const fn of(errno: u32, segments: u32) -> Self {
         match errno {
+            0 if segments == 0 => Self::NotSent,
             0 => Self::Canceled,
             104 => Self::Reset,
             110 => Self::Timeout,

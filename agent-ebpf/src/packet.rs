@@ -1,7 +1,7 @@
 //! Packets as a cgroup's programs see them: from the network header on.
 
 use agent_common::dns::PORTS_LEN;
-use aya_ebpf::programs::SkBuffContext;
+use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_sk_fullsock, programs::SkBuffContext};
 
 /// 1 when a port is one of these, which fill up with [`agent_common::dns::NO_PORT`]. Without a branch: the verifier would follow each.
 ///
@@ -16,6 +16,39 @@ pub unsafe fn is_one_of(ports: *const [u64; PORTS_LEN], port: u16) -> u64 {
         found |= difference.wrapping_sub(1) >> 63;
     }
     found
+}
+
+/// Whether what a socket receives are copies of what other sockets receive: a raw socket of a protocol that has sockets of its own.
+///
+/// The kernel gives every raw socket of a packet's protocol a copy before it looks for the one that the packet is for
+/// (`raw_local_deliver`, `raw6_local_deliver`). Of ICMP, OSPF and the like a raw socket is the receiver.
+///
+/// # Safety
+/// `socket` must be a full socket, which the verifier knows.
+#[inline(always)]
+pub unsafe fn receives_copies(socket: *const bpf_sock) -> bool {
+    const SOCK_RAW: u32 = 3;
+    const TCP: u32 = 6;
+    const UDP: u32 = 17;
+    const DCCP: u32 = 33;
+    const SCTP: u32 = 132;
+    const UDPLITE: u32 = 136;
+    // SAFETY: fields of a socket, which the verifier checks.
+    unsafe { (*socket).type_ == SOCK_RAW && matches!((*socket).protocol, TCP | UDP | DCCP | SCTP | UDPLITE) }
+}
+
+/// Whether a packet that comes in is a copy of one that comes in at another socket: see [`receives_copies`].
+#[inline(always)]
+pub fn is_copy(ctx: &SkBuffContext) -> bool {
+    // SAFETY: a field of the context, which the verifier checks; the helper takes what it found there, if it is not null.
+    unsafe {
+        let sk = (*ctx.skb.skb).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return false;
+        }
+        let socket = bpf_sk_fullsock(sk);
+        !socket.is_null() && receives_copies(socket)
+    }
 }
 
 /// What a packet carries.
@@ -114,6 +147,13 @@ impl Packet {
     #[inline(always)]
     pub fn destination_hash(&self, ctx: &SkBuffContext) -> u32 {
         self.hash(ctx, if self.v6 { 24 } else { 16 }, self.destination_port)
+    }
+
+    /// Whether it goes to a group of receivers: 224.0.0.0/4, ff00::/8.
+    #[inline(always)]
+    pub fn goes_to_many(&self, ctx: &SkBuffContext) -> bool {
+        let first: u8 = ctx.load(if self.v6 { 24 } else { 16 }).unwrap_or(0);
+        if self.v6 { first == 0xff } else { first >> 4 == 0xe }
     }
 
     #[inline(always)]

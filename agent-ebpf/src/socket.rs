@@ -4,6 +4,7 @@ use agent_common::{
     cgroups::UNATTRIBUTED,
     socket::{SocketFacts, state},
 };
+use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_tcp_sock};
 
 use crate::{CgroupSlots, load, load8, probe};
 
@@ -45,6 +46,30 @@ pub unsafe fn slot_of_full(slots: &CgroupSlots, sk: u64, facts: *const SocketFac
     };
     // SAFETY: the slot is copied out at once.
     unsafe { slots.get(id) }.copied().unwrap_or(UNATTRIBUTED)
+}
+
+/// The sequence number of the first byte that a TCP connection sends (`EGRESS`) or receives; `None` where it has sent or received some,
+/// or is no such connection.
+///
+/// # Safety
+/// `sk` must be a socket of a packet, which the verifier knows.
+#[inline(always)]
+pub unsafe fn first_byte<const EGRESS: bool>(sk: *mut bpf_sock) -> Option<u32> {
+    // SAFETY: the helper makes sure that the socket is TCP's; fields that the verifier checks.
+    unsafe {
+        let tcp = bpf_tcp_sock(sk);
+        if tcp.is_null() {
+            return None;
+        }
+        if EGRESS {
+            // The SYN counts among what was acknowledged on the side that sent it first.
+            if (*tcp).bytes_acked > 1 { None } else { Some((*tcp).snd_una) }
+        } else if (*tcp).bytes_received > 0 {
+            None
+        } else {
+            Some((*tcp).rcv_nxt)
+        }
+    }
 }
 
 /// Reads a frozen number; see `frozen!`.

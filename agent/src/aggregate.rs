@@ -16,7 +16,10 @@ use self::{
 };
 use crate::{
     cgroups::{Cgroup, Table},
-    join::{Node, Resource, Sample, Subject, identity::Unlisted},
+    join::{
+        Node, Resource, Sample, Subject,
+        identity::{BY_ID, Unlisted},
+    },
     kernel::clock::UnixOffset,
     pods::{Known, figures, known::Found},
     signals::{
@@ -26,10 +29,18 @@ use crate::{
     },
 };
 
-/// How long a pod's cgroup waits for its name, from its birth, and once more from its death: the API server and kubelet take a
-/// second or two to tell of a container, and more when they are busy. All that is counted is cumulative, so nothing is lost by
-/// waiting; what has no name then is exported by its UID.
+/// How long a pod's cgroup waits for its name, from its birth, and once more from its death, where nothing more is to be expected: the
+/// pod is over, or what is known is not current. All that is counted is cumulative, so nothing is lost by waiting; what has no name
+/// then is exported by its UID.
 const PATIENCE_NS: u64 = 10_000_000_000;
+
+/// The same while the API is followed: kubelet's status manager sends what has changed at once and what it could not send every ten
+/// seconds (`syncPeriod`, pkg/kubelet/status/status_manager.go), and a slow node takes several of these.
+const STATUS_NS: u64 = 60_000_000_000;
+
+/// The same while a container of the pod has not been started: kubelet tells of those that have only after it has pulled that one's
+/// image as well (`SyncPod`, pkg/kubelet/kuberuntime/kuberuntime_manager.go).
+const STARTING_NS: u64 = 300_000_000_000;
 
 /// Everything known at one moment: the input of every exporter.
 #[derive(Clone, Debug, Default)]
@@ -97,6 +108,9 @@ struct Label {
     /// Nothing is missing.
     complete: bool,
     sandbox: bool,
+    /// It was exported as a container of its pod without a name. What it was called then it keeps, so that names are added to one
+    /// series and do not begin another.
+    by_id: bool,
 }
 
 /// A cgroup that is gone, and its last words.
@@ -179,8 +193,8 @@ impl Aggregate {
                 by_slot.entry(slot).or_default().extend(points);
             }
         }
-        self.in_force.learn(table, &by_slot, names.map(|names| names.known));
         self.began_ns.get_or_insert(time_ns);
+        self.in_force.learn(table, &by_slot, names.map(|names| names.known));
         let mut samples =
             vec![Sample { cgroup: None, time_ns: None, resource: Arc::clone(&self.node_resource), points: Vec::new() }];
         samples.reserve(by_slot.len() + self.ended.len());
@@ -241,7 +255,13 @@ impl Aggregate {
         let names = names.filter(|_| cgroup.name.pod_uid.is_some());
         let Some(names) = names else {
             let node = &self.node;
-            let make = || Label { resource: Arc::new(node.resource_of(cgroup)), revision: 0, complete: true, sandbox: false };
+            let make = || Label {
+                resource: Arc::new(node.resource_of(cgroup)),
+                revision: 0,
+                complete: true,
+                sandbox: false,
+                by_id: false,
+            };
             return Some(self.labels.entry(cgroup.id).or_insert_with(make).clone());
         };
         let found = find(names.known, cgroup);
@@ -257,25 +277,36 @@ impl Aggregate {
         if !complete {
             *unlabelled += 1;
             let since_ns = self.began_ns.unwrap_or(0).max(cgroup.born_ns).max(cgroup.died_ns.unwrap_or(0));
-            if self.patient && names.now_ns.saturating_sub(since_ns) < patience_ns(names.known) {
+            if self.patient && names.now_ns.saturating_sub(since_ns) < patience_ns(names.known, found.as_ref()) {
                 return None;
             }
         }
         let unlisted = if sandbox { Unlisted::Sandbox } else { Unlisted::Unknown };
-        let resource = match &found {
+        let mut resource = match &found {
             Some(found) => self.node.resource_in(cgroup, found, unlisted),
             None => self.node.resource_of(cgroup),
         };
-        let label = Label { resource: Arc::new(resource), revision, complete, sandbox };
+        let by_id = before.filter(|label| label.by_id).map(|label| Arc::clone(&label.resource));
+        if let Some(before) = &by_id {
+            resource.keep(&BY_ID, before);
+        }
+        let by_id = by_id.is_some() || found.is_some() && !complete;
+        let label = Label { resource: Arc::new(resource), revision, complete, sandbox, by_id };
         self.labels.insert(cgroup.id, label.clone());
         Some(label)
     }
 }
 
-/// While what is known is not current, a list may be on its way that is put off so that a cluster's agents do not ask all at once.
-fn patience_ns(known: &Known) -> u64 {
-    let current = known.figures.following(figures::Followed::Pods).current;
-    PATIENCE_NS + if current { 0 } else { known.figures.spread.as_nanos() as u64 }
+fn patience_ns(known: &Known, found: Option<&Found<'_>>) -> u64 {
+    if !known.figures.following(figures::Followed::Pods).current {
+        // A list may be on its way that is put off so that a cluster's agents do not ask all at once.
+        return PATIENCE_NS + known.figures.spread.as_nanos() as u64;
+    }
+    match found {
+        Some(found) if found.is_settled() => PATIENCE_NS,
+        Some(found) if found.is_starting() => STARTING_NS,
+        _ => STATUS_NS,
+    }
 }
 
 fn find<'a>(known: &'a Known, cgroup: &Cgroup) -> Option<Found<'a>> {
@@ -296,7 +327,7 @@ mod tests {
     use super::*;
     use crate::{
         cgroups::table::tests::cgroup,
-        pods::object::{Container, Pod},
+        pods::object::{Container, Phase, Pod},
         signals::{cpu, metric::Value},
     };
 
@@ -431,8 +462,59 @@ mod tests {
         nobody.figures.spread = Duration::from_secs(5);
         let mut called_at = |known: &Known, now_ns| called(&aggregate.batch(0, readings(), &table, names(known, now_ns))).len();
         assert_eq!((called_at(&nobody, 0), called_at(&nobody, PATIENCE_NS)), (0, 0));
-        nobody.figures.following_mut(figures::Followed::Pods).works();
-        assert_eq!(called_at(&nobody, PATIENCE_NS), 1, "all lists are there, and none has its name");
+        assert_eq!(called_at(&nobody, PATIENCE_NS + 5_000_000_000), 1, "it does not come");
+    }
+
+    #[test]
+    fn a_container_waits_as_long_as_kubelets_status_takes() {
+        let (mut table, id) = (Table::default(), "a".repeat(64));
+        table.insert(container_cgroup(2, "a"));
+        // For how long a container of this pod waits that the status does not tell of.
+        let waits = |known: &mut Known| {
+            known.figures.following_mut(figures::Followed::Pods).works();
+            let known = &*known;
+            let exported_at = |now_ns| {
+                let mut aggregate = Aggregate::new(Node::default());
+                aggregate.batch(0, readings(), &table, names(known, 0));
+                called(&aggregate.batch(now_ns, readings(), &table, names(known, now_ns))).len() == 1
+            };
+            [PATIENCE_NS, STATUS_NS, STARTING_NS].map(exported_at)
+        };
+        let other = "b".repeat(64);
+        let pod = |id: Option<&str>, phase| Pod {
+            containers: vec![
+                Container { name: "proxy".into(), id: Some(other.as_str().into()), ..Container::default() },
+                Container { name: "app".into(), id: id.map(Into::into), ..Container::default() },
+            ],
+            phase,
+            ..Pod { uid: UID.into(), ..Pod::default() }
+        };
+        let with = |pod: Pod| {
+            let mut known = Known::default();
+            known.set_pod(pod);
+            known
+        };
+        assert_eq!(waits(&mut Known::default()), [false, true, true], "a pod that the API does not have yet");
+        assert_eq!(waits(&mut with(pod(None, None))), [false, false, true], "an image is being pulled");
+        assert_eq!(waits(&mut with(pod(Some("the one before"), None))), [false, true, true], "it was started again");
+        assert_eq!(waits(&mut with(pod(None, Some(Phase::Failed)))), [true; 3], "nothing more will be said");
+        assert_eq!(waits(&mut with(pod(Some(&id), None))), [true; 3], "its name is known");
+    }
+
+    #[test]
+    fn names_are_added_to_a_container_that_was_exported_without_and_none_changes() {
+        let mut aggregate = Aggregate::new(Node::default());
+        let mut table = Table::default();
+        table.insert(container_cgroup(2, "a"));
+        let attributes = |batch: &Batch| batch.samples[1].resource.attributes.clone();
+        let (unnamed, named) = (known(&[("app", "another")]), known(&[("app", &"a".repeat(64))]));
+        let first = attributes(&aggregate.batch(0, readings(), &table, names(&unnamed, PATIENCE_NS)));
+        assert!(first.iter().any(|(key, value)| key == "service.instance.id" && value == "shop.web.aaaaaaaaaaaa"), "{first:?}");
+        for now_ns in [PATIENCE_NS + 1, PATIENCE_NS + 2] {
+            let then = attributes(&aggregate.batch(1, readings(), &table, names(&named, now_ns)));
+            assert!(first.iter().all(|attribute| then.contains(attribute)), "{first:?} {then:?}");
+            assert!(then.contains(&("k8s.container.name".to_owned(), "app".to_owned())), "{then:?}");
+        }
     }
 
     #[test]

@@ -6,27 +6,30 @@
 
 mod controllers;
 pub mod files;
+pub mod legacy;
 pub mod name;
 mod scan;
 pub mod table;
 pub mod weight;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, VecDeque},
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
-use agent_common::cgroups::{Offsets, Owner, PATH_LEN, Tally, UNATTRIBUTED, may_take};
+use agent_common::cgroups::{NAME_LEN, Offsets, Owner, Tally, UNATTRIBUTED, may_take};
 use aya::{
     maps::{HashMap as BpfHashMap, MapData, Queue},
     sys::SyscallError,
 };
 
-use self::table::Phase;
 pub use self::{
     controllers::Controllers,
     table::{Cgroup, Table},
 };
+use self::{controllers::Parents, name::Kubelets, table::Phase};
 use crate::kernel::{
     btf::{Btf, BtfError},
     facts,
@@ -43,11 +46,15 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cg
 /// `cgroup_rmdir` succeeds as soon as that task has passed `cgroup_exit`.
 const GRACE_NS: u64 = 1_000_000_000;
 
-/// Word of [`Owner`] that holds its id, and the word that holds its time of death.
+/// How long cgroups that found no slot wait at least until they are looked for again, when there is room.
+const SCAN_AGAIN_NS: u64 = 60_000_000_000;
+
+/// Words of [`Owner`].
 const ID: usize = std::mem::offset_of!(Owner, id) / 8;
-/// The word with `found` in its lower half and `path_len` in its upper one.
+const PARENT: usize = std::mem::offset_of!(Owner, parent) / 8;
+/// The word with `found` in its lower half and `name_len` in its upper one.
 const FOUND: usize = std::mem::offset_of!(Owner, found) / 8;
-const PATH: usize = std::mem::offset_of!(Owner, path) / 8;
+const NAME: usize = std::mem::offset_of!(Owner, name) / 8;
 const DIED: usize = std::mem::offset_of!(Owner, died_ns) / 8;
 /// Word of [`Tally`].
 const TAKEN: usize = std::mem::offset_of!(Tally, taken) / 8;
@@ -93,21 +100,37 @@ pub struct Cgroups {
     by_id: BpfHashMap<MapData, u64, u32>,
     free: Queue<MapData, u32>,
     table: Table,
+    kubelets: Kubelets,
+    left_out: LeftOut,
+}
+
+/// What the last scan left without a slot.
+#[derive(Clone, Copy, Debug, Default)]
+struct LeftOut {
+    /// Whether it found no slot for something.
+    any: bool,
+    /// What had been born without one until then.
+    without_slot: u64,
+    /// When that was, CLOCK_BOOTTIME in ns.
+    at_ns: u64,
 }
 
 impl Cgroups {
-    /// Begins to follow the cgroups below `root`, the mount point of the cgroup2 hierarchy, with that many slots.
+    /// Begins to follow the cgroups below `root`, a directory of the cgroup2 hierarchy, with that many slots. In a cgroup namespace
+    /// its mount point is not the hierarchy's root; what is outside of it is not seen.
     ///
-    /// The programs are attached before the tree is scanned: a cgroup made meanwhile has its slot from the kernel, and the scan
-    /// leaves what has a slot alone, so there is no gap and nothing is entered twice.
+    /// The programs are attached before the tree is scanned: a cgroup made meanwhile has its slot from the kernel, if its parent has one
+    /// by then, and the scan leaves what has a slot alone. What was made while the scan was at its parent is found by a second one, when
+    /// [counting begins](Self::counting_begins).
     ///
     /// # Errors
     /// When the kernel refuses a program or the tree cannot be read.
-    pub fn start(kernel: &mut Kernel, root: PathBuf, slots: u32) -> Result<Self, CgroupError> {
+    pub fn start(kernel: &mut Kernel, root: PathBuf, slots: u32, kubelets: Kubelets) -> Result<Self, CgroupError> {
+        let id = scan::id(&root).map_err(|source| CgroupError::Scan { path: root.clone(), source })?;
         let mut object = kernel.load(&Plan {
             object: "cgroups",
             bytes: OBJECT,
-            facts: ("OFFSETS", Offsets { slots: slots.into(), ..offsets(&kernel.btf)? }),
+            facts: ("OFFSETS", Offsets { slots: slots.into(), root: id, ..offsets(&kernel.btf)? }),
             maps: &[
                 ("CGROUP_SLOTS", Some(slots)),
                 ("FREE_SLOTS", Some(slots)),
@@ -132,6 +155,8 @@ impl Cgroups {
             free: object.take("FREE_SLOTS")?,
             object,
             table: Table::default(),
+            kubelets,
+            left_out: LeftOut::default(),
         };
         if !cgroups.object.adopted() {
             for slot in 1..slots {
@@ -143,6 +168,16 @@ impl Cgroups {
         let before = if cgroups.object.adopted() { Vec::new() } else { kernel.left_by_others("cgroups", "OWNERS") };
         cgroups.scan(&births(&before))?;
         Ok(cgroups)
+    }
+
+    /// All signals are attached: what was made meanwhile gets its slot.
+    ///
+    /// # Errors
+    /// When the tree cannot be read.
+    pub fn counting_begins(&mut self) -> Result<(), CgroupError> {
+        self.scan(&HashMap::new())?;
+        self.refresh();
+        Ok(())
     }
 
     /// The object whose maps lead from a cgroup to its slot.
@@ -160,17 +195,17 @@ impl Cgroups {
         self.slots
     }
 
-    /// Mount point of the hierarchy: the directory of its root.
+    /// The directory of the root.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
     /// Directory of a cgroup.
     pub fn directory(&self, cgroup: &Cgroup) -> PathBuf {
-        self.root.join(cgroup.path.trim_start_matches('/'))
+        cgroup.directory(&self.root)
     }
 
-    /// Cgroups ever born that found no free slot.
+    /// Cgroups ever born that found no free slot; not what is below them.
     pub fn without_slot(&self) -> u64 {
         self.tally.read(0).map_or(0, |tally| tally.without_slot)
     }
@@ -192,63 +227,49 @@ impl Cgroups {
             let Some(id) = self.owners.word(slot, ID).filter(|id| *id != 0) else { continue };
             match self.table.entries.get_mut(slot as usize).and_then(Option::as_mut) {
                 Some(known) => known.died_ns = self.owners.word(slot, DIED).filter(|ns| *ns != 0),
-                None => born.extend(self.owners.read(slot).map(|owner| (slot, id, owner))),
+                None => born.extend(self.owners.read(slot).filter(|owner| owner.id == id).map(|owner| (slot, owner))),
             }
         }
-        // A parent may have been born behind our back after we passed its slot: then its child waits for the next time.
-        let known: HashSet<u64> = self.table.ids().chain(born.iter().map(|(_, id, _)| *id)).collect();
-        born.retain(|(_, _, owner)| known.contains(&owner.parent) || self.by_id.get(&owner.parent, 0).is_err());
-        self.find_paths(&mut born);
         // Parents before children.
-        born.sort_by_key(|(_, _, owner)| (owner.path_len, owner.born_ns));
-        for (slot, id, owner) in born {
-            let path = path_of(&owner);
-            self.table.insert(Cgroup {
-                slot,
-                id,
-                parent: self.table.ancestor(owner.parent, &path),
-                name: name::parse(&path),
-                path,
-                born_ns: owner.born_ns,
-                found: owner.found != 0,
-                died_ns: Some(owner.died_ns).filter(|ns| *ns != 0),
-                controllers: Controllers::default(),
-                phase: Phase::Counting,
-            });
+        born.sort_by_key(|(_, owner)| (owner.level, owner.born_ns));
+        for (slot, mut owner) in born {
+            let parent = match self.table.by_id(owner.parent) {
+                None if owner.parent == 0 => None,
+                // It was born behind our back, after we had passed its slot: its child waits for the next time.
+                None if self.by_id.get(&owner.parent, 0).is_ok() => continue,
+                // Both are gone, and an earlier agent did not come to give this slot back.
+                None => self.table.iter().find(|cgroup| cgroup.level == 0),
+                parent => parent,
+            };
+            if owner.name_len == 0
+                && let Some(parent) = parent
+            {
+                let gone = || format!("(gone, id {})", owner.id).into();
+                let name = scan::name(&self.directory(parent), owner.id).unwrap_or_else(gone);
+                self.name(slot, &mut owner, &name);
+            }
+            let cgroup = Cgroup::new(slot, &owner, parent, self.kubelets);
+            self.table.insert(cgroup);
         }
     }
 
-    /// Finds the paths that the kernel side could not read, where kernel memory may not be read by address: a cgroup's directory is
-    /// the one in its parent's that has its id. One that is gone already is named by its id. What is found is written down for the
-    /// next agent.
-    fn find_paths(&self, born: &mut [(u32, u64, Owner)]) {
-        let mut unnamed: Vec<usize> = (0..born.len()).filter(|n| born[*n].2.path_len == 0).collect();
-        unnamed.sort_by_key(|n| born[*n].2.born_ns);
-        for n in unnamed {
-            let (slot, id, owner) = &born[n];
-            let known = self.table.iter().find(|c| c.id == owner.parent).map(|c| c.path.clone());
-            let named = || born.iter().find(|(_, id, other)| *id == owner.parent && other.path_len > 0);
-            let parent = known.or_else(|| named().map(|(.., other)| path_of(other))).unwrap_or_default();
-            let parent = parent.trim_end_matches('/');
-            let name = scan::child(&self.root.join(parent.trim_start_matches('/')), *id);
-            let path = format!("{parent}/{}", name.unwrap_or_else(|| format!("(gone, id {id})")));
-            let mut owner = *owner;
-            write_path(&mut owner, &path);
-            // The kernel side writes the time of death only; it has a word of its own.
-            for (word, bytes) in owner.path.chunks_exact(8).enumerate() {
-                let bits = bytes.try_into().map_or(0, u64::from_ne_bytes);
-                self.owners.set_word(*slot, PATH + word, bits);
-            }
-            self.owners.set_word(*slot, FOUND, u64::from(owner.path_len) << 32 | u64::from(owner.found));
-            born[n].2 = owner;
+    /// Names a cgroup whose name the kernel side could not read, where kernel memory may not be read by address. It is written down
+    /// for the next agent too.
+    fn name(&self, slot: u32, owner: &mut Owner, name: &OsStr) {
+        write_name(owner, name);
+        // The kernel side writes the time of death only; it has a word of its own.
+        for (word, bytes) in owner.name.chunks_exact(8).enumerate() {
+            let bits = bytes.try_into().map_or(0, u64::from_ne_bytes);
+            self.owners.set_word(slot, NAME + word, bits);
         }
+        self.owners.set_word(slot, FOUND, u64::from(owner.name_len) << 32 | u64::from(owner.found));
     }
 
     /// Learns which controllers' files there are: before a collection, which reads them.
     pub fn learn_controllers(&mut self) {
-        let mut parents = controllers::Parents::new(&self.root);
-        for cgroup in self.table.entries.iter_mut().flatten().filter(|cgroup| cgroup.lives()) {
-            cgroup.controllers = parents.of_child(&cgroup.path);
+        let mut parents = Parents::default();
+        for cgroup in self.table.entries.iter_mut().flatten().filter(|cgroup| cgroup.lives() && cgroup.level > 0) {
+            cgroup.controllers = parents.of_child(&cgroup.directory(&self.root));
         }
     }
 
@@ -273,13 +294,23 @@ impl Cgroups {
         if closed {
             self.start_generation();
         }
-        Ok(())
+        self.scan_again(now_ns)
+    }
+
+    /// Looks for cgroups that found no slot, when an eighth of the slots is free. They count from now on; what they did before is
+    /// unattributed.
+    fn scan_again(&mut self, now_ns: u64) -> Result<(), CgroupError> {
+        let LeftOut { any, without_slot, at_ns } = self.left_out;
+        let some = any || without_slot != self.without_slot();
+        let taken = self.tally.word(0, TAKEN).unwrap_or(0);
+        let room = taken.saturating_add(u64::from(self.slots / 8)) < self.slots.into();
+        if some && room && now_ns.saturating_sub(at_ns) >= SCAN_AGAIN_NS { self.scan(&HashMap::new()) } else { Ok(()) }
     }
 
     /// The slots whose last counts can be read: closed by an earlier call of [`Cgroups::close`]. Children before parents.
     pub fn closed(&self) -> Vec<u32> {
         let mut closed: Vec<&Cgroup> = self.table.iter().filter(|c| c.phase == Phase::Closed).collect();
-        closed.sort_by_key(|c| (c.died_ns, std::cmp::Reverse(c.path.len())));
+        closed.sort_by_key(|c| (c.died_ns, std::cmp::Reverse(c.level)));
         closed.iter().map(|c| c.slot).collect()
     }
 
@@ -289,8 +320,10 @@ impl Cgroups {
     /// When the kernel refuses.
     pub fn release(&mut self, slot: u32) -> Result<Option<Cgroup>, CgroupError> {
         let Some(cgroup) = self.table.remove(slot) else { return Ok(None) };
+        let above = cgroup.parent.and_then(|slot| self.table.get(slot)).map(|parent| parent.id);
         for child in self.table.entries.iter_mut().flatten().filter(|c| c.parent == Some(slot)) {
             child.parent = cgroup.parent;
+            self.owners.set_word(child.slot, PARENT, above.unwrap_or(0));
         }
         self.owners.write(slot, &Owner::ZERO);
         self.tally.add_to_word(0, TAKEN, u64::MAX);
@@ -306,42 +339,76 @@ impl Cgroups {
         }
     }
 
-    /// Enters the cgroups that have no slot: those older than the programs. `births` are those that others have seen, by id.
+    /// Enters the cgroups that have no slot and whose parent has one: those older than the programs, and those that found none free.
+    /// `births` are those that others have seen, by id.
     fn scan(&mut self, births: &HashMap<u64, u64>) -> Result<(), CgroupError> {
-        let found = scan::tree(&self.root).map_err(|(path, source)| CgroupError::Scan { path, source })?;
-        for cgroup in found {
-            if self.by_id.get(&cgroup.id, 0).is_ok() {
-                continue;
-            }
-            let taken = self.tally.word(0, TAKEN).unwrap_or(0);
-            if !may_take(cgroup.level(), taken, self.slots) {
-                continue;
-            }
-            let slot = match self.free.pop(0) {
-                Ok(slot) => slot,
-                Err(aya::maps::MapError::ElementNotFound) => break,
-                Err(aya::maps::MapError::SyscallError(SyscallError { io_error, .. }))
-                    if io_error.raw_os_error() == Some(nix::libc::ENOENT) =>
-                {
-                    break;
-                }
-                Err(source) => return Err(CgroupError::Slots { action: "take", source }),
+        let failed = |source| CgroupError::Scan { path: self.root.clone(), source };
+        self.left_out = LeftOut { any: false, without_slot: self.without_slot(), at_ns: facts::boottime_ns() };
+        let root = scan::id(&self.root).map_err(failed)?;
+        if !self.has_slot(root) {
+            self.enter(&Owner { id: root, ..Owner::ZERO }, &self.root.clone(), births)?;
+        }
+        // Level by level, since slots may be few. Each is listed after it has its slot: what is made in it from then on has one from
+        // the kernel.
+        let mut above = VecDeque::from([(root, 0, self.root.clone())]);
+        while let Some((parent, level, directory)) = above.pop_front() {
+            let children = match scan::children(&directory) {
+                Ok(children) => children,
+                Err(source) if level == 0 => return Err(CgroupError::Scan { path: directory, source }),
+                // It is gone.
+                Err(_) => continue,
             };
-            self.tally.add_to_word(0, TAKEN, 1);
-            let birth = births.get(&cgroup.id).copied();
-            let (born_ns, found) = birth.map_or_else(|| (facts::boottime_ns(), 1), |born_ns| (born_ns, 0));
-            let mut owner = Owner { id: cgroup.id, parent: cgroup.parent, born_ns, found, ..Owner::ZERO };
-            write_path(&mut owner, &cgroup.path);
-            self.owners.write(slot, &owner);
-            self.by_id.insert(cgroup.id, slot, 0).map_err(|source| CgroupError::Slots { action: "take", source })?;
-            // Removed between the scan and the entry: the kernel side could not note its death.
-            if !scan::exists(&self.root, &cgroup) {
-                owner.died_ns = facts::boottime_ns();
-                self.owners.write(slot, &owner);
+            let mut full = false;
+            for child in children {
+                let directory = directory.join(&child.name);
+                if !self.has_slot(child.id) {
+                    let mut owner = Owner { id: child.id, parent, level: level + 1, ..Owner::ZERO };
+                    write_name(&mut owner, &child.name);
+                    full = full || !self.enter(&owner, &directory, births)?;
+                    if full {
+                        self.left_out.any = true;
+                        continue;
+                    }
+                }
+                above.push_back((child.id, level + 1, directory));
             }
         }
         self.start_generation();
         Ok(())
+    }
+
+    fn has_slot(&self, id: u64) -> bool {
+        self.table.by_id(id).is_some() || self.by_id.get(&id, 0).is_ok()
+    }
+
+    /// Gives a cgroup that is older than counting a slot; `false` when there is none for it.
+    fn enter(&mut self, owner: &Owner, directory: &Path, births: &HashMap<u64, u64>) -> Result<bool, CgroupError> {
+        let taken = self.tally.word(0, TAKEN).unwrap_or(0);
+        if !may_take(owner.level as u32, taken, self.slots) {
+            return Ok(false);
+        }
+        let slot = match self.free.pop(0) {
+            Ok(slot) => slot,
+            Err(aya::maps::MapError::ElementNotFound) => return Ok(false),
+            Err(aya::maps::MapError::SyscallError(SyscallError { io_error, .. }))
+                if io_error.raw_os_error() == Some(nix::libc::ENOENT) =>
+            {
+                return Ok(false);
+            }
+            Err(source) => return Err(CgroupError::Slots { action: "take", source }),
+        };
+        self.tally.add_to_word(0, TAKEN, 1);
+        let birth = births.get(&owner.id).copied();
+        let (born_ns, found) = birth.map_or_else(|| (facts::boottime_ns(), 1), |born_ns| (born_ns, 0));
+        let mut owner = Owner { born_ns, found, ..*owner };
+        self.owners.write(slot, &owner);
+        self.by_id.insert(owner.id, slot, 0).map_err(|source| CgroupError::Slots { action: "take", source })?;
+        // Removed between the scan and the entry: the kernel side could not note its death.
+        if scan::id(directory).ok() != Some(owner.id) {
+            owner.died_ns = facts::boottime_ns();
+            self.owners.write(slot, &owner);
+        }
+        Ok(true)
     }
 }
 
@@ -351,19 +418,12 @@ fn births(owners: &[MappedArray<Owner>]) -> HashMap<u64, u64> {
     all.filter(|owner| owner.id != 0 && owner.found == 0).map(|owner| (owner.id, owner.born_ns)).collect()
 }
 
-/// The path in a record. Of one that was cut the id tells it from its like: cgroups with one path would be one series.
-fn path_of(owner: &Owner) -> String {
-    let len = (owner.path_len as usize).min(PATH_LEN - 1);
-    let path = name::readable(&owner.path[..len]);
-    if len == PATH_LEN - 1 { format!("{path}~{}", owner.id) } else { path }
-}
-
-/// Writes a path into a record, as far as there is room.
-fn write_path(owner: &mut Owner, path: &str) {
-    let bytes = &path.as_bytes()[..path.len().min(PATH_LEN - 1)];
-    owner.path = [0; PATH_LEN];
-    owner.path[..bytes.len()].copy_from_slice(bytes);
-    owner.path_len = bytes.len() as u32;
+/// Writes a directory's name into a record.
+fn write_name(owner: &mut Owner, name: &OsStr) {
+    let bytes = &name.as_bytes()[..name.len().min(NAME_LEN - 1)];
+    owner.name = [0; NAME_LEN];
+    owner.name[..bytes.len()].copy_from_slice(bytes);
+    owner.name_len = bytes.len() as u32;
 }
 
 /// Where this kernel keeps what the programs read.
@@ -376,27 +436,9 @@ fn offsets(btf: &Btf) -> Result<Offsets, BtfError> {
         root_hierarchy_id: btf.offset_of("cgroup_root", "hierarchy_id", 4)?,
         kn_id: btf.offset_of("kernfs_node", "id", 8)?,
         kn_parent: btf.offset_of("kernfs_node", parent, 8)?,
-        cgroup_level: btf.offset_of("cgroup", "level", 4)?,
+        kn_name: btf.offset_of("kernfs_node", "name", 8)?,
         ..Offsets::ZERO
     })
 }
 
 const _: () = assert!(UNATTRIBUTED == 0, "slot 0 is never handed out: the free slots start at 1");
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_that_were_cut_stay_apart() {
-        let path = |id, end: &str| {
-            let mut owner = Owner { id, ..Owner::ZERO };
-            write_path(&mut owner, &format!("/{}/{end}", "nested/".repeat(80)));
-            path_of(&owner)
-        };
-        assert_ne!(path(7, "a"), path(8, "b"));
-        let mut owner = Owner { id: 9, ..Owner::ZERO };
-        write_path(&mut owner, "/kubepods.slice");
-        assert_eq!(path_of(&owner), "/kubepods.slice");
-    }
-}

@@ -2,12 +2,13 @@
 
 pub mod endpoint;
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::Path};
 
 use serde_json::json;
 
 use crate::{
     causes::chain,
+    cgroups::legacy,
     kernel::{
         btf::Btf,
         capabilities, facts,
@@ -18,13 +19,26 @@ use crate::{
     signals::{ALL, Signal},
 };
 
-/// One condition for measuring at all.
+/// One condition for measuring at all, or for finding what there is to measure.
 #[derive(Debug)]
 struct Condition {
     name: &'static str,
     /// What was found, or what is wrong and what to do.
     outcome: Result<String, String>,
 }
+
+impl Condition {
+    fn mark(&self) -> &'static str {
+        match self.outcome {
+            Ok(_) => "ok",
+            Err(_) if self.name == CONTAINERS => "WARNING",
+            Err(_) => "MISSING",
+        }
+    }
+}
+
+/// The condition without which some containers are not measured.
+const CONTAINERS: &str = "containers";
 
 /// One signal: on, or off and why.
 #[derive(Debug)]
@@ -54,19 +68,18 @@ pub fn check(settings: Settings) -> Report {
         }
         Err(error) => Err(describe(&error)),
     };
-    let conditions = vec![
+    let root = match &settings.cgroup_root {
+        Some(root) => Ok(root.clone()),
+        None => mounts::cgroup2().map_err(|e| describe(&e)),
+    };
+    let containers = root.as_ref().ok().map(|root| Condition { name: CONTAINERS, outcome: containers(root) });
+    let mut conditions = vec![
         Condition { name: "kernel", outcome: Ok(facts::release()) },
         Condition {
             name: "btf",
             outcome: Btf::from_sys().map(|_| "/sys/kernel/btf/vmlinux".to_owned()).map_err(|e| describe(&e)),
         },
-        Condition {
-            name: "cgroup2",
-            outcome: match &settings.cgroup_root {
-                Some(root) => Ok(root.display().to_string()),
-                None => mounts::cgroup2().map(|root| root.display().to_string()).map_err(|e| describe(&e)),
-            },
-        },
+        Condition { name: "cgroup2", outcome: root.map(|root| root.display().to_string()) },
         Condition { name: "capabilities", outcome: rights },
         Condition { name: "lockdown", outcome: Ok(lockdown()) },
         Condition {
@@ -74,6 +87,7 @@ pub fn check(settings: Settings) -> Report {
             outcome: mounts::ensure_bpffs(&settings.pin_directory).map(|at| at.display().to_string()).map_err(|e| describe(&e)),
         },
     ];
+    conditions.extend(containers);
     let signals = match Pipeline::start(Settings { pin: false, ..settings }) {
         Ok(mut pipeline) => {
             pipeline.collect(|_, _| ());
@@ -90,6 +104,14 @@ pub fn check(settings: Settings) -> Report {
         }
     };
     Report { conditions, signals }
+}
+
+/// Whether cgroup2 has the node's containers.
+fn containers(root: &Path) -> Result<String, String> {
+    match legacy::only_in_v1(&mounts::cgroup1(), root) {
+        None => Ok("none is in cgroups of version 1 only".to_owned()),
+        Some(only) => Err(only.to_string()),
+    }
 }
 
 /// What the kernel keeps from root, and what follows.
@@ -116,11 +138,8 @@ impl Report {
     pub fn table(&self) -> String {
         let mut text = String::new();
         for condition in &self.conditions {
-            let (mark, what) = match &condition.outcome {
-                Ok(found) => ("ok", found),
-                Err(wrong) => ("MISSING", wrong),
-            };
-            let _ = writeln!(text, "{:<13} {mark:<8} {}", condition.name, first_line(what));
+            let (Ok(what) | Err(what)) = &condition.outcome;
+            let _ = writeln!(text, "{:<13} {:<8} {}", condition.name, condition.mark(), first_line(what));
         }
         text.push('\n');
         for signal in &self.signals {
@@ -175,11 +194,15 @@ mod tests {
     #[test]
     fn a_report_says_what_is_off_and_why() {
         let report = Report {
-            conditions: vec![Condition { name: "btf", outcome: Err("no types\nlog".to_owned()) }],
+            conditions: vec![
+                Condition { name: "btf", outcome: Err("no types\nlog".to_owned()) },
+                Condition { name: CONTAINERS, outcome: Err("2 elsewhere".to_owned()) },
+            ],
             signals: vec![SignalState { name: "cpu", help: "CPU", off: Some("no offset".to_owned()), note: None }],
         };
         assert!(!report.can_measure());
         assert!(report.table().contains("btf           MISSING  no types\n"));
+        assert!(report.table().contains("containers    WARNING  2 elsewhere\n"));
         assert!(report.table().contains("cpu           OFF      no offset\n"));
         let json: serde_json::Value = serde_json::from_str(&report.json()).expect("a document");
         assert_eq!(json["signals"][0], json!({ "name": "cpu", "on": false, "reason": "no offset" }));

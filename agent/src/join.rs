@@ -23,6 +23,17 @@ pub struct Resource {
     pub left_out: u64,
 }
 
+impl Resource {
+    /// Keeps what another had under these keys.
+    pub fn keep(&mut self, keys: &[&str], other: &Self) {
+        for (key, value) in self.attributes.iter_mut().filter(|(key, _)| keys.contains(&key.as_str())) {
+            if let Some((_, kept)) = other.attributes.iter().find(|(other, _)| other == key) {
+                value.clone_from(kept);
+            }
+        }
+    }
+}
+
 /// Attributes that a resource may have. What podmeter itself says is some twenty; labels and configured attributes make way.
 pub const MOST_ATTRIBUTES: usize = 64;
 

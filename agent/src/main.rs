@@ -83,7 +83,16 @@ enum Command {
     /// Print the configuration file's reference: every key with its default and its environment variable.
     Config,
     /// Remove the programs and maps that an agent left pinned in the kernel, and with them what they have counted.
-    Uninstall(ConfigArgs),
+    Uninstall(UninstallArgs),
+}
+
+#[derive(Args)]
+struct UninstallArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Stay until SIGTERM once all is removed, for a DaemonSet, which starts again what ends.
+    #[arg(long)]
+    stay: bool,
 }
 
 #[derive(Args)]
@@ -290,16 +299,24 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
     if report.can_measure() { Ok(()) } else { Err(Failure::Said) }
 }
 
-fn uninstall(args: &ConfigArgs) -> Result<(), Failure> {
-    let (config, _) = load(args.config.as_deref(), Overrides::default())?;
+fn uninstall(args: &UninstallArgs) -> Result<(), Failure> {
+    let interrupt = args.stay.then(Interrupt::watch).transpose()?;
+    let (config, _) = load(args.config.config.as_deref(), Overrides::default())?;
     let directory = config.bpf.directory.display();
     print(&match kernel::pin::uninstall(&config.bpf.directory)? {
         Uninstalled::Nothing => format!("nothing is pinned in {directory}"),
         Uninstalled::Removed => format!("removed {directory}"),
         // In a container it is a mount point, and empty now.
         Uninstalled::Emptied(why) => format!("removed all that was pinned in {directory}; the empty directory stays: {why}"),
-    })
+    })?;
+    while interrupt.as_ref().is_some_and(|interrupt| !interrupt.came()) {
+        std::thread::sleep(STAYING);
+    }
+    Ok(())
 }
+
+/// How often `uninstall --stay` looks whether it may end.
+const STAYING: Duration = Duration::from_millis(200);
 
 /// Prints to stdout; a reader that went away (`| head`) is no failure.
 fn print(text: &str) -> Result<(), Failure> {

@@ -5,7 +5,7 @@ use std::{error::Error, path::PathBuf, time::Instant};
 use crate::{
     aggregate::{Aggregate, Batch, Names},
     causes::chain,
-    cgroups::{self, CgroupError, Cgroups},
+    cgroups::{self, CgroupError, Cgroups, legacy, name::Kubelets},
     config,
     join::Node,
     kernel::{
@@ -76,11 +76,15 @@ pub struct State {
     pub signal: &'static Signal,
     /// Why it is off; `None` when it counts.
     pub off: Option<String>,
+    /// Whether the configuration has it on.
+    pub wanted: bool,
 }
 
 impl State {
-    fn point(&self) -> Point {
-        Point::new(&agent::SIGNAL_ACTIVE, 0, Value::Int(self.off.is_none().into())).with("signal", self.signal.name)
+    /// `None` for a signal that nobody wants: that it is off is no fault.
+    fn point(&self) -> Option<Point> {
+        let point = Point::new(&agent::SIGNAL_ACTIVE, 0, Value::Int(self.off.is_none().into()));
+        self.wanted.then(|| point.with("signal", self.signal.name))
     }
 }
 
@@ -124,11 +128,13 @@ impl Pipeline {
             if settings.pin { Pins::open(&settings.pin_directory) } else { Pins::transient(&settings.pin_directory) }
         };
         let mut kernel = Kernel::open(&settings.pin_directory, pins, &tracepoints, root.clone(), settings.leave_out)?;
-        let mut cgroups = Cgroups::start(&mut kernel, root, settings.slots)?;
+        let kubelets = if settings.pods.is_some() { Kubelets::OfTheNode } else { Kubelets::Any };
+        let mut cgroups = Cgroups::start(&mut kernel, root, settings.slots, kubelets)?;
 
         let (mut running, mut states) = (Vec::new(), Vec::new());
         for signal in signals::ALL {
-            let off = if settings.signals.off.contains(&signal.name) {
+            let wanted = !settings.signals.off.contains(&signal.name);
+            let off = if !wanted {
                 Some("switched off by the configuration".to_owned())
             } else if let Some(missing) = (signal.missing)(&kernel.btf) {
                 Some(missing)
@@ -140,15 +146,19 @@ impl Pipeline {
                         running.push((signal, started));
                         None
                     }
-                    Err(error) => Some(chain(&*error)),
+                    Err(error) => {
+                        // Of what is off nothing may go on, nor be there for a signal that hangs on it.
+                        kernel.forget(signal.name)?;
+                        Some(chain(&*error))
+                    }
                 }
             };
-            states.push(State { signal, off });
+            states.push(State { signal, off, wanted });
         }
         if running.is_empty() {
             return Err(StartError::NoSignal);
         }
-        cgroups.refresh();
+        cgroups.counting_begins()?;
         let clock = kernel.clock()?;
         let pins = kernel.settle()?;
         Ok(Self {
@@ -183,6 +193,11 @@ impl Pipeline {
     /// What a signal that counts does without on this kernel, and why. Some know only after the first collection.
     pub fn note(&self, signal: &Signal) -> Option<String> {
         self.signals.iter().find(|(running, _)| running.name == signal.name)?.1.note()
+    }
+
+    /// Which containers are not measured since cgroup2 has none of their processes, in one sentence. Looks at all hierarchies: for once.
+    pub fn containers_elsewhere(&self) -> Option<String> {
+        legacy::only_in_v1(&mounts::cgroup1(), self.cgroups.root()).map(|only| only.to_string())
     }
 
     /// Why pods are not followed at the moment, in one sentence.
@@ -240,7 +255,7 @@ impl Pipeline {
         // Before the readings: what is exported as of this moment has no less than was there then.
         let now_ns = facts::boottime_ns();
         let mut readings = Vec::with_capacity(self.signals.len());
-        let mut own: Vec<Point> = self.states.iter().map(State::point).collect();
+        let mut own: Vec<Point> = self.states.iter().filter_map(State::point).collect();
         for (signal, running) in &mut self.signals {
             let began = Instant::now();
             match running.collect(now_ns, &self.cgroups) {
@@ -264,5 +279,19 @@ impl Pipeline {
             offset,
         });
         Batch { offset, ..self.aggregate.batch(now_ns, readings, self.cgroups.table(), names) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_that_the_configuration_switches_off_is_not_told_as_one_that_fails() {
+        let state = |off: Option<&str>, wanted| State { signal: &signals::ALL[0], off: off.map(str::to_owned), wanted };
+        let value = |state: State| state.point().map(|point| point.value);
+        assert_eq!(value(state(None, true)), Some(Value::Int(1)));
+        assert_eq!(value(state(Some("no such hook"), true)), Some(Value::Int(0)));
+        assert_eq!(value(state(Some("switched off by the configuration"), false)), None);
     }
 }

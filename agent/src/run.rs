@@ -109,6 +109,9 @@ pub fn run(config: &Config) -> Result<(), RunError> {
                 Some(why) => warn!(signal = state.signal.name, why, "not measuring"),
             }
         }
+        if let Some(why) = pipeline.containers_elsewhere() {
+            warn!(why, "containers are not measured");
+        }
         let started_ns = facts::boottime_ns();
         let states = pipeline.states().iter();
         let health = Arc::new(Health::new(states.map(|state| (state.signal.name, state.off.clone()))));

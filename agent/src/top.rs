@@ -49,6 +49,7 @@ mod theme;
 mod tree;
 pub mod view;
 pub mod views;
+mod window;
 
 /// How long a key or a signal may wait while nothing else happens.
 const PATIENCE: Duration = Duration::from_millis(100);

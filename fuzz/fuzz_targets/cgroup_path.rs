@@ -2,8 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use podmeter_fuzz::cgroups::name::parse;
+use podmeter_fuzz::cgroups::name::{Kubelets, parse};
 
 fuzz_target!(|path: &str| {
-    assert!(parse(path).name.len() <= 3 * path.len() + 1);
+    for kubelets in [Kubelets::OfTheNode, Kubelets::Any] {
+        assert!(parse(path, kubelets).name.len() <= 3 * path.len() + 1);
+    }
 });

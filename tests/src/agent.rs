@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nix::{
+    mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
     sys::signal::{Signal, kill},
     unistd::{Gid, Pid, Uid},
@@ -288,6 +289,27 @@ impl Agent {
         if cannot { Ok(None) } else { agent?.started().map(Some) }
     }
 
+    /// As [`Agent::start`], in the cgroup with this directory as the root of a cgroup namespace, whose hierarchy is mounted at `root`
+    /// for it alone: as in a container of a node that is a container itself.
+    pub fn start_in_cgroup_namespace(mut config: Json, cgroup: &Path, root: &Path) -> Result<Self> {
+        merge(&mut config, json!({"cgroups": {"root": root}}));
+        let [procs, root] = [cgroup.join("cgroup.procs"), root.to_owned()];
+        let enter = move || {
+            fs::write(&procs, "0")?;
+            unshare(CloneFlags::CLONE_NEWCGROUP | CloneFlags::CLONE_NEWNS)?;
+            let none: Option<&str> = None;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+            mount(Some("none"), &root, Some("cgroup2"), MsFlags::empty(), none)?;
+            Ok(())
+        };
+        let spawn = |mut command: Command| {
+            // SAFETY: the child has one thread, and what it allocates it does not share.
+            unsafe { command.pre_exec(enter) };
+            spawn(command, As::Root)
+        };
+        Self::spawn_by(config, &[], spawn)?.started()
+    }
+
     fn started(self) -> Result<Self> {
         self.wait_for("a first export", STARTS_WITHIN, |exports| (exports.requests() > 0).then_some(()))?;
         // Its log up to here: what it measures, and what not.
@@ -484,6 +506,7 @@ fn hear_export(said: &mut Said, line: &str) {
 /// The signals that a runner's tests look at. On an emulated CPU their agents have no others, unless a test asks for them: to verify,
 /// run and export them all takes longer there than what is tested. Runners that are not here have all.
 const LOOKED_AT: &[(&str, &[&str])] = &[
+    ("cgroups", &["cpu", "pressure"]),
     ("cpu", &["cpu"]),
     ("dns", &["network", "dns"]),
     ("drops", &["drops"]),

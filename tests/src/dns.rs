@@ -49,6 +49,11 @@ pub fn message(id: u16, flags: u16, question: &[u8], rest: &[u8]) -> Vec<u8> {
     wire
 }
 
+/// A message that is a header alone.
+pub fn bare(id: u16, flags: u16) -> Vec<u8> {
+    [id, flags, 0, 0, 0, 0].iter().flat_map(|word| word.to_be_bytes()).collect()
+}
+
 /// A query for the addresses of a name.
 pub fn query(id: u16, name: &str) -> Vec<u8> {
     message(id, 0x0100, &question(name, A), &[])

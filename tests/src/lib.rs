@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod bench;
+pub mod bpffs;
 pub mod cgroup;
 pub mod collector;
 pub mod container;

@@ -67,6 +67,14 @@ impl Program {
         Ok(loaded)
     }
 
+    /// Attached the old way so that no other may be beside it (flags 0).
+    pub fn exclusive(name: &'static str, cgroup: &Path, direction: Direction, instructions: &[u64]) -> Result<Self> {
+        let loaded = Self::load(name, cgroup, direction, instructions)?;
+        let attach = [loaded.cgroup.as_raw_fd() as u32, loaded.program.as_raw_fd() as u32, direction as u32, 0, 0, 0];
+        bpf(Self::ATTACH, &attach).with_context(|| format!("could not attach {name}"))?;
+        Ok(loaded)
+    }
+
     /// Attached by a link, as Cilium does.
     pub fn linked(name: &'static str, cgroup: &Path, direction: Direction, instructions: &[u64]) -> Result<Self> {
         let mut loaded = Self::load(name, cgroup, direction, instructions)?;
@@ -124,6 +132,18 @@ impl Program {
         let found = loaded_programs().filter_map(Result::ok).find(|info| info.name() == self.name.as_bytes());
         Ok(found.with_context(|| format!("{} is gone", self.name))?.run_count())
     }
+}
+
+/// How many programs are attached to a cgroup itself.
+pub fn attached_to(cgroup: &Path, direction: Direction) -> Result<u32> {
+    const QUERY: i32 = 16;
+    let cgroup = File::open(cgroup).with_context(|| format!("could not open {}", cgroup.display()))?;
+    // Cgroup, kind, flags to ask by, flags they are attached with, room for ids (none), and their number, which the kernel writes.
+    let mut query = [cgroup.as_raw_fd() as u32, direction as u32, 0, 0, 0, 0, 0, 0];
+    // SAFETY: the kernel reads and writes a live array and has no room for ids.
+    let result = unsafe { nix::libc::syscall(nix::libc::SYS_bpf, QUERY, query.as_mut_ptr(), size_of_val(&query)) };
+    nix::errno::Errno::result(result).context("could not ask what is attached")?;
+    Ok(query[6])
 }
 
 impl Drop for Program {

@@ -78,6 +78,54 @@ fn every_variant_of_the_manifests_is_valid_in_every_kubernetes_from_1_28_to_1_36
 }
 
 #[test]
+fn no_manifest_says_what_the_api_server_does_not_keep() -> Result<()> {
+    const TEST: &str = "no_manifest_says_what_the_api_server_does_not_keep";
+    let Some(kustomize) = deploy::tool("kustomize", TEST) else { return Ok(()) };
+    // Fields that Kubernetes' types leave out when they are false (`omitempty` of a plain bool): an object with one differs from what
+    // the server has, and every apply says `configured`.
+    const LEFT_OUT: &[&str] = &["hostNetwork", "hostPID", "hostIPC", "readOnly", "stdin", "stdinOnce", "tty"];
+    fn said(value: &Json, found: &mut Vec<String>) {
+        match value {
+            Json::Array(list) => list.iter().for_each(|value| said(value, found)),
+            Json::Object(map) => map.iter().for_each(|(key, value)| {
+                let empty = value.as_str() == Some("") || value.as_object().is_some_and(serde_json::Map::is_empty);
+                // An empty apiGroup is the core one's name, and stands in a list.
+                if empty || value.is_null() || LEFT_OUT.contains(&key.as_str()) && *value == false {
+                    found.push(format!("{key}: {value}"));
+                }
+                said(value, found);
+            }),
+            _ => {}
+        }
+    }
+    for (name, overlay) in variants()? {
+        let mut found = Vec::new();
+        for object in deploy::yaml(&rendered(&kustomize, &name, &overlay)?)? {
+            said(&object, &mut found);
+        }
+        ensure!(found.is_empty(), "{name}: {found:?}");
+    }
+    let mut found = Vec::new();
+    said(&serde_json::json!({"spec": {"hostPID": false, "volumes": [{"emptyDir": {}}]}}), &mut found);
+    ensure!(found.len() == 2, "a check that cannot fail is none: {found:?}");
+    Ok(())
+}
+
+#[test]
+fn every_component_is_in_the_readme() -> Result<()> {
+    if !deploy::is_here("every_component_is_in_the_readme") {
+        return Ok(());
+    }
+    let text = deploy::text(&deploy::directory().join("README.md"))?;
+    let missing: Vec<String> = variants()?.into_iter().map(|(name, _)| name).collect();
+    let missing: Vec<_> = missing.iter().filter(|name| !text.contains(name.as_str())).collect();
+    ensure!(missing.is_empty(), "README does not name {missing:?}");
+    // Nothing in it takes kustomize as a program of its own: kubectl has it built in.
+    ensure!(!text.contains("kustomize edit") && !text.contains("kustomize build"), "README asks for a standalone kustomize");
+    Ok(())
+}
+
+#[test]
 fn the_manifests_name_this_version_and_one_namespace() -> Result<()> {
     const TEST: &str = "the_manifests_name_this_version_and_one_namespace";
     let Some(kustomize) = deploy::tool("kustomize", TEST) else { return Ok(()) };
@@ -275,16 +323,29 @@ fn the_collectors_example_uses_what_it_defines_and_defines_what_it_uses() -> Res
     let names = |value: &Json| -> BTreeSet<String> {
         value.as_array().into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect()
     };
-    let pipeline = &config["service"]["pipelines"]["metrics"];
-    for kind in ["receivers", "processors", "exporters"] {
-        let defined: BTreeSet<String> = config[kind].as_object().with_context(|| format!("no {kind}"))?.keys().cloned().collect();
-        let used = names(&pipeline[kind]);
-        ensure!(!used.is_empty() && used.is_subset(&defined), "{kind}: {used:?} of {defined:?}");
+    // What agents send: metrics, and OOM records as logs.
+    for (signal, taken_at) in [("metrics", "metrics_endpoint"), ("logs", "logs_endpoint")] {
+        let pipeline = &config["service"]["pipelines"][signal];
+        for kind in ["receivers", "processors", "exporters"] {
+            let defined: BTreeSet<String> =
+                config[kind].as_object().with_context(|| format!("no {kind}"))?.keys().cloned().collect();
+            let used = names(&pipeline[kind]);
+            ensure!(!used.is_empty() && used.is_subset(&defined), "{signal}: {kind}: {used:?} of {defined:?}");
+        }
+        // What limits memory comes first, or what it refuses was held already.
+        ensure!(pipeline["processors"][0] == "memory_limiter", "{pipeline}");
+        for exporter in names(&pipeline["exporters"]) {
+            let exporter = &config["exporters"][&exporter];
+            ensure!(exporter[taken_at].is_string() || exporter["endpoint"].is_string(), "{exporter} takes no {signal}");
+        }
+    }
+    // Names that the collector has given up: it warns of each at every start.
+    for exporter in config["exporters"].as_object().context("no exporters")?.keys() {
+        let component = exporter.split('/').next().unwrap_or_default();
+        ensure!(!["otlp", "otlphttp", "logging"].contains(&component), "{exporter} is a deprecated alias");
     }
     let defined: BTreeSet<String> = config["extensions"].as_object().context("no extensions")?.keys().cloned().collect();
     ensure!(names(&config["service"]["extensions"]) == defined, "extensions: {defined:?}");
-    // What limits memory comes first, or what it refuses was held already.
-    ensure!(pipeline["processors"][0] == "memory_limiter", "{pipeline}");
     Ok(())
 }
 

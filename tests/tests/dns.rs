@@ -1,24 +1,28 @@
 //! The dns signal against a server whose answers and delays are known, and the client's own clock.
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
+    agent::Agent,
     cgroup::{Cgroup, inside},
     dns::{
         self, ask,
         corpus::CORPUS,
         query,
+        server::Server,
         stage::{LOOKUPS, QUERIES, Stage, count, durations, number, v4, v6},
     },
+    namespace::{Cable, FAR, INTERFACE, NEAR, Namespace},
     otlp::Exports,
     patience, root_test,
 };
 use serde_json::json;
+use socket2::{Domain, Protocol, Socket, Type};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -131,7 +135,8 @@ root_test! {
         stage.check_counts("udp", &[
             (QUERIES, 11, 11),
             ("podmeter.dns.retries", 2, 2),
-            ("podmeter.dns.unmatched", 2 + 1 + 2, 2 + 1 + 2),
+            ("podmeter.dns.duplicates", 2 + 1, 2 + 1),
+            ("podmeter.dns.unmatched", 2, 2),
             ("podmeter.dns.truncated", 1, 1),
             ("podmeter.dns.lost", 0, 0),
         ])?;
@@ -145,6 +150,167 @@ root_test! {
         let waiting = stage.agent.look(|exports| exports.node_value("podmeter.dns.in_flight", &[]));
         ensure!(waiting == Some(0.0), "{waiting:?} still in flight");
         stage.agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn answers_without_a_question_end_their_lookups_and_a_zone_transfers_further_messages_are_no_trouble() {
+        let stage = Stage::set(json!({"dns": {"timeout": "1s"}}), v4())?;
+        let (socket, mut stream) = (stage.udp()?, stage.tcp()?);
+        for id in 0..10 {
+            ask(&socket, id, "formerr-bare.test")?;
+            ask(&socket, 100 + id, "notimp-bare-delay5.test")?;
+            ask(&socket, 200 + id, "fine.test")?;
+            dns::write_pieces(&mut stream, &[&dns::prefixed(&query(id, "formerr-bare.test"))])?;
+            dns::receive_from(&mut stream)?;
+            dns::write_pieces(&mut stream, &[&dns::prefixed(&query(100 + id, "transfer.test"))])?;
+            (0..3).try_for_each(|_| dns::receive_from(&mut stream).map(drop))?;
+        }
+        // Whether a bare answer is one to the first question or to the second nobody can say: the first is given up.
+        socket.send(&query(7, "never.first.test"))?;
+        ask(&socket, 7, "formerr-bare.second.test")?;
+        // What waits in vain would be a timeout by then.
+        thread::sleep(patience(2500 * Duration::from_millis(1)));
+        stage.catch_up()?;
+        for (end, transport, expected) in [
+            (Some("FORMERR"), "udp", 11),
+            (Some("NOTIMP"), "udp", 10),
+            (None, "udp", 10),
+            (Some("FORMERR"), "tcp", 10),
+            (None, "tcp", 10),
+            (Some("timeout"), "udp", 0),
+            (Some("timeout"), "tcp", 0),
+        ] {
+            let found = (number(stage.lookups(end, transport)), number(stage.served(end, transport)));
+            ensure!(found == (expected, expected), "{end:?} over {transport}: {found:?} instead of {expected}");
+        }
+        let trouble = |n| [("podmeter.dns.unmatched", 0, 0), ("podmeter.dns.malformed", 0, 0), ("podmeter.dns.duplicates", n, n)];
+        stage.check_counts("udp", &trouble(0))?;
+        stage.check_counts("udp", &[("podmeter.dns.lost", 1, 1)])?;
+        stage.check_counts("tcp", &trouble(20))?;
+        stage.agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn of_name_servers_that_are_asked_at_once_all_but_the_first_answer_what_was_answered() {
+        let stage = Stage::set(json!({}), v4())?;
+        let others = [2, 3].map(|n| Server::start(&stage.server_cgroup, SocketAddr::from(([127, 53, 0, n], 53))));
+        let others = others.into_iter().collect::<Result<Vec<_>>>()?;
+        let servers = [stage.server.address(), others[0].address(), others[1].address()];
+        // As musl does: one socket that is not connected, the same query to each server.
+        for id in 0..20 {
+            let socket = inside(&stage.client, || UdpSocket::bind("0.0.0.0:0").context("could not make a socket"))?;
+            socket.set_read_timeout(Some(patience(SECOND)))?;
+            for server in servers {
+                socket.send_to(&query(id, "delay2.test"), server)?;
+            }
+            (0..3).try_for_each(|_| dns::receive(&socket).map(drop))?;
+            // What nobody asked for stays what it is.
+            inside(&stage.server_cgroup, || {
+                let stranger = UdpSocket::bind("127.53.0.4:53").context("could not bind")?;
+                let answer = dns::message(id ^ 0x5555, dns::ANSWER, &dns::question("delay2.test", dns::A), &[]);
+                stranger.send_to(&answer, ("127.0.0.1", socket.local_addr()?.port())).context("could not send")
+            })?;
+            dns::receive(&socket)?;
+        }
+        stage.catch_up()?;
+        let found = (number(stage.lookups(None, "udp")), number(stage.served(None, "udp")));
+        ensure!(found == (20, 60), "{found:?} lookups, of 20 asked and 60 answered");
+        stage.check_counts("udp", &[
+            (QUERIES, 60, 60),
+            ("podmeter.dns.retries", 40, 0),
+            ("podmeter.dns.duplicates", 40, 0),
+            ("podmeter.dns.unmatched", 20, 20),
+        ])?;
+        drop(others);
+        stage.agent.stop().map(drop)
+    }
+}
+
+root_test! {
+    fn a_raw_socket_that_gets_copies_of_dns_has_no_lookups_whether_the_network_signal_is_on_or_off() {
+        for network in [true, false] {
+            let stage = Stage::set(json!({"signals": {"network": network}, "dns": {"timeout": "1s"}}), v4())?;
+            let sniffer = Cgroup::new("dns-sniffer")?;
+            let raw = || Socket::new(Domain::IPV4, Type::from(nix::libc::SOCK_RAW), Some(Protocol::UDP)).context("no raw socket");
+            let raw = inside(&sniffer, raw)?;
+            let socket = stage.udp()?;
+            (0..20).try_for_each(|id| ask(&socket, id, "fine.test").map(drop))?;
+            raw.set_read_timeout(Some(patience(SECOND)))?;
+            ensure!(raw.recv(&mut [std::mem::MaybeUninit::uninit(); 512]).is_ok(), "it got no copy: this would prove nothing");
+            thread::sleep(patience(2500 * Duration::from_millis(1)));
+            stage.catch_up()?;
+            stage.check_counts("udp", &[(QUERIES, 20, 20), ("podmeter.dns.unmatched", 0, 0)])?;
+            let copies = stage.agent.look(|exports| {
+                let ways = [(QUERIES, "server"), ("podmeter.dns.unmatched", "server"), ("podmeter.dns.unmatched", "client")];
+                ways.map(|(metric, side)| count(exports, sniffer.path(), metric, side, "udp"))
+            });
+            ensure!(copies == [0; 3], "copies were counted, network {network}: {copies:?}");
+            stage.agent.stop()?;
+        }
+        Ok(())
+    }
+}
+
+root_test! {
+    fn multicast_on_a_port_of_dns_is_no_lookup() {
+        const PORT: u16 = 5353;
+        let cable = Cable::new()?;
+        let agent = Agent::start(json!({"dns": {"ports": "53,5353", "timeout": "1s"}}))?;
+        let (asker, responder) = (Cgroup::new("dns-asker")?, Cgroup::new("dns-responder")?);
+        let v4 = |cgroup: &Cgroup, namespace: &Namespace, own: Ipv4Addr| {
+            inside(cgroup, || namespace.run(|| {
+                let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+                socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)).into())?;
+                socket.join_multicast_v4(&Ipv4Addr::new(224, 0, 0, 251), &own)?;
+                socket.set_multicast_if_v4(&own)?;
+                socket.set_multicast_loop_v4(false)?;
+                Ok(UdpSocket::from(socket))
+            }))
+        };
+        let v6 = |cgroup: &Cgroup, namespace: &Namespace, own: u16| {
+            inside(cgroup, || namespace.run(|| {
+                namespace.ip(&format!("address add fe80::{own}/64 dev {INTERFACE} nodad"))?;
+                // Address, index, …, name.
+                let text = std::fs::read_to_string("/proc/thread-self/net/if_inet6").context("no addresses of IPv6")?;
+                let of_cable = text.lines().find(|line| line.ends_with(INTERFACE)).and_then(|line| line.split(' ').nth(1));
+                let index = u32::from_str_radix(of_cable.context("the cable has no address")?, 16)?;
+                let socket = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
+                socket.set_only_v6(true)?;
+                socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)).into())?;
+                socket.join_multicast_v6(&Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb), index)?;
+                socket.set_multicast_if_v6(index)?;
+                socket.set_multicast_loop_v6(false)?;
+                Ok(UdpSocket::from(socket))
+            }))
+        };
+        let groups = [
+            (v4(&asker, &cable.near, NEAR)?, v4(&responder, &cable.far, FAR)?, "224.0.0.251:5353"),
+            (v6(&asker, &cable.near, 1)?, v6(&responder, &cable.far, 2)?, "[ff02::fb]:5353"),
+        ];
+        for (asks, responds, group) in &groups {
+            for socket in [asks, responds] {
+                socket.set_read_timeout(Some(patience(SECOND)))?;
+            }
+            // All queries of multicast DNS have the id 0; an answer has no question.
+            for n in 0..10 {
+                asks.send_to(&query(0, &format!("printer{n}.local")), group).with_context(|| format!("could not ask {group}"))?;
+                dns::receive(responds)?;
+                responds.send_to(&dns::bare(0, dns::ANSWER | 0x0400), group)?;
+                dns::receive(asks)?;
+            }
+        }
+        thread::sleep(patience(2 * SECOND));
+        agent.catch_up()?;
+        let exports = agent.stop()?.exports;
+        for cgroup in [&asker, &responder] {
+            let of = |metric| ["client", "server"].map(|side| count(&exports, cgroup.path(), metric, side, "udp")).iter().sum::<u64>();
+            let found = [QUERIES, "podmeter.dns.unmatched", "podmeter.dns.duplicates", "podmeter.dns.ignored"].map(of);
+            ensure!(found == [0, 0, 0, 40], "{}: {found:?} instead of 40 that are no lookups", cgroup.path());
+            ensure!(durations(&exports, cgroup.path(), LOOKUPS, Some("timeout"), "udp").is_none(), "timeouts");
+        }
+        Ok(())
     }
 }
 
@@ -225,7 +391,7 @@ root_test! {
         // Sockets that only listen: what a server makes of such messages is its own.
         let mute = SocketAddr::from(([127, 53, 0, 2], 53));
         let (deaf, listener) = inside(&stage.server_cgroup, || {
-            Ok((std::net::UdpSocket::bind(mute).context("could not bind")?, dns::listener(mute)?))
+            Ok((UdpSocket::bind(mute).context("could not bind")?, dns::listener(mute)?))
         })?;
         let (socket, mut stream) = inside(&stage.client, || Ok((dns::udp(mute)?, dns::tcp(mute)?)))?;
         let mut expected = [0_u64; 4];

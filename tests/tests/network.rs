@@ -13,7 +13,9 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::sys::{Stats, enable_stats};
 use podmeter_tests::{
     agent::Agent,
+    bpffs::BpfDir,
     cgroup::{Cgroup, inside, mount_point},
+    dns::{self, ask, server::Server as Resolver, stage},
     kubernetes::{
         Options, Server,
         objects::{self, Container, Pod, container_id},
@@ -21,10 +23,12 @@ use podmeter_tests::{
     metric::{NETWORK_EGRESS, NETWORK_IO, NETWORK_LOOPBACK, NETWORK_PACKETS},
     namespace::{Cable, FAR, INTERFACE, NEAR, Namespace},
     otlp::Exports,
-    program::{Direction, PASS, Program},
+    patience,
+    program::{Direction, PASS, Program, attached_to},
     root_test,
 };
 use serde_json::json;
+use socket2::{Domain, Protocol, Socket, Type};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -322,6 +326,166 @@ root_test! {
         for (other, before) in all().zip(before) {
             ensure!(other.runs()? - before >= 10, "{} stopped when podmeter did", other.name());
         }
+        Ok(())
+    }
+}
+
+root_test! {
+    fn a_program_that_lets_no_other_beside_it_switches_network_and_dns_off_and_nothing_of_them_stays() {
+        for (direction, free) in [(Direction::Ingress, Direction::Egress), (Direction::Egress, Direction::Ingress)] {
+            let (root, bpf) = (Cgroup::new("exclusive")?, BpfDir::new()?);
+            let (client, served) = (root.child("client")?, root.child("server")?);
+            let config = json!({
+                "bpf": {"pin": true, "directory": bpf.path()}, "cgroups": {"root": root.dir()}, "dns": {"timeout": "1s"},
+            });
+            let server = Resolver::start(&served, stage::v4())?;
+            let lookups = |agent: &Agent| -> Result<()> {
+                let socket = inside(&client, || dns::udp(server.address()))?;
+                (0..5).try_for_each(|id| ask(&socket, id, "fine.test").map(drop))?;
+                // What was not seen to be answered would be a timeout by then.
+                thread::sleep(patience(2500 * MS));
+                agent.catch_up()
+            };
+            let path = "/client";
+            let counted = |exports: &Exports| {
+                let ended = |end| stage::number(stage::durations(exports, path, stage::LOOKUPS, end, "udp"));
+                [stage::count(exports, path, stage::QUERIES, "client", "udp"), ended(None), ended(Some("timeout"))]
+            };
+            let is_on = |agent: &Agent, signal| {
+                agent.look(|exports| exports.node_value("podmeter.agent.signal.active", &[("signal", signal)])) == Some(1.0)
+            };
+
+            let other = Program::exclusive("in_the_way", root.dir(), direction, PASS)?;
+            let agent = Agent::start(config.clone())?;
+            ensure!(!is_on(&agent, "network") && !is_on(&agent, "dns"), "network or dns is on: {}", agent.stderr());
+            let said = agent.stderr();
+            let why = |program: &str| said.contains(&format!("could not attach {program}: program "));
+            ensure!(said.contains("(in_the_way) is attached to"), "it does not say what is in the way: {said}");
+            let name = if direction == Direction::Ingress { "ingress" } else { "egress" };
+            ensure!(why(&format!("network_on_{name}")) && why(&format!("dns_on_{name}")), "{said}");
+            let attached = [direction, free].map(|way| attached_to(root.dir(), way)).into_iter().collect::<Result<Vec<_>>>()?;
+            ensure!(attached == [1, 0], "{attached:?} programs are attached, not that of others alone");
+            let left = bpf.entries()?;
+            let theirs = |name: &std::ffi::OsString| ["network-", "dns-"].iter().any(|its| name.to_string_lossy().starts_with(its));
+            ensure!(!left.iter().any(theirs), "pins of what is off: {left:?}");
+            lookups(&agent)?;
+            let found = agent.look(counted);
+            ensure!(found == [0, 0, 0], "{found:?} queries, answers and timeouts of a signal that is off");
+            agent.stop()?;
+
+            // Without it the next agent has both, and of the first one nothing is in the way.
+            drop(other);
+            let agent = Agent::start(config)?;
+            ensure!(is_on(&agent, "network") && is_on(&agent, "dns"), "network or dns is off: {}", agent.stderr());
+            lookups(&agent)?;
+            let found = agent.look(counted);
+            ensure!(found == [5, 5, 0], "{found:?} queries, answers and timeouts of 5 lookups");
+            agent.stop()?;
+        }
+        Ok(())
+    }
+}
+
+root_test! {
+    fn a_datagram_above_the_mtu_is_one_packet_at_both_ends_and_many_fragments_on_the_wire() {
+        const COUNT: u64 = 20;
+        const SIZE: u64 = 60_000;
+        let cable = quiet_cable()?;
+        let agent = Agent::start(json!({}))?;
+        let (sender, receiver) = (Cgroup::new("sender")?, Cgroup::new("receiver")?);
+        let before = Counters::of(&cable.near)?;
+        let ends = ((&sender, &cable.near), (&receiver, &cable.far));
+        datagrams(ends.0, ends.1, (FAR, 0).into(), COUNT as usize, SIZE as usize)?;
+        let [_, [bytes, fragments]] = Counters::of(&cable.near)?.since(before);
+        agent.catch_up()?;
+        let exports = agent.stop()?.exports;
+        for (cgroup, direction) in [(&sender, "transmit"), (&receiver, "receive")] {
+            let found = [NETWORK_IO, NETWORK_PACKETS].map(|metric| io(&exports, cgroup, metric, direction));
+            ensure!(found == [COUNT * (SIZE + 28), COUNT], "{direction}: {found:?} bytes and packets of {COUNT} datagrams");
+        }
+        // 1480 bytes of a datagram and its header fit into each, behind an IP header of their own.
+        ensure!(fragments == COUNT * 41, "{fragments} fragments went over the wire");
+        ensure!(bytes == COUNT * (SIZE + 28) + (fragments - COUNT) * 20, "{bytes} bytes went over the wire");
+        Ok(())
+    }
+}
+
+/// A raw socket of a protocol, of this cgroup and namespace.
+fn raw(cgroup: &Cgroup, namespace: &Namespace, protocol: Protocol) -> Result<Socket> {
+    let socket =
+        || Socket::new(Domain::IPV4, Type::from(nix::libc::SOCK_RAW), Some(protocol)).context("could not make a raw socket");
+    let socket = inside(cgroup, || namespace.run(socket))?;
+    socket.set_read_timeout(Some(patience(10_000 * MS)))?;
+    Ok(socket)
+}
+
+root_test! {
+    fn copies_of_packets_that_raw_sockets_get_are_not_counted_and_a_ping_is() {
+        let cable = quiet_cable()?;
+        let agent = Agent::start(json!({}))?;
+        let (client, server) = (Cgroup::new("client")?, Cgroup::new("server")?);
+        let (sniffer, pinger) = (Cgroup::new("sniffer")?, Cgroup::new("pinger")?);
+        let sniffers = [raw(&sniffer, &cable.far, Protocol::UDP)?, raw(&sniffer, &cable.far, Protocol::TCP)?];
+        let ends = ((&client, &cable.near), (&server, &cable.far));
+        let node = |exports: &Exports| exports.node_value("k8s.node.network.io", &[("network.io.direction", "receive")]);
+        agent.catch_up()?;
+        let before = agent.look(node).context("the node's total is not exported")?;
+        datagrams(ends.0, ends.1, (FAR, 0).into(), 100, 10_000)?;
+        let open = stream(ends.0, ends.1, (FAR, 0).into(), 1_000_000)?;
+        // An acknowledgement may be put off.
+        thread::sleep(300 * MS);
+        // An echo request (RFC 792), whose answer the raw socket alone receives.
+        let ping = raw(&pinger, &cable.near, Protocol::ICMPV4)?;
+        let mut echo = [8_u8, 0, 0, 0, 0x12, 0x34, 0, 1];
+        let sum = !(0x0800_u16 + 0x1234 + 1);
+        echo[2..4].copy_from_slice(&sum.to_be_bytes());
+        ping.send_to(&echo, &SocketAddr::from((FAR, 0)).into()).context("could not send an echo request")?;
+        let mut answer = [std::mem::MaybeUninit::uninit(); 64];
+        ensure!(ping.recv(&mut answer).context("no echo")? == 28, "another packet than the echo");
+        agent.catch_up()?;
+        let after = agent.look(node).context("the node's total is not exported")?;
+        let exports = agent.stop()?.exports;
+        for sniffer_socket in &sniffers {
+            ensure!(sniffer_socket.recv(&mut answer).is_ok(), "the sniffer got no copy: this would prove nothing");
+        }
+        let received = |cgroup| [NETWORK_IO, NETWORK_PACKETS].map(|metric| io(&exports, cgroup, metric, "receive"));
+        ensure!(received(&sniffer) == [0, 0], "copies were counted: {:?}", received(&sniffer));
+        ensure!(received(&pinger) == [28, 1], "the ping received {:?}", received(&pinger));
+        let expected = received(&server)[0] + received(&client)[0] + 28;
+        ensure!(expected > 2_000_000, "the server received {:?}", received(&server));
+        // Whatever else the machine receives meanwhile is little.
+        let total = (after - before) as u64;
+        ensure!((expected..expected + expected / 4).contains(&total), "the node received {total} B, its sockets {expected} B");
+        drop(open);
+        Ok(())
+    }
+}
+
+root_test! {
+    fn what_a_passed_on_listener_accepts_belongs_to_who_made_the_listener() {
+        const BYTES: usize = 500_000;
+        let cable = quiet_cable()?;
+        let agent = Agent::start(json!({}))?;
+        let (client, made, serves) = (Cgroup::new("client")?, Cgroup::new("made")?, Cgroup::new("serves")?);
+        // As systemd does for a service that is activated by its socket.
+        let listener = inside(&made, || cable.far.run(|| TcpListener::bind((FAR, 0)).context("could not listen")))?;
+        let at = listener.local_addr()?;
+        let mut stream = inside(&client, || cable.near.run(|| TcpStream::connect(at).context("could not connect")))?;
+        let reader = thread::spawn(move || -> Result<TcpStream> {
+            stream.read_exact(&mut vec![0; BYTES]).context("could not receive")?;
+            Ok(stream)
+        });
+        let accepted = inside(&serves, || {
+            let (mut accepted, _) = listener.accept().context("could not accept")?;
+            accepted.write_all(&vec![7; BYTES]).context("could not send")?;
+            Ok(accepted)
+        })?;
+        let stream = reader.join().map_err(|_| anyhow!("the reader panicked"))??;
+        agent.catch_up()?;
+        let exports = agent.stop()?.exports;
+        let sent = [&made, &serves].map(|cgroup| io(&exports, cgroup, NETWORK_IO, "transmit"));
+        ensure!(sent[0] > BYTES as u64 && sent[1] == 0, "who made the listener sent {} B, who accepts {} B", sent[0], sent[1]);
+        drop((accepted, stream));
         Ok(())
     }
 }

@@ -2,18 +2,16 @@
 
 use std::{
     collections::HashMap,
-    ffi::OsString,
     hash::Hash,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream, UdpSocket},
-    path::Path,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use podmeter_tests::{
     agent::{Agent, unix_ns},
+    bpffs::BpfDir,
     cgroup::{Cgroup, inside},
     dns::{self, server::Server, stage::v4},
     load::Load,
@@ -22,46 +20,10 @@ use podmeter_tests::{
     root_test,
     truth::Tolerance,
 };
-use serde_json::{Value as Json, json};
-use tempfile::TempDir;
+use serde_json::json;
 
 const MS: Duration = Duration::from_millis(1);
 const EXACT: Tolerance = Tolerance::new(0.002, 0.0002);
-
-/// A BPF filesystem of its own. What is pinned there goes with it.
-struct BpfDir(TempDir);
-
-impl BpfDir {
-    fn new() -> Result<Self> {
-        let dir = tempfile::tempdir().context("could not make a directory")?;
-        mount(Some("none"), dir.path(), Some("bpf"), MsFlags::empty(), None::<&str>)
-            .with_context(|| format!("could not mount a BPF filesystem on {}", dir.path().display()))?;
-        Ok(Self(dir))
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn entries(&self) -> Result<Vec<OsString>> {
-        let entries = std::fs::read_dir(self.path()).context("could not list the BPF filesystem")?;
-        let mut names = entries.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>>>()?;
-        names.sort_unstable();
-        Ok(names)
-    }
-
-    fn config(&self) -> Json {
-        json!({"bpf": {"pin": true, "directory": self.path()}})
-    }
-}
-
-impl Drop for BpfDir {
-    fn drop(&mut self) {
-        if let Err(error) = umount2(self.path(), MntFlags::MNT_DETACH) {
-            eprintln!("could not unmount {}: {error}", self.path().display());
-        }
-    }
-}
 
 /// Figures that the agent's process counts itself, and no map: they begin anew with it.
 const OF_THE_PROCESS: [&str; 4] = [BURST, "podmeter.agent.", "podmeter.cpu.windows.lost", "podmeter.memory.oom.events.lost"];

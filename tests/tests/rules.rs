@@ -14,13 +14,42 @@ use serde_json::Value as Json;
 const PROMETHEUS: &str = "rules.yaml";
 const VICTORIA_METRICS: &str = "victoriametrics.yaml";
 
-/// Every alert of a file of rules.
-fn alerts(rules: &str) -> Result<BTreeSet<String>> {
+/// Every rule of a file of rules.
+fn all_rules(rules: &str) -> Result<Vec<Json>> {
     let file = deploy::directory().join("prometheus").join(rules);
     let documents = deploy::yaml(&deploy::text(&file)?)?;
     let groups = documents.first().and_then(|rules| rules["groups"].as_array()).context("there are no groups")?;
-    let rules = groups.iter().filter_map(|group| group["rules"].as_array()).flatten();
-    Ok(rules.filter_map(|rule| rule["alert"].as_str().map(str::to_owned)).collect())
+    Ok(groups.iter().filter_map(|group| group["rules"].as_array()).flatten().cloned().collect())
+}
+
+/// Every alert of a file of rules.
+fn alerts(rules: &str) -> Result<BTreeSet<String>> {
+    Ok(all_rules(rules)?.iter().filter_map(|rule| rule["alert"].as_str().map(str::to_owned)).collect())
+}
+
+#[test]
+fn no_rule_waits_for_as_long_as_its_own_window_lasts() -> Result<()> {
+    if !deploy::is_here("no_rule_waits_for_as_long_as_its_own_window_lasts") {
+        return Ok(());
+    }
+    // A burst is an increase for as long as the window is: a rule that waits for that long never fires.
+    let minutes = |text: &str| -> Option<u64> {
+        let number = |unit| text.strip_suffix(unit).and_then(|number: &str| number.parse::<u64>().ok());
+        number("m").or_else(|| Some(number("h")? * 60)).or_else(|| Some(number("d")? * 24 * 60))
+    };
+    let mut windows = 0;
+    for rule in all_rules(PROMETHEUS)? {
+        let (expr, wait) = (rule["expr"].as_str().unwrap_or_default(), rule["for"].as_str().map_or(Some(0), minutes));
+        let wait = wait.with_context(|| format!("for is no duration: {rule}"))?;
+        for increase in expr.split("increase(").skip(1) {
+            let window = increase.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(window, _)| window);
+            let window = window.and_then(minutes).with_context(|| format!("an increase without a window: {rule}"))?;
+            ensure!(wait < window, "an increase over {window} minutes that has to last for {wait}: {rule}");
+            windows += 1;
+        }
+    }
+    ensure!(windows > 2, "only {windows} increases were found");
+    Ok(())
 }
 
 /// Fails unless the tests in these directories expect each alert of `rules` at some time and expect its absence at another.
@@ -104,14 +133,45 @@ fn yaml_files(directory: &Path) -> Result<Vec<std::path::PathBuf>> {
     Ok(files)
 }
 
+/// Where the rules say that the runbooks are; who uses them writes their own address instead.
+const RUNBOOKS: &str = "https://podmeter.example/runbooks.md#";
+
+#[test]
+fn every_alert_has_its_part_of_the_runbooks_and_links_to_it() -> Result<()> {
+    if !deploy::is_here("every_alert_has_its_part_of_the_runbooks_and_links_to_it") {
+        return Ok(());
+    }
+    let text = deploy::text(&deploy::directory().join("runbooks.md"))?;
+    let parts: BTreeMap<&str, &str> = text.split("\n## ").skip(1).filter_map(|part| part.split_once('\n')).collect();
+    for rules in [PROMETHEUS, VICTORIA_METRICS] {
+        let alerts = alerts(rules)?;
+        let headings: BTreeSet<String> = parts.keys().map(|heading| (*heading).to_owned()).collect();
+        ensure!(headings == alerts, "runbooks.md has {headings:?}, {rules} has {alerts:?}");
+        for rule in all_rules(rules)? {
+            let name = rule["alert"].as_str().context("a rule without an alert")?;
+            // As Markdown's readers make an anchor of a heading of one word.
+            let anchor = format!("{RUNBOOKS}{}", name.to_lowercase());
+            ensure!(rule["annotations"]["runbook_url"] == *anchor, "{name} does not link to {anchor}: {rule}");
+        }
+    }
+    for (heading, part) in parts {
+        for what in ["**Means:**", "**Look at:**", "**Do:**"] {
+            ensure!(part.contains(what), "the runbook of {heading} lacks {what}");
+        }
+        // Links within the file.
+        for link in part.split("](#").skip(1).filter_map(|rest| rest.split_once(')')) {
+            ensure!(text.lines().any(|line| line.to_lowercase() == format!("## {}", link.0)), "{heading} links to {}", link.0);
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn every_alert_says_how_grave_it_is_and_what_to_do() -> Result<()> {
     if !deploy::is_here("every_alert_says_how_grave_it_is_and_what_to_do") {
         return Ok(());
     }
-    let documents = deploy::yaml(&deploy::text(&deploy::directory().join("prometheus").join(PROMETHEUS))?)?;
-    let groups = documents.iter().filter_map(|rules| rules["groups"].as_array()).flatten();
-    for rule in groups.filter_map(|group| group["rules"].as_array()).flatten() {
+    for rule in all_rules(PROMETHEUS)? {
         let filled = |text: &Json| text.as_str().is_some_and(|text| !text.trim().is_empty());
         ensure!(["info", "warning", "critical"].iter().any(|severity| rule["labels"]["severity"] == *severity), "{rule}");
         ensure!(filled(&rule["annotations"]["summary"]) && filled(&rule["annotations"]["runbook"]), "{rule}");

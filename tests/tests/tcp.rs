@@ -268,6 +268,35 @@ root_test! {
 }
 
 root_test! {
+    fn tcp_connects_that_find_no_free_port_have_a_cause_of_their_own() {
+        let test = "tcp_connects_that_find_no_free_port_have_a_cause_of_their_own";
+        let namespace = Namespace::new()?;
+        namespace.sysctl("ipv4/ip_local_port_range", "40000 40003")?;
+        let client = Cgroup::new("client")?;
+        let agent = Agent::start(json!({}))?;
+        if agent.stderr().contains("this kernel is older than 5.11") {
+            eprintln!("SKIPPED {test}: needs Linux 5.11, before which a socket tells of nothing before its SYN");
+            return agent.stop().map(drop);
+        }
+        let (kept, failed) = inside(&client, || namespace.run(|| {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 9000)).context("could not listen")?;
+            let to = listener.local_addr()?;
+            let connects = (0..50).map(|_| TcpStream::connect(to));
+            let (kept, failed): (Vec<_>, Vec<_>) = connects.partition(|connect| connect.is_ok());
+            Ok(((listener, kept), failed))
+        }))?;
+        let no_port = failed.iter().filter(|e| e.as_ref().is_err_and(|e| e.raw_os_error() == Some(nix::libc::EADDRNOTAVAIL))).count();
+        ensure!(no_port == failed.len() && no_port >= 40, "{no_port} of {} failed for want of a port", failed.len());
+        agent.catch_up()?;
+        let exports = agent.stop()?.exports;
+        let counted = ["not_sent", "canceled", "other"].map(|cause| failures(&exports, &client, cause));
+        ensure!(counted == [no_port as f64, 0.0, 0.0], "{counted:?} not sent, canceled and other, of {no_port} without a port");
+        drop(kept);
+        Ok(())
+    }
+}
+
+root_test! {
     fn tcp_resets_are_counted_on_both_ends() {
         let cable = Cable::new()?;
         let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);

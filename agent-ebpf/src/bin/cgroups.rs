@@ -3,11 +3,14 @@
 //! `cgroup_mkdir` is traced after the cgroup is set up and before its directory can be seen, so a slot is there before any
 //! process can be inside. What is written is state, not events: a reader that looks away loses nothing. A slot is given back by
 //! userspace alone, after its last counts were read.
+//!
+//! Only the child of a cgroup that has a slot gets one. The agent enters the root that it sees, which in a cgroup namespace is not
+//! the hierarchy's: so what is outside of it has no slot, and every path leads up to that root.
 #![no_std]
 #![no_main]
 #![allow(missing_docs, reason = "the program macros make undocumented functions beside the documented ones")]
 
-use agent_common::cgroups::{Offsets, Owner, PATH_LEN, Tally, may_take};
+use agent_common::cgroups::{NAME_LEN, Offsets, Owner, Tally, may_take};
 use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, add, frozen, load, load32, probe_str};
 use aya_ebpf::{
     btf_maps::{Array, Queue},
@@ -56,24 +59,32 @@ unsafe fn default_hierarchy_id(cgroup: u64) -> Option<u64> {
 }
 
 /// `cgroup_mkdir(struct cgroup *cgrp, const char *path)`: takes a slot and writes down its owner.
+///
+/// The path is not looked at: it begins at the hierarchy's root, whatever the agent sees.
 #[btf_tracepoint(function = "cgroup_mkdir")]
 fn cgroups_on_mkdir(ctx: BtfTracePointContext) -> i32 {
     let cgroup: u64 = ctx.arg(0);
-    let path: u64 = ctx.arg(1);
     // SAFETY: argument 0 is a struct cgroup by the tracepoint's prototype.
     let Some(id) = (unsafe { default_hierarchy_id(cgroup) }) else { return 0 };
     // Before anything can fail: also a cgroup without a slot may have the address of one whose slot is still cached.
     if let Some(generation) = GENERATION.get_ptr_mut(0) {
         increment(generation);
     }
-    let Some(tally) = TALLY.get_ptr_mut(0) else { return 0 };
-    // SAFETY: a typed load of a field of the cgroup; fields of a map value.
-    let slot = unsafe {
-        let level = load32(cgroup, frozen!(OFFSETS.cgroup_level));
-        let taken = core::ptr::read_volatile(&raw const (*tally).taken);
-        if may_take(level, taken, frozen!(OFFSETS.slots) as u32) { FREE_SLOTS.pop().ok().flatten() } else { None }
+    // SAFETY: typed loads along the members that OFFSETS names.
+    let (name, parent_id) = unsafe {
+        let kn = load(cgroup, frozen!(OFFSETS.cgroup_kn));
+        (load(kn, frozen!(OFFSETS.kn_name)), load(load(kn, frozen!(OFFSETS.kn_parent)), frozen!(OFFSETS.kn_id)))
     };
-    let Some(slot) = slot else {
+    // SAFETY: the slot is copied out at once.
+    let Some(parent) = (unsafe { CGROUP_SLOTS.get(parent_id) }).copied() else { return 0 };
+    let Some(parent) = OWNERS.get_ptr(parent) else { return 0 };
+    // SAFETY: a field of a map value, written before its owner's slot could be found.
+    let level = unsafe { core::ptr::read_volatile(&raw const (*parent).level) } + 1;
+    let Some(tally) = TALLY.get_ptr_mut(0) else { return 0 };
+    // SAFETY: a field of a map value.
+    let taken = unsafe { core::ptr::read_volatile(&raw const (*tally).taken) };
+    let room = may_take(level as u32, taken, frozen!(OFFSETS.slots) as u32);
+    let Some(slot) = (if room { FREE_SLOTS.pop().ok().flatten() } else { None }) else {
         // SAFETY: a field of a map value.
         increment(unsafe { &raw mut (*tally).without_slot });
         return 0;
@@ -82,13 +93,12 @@ fn cgroups_on_mkdir(ctx: BtfTracePointContext) -> i32 {
     unsafe { add(&raw mut (*tally).taken, 1) };
     let Some(owner) = OWNERS.get_ptr_mut(slot) else { return 0 };
     // SAFETY: `owner` is a map value that nobody else writes while its slot is neither free nor in CGROUP_SLOTS; the helper
-    // bounds what it copies from the tracepoint's path and terminates it.
+    // bounds what it copies and terminates it.
     unsafe {
-        let kn = load(cgroup, frozen!(OFFSETS.cgroup_kn));
-        let parent = load(kn, frozen!(OFFSETS.kn_parent));
-        (*owner).parent = load(parent, frozen!(OFFSETS.kn_id));
-        // Without a path the agent looks for the directory that has this id.
-        (*owner).path_len = probe_str((&raw mut (*owner).path).cast(), PATH_LEN as u32, path).unwrap_or(0);
+        (*owner).parent = parent_id;
+        (*owner).level = level;
+        // Without a name the agent looks for the directory that has this id.
+        (*owner).name_len = probe_str((&raw mut (*owner).name).cast(), NAME_LEN as u32, name).unwrap_or(0);
         (*owner).died_ns = 0;
         (*owner).found = 0;
         (*owner).born_ns = bpf_ktime_get_boot_ns();

@@ -11,9 +11,9 @@
 use agent_common::{
     cgroups::UNATTRIBUTED,
     dns::{
-        Connection, Counts4, DURATION_LEN, DnsCounts, Facts, GAPS_LEN, Gaps, HEADER_LEN, Message, NAME_LEN, NAMES_LEN,
-        NO_QUESTION, Name, NameKey, PREFIX_LEN, QUERIES_LEN, Query, QueryKey, Refused, Row, RowKey, STREAM_HEAD, Side, Source,
-        Stream, Taken, Transport, Way, duration_position, name_hash, parse, question, row_kind,
+        ANSWERED_LEN, Answered, Connection, Counts4, DURATION_LEN, DnsCounts, Facts, GAPS_LEN, Gaps, HEADER_LEN, Message,
+        NAME_LEN, NAMES_LEN, NO_QUESTION, Name, NameKey, PREFIX_LEN, QUERIES_LEN, Query, QueryKey, Refused, Row, RowKey,
+        STREAM_HEAD, Side, Source, Stream, Taken, Transport, Way, duration_position, name_hash, parse, question, row_kind,
     },
     share::has_room,
 };
@@ -21,15 +21,15 @@ use agent_ebpf::{
     CgroupSlots, MMAPABLE, add, forgotten, frozen, length_within,
     message::{Head, PIECE_LEN, Pieces},
     opaque,
-    packet::{Packet, Protocol, is_one_of},
+    packet::{Packet, Protocol, is_copy, is_one_of},
+    socket::first_byte,
 };
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{__sk_buff, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
     btf_maps::{Array, HashMap, SkStorage},
     helpers::generated::{
-        bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_ktime_get_ns, bpf_sk_storage_get, bpf_skb_cgroup_id,
-        bpf_skb_load_bytes, bpf_tcp_sock,
+        bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_ktime_get_ns, bpf_sk_storage_get, bpf_skb_cgroup_id, bpf_skb_load_bytes,
     },
     macros::{btf_map, cgroup_skb},
     programs::SkBuffContext,
@@ -50,6 +50,9 @@ static DNS_COUNTS: Array<DnsCounts, 1, MMAPABLE> = Array::new();
 static DNS_ROWS: HashMap<RowKey, Row, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 #[btf_map]
 static DNS_IN_FLIGHT: HashMap<QueryKey, Query, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+/// What was answered of late.
+#[btf_map]
+static DNS_ANSWERED: Array<Answered, ANSWERED_LEN> = Array::new();
 /// What each slot has of the queries in flight and of the names, and what all have together.
 #[btf_map]
 static DNS_TAKEN: Array<Taken, 1, MMAPABLE> = Array::new();
@@ -119,7 +122,7 @@ fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) -> Option<()> {
     let (own, theirs) =
         if EGRESS { (packet.source_port, packet.destination_port) } else { (packet.destination_port, packet.source_port) };
     let (own, theirs) = (is_dns(own), is_dns(theirs));
-    if own | theirs == 0 || packet.payload_len == 0 {
+    if own | theirs == 0 || packet.payload_len == 0 || (!EGRESS && is_copy(ctx)) {
         return None;
     }
     // SAFETY: helpers that take the packet.
@@ -127,6 +130,13 @@ fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) -> Option<()> {
     // SAFETY: the slot is copied out at once.
     let slot = unsafe { CGROUP_SLOTS.get(cgroup) }.copied().unwrap_or(UNATTRIBUTED);
     let counts = DNS_COUNTS.get_ptr_mut(slot)?;
+    if matches!(transport, Transport::Udp) && packet.goes_to_many(ctx) {
+        // Multicast DNS and LLMNR: whoever knows answers, and nobody has to.
+        let side = if own != 0 { Side::Server } else { Side::Client };
+        // SAFETY: a field of a map value.
+        unsafe { one(&raw mut (*counts).other, Way { side, transport }) };
+        return None;
+    }
     let peer = if EGRESS { packet.destination_hash(ctx) } else { packet.source_hash(ctx) };
     let ends = forgotten((own * OWN) | (theirs * THEIRS), OWN | THEIRS, cookie);
     packet.payload = forgotten(packet.payload as u64, 0xffff, cookie) as u32;
@@ -432,28 +442,11 @@ unsafe fn next_message<const EGRESS: bool>(skb: *mut __sk_buff, at: u32, there: 
 /// Notes where the stream begins: with a connection's first byte, or in the middle of one that is older than the programs.
 #[inline(always)]
 unsafe fn begin<const EGRESS: bool>(sk: *mut bpf_sock, stream: *mut Stream, first: u32) {
-    // SAFETY: a socket, of which the helper makes sure that it is TCP's; a map value.
+    // SAFETY: a socket and a map value.
     unsafe {
-        (*stream).state = UNSURE;
-        (*stream).next = first;
-        let tcp = bpf_tcp_sock(sk);
-        if tcp.is_null() {
-            return;
-        }
-        let next = if EGRESS {
-            // The SYN counts among what was acknowledged on the side that sent it first.
-            if (*tcp).bytes_acked > 1 {
-                return;
-            }
-            (*tcp).snd_una
-        } else {
-            if (*tcp).bytes_received > 0 {
-                return;
-            }
-            (*tcp).rcv_nxt
-        };
-        (*stream).next = next;
-        (*stream).state = IN_STEP;
+        let begins = first_byte::<EGRESS>(sk);
+        (*stream).next = begins.unwrap_or(first);
+        (*stream).state = if begins.is_some() { IN_STEP } else { UNSURE };
     }
 }
 
@@ -521,14 +514,13 @@ fn count<const EGRESS: bool>(flow: &Flow, seen: &Seen) {
         let many = matches!((side, flow.transport), (Side::Server, Transport::Udp));
         let key = QueryKey {
             cookie: flow.cookie,
-            question: message.question,
             id: message.id as u32 | (way.index() as u32) << 16,
             peer: if many { flow.peer } else { 0 },
         };
         if message.answer {
             answered(flow, way, &key, message);
         } else {
-            asked(flow, way, &key);
+            asked(flow, way, &key, message.question);
         }
     }
 }
@@ -574,14 +566,14 @@ fn note_name(skb: *mut __sk_buff, key: &NameKey, at: u32) -> Option<()> {
 }
 
 #[inline(always)]
-unsafe fn asked(flow: &Flow, way: Way, key: &QueryKey) {
+unsafe fn asked(flow: &Flow, way: Way, key: &QueryKey, question: u64) {
     const EEXIST: i32 = 17;
     const ENOSPC: i32 = 28;
     // SAFETY: map values; a helper without arguments.
     unsafe {
         one(&raw mut (*flow.counts).queries, way);
         let now_ns = bpf_ktime_get_ns();
-        let query = Query { asked_ns: now_ns, slot: flow.slot, reserved: 0 };
+        let query = Query { asked_ns: now_ns, question, slot: flow.slot, reserved: 0 };
         let (Some(own), Some(all)) = (DNS_TAKEN.get_ptr_mut(flow.slot), DNS_TAKEN_ALL.get_ptr_mut(0)) else { return };
         let noted = if has_room((*own).queries, (*all).queries, QUERIES_LEN) {
             DNS_IN_FLIGHT.insert(key, query, BPF_NOEXIST.into())
@@ -597,15 +589,17 @@ unsafe fn asked(flow: &Flow, way: Way, key: &QueryKey) {
                     // Answered this very moment.
                     return one(&raw mut (*flow.counts).retries, way);
                 };
-                if now_ns.wrapping_sub((*before).asked_ns) < frozen!(FACTS.timeout_ns) {
+                let in_time = now_ns.wrapping_sub((*before).asked_ns) < frozen!(FACTS.timeout_ns);
+                if in_time && (*before).question == question {
                     return one(&raw mut (*flow.counts).retries, way);
                 }
-                // Too late for the first, which nobody has taken away yet.
+                // Too late for the first, which nobody has taken away yet; or another question took its id.
                 if let Some(counts) = DNS_COUNTS.get_ptr_mut((*before).slot) {
-                    one(&raw mut (*counts).timeouts, way);
+                    one(if in_time { &raw mut (*counts).lost } else { &raw mut (*counts).timeouts }, way);
                 }
                 in_flight((*before).slot, u64::MAX);
                 in_flight(flow.slot, 1);
+                (*before).question = question;
                 (*before).slot = flow.slot;
                 (*before).asked_ns = now_ns;
             }
@@ -618,20 +612,26 @@ unsafe fn asked(flow: &Flow, way: Way, key: &QueryKey) {
 unsafe fn answered(flow: &Flow, way: Way, key: &QueryKey, message: &Message) {
     // SAFETY: map values; a helper without arguments.
     unsafe {
-        let Some(query) = DNS_IN_FLIGHT.get(key).copied() else {
-            return one(&raw mut (*flow.counts).unmatched, way);
-        };
+        let now_ns = bpf_ktime_get_ns();
+        let hash = key.hash();
+        let Some(remembered) = DNS_ANSWERED.get_ptr_mut(Answered::position(hash) as u32) else { return };
+        let query = DNS_IN_FLIGHT.get(key).copied().filter(|query| message.answers(query.question));
         // Whoever removes it counts it.
-        if DNS_IN_FLIGHT.remove(key).is_err() {
-            return one(&raw mut (*flow.counts).unmatched, way);
-        }
+        let Some(query) = query.filter(|_| DNS_IN_FLIGHT.remove(key).is_ok()) else {
+            if !(*remembered).was(hash, message, now_ns, frozen!(FACTS.timeout_ns)) {
+                return one(&raw mut (*flow.counts).unmatched, way);
+            }
+            (*remembered).at_ns = now_ns;
+            return one(&raw mut (*flow.counts).duplicates, way);
+        };
         in_flight(query.slot, u64::MAX);
         let Some(counts) = DNS_COUNTS.get_ptr_mut(query.slot) else { return };
-        let took_ns = bpf_ktime_get_ns().saturating_sub(query.asked_ns);
+        let took_ns = now_ns.saturating_sub(query.asked_ns);
         if took_ns >= frozen!(FACTS.timeout_ns) {
             one(&raw mut (*flow.counts).unmatched, way);
             return one(&raw mut (*counts).timeouts, way);
         }
+        *remembered = Answered { key: hash, question: query.question, at_ns: now_ns };
         let Some(row) = row(&RowKey { slot: query.slot, kind: row_kind(way, message.rcode) }) else {
             return one(&raw mut (*counts).lost, way);
         };

@@ -14,7 +14,7 @@ use agent_common::{
 };
 use agent_ebpf::{
     CgroupSlots, Generation, MMAPABLE, add, frozen,
-    packet::{Packet, is_one_of},
+    packet::{Packet, is_one_of, receives_copies},
 };
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
@@ -85,6 +85,10 @@ fn count<const EGRESS: bool>(ctx: &SkBuffContext) -> bool {
         let sk = (*skb).__bindgen_anon_2.sk;
         if sk.is_null() { core::ptr::null_mut() } else { bpf_sk_fullsock(sk) }
     };
+    // SAFETY: a full socket.
+    if !EGRESS && !socket.is_null() && unsafe { receives_copies(socket) } {
+        return false;
+    }
     let known = if socket.is_null() {
         core::ptr::null_mut()
     } else {

@@ -342,7 +342,7 @@ unsafe fn closed(sk: u64, tcp: u64, old: u8) {
         let error = load32(tcp, frozen!(FACTS.error));
         let errno = if error == 0 { load32(tcp, frozen!(FACTS.error_soft)) } else { error };
         if let Some(counts) = counts_of(slot_of_full(&CGROUP_SLOTS, tcp, &raw const FACTS.socket)) {
-            let cause = ConnectError::of_errno(errno) as usize;
+            let cause = ConnectError::of(errno, load32(tcp, frozen!(FACTS.segs_out))) as usize;
             add((&raw mut (*counts).failures).cast::<u64>().add(cause), 1);
         }
     }

@@ -1,7 +1,11 @@
 //! Which controllers' files a cgroup has. Its parent says so (`cgroup.subtree_control`), so that a file is opened only where there is one: a
 //! cgroup has six that do not exist on a host whose controllers are those of cgroup v1.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// The controllers that a cgroup has, of those whose files are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,26 +24,19 @@ impl Controllers {
 }
 
 /// What parents let their children have, each read once.
-pub(super) struct Parents<'a> {
-    root: &'a Path,
-    known: HashMap<String, Controllers>,
-}
+#[derive(Default)]
+pub(super) struct Parents(HashMap<PathBuf, Controllers>);
 
-impl<'a> Parents<'a> {
-    /// Of the hierarchy mounted at `root`.
-    pub(super) fn new(root: &'a Path) -> Self {
-        Self { root, known: HashMap::new() }
-    }
-
-    /// What the cgroup with this path has. The root of the hierarchy has no such files, whatever it lets others have.
-    pub(super) fn of_child(&mut self, path: &str) -> Controllers {
-        let Some((parent, _)) = path.rsplit_once('/').filter(|_| path != "/") else { return Controllers::default() };
-        if let Some(known) = self.known.get(parent) {
+impl Parents {
+    /// What the cgroup with this directory has, which is not the root: that has no such files, whatever it lets others have.
+    pub(super) fn of_child(&mut self, directory: &Path) -> Controllers {
+        let Some(parent) = directory.parent() else { return Controllers::default() };
+        if let Some(known) = self.0.get(parent) {
             return *known;
         }
-        let file = self.root.join(parent.trim_start_matches('/')).join("cgroup.subtree_control");
+        let file = parent.join("cgroup.subtree_control");
         let found = fs::read_to_string(file).map(|text| Controllers::parse(&text)).unwrap_or_default();
-        self.known.insert(parent.to_owned(), found);
+        self.0.insert(parent.to_owned(), found);
         found
     }
 }
@@ -55,14 +52,16 @@ mod tests {
         fs::write(root.path().join("cgroup.subtree_control"), "cpuset cpu io memory pids\n").expect("written");
         fs::write(root.path().join("a/cgroup.subtree_control"), "memory\n").expect("written");
         fs::write(root.path().join("a/b/cgroup.subtree_control"), "\n").expect("written");
-        let mut parents = Parents::new(root.path());
-        let mut of = |path| (parents.of_child(path).cpu, parents.of_child(path).memory);
-        assert_eq!(of("/"), (false, false));
-        assert_eq!(of("/a"), (true, true));
-        assert_eq!(of("/a/b"), (false, true));
-        assert_eq!(of("/a/b/c"), (false, false));
-        assert_eq!(of("/gone/d"), (false, false));
+        let mut parents = Parents::default();
+        let mut of = |path: &str| {
+            let found = parents.of_child(&root.path().join(path));
+            (found.cpu, found.memory)
+        };
+        assert_eq!(of("a"), (true, true));
+        assert_eq!(of("a/b"), (false, true));
+        assert_eq!(of("a/b/c"), (false, false));
+        assert_eq!(of("gone/d"), (false, false));
         fs::remove_file(root.path().join("a/cgroup.subtree_control")).expect("removed");
-        assert_eq!(parents.of_child("/a/other"), Controllers { cpu: false, memory: true }, "read once");
+        assert_eq!(parents.of_child(&root.path().join("a/other")), Controllers { cpu: false, memory: true }, "read once");
     }
 }

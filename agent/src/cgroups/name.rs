@@ -1,7 +1,10 @@
-//! A cgroup's path -> what people call it: the pod, the container, the service.
+//! The names of a cgroup's directory and of those above it -> what people call it: the pod, the container, the service.
 //!
-//! Pure, and by the path alone: names of pods and containers come from Kubernetes, joined by the ids found here. The layouts are
+//! Pure, and by those names alone: names of pods and containers come from Kubernetes, joined by the ids found here. The layouts are
 //! those that kubelet, the container runtimes and systemd make; each rule names its source.
+//!
+//! A container that may make cgroups calls them what it likes. So what is below a pod's container belongs to that container,
+//! whatever it is called, and where Kubernetes is asked for names, a pod is what the node's kubelet made ([`Kubelets`]).
 
 use std::borrow::Cow;
 
@@ -18,8 +21,7 @@ pub struct Name {
     /// What people call it: a pod's UID, a container's short id, a unit without its suffix, the path of a plain cgroup.
     pub name: String,
     /// UID of the pod it is, or belongs to: a UUID with dashes, or for a static pod 32 hex digits, which the API shows as
-    /// the annotation `kubernetes.io/config.hash` of a pod that has another UID. The innermost pod, where a kubelet runs in
-    /// a container.
+    /// the annotation `kubernetes.io/config.hash` of a pod that has another UID.
     pub pod_uid: Option<String>,
     /// Id of the container it is, or belongs to. Below a pod that is the container that Kubernetes knows, also for the
     /// containers that something makes inside it.
@@ -146,6 +148,30 @@ impl Qos {
     }
 }
 
+/// Whose pods count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kubelets {
+    /// The node's: where Kubernetes is asked for names. What a container or a user's own service manager made is no pod. A kubelet in a
+    /// container (kind, k3d, minikube) is the node's where that container's cgroup is the root: in its cgroup namespace, or by
+    /// `cgroups.root`.
+    OfTheNode,
+    /// Also one that runs in a container outside of pods: on a host that asks nobody for names.
+    Any,
+}
+
+/// Where what is made in a cgroup is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Within {
+    /// Below a container or machine.
+    inside: bool,
+    /// Whoever runs there may make cgroups and name them.
+    delegated: bool,
+    /// A level of kubelet's tree above the pods, and its QoS class.
+    level: Option<Option<Qos>>,
+    /// Name of the directory.
+    above: String,
+}
+
 /// What one component of a path says.
 enum Part {
     /// A level of kubelet's tree above the pods.
@@ -160,52 +186,77 @@ enum Part {
         runtime: Option<Runtime>,
     },
     Machine(String),
+    /// A pod of podman's, which has containers in it, but no identity in Kubernetes.
+    PodmanPod(String),
     /// A systemd unit or a plain cgroup.
     Other,
 }
 
-/// Tells what the cgroup with this path is. The path is that from the root of the cgroup2 hierarchy; every string gives a name.
-pub fn parse(path: &str) -> Name {
-    let name = String::from("/");
-    let mut found = Name { kind: Kind::Root, name, pod_uid: None, container_id: None, runtime: None, qos: None, nested: false };
-    // Whether what comes next is below a container or machine, in kubelet's tree above the pods, and in which directory.
-    let (mut inside, mut level, mut above) = (false, None, Cow::Borrowed(""));
-    for component in path.split('/').filter(|component| !component.is_empty()).flat_map(split_colons).flatten() {
-        let in_pod = found.pod_uid.is_some() && !inside;
-        found.nested = inside;
-        let part = part(&component, &above, level.take(), in_pod);
-        match part {
-            // Another kubelet's pod begins anew, also where that kubelet runs in a container.
+impl Name {
+    /// The root's.
+    pub fn root() -> Self {
+        let name = String::from("/");
+        Self { kind: Kind::Root, name, pod_uid: None, container_id: None, runtime: None, qos: None, nested: false }
+    }
+
+    /// What the cgroup is that has the directory `directory` in this one's, and where what is made in it is made. `path` is its own,
+    /// by which it may be called.
+    pub fn child(&self, within: &Within, directory: &str, path: &str, kubelets: Kubelets) -> (Self, Within) {
+        let (mut name, mut within) = (self.clone(), within.clone());
+        for component in split_colons(directory).into_iter().flatten() {
+            name.descend(&mut within, &component, path, kubelets);
+            within.above = component.into_owned();
+        }
+        (name, within)
+    }
+
+    fn descend(&mut self, within: &mut Within, component: &str, path: &str, kubelets: Kubelets) {
+        let in_pod = self.pod_uid.is_some() && !within.inside;
+        // Below a pod's container always: what it claims would be taken for another pod's by whoever joins names later.
+        let claimed = within.delegated && (kubelets == Kubelets::OfTheNode || self.pod_uid.is_some());
+        self.nested = within.inside;
+        let level = within.level.take();
+        let kubelets = if claimed { None } else { kubelet_slice(component).or_else(|| kubelet_directory(component, level)) };
+        match kubelets.unwrap_or_else(|| part(component, &within.above, in_pod)) {
             Part::Pod { uid, qos } => {
                 let (name, pod_uid) = (uid.clone(), Some(uid));
                 let (container_id, runtime, qos) = (None, None, Some(qos));
-                found = Name { kind: Kind::Pod, name, pod_uid, container_id, runtime, qos, nested: false };
-                inside = false;
+                *self = Self { kind: Kind::Pod, name, pod_uid, container_id, runtime, qos, nested: false };
+                (within.inside, within.delegated) = (false, false);
             }
             Part::Container { id, name, runtime } => {
                 // One inside another belongs to it; LXC has no ids, so there the inner one's is the only one.
-                if !inside || found.container_id.is_none() {
-                    (found.container_id, found.runtime) = (id, runtime);
+                if !within.inside || self.container_id.is_none() && !claimed {
+                    (self.container_id, self.runtime) = (id, runtime);
                 }
-                (found.kind, found.name) = (Kind::Container, name);
-                inside = true;
+                (self.kind, self.name) = (Kind::Container, name);
+                (within.inside, within.delegated) = (true, true);
             }
             Part::Machine(name) => {
-                (found.kind, found.name) = (Kind::Machine, name);
-                inside = true;
+                (self.kind, self.name) = (Kind::Machine, name);
+                (within.inside, within.delegated) = (true, true);
             }
+            Part::PodmanPod(name) => (self.kind, self.name) = (unit(component, path).0, name),
             Part::Level(qos) => {
-                level = Some(qos);
-                if found.pod_uid.is_none() {
-                    found.qos = qos;
+                within.level = Some(qos);
+                if self.pod_uid.is_none() {
+                    self.qos = qos;
                 }
-                (found.kind, found.name) = unit(&component, path);
+                (self.kind, self.name) = unit(component, path);
             }
-            Part::Other => (found.kind, found.name) = unit(&component, path),
+            Part::Other => {
+                (self.kind, self.name) = unit(component, path);
+                // systemd lets a user's own service manager make what it likes below its unit.
+                within.delegated |= component.starts_with("user@") && self.kind == Kind::Service;
+            }
         }
-        above = component;
     }
-    found
+}
+
+/// Tells what the cgroup with this path is. The path is that from the root; every string gives a name.
+pub fn parse(path: &str, kubelets: Kubelets) -> Name {
+    let components = path.split('/').filter(|component| !component.is_empty());
+    components.fold((Name::root(), Within::default()), |(name, within), next| name.child(&within, next, path, kubelets)).0
 }
 
 /// Where kubelet uses the systemd driver and containerd does not, one directory has the name `slice:prefix:id`, which is meant
@@ -220,10 +271,10 @@ fn split_colons(component: &str) -> [Option<Cow<'_, str>>; 2] {
     }
 }
 
-/// What `component` says in the directory `above`, which is the level `level` of kubelet's tree if it is one.
-fn part(component: &str, above: &str, level: Option<Option<Qos>>, in_pod: bool) -> Part {
-    if let Some(part) = kubelet_slice(component).or_else(|| kubelet_directory(component, level)) {
-        return part;
+/// What `component` says in the directory `above`, if it is not of kubelet's tree.
+fn part(component: &str, above: &str, in_pod: bool) -> Part {
+    if let Some(id) = podman_pod(component, above) {
+        return Part::PodmanPod(format!("libpod_pod_{}", short(id)));
     }
     let stem = component.strip_suffix(".scope").unwrap_or(component);
     if is_id(stem) {
@@ -294,6 +345,15 @@ fn pod_uid(component: &str) -> Option<String> {
         _ => false,
     };
     valid.then_some(uid)
+}
+
+/// The id of podman's pod: `machine-libpod_pod_<id>.slice` (of a user `user-libpod_pod_<id>.slice`) with the systemd driver,
+/// `libpod_parent/<id>` with cgroupfs. Below a `--cgroup-parent` of one's own the latter looks like a container of docker or ctr.
+///
+/// Source: Podman's libpod/runtime_pod_linux.go, `NewPod`.
+fn podman_pod<'a>(component: &'a str, above: &str) -> Option<&'a str> {
+    let of_slice = || component.strip_suffix(".slice")?.rsplit_once("libpod_pod_").map(|(_, id)| id);
+    Some(component).filter(|_| above == "libpod_parent").or_else(of_slice).filter(|id| is_id(id))
 }
 
 /// A unit's name without its escapes and its suffix; of anything else its path when that is short, or else its last component.

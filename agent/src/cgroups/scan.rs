@@ -1,68 +1,35 @@
 //! The cgroup tree as directories: for the cgroups that are older than the programs.
 
 use std::{
+    ffi::OsString,
     fs, io,
-    os::unix::{ffi::OsStrExt, fs::MetadataExt},
-    path::{Path, PathBuf},
+    os::unix::fs::{DirEntryExt as _, MetadataExt as _},
+    path::Path,
 };
 
-use super::name::readable;
-
-/// A cgroup found in the tree.
+/// A cgroup found in the directory of its parent.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct Child {
     /// Inode number: `cgroup.kn.id`.
     pub(super) id: u64,
-    /// The parent's; 0 above the root.
-    pub(super) parent: u64,
-    /// Path from the root of the hierarchy, starting with '/'.
-    pub(super) path: String,
+    pub(super) name: OsString,
 }
 
-impl Found {
-    /// How deep it is: 0 for the root.
-    pub(super) fn level(&self) -> u32 {
-        if self.path == "/" { 0 } else { self.path.bytes().filter(|byte| *byte == b'/').count() as u32 }
-    }
+/// The id of the cgroup whose directory this is.
+pub(super) fn id(directory: &Path) -> io::Result<u64> {
+    Ok(fs::metadata(directory)?.ino())
 }
 
-/// All cgroups below and including `root`, parents before children. One that vanishes meanwhile is left out.
-pub(super) fn tree(root: &Path) -> Result<Vec<Found>, (PathBuf, io::Error)> {
-    let id = fs::metadata(root).map_err(|e| (root.to_owned(), e))?.ino();
-    let mut found = vec![Found { id, parent: 0, path: "/".to_owned() }];
-    let mut next = 0;
-    while let Some(parent) = found.get(next) {
-        let (parent_id, parent_path) = (parent.id, parent.path.clone());
-        next += 1;
-        let directory = root.join(parent_path.trim_start_matches('/'));
-        let entries = match fs::read_dir(&directory) {
-            Ok(entries) => entries,
-            Err(_) if next > 1 => continue,
-            Err(error) => return Err((directory, error)),
-        };
-        for entry in entries.flatten() {
-            let is_cgroup = entry.file_type().is_ok_and(|t| t.is_dir());
-            if let (true, Ok(metadata)) = (is_cgroup, entry.metadata()) {
-                let name = readable(entry.file_name().as_bytes());
-                let path = format!("{}/{name}", parent_path.trim_end_matches('/'));
-                found.push(Found { id: metadata.ino(), parent: parent_id, path });
-            }
-        }
-    }
-    Ok(found)
+/// The cgroups in a cgroup. The list of a directory says their ids and that they are directories: none of them is opened.
+pub(super) fn children(directory: &Path) -> io::Result<impl Iterator<Item = Child> + use<>> {
+    let entries = fs::read_dir(directory)?.flatten();
+    let cgroups = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    Ok(cgroups.map(|entry| Child { id: entry.ino(), name: entry.file_name() }))
 }
 
 /// The name of the cgroup with this id in the directory of its parent.
-pub(super) fn child(parent: &Path, id: u64) -> Option<String> {
-    let entries = fs::read_dir(parent).ok()?.flatten();
-    let mut children = entries.filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()));
-    let child = children.find(|entry| entry.metadata().is_ok_and(|metadata| metadata.ino() == id))?;
-    Some(child.file_name().to_string_lossy().into_owned())
-}
-
-/// Whether this very cgroup is still there; another of the same name has another id.
-pub(super) fn exists(root: &Path, cgroup: &Found) -> bool {
-    fs::metadata(root.join(cgroup.path.trim_start_matches('/'))).is_ok_and(|m| m.ino() == cgroup.id)
+pub(super) fn name(parent: &Path, id: u64) -> Option<OsString> {
+    children(parent).ok()?.find(|child| child.id == id).map(|child| child.name)
 }
 
 #[cfg(test)]
@@ -70,25 +37,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tree_is_found_parents_first() {
+    fn the_cgroups_in_a_cgroup_are_its_directories() {
         let root = tempfile::tempdir().expect("a directory");
         fs::create_dir_all(root.path().join("a/b")).expect("made");
-        fs::create_dir_all(root.path().join("c")).expect("made");
-        fs::write(root.path().join("a/cgroup.procs"), "").expect("written");
-        let found = tree(root.path()).expect("readable");
-        let mut paths: Vec<_> = found.iter().map(|f| f.path.as_str()).collect();
-        assert_eq!(paths[0], "/");
-        let of = |path: &str| found.iter().find(|f| f.path == path).expect("found");
-        assert_eq!(of("/a/b").parent, of("/a").id);
-        assert!(paths.iter().position(|p| *p == "/a") < paths.iter().position(|p| *p == "/a/b"));
-        paths.sort_unstable();
-        assert_eq!(paths, ["/", "/a", "/a/b", "/c"]);
-        assert_eq!((of("/").level(), of("/c").level(), of("/a/b").level()), (0, 1, 2));
-        assert!(exists(root.path(), of("/c")));
-        assert_eq!(child(&root.path().join("a"), of("/a/b").id).as_deref(), Some("b"));
-        assert_eq!(child(root.path(), of("/a/b").id), None);
-        fs::remove_dir(root.path().join("c")).expect("removed");
-        assert!(!exists(root.path(), of("/c")));
-        assert!(tree(&root.path().join("missing")).is_err());
+        fs::create_dir(root.path().join("c")).expect("made");
+        fs::write(root.path().join("cgroup.procs"), "").expect("written");
+        let mut found: Vec<_> = children(root.path()).expect("readable").collect();
+        found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        assert_eq!(found.iter().map(|child| child.name.to_str()).collect::<Vec<_>>(), [Some("a"), Some("c")]);
+        assert_eq!(found[0].id, id(&root.path().join("a")).expect("readable"));
+        assert_eq!(name(root.path(), found[1].id), Some("c".into()));
+        let deeper = id(&root.path().join("a/b")).expect("readable");
+        assert_eq!((name(root.path(), deeper), name(&root.path().join("a"), deeper)), (None, Some("b".into())));
+        assert!(children(&root.path().join("missing")).is_err() && name(&root.path().join("missing"), 1).is_none());
     }
 }

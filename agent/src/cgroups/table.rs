@@ -1,9 +1,28 @@
 //! Who owns which slot (pure): what later stages see of the cgroups.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
 
-use super::{controllers::Controllers, name::Name};
-use crate::kernel::facts;
+use agent_common::cgroups::{NAME_LEN, Owner};
+use nix::libc::PATH_MAX;
+
+use super::{
+    controllers::Controllers,
+    name::{self, Kubelets, Name, Within},
+};
+use crate::{bound::bounded, kernel::facts};
+
+/// Bytes of a path that is kept as it is. What is deeper, as a container may make it, is kept with as much of what is above as
+/// [`HEAD`] has room for: a path has its end, which names the cgroup, and is another than its like.
+const LONGEST: usize = 1024;
+const HEAD: usize = 512;
+
+/// Where a cgroup is whose files no path leads to. The kernel lets none have this name (`cgroup_mkdir` refuses a line break).
+const NOWHERE: &str = "too deep\n";
 
 /// One cgroup that has a slot.
 #[derive(Clone, Debug)]
@@ -14,10 +33,16 @@ pub struct Cgroup {
     pub id: u64,
     /// Slot of the nearest ancestor that has one.
     pub parent: Option<u32>,
-    /// Path from the root of the hierarchy, starting with '/'.
+    /// Levels below the root, whose own is 0.
+    pub level: u32,
+    /// Path from the root that the agent sees, starting with '/': as text, and of bounded length. It is for people and for series;
+    /// its files are found by [`Cgroup::directory`].
     pub path: String,
-    /// What the path says about it.
+    /// What its name and those above say about it.
     pub name: Name,
+    within: Within,
+    /// Path of its directory, where `path` is not that one.
+    directory: Option<Box<Path>>,
     /// When it was made, or got its slot where it was [`found`](Self::found), CLOCK_BOOTTIME in ns.
     pub born_ns: u64,
     /// It was there before it had a slot: the agent found it in the tree, and nobody has seen its birth.
@@ -39,6 +64,54 @@ pub(super) enum Phase {
 }
 
 impl Cgroup {
+    /// The owner of a slot, as a child of this cgroup; the root where there is none.
+    pub(super) fn new(slot: u32, owner: &Owner, parent: Option<&Self>, kubelets: Kubelets) -> Self {
+        let bytes = &owner.name[..(owner.name_len as usize).min(NAME_LEN - 1)];
+        let root = (String::from("/"), Name::root(), Within::default(), None);
+        let (path, name, within, directory) = parent.map_or(root, |parent| {
+            let path = path_in(&parent.path, &name::readable(bytes));
+            let directory = parent.directory_in(bytes, &path);
+            let own = name::readable(bytes);
+            let (name, within) = parent.name.child(&parent.within, &own, &path, kubelets);
+            (path, name, within, directory)
+        });
+        Self {
+            slot,
+            id: owner.id,
+            parent: parent.map(|parent| parent.slot),
+            level: owner.level as u32,
+            path,
+            name,
+            within,
+            directory,
+            born_ns: owner.born_ns,
+            found: owner.found != 0,
+            died_ns: Some(owner.died_ns).filter(|ns| *ns != 0),
+            controllers: Controllers::default(),
+            phase: Phase::Counting,
+        }
+    }
+
+    /// Its directory, where the hierarchy's root is at `root`.
+    pub fn directory(&self, root: &Path) -> PathBuf {
+        root.join(self.relative())
+    }
+
+    fn relative(&self) -> &Path {
+        self.directory.as_deref().unwrap_or_else(|| Path::new(self.path.trim_start_matches('/')))
+    }
+
+    /// The directory of its child with this name, where that is not what the child's `path` says.
+    fn directory_in(&self, name: &[u8], path: &str) -> Option<Box<Path>> {
+        let directory = self.relative().join(OsStr::from_bytes(name));
+        if directory.as_os_str().as_bytes() == path.trim_start_matches('/').as_bytes() {
+            return None;
+        }
+        // The kernel takes no longer path, and a chain of cgroups may be longer than anyone wants to keep.
+        let reachable = directory.as_os_str().len() < PATH_MAX as usize && !directory.starts_with(NOWHERE);
+        Some(if reachable { directory } else { NOWHERE.into() }.into())
+    }
+
     /// Whether its directory is still there.
     pub fn lives(&self) -> bool {
         self.died_ns.is_none()
@@ -86,15 +159,14 @@ impl Table {
 
     /// The slots of all cgroups, children before their parents.
     pub fn leaves_first(&self) -> Vec<u32> {
-        let depth = |path: &str| if path == "/" { 0 } else { path.bytes().filter(|b| *b == b'/').count() };
-        let mut slots: Vec<(usize, u32)> = self.iter().map(|c| (depth(&c.path), c.slot)).collect();
+        let mut slots: Vec<(u32, u32)> = self.iter().map(|c| (c.level, c.slot)).collect();
         slots.sort_unstable_by(|a, b| b.cmp(a));
         slots.into_iter().map(|(_, slot)| slot).collect()
     }
 
-    /// The ids of all cgroups that have a slot.
-    pub fn ids(&self) -> impl Iterator<Item = u64> {
-        self.slot_of.keys().copied()
+    /// The cgroup with this id.
+    pub fn by_id(&self, id: u64) -> Option<&Cgroup> {
+        self.get(*self.slot_of.get(&id)?)
     }
 
     /// Number of cgroups that have a slot.
@@ -123,18 +195,13 @@ impl Table {
     pub(crate) fn entries_mut(&mut self) -> impl Iterator<Item = &mut Cgroup> {
         self.entries.iter_mut().flatten()
     }
+}
 
-    /// The slot of the parent by its id, else of the nearest ancestor by path: one in between may have found no slot.
-    pub(super) fn ancestor(&self, parent_id: u64, path: &str) -> Option<u32> {
-        if let Some(slot) = self.slot_of.get(&parent_id) {
-            return Some(*slot);
-        }
-        let is_above = |c: &&Cgroup| c.path == "/" || (path.len() > c.path.len() && path.starts_with(&format!("{}/", c.path)));
-        if path == "/" {
-            return None;
-        }
-        self.iter().filter(|c| c.lives()).filter(is_above).max_by_key(|c| c.path.len()).map(|c| c.slot)
-    }
+/// The path of a cgroup with this name in the one with the path `parent`.
+fn path_in(parent: &str, name: &str) -> String {
+    let parent = parent.trim_end_matches('/');
+    let head = if parent.len() + 1 + name.len() <= LONGEST { parent.into() } else { bounded(parent, HEAD) };
+    format!("{head}/{name}")
 }
 
 #[cfg(test)]
@@ -147,8 +214,11 @@ pub(crate) mod tests {
             slot,
             id: 1000 + u64::from(slot),
             parent,
+            level: path.split('/').filter(|component| !component.is_empty()).count() as u32,
             path: path.to_owned(),
-            name: crate::cgroups::name::parse(path),
+            name: name::parse(path, Kubelets::Any),
+            within: Within::default(),
+            directory: None,
             born_ns: 0,
             found: false,
             died_ns: None,
@@ -157,17 +227,70 @@ pub(crate) mod tests {
         }
     }
 
+    const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    /// A chain of cgroups with these names below the root.
+    fn chain(names: &[&[u8]]) -> Vec<Cgroup> {
+        let mut chain = vec![Cgroup::new(1, &Owner { id: 1, ..Owner::ZERO }, None, Kubelets::Any)];
+        for (n, bytes) in names.iter().enumerate() {
+            let slot = n as u32 + 2;
+            let mut owner = Owner { id: slot.into(), level: n as u64 + 1, name_len: bytes.len() as u32, ..Owner::ZERO };
+            owner.name[..bytes.len()].copy_from_slice(bytes);
+            chain.push(Cgroup::new(slot, &owner, chain.last(), Kubelets::Any));
+        }
+        chain
+    }
+
     #[test]
-    fn the_nearest_ancestor_with_a_slot_is_the_parent() {
-        let mut table = Table::default();
-        table.insert(cgroup(1, "/", None));
-        table.insert(cgroup(2, "/a", Some(1)));
-        table.insert(cgroup(3, "/ab", Some(1)));
-        assert_eq!(table.ancestor(1002, "/a/b"), Some(2));
-        assert_eq!(table.ancestor(99, "/a/missing/c"), Some(2));
-        assert_eq!(table.ancestor(99, "/abc/d"), Some(1));
-        assert_eq!(table.ancestor(99, "/"), None);
-        table.remove(2);
-        assert_eq!(table.ancestor(1002, "/a/b"), Some(1));
+    fn a_cgroup_is_found_and_named_through_its_parents() {
+        let chain = chain(&[b"kubepods", b"pod0a1b2c3d-1111-2222-3333-444455556666", ID.as_bytes(), b"init"]);
+        let told: Vec<_> = chain.iter().map(|c| (c.path.as_str(), c.name.kind, c.parent, c.level)).collect();
+        let pod = "/kubepods/pod0a1b2c3d-1111-2222-3333-444455556666";
+        let container = format!("{pod}/{ID}");
+        let inner = format!("{container}/init");
+        assert_eq!(
+            told,
+            [
+                ("/", name::Kind::Root, None, 0),
+                ("/kubepods", name::Kind::Cgroup, Some(1), 1),
+                (pod, name::Kind::Pod, Some(2), 2),
+                (&container, name::Kind::Container, Some(3), 3),
+                (&inner, name::Kind::Cgroup, Some(4), 4),
+            ]
+        );
+        assert_eq!(chain[0].directory(Path::new("/r")), Path::new("/r/"));
+        assert_eq!(chain[4].directory(Path::new("/r")), Path::new("/r").join(&inner[1..]));
+        assert_eq!(chain[4].name, name::parse(&inner, Kubelets::Any));
+    }
+
+    #[test]
+    fn a_name_that_is_not_utf_8_is_shown_escaped_and_opened_as_it_is() {
+        let chain = chain(&[b"a\xff", b"below"]);
+        assert_eq!((chain[1].path.as_str(), chain[2].path.as_str()), ("/a\\xff", "/a\\xff/below"));
+        assert_eq!(chain[2].directory(Path::new("/r")).as_os_str().as_bytes(), b"/r/a\xff/below");
+    }
+
+    #[test]
+    fn long_paths_keep_their_ends_and_their_files_and_stay_apart() {
+        let long = [b'x'; NAME_LEN - 1];
+        let above =
+            |first: &'static [u8]| [first, &long[..], &long, &long, &long, b"kubepods", b"pod0a1b2c3d11112222333344445555666a"];
+        let container = |first| chain(&[&above(first)[..], &[ID.as_bytes()]].concat()).pop().expect("made");
+        let (a, b) = (container(b"a"), container(b"b"));
+        assert_eq!(a.name.container_id.as_deref(), Some(ID));
+        assert_eq!(a.name.pod_uid.as_deref(), Some("0a1b2c3d11112222333344445555666a"));
+        assert!(a.path.len() <= LONGEST && a.path.starts_with("/a/xxx") && a.path.ends_with(ID), "{}", a.path);
+        assert_ne!(a.path, container(b"a\xff").path);
+        assert_ne!(a.path[2..], b.path[2..], "also where only what was cut is another");
+        let names: Vec<String> = above(b"a").iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+        assert_eq!(a.directory(Path::new("/r")), Path::new("/r").join(names.join("/")).join(ID));
+    }
+
+    #[test]
+    fn however_deep_a_container_nests_its_cgroups_little_is_kept_of_each() {
+        let long = [b'x'; NAME_LEN - 1];
+        let deepest = chain(&vec![&long[..]; 100]).pop().expect("made");
+        assert!(deepest.path.len() <= LONGEST, "{}", deepest.path.len());
+        assert_eq!(deepest.directory(Path::new("/r")), Path::new("/r").join(NOWHERE), "no path is that long");
     }
 }

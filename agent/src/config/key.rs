@@ -220,9 +220,13 @@ pub(super) const KEYS: &[Key] = &[
          every CPU.",
         |l, v| store(&mut l.config.cgroups.slots, number(v, 16..=65536)?),
     ),
-    Key::new("cgroups.root", None, "Where the cgroup2 hierarchy is mounted. Default: found in /proc/mounts.", |l, v| {
-        store(&mut l.config.cgroups.root, Some(absolute(v)?))
-    })
+    Key::new(
+        "cgroups.root",
+        None,
+        "Where the cgroup2 hierarchy is mounted, or a directory in it: what is outside is not seen, such as the other node of a \
+         machine whose nodes are containers. Default: found in /proc/mounts.",
+        |l, v| store(&mut l.config.cgroups.root, Some(absolute(v)?)),
+    )
     .example("/sys/fs/cgroup"),
     Key::new(
         "network.cluster_cidrs",

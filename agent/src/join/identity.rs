@@ -23,6 +23,9 @@ pub enum Unlisted {
     Unknown,
 }
 
+/// What is said of a container whose name is not known, and otherwise of one that is.
+pub const BY_ID: [&str; 2] = ["podmeter.workload.name", "service.instance.id"];
+
 /// Of a cgroup that belongs to a known pod.
 pub fn of_cgroup(cgroup: &Cgroup, found: &Found<'_>, unlisted: Unlisted) -> Attributes {
     let Found { pod, container, namespace_labels, .. } = *found;
@@ -34,7 +37,7 @@ pub fn of_cgroup(cgroup: &Cgroup, found: &Found<'_>, unlisted: Unlisted) -> Attr
         _ => {}
     }
     let what = container.map(|container| container.name.to_string()).or_else(|| id.map(|id| id.chars().take(12).collect()));
-    let below = id.and_then(|id| below(&cgroup.path, id)).unwrap_or_default();
+    let below = id.filter(|_| cgroup.name.nested).map(|id| below(&cgroup.path, id)).unwrap_or_default();
     attributes.push(("service.instance.id".to_owned(), instance(pod, what.as_deref()) + below));
     let name = match cgroup.name.kind {
         Kind::Pod => Some(&pod.name),
@@ -104,11 +107,11 @@ fn instance(pod: &Pod, container: Option<&str>) -> String {
     }
 }
 
-/// What follows a container's own cgroup in a path: a cgroup that the container made has a service instance of its own, or its
-/// series would be the container's where only job and instance tell them apart.
-fn below<'a>(path: &'a str, container_id: &str) -> Option<&'a str> {
-    let after = &path[path.find(container_id)? + container_id.len()..];
-    after.find('/').map(|slash| &after[slash..])
+/// What follows a container's own cgroup in the path of one that it made: that has a service instance of its own, or its series would
+/// be the container's where only job and instance tell them apart. Of a path that was cut before there it is the whole.
+fn below<'a>(path: &'a str, container_id: &str) -> &'a str {
+    let after = path.find(container_id).map_or(path, |at| &path[at + container_id.len()..]);
+    after.find('/').map_or(after, |slash| &after[slash..])
 }
 
 #[cfg(test)]
@@ -142,7 +145,7 @@ mod tests {
     }
 
     fn found<'a>(pod: &'a Pod, container: Option<&'a Container>) -> Found<'a> {
-        Found { pod, container, namespace_labels: &[], revision: 1 }
+        Found { pod, container, namespace_labels: &[], revision: 1, gone: false }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use aya::{
         CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, ProgramType, RawTracePoint, RawTracePointRunOptions,
         TestRun as _,
         links::{FdLink, LinkError, PinnedLink},
+        loaded_programs,
     },
     sys::{BpfHelper, is_helper_supported},
 };
@@ -77,6 +78,16 @@ pub enum Hook {
 }
 
 impl Hook {
+    /// The kernel's number for programs at the root of the cgroup tree (`enum bpf_attach_type`).
+    fn attach_type(self) -> Option<u32> {
+        match self {
+            Self::Ingress => Some(0),
+            Self::Egress => Some(1),
+            Self::SockOps => Some(3),
+            Self::Tracepoint(_) | Self::Walk(_) | Self::Call => None,
+        }
+    }
+
     /// Whether the program stays attached by a link, which can be pinned.
     fn has_link(self) -> bool {
         !matches!(self, Self::Walk(_) | Self::Call)
@@ -238,15 +249,26 @@ impl Kernel {
     /// counting since then: see [`Object::since_ns`].
     ///
     /// # Errors
-    /// When the kernel refuses a program that the object cannot do without. Then none of its programs stays attached.
+    /// When the kernel refuses a program that the object cannot do without. Then none of its programs stays attached: what was attached
+    /// last is detached first.
     pub fn attach(&mut self, object: &mut Object) -> Result<(), LoadError> {
         let attached = self.attach_all(object);
         if attached.is_err() {
-            object.links.clear();
-            self.in_use.retain(|place| *place != object.pins);
-            pin::remove(&object.pins)?;
+            object.detach(|_| true)?;
+            self.forget(object.name)?;
         }
         attached
+    }
+
+    /// An object is of no use after all, since what it is for could not start: nothing of it stays in bpffs, and nobody can call it or be
+    /// called by it. Its programs are detached with its [`Object`].
+    ///
+    /// # Errors
+    /// When bpffs refuses.
+    pub fn forget(&mut self, object: &str) -> Result<(), LoadError> {
+        let (its, others) = std::mem::take(&mut self.in_use).into_iter().partition(|place| is_place_of(place, object));
+        self.in_use = others;
+        its.iter().try_for_each(|place: &PathBuf| pin::remove(place)).map_err(LoadError::from)
     }
 
     fn attach_all(&self, object: &mut Object) -> Result<(), LoadError> {
@@ -285,7 +307,10 @@ impl Kernel {
     }
 
     fn link(&self, object: &mut Object, program: &'static str, hook: Hook) -> Result<FdLink, LoadError> {
-        let failed = |source| LoadError::Program { action: "attach", program: program.to_owned(), source: Box::new(source) };
+        let failed = |source: ProgramError| match self.in_the_way(hook, &source) {
+            Some(others) => LoadError::Exclusive { program: program.to_owned(), others, path: self.root.clone() },
+            None => LoadError::Program { action: "attach", program: program.to_owned(), source: Box::new(source) },
+        };
         let root = || File::open(&self.root).map_err(|source| LoadError::Root { path: self.root.clone(), source });
         // A link is one of many on its cgroup, whatever others attach: only the old kind of attachment needs a mode.
         let mode = CgroupAttachMode::Single;
@@ -318,16 +343,37 @@ impl Kernel {
         }
     }
 
-    /// The table of programs that `map` of `object` calls, where that object was loaded before this one.
+    /// Which programs are in the way of one at the root of the cgroup tree, as the beginning of a sentence. `None` where that is not why it
+    /// was refused.
+    ///
+    /// A program is attached exclusively with flags 0, or so that one below may replace it (`BPF_F_ALLOW_OVERRIDE`); the kernel then answers
+    /// every other attachment with EPERM (`__cgroup_bpf_attach`).
+    fn in_the_way(&self, hook: Hook, refused: &ProgramError) -> Option<String> {
+        const ALLOW_MULTI: u32 = 2;
+        let ProgramError::SyscallError(error) = refused else { return None };
+        if error.io_error.raw_os_error() != Some(nix::libc::EPERM) {
+            return None;
+        }
+        let (flags, ids) = sys::attached_to(File::open(&self.root).ok()?, hook.attach_type()?).ok()?;
+        if ids.is_empty() || flags & ALLOW_MULTI != 0 {
+            return None;
+        }
+        let name = |id: &u32| {
+            let info = loaded_programs().filter_map(Result::ok).find(|info| info.id() == *id);
+            info.and_then(|info| info.name_as_str().map(|name| format!("{id} ({name})"))).unwrap_or_else(|| id.to_string())
+        };
+        Some(match &ids[..] {
+            [id] => format!("program {} is attached", name(id)),
+            ids => format!("programs {} are attached", ids.iter().map(name).collect::<Vec<_>>().join(", ")),
+        })
+    }
+
+    /// The table of programs that `map` of `object` calls, where that object was loaded before this one and counts.
     ///
     /// # Errors
     /// When it cannot be opened.
     pub fn calls_of(&self, object: &str, map: &'static str) -> Result<Option<ProgramArray<MapData>>, LoadError> {
-        let is_its = |place: &&PathBuf| {
-            let name = place.file_name().map(|name| name.to_string_lossy());
-            name.and_then(|name| name.rsplit_once('-').map(|(name, _)| name == object)).unwrap_or(false)
-        };
-        let Some(place) = self.in_use.iter().find(is_its) else { return Ok(None) };
+        let Some(place) = self.in_use.iter().find(|place| is_place_of(place, object)) else { return Ok(None) };
         let failed = |e: MapError| LoadError::Map { action: "open", map, source: e.into() };
         let data = MapData::from_pin(place.join(map)).map_err(failed)?;
         ProgramArray::try_from(Map::ProgramArray(data)).map(Some).map_err(failed)
@@ -365,6 +411,24 @@ impl Kernel {
     }
 }
 
+/// Takes the first program out of a table, if there is one: nobody calls it any more.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn clear_calls(table: &mut ProgramArray<MapData>, map: &'static str) -> Result<(), LoadError> {
+    match table.clear_index(&0) {
+        Ok(()) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(()),
+        Err(source) => Err(LoadError::Map { action: "clear", map, source: source.into() }),
+    }
+}
+
+/// Whether the directory in bpffs is that of an object of this name.
+fn is_place_of(place: &Path, object: &str) -> bool {
+    let name = place.file_name().map(|name| name.to_string_lossy());
+    name.is_some_and(|name| name.rsplit_once('-').is_some_and(|(name, _)| name == object))
+}
+
 impl Object {
     /// Whether its maps already hold what an earlier agent counted.
     pub fn adopted(&self) -> bool {
@@ -400,7 +464,7 @@ impl Object {
         let Some(what) = self.optional.iter().find(|optional| optional.programs.contains(&program)).copied() else {
             return Err(error);
         };
-        self.links.retain(|(name, _)| !what.programs.contains(name));
+        self.detach(|name| what.programs.contains(&name))?;
         for name in what.programs {
             pin::remove_file(&self.pins.join(name))?;
         }
@@ -409,6 +473,19 @@ impl Object {
         tracing::debug!(program, error, "the kernel refuses an optional program");
         let reason = error.lines().next().unwrap_or_default().to_owned();
         self.refused.push(Refused { what, reason });
+        Ok(())
+    }
+
+    /// Detaches programs, the one that was attached last first, pinned links too.
+    ///
+    /// # Errors
+    /// When what is pinned cannot be removed.
+    fn detach(&mut self, wanted: impl Fn(&str) -> bool) -> Result<(), PinError> {
+        for i in (0..self.links.len()).rev().filter(|i| wanted(self.links[*i].0)).collect::<Vec<_>>() {
+            let (program, link) = self.links.remove(i);
+            pin::remove_file(&self.pins.join(program))?;
+            drop(link);
+        }
         Ok(())
     }
 

@@ -36,6 +36,12 @@ pub fn cgroup2() -> Result<PathBuf, MountError> {
     find(&mounts, "cgroup2").ok_or(MountError::NoCgroup2)
 }
 
+/// Where hierarchies of cgroup version 1 are mounted. None where the list of mounts cannot be read, which [`cgroup2`] says.
+pub fn cgroup1() -> Vec<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    parse(&mounts).filter(|(_, kind)| *kind == "cgroup").map(|(point, _)| point).collect()
+}
+
 /// Makes sure that `directory` will be on a bpf file system: one that is there already, of which a container may have this very
 /// directory only, else one that is mounted at [`BPFFS`], as systemd does at boot. Returns what of it is there.
 ///
@@ -83,6 +89,7 @@ mod tests {
     #[test]
     fn finds_cgroup2_on_hybrid_hosts() {
         assert_eq!(find(HYBRID, "cgroup2"), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(parse(HYBRID).filter(|(_, kind)| *kind == "cgroup").count(), 1);
         assert_eq!(find("cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n", "cgroup2"), None);
     }
 

@@ -1,4 +1,4 @@
-//! The only `unsafe` of the agent: kernel maps as memory, and two calls that no safe crate offers.
+//! The only `unsafe` of the agent: kernel maps as memory, and the calls that no safe crate offers.
 
 use std::{
     fs::File,
@@ -268,6 +268,45 @@ fn walk<T>(program: BorrowedFd<'_>, from: &T) -> io::Result<File> {
         },
     )?;
     Ok(bpf(BPF_ITER_CREATE, &IterCreate { link_fd: link.as_raw_fd().cast_unsigned(), flags: 0 })?.into())
+}
+
+/// What is attached to a cgroup at one kind of event (`enum bpf_attach_type`), not to its ancestors: how (`BPF_F_ALLOW_MULTI`, …), and the
+/// ids of the programs.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn attached_to(cgroup: impl AsFd, attach_type: u32) -> io::Result<(u32, Vec<u32>)> {
+    const BPF_PROG_QUERY: nix::libc::c_int = 16;
+    /// As many as the kernel lets be attached to a cgroup (`BPF_CGROUP_MAX_PROGS`).
+    const MOST: usize = 64;
+    /// The part of `union bpf_attr` for `BPF_PROG_QUERY`.
+    #[repr(C)]
+    struct Query {
+        target_fd: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        programs: u64,
+        program_count: u32,
+        reserved: u32,
+    }
+    let mut ids = vec![0_u32; MOST];
+    let mut query = Query {
+        target_fd: cgroup.as_fd().as_raw_fd().cast_unsigned(),
+        attach_type,
+        query_flags: 0,
+        attach_flags: 0,
+        programs: ids.as_mut_ptr().addr() as u64,
+        program_count: MOST as u32,
+        reserved: 0,
+    };
+    // SAFETY: the kernel reads and writes a live struct without padding, and writes at most `program_count` ids, for which there is room.
+    let result = unsafe { nix::libc::syscall(nix::libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    ids.truncate(query.program_count as usize);
+    Ok((query.attach_flags, ids))
 }
 
 /// The bytes of a record.

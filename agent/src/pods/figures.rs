@@ -174,7 +174,8 @@ static UNLABELLED: Metric = Metric {
     kind: MetricKind::Gauge,
     attributes: &[],
     scope: Scope::Agent,
-    help: "Cgroups of pods that Kubernetes has not told of: exported by pod UID and container id after a short wait.",
+    help: "Cgroups of pods that Kubernetes has not told of: exported by pod UID and container id after a wait of 10 s to \
+           5 min.",
 };
 
 static LEFT_OUT: Metric = Metric {

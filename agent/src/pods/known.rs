@@ -41,8 +41,8 @@ const PAST: usize = 32;
 #[derive(Clone, Debug, Default)]
 pub struct Known {
     pods: Arc<HashMap<Box<str>, Arc<Entry>>>,
-    /// UID in cgroup paths -> UID of the pod, where the two differ.
-    by_cgroup_uid: Arc<HashMap<Box<str>, Box<str>>>,
+    /// UID in cgroup paths -> UIDs of the mirror pods that say it is theirs, oldest first.
+    mirrors: Arc<HashMap<Box<str>, Vec<Box<str>>>>,
     /// UIDs of the pods that the API has and that are not kept.
     left_out: Arc<HashSet<Box<str>>>,
     /// How long a pod's state is exported after its end.
@@ -89,13 +89,26 @@ pub struct Found<'a> {
     pub namespace_labels: &'a [(Box<str>, Box<str>)],
     /// Another number after every change of any of these.
     pub revision: u64,
+    /// The API has deleted it.
+    pub gone: bool,
+}
+
+impl Found<'_> {
+    /// Whether the status has yet to say more of its containers: one of them has no id so far, and may get one.
+    pub fn is_starting(&self) -> bool {
+        !self.is_settled() && self.pod.containers.iter().any(|container| container.id.is_none())
+    }
+
+    /// Whether nothing more will be said of its containers.
+    pub fn is_settled(&self) -> bool {
+        self.gone || self.pod.is_over()
+    }
 }
 
 impl Known {
     /// What is known of the pod with this UID in a cgroup's path, and of the container with this id in it.
     pub fn find(&self, cgroup_uid: &str, container_id: Option<&str>) -> Option<Found<'_>> {
-        let uid = self.by_cgroup_uid.get(cgroup_uid).map_or(cgroup_uid, |uid| uid);
-        let entry = self.pods.get(uid)?;
+        let entry = self.pods.get(cgroup_uid).or_else(|| self.mirror(cgroup_uid))?;
         let name = container_id.and_then(|id| entry.ids.iter().rfind(|(known, _)| **known == *id)).map(|(_, name)| name);
         let container = name.and_then(|name| entry.pod.containers.iter().find(|container| container.name == *name));
         let namespace = self.namespaces.get(&entry.pod.namespace);
@@ -104,7 +117,16 @@ impl Known {
             container,
             namespace_labels: namespace.map_or(&[], |(labels, _)| labels),
             revision: entry.revision.max(namespace.map_or(0, |(_, revision)| *revision)),
+            gone: entry.gone.is_some(),
         })
+    }
+
+    /// The mirror of the static pod with this UID, where no pod has it for its own. Of several that of the first, as long as the API has
+    /// it: kubelet makes another only when the one before is gone.
+    fn mirror(&self, cgroup_uid: &str) -> Option<&Arc<Entry>> {
+        let mirrors = self.mirrors.get(cgroup_uid).filter(|_| !self.left_out.contains(cgroup_uid))?;
+        let mut entries = mirrors.iter().filter_map(|uid| self.pods.get(uid));
+        entries.clone().find(|entry| entry.gone.is_none()).or_else(|| entries.next_back())
     }
 
     /// The pods that the API has now and that have not finished.
@@ -171,9 +193,7 @@ impl Known {
         }
         self.revision += 1;
         let revision = self.revision;
-        if let Some(cgroup_uid) = &pod.cgroup_uid {
-            Arc::make_mut(&mut self.by_cgroup_uid).insert(cgroup_uid.clone(), pod.uid.clone());
-        }
+        self.claim(&pod);
         let new = || Arc::new(Entry { pod: Arc::new(Pod::default()), revision, ids: Vec::new(), gone: None, lived: false });
         let entry = Arc::make_mut(Arc::make_mut(&mut self.pods).entry(pod.uid.clone()).or_insert_with(new));
         entry.gone = None;
@@ -193,6 +213,30 @@ impl Known {
         }
     }
 
+    /// A mirror pod says whose mirror it is. One that says so no more has no claim.
+    fn claim(&mut self, pod: &Pod) {
+        let before = self.pods.get(&pod.uid).and_then(|entry| entry.pod.cgroup_uid.as_deref());
+        if before == pod.cgroup_uid.as_deref() {
+            return;
+        }
+        let mirrors = Arc::make_mut(&mut self.mirrors);
+        if let Some(uids) = before.and_then(|before| mirrors.get_mut(before)) {
+            uids.retain(|uid| *uid != pod.uid);
+        }
+        if let Some(cgroup_uid) = &pod.cgroup_uid {
+            mirrors.entry(cgroup_uid.clone()).or_default().push(pod.uid.clone());
+        }
+    }
+
+    /// Forgets the claims of pods that are not kept.
+    fn drop_claims(&mut self) {
+        let pods = &self.pods;
+        Arc::make_mut(&mut self.mirrors).retain(|_, uids| {
+            uids.retain(|uid| pods.contains_key(uid));
+            !uids.is_empty()
+        });
+    }
+
     /// Of those that have finished, forgets the oldest that are too many: not one at a time, since the rest has to be sorted.
     fn drop_long_finished(&mut self) {
         let finished = self.pods.values().filter(|entry| entry.gone.is_none() && entry.pod.is_over());
@@ -205,8 +249,7 @@ impl Known {
             Arc::make_mut(&mut self.pods).remove(&uid);
             self.leave_out(uid);
         }
-        let pods = &self.pods;
-        Arc::make_mut(&mut self.by_cgroup_uid).retain(|_, uid| pods.contains_key(uid));
+        self.drop_claims();
     }
 
     fn leave_out(&mut self, uid: Box<str>) {
@@ -250,8 +293,7 @@ impl Known {
             return;
         }
         Arc::make_mut(&mut self.pods).retain(|_, entry| stays(entry));
-        let pods = &self.pods;
-        Arc::make_mut(&mut self.by_cgroup_uid).retain(|_, uid| pods.contains_key(uid));
+        self.drop_claims();
     }
 
     /// The API has this node, in this state.

@@ -33,7 +33,8 @@ pub static SIGNAL_ACTIVE: Metric = Metric {
     kind: Kind::Gauge,
     attributes: &["signal"],
     scope: Scope::Agent,
-    help: "1 for each signal that is measured, 0 for one that is off: `podmeter check` and the agent's log say why.",
+    help: "1 for each signal that is measured, 0 for one that could not be started: `podmeter check` and the agent's log say why. \
+           Absent for one that the configuration switches off.",
 };
 /// `podmeter.agent.signal.read_time`
 pub static READ_TIME: Metric = Metric {
@@ -88,7 +89,7 @@ pub static WITHOUT_SLOT: Metric = Metric {
     attributes: &[],
     scope: Scope::Agent,
     help: "Cgroups that were born when all slots were taken, or three quarters of them where it is more than four levels deep: what they use \
-           is unattributed.",
+           and what is below them is unattributed. They get a slot when an eighth of all is free.",
 };
 
 /// Nothing is kept: the kernel counts.

@@ -32,7 +32,7 @@ use crate::{
     histogram::Histogram,
     kernel::{
         capabilities, facts,
-        load::{Hook, Kernel, LoadError, Object, Plan},
+        load::{Hook, Kernel, LoadError, Object, Plan, clear_calls},
         sys::{self, MappedArray},
     },
 };
@@ -50,6 +50,7 @@ pub const SIGNAL: Signal = Signal {
         &TRUNCATED,
         &ABANDONED,
         &LOST,
+        &DUPLICATES,
         &UNMATCHED,
         &MALFORMED,
         &IGNORED,
@@ -95,7 +96,8 @@ pub static QUERIES: Metric = counter(
 pub static RETRIES: Metric = counter(
     "podmeter.dns.retries",
     "{query}",
-    "Queries asked again on the same socket with the same id before there was an answer.",
+    "Queries asked again on the same socket with the same id before there was an answer: of the same name server, or of another, as musl \
+     asks all at once.",
 );
 /// `podmeter.dns.truncated`
 pub static TRUNCATED: Metric = counter(
@@ -111,20 +113,30 @@ pub static LOST: Metric = counter(
     "podmeter.dns.lost",
     "{query}",
     "Queries that could not be followed to their end: the cgroup had as many in flight as there was room left for others, no memory, \
-     or a gap in their TCP stream.",
+     a gap in their TCP stream, or another question with the same id on the same socket before there was an answer.",
+);
+/// `podmeter.dns.duplicates`
+pub static DUPLICATES: Metric = counter(
+    "podmeter.dns.duplicates",
+    "{message}",
+    "Further answers to a lookup that had been answered within dns.timeout: by another of the name servers that were asked at once, given \
+     twice, or the rest of a zone transfer.",
 );
 /// `podmeter.dns.unmatched`
 pub static UNMATCHED: Metric = counter(
     "podmeter.dns.unmatched",
     "{message}",
-    "Answers that no query in flight waited for: given twice, late, or forged; and messages that went the wrong way.",
+    "Answers that nobody had asked for, or not any more: late or forged; and messages that went the wrong way.",
 );
 /// `podmeter.dns.malformed`
 pub static MALFORMED: Metric =
     counter("podmeter.dns.malformed", "{message}", "Messages on a port of DNS whose header or question cannot be read.");
 /// `podmeter.dns.ignored`
-pub static IGNORED: Metric =
-    counter("podmeter.dns.ignored", "{message}", "Messages that are no lookups: notifications and updates of zones.");
+pub static IGNORED: Metric = counter(
+    "podmeter.dns.ignored",
+    "{message}",
+    "Messages that are no lookups: notifications and updates of zones, and multicast.",
+);
 /// `podmeter.dns.gaps`
 pub static GAPS: Metric = counter(
     "podmeter.dns.gaps",
@@ -196,6 +208,19 @@ struct Dns {
 
 impl Dns {
     fn start(kernel: &mut Kernel, cgroups: &Cgroups, config: &config::Dns) -> Result<Self, LoadError> {
+        let started = Self::begin(kernel, cgroups, config);
+        if started.is_err() {
+            // Nobody is to call what was put in by half, or by an agent before this one.
+            for (table, _) in CALLS {
+                if let Some(mut calls) = kernel.calls_of("network", table)? {
+                    clear_calls(&mut calls, table)?;
+                }
+            }
+        }
+        started
+    }
+
+    fn begin(kernel: &mut Kernel, cgroups: &Cgroups, config: &config::Dns) -> Result<Self, LoadError> {
         let slots = cgroups.slots();
         let mut calls = Vec::new();
         for (table, _) in CALLS {
@@ -216,6 +241,7 @@ impl Dns {
                 ("DNS_COUNTS", Some(slots)),
                 ("DNS_ROWS", Some(slots * ROWS_PER_SLOT)),
                 ("DNS_IN_FLIGHT", Some(QUERIES_LEN)),
+                ("DNS_ANSWERED", None),
                 ("DNS_TAKEN", Some(slots)),
                 ("DNS_TAKEN_ALL", None),
                 ("DNS_EMPTY_ROW", None),
@@ -311,6 +337,7 @@ impl Dns {
             (&TRUNCATED, counts.truncated),
             (&ABANDONED, counts.abandoned),
             (&LOST, counts.lost),
+            (&DUPLICATES, counts.duplicates),
             (&UNMATCHED, counts.unmatched),
             (&MALFORMED, counts.malformed),
             (&IGNORED, counts.other),

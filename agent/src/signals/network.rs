@@ -22,7 +22,7 @@ use crate::{
     config,
     kernel::{
         capabilities,
-        load::{Hook, Kernel, LoadError, Object, Plan},
+        load::{Hook, Kernel, LoadError, Object, Plan, clear_calls},
     },
 };
 
@@ -43,8 +43,9 @@ pub static IO: Metric = counter(
     "By",
     &[DIRECTION],
     Scope::Container,
-    "Bytes of IP packets that the cgroup's sockets received and sent, as they are on the wire: IP and transport headers of every \
-     segment included, the link's not. Loopback is apart.",
+    "Bytes of IP packets that the cgroup's sockets received and sent: IP and transport headers of every segment included, the link's \
+     not. A datagram above the MTU counts as the one packet that the socket sent or received, not as the fragments that it travels in. \
+     Loopback is apart.",
 );
 /// `podmeter.network.packets`
 pub static PACKETS: Metric = counter(
@@ -52,7 +53,8 @@ pub static PACKETS: Metric = counter(
     "{packet}",
     &[DIRECTION],
     Scope::Container,
-    "IP packets that the cgroup's sockets received and sent, counted as wire segments. Loopback is apart.",
+    "IP packets that the cgroup's sockets received and sent. Large packets of TCP and UDP segmentation count as their segments on the \
+     wire; a datagram above the MTU is one packet, whatever number of fragments it travels in. Loopback is apart.",
 );
 /// `podmeter.network.egress`
 pub static EGRESS: Metric = counter(
@@ -77,7 +79,8 @@ pub static NODE_IO: Metric = counter(
     "By",
     &[DIRECTION],
     Scope::Node,
-    "Bytes of all sockets of the node: all cgroups and the unattributed. What the node forwards for others is not part of it.",
+    "Bytes of all sockets of the node: all cgroups and the unattributed. What the node forwards for others is not part of it, nor are the \
+     copies of TCP and UDP packets that raw sockets get.",
 );
 /// `podmeter.network.unattributed`
 pub static UNATTRIBUTED_IO: Metric = counter(
@@ -148,11 +151,7 @@ impl Network {
 fn forget_dns(object: &mut Object) -> Result<(), LoadError> {
     for map in ["NETWORK_DNS_EGRESS", "NETWORK_DNS_INGRESS"] {
         let mut calls: ProgramArray<MapData> = object.take(map)?;
-        match calls.clear_index(&0) {
-            Ok(()) => {}
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => {}
-            Err(source) => return Err(LoadError::Map { action: "clear", map, source: source.into() }),
-        }
+        clear_calls(&mut calls, map)?;
     }
     Ok(())
 }

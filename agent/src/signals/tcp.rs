@@ -86,8 +86,9 @@ pub static CONNECT_FAILURES: Metric = counter(
     "{connect}",
     &["error.type"],
     Scope::Container,
-    "Connects that sent a SYN and failed: refused, timeout, unreachable, reset, canceled (closed by the caller before an answer) or \
-     other.",
+    "Connects that failed: refused, timeout, unreachable, reset, canceled (closed by the caller before an answer), other, or not_sent: \
+     without a SYN, nearly always since no local port was free (EADDRNOTAVAIL); absent before Linux 5.11. One that finds no route fails \
+     before it begins and is not counted.",
 );
 /// `podmeter.tcp.resets`
 pub static RESETS: Metric = counter(
@@ -165,6 +166,8 @@ struct Tcp {
     living: Living,
     /// Resets are counted.
     resets: bool,
+    /// Connects that fail before their SYN are seen: not where the socket itself has to tell of them, which it does from the SYN on.
+    unsent: bool,
     /// What this kernel does not allow, and why.
     lacks: Vec<String>,
     books: Books<TcpCounts>,
@@ -220,8 +223,9 @@ impl Tcp {
             tracing::warn!("tcp: {lack}");
         }
         let resets = !object.does_without("tcp_on_reset_sent");
+        let unsent = facts.by_callback == 0;
         let books = Books::open(&object, "TCP_COUNTS", 1, slots)?;
-        Ok(Self { living, resets, lacks, books, since_ns: object.since_ns(), object })
+        Ok(Self { living, resets, unsent, lacks, books, since_ns: object.since_ns(), object })
     }
 
     fn points(&self, start_ns: u64, counts: &TcpCounts) -> Vec<Point> {
@@ -244,7 +248,8 @@ impl Tcp {
         if counts.uncounted > 0 {
             points.push(count(&UNCOUNTED, counts.uncounted));
         }
-        for ((_, name), n) in ConnectError::ALL.iter().zip(counts.failures) {
+        let causes = ConnectError::ALL.iter().zip(counts.failures);
+        for ((_, name), n) in causes.filter(|((cause, _), _)| self.unsent || *cause != ConnectError::NotSent) {
             points.push(count(&CONNECT_FAILURES, n).with("error.type", *name));
         }
         points

@@ -79,8 +79,12 @@ pub enum Column {
     ConnectFailures,
     /// DNS queries per s.
     DnsQueries,
+    /// Lookups that shares and percentiles are of.
+    DnsLookups,
     /// Share of lookups that failed.
     DnsFailures,
+    /// Share of lookups that found no such name.
+    DnsNoSuchName,
     /// Median time to an answer.
     DnsP50,
     /// 99th percentile of it.
@@ -98,7 +102,7 @@ impl Column {
             Column::Time | Column::WorkingSet => 8,
             // As wide as the group's name, where it is the only one of its group.
             Column::RequestShare | Column::LimitShare | Column::MemoryRequestShare | Column::MemoryLimitShare => 7,
-            Column::Suggested | Column::MemorySuggested => 7,
+            Column::Suggested | Column::MemorySuggested | Column::DnsLookups => 7,
             _ => 6,
         }
     }
@@ -114,7 +118,8 @@ impl Column {
             Column::Memory | Column::WorkingSet | Column::Unreclaimable | Column::Peak => "memory",
             Column::Receive | Column::Transmit | Column::Drops => "per s",
             Column::Retransmits | Column::RttP50 | Column::RttP99 | Column::ConnectFailures => "tcp",
-            Column::DnsQueries | Column::DnsFailures | Column::DnsP50 | Column::DnsP99 => "dns",
+            Column::DnsQueries | Column::DnsLookups | Column::DnsFailures | Column::DnsNoSuchName => "dns",
+            Column::DnsP50 | Column::DnsP99 => "dns",
             Column::Cpu | Column::History | Column::Time | Column::Kind | Column::OomKills => "",
         }
     }
@@ -148,7 +153,9 @@ impl Column {
             Column::Retransmits => "RETR",
             Column::ConnectFailures => "FAILED",
             Column::DnsQueries => "Q/S",
+            Column::DnsLookups => "LOOKUPS",
             Column::DnsFailures => "FAIL",
+            Column::DnsNoSuchName => "NXDOM",
         }
     }
 
@@ -264,9 +271,15 @@ impl Column {
                 let rate = dns.and_then(|d| d.query_rate);
                 (format::count(rate), faint_below(rate, 0.001, theme))
             }
+            Column::DnsLookups => (format::count(dns.map(|d| d.window_lookups as f64)), theme.quiet()),
             Column::DnsFailures => {
                 let ratio = dns.and_then(|d| d.failure_ratio);
                 (format::percent(ratio), from(ratio, 0.01, 0.1, theme))
+            }
+            Column::DnsNoSuchName => {
+                // With a search list, most of a healthy pod's lookups: never an alarm.
+                let ratio = dns.and_then(|d| d.no_such_name_ratio);
+                (format::percent(ratio), faint_below(ratio, 0.001, theme))
             }
             Column::DnsP50 | Column::DnsP99 => {
                 let time = dns.and_then(|d| if self == Column::DnsP50 { d.p50_seconds } else { d.p99_seconds });
@@ -357,9 +370,24 @@ pub fn layout(width: usize, longest: usize, page: Page, sort: Sort) -> Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::top::view::Dns;
 
     fn kept(width: usize, page: Page, sort: Sort) -> Vec<Column> {
         layout(width, 40, page, sort).columns.into_iter().map(|(column, _)| column).collect()
+    }
+
+    #[test]
+    fn what_a_search_list_wastes_is_no_alarm_and_failures_are() {
+        let theme = Theme::new(true, true);
+        let cell = |column: Column, failed: f64, no_such_name: f64| {
+            let dns = Dns { failure_ratio: Some(failed), no_such_name_ratio: Some(no_such_name), ..Dns::default() };
+            column.cell(&Workload { dns: Some(dns), ..Workload::default() }, theme)
+        };
+        // With ndots:5 and three search domains, three of four lookups of a healthy pod.
+        assert_eq!(cell(Column::DnsFailures, 0.0, 0.75), ("0%".to_owned(), theme.quiet()));
+        assert_eq!(cell(Column::DnsNoSuchName, 0.0, 0.75), ("75%".to_owned(), Style::new()));
+        assert_eq!(cell(Column::DnsFailures, 0.2, 0.0).1, theme.alarm());
+        assert_eq!(cell(Column::DnsFailures, 0.02, 0.0).1, theme.watch());
     }
 
     #[test]

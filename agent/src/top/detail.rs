@@ -174,13 +174,16 @@ fn text(workload: &Workload, width: usize, theme: Theme) -> Vec<Line<'static>> {
         spans.extend(pair("retransmits ", format::percent(tcp.retransmit_ratio)));
         spans.extend(pair("   round trip p50 ", format::time(tcp.rtt_p50_seconds)));
         spans.extend(pair(" p99 ", format::time(tcp.rtt_p99_seconds)));
+        spans.extend(pair(" of ", format::count(tcp.rtt_count.map(|n| n as f64))));
         spans.extend(pair("   failed connects ", format::count(tcp.connect_failures.map(|n| n as f64))));
         lines.push(line("TCP", spans));
     }
     if let Some(dns) = &workload.dns {
         let mut spans = Vec::new();
         spans.extend(pair("", format!("{}/s", format::count(dns.query_rate))));
-        spans.extend(pair("   failing ", format::percent(dns.failure_ratio)));
+        spans.extend(pair("   of the last ", format::count(Some(dns.window_lookups as f64))));
+        spans.extend(pair(" failed ", format::percent(dns.failure_ratio)));
+        spans.extend(pair("   NXDOMAIN ", format::percent(dns.no_such_name_ratio)));
         spans.extend(pair("   p50 ", format::time(dns.p50_seconds)));
         spans.extend(pair(" p99 ", format::time(dns.p99_seconds)));
         spans.extend(pair("   timeouts ", format::count(Some(dns.timeouts as f64))));

@@ -60,9 +60,11 @@ mod tests {
         let attributes = [("k8s.deployment.name", "liar"), ("k8s.namespace.name", "liar")];
         let node = Node { attributes: attributes.map(|(k, v)| (k.to_owned(), v.to_owned())).into(), ..Node::default() };
         let resource = match pod {
-            Some(pod) => {
-                node.resource_in(&cgroup, &Found { pod, container, namespace_labels: &[], revision: 1 }, Unlisted::Unknown)
-            }
+            Some(pod) => node.resource_in(
+                &cgroup,
+                &Found { pod, container, namespace_labels: &[], revision: 1, gone: false },
+                Unlisted::Unknown,
+            ),
             None => node.resource_of(&cgroup),
         };
         let workload = of(&Subject::of(&cgroup), &resource);
@@ -105,7 +107,7 @@ mod tests {
 
     fn told_without_liar(pod: &Pod) -> [String; 2] {
         let cgroup = cgroup(1, &format!("/kubepods/pod{UID}"), None);
-        let found = Found { pod, container: None, namespace_labels: &[], revision: 1 };
+        let found = Found { pod, container: None, namespace_labels: &[], revision: 1, gone: false };
         let workload = of(&Subject::of(&cgroup), &Node::default().resource_in(&cgroup, &found, Unlisted::Unknown));
         [workload.kind, workload.name]
     }

@@ -147,7 +147,8 @@ pub const MEANING: &[(&str, &str)] = &[
     ("RETR", "share of TCP segments that were sent again"),
     ("tcp P50 P99", "round-trip time; FAILED: failed connections"),
     ("dns Q/S FAIL", "queries per second; share that failed"),
-    ("dns P50 P99", "time to the answer"),
+    ("NXDOM P50 P99", "share that found no name; time to the answer"),
+    ("LOOKUPS", "these are of so many: the last 100, or 5 min"),
     ("-", "not known, or not set"),
     ("yellow, red", "80%, 95% of a limit; waiting 0.1, 1 s per s"),
 ];

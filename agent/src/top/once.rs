@@ -33,6 +33,8 @@ const COLUMNS: &[Column] = &[
     ("RTT-P99(ms)", |w| number(w.tcp.as_ref().and_then(|t| t.rtt_p99_seconds).map(|s| s * 1000.0), 2)),
     ("DNS-P99(ms)", |w| number(w.dns.as_ref().and_then(|d| d.p99_seconds).map(|s| s * 1000.0), 2)),
     ("DNS-FAILURES(%)", |w| number(w.dns.as_ref().and_then(|d| d.failure_ratio).map(|r| r * 100.0), 2)),
+    ("DNS-NXDOMAIN(%)", |w| number(w.dns.as_ref().and_then(|d| d.no_such_name_ratio).map(|r| r * 100.0), 2)),
+    ("DNS-LOOKUPS", |w| number(w.dns.as_ref().map(|d| d.window_lookups as f64), 0)),
     ("STATE", |w| if w.ended { "ended" } else { "alive" }.to_owned()),
 ];
 

@@ -95,7 +95,9 @@ impl Page {
                 C::RttP99,
                 C::ConnectFailures,
                 C::DnsQueries,
+                C::DnsLookups,
                 C::DnsFailures,
+                C::DnsNoSuchName,
                 C::DnsP50,
                 C::DnsP99,
             ],
@@ -148,6 +150,8 @@ impl Page {
                 C::ConnectFailures,
                 C::RttP50,
                 C::DnsP50,
+                C::DnsNoSuchName,
+                C::DnsLookups,
             ],
         }
     }

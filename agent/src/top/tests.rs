@@ -235,8 +235,8 @@ fn details_have_every_figure() {
         "request 64.0 MiB (71%)   limit 128 MiB (35%)",
         "killed 0",
         "rx 197K/s   tx 592K/s",
-        "retransmits 0.06%   round trip p50 300µs p99 2.0ms   failed connects 7",
-        "0.4/s   failing 0%   p50 800µs p99 12.0ms   timeouts 0",
+        "retransmits 0.06%   round trip p50 300µs p99 2.0ms of 104   failed connects 7",
+        "0.4/s   of the last 100 failed 0%   NXDOMAIN 62%   p50 800µs p99 12.0ms   timeouts 0",
         "app   of Deployment checkout",
         "CPU of the last 1.0s, up to 1.01 cores",
     ] {
@@ -267,7 +267,8 @@ fn each_page_has_its_figures_and_an_order_leads_to_its_page() {
     assert!(!memory.contains("BURST") && names(&state)[0].contains("cron"), "{memory}");
     press(&mut state, "d");
     let network = text(&mut state, 160, 24);
-    for part in ["tcp ─", "dns ─", "RX", "DROPS", "RETR", "P99▾", "1.2%", "0.04%", "Q/S", "Tab cpu"] {
+    for part in ["tcp ─", "dns ─", "RX", "DROPS", "RETR", "P99▾", "1.2%", "0.04%", "Q/S", "LOOKUPS", "NXDOM", "62%", "Tab cpu"]
+    {
         assert!(network.contains(part), "{part} is not in\n{network}");
     }
     assert_eq!(names(&state)[0], "data/reindex-28371-kx9z2", "the slowest DNS first");

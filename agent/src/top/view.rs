@@ -1,7 +1,8 @@
 //! What `podmeter top` shows and what `top --once --json` prints: one stable document.
 //!
 //! Seconds, bytes, cores. A value that is not known is absent, never 0. Totals count since counting began (CPU time: since the
-//! cgroup was made); `usage_cores` and the percentiles are of the interval.
+//! cgroup was made); `usage_cores` and the percentiles of bursts are of the interval; shares and percentiles of TCP and DNS are of enough
+//! segments, round trips and lookups to have any, see `window`.
 
 use serde::Serialize;
 
@@ -269,13 +270,16 @@ pub struct Tcp {
     /// Segments sent again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retransmits: Option<u64>,
-    /// Segments sent again in the interval, over those sent for the first time.
+    /// Segments sent again, over those sent for the first time, among the last hundred or more of these (at most 5 min).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retransmit_ratio: Option<f64>,
-    /// Median round-trip time in s, in the interval.
+    /// Round trips that the percentiles are of: the last hundred or more (at most 5 min).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtt_count: Option<u64>,
+    /// Median round-trip time in s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtt_p50_seconds: Option<f64>,
-    /// 99th percentile of the round-trip time in s, in the interval.
+    /// 99th percentile of the round-trip time in s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtt_p99_seconds: Option<f64>,
     /// Connections that could not be made.
@@ -294,12 +298,19 @@ pub struct Dns {
     pub query_rate: Option<f64>,
     /// Queries that nobody answered in time.
     pub timeouts: u64,
-    /// Lookups that ended without an answer to the question: an error, or nothing at all.
+    /// Lookups that failed: with an error other than NXDOMAIN, or without an answer.
     pub failures: u64,
-    /// Failures among the lookups that ended in the interval.
+    /// Lookups that found no such name (NXDOMAIN), most often of a search list.
+    pub no_such_name: u64,
+    /// Lookups that shares and percentiles are of: the last hundred or more (at most 5 min).
+    pub window_lookups: u64,
+    /// Failures among them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure_ratio: Option<f64>,
-    /// Median of the time to an answer in s, in the interval.
+    /// NXDOMAIN among them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_such_name_ratio: Option<f64>,
+    /// Median of the time to an answer in s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p50_seconds: Option<f64>,
     /// 99th percentile of it.

@@ -7,6 +7,7 @@ use super::{
     points::{attribute, histogram, number, points, sum, sum_where},
     suggest::{self, Watched},
     view::{Cpu, Dns, Memory, Network, Node, NodeCpu, NodeMemory, NodeNetwork, Tcp, View, Workload},
+    window::Window,
 };
 use crate::{
     aggregate::Batch,
@@ -39,15 +40,48 @@ struct Before {
     received: Option<f64>,
     sent: Option<f64>,
     drops: Option<f64>,
-    segments: Option<f64>,
-    retransmits: Option<f64>,
-    rtt: Option<Arc<Histogram>>,
+    /// Segments sent for the first time, and those sent again.
+    segments: Window<[f64; 2]>,
+    rtt: Window<Option<Arc<Histogram>>>,
     queries: Option<f64>,
-    /// Lookups that ended, and those of them that failed.
-    lookups: [f64; 2],
-    answers: Option<Arc<Histogram>>,
+    lookups: Window<Lookups>,
     watched: Watched,
 }
+
+/// Lookups until a moment.
+#[derive(Clone, Debug, Default)]
+struct Lookups {
+    /// Those that ended.
+    all: u64,
+    /// Those that failed: an error of the server's or its silence.
+    failed: u64,
+    /// Those of them that nobody answered.
+    timeouts: u64,
+    /// Those that found no such name (NXDOMAIN): what search lists waste, and an answer all the same.
+    no_such_name: u64,
+    /// Time to the answers.
+    answers: Option<Arc<Histogram>>,
+}
+
+impl Lookups {
+    fn of(sample: &Sample) -> Self {
+        let ended = |wanted: fn(Option<&str>) -> bool| -> u64 {
+            let of = points(sample, &dns::LOOKUPS).filter(|point| wanted(attribute(point, "error.type")));
+            of.map(|point| if let Value::Histogram(histogram) = &point.value { histogram.count } else { 0 }).sum()
+        };
+        Self {
+            all: ended(|_| true),
+            failed: ended(|error| error.is_some_and(|error| error != NO_SUCH_NAME)),
+            timeouts: ended(|error| error == Some(TIMEOUT)),
+            no_such_name: ended(|error| error == Some(NO_SUCH_NAME)),
+            // A timeout has the time that was waited for, not one to an answer.
+            answers: histogram(sample, &dns::LOOKUPS, |point| attribute(point, "error.type") != Some(TIMEOUT)),
+        }
+    }
+}
+
+const TIMEOUT: &str = "timeout";
+const NO_SUCH_NAME: &str = "NXDOMAIN";
 
 impl Views {
     /// For the node of that name with so many CPUs.
@@ -68,7 +102,7 @@ impl Views {
             match &sample.cgroup {
                 None => view.node = self.node(sample, elapsed_s),
                 Some(subject) => {
-                    let (workload, now) = workload(subject, sample, batch.time_ns, self.before.get(&subject.id), elapsed_s);
+                    let (workload, now) = workload(subject, sample, batch.time_ns, self.before.remove(&subject.id), elapsed_s);
                     before.insert(subject.id, now);
                     view.workloads.push(workload);
                 }
@@ -116,12 +150,11 @@ fn workload(
     subject: &Subject,
     sample: &Sample,
     now_ns: u64,
-    before: Option<&Before>,
+    before: Option<Before>,
     elapsed_s: Option<f64>,
 ) -> (Workload, Before) {
     let seen_before = before.is_some();
-    let nothing = Before::default();
-    let before = before.unwrap_or(&nothing);
+    let mut before = before.unwrap_or_default();
     let per_second = |now: Option<f64>, then: Option<f64>| Some((now? - then?).max(0.0) / elapsed_s?);
     // A series that is new to a cgroup that is not: all of it is of the interval.
     let per_second_from_zero = |now: Option<f64>, then: Option<f64>| per_second(now, then.or(seen_before.then_some(0.0)));
@@ -167,44 +200,47 @@ fn workload(
     };
 
     let direction = |direction| sum_where(sample, &network::IO, DIRECTION, |value| value == direction);
-    let (received, sent, drops) = (direction("receive"), direction("transmit"), sum(sample, &drops::DROPS));
+    let (received, transmitted, drops) = (direction("receive"), direction("transmit"), sum(sample, &drops::DROPS));
     let network = Network {
         receive_bytes: received.map(|n| n as u64),
-        transmit_bytes: sent.map(|n| n as u64),
+        transmit_bytes: transmitted.map(|n| n as u64),
         receive_rate: per_second_from_zero(received, before.received),
-        transmit_rate: per_second_from_zero(sent, before.sent),
+        transmit_rate: per_second_from_zero(transmitted, before.sent),
         drops: drops.map(|n| n as u64),
         drop_rate: per_second_from_zero(drops, before.drops),
     };
 
-    let (segments, retransmits) = (sum(sample, &tcp::SEGMENTS), sum(sample, &tcp::RETRANSMITS));
+    let segments = [sum(sample, &tcp::SEGMENTS), sum(sample, &tcp::RETRANSMITS)];
+    let sent = segments.map(Option::unwrap_or_default);
+    let sent_before = before.segments.ending(now_ns, sent[0] as u64, &sent);
     let rtt = histogram(sample, &tcp::RTT, |_| true);
-    let recent_rtt = recent(rtt.as_ref(), before.rtt.as_ref());
-    let grown = |now: Option<f64>, then: Option<f64>| now.map(|now| (now - then.unwrap_or(0.0)).max(0.0));
+    let rtt_before = before.rtt.ending(now_ns, rtt.as_ref().map_or(0, |rtt| rtt.count), &rtt);
+    let recent_rtt = recent(rtt.as_ref(), rtt_before.as_ref());
     let tcp = Tcp {
-        segments_out: segments.map(|n| n as u64),
-        retransmits: retransmits.map(|n| n as u64),
-        retransmit_ratio: ratio(grown(retransmits, before.retransmits), grown(segments, before.segments)),
+        segments_out: segments[0].map(|n| n as u64),
+        retransmits: segments[1].map(|n| n as u64),
+        retransmit_ratio: ratio(sent[1] - sent_before[1], sent[0] - sent_before[0]),
+        rtt_count: recent_rtt.as_ref().map(|rtt| rtt.count),
         rtt_p50_seconds: quantile(recent_rtt.as_ref(), 0.5),
         rtt_p99_seconds: quantile(recent_rtt.as_ref(), 0.99),
         connect_failures: sum(sample, &tcp::CONNECT_FAILURES).map(|n| n as u64),
     };
 
     let queries = sum_where(sample, &dns::QUERIES, "side", |side| side == "client");
-    let ended = |wanted: fn(Option<&str>) -> bool| -> f64 {
-        let of = points(sample, &dns::LOOKUPS).filter(|point| wanted(attribute(point, "error.type")));
-        of.map(|point| if let Value::Histogram(histogram) = &point.value { histogram.count as f64 } else { 0.0 }).sum()
-    };
-    let lookups = [ended(|_| true), ended(|error| error.is_some())];
-    // A timeout has the time that was waited for, not one to an answer.
-    let answers = histogram(sample, &dns::LOOKUPS, |point| attribute(point, "error.type") != Some("timeout"));
-    let recent_answers = recent(answers.as_ref(), before.answers.as_ref());
+    let now = Lookups::of(sample);
+    let then = before.lookups.ending(now_ns, now.all, &now);
+    let recent_answers = recent(now.answers.as_ref(), then.answers.as_ref());
+    let all = now.all.saturating_sub(then.all);
+    let share = |now: u64, then: u64| ratio(now.saturating_sub(then) as f64, all as f64);
     let dns = queries.map(|queries| Dns {
         queries: Some(queries as u64),
         query_rate: per_second_from_zero(Some(queries), before.queries),
-        timeouts: ended(|error| error == Some("timeout")) as u64,
-        failures: lookups[1] as u64,
-        failure_ratio: ratio(Some(lookups[1] - before.lookups[1]), Some(lookups[0] - before.lookups[0])),
+        timeouts: now.timeouts,
+        failures: now.failed,
+        no_such_name: now.no_such_name,
+        window_lookups: all,
+        failure_ratio: share(now.failed, then.failed),
+        no_such_name_ratio: share(now.no_such_name, then.no_such_name),
         p50_seconds: quantile(recent_answers.as_ref(), 0.5),
         p99_seconds: quantile(recent_answers.as_ref(), 0.99),
     });
@@ -224,22 +260,18 @@ fn workload(
         contention_seconds: contention,
         burst,
         received,
-        sent,
+        sent: transmitted,
         drops,
-        segments,
-        retransmits,
-        rtt,
         queries,
-        lookups,
-        answers,
         watched,
+        ..before
     };
     (workload, now)
 }
 
 /// A share, where there is anything to have a share of.
-fn ratio(part: Option<f64>, whole: Option<f64>) -> Option<f64> {
-    whole.filter(|whole| *whole > 0.0).map(|whole| part.unwrap_or(0.0).max(0.0) / whole)
+fn ratio(part: f64, whole: f64) -> Option<f64> {
+    (whole > 0.0).then(|| part.max(0.0) / whole)
 }
 
 fn quantile(of: Option<&Histogram>, q: f64) -> Option<f64> {
@@ -303,14 +335,14 @@ mod tests {
     }
 
     #[test]
-    fn the_network_is_told_by_rates_and_shares_of_the_interval() {
-        let at = |second: u64, received: u64, segments: [u64; 2], lookups: [u64; 2]| {
+    fn the_network_is_told_by_rates_of_the_interval_and_shares_of_enough_to_have_a_share_of() {
+        let at = |second: u64, received: u64, segments: [u64; 2], lookups: [u64; 3]| {
             let lookups = lookups.map(|n| {
                 let mut histogram = Histogram::default();
                 histogram.record(0.02, n);
                 Value::Histogram(Arc::new(histogram))
             });
-            let [answered, failed] = lookups;
+            let [answered, no_such_name, refused] = lookups;
             let mut batch = batch(second * 1_000_000_000, 0.0, &[]);
             batch.samples[0].points = vec![
                 Point::new(&network::IO, 0, Value::Int(received)).with("network.io.direction", "receive"),
@@ -319,23 +351,32 @@ mod tests {
                 Point::new(&dns::QUERIES, 0, Value::Int(9)).with("side", "client").with("network.transport", "udp"),
                 Point::new(&dns::QUERIES, 0, Value::Int(70)).with("side", "server").with("network.transport", "udp"),
                 Point::new(&dns::LOOKUPS, 0, answered).with("network.transport", "udp"),
-                Point::new(&dns::LOOKUPS, 0, failed).with("error.type", "NXDOMAIN").with("network.transport", "udp"),
+                Point::new(&dns::LOOKUPS, 0, no_such_name).with("error.type", "NXDOMAIN").with("network.transport", "udp"),
+                Point::new(&dns::LOOKUPS, 0, refused).with("error.type", "REFUSED").with("network.transport", "udp"),
             ];
             batch
         };
         let mut views = Views::new("n".to_owned(), 2.0);
-        views.next(&at(1, 1000, [100, 1], [4, 0]));
-        let view = views.next(&at(3, 5000, [300, 3], [5, 3]));
+        views.next(&at(1, 1000, [100, 1], [200, 0, 0]));
+        let view = views.next(&at(3, 5000, [300, 3], [210, 60, 30]));
         let workload = &view.workloads[0];
         let network = workload.network.as_ref().expect("there was traffic");
         assert_eq!((network.receive_bytes, network.receive_rate, network.transmit_rate), (Some(5000), Some(2000.0), None));
         let tcp = workload.tcp.as_ref().expect("there were segments");
         assert_eq!((tcp.retransmits, tcp.retransmit_ratio, tcp.rtt_p50_seconds), (Some(3), Some(0.01), None));
         let dns = workload.dns.as_ref().expect("there were queries");
-        assert_eq!((dns.queries, dns.failures, dns.failure_ratio), (Some(9), 3, Some(0.75)));
+        assert_eq!((dns.queries, dns.failures, dns.no_such_name, dns.window_lookups), (Some(9), 30, 60, 100));
+        assert_eq!((dns.failure_ratio, dns.no_such_name_ratio), (Some(0.3), Some(0.6)), "of the last hundred");
         let p50 = dns.p50_seconds.expect("there were answers");
         assert!((p50 / 0.02 - 1.0).abs() < 0.05, "{p50}");
         assert!(workload.memory.is_none(), "nothing is known of it");
+        // Three more lookups and no more segments: shares and percentiles are still of enough.
+        let view = views.next(&at(5, 5000, [300, 3], [212, 61, 30]));
+        let workload = &view.workloads[0];
+        assert_eq!(workload.tcp.as_ref().and_then(|tcp| tcp.retransmit_ratio), Some(0.01));
+        let dns = workload.dns.as_ref().expect("there were queries");
+        assert_eq!((dns.window_lookups, dns.failure_ratio), (103, Some(30.0 / 103.0)));
+        assert!(dns.p99_seconds.is_some_and(|p99| (p99 / 0.02 - 1.0).abs() < 0.05), "{:?}", dns.p99_seconds);
     }
 
     #[test]

@@ -3,6 +3,9 @@
 /// Each by its name in `fuzz/corpus/parse`, which begins with what it is: `query`, `answer`, `other` or `malformed`.
 pub const CORPUS: &[(&str, &[u8])] = &[
     ("answer-cut", include_bytes!("../../../fuzz/corpus/parse/answer-cut")),
+    ("answer-formerr-header-only", include_bytes!("../../../fuzz/corpus/parse/answer-formerr-header-only")),
+    ("answer-multicast-no-question", include_bytes!("../../../fuzz/corpus/parse/answer-multicast-no-question")),
+    ("answer-notimp-opt-only", include_bytes!("../../../fuzz/corpus/parse/answer-notimp-opt-only")),
     ("answer-nxdomain", include_bytes!("../../../fuzz/corpus/parse/answer-nxdomain")),
     ("answer-plain", include_bytes!("../../../fuzz/corpus/parse/answer-plain")),
     ("answer-refused-no-question", include_bytes!("../../../fuzz/corpus/parse/answer-refused-no-question")),

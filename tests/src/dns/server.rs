@@ -1,8 +1,8 @@
 //! A DNS server that does what the first label of a name tells it: words joined by `-`.
 //!
-//! `delay20` waits for 20 ms, `nxdomain`, `servfail`, `refused`, `formerr` and `rare` are outcomes, `cut` sets TC, `never` gives no
-//! answer, `twice` gives two, `forged` gives one with another id and one to another question before the true one, `wide` fills a TCP
-//! answer up to 65 535 bytes, `split7` writes a TCP answer's first 7 bytes by themselves, `drip` each of the first 40.
+//! `delay20` waits for 20 ms, `nxdomain`, `servfail`, `refused`, `formerr`, `notimp` and `rare` are outcomes, `cut` sets TC, `bare` leaves
+//! the question out of the answer, `never` gives no answer, `twice` gives two, `forged` gives one with another id and one to another question before the true one, `wide` fills a TCP
+//! answer up to 65 535 bytes, `transfer` lets two messages without a question follow over TCP, `split7` writes a TCP answer's first 7 bytes by themselves, `drip` each of the first 40.
 
 use std::{
     io::Write as _,
@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::{ANSWER, CUT, listener, message, prefixed, receive_from};
+use super::{ANSWER, CUT, bare, listener, message, prefixed, receive_from};
 use crate::cgroup::{Cgroup, inside};
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -78,10 +78,12 @@ impl Drop for Server {
 struct Orders {
     delay: Duration,
     flags: u16,
+    bare: bool,
     never: bool,
     twice: bool,
     forged: bool,
     wide: bool,
+    transfer: bool,
     split: Vec<usize>,
 }
 
@@ -92,10 +94,12 @@ impl Orders {
         let mut orders = Self {
             delay: Duration::ZERO,
             flags: ANSWER | 0x0180,
+            bare: false,
             never: false,
             twice: false,
             forged: false,
             wide: false,
+            transfer: false,
             split: Vec::new(),
         };
         for word in label.split('-') {
@@ -103,9 +107,12 @@ impl Orders {
                 "formerr" => orders.flags |= 1,
                 "servfail" => orders.flags |= 2,
                 "nxdomain" => orders.flags |= 3,
+                "notimp" => orders.flags |= 4,
                 "refused" => orders.flags |= 5,
                 "rare" => orders.flags |= 9,
                 "cut" => orders.flags |= CUT,
+                "bare" => orders.bare = true,
+                "transfer" => orders.transfer = true,
                 "never" => orders.never = true,
                 "twice" => orders.twice = true,
                 "forged" => orders.forged = true,
@@ -122,6 +129,11 @@ impl Orders {
             }
         }
         Some(orders)
+    }
+
+    /// The answer to a question, and what follows it in the message.
+    fn answer(&self, id: u16, question: &[u8], rest: &[u8]) -> Vec<u8> {
+        if self.bare { bare(id, self.flags) } else { message(id, self.flags, question, rest) }
     }
 }
 
@@ -149,7 +161,7 @@ fn serve_udp(socket: &UdpSocket, end: &AtomicBool, delays: &Mutex<Vec<Duration>>
                 && !orders.never
             {
                 let id = id_of(query);
-                let answer = message(id, orders.flags, question, &[]);
+                let answer = orders.answer(id, question, &[]);
                 let mut answers = Vec::new();
                 if orders.forged {
                     answers.push(message(id ^ 0x5555, orders.flags, question, &[]));
@@ -221,7 +233,10 @@ fn serve_connection(mut stream: TcpStream, end: &AtomicBool, delays: &Mutex<Vec<
         }
         thread::sleep(orders.delay);
         let rest = vec![0; if orders.wide { 65_535 - 12 - question.len() } else { 0 }];
-        let answer = prefixed(&message(id_of(&query), orders.flags, question, &rest));
+        let mut answer = prefixed(&orders.answer(id_of(&query), question, &rest));
+        if orders.transfer {
+            (0..2).for_each(|_| answer.extend(prefixed(&bare(id_of(&query), orders.flags))));
+        }
         delays.lock().unwrap_or_else(PoisonError::into_inner).push(received.elapsed());
         let mut from = 0;
         for at in orders.split {

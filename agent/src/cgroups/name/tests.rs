@@ -24,8 +24,8 @@ fn path(layout: &str) -> String {
 }
 
 /// `parse` in the words of the tables: `Kind name`, then what it belongs to, each only where there is something.
-fn told(layout: &str) -> String {
-    let name = parse(&path(layout));
+fn told(layout: &str, kubelets: Kubelets) -> String {
+    let name = parse(&path(layout), kubelets);
     let mut words = vec![name.kind.as_str().to_owned(), name.name.replace(&path("U_ID"), "U_ID")];
     let uid = |uid: String| match uid.as_str() {
         UID => "UID".to_owned(),
@@ -46,11 +46,17 @@ fn told(layout: &str) -> String {
     words.join(" ")
 }
 
-fn check(table: &[(&str, &str)]) {
+fn expect(table: &[(&str, &str)], kubelets: Kubelets) {
     for (layout, expected) in table {
         let expected = expected.replace("SHORT2", &OTHER_ID[..SHORT_ID]).replace("SHORT", SHORT);
-        assert_eq!(told(layout), expected, "{layout}");
+        assert_eq!(told(layout, kubelets), expected, "{layout}, {kubelets:?}");
     }
+}
+
+/// What is so on every host, whether it is a node of Kubernetes or not.
+fn check(table: &[(&str, &str)]) {
+    expect(table, Kubelets::Any);
+    expect(table, Kubelets::OfTheNode);
 }
 
 #[test]
@@ -79,6 +85,9 @@ fn kubelets_systemd_driver() {
             "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podU_ID.slice/crio-conmon-ID.scope",
             "Scope crio-conmon-SHORT pod=UID qos=BestEffort",
         ),
+        // CRI-O's sandbox without processes of its own, and where conmon is kept out of pods (`conmon_cgroup`).
+        ("/kubepods.slice/kubepods-podU_ID.slice/crio-ID", "Container SHORT pod=UID id=ID by=cri-o qos=Guaranteed"),
+        ("/system.slice/crio-conmon-ID.scope", "Scope crio-conmon-SHORT"),
         ("/kubepods.slice/kubepods-podU_ID.slice", &format!("Pod {UID} pod=UID qos=Guaranteed")),
         ("/kubepods.slice/kubepods-podU_ID.slice/docker-ID.scope", "Container SHORT pod=UID id=ID by=docker qos=Guaranteed"),
         ("/kubepods.slice/kubepods-podU_ID.slice/runtime-of-tomorrow-ID.scope", "Container SHORT pod=UID id=ID qos=Guaranteed"),
@@ -135,17 +144,57 @@ fn a_kubelet_in_a_container() {
     let pod = format!("{kind}/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-podU_ID.slice");
     check(&[
         (&format!("{kind}/kubelet.service"), "Service kubelet id=ID2 by=docker nested"),
-        (
-            &format!("{kind}/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice"),
-            "Slice kubelet-kubepods-burstable id=ID2 by=docker qos=Burstable nested",
-        ),
-        (&pod, &format!("Pod {UID} pod=UID qos=Burstable")),
-        (&format!("{pod}/cri-containerd-ID.scope"), "Container SHORT pod=UID id=ID by=containerd qos=Burstable"),
+        // Where the container's cgroup is the root, its kubelet is the node's.
+        (pod.strip_prefix("/system.slice/docker-ID2.scope").expect("is below it"), &format!("Pod {UID} pod=UID qos=Burstable")),
         ("/kubelet/kubepods/podUID/ID", "Container SHORT pod=UID id=ID qos=Guaranteed"),
-        ("/docker/ID2/kubelet/kubepods/burstable/podUID/ID", "Container SHORT pod=UID id=ID qos=Burstable"),
-        ("/kubepods/podUID2/ID2/kubelet/kubepods/burstable", "Cgroup burstable pod=UID2 id=ID2 qos=Guaranteed nested"),
-        ("/kubepods/podUID2/ID2/kubelet/kubepods/burstable/podUID/ID", "Container SHORT pod=UID id=ID qos=Burstable"),
     ]);
+    let container = format!("{pod}/cri-containerd-ID.scope");
+    expect(
+        &[
+            (
+                &format!("{kind}/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice"),
+                "Slice kubelet-kubepods-burstable id=ID2 by=docker qos=Burstable nested",
+            ),
+            (&pod, &format!("Pod {UID} pod=UID qos=Burstable")),
+            (&container, "Container SHORT pod=UID id=ID by=containerd qos=Burstable"),
+            ("/docker/ID2/kubelet/kubepods/burstable/podUID/ID", "Container SHORT pod=UID id=ID qos=Burstable"),
+        ],
+        Kubelets::Any,
+    );
+    expect(
+        &[
+            (&pod, "Slice kubelet-kubepods-burstable-podU_ID id=ID2 by=docker nested"),
+            (&container, "Container SHORT id=ID2 by=docker nested"),
+            ("/docker/ID2/kubelet/kubepods/burstable/podUID/ID", "Container SHORT id=ID2 by=docker nested"),
+        ],
+        Kubelets::OfTheNode,
+    );
+}
+
+#[test]
+fn what_a_container_made_is_never_another_pods_or_containers() {
+    let own = "/kubepods.slice/kubepods-podU_ID.slice/cri-containerd-ID.scope";
+    let told = "pod=UID id=ID by=containerd qos=Guaranteed nested";
+    check(&[
+        (&format!("{own}/kubepods"), &format!("Cgroup kubepods {told}")),
+        (&format!("{own}/kubepods/podUID2"), &format!("Cgroup pod{OTHER_UID} {told}")),
+        (&format!("{own}/kubepods/podUID2/ID2"), &format!("Container SHORT2 {told}")),
+        (&format!("{own}/kubepods.slice/kubepods-podU_ID2.slice/crio-ID2.scope"), &format!("Container SHORT2 {told}")),
+        (&format!("{own}/kubepods-podU_ID2.slice:cri-containerd:ID2"), &format!("Container SHORT2 {told}")),
+        (&format!("{own}/libpod_parent/ID2/libpod-ID2"), &format!("Container SHORT2 {told}")),
+        ("/kubepods/podUID/ID/kubepods/podUID2/ID2/kubepods/podUID2/ID2", "Container SHORT2 pod=UID id=ID qos=Guaranteed nested"),
+    ]);
+    expect(
+        &[
+            ("/docker/ID/kubepods/podUID2/ID2", "Container SHORT2 id=ID by=docker nested"),
+            ("/lxc.payload.web/kubepods/podUID2/ID2", "Container SHORT2 by=lxc nested"),
+            ("/lxc.payload.web/docker/ID2", "Container SHORT2 by=lxc nested"),
+            ("/machine.slice/machine-web.scope/kubepods/podUID2/ID2", "Container SHORT2 nested"),
+            ("/user.slice/user-1000.slice/user@1000.service/kubepods/podUID2/ID2", "Container SHORT2 id=ID2"),
+            ("/user.slice/user-1000.slice/user@1000.service/user.slice/docker-ID.scope", "Container SHORT id=ID by=docker"),
+        ],
+        Kubelets::OfTheNode,
+    );
 }
 
 #[test]
@@ -159,8 +208,8 @@ fn what_runs_inside_a_container_belongs_to_it() {
         (&format!("{pod}/cri-containerd-ID.scope/docker/ID2"), &format!("Container SHORT2 {told}")),
         (&format!("{pod}/cri-containerd-ID.scope/docker/ID2/deeper"), &format!("Cgroup deeper {told}")),
         ("/docker/ID/init", "Cgroup init id=ID by=docker nested"),
-        ("/lxc.payload.builder/docker/ID", "Container SHORT id=ID by=docker nested"),
     ]);
+    expect(&[("/lxc.payload.builder/docker/ID", "Container SHORT id=ID by=docker nested")], Kubelets::Any);
 }
 
 #[test]
@@ -168,13 +217,41 @@ fn containers_without_kubernetes() {
     check(&[
         ("/docker/ID", "Container SHORT id=ID by=docker"),
         ("/docker", "Cgroup docker"),
+        // `--cgroup-parent`, with each driver; a user's own daemon.
+        ("/my-parent/ID", "Container SHORT id=ID"),
+        ("/my.slice/docker-ID.scope", "Container SHORT id=ID by=docker"),
+        ("/user.slice/user-1000.slice/user@1000.service/user.slice/docker-ID.scope", "Container SHORT id=ID by=docker"),
+        ("/docker/buildkit", "Cgroup docker/buildkit"),
         ("/system.slice/docker-ID.scope", "Container SHORT id=ID by=docker"),
         ("/system.slice/nerdctl-ID.scope", "Container SHORT id=ID by=containerd"),
+        ("/user.slice/user-1000.slice/user@1000.service/user.slice/nerdctl-ID.scope", "Container SHORT id=ID by=containerd"),
+        // nerdctl and ctr with cgroupfs: by containerd's namespace.
         ("/default/ID", "Container SHORT id=ID"),
         ("/machine.slice/libpod-ID.scope", "Container SHORT id=ID by=podman"),
         ("/machine.slice/libpod-ID.scope/container", "Cgroup container id=ID by=podman nested"),
         ("/machine.slice/libpod-conmon-ID.scope", "Scope libpod-conmon-SHORT"),
+        // Podman with cgroupfs; in its early versions the processes were in `ctr`.
+        ("/libpod_parent", "Cgroup libpod_parent"),
         ("/libpod_parent/libpod-ID", "Container SHORT id=ID by=podman"),
+        ("/libpod_parent/libpod-ID/ctr", "Cgroup ctr id=ID by=podman nested"),
+        ("/libpod_parent/conmon", "Cgroup libpod_parent/conmon"),
+        ("/libpod_parent/libpod-conmon-ID", "Cgroup libpod-conmon-SHORT"),
+        ("/my-parent/libpod-ID", "Container SHORT id=ID by=podman"),
+        // Podman's pods: their containers, and what watches those.
+        ("/libpod_parent/ID2", "Cgroup libpod_pod_SHORT2"),
+        ("/libpod_parent/ID2/libpod-ID", "Container SHORT id=ID by=podman"),
+        ("/libpod_parent/ID2/conmon", "Cgroup conmon"),
+        ("/libpod_parent/ID2/libpod-conmon-ID", "Cgroup libpod-conmon-SHORT"),
+        ("/machine.slice/machine-libpod_pod_ID2.slice", "Slice libpod_pod_SHORT2"),
+        ("/machine.slice/machine-libpod_pod_ID2.slice/libpod-ID.scope", "Container SHORT id=ID by=podman"),
+        ("/machine.slice/machine-libpod_pod_ID2.slice/libpod-ID.scope/container", "Cgroup container id=ID by=podman nested"),
+        ("/machine.slice/machine-libpod_pod_ID2.slice/libpod-conmon-ID.scope", "Scope libpod-conmon-SHORT"),
+        (
+            "/user.slice/user-1000.slice/user@1000.service/user.slice/user-libpod_pod_ID2.slice/libpod-ID.scope",
+            "Container SHORT id=ID by=podman",
+        ),
+        ("/system.slice/web.service/runtime", "Cgroup system.slice/web.service/runtime"),
+        ("/system.slice/web.service/supervisor", "Cgroup system.slice/web.service/supervisor"),
         ("/system.slice/web.service/libpod-payload-ID", "Container SHORT id=ID by=podman"),
         (
             "/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ID.scope/container",
@@ -263,7 +340,7 @@ fn every_string_has_a_name() {
 proptest! {
     #[test]
     fn no_string_makes_it_panic(path in any::<String>()) {
-        prop_assert!(!parse(&path).name.is_empty());
+        prop_assert!(!parse(&path, Kubelets::Any).name.is_empty());
     }
 
     #[test]
@@ -274,7 +351,7 @@ proptest! {
             ID, UID, STATIC_UID,
         ]), 0..24),
     ) {
-        let name = parse(&parts.concat());
+        let name = parse(&parts.concat(), Kubelets::Any);
         prop_assert!(!name.name.is_empty());
         prop_assert!(name.container_id.is_none_or(|id| is_id(&id)));
         prop_assert!(name.pod_uid.is_none_or(|uid| uid == UID || uid == STATIC_UID));
@@ -293,7 +370,7 @@ fn names_that_are_not_utf_8_stay_apart() {
 fn any_path_has_a_name_no_longer_than_itself() {
     crate::fuzzing::hammer("cgroup_path", |bytes| {
         let path = readable(bytes);
-        let name = parse(&path);
+        let name = parse(&path, Kubelets::Any);
         assert!(!name.name.is_empty() || path.contains('/'), "{name:?}");
         // A byte that is escaped may become U+FFFD, of three bytes.
         assert!(name.name.len() <= 3 * path.len() + 1, "{name:?}");

@@ -60,6 +60,20 @@ pub enum LoadError {
         #[source]
         source: Box<ProgramError>,
     },
+    /// Another program is attached to the same cgroup in such a way that the kernel lets none be attached beside it.
+    #[error(
+        "could not attach {program}: {others} to {} in a way that allows no other program beside it; have it attached with \
+         BPF_F_ALLOW_MULTI or as a link, or detach it",
+        path.display()
+    )]
+    Exclusive {
+        /// The program.
+        program: String,
+        /// Which programs are there, as the beginning of a sentence: `program 12 (legacy) is attached`.
+        others: String,
+        /// The cgroup.
+        path: PathBuf,
+    },
     /// The configuration leaves the program out.
     #[error("could not load {program}: bpf.leave_out names it")]
     LeftOut {

@@ -127,6 +127,41 @@ fn a_static_pod_is_found_by_the_uid_that_kubelet_gave_it() {
 }
 
 #[test]
+fn a_pods_own_uid_wins_over_a_mirrors_whatever_the_order_of_arrival() {
+    let hash = "0123456789abcdef0123456789abcdef";
+    let mirror = |uid| Pod { cgroup_uid: Some(hash.into()), ..pod(uid, &[]) };
+    let owner = |known: &Known| known.find(hash, None).map(|found| found.pod.uid.clone());
+    for real_comes_first in [true, false] {
+        let mut known = Known::default();
+        if real_comes_first {
+            known.set_pod(pod(hash, &[]));
+        }
+        known.set_pod(mirror(UID));
+        assert_eq!(owner(&known).as_deref(), Some(if real_comes_first { hash } else { UID }));
+        known.set_pod(pod(hash, &[]));
+        known.set_pod(mirror(UID));
+        assert_eq!(owner(&known).as_deref(), Some(hash), "it takes its place back");
+        assert_eq!(known.find(UID, None).map(|found| &*found.pod.uid), Some(UID));
+    }
+}
+
+#[test]
+fn of_mirrors_of_one_static_pod_the_first_counts_until_it_is_gone() {
+    let hash = "0123456789abcdef0123456789abcdef";
+    let mirror = |uid, hash: Option<&str>| Pod { cgroup_uid: hash.map(Into::into), ..pod(uid, &[]) };
+    let owner = |known: &Known| known.find(hash, None).map(|found| found.pod.uid.to_string());
+    let mut known = Known::default();
+    known.set_pod(mirror("first", Some(hash)));
+    known.set_pod(mirror("second", Some(hash)));
+    known.set_pod(mirror("first", Some(hash)));
+    assert_eq!(owner(&known).as_deref(), Some("first"));
+    known.keep_pods(&HashSet::from(["second".into()]), Instant::now());
+    assert_eq!(owner(&known).as_deref(), Some("second"));
+    known.set_pod(mirror("second", None));
+    assert_eq!(owner(&known).as_deref(), Some("first"), "the last that is known of it");
+}
+
+#[test]
 fn labels_of_a_namespace_that_is_gone_stay_while_its_pods_are_known() {
     let mut known = Known::default();
     let labels = vec![("team".into(), "shop".into())];

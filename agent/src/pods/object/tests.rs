@@ -117,12 +117,27 @@ fn the_pods_own_resources_overhead_and_priority() {
 #[test]
 fn a_static_pods_cgroups_have_the_uid_of_its_annotation() {
     let hash = "0123456789abcdef0123456789abcdef";
-    let annotations = json!({"kubernetes.io/config.hash": hash, "kubernetes.io/config.source": "file"});
-    let mirror = cluster::Pod { annotations: annotations.clone(), ..cluster::Pod::new("etcd", Vec::new()) };
+    let annotations =
+        json!({"kubernetes.io/config.hash": hash, "kubernetes.io/config.mirror": hash, "kubernetes.io/config.source": "file"});
+    let owner = Some(("Node".to_owned(), "node-1".to_owned()));
+    let mirror = cluster::Pod { annotations: annotations.clone(), owner: owner.clone(), ..cluster::Pod::new("etcd", Vec::new()) };
     assert_eq!(read(&mirror).cgroup_uid.as_deref(), Some(hash));
     // As the kubelet itself lists it.
-    let own = cluster::Pod { annotations, uid: hash.to_owned(), ..cluster::Pod::new("etcd", Vec::new()) };
+    let own = cluster::Pod { uid: hash.to_owned(), ..mirror };
     assert_eq!((&*read(&own).uid, read(&own).cgroup_uid), (hash, None));
+
+    let pod = |owner: &Option<(String, String)>, annotations: serde_json::Value| {
+        read(&cluster::Pod { annotations, owner: owner.clone(), ..cluster::Pod::new("evil", Vec::new()) }).cgroup_uid
+    };
+    let claim = |uid: &str| json!({"kubernetes.io/config.hash": uid, "kubernetes.io/config.mirror": uid});
+    assert_eq!(pod(&owner, claim(hash)).as_deref(), Some(hash));
+    let (someone, nobody) = (Some(("ReplicaSet".to_owned(), "evil".to_owned())), None);
+    assert_eq!((pod(&someone, claim(hash)), pod(&nobody, claim(hash))), (None, None), "no node's");
+    assert_eq!(pod(&owner, json!({"kubernetes.io/config.hash": hash})), None, "no mirror");
+    assert_eq!(pod(&owner, json!({"kubernetes.io/config.mirror": hash})), None);
+    for uid in ["0a1b2c3d-1111-2222-3333-444455556666", "", &hash[1..], &hash.to_uppercase()] {
+        assert_eq!(pod(&owner, claim(uid)), None, "{uid} is no hash");
+    }
 }
 
 #[test]

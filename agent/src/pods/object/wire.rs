@@ -21,9 +21,12 @@ use crate::{
 /// (semantic conventions, "Specify resource attributes using Kubernetes annotations").
 const SERVICE: &str = "resource.opentelemetry.io/service.";
 
-/// kubelet's annotations of a static pod, and of the mirror pod that it makes in the API (pkg/kubelet/types/pod_update.go,
-/// `ConfigHashAnnotationKey` and `ConfigMirrorAnnotationKey`): both hold the UID that is in the paths of the cgroups.
-const STATIC_UID: [&str; 2] = ["kubernetes.io/config.mirror", "kubernetes.io/config.hash"];
+/// kubelet's annotation of the mirror pod that it makes in the API for a static one (pkg/kubelet/types/pod_update.go,
+/// `ConfigMirrorAnnotationKey`): where it is set, the pod is one (`IsMirrorPod`).
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// kubelet's annotation of a static pod and its mirror (`ConfigHashAnnotationKey`): the UID that is in the paths of the cgroups.
+const STATIC_UID: &str = "kubernetes.io/config.hash";
 
 /// Addresses of one pod or node that are kept, and ranges. Kubernetes has two at most, one of either family.
 const ADDRESSES: usize = 4;
@@ -274,11 +277,9 @@ pub(super) fn pod(json: &str, wanted: &Wanted) -> Result<Pod, serde_json::Error>
             container_of(container, role, status)
         })
     });
-    let annotation = |key: &str| metadata.annotations.get(key).filter(|value| !value.is_empty());
-    let cgroup_uid = STATIC_UID.into_iter().find_map(annotation).filter(|uid| **uid != metadata.uid);
     let containers: Vec<_> = containers.collect();
     Ok(Pod {
-        cgroup_uid: cgroup_uid.map(|uid| kept(uid)),
+        cgroup_uid: static_uid(&metadata),
         workload: workload_of(&metadata),
         labels: chosen(&wanted.labels, &metadata.labels),
         service: service(&metadata, wanted.service_labels),
@@ -296,6 +297,17 @@ pub(super) fn pod(json: &str, wanted: &Wanted) -> Result<Pod, serde_json::Error>
         phase,
         containers,
     })
+}
+
+/// The UID in the cgroups' paths of the static pod that this is the mirror of. Whoever may make pods may annotate them, so it counts
+/// only where all is as kubelet makes it: owned by the node (pkg/kubelet/pod/mirror_client.go, `CreateMirrorPod`), and a hash
+/// (pkg/kubelet/config/common.go, `applyDefaults`), which no UID of the API server's is.
+fn static_uid(metadata: &Metadata) -> Option<Box<str>> {
+    let is_mirror = metadata.annotations.get(MIRROR).is_some_and(|value| !value.is_empty());
+    let of_node = metadata.owner_references.iter().any(|owner| owner.kind == "Node");
+    let is_hash = |uid: &&String| uid.len() == 32 && uid.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let uid = metadata.annotations.get(STATIC_UID).filter(|_| is_mirror && of_node).filter(is_hash)?;
+    (*uid != metadata.uid).then(|| kept(uid))
 }
 
 /// Whether the node has refused a resize for good (k8s.io/component-helpers/resource, `IsPodResizeInfeasible`; before 1.33 a

@@ -143,7 +143,7 @@ fn text_for_a_terminal_fits_its_width() {
 fn the_help_names_every_key_and_column_and_fits_or_scrolls() {
     let mut state = with(&[("a", 0.3)]);
     press(&mut state, "?");
-    let shown = text(&mut state, 140, 30);
+    let shown = text(&mut state, 140, 31);
     assert!(shown.contains("sort by wait, throttled wait, contention") && shown.contains("its own CPU limit"), "{shown}");
     assert!(shown.contains("After 60 s of watching") && shown.contains("not known, or not set"), "{shown}");
     let first = text(&mut state, 80, 24);

@@ -3,7 +3,7 @@ use crate::cgroups::name;
 
 /// A workload as its path says, with so much CPU.
 fn at(path: &str, cores: f64) -> Workload {
-    let name = name::parse(path);
+    let name = name::parse(path, name::Kubelets::Any);
     let cpu = Cpu { usage_cores: Some(cores), ..Cpu::default() };
     let mut workload =
         Workload { name: name.name, cgroup_kind: name.kind.as_str().into(), cgroup: path.into(), cpu, ..Workload::default() };
