@@ -356,6 +356,14 @@ root_test! {
     }
 }
 
+/// CPU time of a cgroup between which and others running tasks were moved so often, where the cpu controller is the same for all of them.
+///
+/// The kernel changes a task's cgroup some µs before its tracepoint. A tick in between charges what was used since the one before to where
+/// the task comes into. An emulated CPU may be away for tens of ms right there, and between two ticks.
+fn moved(times: u32) -> Tolerance {
+    if is_emulated() { Tolerance::new(0.002, 0.05 * f64::from(times)) } else { CLOSE }
+}
+
 root_test! {
     fn a_running_task_that_is_moved_leaves_what_it_has_used_with_the_cgroup_it_was_in() {
         let agent = Agent::start(json!({}))?;
@@ -378,8 +386,9 @@ root_test! {
         agent.catch_up()?;
         println!("the spinner was dispatched {} times", truth.dispatches);
         for cgroup in [&here, &there] {
-            check_cpu_time(&agent, cgroup, CLOSE)?;
+            check_cpu_time(&agent, cgroup, moved(9))?;
         }
+        check_cpu_time(&agent, &parent, EXACT)?;
         let exports = agent.stop()?.exports;
         let mut windows = 0.0;
         for cgroup in [&here, &there] {
@@ -468,7 +477,7 @@ root_test! {
         drop(unlimited);
         agent.catch_up()?;
         for cgroup in [&here, &there] {
-            check_cpu_time(&agent, cgroup, CLOSE)?;
+            check_cpu_time(&agent, cgroup, moved(5))?;
         }
         agent.stop().map(drop)
     }
@@ -516,7 +525,9 @@ fn hold_up(agent: &Agent, delay: Duration, until: Instant) -> Result<u32> {
 
 root_test! {
     fn windows_are_whole_where_the_agent_is_late_between_one_cpu_and_the_next() {
-        let agent = Agent::start(json!({}))?;
+        // Each system call of a process that is traced takes long: it makes as few as can be.
+        let others = ["memory", "pressure", "network", "dns", "tcp", "drops"].map(|signal| (signal.to_owned(), false.into()));
+        let agent = Agent::start(json!({"signals": serde_json::Map::from_iter(others)}))?;
         let cgroup = Cgroup::new("late")?;
         let unlimited = RealtimeUnlimited::new()?;
         let load = Load::spin(6 * SECOND).on_cpu(0).realtime().start(&cgroup)?;
