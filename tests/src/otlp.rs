@@ -128,6 +128,7 @@ pub struct Exports {
     latest_unix_ns: u64,
     by_cgroup: HashMap<String, Vec<Point>>,
     other: Vec<Point>,
+    ended: Vec<Point>,
     newest: HashMap<u64, Newest>,
 }
 
@@ -157,7 +158,7 @@ impl Exports {
                     self.latest_unix_ns = self.latest_unix_ns.max(point.time_unix_ns);
                     follows(point, self.requests, &mut self.newest)?;
                 }
-                points.retain(|point| !matches!(point.value, Value::Absent));
+                self.ended.extend(points.extract_if(first.., |point| matches!(point.value, Value::Absent)));
             }
         }
         self.requests += 1;
@@ -192,6 +193,11 @@ impl Exports {
     /// Every point that is not about a cgroup: the node's and the agent's own.
     pub fn of_node(&self) -> &[Point] {
         &self.other
+    }
+
+    /// The points that say of a gauge that it has ended, oldest first.
+    pub fn ended(&self) -> &[Point] {
+        &self.ended
     }
 
     /// The last value of a metric of a cgroup; the sum when several points of that moment have these attributes.

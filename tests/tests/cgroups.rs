@@ -31,9 +31,9 @@ use serde_json::{Value as Json, json};
 const MS: Duration = Duration::from_millis(1);
 const EXACT: Tolerance = Tolerance::new(0.002, 0.0002);
 
-/// Without Kubernetes.
+/// Without Kubernetes, and with paths whole.
 fn alone() -> Json {
-    json!({"kubernetes": {"source": "off"}})
+    json!({"kubernetes": {"source": "off"}, "export": {"attribute_bytes": "1KiB"}})
 }
 
 /// An attribute of a cgroup's resource, by its path as the agent has it.
@@ -166,7 +166,9 @@ root_test! {
         for (end, _) in claimed.match_indices('/').chain([(claimed.len(), "")]) {
             made.push(foreign.child(&claimed[..end])?);
         }
-        let agent = Agent::start(world.server.agent_config()?)?;
+        let mut config = world.server.agent_config()?;
+        config["export"]["attribute_bytes"] = json!("1KiB");
+        let agent = Agent::start(config)?;
         Load::burn(30 * MS).start(&own)?.wait()?;
         Load::burn(50 * MS).start(made.last().context("made none")?)?.wait()?;
         let of_victim = [("k8s.pod.name", "victim"), ("k8s.namespace.name", "bank"), ("k8s.container.name", "till"), ("k8s.pod.uid", &*victim.uid)];

@@ -60,7 +60,7 @@ fn wave(world: &World, number: usize, size: usize) -> Result<f64> {
         container.remove()?;
         drop(cgroup);
         // Jobs leave their pods behind: every second one is not deleted.
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             world.server.delete_pod(&pod);
         }
     }

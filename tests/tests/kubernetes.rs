@@ -13,7 +13,7 @@ use podmeter_tests::{
     },
     load::Load,
     metric::CPU_TIME,
-    otlp::Point,
+    otlp::{Attributes, Point},
     root_test,
     truth::Tolerance,
 };
@@ -203,10 +203,11 @@ root_test! {
         (0..2).try_for_each(|_| agent.catch_up())?;
         let exports = agent.stop()?.exports;
         let values = exports.history(&path, CPU_TIME);
-        ensure_eq(values.len(), 1, "exports of its CPU time")?;
+        ensure_eq(values.len(), 2, "exports of its CPU time: its start and its end")?;
+        ensure_eq(values[0].1, 0.0, "CPU time at its start")?;
         let names = exports.of(&path).iter().all(|point| point.resource.get("k8s.container.name").is_some_and(|name| name == "app"));
         ensure!(names, "its last words have another name");
-        EXACT.check("CPU time", values[0].1, truth)
+        EXACT.check("CPU time", values[1].1, truth)
     }
 }
 
@@ -345,7 +346,15 @@ root_test! {
         wait_for_attributes(&agent, &after, &[("k8s.container.name", "app"), ("container.id", &second)])?;
         wait_for_value(&agent, "k8s.container.restart.count", &of, &[], 1.0)?;
         // The reason that held is seen to end.
-        wait_for_value(&agent, "k8s.container.status.reason", &of, &reason("CrashLoopBackOff"), 0.0)?;
+        agent.wait_for("the end of the reason", SOON, |exports| {
+            let has = |all: &Attributes, (key, value): (&str, &str)| all.get(key).is_some_and(|own| own == value);
+            let ends = |point: &Point| {
+                &*point.metric == "k8s.container.status.reason"
+                    && of.iter().all(|wanted| has(&point.resource, *wanted))
+                    && has(&point.attributes, reason("CrashLoopBackOff")[0])
+            };
+            exports.ended().iter().any(ends).then_some(())
+        })?;
         let exports = agent.stop()?.exports;
         EXACT.check("the first one's CPU time", exports.value(&first_path, CPU_TIME, &[]).context("no CPU time")?, truth)?;
         let own = exports.value(after.path(), CPU_TIME, &[]).context("no CPU time of the second")?;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    name::{Kind, Kubelets, Name, Within, readable},
+    name::{self, Kind, Kubelets, readable},
     scan,
 };
 
@@ -57,9 +57,9 @@ pub fn only_in_v1(v1: &[PathBuf], v2: &Path) -> Option<OnlyInV1> {
 /// The containers in a hierarchy that have processes: their id, else their name, and directory. What is in a container is not looked at.
 fn containers(root: &Path) -> Vec<(String, PathBuf)> {
     let mut found = Vec::new();
-    let mut above = VecDeque::from([(root.to_owned(), Name::root(), Within::default())]);
+    let mut above = VecDeque::from([(root.to_owned(), String::new())]);
     let mut looked_at = 0;
-    while let Some((directory, name, within)) = above.pop_front() {
+    while let Some((directory, path)) = above.pop_front() {
         let Ok(children) = scan::children(&directory) else { continue };
         for child in children {
             looked_at += 1;
@@ -67,9 +67,10 @@ fn containers(root: &Path) -> Vec<(String, PathBuf)> {
                 return found;
             }
             let directory = directory.join(&child.name);
-            let (name, within) = name.child(&within, &readable(child.name.as_encoded_bytes()), "", Kubelets::Any);
+            let path = format!("{path}/{}", readable(child.name.as_encoded_bytes()));
+            let name = name::parse(&path, Kubelets::Any);
             if name.kind != Kind::Container {
-                above.push_back((directory, name, within));
+                above.push_back((directory, path));
             } else if has_processes(&directory) {
                 found.push((name.container_id.unwrap_or(name.name), directory));
             }
