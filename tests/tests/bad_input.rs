@@ -117,7 +117,9 @@ root_test! {
 
 /// An agent with this endpoint must measure on, stay cheap, and stop in time.
 fn check_that_it_runs_on_without_a_backend(endpoint: &str, logged: &str) -> Result<()> {
-    let mut agent = Agent::spawn(json!({"export": {"exporter": "otlp", "endpoint": endpoint, "timeout": "500ms"}}))?;
+    let mut agent = Agent::spawn(
+        json!({"export": {"exporter": "otlp", "endpoint": endpoint, "timeout": "500ms", "shutdown_timeout": "1s"}}),
+    )?;
     agent.wait_for_log(logged, 15 * SECOND)?;
     std::thread::sleep(3 * SECOND);
     ensure!(agent.alive()?, "ended without a backend:\n{}", agent.stderr());

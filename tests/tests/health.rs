@@ -76,7 +76,7 @@ root_test! {
 root_test! {
     fn readiness_says_how_each_signal_is_and_that_an_export_fails() {
         let nowhere = format!("http://{}", http::free_address()?);
-        let config = json!({"signals": {"dns": false}, "export": {"exporter": "otlp", "endpoint": nowhere, "timeout": "1s"}});
+        let config = json!({"signals": {"dns": false}, "export": {"exporter": "otlp", "endpoint": nowhere, "timeout": "1s", "shutdown_timeout": "1s"}});
         let agent = Agent::spawn(config)?;
         let deadline = Instant::now() + podmeter_tests::patience(20 * SECOND);
         let text = loop {
