@@ -67,9 +67,9 @@ enum Section {
     Backtrace,
 }
 
-/// Lines that are kept of a failed test's output: its first, and its last, where the error is.
-const FIRST: usize = 6;
-const LAST: usize = 24;
+/// Lines that are kept of what a failed test printed before its error, the last ones, and from there on.
+const BEFORE: usize = 6;
+const FROM: usize = 24;
 
 impl Failed {
     /// Takes a line of a runner's output.
@@ -88,10 +88,13 @@ impl Failed {
             } else if line.starts_with("note: ") || line.trim().is_empty() {
                 self.section = Section::Failures;
             } else if let (Section::Failures, Some((_, lines))) = (&self.section, self.tests.last_mut()) {
-                lines.push(line.to_owned());
-                if lines.len() > FIRST + LAST {
-                    lines[FIRST] = "[...]".to_owned();
-                    lines.remove(FIRST + 1);
+                let is_error = |line: &String| line.starts_with("Error: ") || line.starts_with("thread '");
+                let error = lines.iter().position(is_error);
+                if error.is_none_or(|error| lines.len() - error < FROM) {
+                    lines.push(line.to_owned());
+                }
+                if error.is_none() && lines.len() > BEFORE + 1 {
+                    lines.remove(0);
                 }
             }
         }
@@ -170,9 +173,9 @@ mod tests {
         let texts: Vec<String> = failed.texts().collect();
         assert_eq!(texts.len(), 2);
         let lines: Vec<&str> = texts[0].lines().map(str::trim).collect();
-        assert_eq!((lines[0], lines[1], lines[FIRST + 1]), ("a", "log 0", "[...]"));
+        assert_eq!(lines[..2], ["a", "log 94"]);
         assert_eq!(lines[lines.len() - 3..], ["log 99", "thread 'a' panicked at x.rs:1:", "left: 1"]);
-        assert_eq!((lines.len(), texts[1].as_str()), (1 + FIRST + LAST, "c\n    bad"));
+        assert_eq!((lines.len(), texts[1].as_str()), (1 + BEFORE + 2, "c\n    bad"));
     }
 
     #[test]
