@@ -45,16 +45,22 @@ pub(super) fn near<'a>(given: &str, names: Vec<&'a str>) -> Vec<&'a str> {
     let last = |name: &str| plain(name.rsplit('.').next().unwrap_or_default());
     let wanted = plain(given);
     // A slip in every fourth letter, of at most three.
-    let allowed = (wanted.chars().count() / 4).clamp(1, 3);
+    let length = wanted.chars().count();
+    let allowed = (length / 4).clamp(1, 3);
     // Its own section is right.
     let others = names.iter().filter(|name| !given.strip_prefix(**name).is_some_and(|rest| rest.starts_with('.')));
-    let distances = others.map(|name| (damerau_levenshtein(&wanted, &plain(name)), *name));
+    // The distance is no smaller than the difference of the lengths; to find it out takes their product.
+    let close = |name: &&&str| plain(name).chars().count().abs_diff(length) <= allowed;
+    let distances = others.filter(close).map(|name| (damerau_levenshtein(&wanted, &plain(name)), *name));
     let mut near: Vec<_> = distances.filter(|(distance, _)| *distance <= allowed).collect();
     near.sort_unstable();
     match near.first() {
         Some((best, _)) => near.iter().take_while(|(distance, _)| distance == best).map(|(_, name)| *name).collect(),
         // In another section.
-        None => names.into_iter().filter(|name| last(name) == last(given)).collect(),
+        None => {
+            let last_given = last(given);
+            names.into_iter().filter(|name| last(name) == last_given).collect()
+        }
     }
 }
 
