@@ -32,7 +32,8 @@ record! {
         pub died_ns: u64,
         /// Levels below the agent's root, whose own is 0.
         pub level: u64,
-        /// 1 when the agent found it in the tree: it is older than its slot.
+        /// 1 when the agent found it in the tree as it started: it is older than its slot. 2 when it had found no slot until later: what it
+        /// did before is unattributed.
         pub found: u32,
         /// Length of the name in bytes without the terminating zero; 0 while it is not known, and for the root.
         pub name_len: u32,

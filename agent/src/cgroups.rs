@@ -166,7 +166,7 @@ impl Cgroups {
         kernel.attach(&mut cgroups.object)?;
         // Where this object goes on, others may too, and lack what a cgroup without a slot did until now.
         let before = if cgroups.object.adopted() { Vec::new() } else { kernel.left_by_others("cgroups", "OWNERS") };
-        cgroups.scan(&births(&before))?;
+        cgroups.scan(&births(&before), 1)?;
         Ok(cgroups)
     }
 
@@ -175,7 +175,7 @@ impl Cgroups {
     /// # Errors
     /// When the tree cannot be read.
     pub fn counting_begins(&mut self) -> Result<(), CgroupError> {
-        self.scan(&HashMap::new())?;
+        self.scan(&HashMap::new(), 1)?;
         self.refresh();
         Ok(())
     }
@@ -304,7 +304,11 @@ impl Cgroups {
         let some = any || without_slot != self.without_slot();
         let taken = self.tally.word(0, TAKEN).unwrap_or(0);
         let room = taken.saturating_add(u64::from(self.slots / 8)) < self.slots.into();
-        if some && room && now_ns.saturating_sub(at_ns) >= SCAN_AGAIN_NS { self.scan(&HashMap::new()) } else { Ok(()) }
+        if some && room && now_ns.saturating_sub(at_ns) >= SCAN_AGAIN_NS {
+            self.scan(&HashMap::new(), table::LATE)
+        } else {
+            Ok(())
+        }
     }
 
     /// The slots whose last counts can be read: closed by an earlier call of [`Cgroups::close`]. Children before parents.
@@ -340,13 +344,13 @@ impl Cgroups {
     }
 
     /// Enters the cgroups that have no slot and whose parent has one: those older than the programs, and those that found none free.
-    /// `births` are those that others have seen, by id.
-    fn scan(&mut self, births: &HashMap<u64, u64>) -> Result<(), CgroupError> {
+    /// `births` are those that others have seen, by id; `found` is what [`Owner::found`] says of the rest.
+    fn scan(&mut self, births: &HashMap<u64, u64>, found: u32) -> Result<(), CgroupError> {
         let failed = |source| CgroupError::Scan { path: self.root.clone(), source };
         self.left_out = LeftOut { any: false, without_slot: self.without_slot(), at_ns: facts::boottime_ns() };
         let root = scan::id(&self.root).map_err(failed)?;
         if !self.has_slot(root) {
-            self.enter(&Owner { id: root, ..Owner::ZERO }, &self.root.clone(), births)?;
+            self.enter(&Owner { id: root, ..Owner::ZERO }, &self.root.clone(), births, found)?;
         }
         // Level by level, since slots may be few. Each is listed after it has its slot: what is made in it from then on has one from
         // the kernel.
@@ -364,7 +368,7 @@ impl Cgroups {
                 if !self.has_slot(child.id) {
                     let mut owner = Owner { id: child.id, parent, level: level + 1, ..Owner::ZERO };
                     write_name(&mut owner, &child.name);
-                    full = full || !self.enter(&owner, &directory, births)?;
+                    full = full || !self.enter(&owner, &directory, births, found)?;
                     if full {
                         self.left_out.any = true;
                         continue;
@@ -382,7 +386,7 @@ impl Cgroups {
     }
 
     /// Gives a cgroup that is older than counting a slot; `false` when there is none for it.
-    fn enter(&mut self, owner: &Owner, directory: &Path, births: &HashMap<u64, u64>) -> Result<bool, CgroupError> {
+    fn enter(&mut self, owner: &Owner, directory: &Path, births: &HashMap<u64, u64>, found: u32) -> Result<bool, CgroupError> {
         let taken = self.tally.word(0, TAKEN).unwrap_or(0);
         if !may_take(owner.level as u32, taken, self.slots) {
             return Ok(false);
@@ -399,7 +403,7 @@ impl Cgroups {
         };
         self.tally.add_to_word(0, TAKEN, 1);
         let birth = births.get(&owner.id).copied();
-        let (born_ns, found) = birth.map_or_else(|| (facts::boottime_ns(), 1), |born_ns| (born_ns, 0));
+        let (born_ns, found) = birth.map_or_else(|| (facts::boottime_ns(), found), |born_ns| (born_ns, 0));
         let mut owner = Owner { born_ns, found, ..*owner };
         self.owners.write(slot, &owner);
         self.by_id.insert(owner.id, slot, 0).map_err(|source| CgroupError::Slots { action: "take", source })?;

@@ -6,7 +6,7 @@ use std::{
     net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd as _,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -363,8 +363,16 @@ root_test! {
             ensure!(said.contains("(in_the_way) is attached to"), "it does not say what is in the way: {said}");
             let name = if direction == Direction::Ingress { "ingress" } else { "egress" };
             ensure!(why(&format!("network_on_{name}")) && why(&format!("dns_on_{name}")), "{said}");
-            let attached = [direction, free].map(|way| attached_to(root.dir(), way)).into_iter().collect::<Result<Vec<_>>>()?;
-            ensure!(attached == [1, 0], "{attached:?} programs are attached, not that of others alone");
+            // An unpinned link is let go of a grace period later (`bpf_free_inode`).
+            let deadline = Instant::now() + patience(2 * 1000 * MS);
+            loop {
+                let attached = [direction, free].map(|way| attached_to(root.dir(), way)).into_iter().collect::<Result<Vec<_>>>()?;
+                if attached == [1, 0] {
+                    break;
+                }
+                ensure!(Instant::now() < deadline, "{attached:?} programs are attached, not that of others alone");
+                thread::sleep(10 * MS);
+            }
             let left = bpf.entries()?;
             let theirs = |name: &std::ffi::OsString| ["network-", "dns-"].iter().any(|its| name.to_string_lossy().starts_with(its));
             ensure!(!left.iter().any(theirs), "pins of what is off: {left:?}");

@@ -21,6 +21,9 @@ use crate::{bound::bounded, kernel::facts};
 const LONGEST: usize = 1024;
 const HEAD: usize = 512;
 
+/// [`Owner::found`] of a cgroup that had found no slot until later.
+pub(super) const LATE: u32 = 2;
+
 /// Where a cgroup is whose files no path leads to. The kernel lets none have this name (`cgroup_mkdir` refuses a line break).
 const NOWHERE: &str = "too deep\n";
 
@@ -47,6 +50,8 @@ pub struct Cgroup {
     pub born_ns: u64,
     /// It was there before it had a slot: the agent found it in the tree, and nobody has seen its birth.
     pub found: bool,
+    /// It had found no slot until later: what it did before is unattributed.
+    pub late: bool,
     /// CLOCK_BOOTTIME of its removal in ns.
     pub died_ns: Option<u64>,
     /// Which controllers' files it has, as of the last collection.
@@ -86,6 +91,7 @@ impl Cgroup {
             directory,
             born_ns: owner.born_ns,
             found: owner.found != 0,
+            late: owner.found == LATE,
             died_ns: Some(owner.died_ns).filter(|ns| *ns != 0),
             controllers: Controllers::default(),
             phase: Phase::Counting,
@@ -119,7 +125,7 @@ impl Cgroup {
 
     /// Whether it is older than counts that began at `since_ns`, which then lack what was before.
     pub fn is_older_than(&self, since_ns: u64) -> bool {
-        self.found || self.born_ns < since_ns
+        self.found && !self.late || self.born_ns < since_ns
     }
 
     /// Since when counts are its own that began at `since_ns` for all: CLOCK_BOOTTIME in ns.
@@ -221,6 +227,7 @@ pub(crate) mod tests {
             directory: None,
             born_ns: 0,
             found: false,
+            late: false,
             died_ns: None,
             controllers: Controllers { cpu: true, memory: true },
             phase: Phase::Counting,

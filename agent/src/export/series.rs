@@ -17,7 +17,11 @@ use crate::{
     aggregate::Batch,
     histogram::Histogram,
     join::{Resource, Sample},
-    signals::metric::{Kind, Metric, Point, Value},
+    kernel::facts,
+    signals::{
+        dns,
+        metric::{Kind, Metric, Point, Value},
+    },
 };
 
 /// Points of one series are at least this far apart: Prometheus and its like keep times in ms, and refuse a second value for one.
@@ -84,6 +88,11 @@ impl Shape {
 
     fn point(&self, value: Value) -> Point {
         Point { attributes: self.attributes.clone(), ..Point::new(self.metric, 0, value) }
+    }
+
+    /// Whether it is forgotten when it is not there any more.
+    fn ends(&self) -> bool {
+        self.is_gauge() || is_listed(self.metric)
     }
 
     fn is_gauge(&self) -> bool {
@@ -166,7 +175,11 @@ impl Series {
         let (mut new, mut expected, mut doubles) = (Vec::new(), 0, 0);
         let mut present = vec![false; life.series.len()];
         let mut zeros: Vec<(u64, Vec<Point>)> = Vec::new();
-        let earliest_ns = self.newest.get(&sample.resource).map_or(0, |newest| newest.ns + APART_NS);
+        // An earlier process may have exported the final values of what died, but for the last of them.
+        let exported = |point: &Point| point.metric.kind != Kind::Gauge && point.start_ns <= self.before_ns;
+        let before_ns = if life.counted_ns.is_none() && sample.points.iter().any(exported) { self.before_ns } else { 0 };
+        let newest_ns = self.newest.get(&sample.resource).map_or(0, |newest| newest.ns);
+        let earliest_ns = Some(newest_ns.max(before_ns)).filter(|ns| *ns > 0).map_or(0, |ns| ns + APART_NS);
         sample.points.retain(|point| {
             let known = match life.series.get(expected) {
                 Some(shape) if shape.is(point) => Some(expected),
@@ -200,8 +213,9 @@ impl Series {
             .series
             .extract_if(.., |shape| {
                 index += 1;
-                shape.is_gauge() && !present[index - 1]
+                shape.ends() && !present[index - 1]
             })
+            .filter(|shape| shape.is_gauge())
             .collect();
         life.series.append(&mut new);
         if !gone.is_empty() {
@@ -259,8 +273,16 @@ fn zero_ns(point: &Point, counted_ns: Option<u64>, before_ns: u64, complete: boo
     match counted_ns {
         None => Some(point.start_ns).filter(|ns| *ns > before_ns),
         Some(counted_ns) if point.start_ns > counted_ns => Some(point.start_ns),
-        Some(counted_ns) => Some(counted_ns).filter(|_| complete),
+        // What is read from the kernel's own files may have been there all the time, and of a top list what is not in it is not zero.
+        Some(counted_ns) => {
+            Some(counted_ns).filter(|_| complete && point.start_ns != facts::BOOTED_NS && !is_listed(point.metric))
+        }
     }
+}
+
+/// Whether a metric is a list of the largest: what is not in it is merely smaller.
+fn is_listed(metric: &'static Metric) -> bool {
+    std::ptr::eq(metric, &dns::NAME_QUERIES)
 }
 
 /// Nothing, as a value of the same type; `None` for what is nothing already.

@@ -381,12 +381,14 @@ impl Cpu {
 
     fn points(&self, cgroup: &Cgroup, used: &CpuUse) -> Vec<Point> {
         let (counting, born) = (cgroup.counted_since(self.since_ns), cgroup.made_ns());
+        // Without `cpu.stat` for what was before its slot, its time began with that.
+        let timed = if cgroup.late && !self.account.is_older(cgroup) { counting } else { born };
         let seconds = |ns: u64| Value::Float(ns as f64 / 1e9);
         let mut points = vec![
             Point::new(&SWITCHES, counting, Value::Int(used.waits.count)),
             Point::new(&BURST, cgroup.counted_since(self.started_ns), Value::Histogram(used.burst.clone())),
         ];
-        points.extend(used.time_ns.map(|ns| Point::new(&TIME, born, seconds(whole_us(ns)))));
+        points.extend(used.time_ns.map(|ns| Point::new(&TIME, timed, seconds(whole_us(ns)))));
         points.extend(used.usage_cores.map(|cores| Point::new(&USAGE, 0, Value::Float(cores))));
         points.extend(wait_points(counting, used, self.has_waits));
         if let Some((periods, throttled)) = used.periods {

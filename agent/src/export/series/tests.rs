@@ -237,3 +237,31 @@ fn nothing_is_kept_of_what_is_gone() {
     }
     assert!(series.lives.is_empty() && series.newest.is_empty() && series.shapes.0.is_empty());
 }
+
+#[test]
+fn final_values_come_after_what_an_earlier_process_exported_of_the_same_death() {
+    let mut receiver = Receiver::default();
+    let dead = |value| sample(1, "/job", Some(14 * SECOND), vec![time(3 * SECOND, value)]);
+    run(&mut Series::new(SECOND), &mut receiver, batch(15 * SECOND, vec![dead(1.0)]));
+    run(&mut Series::new(15 * SECOND), &mut receiver, batch(16 * SECOND, vec![dead(1.5)]));
+    assert_eq!(receiver.of("/job", &TIME), [(3_000, Some(0.0)), (14_000, Some(1.0)), (15_001, Some(1.5))]);
+}
+
+#[test]
+fn what_enters_a_top_list_was_not_zero_before() {
+    let (mut series, mut receiver) = (Series::new(SECOND), Receiver::default());
+    let asked = |name: &'static str, n| Point::new(&dns::NAME_QUERIES, 2 * SECOND, Value::Int(n)).with("dns.question.name", name);
+    run(
+        &mut series,
+        &mut receiver,
+        batch(15 * SECOND, vec![sample(1, "/a", None, vec![time(2 * SECOND, 1.0), asked("a.test", 9)])]),
+    );
+    run(
+        &mut series,
+        &mut receiver,
+        batch(30 * SECOND, vec![sample(1, "/a", None, vec![time(2 * SECOND, 1.0), asked("b.test", 12)])]),
+    );
+    assert_eq!(receiver.of("b.test", &dns::NAME_QUERIES), [(30_000, Some(12.0))]);
+    let kept: usize = series.lives.values().map(|life| life.series.len()).sum();
+    assert_eq!(kept, 2, "nothing is kept of what has left the list");
+}
