@@ -172,7 +172,9 @@ impl Aggregate {
             match resource {
                 Some(resource) => {
                     // One that has been buried meanwhile needs its name no more.
-                    if let Some(gone) = cgroup.filter(|cgroup| table.get(cgroup.slot).is_none_or(|owner| owner.id != cgroup.id)) {
+                    let is_gone = |cgroup: &Cgroup| table.get(cgroup.slot).is_none_or(|owner| owner.id != cgroup.id);
+                    let final_values_wait = |cgroup: &Cgroup| self.ended.iter().any(|ended| ended.cgroup.id == cgroup.id);
+                    if let Some(gone) = cgroup.filter(|cgroup| is_gone(cgroup) && !final_values_wait(cgroup)) {
                         self.labels.remove(&gone.id);
                     }
                     told.push(Occurrence { resource, event });
@@ -558,7 +560,12 @@ mod tests {
         let mut sandbox = table.remove(2).expect("is there");
         sandbox.died_ns = Some(2);
         aggregate.bury(&sandbox, vec![point(1.0)]);
+        // Also where something happened in it, which is told first.
+        let details = Vec::new();
+        let event = Event { name: "test", cgroup: (2, sandbox.id), time_ns: 2, body: String::new(), attributes: details };
+        aggregate.events.push((event, Some(sandbox)));
         let batch = aggregate.batch(3, readings(), &table, names(&both, 3));
         assert_eq!(called(&batch), [Some("sandbox"), Some("app"), Some("proxy")]);
+        assert!(!aggregate.labels.contains_key(&1002), "nothing is kept of what is gone");
     }
 }

@@ -59,7 +59,7 @@ pub struct Known {
 struct Entry {
     pod: Arc<Pod>,
     revision: u64,
-    /// Ids of containers that the status has told of, oldest first, and their names.
+    /// Ids of containers that the status has told of, those told last at the end, and their names.
     ids: Vec<(Box<str>, Box<str>)>,
     /// When the API deleted it.
     gone: Option<Instant>,
@@ -200,9 +200,9 @@ impl Known {
         entry.lived |= !pod.is_over();
         for container in &pod.containers {
             for id in [&container.previous_id, &container.id].into_iter().flatten() {
-                if !entry.ids.iter().any(|(known, _)| known == id) {
-                    entry.ids.push((id.clone(), container.name.clone()));
-                }
+                // What the status tells now comes last: it is not what goes where a container beside it is started again and again.
+                entry.ids.retain(|(known, _)| known != id);
+                entry.ids.push((id.clone(), container.name.clone()));
             }
         }
         let excess = entry.ids.len().saturating_sub(PAST.max(2 * pod.containers.len()));

@@ -208,3 +208,13 @@ fn addresses_are_those_of_living_pods_that_no_range_of_the_node_has() {
     known.forget_pod("a", Instant::now());
     assert_eq!(cluster(&known), [range("10.244.1.0/24")]);
 }
+
+#[test]
+fn a_container_beside_one_that_is_started_again_and_again_keeps_its_name() {
+    let mut known = Known::default();
+    for n in 0..3 * PAST {
+        known.set_pod(pod(UID, &[("proxy", Some("proxy-id")), ("app", Some(&format!("app-{n}")))]));
+        assert_eq!(name(&known, UID, "proxy-id"), Some("proxy"), "{n}");
+    }
+    assert_eq!(name(&known, UID, "app-0"), None, "what ended long ago is forgotten");
+}
