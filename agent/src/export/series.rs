@@ -67,6 +67,13 @@ struct Life {
     batch: u64,
 }
 
+impl Life {
+    /// Its gauges, which it has no more.
+    fn end_gauges(&mut self) -> Ended {
+        (Arc::clone(&self.resource), self.series.extract_if(.., |shape| shape.is_gauge()).collect())
+    }
+}
+
 /// When the newest points of a resource's counters are, and the batch that had them.
 #[derive(Clone, Copy, Debug)]
 struct Newest {
@@ -143,8 +150,7 @@ impl Series {
             *samples = row;
         }
         for life in self.lives.values_mut().filter(|life| life.batch + 1 == self.batch) {
-            let gauges = life.series.extract_if(.., |shape| shape.is_gauge()).collect();
-            ended.push((Arc::clone(&life.resource), gauges));
+            ended.push(life.end_gauges());
         }
         self.lives.retain(|_, life| life.batch + REMEMBERED > self.batch);
         self.newest.retain(|_, newest| newest.batch + REMEMBERED > self.batch);
@@ -168,8 +174,8 @@ impl Series {
         });
         if life.resource != sample.resource {
             // What the counters had was exported under the former name; they go on.
-            let gauges = life.series.extract_if(.., |shape| shape.is_gauge()).collect();
-            ended.push((std::mem::replace(&mut life.resource, Arc::clone(&sample.resource)), gauges));
+            ended.push(life.end_gauges());
+            life.resource = Arc::clone(&sample.resource);
         }
         // In this order there is one series after the other, as in most batches.
         let (mut new, mut expected, mut doubles) = (Vec::new(), 0, 0);
