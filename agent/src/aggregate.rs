@@ -16,17 +16,15 @@ use self::{
 };
 use crate::{
     cgroups::{Cgroup, Table},
+    event::Event,
     join::{
         Node, Resource, Sample, Subject,
         identity::{BY_ID, Unlisted},
     },
     kernel::clock::UnixOffset,
-    pods::{Known, figures, known::Found},
-    signals::{
-        Readings,
-        event::Event,
-        metric::{self, Point},
-    },
+    metric::{self, Point},
+    pods::{PodIndex, figures, index::Found},
+    signals::Readings,
 };
 
 /// How long a pod's cgroup waits for its name, from its birth, and once more from its death, where nothing more is to be expected: the
@@ -70,7 +68,7 @@ pub struct Occurrence {
 #[derive(Clone, Copy, Debug)]
 pub struct Names<'a> {
     /// What is known of the node's pods.
-    pub known: &'a Known,
+    pub known: &'a PodIndex,
     /// Since when pods are followed, CLOCK_BOOTTIME in ns.
     pub since_ns: u64,
     /// Now, CLOCK_BOOTTIME in ns.
@@ -143,7 +141,7 @@ impl Aggregate {
 
     /// A cgroup is gone, and this is all it ever did: part of the next batch, or of the first that has a name for it, and of no
     /// later one.
-    pub fn bury(&mut self, cgroup: &Cgroup, points: Vec<Point>) {
+    pub fn retire(&mut self, cgroup: &Cgroup, points: Vec<Point>) {
         if points.is_empty() {
             self.labels.remove(&cgroup.id);
         } else {
@@ -171,7 +169,7 @@ impl Aggregate {
             };
             match resource {
                 Some(resource) => {
-                    // One that has been buried meanwhile needs its name no more.
+                    // One that has been retired meanwhile needs its name no more.
                     let is_gone = |cgroup: &Cgroup| table.get(cgroup.slot).is_none_or(|owner| owner.id != cgroup.id);
                     let final_values_wait = |cgroup: &Cgroup| self.ended.iter().any(|ended| ended.cgroup.id == cgroup.id);
                     if let Some(gone) = cgroup.filter(|cgroup| is_gone(cgroup) && !final_values_wait(cgroup)) {
@@ -227,7 +225,7 @@ impl Aggregate {
             // What is so now is the living one's, what was counted so far the oldest's whose final values have not left.
             let is_oldest = oldest.get(cgroup.path.as_str()) == Some(&age(cgroup));
             if !cgroup.lives() || !is_oldest {
-                points.retain(|point| if point.metric.kind == metric::Kind::Gauge { cgroup.lives() } else { is_oldest });
+                points.retain(|point| if point.metric.kind == metric::MetricKind::Gauge { cgroup.lives() } else { is_oldest });
             }
             let found = names.and_then(|names| find(names.known, cgroup));
             if cgroup.lives() {
@@ -299,7 +297,7 @@ impl Aggregate {
     }
 }
 
-fn patience_ns(known: &Known, found: Option<&Found<'_>>) -> u64 {
+fn patience_ns(known: &PodIndex, found: Option<&Found<'_>>) -> u64 {
     if !known.figures.following(figures::Followed::Pods).current {
         // A list may be on its way that is put off so that a cluster's agents do not ask all at once.
         return PATIENCE_NS + known.figures.spread.as_nanos() as u64;
@@ -311,13 +309,13 @@ fn patience_ns(known: &Known, found: Option<&Found<'_>>) -> u64 {
     }
 }
 
-fn find<'a>(known: &'a Known, cgroup: &Cgroup) -> Option<Found<'a>> {
+fn find<'a>(known: &'a PodIndex, cgroup: &Cgroup) -> Option<Found<'a>> {
     known.find(cgroup.name.pod_uid.as_deref()?, cgroup.name.container_id.as_deref())
 }
 
 /// Whether a container that Kubernetes does not list is its pod's sandbox: it lives, and it is older than one that is listed. A
 /// container whose whole life the API has missed is older too, but dead; one that has just begun is younger.
-fn is_sandbox(cgroup: &Cgroup, table: &Table, known: &Known) -> bool {
+fn is_sandbox(cgroup: &Cgroup, table: &Table, known: &PodIndex) -> bool {
     let listed = |other: &Cgroup| find(known, other).is_some_and(|found| found.container.is_some());
     let sibling =
         |other: &&Cgroup| other.name.pod_uid == cgroup.name.pod_uid && other.parent == cgroup.parent && other.id > cgroup.id;
@@ -329,8 +327,9 @@ mod tests {
     use super::*;
     use crate::{
         cgroups::table::tests::cgroup,
+        metric::Value,
         pods::object::{Container, Phase, Pod},
-        signals::{cpu, metric::Value},
+        signals::cpu,
     };
 
     fn point(value: f64) -> Point {
@@ -358,7 +357,7 @@ mod tests {
 
         let mut dead = table.remove(1).expect("known");
         dead.died_ns = Some(1);
-        aggregate.bury(&dead, vec![point(3.0)]);
+        aggregate.retire(&dead, vec![point(3.0)]);
         let mut next = cgroup(1, "/b", None);
         next.id += 1;
         table.insert(next);
@@ -382,11 +381,11 @@ mod tests {
             let of = |sample: &Sample| (sample.time_ns, sample.points.iter().map(|p| (p.metric.kind, p.value.clone())).collect());
             batch.samples[1..].iter().map(of).collect::<Vec<(Option<u64>, Vec<_>)>>()
         };
-        let (counter, gauge) = (metric::Kind::Counter, metric::Kind::Gauge);
+        let (counter, gauge) = (metric::MetricKind::Counter, metric::MetricKind::Gauge);
         let waits = said(&aggregate.batch(9, readings(), &table, None));
         assert_eq!(waits, [(None, vec![(gauge, Value::Float(1.0))]), (Some(7), vec![(counter, Value::Float(2.0))])]);
         table.remove(2);
-        aggregate.bury(&dead, vec![point(3.0)]);
+        aggregate.retire(&dead, vec![point(3.0)]);
         let batch = said(&aggregate.batch(20, readings(), &table, None));
         let living = vec![(counter, Value::Float(1.0)), (gauge, Value::Float(1.0))];
         assert_eq!(batch, [(Some(7), vec![(counter, Value::Float(3.0))]), (None, living)]);
@@ -401,10 +400,10 @@ mod tests {
 
     const UID: &str = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee";
 
-    fn known(ids: &[(&str, &str)]) -> Known {
+    fn known(ids: &[(&str, &str)]) -> PodIndex {
         let containers =
             ids.iter().map(|(name, id)| Container { name: (*name).into(), id: Some((*id).into()), ..Container::default() });
-        let mut known = Known::default();
+        let mut known = PodIndex::default();
         known.set_pod(Pod {
             uid: UID.into(),
             name: "web".into(),
@@ -415,7 +414,7 @@ mod tests {
         known
     }
 
-    fn names(known: &Known, now_ns: u64) -> Option<Names<'_>> {
+    fn names(known: &PodIndex, now_ns: u64) -> Option<Names<'_>> {
         Some(Names { known, since_ns: 0, now_ns, now: Instant::now(), offset: UnixOffset::default() })
     }
 
@@ -442,7 +441,7 @@ mod tests {
         let mut table = Table::default();
         table.insert(container_cgroup(2, "a"));
         table.insert(cgroup(3, "/other", None));
-        let nobody = Known::default();
+        let nobody = PodIndex::default();
         assert_eq!(called(&aggregate.batch(0, readings(), &table, names(&nobody, 0))), [None], "only the other one");
         let waited = aggregate.batch(2, readings(), &table, names(&nobody, PATIENCE_NS));
         assert_eq!(called(&waited), [None, None], "by its UID");
@@ -460,9 +459,10 @@ mod tests {
         let mut aggregate = Aggregate::new(Node::default());
         let mut table = Table::default();
         table.insert(container_cgroup(2, "a"));
-        let mut nobody = Known::default();
+        let mut nobody = PodIndex::default();
         nobody.figures.spread = Duration::from_secs(5);
-        let mut called_at = |known: &Known, now_ns| called(&aggregate.batch(0, readings(), &table, names(known, now_ns))).len();
+        let mut called_at =
+            |known: &PodIndex, now_ns| called(&aggregate.batch(0, readings(), &table, names(known, now_ns))).len();
         assert_eq!((called_at(&nobody, 0), called_at(&nobody, PATIENCE_NS)), (0, 0));
         assert_eq!(called_at(&nobody, PATIENCE_NS + 5_000_000_000), 1, "it does not come");
     }
@@ -472,7 +472,7 @@ mod tests {
         let (mut table, id) = (Table::default(), "a".repeat(64));
         table.insert(container_cgroup(2, "a"));
         // For how long a container of this pod waits that the status does not tell of.
-        let waits = |known: &mut Known| {
+        let waits = |known: &mut PodIndex| {
             known.figures.following_mut(figures::Followed::Pods).works();
             let known = &*known;
             let exported_at = |now_ns| {
@@ -492,11 +492,11 @@ mod tests {
             ..Pod { uid: UID.into(), ..Pod::default() }
         };
         let with = |pod: Pod| {
-            let mut known = Known::default();
+            let mut known = PodIndex::default();
             known.set_pod(pod);
             known
         };
-        assert_eq!(waits(&mut Known::default()), [false, true, true], "a pod that the API does not have yet");
+        assert_eq!(waits(&mut PodIndex::default()), [false, true, true], "a pod that the API does not have yet");
         assert_eq!(waits(&mut with(pod(None, None))), [false, false, true], "an image is being pulled");
         assert_eq!(waits(&mut with(pod(Some("the one before"), None))), [false, true, true], "it was started again");
         assert_eq!(waits(&mut with(pod(None, Some(Phase::Failed)))), [true; 3], "nothing more will be said");
@@ -522,10 +522,10 @@ mod tests {
     #[test]
     fn last_words_wait_for_a_name_and_are_said_once() {
         let mut aggregate = Aggregate::new(Node::default());
-        let (table, nobody) = (Table::default(), Known::default());
+        let (table, nobody) = (Table::default(), PodIndex::default());
         let mut dead = container_cgroup(2, "a");
         dead.died_ns = Some(5);
-        aggregate.bury(&dead, vec![point(1.0)]);
+        aggregate.retire(&dead, vec![point(1.0)]);
         assert!(called(&aggregate.batch(1, Vec::new(), &table, names(&nobody, 6))).is_empty());
         let named = known(&[("app", &"a".repeat(64))]);
         assert_eq!(called(&aggregate.batch(2, Vec::new(), &table, names(&named, 7))), [Some("app")]);
@@ -533,7 +533,7 @@ mod tests {
         // Nobody tells of this one, and the agent ends.
         let mut unheard = container_cgroup(3, "b");
         unheard.died_ns = Some(5);
-        aggregate.bury(&unheard, vec![point(1.0)]);
+        aggregate.retire(&unheard, vec![point(1.0)]);
         assert!(called(&aggregate.batch(4, Vec::new(), &table, names(&named, 9))).is_empty());
         aggregate.wait_no_longer();
         assert_eq!(called(&aggregate.batch(5, Vec::new(), &table, names(&named, 10))), [None]);
@@ -559,7 +559,7 @@ mod tests {
         // What it was found to be is known when it is gone.
         let mut sandbox = table.remove(2).expect("is there");
         sandbox.died_ns = Some(2);
-        aggregate.bury(&sandbox, vec![point(1.0)]);
+        aggregate.retire(&sandbox, vec![point(1.0)]);
         // Also where something happened in it, which is told first.
         let details = Vec::new();
         let event = Event { name: "test", cgroup: (2, sandbox.id), time_ns: 2, body: String::new(), attributes: details };

@@ -6,12 +6,12 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use self::identity::Unlisted;
 use crate::{
-    cgroups::{Cgroup, name::Kind},
+    cgroups::{Cgroup, name::CgroupKind},
+    metric::Point,
     pods::{
-        known::Found,
+        index::Found,
         object::{Container, Pod},
     },
-    signals::metric::Point,
 };
 
 /// What a set of points is about, as OTLP resource attributes.
@@ -122,7 +122,7 @@ impl Node {
             ("service.name", name.name.clone()),
             ("service.instance.id", format!("{}{}", self.name, cgroup.path)),
         ];
-        if name.kind == Kind::Container {
+        if name.kind == CgroupKind::Container {
             own.extend(name.runtime.map(|runtime| ("container.runtime.name", runtime.as_str().to_owned())));
         }
         own.extend(name.container_id.clone().map(|id| ("container.id", id)));

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 fine, 1 failed while running, 2 wrong usage or configuration, 3 this kernel or these permissions do not allow it.
 
+mod addresses;
 mod aggregate;
 mod backoff;
 mod bound;
@@ -10,6 +11,7 @@ mod cgroups;
 mod check;
 mod config;
 mod connect;
+mod event;
 mod export;
 mod files;
 #[cfg(test)]
@@ -20,6 +22,7 @@ mod interrupt;
 mod join;
 mod kernel;
 mod live;
+mod metric;
 mod pipeline;
 mod pods;
 mod rate_limit;

@@ -3,6 +3,7 @@
 use std::{error::Error, path::PathBuf, time::Instant};
 
 use crate::{
+    addresses::Addresses,
     aggregate::{Aggregate, Batch, Names},
     causes::chain,
     cgroups::{self, CgroupError, Cgroups, legacy, name::Kubelets},
@@ -16,11 +17,9 @@ use crate::{
         mounts::{self, MountError},
         pin::{PinError, Pins},
     },
-    pods::Shared,
-    signals::{
-        self, Addresses, Readings, Running, Signal, agent,
-        metric::{Point, Value},
-    },
+    metric::{Point, Value},
+    pods::SharedIndex,
+    signals::{self, ActiveSignal, Readings, Signal, agent},
 };
 
 /// What a pipeline is made for.
@@ -28,7 +27,7 @@ pub struct Settings {
     /// The machine.
     pub node: Node,
     /// What is known of the node's pods, where somebody is asked.
-    pub pods: Option<Shared>,
+    pub pods: Option<SharedIndex>,
     /// Mount point of cgroup2; found when not given.
     pub cgroup_root: Option<PathBuf>,
     /// Slots for cgroups.
@@ -91,10 +90,10 @@ impl State {
 /// The stages, running.
 pub struct Pipeline {
     cgroups: Cgroups,
-    signals: Vec<(&'static Signal, Box<dyn Running>)>,
+    signals: Vec<(&'static Signal, Box<dyn ActiveSignal>)>,
     states: Vec<State>,
     aggregate: Aggregate,
-    pods: Option<Shared>,
+    pods: Option<SharedIndex>,
     clock: Clock,
     /// CLOCK_BOOTTIME in ns.
     started_ns: u64,
@@ -221,8 +220,8 @@ impl Pipeline {
         // Closed a tick ago: nothing was added since.
         for slot in self.cgroups.closed() {
             let Some(cgroup) = self.cgroups.table().get(slot).cloned() else { continue };
-            let points = self.signals.iter_mut().flat_map(|(_, signal)| signal.bury(&cgroup)).collect();
-            self.aggregate.bury(&cgroup, points);
+            let points = self.signals.iter_mut().flat_map(|(_, signal)| signal.retire(&cgroup)).collect();
+            self.aggregate.retire(&cgroup, points);
             self.cgroups.release(slot)?;
         }
         self.cgroups.close()?;
@@ -269,7 +268,7 @@ impl Pipeline {
         }
         readings.push(Readings { node: own, ..Readings::default() });
         // A moment's: the source goes on while the batch is made of it.
-        let known = self.pods.as_ref().map(Shared::snapshot);
+        let known = self.pods.as_ref().map(SharedIndex::snapshot);
         let offset = self.clock.offset();
         let names = known.as_deref().map(|known| Names {
             known,

@@ -1,14 +1,14 @@
 //! Kubernetes: which pods are on this node, what they are called, what they ask for and how they are.
 //!
-//! A source follows the pods in the runtime and fills [`Known`]; the collector asks it by what cgroup paths say. Nothing waits
+//! A source follows the pods in the runtime and fills [`PodIndex`]; the collector asks it by what cgroup paths say. Nothing waits
 //! for the API: while it is away, what was known is used, and what is not known has its UID.
 
 mod api;
 pub mod failure;
 pub mod figures;
 mod follow;
+pub mod index;
 mod items;
-pub mod known;
 mod kubelet;
 pub mod metrics;
 pub mod object;
@@ -34,7 +34,7 @@ use self::{
     object::{Namespace, Node, Pod, Wanted},
     server::Server,
 };
-pub use self::{api::ApiError, known::Known};
+pub use self::{api::ApiError, index::PodIndex};
 use crate::{config::Proxies, url::shown};
 
 /// Where Kubernetes puts the token of a pod's service account.
@@ -42,20 +42,20 @@ const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 /// What is known, shared between the source and the collector. Neither ever waits for the other.
 #[derive(Clone, Debug, Default)]
-pub struct Shared(Arc<Mutex<Arc<Known>>>);
+pub struct SharedIndex(Arc<Mutex<Arc<PodIndex>>>);
 
-impl Shared {
+impl SharedIndex {
     /// What is known now. It stays as it is for as long as it is held.
-    pub fn snapshot(&self) -> Arc<Known> {
+    pub fn snapshot(&self) -> Arc<PodIndex> {
         Arc::clone(&self.lock())
     }
 
     /// Changes what is known. While a snapshot is held, a copy is changed, which shares with it all that stays as it was.
-    pub fn change<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
+    pub fn change<T>(&self, change: impl FnOnce(&mut PodIndex) -> T) -> T {
         change(Arc::make_mut(&mut self.lock()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Arc<Known>> {
+    fn lock(&self) -> MutexGuard<'_, Arc<PodIndex>> {
         // Whole objects are put in: it is consistent whoever panicked.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -111,8 +111,8 @@ pub fn in_cluster() -> bool {
 ///
 /// # Errors
 /// When a person must correct a setting. A server that does not answer is none.
-pub async fn follow(settings: Settings) -> Result<Shared, ApiError> {
-    let shared = Shared::default();
+pub async fn follow(settings: Settings) -> Result<SharedIndex, ApiError> {
+    let shared = SharedIndex::default();
     let Settings { source, node, wanted, proxies, spread, finished_kept } = settings;
     let wanted = Arc::new(wanted);
     shared.change(|known| {
@@ -157,15 +157,15 @@ fn kubelet_config(url: &str, ca: Option<PathBuf>, verify: bool, token: Option<Pa
 #[derive(Clone, Copy)]
 struct Sink<T> {
     followed: Followed,
-    set: fn(&mut Known, T),
-    forget: fn(&mut Known, T),
+    set: fn(&mut PodIndex, T),
+    forget: fn(&mut PodIndex, T),
     /// These are all that there are.
-    keep: fn(&mut Known, &HashSet<Box<str>>),
+    keep: fn(&mut PodIndex, &HashSet<Box<str>>),
 }
 
 const PODS: Sink<Pod> = Sink {
     followed: Followed::Pods,
-    set: Known::set_pod,
+    set: PodIndex::set_pod,
     forget: |known, pod| {
         // Its last state tells the ids of containers that nobody has heard of yet.
         let uid = pod.uid.clone();
@@ -177,7 +177,7 @@ const PODS: Sink<Pod> = Sink {
 
 const NODE: Sink<Node> = Sink {
     followed: Followed::Node,
-    set: Known::set_node,
+    set: PodIndex::set_node,
     forget: |known, _| known.forget_node(),
     keep: |known, names| {
         if names.is_empty() {
@@ -188,10 +188,10 @@ const NODE: Sink<Node> = Sink {
 
 const NAMESPACES: Sink<Namespace> = Sink {
     followed: Followed::Namespaces,
-    set: Known::set_namespace,
+    set: PodIndex::set_namespace,
     // Its labels go with its last pod.
     forget: |_, _| (),
-    keep: Known::keep_namespaces,
+    keep: PodIndex::keep_namespaces,
 };
 
 #[cfg(test)]
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_stays_as_it_was_and_holds_up_nobody() {
-        let shared = Shared::default();
+        let shared = SharedIndex::default();
         let pod = |uid: &str| Pod { uid: uid.into(), ..Pod::default() };
         shared.change(|known| known.set_pod(pod("a")));
         let before = shared.snapshot();

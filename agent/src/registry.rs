@@ -6,11 +6,9 @@ use serde_json::json;
 
 use crate::{
     export::own,
+    metric::{Metric, MetricKind, Scope},
     pods,
-    signals::{
-        ALL,
-        metric::{Kind, Metric, Scope},
-    },
+    signals::ALL,
 };
 
 /// The metrics by section: the signals', then the export's.
@@ -34,9 +32,9 @@ pub fn render(markdown: bool, as_json: bool) -> String {
 
 fn kind(metric: &Metric) -> &'static str {
     match metric.kind {
-        Kind::Counter => "counter",
-        Kind::Gauge => "gauge",
-        Kind::Histogram => "exponential histogram",
+        MetricKind::Counter => "counter",
+        MetricKind::Gauge => "gauge",
+        MetricKind::Histogram => "exponential histogram",
     }
 }
 
@@ -56,14 +54,14 @@ pub fn prometheus_name(metric: &Metric) -> String {
     let suffix = match metric.unit {
         "s" => Some("seconds"),
         "By" => Some("bytes"),
-        "1" if metric.kind == Kind::Gauge => Some("ratio"),
+        "1" if metric.kind == MetricKind::Gauge => Some("ratio"),
         _ => None,
     };
     if let Some(suffix) = suffix.filter(|suffix| !name.ends_with(&format!("_{suffix}"))) {
         name.push('_');
         name.push_str(suffix);
     }
-    if metric.kind == Kind::Counter {
+    if metric.kind == MetricKind::Counter {
         name.push_str("_total");
     }
     name

@@ -1,28 +1,27 @@
 //! The signals: what podmeter measures, each with its programs, its reader and its metrics.
 
 pub mod agent;
-pub mod books;
 pub mod cpu;
 pub mod dns;
 pub mod drops;
-pub mod event;
 pub mod limits;
 pub mod memory;
-pub mod metric;
 pub mod network;
 pub mod pressure;
+pub mod slot_counts;
 pub mod socket;
 pub mod tcp;
 
 use std::error::Error;
 
 use crate::{
+    addresses::Addresses,
     cgroups::{Cgroup, Cgroups},
     config,
+    event::Event,
     kernel::{capabilities::Capability, load::Kernel},
+    metric::{Metric, Point},
 };
-use event::Event;
-use metric::{Metric, Point};
 
 /// Every signal, in start order.
 pub const ALL: &[Signal] = &[
@@ -38,10 +37,10 @@ pub const ALL: &[Signal] = &[
 ];
 
 /// Why a signal cannot start, or cannot be read this time.
-pub type Failure = Box<dyn Error + Send + Sync>;
+pub type SignalError = Box<dyn Error + Send + Sync>;
 
 /// Brings a signal into the kernel, as it is configured.
-pub type Start = fn(&mut Kernel, &Cgroups, &config::Signals) -> Result<Box<dyn Running>, Failure>;
+pub type Start = fn(&mut Kernel, &Cgroups, &config::Signals) -> Result<Box<dyn ActiveSignal>, SignalError>;
 
 /// The declaration of one signal.
 pub struct Signal {
@@ -67,29 +66,19 @@ impl std::fmt::Debug for Signal {
     }
 }
 
-/// Whose addresses are whose, as Kubernetes tells: each list in the order of its worth, the first to be kept where there are too
-/// many.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Addresses {
-    /// Of pods.
-    pub cluster: Vec<config::Range>,
-    /// Of nodes.
-    pub node: Vec<config::Range>,
-}
-
 /// A signal that counts.
-pub trait Running: Send {
+pub trait ActiveSignal: Send {
     /// Every second: what must not wait for a collection.
     ///
     /// # Errors
     /// When the kernel cannot be read; the next tick tries again.
-    fn tick(&mut self, cgroups: &Cgroups) -> Result<(), Failure>;
+    fn tick(&mut self, cgroups: &Cgroups) -> Result<(), SignalError>;
 
     /// Before a collection: what has to be learnt once of cgroups that are new, of which more may be born meanwhile.
     ///
     /// # Errors
     /// When the kernel cannot be read; the next collection tries again.
-    fn begin(&mut self, _cgroups: &mut Cgroups) -> Result<(), Failure> {
+    fn begin(&mut self, _cgroups: &mut Cgroups) -> Result<(), SignalError> {
         Ok(())
     }
 
@@ -97,18 +86,18 @@ pub trait Running: Send {
     ///
     /// # Errors
     /// When the kernel refuses; the next tick tries again.
-    fn learn(&mut self, _addresses: &Addresses, _cgroups: &Cgroups) -> Result<(), Failure> {
+    fn learn(&mut self, _addresses: &Addresses, _cgroups: &Cgroups) -> Result<(), SignalError> {
         Ok(())
     }
 
     /// The last word on a cgroup that is gone: its final points. Its counters are zeroed for the slot's next owner.
-    fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point>;
+    fn retire(&mut self, cgroup: &Cgroup) -> Vec<Point>;
 
     /// A collection: the points of every cgroup, and the node's. `now_ns` is CLOCK_BOOTTIME.
     ///
     /// # Errors
     /// When the kernel cannot be read: nothing is better than wrong.
-    fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, Failure>;
+    fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, SignalError>;
 
     /// What happened since the last call, asked for after every tick.
     fn events(&mut self) -> Vec<Event> {

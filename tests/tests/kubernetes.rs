@@ -193,7 +193,7 @@ root_test! {
         Load::burn(30 * MS).start(&container)?.wait()?;
         let (path, truth) = (container.path().to_owned(), container.cpu_stat()?.usage_seconds());
         container.remove()?;
-        // It has been dead and buried for three exports when kubelet's report comes.
+        // It has been dead and retired for three exports when kubelet's report comes.
         thread::sleep(4 * SECOND);
         agent.look(|exports| ensure_eq(exports.of(&path).len(), 0, "points under no name"))?;
         pod.containers[0].id = format!("containerd://{id}");

@@ -12,14 +12,12 @@ use super::find;
 use crate::{
     cgroups::{
         Cgroup, Table,
-        name::Kind,
+        name::CgroupKind,
         weight::{Curve, shares},
     },
-    pods::{Known, known::Found, object::Resources, quantity::Quantity, requests},
-    signals::{
-        limits,
-        metric::{Metric, Point, Value},
-    },
+    metric::{Metric, Point, Value},
+    pods::{PodIndex, index::Found, object::Resources, quantity::Quantity, requests},
+    signals::limits,
 };
 
 /// What is known of the curves from one batch to the next.
@@ -57,19 +55,19 @@ impl Votes {
 
 impl InForce {
     /// Learns the curves from the weights of this batch.
-    pub fn learn(&mut self, table: &Table, by_slot: &HashMap<u32, Vec<Point>>, known: Option<&Known>) {
+    pub fn learn(&mut self, table: &Table, by_slot: &HashMap<u32, Vec<Point>>, known: Option<&PodIndex>) {
         let mut weights = Vec::new();
         let (mut pods, mut containers, mut beside_pods) = (Votes::default(), Votes::default(), Votes::default());
         for cgroup in table.iter().filter(|cgroup| cgroup.lives() && has_request(cgroup)) {
             let Some(weight) = by_slot.get(&cgroup.slot).and_then(|points| weight(points)) else { continue };
             weights.push((cgroup, weight));
             let Some(request) = known.and_then(|known| of(cgroup, find(known, cgroup).as_ref()?)) else { continue };
-            let votes = if cgroup.name.kind == Kind::Pod { &mut pods } else { &mut containers };
+            let votes = if cgroup.name.kind == CgroupKind::Pod { &mut pods } else { &mut containers };
             votes.count(shares(request.cpu_request.map_or(0, Quantity::milli)), weight);
         }
-        let of_pods = weights.iter().filter(|(cgroup, _)| cgroup.name.kind == Kind::Pod);
+        let of_pods = weights.iter().filter(|(cgroup, _)| cgroup.name.kind == CgroupKind::Pod);
         let of_pods: HashMap<_, _> = of_pods.map(|(cgroup, weight)| (cgroup.name.pod_uid.as_deref(), *weight)).collect();
-        for (cgroup, weight) in weights.iter().filter(|(cgroup, _)| cgroup.name.kind == Kind::Container) {
+        for (cgroup, weight) in weights.iter().filter(|(cgroup, _)| cgroup.name.kind == CgroupKind::Container) {
             let Some(pod) = cgroup.name.pod_uid.as_deref().and_then(|uid| of_pods.get(&Some(uid))) else { continue };
             // By the same curve the only container that requests anything has its pod's weight, and none has more.
             beside_pods.quadratic += u32::from(weight > pod);
@@ -98,7 +96,7 @@ impl InForce {
             points.extend(memory_request.map(|memory| Point::new(&limits::MEMORY_REQUEST, 0, Value::Int(memory.bytes()))));
             cpu_request.map(Quantity::cores)
         } else {
-            let curve = if cgroup.name.kind == Kind::Pod { Some(self.pod_curve()) } else { self.containers };
+            let curve = if cgroup.name.kind == CgroupKind::Pod { Some(self.pod_curve()) } else { self.containers };
             weight.zip(curve).and_then(|(weight, curve)| curve.cores(weight))
         };
         points.extend(cores.map(|cores| Point::new(&limits::CPU_REQUEST, 0, Value::Float(cores))));
@@ -107,17 +105,17 @@ impl InForce {
 
 /// Whether somebody may have requested CPUs for it: a service's weight, or that of a cgroup in a container, is a share and no more.
 fn has_request(cgroup: &Cgroup) -> bool {
-    matches!(cgroup.name.kind, Kind::Pod | Kind::Container) && !cgroup.name.nested
+    matches!(cgroup.name.kind, CgroupKind::Pod | CgroupKind::Container) && !cgroup.name.nested
 }
 
 /// What Kubernetes says is requested; `None` where it does not know the cgroup.
 fn of(cgroup: &Cgroup, found: &Found<'_>) -> Option<Resources> {
     let Found { pod, container, .. } = *found;
     match (cgroup.name.kind, container) {
-        (Kind::Pod, _) => {
+        (CgroupKind::Pod, _) => {
             Some(Resources { cpu_request: requests::cpu(pod), memory_request: requests::memory(pod), ..Resources::default() })
         }
-        (Kind::Container, Some(container)) => Some(requests::in_force(pod, container)),
+        (CgroupKind::Container, Some(container)) => Some(requests::in_force(pod, container)),
         _ => None,
     }
 }

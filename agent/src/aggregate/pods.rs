@@ -8,18 +8,16 @@ use std::time::Duration;
 
 use self::finished::Finished;
 use crate::{
-    cgroups::name::Kind,
+    cgroups::name::CgroupKind,
     join::{Node, Sample},
+    metric::{Metric, Point, Value},
     pods::{
-        Known, metrics,
+        PodIndex, metrics,
         object::{Amounts, Container, Phase, Pod, Resources, Role, State, Status},
         quantity::Quantity,
         requests,
     },
-    signals::{
-        cpu, limits,
-        metric::{Metric, Point, Value},
-    },
+    signals::{cpu, limits},
 };
 
 /// Memory that the kernel cannot take back at once, by which kubelet evicts. By name: its signal may be off or absent.
@@ -114,13 +112,13 @@ pub struct Used<'a> {
 
 impl<'a> Used<'a> {
     /// Enters a living cgroup of a pod: the pod's own, or a container's.
-    pub fn enter(&mut self, pod: &'a Pod, container: Option<&'a Container>, kind: Kind, nested: bool, points: &[Point]) {
+    pub fn enter(&mut self, pod: &'a Pod, container: Option<&'a Container>, kind: CgroupKind, nested: bool, points: &[Point]) {
         let usage = Usage::of(points);
         match (kind, container) {
-            (Kind::Pod, _) => {
+            (CgroupKind::Pod, _) => {
                 self.pods.insert(&pod.uid, usage);
             }
-            (Kind::Container, Some(container)) if !nested => {
+            (CgroupKind::Container, Some(container)) if !nested => {
                 let entry = self.containers.entry((&pod.uid, &container.name)).or_default();
                 *entry = entry.and(usage);
             }
@@ -139,7 +137,7 @@ pub struct Pods {
 
 impl Pods {
     /// The samples of the pods that the API has now, of those that have finished only the latest. `now` is Unix time.
-    pub fn samples(&mut self, node: &Node, known: &Known, used: &Used<'_>, now: Duration) -> Vec<Sample> {
+    pub fn samples(&mut self, node: &Node, known: &PodIndex, used: &Used<'_>, now: Duration) -> Vec<Sample> {
         let measured = Usage {
             cores: used.containers.values().find_map(|usage| usage.cores),
             working_set_bytes: used.containers.values().find_map(|usage| usage.working_set_bytes),
@@ -263,7 +261,7 @@ fn used_points(pod: &Pod, container: &Container, usage: &Usage) -> Vec<Point> {
 }
 
 /// The node's points: what pods may request, and what they do.
-pub fn node_points(known: &Known) -> Vec<Point> {
+pub fn node_points(known: &PodIndex) -> Vec<Point> {
     let mut points = Vec::new();
     if let Some(node) = known.node() {
         points.extend(cores(&metrics::NODE_CPU, node.cpu));

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    name::{self, Kind, Kubelets, readable},
+    name::{self, CgroupKind, Kubelets, readable},
     scan,
 };
 
@@ -69,7 +69,7 @@ fn containers(root: &Path) -> Vec<(String, PathBuf)> {
             let directory = directory.join(&child.name);
             let path = format!("{path}/{}", readable(child.name.as_encoded_bytes()));
             let name = name::parse(&path, Kubelets::Any);
-            if name.kind != Kind::Container {
+            if name.kind != CgroupKind::Container {
                 above.push_back((directory, path));
             } else if has_processes(&directory) {
                 found.push((name.container_id.unwrap_or(name.name), directory));

@@ -17,7 +17,7 @@ const SHORT_ID: usize = 12;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name {
     /// What the cgroup itself is.
-    pub kind: Kind,
+    pub kind: CgroupKind,
     /// What people call it: a pod's UID, a container's short id, a unit without its suffix, the path of a plain cgroup.
     pub name: String,
     /// UID of the pod it is, or belongs to: a UUID with dashes, or for a static pod 32 hex digits, which the API shows as
@@ -36,7 +36,7 @@ pub struct Name {
 
 /// What a cgroup is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum CgroupKind {
     /// The root: the whole machine.
     Root,
     /// A Kubernetes pod.
@@ -55,7 +55,7 @@ pub enum Kind {
     Cgroup,
 }
 
-impl Kind {
+impl CgroupKind {
     /// The word shown to people and written to JSON.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -196,7 +196,7 @@ impl Name {
     /// The root's.
     pub fn root() -> Self {
         let name = String::from("/");
-        Self { kind: Kind::Root, name, pod_uid: None, container_id: None, runtime: None, qos: None, nested: false }
+        Self { kind: CgroupKind::Root, name, pod_uid: None, container_id: None, runtime: None, qos: None, nested: false }
     }
 
     /// What the cgroup is that has the directory `directory` in this one's, and where what is made in it is made. `path` is its own,
@@ -221,7 +221,7 @@ impl Name {
             Part::Pod { uid, qos } => {
                 let (name, pod_uid) = (uid.clone(), Some(uid));
                 let (container_id, runtime, qos) = (None, None, Some(qos));
-                *self = Self { kind: Kind::Pod, name, pod_uid, container_id, runtime, qos, nested: false };
+                *self = Self { kind: CgroupKind::Pod, name, pod_uid, container_id, runtime, qos, nested: false };
                 (within.inside, within.delegated) = (false, false);
             }
             Part::Container { id, name, runtime } => {
@@ -229,11 +229,11 @@ impl Name {
                 if !within.inside || self.container_id.is_none() && !claimed {
                     (self.container_id, self.runtime) = (id, runtime);
                 }
-                (self.kind, self.name) = (Kind::Container, name);
+                (self.kind, self.name) = (CgroupKind::Container, name);
                 (within.inside, within.delegated) = (true, true);
             }
             Part::Machine(name) => {
-                (self.kind, self.name) = (Kind::Machine, name);
+                (self.kind, self.name) = (CgroupKind::Machine, name);
                 (within.inside, within.delegated) = (true, true);
             }
             Part::PodmanPod(name) => (self.kind, self.name) = (unit(component, path).0, name),
@@ -247,7 +247,7 @@ impl Name {
             Part::Other => {
                 (self.kind, self.name) = unit(component, path);
                 // systemd lets a user's own service manager make what it likes below its unit.
-                within.delegated |= component.starts_with("user@") && self.kind == Kind::Service;
+                within.delegated |= component.starts_with("user@") && self.kind == CgroupKind::Service;
             }
         }
     }
@@ -357,15 +357,15 @@ fn podman_pod<'a>(component: &'a str, above: &str) -> Option<&'a str> {
 }
 
 /// A unit's name without its escapes and its suffix; of anything else its path when that is short, or else its last component.
-fn unit(component: &str, path: &str) -> (Kind, String) {
-    let suffixes = [(".service", Kind::Service), (".scope", Kind::Scope), (".slice", Kind::Slice)];
+fn unit(component: &str, path: &str) -> (CgroupKind, String) {
+    let suffixes = [(".service", CgroupKind::Service), (".scope", CgroupKind::Scope), (".slice", CgroupKind::Slice)];
     let stem = |suffix| component.strip_suffix(suffix).filter(|stem| !stem.is_empty());
     let known = suffixes.into_iter().find_map(|(suffix, kind)| Some((kind, stem(suffix)?)));
-    let (kind, stem) = known.unwrap_or((Kind::Cgroup, component));
+    let (kind, stem) = known.unwrap_or((CgroupKind::Cgroup, component));
     let path = path.trim_matches('/');
     let name = match prefixed_id(component) {
         Some((prefix, id)) => format!("{prefix}-{}", short(id)),
-        None if kind == Kind::Cgroup && path.len() <= SHORT_PATH => path.to_owned(),
+        None if kind == CgroupKind::Cgroup && path.len() <= SHORT_PATH => path.to_owned(),
         None => unescape(stem),
     };
     (kind, name)

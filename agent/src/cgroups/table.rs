@@ -258,11 +258,11 @@ pub(crate) mod tests {
         assert_eq!(
             told,
             [
-                ("/", name::Kind::Root, None, 0),
-                ("/kubepods", name::Kind::Cgroup, Some(1), 1),
-                (pod, name::Kind::Pod, Some(2), 2),
-                (&container, name::Kind::Container, Some(3), 3),
-                (&inner, name::Kind::Cgroup, Some(4), 4),
+                ("/", name::CgroupKind::Root, None, 0),
+                ("/kubepods", name::CgroupKind::Cgroup, Some(1), 1),
+                (pod, name::CgroupKind::Pod, Some(2), 2),
+                (&container, name::CgroupKind::Container, Some(3), 3),
+                (&inner, name::CgroupKind::Cgroup, Some(4), 4),
             ]
         );
         assert_eq!(chain[0].directory(Path::new("/r")), Path::new("/r/"));

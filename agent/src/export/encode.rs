@@ -19,7 +19,7 @@ use crate::bound::bounded;
 use crate::histogram::{Histogram, SCALE};
 use crate::join::{Resource, Sample};
 use crate::kernel::clock::UnixOffset;
-use crate::signals::metric::{Kind, Metric, Point, Value};
+use crate::metric::{Metric, MetricKind, Point, Value};
 
 /// How long attribute values may be, and how many were longer.
 #[derive(Debug)]
@@ -128,18 +128,20 @@ fn encode_sample(sample: &Sample, times: Times, bounds: &Bounds) -> Option<Resou
 fn encode_point(point: &Point, times: Times, bounds: &Bounds) -> Option<Data> {
     let temporality = AggregationTemporality::Cumulative as i32;
     match (point.metric.kind, &point.value) {
-        (Kind::Counter, value) => Some(Data::Sum(Sum {
+        (MetricKind::Counter, value) => Some(Data::Sum(Sum {
             data_points: vec![number(point, value, times.start(point), times.time(), bounds)?],
             aggregation_temporality: temporality,
             is_monotonic: true,
         })),
         // A gauge has no start: consumers ignore the field.
-        (Kind::Gauge, value) => Some(Data::Gauge(Gauge { data_points: vec![number(point, value, 0, times.time(), bounds)?] })),
-        (Kind::Histogram, Value::Histogram(histogram)) => Some(Data::ExponentialHistogram(ExponentialHistogram {
+        (MetricKind::Gauge, value) => {
+            Some(Data::Gauge(Gauge { data_points: vec![number(point, value, 0, times.time(), bounds)?] }))
+        }
+        (MetricKind::Histogram, Value::Histogram(histogram)) => Some(Data::ExponentialHistogram(ExponentialHistogram {
             data_points: vec![distribution(point, histogram, times, bounds)],
             aggregation_temporality: temporality,
         })),
-        (Kind::Histogram, _) => None,
+        (MetricKind::Histogram, _) => None,
     }
 }
 
@@ -320,8 +322,8 @@ mod tests {
         for (metric, value, want, start) in cases {
             let metrics = only_metrics(vec![point(metric, START, value.clone())]);
             let data_points = match metrics[0].data.clone() {
-                Some(Data::Sum(sum)) if metric.kind == Kind::Counter => sum.data_points,
-                Some(Data::Gauge(gauge)) if metric.kind == Kind::Gauge => gauge.data_points,
+                Some(Data::Sum(sum)) if metric.kind == MetricKind::Counter => sum.data_points,
+                Some(Data::Gauge(gauge)) if metric.kind == MetricKind::Gauge => gauge.data_points,
                 other => panic!("{} became {other:?}", metric.name),
             };
             assert_eq!(data_points.len(), 1);

@@ -12,16 +12,16 @@ use prost::Message;
 
 use super::{Compression, Destination, Exporter, Protocol, Settings};
 use crate::aggregate::{Batch, Occurrence};
+use crate::event::{Detail, Event};
 use crate::join::{Resource, Sample};
-use crate::signals::event::{Detail, Event};
-use crate::signals::metric::{Kind, Metric, Point, Scope, Value};
+use crate::metric::{Metric, MetricKind, Point, Scope, Value};
 
 pub(super) use self::node::{Load, node};
 
 pub(super) static TIME: Metric = Metric {
     name: "container.cpu.time",
     unit: "s",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &[],
     scope: Scope::Container,
     help: "CPU time used, from the kernel's own accounting at every switch.",
@@ -29,7 +29,7 @@ pub(super) static TIME: Metric = Metric {
 pub(super) static IO: Metric = Metric {
     name: "k8s.pod.network.io",
     unit: "By",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &["network.io.direction"],
     scope: Scope::Container,
     help: "Bytes sent and received.",
@@ -37,7 +37,7 @@ pub(super) static IO: Metric = Metric {
 pub(super) static USAGE: Metric = Metric {
     name: "container.cpu.usage",
     unit: "{cpu}",
-    kind: Kind::Gauge,
+    kind: MetricKind::Gauge,
     attributes: &[],
     scope: Scope::Container,
     help: "CPUs used since the last export.",
@@ -45,7 +45,7 @@ pub(super) static USAGE: Metric = Metric {
 pub(super) static BURST: Metric = Metric {
     name: "podmeter.cpu.burst",
     unit: "{cpu}",
-    kind: Kind::Histogram,
+    kind: MetricKind::Histogram,
     attributes: &[],
     scope: Scope::Workload,
     help: "CPUs used per 100 ms window.",

@@ -10,8 +10,8 @@ use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs, S
 
 use super::encode::{self, Bounds};
 use crate::aggregate::Occurrence;
+use crate::event::{Detail, Event};
 use crate::kernel::clock::UnixOffset;
-use crate::signals::event::{Detail, Event};
 
 /// Bytes of a sentence for people: it may name two cgroups, whose paths have a bound of their own as attributes.
 const BODY: usize = 1024;

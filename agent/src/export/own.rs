@@ -1,7 +1,7 @@
 //! What became of the exports, as metrics: the next batch tells of those before it.
 
 use super::ship::Stats;
-use crate::signals::metric::{Kind, Metric, Point, Scope, Value};
+use crate::metric::{Metric, MetricKind, Point, Scope, Value};
 
 /// Every metric of this stage.
 pub const METRICS: &[&Metric] =
@@ -11,7 +11,7 @@ pub const METRICS: &[&Metric] =
 pub static POINTS: Metric = Metric {
     name: "podmeter.agent.export.points",
     unit: "{point}",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &["outcome"],
     scope: Scope::Agent,
     help: "Points by what became of them: sent, rejected (by the collector, out of a request it took), failed (refused for good), dropped (pushed out of the full queue).",
@@ -20,7 +20,7 @@ pub static POINTS: Metric = Metric {
 pub static EVENTS: Metric = Metric {
     name: "podmeter.agent.export.events",
     unit: "{event}",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &["outcome"],
     scope: Scope::Agent,
     help: "Events by what became of them on their way to an OTLP receiver, as for points; dropped also where the receiver takes no logs.",
@@ -29,7 +29,7 @@ pub static EVENTS: Metric = Metric {
 pub static RETRIES: Metric = Metric {
     name: "podmeter.agent.export.retries",
     unit: "{attempt}",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &[],
     scope: Scope::Agent,
     help: "Attempts to send that failed and were repeated.",
@@ -38,7 +38,7 @@ pub static RETRIES: Metric = Metric {
 pub static QUEUE: Metric = Metric {
     name: "podmeter.agent.export.queue.length",
     unit: "{request}",
-    kind: Kind::Gauge,
+    kind: MetricKind::Gauge,
     attributes: &[],
     scope: Scope::Agent,
     help: "Requests that wait to be sent: an export is one or several.",
@@ -47,7 +47,7 @@ pub static QUEUE: Metric = Metric {
 pub static QUEUE_BYTES: Metric = Metric {
     name: "podmeter.agent.export.queue.size",
     unit: "By",
-    kind: Kind::Gauge,
+    kind: MetricKind::Gauge,
     attributes: &[],
     scope: Scope::Agent,
     help: "Bytes of the requests that wait to be sent, as they are sent.",
@@ -56,7 +56,7 @@ pub static QUEUE_BYTES: Metric = Metric {
 pub static QUEUE_AGE: Metric = Metric {
     name: "podmeter.agent.export.queue.age",
     unit: "s",
-    kind: Kind::Gauge,
+    kind: MetricKind::Gauge,
     attributes: &[],
     scope: Scope::Agent,
     help: "How long the oldest request has waited. Absent when none waits.",
@@ -65,7 +65,7 @@ pub static QUEUE_AGE: Metric = Metric {
 pub static CUT_VALUES: Metric = Metric {
     name: "podmeter.agent.attributes.truncated",
     unit: "{value}",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &[],
     scope: Scope::Agent,
     help: "Values of attributes that were longer than export.attribute_bytes and left cut, in each export anew: an annotation, a path or a name without measure.",
@@ -74,7 +74,7 @@ pub static CUT_VALUES: Metric = Metric {
 pub static LEFT_OUT_ATTRIBUTES: Metric = Metric {
     name: "podmeter.agent.attributes.dropped",
     unit: "{attribute}",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &[],
     scope: Scope::Agent,
     help: "Attributes that were left out of a resource that had 64, in each export anew: configured ones first, then labels.",

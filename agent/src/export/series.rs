@@ -18,10 +18,8 @@ use crate::{
     histogram::Histogram,
     join::{Resource, Sample},
     kernel::facts,
-    signals::{
-        dns,
-        metric::{Kind, Metric, Point, Value},
-    },
+    metric::{Metric, MetricKind, Point, Value},
+    signals::dns,
 };
 
 /// Points of one series are at least this far apart: Prometheus and its like keep times in ms, and refuse a second value for one.
@@ -103,7 +101,7 @@ impl Shape {
     }
 
     fn is_gauge(&self) -> bool {
-        self.metric.kind == Kind::Gauge
+        self.metric.kind == MetricKind::Gauge
     }
 }
 
@@ -182,7 +180,7 @@ impl Series {
         let mut present = vec![false; life.series.len()];
         let mut zeros: Vec<(u64, Vec<Point>)> = Vec::new();
         // An earlier process may have exported the final values of what died, but for the last of them.
-        let exported = |point: &Point| point.metric.kind != Kind::Gauge && point.start_ns <= self.before_ns;
+        let exported = |point: &Point| point.metric.kind != MetricKind::Gauge && point.start_ns <= self.before_ns;
         let before_ns = if life.counted_ns.is_none() && sample.points.iter().any(exported) { self.before_ns } else { 0 };
         let newest_ns = self.newest.get(&sample.resource).map_or(0, |newest| newest.ns);
         let earliest_ns = Some(newest_ns.max(before_ns)).filter(|ns| *ns > 0).map_or(0, |ns| ns + APART_NS);
@@ -227,7 +225,7 @@ impl Series {
         if !gone.is_empty() {
             ended.push((Arc::clone(&life.resource), gone));
         }
-        if sample.points.iter().any(|point| point.metric.kind != Kind::Gauge) {
+        if sample.points.iter().any(|point| point.metric.kind != MetricKind::Gauge) {
             let after_zeros = zeros.iter().map(|(ns, _)| ns + APART_NS).max();
             let time_ns = sample.time_ns.unwrap_or(now_ns).max(earliest_ns).max(after_zeros.unwrap_or(0));
             sample.time_ns = Some(time_ns).filter(|ns| *ns != now_ns);
@@ -273,7 +271,7 @@ impl Series {
 /// When a counter that has no point yet was zero, if that is known. `counted_ns` is when its owner's counters were exported last, by this
 /// process.
 fn zero_ns(point: &Point, counted_ns: Option<u64>, before_ns: u64, complete: bool) -> Option<u64> {
-    if point.metric.kind == Kind::Gauge {
+    if point.metric.kind == MetricKind::Gauge {
         return None;
     }
     match counted_ns {

@@ -4,9 +4,9 @@
 //! annotations"): annotation, well-known label where that is wanted, workload, pod.
 
 use crate::{
-    cgroups::{Cgroup, name::Kind},
+    cgroups::{Cgroup, name::CgroupKind},
     pods::{
-        known::Found,
+        index::Found,
         object::{Container, Pod},
     },
 };
@@ -40,8 +40,8 @@ pub fn of_cgroup(cgroup: &Cgroup, found: &Found<'_>, unlisted: Unlisted) -> Attr
     let below = id.filter(|_| cgroup.name.nested).map(|id| below(&cgroup.path, id)).unwrap_or_default();
     attributes.push(("service.instance.id".to_owned(), instance(pod, what.as_deref()) + below));
     let name = match cgroup.name.kind {
-        Kind::Pod => Some(&pod.name),
-        Kind::Container if !cgroup.name.nested => container.map(|container| &container.name),
+        CgroupKind::Pod => Some(&pod.name),
+        CgroupKind::Container if !cgroup.name.nested => container.map(|container| &container.name),
         _ => None,
     };
     attributes.extend(name.map(|name| own("podmeter.workload.name", name)));
@@ -132,7 +132,7 @@ mod tests {
             uid: UID.into(),
             namespace: "shop".into(),
             name: "web-1".into(),
-            workload: Some(Workload { kind: workload::Kind::Deployment, name: "web".into() }),
+            workload: Some(Workload { kind: workload::WorkloadKind::Deployment, name: "web".into() }),
             labels: vec![("team".into(), "blue".into())],
             qos: Some("Burstable".into()),
             priority_class: Some("high".into()),

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     pods::{
-        self, Shared,
+        self, SharedIndex,
         failure::Kind,
         figures::{Followed, Trouble},
         object::Wanted,
@@ -26,7 +26,7 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// Followed until this is dropped.
 pub struct Names {
-    shared: Shared,
+    shared: SharedIndex,
     /// The thread ends when it is gone.
     _stop: oneshot::Sender<()>,
 }
@@ -55,7 +55,7 @@ impl Names {
     }
 
     /// Where the names are.
-    pub fn shared(&self) -> Shared {
+    pub fn shared(&self) -> SharedIndex {
         self.shared.clone()
     }
 

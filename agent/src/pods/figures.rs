@@ -5,8 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{failure::Kind, known::Known};
-use crate::signals::metric::{Kind as MetricKind, Metric, Point, Scope, Value};
+use super::{failure::Kind, index::PodIndex};
+use crate::metric::{Metric, MetricKind, Point, Scope, Value};
 
 /// The kinds of objects that are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,7 +198,7 @@ pub struct Missing {
 }
 
 /// The points of these metrics. `started_ns` is when counting began, CLOCK_BOOTTIME.
-pub fn points(known: &Known, started_ns: u64, missing: Missing, now: Instant) -> Vec<Point> {
+pub fn points(known: &PodIndex, started_ns: u64, missing: Missing, now: Instant) -> Vec<Point> {
     let figures = &known.figures;
     let counter = |metric, value| Point::new(metric, started_ns, Value::Int(value));
     let mut points = vec![

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::{
-    Shared, Sink,
+    SharedIndex, Sink,
     api::{Answer, Api, Status, refused},
     failure::{Failure, Kind, Log},
     items::Item,
@@ -43,7 +43,7 @@ const SHORT: Duration = Duration::from_secs(5);
 pub struct Follower<T> {
     api: Api,
     sink: Sink<T>,
-    shared: Shared,
+    shared: SharedIndex,
     wanted: Arc<Wanted>,
     /// `fieldSelector=…&`, percent-encoded, or nothing.
     selector: String,
@@ -91,7 +91,7 @@ struct AnyMetadata {
 
 impl<T: Object> Follower<T> {
     /// Follows what `field` selects, or all, and puts it into the sink.
-    pub fn new(api: Api, sink: Sink<T>, shared: Shared, wanted: Arc<Wanted>, field: Option<(&str, &str)>) -> Self {
+    pub fn new(api: Api, sink: Sink<T>, shared: SharedIndex, wanted: Arc<Wanted>, field: Option<(&str, &str)>) -> Self {
         let selector = field.map_or(String::new(), |(field, value)| {
             let value = percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC);
             format!("fieldSelector={field}%3D{value}&")
@@ -344,7 +344,7 @@ mod tests {
         runtime.block_on(async {
             for _ in 0..FOLLOWERS {
                 let api = Api::new(Server::kubelet(kube::Config::new(url.parse().unwrap())));
-                tokio::spawn(Follower::new(api, PODS, Shared::default(), Arc::default(), None).run(spread));
+                tokio::spawn(Follower::new(api, PODS, SharedIndex::default(), Arc::default(), None).run(spread));
             }
             while !asked.is_finished() {
                 sleep(Duration::from_millis(5)).await;

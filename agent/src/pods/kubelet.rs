@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
 use super::{
-    Shared,
+    SharedIndex,
     api::Api,
     failure::{Failure, Kind, Log},
     figures::Followed,
@@ -23,7 +23,7 @@ pub struct Poller {
     /// The kubelet.
     pub api: Api,
     /// Where what it says goes.
-    pub shared: Shared,
+    pub shared: SharedIndex,
     /// What is wanted of pods.
     pub wanted: Arc<Wanted>,
     /// Time between two requests.

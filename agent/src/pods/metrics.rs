@@ -3,7 +3,7 @@
 //! They belong to a container as the pod's spec has it, or to a pod: their resource has no `container.id`, so their series go on
 //! when a container is started again.
 
-use crate::signals::metric::{Kind, Metric, Scope};
+use crate::metric::{Metric, MetricKind, Scope};
 
 /// The point attribute of [`REASON`] and [`LAST_REASON`].
 pub const REASON_KEY: &str = "k8s.container.status.reason";
@@ -39,7 +39,7 @@ pub const METRICS: &[&Metric] = &[
 ];
 
 const fn gauge(name: &'static str, unit: &'static str, scope: Scope, help: &'static str) -> Metric {
-    Metric { name, unit, kind: Kind::Gauge, attributes: &[], scope, help }
+    Metric { name, unit, kind: MetricKind::Gauge, attributes: &[], scope, help }
 }
 
 const fn container(name: &'static str, unit: &'static str, help: &'static str) -> Metric {

@@ -15,14 +15,14 @@ const DAY: u64 = 24 * 60;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
     /// Its kind.
-    pub kind: Kind,
+    pub kind: WorkloadKind,
     /// Its name.
     pub name: Box<str>,
 }
 
 /// The kinds of workloads that semantic conventions have an attribute for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum WorkloadKind {
     /// Deployment.
     Deployment,
     /// ReplicaSet that nothing manages, or something other than a Deployment.
@@ -39,7 +39,7 @@ pub enum Kind {
     ReplicationController,
 }
 
-impl Kind {
+impl WorkloadKind {
     /// All of them.
     pub const ALL: [Self; 7] = [
         Self::Deployment,
@@ -81,7 +81,7 @@ impl Kind {
 /// What a pod says of its controller.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner<'a> {
-    /// Kind of the controller.
+    /// WorkloadKind of the controller.
     pub kind: &'a str,
     /// Its name.
     pub name: &'a str,
@@ -97,16 +97,16 @@ pub fn of(owner: &Owner<'_>) -> Option<Workload> {
     let workload = |kind, name: &str| Some(Workload { kind, name: name.into() }).filter(|workload| !workload.name.is_empty());
     match owner.kind {
         "ReplicaSet" => match owner.pod_template_hash.and_then(|hash| without_suffix(owner.name, hash)) {
-            Some(deployment) => workload(Kind::Deployment, deployment),
-            None => workload(Kind::ReplicaSet, owner.name),
+            Some(deployment) => workload(WorkloadKind::Deployment, deployment),
+            None => workload(WorkloadKind::ReplicaSet, owner.name),
         },
         "Job" => match cron_job(owner.name, owner.created) {
-            Some(cron_job) => workload(Kind::CronJob, cron_job),
-            None => workload(Kind::Job, owner.name),
+            Some(cron_job) => workload(WorkloadKind::CronJob, cron_job),
+            None => workload(WorkloadKind::Job, owner.name),
         },
-        "StatefulSet" => workload(Kind::StatefulSet, owner.name),
-        "DaemonSet" => workload(Kind::DaemonSet, owner.name),
-        "ReplicationController" => workload(Kind::ReplicationController, owner.name),
+        "StatefulSet" => workload(WorkloadKind::StatefulSet, owner.name),
+        "DaemonSet" => workload(WorkloadKind::DaemonSet, owner.name),
+        "ReplicationController" => workload(WorkloadKind::ReplicationController, owner.name),
         _ => None,
     }
 }
@@ -133,38 +133,42 @@ fn minutes(time: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn found(kind: &str, name: &str, hash: Option<&str>, created: &str) -> Option<(Kind, String)> {
+    fn found(kind: &str, name: &str, hash: Option<&str>, created: &str) -> Option<(WorkloadKind, String)> {
         of(&Owner { kind, name, pod_template_hash: hash, created }).map(|w| (w.kind, w.name.into()))
     }
 
     #[test]
     fn a_deployment_is_its_replica_set_without_the_template_hash() {
         let of = |name, hash| found("ReplicaSet", name, hash, "");
-        assert_eq!(of("web-5d8f7c9b4", Some("5d8f7c9b4")), Some((Kind::Deployment, "web".to_owned())));
-        assert_eq!(of("a-b-5d8f7c9b4", Some("5d8f7c9b4")), Some((Kind::Deployment, "a-b".to_owned())));
+        assert_eq!(of("web-5d8f7c9b4", Some("5d8f7c9b4")), Some((WorkloadKind::Deployment, "web".to_owned())));
+        assert_eq!(of("a-b-5d8f7c9b4", Some("5d8f7c9b4")), Some((WorkloadKind::Deployment, "a-b".to_owned())));
         // Another controller's, such as an Argo Rollout's, and one that somebody made by hand.
-        assert_eq!(of("web-5d8f7c9b4", None), Some((Kind::ReplicaSet, "web-5d8f7c9b4".to_owned())));
-        assert_eq!(of("web-5d8f7c9b4", Some("other")), Some((Kind::ReplicaSet, "web-5d8f7c9b4".to_owned())));
-        assert_eq!(of("-x", Some("x")), Some((Kind::ReplicaSet, "-x".to_owned())));
-        assert_eq!(of("web-", Some("")), Some((Kind::ReplicaSet, "web-".to_owned())));
+        assert_eq!(of("web-5d8f7c9b4", None), Some((WorkloadKind::ReplicaSet, "web-5d8f7c9b4".to_owned())));
+        assert_eq!(of("web-5d8f7c9b4", Some("other")), Some((WorkloadKind::ReplicaSet, "web-5d8f7c9b4".to_owned())));
+        assert_eq!(of("-x", Some("x")), Some((WorkloadKind::ReplicaSet, "-x".to_owned())));
+        assert_eq!(of("web-", Some("")), Some((WorkloadKind::ReplicaSet, "web-".to_owned())));
     }
 
     #[test]
     fn a_cron_job_is_its_job_without_the_minute_it_was_scheduled_for() {
         // 2026-11-25T00:00:00Z is minute 29 926 080.
         let of = |name| found("Job", name, None, "2026-11-25T00:00:07Z");
-        assert_eq!(of("backup-29926087"), Some((Kind::CronJob, "backup".to_owned())));
-        assert_eq!(of("backup-29919000"), Some((Kind::CronJob, "backup".to_owned())), "five days late");
-        assert_eq!(of("import-20250101"), Some((Kind::Job, "import-20250101".to_owned())), "a date, not a minute");
-        assert_eq!(of("backup-29900000"), Some((Kind::Job, "backup-29900000".to_owned())), "too long ago");
-        assert_eq!(of("backup-x9926087"), Some((Kind::Job, "backup-x9926087".to_owned())));
-        assert_eq!(found("Job", "backup-29926087", None, ""), Some((Kind::Job, "backup-29926087".to_owned())), "no time known");
+        assert_eq!(of("backup-29926087"), Some((WorkloadKind::CronJob, "backup".to_owned())));
+        assert_eq!(of("backup-29919000"), Some((WorkloadKind::CronJob, "backup".to_owned())), "five days late");
+        assert_eq!(of("import-20250101"), Some((WorkloadKind::Job, "import-20250101".to_owned())), "a date, not a minute");
+        assert_eq!(of("backup-29900000"), Some((WorkloadKind::Job, "backup-29900000".to_owned())), "too long ago");
+        assert_eq!(of("backup-x9926087"), Some((WorkloadKind::Job, "backup-x9926087".to_owned())));
+        assert_eq!(
+            found("Job", "backup-29926087", None, ""),
+            Some((WorkloadKind::Job, "backup-29926087".to_owned())),
+            "no time known"
+        );
     }
 
     #[test]
     fn other_kinds_are_themselves_or_unknown() {
-        assert_eq!(found("StatefulSet", "db", None, ""), Some((Kind::StatefulSet, "db".to_owned())));
-        assert_eq!(found("DaemonSet", "agent", None, ""), Some((Kind::DaemonSet, "agent".to_owned())));
+        assert_eq!(found("StatefulSet", "db", None, ""), Some((WorkloadKind::StatefulSet, "db".to_owned())));
+        assert_eq!(found("DaemonSet", "agent", None, ""), Some((WorkloadKind::DaemonSet, "agent".to_owned())));
         assert_eq!(found("Node", "node-1", None, ""), None);
         assert_eq!(found("Rollout", "web", None, ""), None);
         assert_eq!(found("DaemonSet", "", None, ""), None);

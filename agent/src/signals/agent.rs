@@ -6,13 +6,11 @@ use std::fs;
 
 use nix::{time::ClockId, unistd::SysconfVar};
 
-use super::{
-    Failure, Readings, Running, Signal,
-    metric::{Kind, Metric, Point, Scope, Value},
-};
+use super::{ActiveSignal, Readings, Signal, SignalError};
 use crate::{
     cgroups::{Cgroup, Cgroups},
     kernel::facts,
+    metric::{Metric, MetricKind, Point, Scope, Value},
 };
 
 /// See the module.
@@ -30,7 +28,7 @@ pub const SIGNAL: Signal = Signal {
 pub static SIGNAL_ACTIVE: Metric = Metric {
     name: "podmeter.agent.signal.active",
     unit: "{signal}",
-    kind: Kind::Gauge,
+    kind: MetricKind::Gauge,
     attributes: &["signal"],
     scope: Scope::Agent,
     help: "1 for each signal that is measured, 0 for one that could not be started: `podmeter check` and the agent's log say why. \
@@ -40,7 +38,7 @@ pub static SIGNAL_ACTIVE: Metric = Metric {
 pub static READ_TIME: Metric = Metric {
     name: "podmeter.agent.signal.read_time",
     unit: "s",
-    kind: Kind::Gauge,
+    kind: MetricKind::Gauge,
     attributes: &["signal"],
     scope: Scope::Agent,
     help: "How long it took to read the signal for this export, all cgroups together.",
@@ -49,7 +47,7 @@ pub static READ_TIME: Metric = Metric {
 pub static CPU_TIME: Metric = Metric {
     name: "podmeter.agent.cpu.time",
     unit: "s",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &[],
     scope: Scope::Agent,
     help: "CPU time of the agent's process. What its programs use in the kernel is part of the tasks they interrupt.",
@@ -58,7 +56,7 @@ pub static CPU_TIME: Metric = Metric {
 pub static MEMORY: Metric = Metric {
     name: "podmeter.agent.memory.rss",
     unit: "By",
-    kind: Kind::Gauge,
+    kind: MetricKind::Gauge,
     attributes: &[],
     scope: Scope::Agent,
     help: "Resident memory of the agent's process, the pages of its BPF maps that it has read included.",
@@ -67,7 +65,7 @@ pub static MEMORY: Metric = Metric {
 pub static CGROUPS: Metric = Metric {
     name: "podmeter.agent.cgroups",
     unit: "{cgroup}",
-    kind: Kind::Gauge,
+    kind: MetricKind::Gauge,
     attributes: &[],
     scope: Scope::Agent,
     help: "Cgroups that hold a slot, those included that died within the last seconds.",
@@ -76,7 +74,7 @@ pub static CGROUPS: Metric = Metric {
 pub static SLOTS: Metric = Metric {
     name: "podmeter.agent.slots",
     unit: "{slot}",
-    kind: Kind::Gauge,
+    kind: MetricKind::Gauge,
     attributes: &[],
     scope: Scope::Agent,
     help: "Slots for cgroups (cgroups.slots), of which one is the unattributed.",
@@ -85,7 +83,7 @@ pub static SLOTS: Metric = Metric {
 pub static WITHOUT_SLOT: Metric = Metric {
     name: "podmeter.agent.cgroups.without_slot",
     unit: "{cgroup}",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &[],
     scope: Scope::Agent,
     help: "Cgroups that were born when all slots were taken, or three quarters of them where it is more than four levels deep: what they use \
@@ -97,16 +95,16 @@ struct Agent {
     started_ns: u64,
 }
 
-impl Running for Agent {
-    fn tick(&mut self, _: &Cgroups) -> Result<(), Failure> {
+impl ActiveSignal for Agent {
+    fn tick(&mut self, _: &Cgroups) -> Result<(), SignalError> {
         Ok(())
     }
 
-    fn bury(&mut self, _: &Cgroup) -> Vec<Point> {
+    fn retire(&mut self, _: &Cgroup) -> Vec<Point> {
         Vec::new()
     }
 
-    fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
+    fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
         let cpu_s = facts::clock_ns(ClockId::CLOCK_PROCESS_CPUTIME_ID) as f64 / 1e9;
         let mut node = vec![
             Point::new(&CPU_TIME, self.started_ns, Value::Float(cpu_s)),

@@ -19,10 +19,7 @@ use agent_common::{
 use nix::time::ClockId;
 
 use self::account::{Account, Before, CpuUse, Reading};
-use super::{
-    Failure, Readings, Running, Signal,
-    metric::{Kind, Metric, Point, Scope, Value},
-};
+use super::{ActiveSignal, Readings, Signal, SignalError};
 use crate::{
     cgroups::{Cgroup, Cgroups, files},
     kernel::{
@@ -31,6 +28,7 @@ use crate::{
         load::{Hook, Kernel, LOCKED_DOWN, LoadError, Object, Optional, Plan},
         sys::MappedArray,
     },
+    metric::{Metric, MetricKind, Point, Scope, Value},
 };
 
 /// See the module.
@@ -61,7 +59,7 @@ pub const SIGNAL: Signal = Signal {
 pub static TIME: Metric = Metric {
     name: "container.cpu.time",
     unit: "s",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &[],
     scope: Scope::Container,
     help: "CPU time since the cgroup was made, descendants included: what cpu.stat's usage_usec counts.",
@@ -70,7 +68,7 @@ pub static TIME: Metric = Metric {
 pub static USAGE: Metric = Metric {
     name: "container.cpu.usage",
     unit: "{cpu}",
-    kind: Kind::Gauge,
+    kind: MetricKind::Gauge,
     attributes: &[],
     scope: Scope::Container,
     help: "CPUs used over the last interval.",
@@ -79,7 +77,7 @@ pub static USAGE: Metric = Metric {
 pub static WAIT_TIME: Metric = Metric {
     name: "podmeter.cpu.wait.time",
     unit: "s",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &["cause"],
     scope: Scope::Container,
     help: "Time that tasks were runnable and did not run: throttled by the cgroup's own cpu.max, or in contention with others. \
@@ -89,7 +87,7 @@ pub static WAIT_TIME: Metric = Metric {
 pub static WAIT: Metric = Metric {
     name: "podmeter.cpu.wait",
     unit: "s",
-    kind: Kind::Histogram,
+    kind: MetricKind::Histogram,
     attributes: &[],
     scope: Scope::Workload,
     help: "How long a task waited before each time it got a CPU.",
@@ -98,7 +96,7 @@ pub static WAIT: Metric = Metric {
 pub static BURST: Metric = Metric {
     name: "podmeter.cpu.burst",
     unit: "{cpu}",
-    kind: Kind::Histogram,
+    kind: MetricKind::Histogram,
     attributes: &[],
     scope: Scope::Workload,
     help: "CPUs used in each 100 ms window, idle windows included: its percentiles are real demand, not averages.",
@@ -107,7 +105,7 @@ pub static BURST: Metric = Metric {
 pub static SWITCHES: Metric = Metric {
     name: "podmeter.cpu.switches",
     unit: "{switch}",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &[],
     scope: Scope::Container,
     help: "Times that a task was taken off a CPU.",
@@ -116,7 +114,7 @@ pub static SWITCHES: Metric = Metric {
 pub static PERIODS: Metric = Metric {
     name: "podmeter.cpu.periods",
     unit: "{period}",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &[],
     scope: Scope::Container,
     help: "Enforcement periods of cpu.max in which the cgroup ran. Absent without a cpu controller.",
@@ -125,7 +123,7 @@ pub static PERIODS: Metric = Metric {
 pub static THROTTLED_PERIODS: Metric = Metric {
     name: "podmeter.cpu.throttled.periods",
     unit: "{period}",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &[],
     scope: Scope::Container,
     help: "Enforcement periods of cpu.max in which the cgroup used up its quota. Absent without a cpu controller.",
@@ -134,7 +132,7 @@ pub static THROTTLED_PERIODS: Metric = Metric {
 pub static NODE_TIME: Metric = Metric {
     name: "k8s.node.cpu.time",
     unit: "s",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &[],
     scope: Scope::Node,
     help: "CPU time of all tasks of the node since boot: all cgroups and the unattributed.",
@@ -143,7 +141,7 @@ pub static NODE_TIME: Metric = Metric {
 pub static NODE_USAGE: Metric = Metric {
     name: "k8s.node.cpu.usage",
     unit: "{cpu}",
-    kind: Kind::Gauge,
+    kind: MetricKind::Gauge,
     attributes: &[],
     scope: Scope::Node,
     help: "CPUs used by all tasks of the node over the last interval.",
@@ -152,7 +150,7 @@ pub static NODE_USAGE: Metric = Metric {
 pub static UNATTRIBUTED_TIME: Metric = Metric {
     name: "podmeter.cpu.unattributed",
     unit: "s",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &[],
     scope: Scope::Node,
     help: "CPU time of cgroups that were born when all slots were taken: the books balance, raise cgroups.slots when it grows.",
@@ -162,7 +160,7 @@ pub static UNATTRIBUTED_TIME: Metric = Metric {
 pub static LOST_WINDOWS: Metric = Metric {
     name: "podmeter.cpu.windows.lost",
     unit: "{window}",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &[],
     scope: Scope::Node,
     help: "Windows of single cgroups on single CPUs that were overwritten before they were read, or written after the window was \
@@ -420,28 +418,28 @@ impl Cpu {
     }
 }
 
-impl Running for Cpu {
-    fn tick(&mut self, cgroups: &Cgroups) -> Result<(), Failure> {
+impl ActiveSignal for Cpu {
+    fn tick(&mut self, cgroups: &Cgroups) -> Result<(), SignalError> {
         let settled_ns = self.settle()?;
         self.close_windows(settled_ns, cgroups);
         Ok(())
     }
 
-    fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point> {
+    fn retire(&mut self, cgroup: &Cgroup) -> Vec<Point> {
         let last = self.read(cgroup.slot);
         self.account.enter(cgroup.slot, last.clone());
         self.carry(cgroup, &last);
         for cpu in 0..self.cpus {
             self.records.write(cpu * self.slots + cgroup.slot, &CpuRecord::ZERO);
         }
-        self.account.bury(cgroup).map(|used| self.points(cgroup, &used)).unwrap_or_default()
+        self.account.retire(cgroup).map(|used| self.points(cgroup, &used)).unwrap_or_default()
     }
 
-    fn begin(&mut self, cgroups: &mut Cgroups) -> Result<(), Failure> {
+    fn begin(&mut self, cgroups: &mut Cgroups) -> Result<(), SignalError> {
         self.learn_before_counting(cgroups)
     }
 
-    fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
+    fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
         let settled_ns = self.settle()?;
         self.enter_all(cgroups);
         self.close_windows(settled_ns, cgroups);

@@ -1,7 +1,7 @@
 //! The dns signal: lookups of every cgroup, by how long they took and how they ended, and the other side of them, for DNS servers.
 //!
 //! The kernel side (`agent-ebpf/src/bin/dns.rs`) brings queries and answers together. This side gives up on those that were never
-//! answered, and keeps the [`books`](super::books); [`rows`] are those of the durations.
+//! answered, and keeps the [`slot_counts`](super::slot_counts); [`rows`] are those of the durations.
 
 mod names;
 mod rows;
@@ -20,12 +20,7 @@ use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData, MapError, Prog
 use nix::time::ClockId;
 
 use self::{names::Names, rows::Rows, shares::Shares};
-use super::{
-    Failure, Readings, Running, Signal,
-    books::Books,
-    metric::{Kind, Metric, Point, Scope, Value},
-    socket,
-};
+use super::{ActiveSignal, Readings, Signal, SignalError, slot_counts::SlotCounts, socket};
 use crate::{
     cgroups::{Cgroup, Cgroups},
     config,
@@ -35,6 +30,7 @@ use crate::{
         load::{Hook, Kernel, LoadError, Object, Plan, clear_calls},
         sys::{self, MappedArray},
     },
+    metric::{Metric, MetricKind, Point, Scope, Value},
 };
 
 /// See the module.
@@ -71,7 +67,7 @@ const WAYS: &[&str] = &["side", "network.transport"];
 pub static LOOKUPS: Metric = Metric {
     name: "dns.lookup.duration",
     unit: "s",
-    kind: Kind::Histogram,
+    kind: MetricKind::Histogram,
     attributes: ENDS,
     scope: Scope::Workload,
     help: "From a query to its answer, as the asking container's socket sees them, retries with the same id included. error.type is \
@@ -81,7 +77,7 @@ pub static LOOKUPS: Metric = Metric {
 pub static SERVED: Metric = Metric {
     name: "podmeter.dns.server.duration",
     unit: "s",
-    kind: Kind::Histogram,
+    kind: MetricKind::Histogram,
     attributes: ENDS,
     scope: Scope::Workload,
     help: "From a query to its answer, as the answering container's socket sees them. error.type as for dns.lookup.duration.",
@@ -147,7 +143,7 @@ pub static GAPS: Metric = counter(
 pub static NAME_QUERIES: Metric = Metric {
     name: "podmeter.dns.name.queries",
     unit: "{query}",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &["dns.question.name"],
     scope: Scope::Container,
     help: "Queries that the container itself sent, by name: the dns.top_names most asked, none unless that is set. Of all containers \
@@ -157,7 +153,7 @@ pub static NAME_QUERIES: Metric = Metric {
 pub static IN_FLIGHT: Metric = Metric {
     name: "podmeter.dns.in_flight",
     unit: "{query}",
-    kind: Kind::Gauge,
+    kind: MetricKind::Gauge,
     attributes: &[],
     scope: Scope::Node,
     help: "Queries that waited for an answer when it was last looked: there is room for 16384.",
@@ -166,14 +162,14 @@ pub static IN_FLIGHT: Metric = Metric {
 pub static UNATTRIBUTED_QUERIES: Metric = Metric {
     name: "podmeter.dns.unattributed",
     unit: "{query}",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: WAYS,
     scope: Scope::Node,
     help: "Queries of cgroups that were born when all slots were taken.",
 };
 
 const fn counter(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
-    Metric { name, unit, kind: Kind::Counter, attributes: WAYS, scope: Scope::Container, help }
+    Metric { name, unit, kind: MetricKind::Counter, attributes: WAYS, scope: Scope::Container, help }
 }
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dns"));
@@ -190,9 +186,9 @@ struct Dns {
     _object: Object,
     /// Held for as long as nothing else keeps them: a table without a descriptor or a pin forgets its programs.
     _calls: Vec<ProgramArray<MapData>>,
-    books: Books<DnsCounts>,
-    /// The same as in the books: this side adds to them too.
-    counts: MappedArray<DnsCounts>,
+    counts: SlotCounts<DnsCounts>,
+    /// the same map: this side adds to it too.
+    records: MappedArray<DnsCounts>,
     rows: Rows,
     names: Names,
     in_flight: BpfHashMap<MapData, QueryKey, Query>,
@@ -259,8 +255,8 @@ impl Dns {
             object.call_from(table, 0, program)?;
         }
         Ok(Self {
-            books: Books::open(&object, "DNS_COUNTS", 1, slots)?,
-            counts: object.mapped("DNS_COUNTS")?,
+            counts: SlotCounts::open(&object, "DNS_COUNTS", 1, slots)?,
+            records: object.mapped("DNS_COUNTS")?,
             rows: Rows::new(object.take("DNS_ROWS")?),
             names: Names::new(object.take("DNS_NAMES")?, config.top_names),
             in_flight: object.take("DNS_IN_FLIGHT")?,
@@ -276,7 +272,7 @@ impl Dns {
     }
 
     /// Gives up on queries that have waited for too long, and notes what cgroups that are gone still wait for.
-    fn give_up(&mut self, cgroups: &Cgroups) -> Result<(), Failure> {
+    fn give_up(&mut self, cgroups: &Cgroups) -> Result<(), SignalError> {
         let now_ns = facts::clock_ns(ClockId::CLOCK_MONOTONIC);
         let timeout_ns = self.timeout.as_nanos() as u64;
         let mut late = Vec::new();
@@ -326,7 +322,7 @@ impl Dns {
 
     /// Adds one to a slot's count that is at this offset.
     fn add(&self, slot: u32, offset: usize, way: Way) {
-        self.counts.add_to_word(slot, offset / 8 + way.index(), 1);
+        self.records.add_to_word(slot, offset / 8 + way.index(), 1);
     }
 
     fn points(&self, start_ns: u64, counts: &DnsCounts, rows: &[(RowKey, Histogram)]) -> Vec<Point> {
@@ -368,8 +364,8 @@ impl Dns {
     }
 }
 
-impl Running for Dns {
-    fn tick(&mut self, cgroups: &Cgroups) -> Result<(), Failure> {
+impl ActiveSignal for Dns {
+    fn tick(&mut self, cgroups: &Cgroups) -> Result<(), SignalError> {
         self.give_up(cgroups)?;
         if cgroups.table().iter().any(|cgroup| !cgroup.lives()) {
             self.read_names()?;
@@ -377,26 +373,26 @@ impl Running for Dns {
         Ok(())
     }
 
-    fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point> {
+    fn retire(&mut self, cgroup: &Cgroup) -> Vec<Point> {
         for key in self.orphans.remove(&cgroup.slot).unwrap_or_default() {
             if self.take(&key).unwrap_or(false) {
                 self.add(cgroup.slot, offset_of!(DnsCounts, abandoned), way(&key));
             }
         }
         let start_ns = cgroup.counted_since(self.since_ns);
-        let last = self.books.bury(cgroup);
+        let last = self.counts.retire(cgroup);
         if last.queries == [0; 4] {
             // Whoever asked nothing has no rows.
             return self.points(start_ns, &last, &[]);
         }
-        let rows = self.rows.bury(cgroup.slot, cgroup.parent.unwrap_or(UNATTRIBUTED));
+        let rows = self.rows.retire(cgroup.slot, cgroup.parent.unwrap_or(UNATTRIBUTED));
         let mut points = self.points(start_ns, &last, &rows);
-        points.extend(self.names.bury(cgroup.slot));
+        points.extend(self.names.retire(cgroup.slot));
         points
     }
 
-    fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
-        let totals = self.books.totals(cgroups.table());
+    fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
+        let totals = self.counts.totals(cgroups.table());
         let mut rows = self.rows.totals(cgroups.table())?;
         self.read_names()?;
         let points = |cgroup: &Cgroup| {
@@ -408,7 +404,7 @@ impl Running for Dns {
         let by_cgroup = cgroups.table().iter().filter_map(points).collect();
         // Behind the points: what is exported has all that was asked.
         self.shares.set_names(&self.names.make_room());
-        let unattributed = self.books.unattributed().queries;
+        let unattributed = self.counts.unattributed().queries;
         let mut node = vec![Point::new(&IN_FLIGHT, 0, Value::Int(self.waiting))];
         for (way, n) in Way::ALL.into_iter().zip(unattributed).filter(|(_, n)| *n > 0) {
             let point = Point::new(&UNATTRIBUTED_QUERIES, self.since_ns, Value::Int(n));

@@ -10,18 +10,14 @@ use std::{collections::HashMap, io::Read as _};
 use agent_common::drops::{DropCounts, Facts};
 
 use self::{namespaces::Namespaces, reasons::Reasons};
-use super::{
-    Failure, Readings, Running, Signal,
-    books::Books,
-    metric::{Kind, Metric, Point, Scope, Value},
-    socket,
-};
+use super::{ActiveSignal, Readings, Signal, SignalError, slot_counts::SlotCounts, socket};
 use crate::{
     cgroups::{Cgroup, Cgroups},
     kernel::{
         btf::{Btf, BtfError},
         load::{Hook, Kernel, LOCKED_DOWN, Object, Optional, Plan},
     },
+    metric::{Metric, MetricKind, Point, Scope, Value},
 };
 
 /// See the module.
@@ -39,7 +35,7 @@ pub const SIGNAL: Signal = Signal {
 pub static DROPS: Metric = Metric {
     name: "podmeter.network.drops",
     unit: "{packet}",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &["reason"],
     scope: Scope::Container,
     help: "Packets that the kernel dropped, by its own reason in lower case (enum skb_drop_reason); reasons that are no loss are left out.",
@@ -48,7 +44,7 @@ pub static DROPS: Metric = Metric {
 pub static UNATTRIBUTED: Metric = Metric {
     name: "podmeter.network.drops.unattributed",
     unit: "{packet}",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &["reason"],
     scope: Scope::Node,
     help: "Packets that the kernel dropped of no cgroup that is known: neither their socket nor their network namespace leads to one.",
@@ -73,7 +69,7 @@ const OPTIONAL: &[Optional] = &[
 struct Drops {
     /// Keeps the programs attached.
     _object: Object,
-    books: Books<DropCounts>,
+    counts: SlotCounts<DropCounts>,
     reasons: Reasons,
     namespaces: Namespaces,
     /// What this kernel does not allow, and why.
@@ -83,7 +79,7 @@ struct Drops {
 }
 
 impl Drops {
-    fn start(kernel: &mut Kernel, cgroups: &Cgroups) -> Result<Self, Failure> {
+    fn start(kernel: &mut Kernel, cgroups: &Cgroups) -> Result<Self, SignalError> {
         let slots = cgroups.slots();
         let (mut facts, reasons) = offsets(&kernel.btf)?;
         let mut programs = vec![
@@ -119,7 +115,7 @@ impl Drops {
             object.walk(WALK, cgroups.root())?.read_to_end(&mut Vec::new())?;
         }
         Ok(Self {
-            books: Books::open(&object, "DROPS_COUNTS", 1, slots)?,
+            counts: SlotCounts::open(&object, "DROPS_COUNTS", 1, slots)?,
             namespaces: Namespaces::open(&mut object, slots)?,
             since_ns: object.since_ns(),
             _object: object,
@@ -139,14 +135,14 @@ impl Drops {
     }
 }
 
-impl Running for Drops {
-    fn tick(&mut self, cgroups: &Cgroups) -> Result<(), Failure> {
+impl ActiveSignal for Drops {
+    fn tick(&mut self, cgroups: &Cgroups) -> Result<(), SignalError> {
         self.namespaces.learn(cgroups.table())
     }
 
-    fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point> {
-        self.namespaces.bury(cgroup);
-        let last = self.books.bury(cgroup);
+    fn retire(&mut self, cgroup: &Cgroup) -> Vec<Point> {
+        self.namespaces.retire(cgroup);
+        let last = self.counts.retire(cgroup);
         self.points(&DROPS, cgroup.counted_since(self.since_ns), &last)
     }
 
@@ -154,11 +150,11 @@ impl Running for Drops {
         (!self.lacks.is_empty()).then(|| self.lacks.join("; "))
     }
 
-    fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
-        let totals = self.books.totals(cgroups.table());
+    fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
+        let totals = self.counts.totals(cgroups.table());
         let of = |c: &Cgroup| Some((c.slot, self.points(&DROPS, c.counted_since(self.since_ns), totals.get(&c.slot)?)));
         let cgroups = cgroups.table().iter().filter_map(of).collect();
-        Ok(Readings { cgroups, node: self.points(&UNATTRIBUTED, self.since_ns, &self.books.unattributed()) })
+        Ok(Readings { cgroups, node: self.points(&UNATTRIBUTED, self.since_ns, &self.counts.unattributed()) })
     }
 }
 

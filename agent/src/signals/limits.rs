@@ -4,14 +4,12 @@
 //! another matter: no file has them as they were made. Where Kubernetes knows the cgroup the aggregation puts its requests there;
 //! for others it makes of the weight what can be told.
 
-use super::{
-    Failure, Readings, Running, Signal,
-    metric::{Kind, Metric, Point, Scope, Value},
-};
+use super::{ActiveSignal, Readings, Signal, SignalError};
 use crate::cgroups::{
     Cgroup, Cgroups,
     files::{self, Limits},
 };
+use crate::metric::{Metric, MetricKind, Point, Scope, Value};
 
 /// See the module.
 pub const SIGNAL: Signal = Signal {
@@ -50,22 +48,22 @@ pub static MEMORY_LIMIT: Metric =
 pub static CPU_WEIGHT: Metric = gauge("cpu.weight", "1", "The cgroup's share of CPU time beside its siblings.");
 
 const fn gauge(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
-    Metric { name, unit, kind: Kind::Gauge, attributes: &[], scope: Scope::Container, help }
+    Metric { name, unit, kind: MetricKind::Gauge, attributes: &[], scope: Scope::Container, help }
 }
 
 /// The files are the state.
 struct Files;
 
-impl Running for Files {
-    fn tick(&mut self, _: &Cgroups) -> Result<(), Failure> {
+impl ActiveSignal for Files {
+    fn tick(&mut self, _: &Cgroups) -> Result<(), SignalError> {
         Ok(())
     }
 
-    fn bury(&mut self, _: &Cgroup) -> Vec<Point> {
+    fn retire(&mut self, _: &Cgroup) -> Vec<Point> {
         Vec::new()
     }
 
-    fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
+    fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
         let of = |cgroup: &Cgroup| (cgroup.slot, points(&files::limits(&cgroups.directory(cgroup), cgroup.controllers)));
         let with_limits = cgroups.table().iter().filter(|c| c.lives()).map(of).filter(|(_, points)| !points.is_empty());
         Ok(Readings { cgroups: with_limits.collect(), node: Vec::new() })

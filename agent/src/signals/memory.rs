@@ -24,21 +24,18 @@ use self::{
     kills::Kills,
     layout::Layout,
 };
-use super::{
-    Failure, Readings, Running, Signal,
-    books::Books,
-    event::Event,
-    metric::{Point, Value},
-};
+use super::{ActiveSignal, Readings, Signal, SignalError, slot_counts::SlotCounts};
 use crate::{
     causes::chain,
     cgroups::{Cgroup, Cgroups},
+    event::Event,
     kernel::{
         btf::Btf,
         facts,
         load::{Hook, Kernel, LOCKED_DOWN, LoadError, Object, Optional, Plan},
         sys::MappedArray,
     },
+    metric::{Point, Value},
 };
 
 /// See the module.
@@ -107,7 +104,7 @@ struct Memory {
     files: Files,
     records: MappedArray<Usage>,
     walk: MappedArray<Walk>,
-    books: Books<Counts>,
+    counts: SlotCounts<Counts>,
     kills: Kills,
     page_bytes: u64,
     cpus: u32,
@@ -151,7 +148,7 @@ fn programs(btf: &Btf, layout: &Layout) -> (Vec<(&'static str, Hook)>, Vec<Strin
 }
 
 impl Memory {
-    fn start(kernel: &mut Kernel, cgroups: &Cgroups) -> Result<Self, Failure> {
+    fn start(kernel: &mut Kernel, cgroups: &Cgroups) -> Result<Self, SignalError> {
         let slots = cgroups.slots();
         // Five megabytes of text, for two lines of it, and only where they are needed.
         let symbols = std::cell::OnceCell::new();
@@ -206,7 +203,7 @@ impl Memory {
             files: Files::default(),
             records: object.mapped("MEMORY_USAGE")?,
             walk: object.mapped("MEMORY_WALK")?,
-            books: Books::open(&object, "MEMORY_COUNTS", 1, slots)?,
+            counts: SlotCounts::open(&object, "MEMORY_COUNTS", 1, slots)?,
             kills: Kills::open(&object)?,
             page_bytes,
             cpus: kernel.cpus,
@@ -297,7 +294,7 @@ impl Memory {
     }
 
     /// Every cgroup's figures, by slot; the root has none of its own.
-    fn figures(&mut self, cgroups: &Cgroups, swap: bool) -> Result<HashMap<u32, Figures>, Failure> {
+    fn figures(&mut self, cgroups: &Cgroups, swap: bool) -> Result<HashMap<u32, Figures>, SignalError> {
         if with_memory(cgroups).next().is_none() {
             return Ok(HashMap::new());
         }
@@ -310,8 +307,8 @@ impl Memory {
     }
 }
 
-impl Running for Memory {
-    fn tick(&mut self, cgroups: &Cgroups) -> Result<(), Failure> {
+impl ActiveSignal for Memory {
+    fn tick(&mut self, cgroups: &Cgroups) -> Result<(), SignalError> {
         let events = self.kills.take(cgroups.table());
         self.events.extend(events);
         Ok(())
@@ -330,20 +327,20 @@ impl Running for Memory {
         (!notes.is_empty()).then(|| notes.join("; "))
     }
 
-    fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point> {
-        let last = self.books.bury(cgroup);
+    fn retire(&mut self, cgroup: &Cgroup) -> Vec<Point> {
+        let last = self.counts.retire(cgroup);
         self.records.write(cgroup.slot, &Usage::ZERO);
         metrics::of_counts(&last, cgroup.counted_since(self.since_ns), self.counts_kills)
     }
 
-    fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
+    fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
         let info = MemInfo::read();
         let swap_free = info.map_or(0, |info| info.swap_free);
         let swap = info.is_some_and(|info| info.swap_total > 0);
         // With vm.swappiness 0 the kernel swaps nothing of a cgroup that is at its limit (`get_scan_count`).
         let swap_free = if swap && swaps() { swap_free } else { 0 };
         let figures = self.figures(cgroups, swap)?;
-        let totals = self.books.totals(cgroups.table());
+        let totals = self.counts.totals(cgroups.table());
         let mut points = Vec::with_capacity(figures.len());
         for cgroup in cgroups.table().iter() {
             let mut of_cgroup = Vec::new();
@@ -359,7 +356,7 @@ impl Running for Memory {
         }
         let mut node = info.as_ref().map(metrics::of_node).unwrap_or_default();
         if self.counts_kills {
-            let lost = self.books.unattributed();
+            let lost = self.counts.unattributed();
             let kills = Value::Int(lost.cgroup_kills + lost.node_kills);
             node.push(Point::new(&metrics::UNATTRIBUTED_KILLS, self.since_ns, kills));
             node.push(Point::new(&metrics::LOST_KILLS, self.started_ns, Value::Int(self.kills.lost())));

@@ -1,7 +1,7 @@
 //! The network signal: bytes and packets of every cgroup's sockets, and where they go.
 //!
 //! The kernel side (`agent-ebpf/src/bin/network.rs`) counts each packet at its socket. This side tells it which addresses are
-//! whose, and keeps the [`books`](super::books).
+//! whose, and keeps the [`slot_counts`](super::slot_counts).
 
 mod ranges;
 
@@ -11,12 +11,7 @@ use agent_common::network::{Facts, NetworkCounts, Scope as To};
 use aya::maps::{MapData, ProgramArray};
 
 use self::ranges::Ranges;
-use super::{
-    Addresses, Failure, Readings, Running, Signal,
-    books::Books,
-    metric::{Kind, Metric, Point, Scope, Value},
-    socket,
-};
+use super::{ActiveSignal, Addresses, Readings, Signal, SignalError, slot_counts::SlotCounts, socket};
 use crate::{
     cgroups::{Cgroup, Cgroups},
     config,
@@ -24,6 +19,7 @@ use crate::{
         capabilities,
         load::{Hook, Kernel, LoadError, Object, Plan, clear_calls},
     },
+    metric::{Metric, MetricKind, Point, Scope, Value},
 };
 
 /// See the module.
@@ -98,7 +94,7 @@ const fn counter(
     scope: Scope,
     help: &'static str,
 ) -> Metric {
-    Metric { name, unit, kind: Kind::Counter, attributes, scope, help }
+    Metric { name, unit, kind: MetricKind::Counter, attributes, scope, help }
 }
 
 const DIRECTION: &str = "network.io.direction";
@@ -109,7 +105,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ne
 struct Network {
     /// Held for its links, and for the tables of programs that it calls.
     _object: Object,
-    books: Books<NetworkCounts>,
+    counts: SlotCounts<NetworkCounts>,
     ranges: Ranges,
     /// Since when the kernel side counts, CLOCK_BOOTTIME in ns.
     since_ns: u64,
@@ -142,8 +138,8 @@ impl Network {
             forget_dns(&mut object)?;
         }
         kernel.attach(&mut object)?;
-        let books = Books::open(&object, "NETWORK_COUNTS", cpus, slots)?;
-        Ok(Self { books, ranges, since_ns: object.since_ns(), _object: object })
+        let counts = SlotCounts::open(&object, "NETWORK_COUNTS", cpus, slots)?;
+        Ok(Self { counts, ranges, since_ns: object.since_ns(), _object: object })
     }
 }
 
@@ -156,12 +152,12 @@ fn forget_dns(object: &mut Object) -> Result<(), LoadError> {
     Ok(())
 }
 
-impl Running for Network {
-    fn tick(&mut self, _: &Cgroups) -> Result<(), Failure> {
+impl ActiveSignal for Network {
+    fn tick(&mut self, _: &Cgroups) -> Result<(), SignalError> {
         Ok(())
     }
 
-    fn learn(&mut self, addresses: &Addresses, cgroups: &Cgroups) -> Result<(), Failure> {
+    fn learn(&mut self, addresses: &Addresses, cgroups: &Cgroups) -> Result<(), SignalError> {
         let learnt = self.ranges.learn(addresses);
         if !matches!(learnt, Ok(false)) {
             cgroups.start_generation();
@@ -169,15 +165,15 @@ impl Running for Network {
         learnt.map(drop).map_err(|source| LoadError::Map { action: "fill", map: "NETWORK_RANGES", source: source.into() }.into())
     }
 
-    fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point> {
-        points(cgroup.counted_since(self.since_ns), &self.books.bury(cgroup))
+    fn retire(&mut self, cgroup: &Cgroup) -> Vec<Point> {
+        points(cgroup.counted_since(self.since_ns), &self.counts.retire(cgroup))
     }
 
-    fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
-        let totals = self.books.totals(cgroups.table());
+    fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
+        let totals = self.counts.totals(cgroups.table());
         let of = |c: &Cgroup| Some((c.slot, points(c.counted_since(self.since_ns), totals.get(&c.slot)?)));
         let by_cgroup = cgroups.table().iter().filter_map(of).collect();
-        let rest = self.books.unattributed();
+        let rest = self.counts.unattributed();
         let root = cgroups.table().iter().find(|cgroup| cgroup.path == "/").and_then(|root| totals.get(&root.slot));
         let both = |metric, received: u64, sent: u64| directions(metric, self.since_ns, [received, sent]);
         let mut node = both(&UNATTRIBUTED_IO, rest.received_bytes, sent_bytes(&rest)).to_vec();

@@ -6,13 +6,11 @@
 
 use std::{collections::HashMap, fs, io, path::Path};
 
-use super::{
-    Failure, Readings, Running, Signal,
-    metric::{Kind, Metric, Point, Scope, Value},
-};
+use super::{ActiveSignal, Readings, Signal, SignalError};
 use crate::{
     cgroups::{Cgroup, Cgroups},
     kernel::{btf::Btf, facts},
+    metric::{Metric, MetricKind, Point, Scope, Value},
 };
 
 /// See the module.
@@ -30,7 +28,7 @@ pub const SIGNAL: Signal = Signal {
 pub static TIME: Metric = Metric {
     name: "podmeter.pressure.time",
     unit: "s",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &["resource", "stall"],
     scope: Scope::Container,
     help: "Time in which some or all (full) of the cgroup's tasks stood still for want of cpu, memory or io: total of its \
@@ -40,7 +38,7 @@ pub static TIME: Metric = Metric {
 pub static NODE_TIME: Metric = Metric {
     name: "podmeter.node.pressure.time",
     unit: "s",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &["resource", "stall"],
     scope: Scope::Node,
     help: "Time in which some or all (full) of the node's tasks stood still for want of cpu, memory or io: total of \
@@ -122,16 +120,16 @@ impl Absent {
     }
 }
 
-impl Running for Pressure {
-    fn tick(&mut self, _: &Cgroups) -> Result<(), Failure> {
+impl ActiveSignal for Pressure {
+    fn tick(&mut self, _: &Cgroups) -> Result<(), SignalError> {
         Ok(())
     }
 
-    fn bury(&mut self, _: &Cgroup) -> Vec<Point> {
+    fn retire(&mut self, _: &Cgroup) -> Vec<Point> {
         Vec::new()
     }
 
-    fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
+    fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
         let living = cgroups.table().iter().filter(|c| c.lives() && c.path != "/");
         let mut absent = HashMap::new();
         let mut of_cgroups = Vec::with_capacity(cgroups.table().len());

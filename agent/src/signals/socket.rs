@@ -5,7 +5,7 @@ use agent_common::{
     socket::SocketFacts,
 };
 
-use super::Failure;
+use super::SignalError;
 use crate::{
     config,
     kernel::{
@@ -27,7 +27,7 @@ pub fn dns_ports(config: &config::Dns) -> [u64; PORTS_LEN] {
 ///
 /// # Errors
 /// When they cannot.
-pub fn can_be_attributed(facts: &SocketFacts, kernel: &Kernel) -> Result<(), Failure> {
+pub fn can_be_attributed(facts: &SocketFacts, kernel: &Kernel) -> Result<(), SignalError> {
     let by_address = facts.cgroup_is_number != 0;
     if by_address && !kernel.reads_by_address { Err(LOCKED_DOWN.into()) } else { Ok(()) }
 }

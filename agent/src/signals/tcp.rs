@@ -8,12 +8,7 @@ mod namespaces;
 use agent_common::tcp::{ConnectError, FIRST, Facts, Mode, TcpCounts};
 
 use self::namespaces::{Namespaces, read_to_end};
-use super::{
-    Failure, Readings, Running, Signal,
-    books::Books,
-    metric::{Kind, Metric, Point, Scope, Value},
-    socket,
-};
+use super::{ActiveSignal, Readings, Signal, SignalError, slot_counts::SlotCounts, socket};
 use crate::{
     cgroups::{Cgroup, Cgroups},
     histogram::Histogram,
@@ -22,6 +17,7 @@ use crate::{
         capabilities,
         load::{Hook, Kernel, Object, Optional, Plan},
     },
+    metric::{Metric, MetricKind, Point, Scope, Value},
 };
 
 /// See the module.
@@ -65,7 +61,7 @@ pub static RETRANSMITS: Metric = counter(
 pub static RTT: Metric = Metric {
     name: "podmeter.tcp.rtt",
     unit: "s",
-    kind: Kind::Histogram,
+    kind: MetricKind::Histogram,
     attributes: &[],
     scope: Scope::Workload,
     help: "Smoothed round-trip time of a connection (the kernel's srtt), once per round trip in which data was acknowledged; of \
@@ -75,7 +71,7 @@ pub static RTT: Metric = Metric {
 pub static CONNECT_DURATION: Metric = Metric {
     name: "podmeter.tcp.connect.duration",
     unit: "s",
-    kind: Kind::Histogram,
+    kind: MetricKind::Histogram,
     attributes: &[],
     scope: Scope::Workload,
     help: "Time from a connect's first SYN to its answer, of connects that succeeded.",
@@ -131,7 +127,7 @@ const fn counter(
     scope: Scope,
     help: &'static str,
 ) -> Metric {
-    Metric { name, unit, kind: Kind::Counter, attributes, scope, help }
+    Metric { name, unit, kind: MetricKind::Counter, attributes, scope, help }
 }
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcp"));
@@ -170,13 +166,13 @@ struct Tcp {
     unsent: bool,
     /// What this kernel does not allow, and why.
     lacks: Vec<String>,
-    books: Books<TcpCounts>,
+    counts: SlotCounts<TcpCounts>,
     /// Since when the kernel side counts, CLOCK_BOOTTIME in ns.
     since_ns: u64,
 }
 
 impl Tcp {
-    fn start(kernel: &mut Kernel, cgroups: &Cgroups) -> Result<Self, Failure> {
+    fn start(kernel: &mut Kernel, cgroups: &Cgroups) -> Result<Self, SignalError> {
         let slots = cgroups.slots();
         let facts = offsets(&kernel.btf)?;
         socket::can_be_attributed(&facts.socket, kernel)?;
@@ -224,8 +220,8 @@ impl Tcp {
         }
         let resets = !object.does_without("tcp_on_reset_sent");
         let unsent = facts.by_callback == 0;
-        let books = Books::open(&object, "TCP_COUNTS", 1, slots)?;
-        Ok(Self { living, resets, unsent, lacks, books, since_ns: object.since_ns(), object })
+        let counts = SlotCounts::open(&object, "TCP_COUNTS", 1, slots)?;
+        Ok(Self { living, resets, unsent, lacks, counts, since_ns: object.since_ns(), object })
     }
 
     fn points(&self, start_ns: u64, counts: &TcpCounts) -> Vec<Point> {
@@ -256,13 +252,13 @@ impl Tcp {
     }
 }
 
-impl Running for Tcp {
-    fn tick(&mut self, _: &Cgroups) -> Result<(), Failure> {
+impl ActiveSignal for Tcp {
+    fn tick(&mut self, _: &Cgroups) -> Result<(), SignalError> {
         Ok(())
     }
 
-    fn bury(&mut self, cgroup: &Cgroup) -> Vec<Point> {
-        let last = self.books.bury(cgroup);
+    fn retire(&mut self, cgroup: &Cgroup) -> Vec<Point> {
+        let last = self.counts.retire(cgroup);
         self.points(cgroup.counted_since(self.since_ns), &last)
     }
 
@@ -270,16 +266,16 @@ impl Running for Tcp {
         (!self.lacks.is_empty()).then(|| self.lacks.join("; "))
     }
 
-    fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, Failure> {
+    fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
         match &mut self.living {
             Living::Walk => read_to_end(self.object.walk_sockets(WALK, "TCP_SOCKETS")?)?,
             Living::Namespaces(namespaces) => namespaces.walk_some(&mut self.object)?,
             Living::Events => {}
         }
-        let totals = self.books.totals(cgroups.table());
+        let totals = self.counts.totals(cgroups.table());
         let of = |c: &Cgroup| Some((c.slot, self.points(c.counted_since(self.since_ns), totals.get(&c.slot)?)));
         let cgroups = cgroups.table().iter().filter_map(of).collect();
-        let unattributed = Value::Int(self.books.unattributed().segments);
+        let unattributed = Value::Int(self.counts.unattributed().segments);
         Ok(Readings { cgroups, node: vec![Point::new(&UNATTRIBUTED, self.since_ns, unattributed)] })
     }
 }

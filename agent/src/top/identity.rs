@@ -3,7 +3,7 @@
 
 use super::view::Workload;
 use crate::{
-    cgroups::name::Kind,
+    cgroups::name::CgroupKind,
     join::{Resource, Subject},
     pods::workload,
 };
@@ -16,7 +16,7 @@ pub fn of(subject: &Subject, resource: &Resource) -> Workload {
         kind: name.kind.as_str().to_owned(),
         cgroup_kind: name.kind.as_str().to_owned(),
         pod: name.pod_uid.clone(),
-        container: name.container_id.clone().filter(|_| name.kind == Kind::Container),
+        container: name.container_id.clone().filter(|_| name.kind == CgroupKind::Container),
         cgroup: subject.path.clone(),
         ended: subject.ended,
         ..Workload::default()
@@ -27,10 +27,10 @@ pub fn of(subject: &Subject, resource: &Resource) -> Workload {
     workload.pod = Some(pod);
     workload.namespace = get("k8s.namespace.name");
     workload.container = workload.container.and_then(|id| get("k8s.container.name").or(Some(id)));
-    workload.container_type = get("podmeter.container.type").filter(|_| name.kind == Kind::Container && !name.nested);
+    workload.container_type = get("podmeter.container.type").filter(|_| name.kind == CgroupKind::Container && !name.nested);
     // What a container made inside itself is no workload of Kubernetes.
-    let known = matches!(name.kind, Kind::Pod | Kind::Container) && !name.nested;
-    let controller = workload::Kind::ALL.into_iter().find_map(|kind| Some((kind, get(kind.attribute())?)));
+    let known = matches!(name.kind, CgroupKind::Pod | CgroupKind::Container) && !name.nested;
+    let controller = workload::WorkloadKind::ALL.into_iter().find_map(|kind| Some((kind, get(kind.attribute())?)));
     match controller.filter(|_| known) {
         Some((kind, name)) => (workload.kind, workload.name) = (kind.as_str().to_owned(), name),
         // A pod that somebody made by hand, or a static one.
@@ -46,7 +46,7 @@ mod tests {
         cgroups::table::tests::cgroup,
         join::{Node, identity::Unlisted},
         pods::{
-            known::Found,
+            index::Found,
             object::{Container, Pod},
         },
     };
@@ -76,7 +76,7 @@ mod tests {
         let id = "ab".repeat(32);
         let of = |kind, name: &str| Some(workload::Workload { kind, name: name.into() });
         let pod = |workload| Pod { namespace: "shop".into(), name: "web-5d-x".into(), workload, ..Pod::default() };
-        let web = pod(of(workload::Kind::Deployment, "web"));
+        let web = pod(of(workload::WorkloadKind::Deployment, "web"));
         let app = Container { name: "app".into(), ..Container::default() };
         let (container, inner) = (format!("/{id}"), format!("/{id}/inner"));
         for (path, pod, container, wanted) in [
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_workload_is_called_by_its_own_word() {
-        for kind in workload::Kind::ALL {
+        for kind in workload::WorkloadKind::ALL {
             let workload = Some(workload::Workload { kind, name: "it".into() });
             let pod = Pod { namespace: "shop".into(), name: "it-0".into(), workload, ..Pod::default() };
             let [told, name, ..] = told_without_liar(&pod);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     histogram::Histogram,
     join::Sample,
-    signals::metric::{Metric, Point, Value},
+    metric::{Metric, Point, Value},
 };
 
 /// All points of a metric.

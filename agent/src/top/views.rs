@@ -13,7 +13,8 @@ use crate::{
     aggregate::Batch,
     histogram::Histogram,
     join::{Sample, Subject},
-    signals::{cpu, dns, drops, limits, memory::metrics, metric::Value, network, tcp},
+    metric::Value,
+    signals::{cpu, dns, drops, limits, memory::metrics, network, tcp},
 };
 
 /// Version of the JSON document.
@@ -292,7 +293,7 @@ fn known<T: Default + PartialEq>(part: T) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cgroups::table::tests::cgroup, join, signals::metric::Point};
+    use crate::{cgroups::table::tests::cgroup, join, metric::Point};
 
     #[test]
     fn a_request_is_suggested_by_all_that_was_seen_and_with_the_time_it_took() {

@@ -34,7 +34,7 @@ fn path(uid: &str, container: &str) -> String {
 }
 
 /// CPUs requested, of each cgroup in turn, in thousandths.
-fn requested(in_force: &mut InForce, cgroups: &[(&str, u64)], known: Option<&Known>) -> Vec<Option<u64>> {
+fn requested(in_force: &mut InForce, cgroups: &[(&str, u64)], known: Option<&PodIndex>) -> Vec<Option<u64>> {
     let (table, mut by_slot) = node(cgroups);
     in_force.learn(&table, &by_slot, known);
     let mut of = |cgroup: &Cgroup| {
@@ -49,7 +49,7 @@ fn requested(in_force: &mut InForce, cgroups: &[(&str, u64)], known: Option<&Kno
 
 #[test]
 fn what_kubernetes_knows_has_its_request_whatever_its_weight_is() {
-    let mut known = Known::default();
+    let mut known = PodIndex::default();
     known.set_pod(pod(UID, &[("a", 20), ("b", 1000)]));
     for curve in [Curve::Linear, Curve::Quadratic] {
         let [small, large] = [20, 1024].map(|shares| curve.weight(shares));
@@ -61,7 +61,7 @@ fn what_kubernetes_knows_has_its_request_whatever_its_weight_is() {
 
 #[test]
 fn a_pod_that_requests_nothing_has_no_request() {
-    let mut known = Known::default();
+    let mut known = PodIndex::default();
     let mut idle = pod(UID, &[("a", 1)]);
     idle.containers[0].desired = Resources::default();
     known.set_pod(idle);
@@ -71,7 +71,7 @@ fn a_pod_that_requests_nothing_has_no_request() {
 
 #[test]
 fn what_it_does_not_know_is_read_by_the_curve_of_what_it_knows() {
-    let mut known = Known::default();
+    let mut known = PodIndex::default();
     known.set_pod(pod(UID, &[("a", 100)]));
     let mut in_force = InForce::default();
     // kubelet by the one curve, the runtime by the other: 2 CPUs of a pod that the API has not told of yet.
@@ -113,7 +113,7 @@ fn a_weight_that_nobody_made_of_a_request_is_none() {
 
 #[test]
 fn memory_that_is_protected_gives_way_to_what_is_requested() {
-    let mut known = Known::default();
+    let mut known = PodIndex::default();
     let list = |memory: &str| crate::pods::object::Amounts { cpu: None, memory: memory.parse().ok() };
     let mut app = pod(UID, &[("a", 100)]);
     app.containers[0].reported = Reported { requests: Some(list("64Mi")), ..Reported::default() };

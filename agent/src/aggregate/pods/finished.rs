@@ -4,7 +4,7 @@
 
 use std::{cmp::Reverse, collections::HashMap, time::Duration};
 
-use crate::pods::{Known, known::Ended, object::Pod};
+use crate::pods::{PodIndex, index::Ended, object::Pod};
 
 /// Finished pods in one batch.
 pub const MOST: usize = 100;
@@ -36,7 +36,7 @@ pub struct Chosen<'a> {
 
 impl Finished {
     /// Chooses: what no batch has had comes first, then what has finished last. `now` is Unix time.
-    pub fn choose<'a>(&mut self, known: &'a Known, now: Duration) -> Chosen<'a> {
+    pub fn choose<'a>(&mut self, known: &'a PodIndex, now: Duration) -> Chosen<'a> {
         let began = *self.began.get_or_insert(now);
         let kept = known.finished_kept;
         let before = std::mem::take(&mut self.states);
@@ -80,8 +80,8 @@ mod tests {
         Pod { uid: format!("{number:05}").into(), phase: Some(Phase::Succeeded), finished, ..Pod::default() }
     }
 
-    fn known(pods: impl IntoIterator<Item = Pod>) -> Known {
-        let mut known = Known::default();
+    fn known(pods: impl IntoIterator<Item = Pod>) -> PodIndex {
+        let mut known = PodIndex::default();
         known.finished_kept = KEPT;
         pods.into_iter().for_each(|pod| known.set_pod(pod));
         known

@@ -30,9 +30,9 @@ fn using(cores: f64, bytes: u64) -> Vec<Point> {
     static MEMORY: Metric = Metric {
         name: WORKING_SET,
         unit: "By",
-        kind: crate::signals::metric::Kind::Gauge,
+        kind: crate::metric::MetricKind::Gauge,
         attributes: &[],
-        scope: crate::signals::metric::Scope::Container,
+        scope: crate::metric::Scope::Container,
         help: "As the memory signal has it.",
     };
     vec![
@@ -58,12 +58,12 @@ fn value(samples: &[Sample], container: Option<&str>, metric: &Metric, attribute
 
 /// The samples of one pod of which containers use this.
 fn samples(pods: &mut Pods, pod: Pod, used: &[(&str, Vec<Point>)]) -> Vec<Sample> {
-    let mut known = Known::default();
+    let mut known = PodIndex::default();
     known.set_pod(pod.clone());
     let mut entered = Used::default();
     for (name, points) in used {
         let container = pod.containers.iter().find(|container| *container.name == **name);
-        let kind = if container.is_some() { Kind::Container } else { Kind::Pod };
+        let kind = if container.is_some() { CgroupKind::Container } else { CgroupKind::Pod };
         entered.enter(&pod, container, kind, false, points);
     }
     pods.samples(&Node::default(), &known, &entered, Duration::ZERO)
@@ -155,7 +155,7 @@ fn a_reason_of_kubelet_or_of_a_runtime_is_told_as_it_is() {
 
 #[test]
 fn the_nodes_sums() {
-    let mut known = Known::default();
+    let mut known = PodIndex::default();
     assert!(node_points(&known).is_empty());
     known.set_node(crate::pods::object::Node { name: "n".into(), cpu: "4".parse().ok(), ..Default::default() });
     known.set_namespace(Namespace { name: "shop".into(), labels: Vec::new() });

@@ -23,7 +23,7 @@ fn path(layout: &str) -> String {
         .replace("STATIC", STATIC_UID)
 }
 
-/// `parse` in the words of the tables: `Kind name`, then what it belongs to, each only where there is something.
+/// `parse` in the words of the tables: `CgroupKind name`, then what it belongs to, each only where there is something.
 fn told(layout: &str, kubelets: Kubelets) -> String {
     let name = parse(&path(layout), kubelets);
     let mut words = vec![name.kind.as_str().to_owned(), name.name.replace(&path("U_ID"), "U_ID")];
@@ -355,7 +355,7 @@ proptest! {
         prop_assert!(!name.name.is_empty());
         prop_assert!(name.container_id.is_none_or(|id| is_id(&id)));
         prop_assert!(name.pod_uid.is_none_or(|uid| uid == UID || uid == STATIC_UID));
-        prop_assert!(!name.nested || !matches!(name.kind, Kind::Root | Kind::Pod));
+        prop_assert!(!name.nested || !matches!(name.kind, CgroupKind::Root | CgroupKind::Pod));
     }
 }
 

@@ -7,7 +7,7 @@ use crate::aggregate::Batch;
 use crate::export::encode::{self, Bounds};
 use crate::export::fixtures::{IO, Load, counted, happened, node, point, series};
 use crate::export::{Compression, Protocol, Settings};
-use crate::signals::metric::Value;
+use crate::metric::Value;
 
 /// gRPC's limit on messages that every receiver has unless somebody raised it.
 const FOUR_MIB: usize = 4 << 20;

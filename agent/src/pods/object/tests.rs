@@ -2,7 +2,7 @@ use podmeter_tests::kubernetes::objects as cluster;
 use serde_json::json;
 
 use super::*;
-use crate::pods::workload::Kind;
+use crate::pods::workload::WorkloadKind;
 
 fn read(pod: &cluster::Pod) -> Pod {
     let wanted = Wanted { labels: vec!["team".to_owned(), "absent".to_owned()], ..Wanted::default() };
@@ -25,7 +25,7 @@ fn pods_of_every_version_are_read() {
         let pod = cluster::Pod { minor, ..cluster::Pod::new("web-1", vec![app, init, proxy]) };
         let read = read(&pod);
         assert_eq!((&*read.name, &*read.namespace, &*read.uid), ("web-1", "shop", &*pod.uid));
-        assert_eq!(read.workload.as_ref().map(|w| (w.kind, &*w.name)), Some((Kind::Deployment, "web")));
+        assert_eq!(read.workload.as_ref().map(|w| (w.kind, &*w.name)), Some((WorkloadKind::Deployment, "web")));
         assert_eq!(read.labels, [("team".into(), "blue".into())]);
         assert_eq!(
             (read.qos.as_deref(), read.phase, read.cgroup_uid.as_deref()),

@@ -256,8 +256,8 @@ impl Account {
 
     /// The last word on a cgroup that is gone, its last counts entered. Its parent carries them from now on.
     ///
-    /// Its children must have been buried before.
-    pub fn bury(&mut self, cgroup: &Cgroup) -> Option<CpuUse> {
+    /// Its children must have been retired before.
+    pub fn retire(&mut self, cgroup: &Cgroup) -> Option<CpuUse> {
         let sum = self.ledgers.get(&cgroup.slot)?.totals.clone();
         let last = self.state(cgroup, &sum, None, None);
         self.ledgers.remove(&cgroup.slot);

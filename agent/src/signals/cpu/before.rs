@@ -8,7 +8,7 @@ use crate::{
         Cgroup, Cgroups,
         files::{self, CpuStat},
     },
-    signals::Failure,
+    signals::SignalError,
 };
 
 /// Tries to read `cpu.stat` so close before and after the records that both readings agree to [`BRACKET_NS`]; in the last one the
@@ -21,7 +21,7 @@ impl Cpu {
     ///
     /// The file is read before and after the records; the truth lies between. All at once first, for most are idle meanwhile. Those
     /// that are not come again, fewer each time, and in the end one by one; the narrowest bracket of each counts.
-    pub(super) fn learn_before_counting(&mut self, cgroups: &mut Cgroups) -> Result<(), Failure> {
+    pub(super) fn learn_before_counting(&mut self, cgroups: &mut Cgroups) -> Result<(), SignalError> {
         let is_unknown = |c: &&Cgroup| self.account.is_older(c) && c.lives() && self.account.before(c.slot).is_none();
         let mut unknown: Vec<Cgroup> = cgroups.table().iter().filter(is_unknown).cloned().collect();
         let mut brackets = HashMap::with_capacity(unknown.len());
@@ -40,7 +40,12 @@ impl Cpu {
 
     /// Reads `cpu.stat` of some cgroups, the records, and `cpu.stat` again, in reverse, so that the records are in the middle for
     /// each. Narrower brackets than those known are kept.
-    fn bracket(&mut self, some: &[Cgroup], cgroups: &mut Cgroups, brackets: &mut HashMap<u32, Bracket>) -> Result<(), Failure> {
+    fn bracket(
+        &mut self,
+        some: &[Cgroup],
+        cgroups: &mut Cgroups,
+        brackets: &mut HashMap<u32, Bracket>,
+    ) -> Result<(), SignalError> {
         let stat = |c: &Cgroup, cgroups: &Cgroups| files::cpu_stat(&cgroups.directory(c));
         let early: Vec<Option<CpuStat>> = some.iter().map(|c| stat(c, cgroups)).collect();
         self.settle()?;

@@ -11,7 +11,7 @@ use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData};
 use super::NAME_QUERIES;
 use crate::{
     kernel::sys,
-    signals::metric::{Point, Value},
+    metric::{Point, Value},
 };
 
 /// The names of all slots.
@@ -73,7 +73,7 @@ impl Names {
     }
 
     /// The same of a slot whose owner is gone, which is then empty.
-    pub(super) fn bury(&mut self, slot: u32) -> Vec<Point> {
+    pub(super) fn retire(&mut self, slot: u32) -> Vec<Point> {
         let points = self.points(slot, u64::MAX);
         for (key, _) in self.read.remove(&slot).unwrap_or_default() {
             // It may have made room for another.

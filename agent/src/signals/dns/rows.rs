@@ -43,7 +43,7 @@ impl Rows {
     }
 
     /// The last durations of a slot whose owner is gone; `heir` carries them from now on.
-    pub(super) fn bury(&mut self, slot: u32, heir: u32) -> Vec<(RowKey, Histogram)> {
+    pub(super) fn retire(&mut self, slot: u32, heir: u32) -> Vec<(RowKey, Histogram)> {
         let mut last = Vec::new();
         for kind in 0..ROW_KINDS {
             let mut sum: Option<Row> = None;

@@ -14,7 +14,7 @@ use crate::{
         load::{LoadError, Object},
         sys::{self, MappedArray},
     },
-    signals::Failure,
+    signals::SignalError,
 };
 
 /// The word of [`Place`] that holds the namespace.
@@ -42,7 +42,7 @@ impl Namespaces {
     ///
     /// # Errors
     /// When the kernel refuses; the next call tries again.
-    pub fn learn(&mut self, table: &Table) -> Result<(), Failure> {
+    pub fn learn(&mut self, table: &Table) -> Result<(), SignalError> {
         let living = table.iter().filter(|cgroup| cgroup.lives()).map(|cgroup| cgroup.slot);
         let now: Vec<(u32, u64)> = living.filter_map(|slot| Some((slot, self.namespace(slot)?))).collect();
         if self.known.as_ref() == Some(&now) {
@@ -66,7 +66,7 @@ impl Namespaces {
     }
 
     /// A cgroup is gone: its slot has no namespace.
-    pub fn bury(&self, cgroup: &Cgroup) {
+    pub fn retire(&self, cgroup: &Cgroup) {
         self.places.write(cgroup.slot, &Place::ZERO);
     }
 

@@ -9,12 +9,12 @@ use tracing::warn;
 use crate::{
     causes::one_line,
     cgroups::{Cgroup, Table},
+    event::{Detail, Event},
     kernel::{
         load::{LoadError, Object},
         sys::MappedArray,
     },
     rate_limit::RateLimit,
-    signals::event::{Detail, Event},
 };
 
 /// Name of the event.

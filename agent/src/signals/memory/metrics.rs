@@ -5,7 +5,7 @@ use agent_common::memory::{Counts, RECLAIM_FIRST};
 use super::figures::{Figures, MemInfo};
 use crate::{
     histogram::Histogram,
-    signals::metric::{Kind, Metric, Point, Scope, Value},
+    metric::{Metric, MetricKind, Point, Scope, Value},
 };
 
 /// All of them.
@@ -31,15 +31,15 @@ pub const ALL: &[&Metric] = &[
 ];
 
 const fn container(name: &'static str, help: &'static str) -> Metric {
-    Metric { name, unit: "By", kind: Kind::Gauge, attributes: &[], scope: Scope::Container, help }
+    Metric { name, unit: "By", kind: MetricKind::Gauge, attributes: &[], scope: Scope::Container, help }
 }
 
 const fn node(name: &'static str, help: &'static str) -> Metric {
-    Metric { name, unit: "By", kind: Kind::Gauge, attributes: &[], scope: Scope::Node, help }
+    Metric { name, unit: "By", kind: MetricKind::Gauge, attributes: &[], scope: Scope::Node, help }
 }
 
 const fn counter(name: &'static str, unit: &'static str, attributes: &'static [&'static str], help: &'static str) -> Metric {
-    Metric { name, unit, kind: Kind::Counter, attributes, scope: Scope::Container, help }
+    Metric { name, unit, kind: MetricKind::Counter, attributes, scope: Scope::Container, help }
 }
 
 /// `container.memory.usage`
@@ -74,7 +74,7 @@ pub static PEAK: Metric =
 pub static STATE: Metric = Metric {
     name: "podmeter.memory.state",
     unit: "By",
-    kind: Kind::Gauge,
+    kind: MetricKind::Gauge,
     attributes: &["state"],
     scope: Scope::Container,
     help: "What usage consists of beside rss, as in memory.stat: file (page cache, shmem included), shmem (tmpfs and shared memory), \
@@ -107,7 +107,7 @@ pub static RECLAIM_TIME: Metric = counter(
 pub static RECLAIM: Metric = Metric {
     name: "podmeter.memory.reclaim",
     unit: "s",
-    kind: Kind::Histogram,
+    kind: MetricKind::Histogram,
     attributes: &[],
     scope: Scope::Workload,
     help: "How long each direct reclaim held a task up, whatever the cause. Absent until there is any.",
@@ -125,7 +125,7 @@ pub static NODE_AVAILABLE: Metric = node("k8s.node.memory.available", "MemTotal 
 pub static UNATTRIBUTED_KILLS: Metric = Metric {
     name: "podmeter.memory.oom.kills.unattributed",
     unit: "{process}",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &[],
     scope: Scope::Node,
     help: "Kills in cgroups that were born when all slots were taken.",
@@ -134,7 +134,7 @@ pub static UNATTRIBUTED_KILLS: Metric = Metric {
 pub static LOST_KILLS: Metric = Metric {
     name: "podmeter.memory.oom.events.lost",
     unit: "{event}",
-    kind: Kind::Counter,
+    kind: MetricKind::Counter,
     attributes: &[],
     scope: Scope::Node,
     help: "Kills without an event, which are counted all the same: more than 10 of a pod or other cgroup in a minute, or so many at once \

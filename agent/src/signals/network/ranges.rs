@@ -11,7 +11,7 @@ use aya::maps::{
     lpm_trie::{Key, LpmTrie},
 };
 
-use super::super::Addresses;
+use crate::addresses::Addresses;
 use crate::{
     config::{self, Range},
     kernel::load::{LoadError, Object},

@@ -9,7 +9,8 @@ fn at(path: &str, cores: f64) -> Workload {
         Workload { name: name.name, cgroup_kind: name.kind.as_str().into(), cgroup: path.into(), cpu, ..Workload::default() };
     if let Some(uid) = name.pod_uid {
         (workload.namespace, workload.pod) = (Some("shop".into()), Some(format!("pod-{}", &uid[..2])));
-        workload.container = name.container_id.filter(|_| name.kind == name::Kind::Container).map(|id| format!("c{}", &id[..2]));
+        workload.container =
+            name.container_id.filter(|_| name.kind == name::CgroupKind::Container).map(|id| format!("c{}", &id[..2]));
     }
     workload
 }

@@ -32,7 +32,7 @@ fn totals_include_descendants_and_survive_their_death() {
 
     account.enter(3, reading(15, 7));
     let dead = table.remove(3).expect("known");
-    let last = account.bury(&dead).expect("known");
+    let last = account.retire(&dead).expect("known");
     assert_eq!((last.time_ns, last.wait_ns, last.usage_cores), (Some(15), 7, None));
     let used = account.collect(2, &table, |_| None);
     assert_eq!(times(&used), [116, 116, 0, 100]);
@@ -143,7 +143,7 @@ fn throttled_time_never_exceeds_the_wait_and_stays_when_the_cgroup_is_gone() {
     let throttling = files(5000);
     account.collect(1, &table, |c| (c.slot == 3).then_some(throttling));
     let dead = table.remove(3).expect("known");
-    let last = account.bury(&dead).expect("known");
+    let last = account.retire(&dead).expect("known");
     assert_eq!((last.wait_ns, last.causes), (1000, Some(Causes { throttled_ns: Some(1000), contention_ns: 0 })));
 }
 

@@ -1,4 +1,4 @@
-//! The books of counts that the kernel side keeps per slot: a cgroup's figure includes its descendants, the dead ones too.
+//! Counts that the kernel side keeps per slot: a cgroup's figure includes its descendants, the removed ones too.
 //!
 //! What a dead cgroup counted is added to what its parent counts, in the array itself. So nothing is kept in this process, and the
 //! next agent goes on with the same figures.
@@ -17,15 +17,15 @@ use crate::{
 };
 
 /// The counts `T` of all slots.
-pub struct Books<T> {
+pub struct SlotCounts<T> {
     /// What the kernel side counts, by atomic additions, and what dead descendants had counted: `[copy * slots + slot]`.
     records: MappedArray<T>,
     copies: u32,
     slots: u32,
 }
 
-impl<T: Counts + Pod> Books<T> {
-    /// Opens the books: `records` is a map of `object`. There are as many `copies` of each slot's record as CPUs count apart from
+impl<T: Counts + Pod> SlotCounts<T> {
+    /// Opens the counts: `records` is a map of `object`. There are as many `copies` of each slot's record as CPUs count apart from
     /// each other, one where all count in the same.
     ///
     /// # Errors
@@ -44,9 +44,9 @@ impl<T: Counts + Pod> Books<T> {
         self.own(UNATTRIBUTED)
     }
 
-    /// The last word on a cgroup that is gone and whose children were buried before: what it counted, which is its parent's from
-    /// now on. The slot's records are zeroed for the next owner.
-    pub fn bury(&self, cgroup: &Cgroup) -> T {
+    /// The final count of a cgroup that is gone and whose children were retired before. It is added to the parent's, and the slot's
+    /// records are zeroed for the next owner.
+    pub fn retire(&self, cgroup: &Cgroup) -> T {
         let last = self.own(cgroup.slot);
         self.records.add(cgroup.parent.unwrap_or(UNATTRIBUTED), &last);
         for copy in 0..self.copies {

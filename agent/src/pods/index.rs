@@ -14,7 +14,7 @@ use super::{
     object::{Container, Labels, Namespace, Node, Pod},
 };
 
-use crate::{config::Range, signals::Addresses};
+use crate::{addresses::Addresses, config::Range};
 
 /// How long a deleted pod is remembered.
 const REMEMBERED: Duration = Duration::from_secs(600);
@@ -39,7 +39,7 @@ const PAST: usize = 32;
 
 /// All that is known. A clone shares everything with its original until one of them changes.
 #[derive(Clone, Debug, Default)]
-pub struct Known {
+pub struct PodIndex {
     pods: Arc<HashMap<Box<str>, Arc<Entry>>>,
     /// UID in cgroup paths -> UIDs of the mirror pods that say it is theirs, oldest first.
     mirrors: Arc<HashMap<Box<str>, Vec<Box<str>>>>,
@@ -105,7 +105,7 @@ impl Found<'_> {
     }
 }
 
-impl Known {
+impl PodIndex {
     /// What is known of the pod with this UID in a cgroup's path, and of the container with this id in it.
     pub fn find(&self, cgroup_uid: &str, container_id: Option<&str>) -> Option<Found<'_>> {
         let entry = self.pods.get(cgroup_uid).or_else(|| self.mirror(cgroup_uid))?;

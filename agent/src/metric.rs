@@ -14,7 +14,7 @@ pub struct Metric {
     /// UCUM unit as OTLP wants it: `s`, `By`, `{cpu}`, `1`.
     pub unit: &'static str,
     /// How values behave over time.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// Keys of the attributes a point may carry, beside its resource's.
     pub attributes: &'static [&'static str],
     /// What a point describes.
@@ -25,7 +25,7 @@ pub struct Metric {
 
 /// How a metric's values behave over time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// A total that only grows: OTLP monotonic sum.
     Counter,
     /// A current value: OTLP gauge.

@@ -9,13 +9,13 @@ fn pod(uid: &str, ids: &[(&str, Option<&str>)]) -> Pod {
     Pod { uid: uid.into(), name: "web".into(), namespace: "shop".into(), containers: containers.collect(), ..Pod::default() }
 }
 
-fn name<'a>(known: &'a Known, uid: &str, id: &str) -> Option<&'a str> {
+fn name<'a>(known: &'a PodIndex, uid: &str, id: &str) -> Option<&'a str> {
     known.find(uid, Some(id))?.container.map(|container| &*container.name)
 }
 
 #[test]
 fn a_container_that_was_started_again_leaves_its_name_to_its_old_id() {
-    let mut known = Known::default();
+    let mut known = PodIndex::default();
     known.set_pod(pod(UID, &[("app", None)]));
     assert!(known.find(UID, Some("one")).is_some_and(|found| found.container.is_none()));
     let unnamed = known.find(UID, None).map(|found| found.revision);
@@ -34,7 +34,7 @@ fn a_container_that_was_started_again_leaves_its_name_to_its_old_id() {
 
 #[test]
 fn the_previous_container_is_known_though_its_time_was_missed() {
-    let mut known = Known::default();
+    let mut known = PodIndex::default();
     let mut now = pod(UID, &[("app", Some("two"))]);
     now.containers[0].previous_id = Some("one".into());
     known.set_pod(now);
@@ -43,7 +43,7 @@ fn the_previous_container_is_known_though_its_time_was_missed() {
 
 #[test]
 fn a_deleted_pod_is_remembered_for_a_while_and_not_for_ever() {
-    let mut known = Known::default();
+    let mut known = PodIndex::default();
     let start = Instant::now();
     known.set_pod(pod(UID, &[("app", Some("one"))]));
     known.forget_pod(UID, start);
@@ -57,7 +57,7 @@ fn a_deleted_pod_is_remembered_for_a_while_and_not_for_ever() {
 
 #[test]
 fn too_many_deleted_pods_are_not_remembered() {
-    let mut known = Known::default();
+    let mut known = PodIndex::default();
     let start = Instant::now();
     for n in 0..GONE as u64 + 100 {
         known.set_pod(pod(&n.to_string(), &[]));
@@ -69,7 +69,7 @@ fn too_many_deleted_pods_are_not_remembered() {
 
 #[test]
 fn pods_that_are_deleted_in_one_moment_are_remembered_by_which_changed_last() {
-    let mut known = Known::default();
+    let mut known = PodIndex::default();
     for n in 0..GONE + 100 {
         known.set_pod(pod(&n.to_string(), &[]));
     }
@@ -85,7 +85,7 @@ fn finished(n: u64) -> Pod {
 
 #[test]
 fn of_finished_pods_the_latest_are_kept_and_the_others_counted() {
-    let mut known = Known::default();
+    let mut known = PodIndex::default();
     let all = 3000;
     // In no order, as a list has them, and twice, as the next list does.
     for n in (0..all).map(|n| n * 7 % all).chain(0..all) {
@@ -104,7 +104,7 @@ fn of_finished_pods_the_latest_are_kept_and_the_others_counted() {
 
 #[test]
 fn pods_that_no_node_can_have_are_counted_only() {
-    let mut known = Known::default();
+    let mut known = PodIndex::default();
     for n in 0..LIVING + 10 {
         known.set_pod(pod(&n.to_string(), &[]));
     }
@@ -116,7 +116,7 @@ fn pods_that_no_node_can_have_are_counted_only() {
 
 #[test]
 fn a_static_pod_is_found_by_the_uid_that_kubelet_gave_it() {
-    let mut known = Known::default();
+    let mut known = PodIndex::default();
     let hash = "0123456789abcdef0123456789abcdef";
     known.set_pod(Pod { cgroup_uid: Some(hash.into()), ..pod(UID, &[]) });
     assert_eq!(known.find(hash, None).map(|found| &*found.pod.uid), Some(UID));
@@ -130,9 +130,9 @@ fn a_static_pod_is_found_by_the_uid_that_kubelet_gave_it() {
 fn a_pods_own_uid_wins_over_a_mirrors_whatever_the_order_of_arrival() {
     let hash = "0123456789abcdef0123456789abcdef";
     let mirror = |uid| Pod { cgroup_uid: Some(hash.into()), ..pod(uid, &[]) };
-    let owner = |known: &Known| known.find(hash, None).map(|found| found.pod.uid.clone());
+    let owner = |known: &PodIndex| known.find(hash, None).map(|found| found.pod.uid.clone());
     for real_comes_first in [true, false] {
-        let mut known = Known::default();
+        let mut known = PodIndex::default();
         if real_comes_first {
             known.set_pod(pod(hash, &[]));
         }
@@ -149,8 +149,8 @@ fn a_pods_own_uid_wins_over_a_mirrors_whatever_the_order_of_arrival() {
 fn of_mirrors_of_one_static_pod_the_first_counts_until_it_is_gone() {
     let hash = "0123456789abcdef0123456789abcdef";
     let mirror = |uid, hash: Option<&str>| Pod { cgroup_uid: hash.map(Into::into), ..pod(uid, &[]) };
-    let owner = |known: &Known| known.find(hash, None).map(|found| found.pod.uid.to_string());
-    let mut known = Known::default();
+    let owner = |known: &PodIndex| known.find(hash, None).map(|found| found.pod.uid.to_string());
+    let mut known = PodIndex::default();
     known.set_pod(mirror("first", Some(hash)));
     known.set_pod(mirror("second", Some(hash)));
     known.set_pod(mirror("first", Some(hash)));
@@ -163,7 +163,7 @@ fn of_mirrors_of_one_static_pod_the_first_counts_until_it_is_gone() {
 
 #[test]
 fn labels_of_a_namespace_that_is_gone_stay_while_its_pods_are_known() {
-    let mut known = Known::default();
+    let mut known = PodIndex::default();
     let labels = vec![("team".into(), "shop".into())];
     known.set_pod(pod(UID, &[]));
     let without = known.find(UID, None).map(|found| found.revision);
@@ -178,7 +178,7 @@ fn labels_of_a_namespace_that_is_gone_stay_while_its_pods_are_known() {
 
 #[test]
 fn past_containers_are_bounded() {
-    let mut known = Known::default();
+    let mut known = PodIndex::default();
     for n in 0..1000 {
         known.set_pod(pod(UID, &[("app", Some(&n.to_string()))]));
     }
@@ -188,7 +188,7 @@ fn past_containers_are_bounded() {
 
 #[test]
 fn addresses_are_those_of_living_pods_that_no_range_of_the_node_has() {
-    let mut known = Known::default();
+    let mut known = PodIndex::default();
     let at = |uid: &str, address: &str| Pod { addresses: vec![address.parse().expect("an address")], ..pod(uid, &[]) };
     known.set_pod(at("a", "10.9.0.5"));
     known.figures.following_mut(Followed::Node).wanted = true;
@@ -197,7 +197,7 @@ fn addresses_are_those_of_living_pods_that_no_range_of_the_node_has() {
     assert_eq!(known.addresses(), None, "nor is the node");
     known.figures.following_mut(Followed::Node).works();
     let range = |text: &str| Range::parse(text).expect("a range");
-    let cluster = |known: &Known| known.addresses().expect("known").cluster;
+    let cluster = |known: &PodIndex| known.addresses().expect("known").cluster;
     assert_eq!(cluster(&known), [range("10.9.0.5")]);
     let (pod_ranges, addresses) = (vec![range("10.244.1.0/24")], vec!["10.0.0.1".parse().expect("an address")]);
     known.set_node(Node { name: "n".into(), pod_ranges, addresses, ..Node::default() });
@@ -211,7 +211,7 @@ fn addresses_are_those_of_living_pods_that_no_range_of_the_node_has() {
 
 #[test]
 fn a_container_beside_one_that_is_started_again_and_again_keeps_its_name() {
-    let mut known = Known::default();
+    let mut known = PodIndex::default();
     for n in 0..3 * PAST {
         known.set_pod(pod(UID, &[("proxy", Some("proxy-id")), ("app", Some(&format!("app-{n}")))]));
         assert_eq!(name(&known, UID, "proxy-id"), Some("proxy"), "{n}");
