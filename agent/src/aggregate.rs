@@ -18,7 +18,7 @@ use crate::{
     cgroups::{Cgroup, Table},
     event::Event,
     join::{
-        Node, Resource, Sample, Subject,
+        CgroupSample, Node, Resource, Sample,
         identity::{BY_ID, Unlisted},
     },
     kernel::clock::UnixOffset,
@@ -47,12 +47,24 @@ pub struct Batch {
     pub time_ns: u64,
     /// What makes Unix time of them, as of when the batch leaves.
     pub offset: UnixOffset,
-    /// What was read: the node's first, then those of cgroups.
-    pub samples: Vec<Sample>,
-    /// What Kubernetes says of pods and their containers, whether they run or not.
+    /// The node's values.
+    pub node: Sample,
+    /// The values of cgroups, those of removed ones first.
+    pub cgroups: Vec<CgroupSample>,
+    /// What Kubernetes reports of pods and their containers, whether they run or not.
     pub pods: Vec<Sample>,
+    /// Markers of series that have ended: the exporter adds them.
+    pub ended: Vec<Sample>,
     /// What happened since the batch before.
     pub events: Vec<Occurrence>,
+}
+
+impl Batch {
+    /// All samples.
+    pub fn samples(&self) -> impl Iterator<Item = &Sample> {
+        let cgroups = self.cgroups.iter().map(|cgroup| &cgroup.sample);
+        std::iter::once(&self.node).chain(cgroups).chain(&self.pods).chain(&self.ended)
+    }
 }
 
 /// An event, and whose it is.
@@ -195,9 +207,7 @@ impl Aggregate {
         }
         self.began_ns.get_or_insert(time_ns);
         self.in_force.learn(table, &by_slot, names.map(|names| names.known));
-        let mut samples =
-            vec![Sample { cgroup: None, time_ns: None, resource: Arc::clone(&self.node_resource), points: Vec::new() }];
-        samples.reserve(by_slot.len() + self.ended.len());
+        let mut cgroups = Vec::with_capacity(by_slot.len() + self.ended.len());
         let mut unlabelled = 0;
         // Before the dead lose their names.
         let events = self.told(table, names);
@@ -211,8 +221,7 @@ impl Aggregate {
                 continue;
             };
             self.labels.remove(&cgroup.id);
-            let time_ns = cgroup.died_ns;
-            samples.push(Sample { cgroup: Some(Subject::of(&cgroup)), time_ns, resource: label.resource, points });
+            cgroups.push(CgroupSample::new(&cgroup, label.resource, points));
         }
         let mut oldest: HashMap<&str, (u64, u64)> = HashMap::with_capacity(table.len());
         let age = |cgroup: &Cgroup| (cgroup.born_ns, cgroup.id);
@@ -235,8 +244,7 @@ impl Aggregate {
                 self.in_force.settle(&mut points, cgroup, found.as_ref());
             }
             if let Some(label) = self.label(cgroup, table, names, &mut unlabelled).filter(|_| !points.is_empty()) {
-                let time_ns = cgroup.died_ns;
-                samples.push(Sample { cgroup: Some(Subject::of(cgroup)), time_ns, resource: label.resource, points });
+                cgroups.push(CgroupSample::new(cgroup, label.resource, points));
             }
         }
         let mut pods = Vec::new();
@@ -246,8 +254,8 @@ impl Aggregate {
             let left_out = self.pods.left_out as u64;
             node.extend(figures::points(names.known, names.since_ns, figures::Missing { unlabelled, left_out }, names.now));
         }
-        samples[0].points = node;
-        Batch { time_ns, offset: UnixOffset::default(), samples, pods, events }
+        let node = Sample::new(Arc::clone(&self.node_resource), node);
+        Batch { time_ns, offset: UnixOffset::default(), node, cgroups, pods, ended: Vec::new(), events }
     }
 
     /// What a cgroup is called; `None` while it waits for its name. `unlabelled` counts those that have none.
@@ -337,7 +345,7 @@ mod tests {
     }
 
     fn paths(batch: &Batch) -> Vec<(&str, bool, usize)> {
-        batch.samples.iter().filter_map(|s| s.cgroup.as_ref().map(|c| (c.path.as_str(), c.ended, s.points.len()))).collect()
+        batch.cgroups.iter().map(|c| (c.cgroup.path.as_str(), c.cgroup.ended, c.sample.points.len())).collect()
     }
 
     #[test]
@@ -353,7 +361,7 @@ mod tests {
         };
         let batch = aggregate.batch(1, readings(), &table, None);
         assert_eq!(paths(&batch), [("/a", false, 2)]);
-        assert_eq!(batch.samples[0].points, [point(9.0)], "the node comes first");
+        assert_eq!(batch.node.points, [point(9.0)]);
 
         let mut dead = table.remove(1).expect("known");
         dead.died_ns = Some(1);
@@ -379,7 +387,7 @@ mod tests {
         let readings = || vec![Readings { cgroups: vec![(1, both(1.0)), (2, both(2.0))], node: Vec::new() }];
         let said = |batch: &Batch| -> Vec<_> {
             let of = |sample: &Sample| (sample.time_ns, sample.points.iter().map(|p| (p.metric.kind, p.value.clone())).collect());
-            batch.samples[1..].iter().map(of).collect::<Vec<(Option<u64>, Vec<_>)>>()
+            batch.cgroups.iter().map(|cgroup| of(&cgroup.sample)).collect::<Vec<(Option<u64>, Vec<_>)>>()
         };
         let (counter, gauge) = (metric::MetricKind::Counter, metric::MetricKind::Gauge);
         let waits = said(&aggregate.batch(9, readings(), &table, None));
@@ -423,7 +431,7 @@ mod tests {
         let name =
             |sample: &Sample, key: &str| -> Option<usize> { sample.resource.attributes.iter().position(|(k, _)| k == key) };
         let of = |sample: &'_ Sample| name(sample, "k8s.container.name").or_else(|| name(sample, "podmeter.container.type"));
-        let cgroups = batch.samples.iter().filter(|sample| sample.cgroup.is_some());
+        let cgroups = batch.cgroups.iter().map(|cgroup| &cgroup.sample);
         cgroups.map(|sample| of(sample).map(|at| sample.resource.attributes[at].1.as_str())).collect()
     }
 
@@ -508,7 +516,7 @@ mod tests {
         let mut aggregate = Aggregate::new(Node::default());
         let mut table = Table::default();
         table.insert(container_cgroup(2, "a"));
-        let attributes = |batch: &Batch| batch.samples[1].resource.attributes.clone();
+        let attributes = |batch: &Batch| batch.cgroups[0].sample.resource.attributes.clone();
         let (unnamed, named) = (known(&[("app", "another")]), known(&[("app", &"a".repeat(64))]));
         let first = attributes(&aggregate.batch(0, readings(), &table, names(&unnamed, PATIENCE_NS)));
         assert!(first.iter().any(|(key, value)| key == "service.instance.id" && value == "shop.web.aaaaaaaaaaaa"), "{first:?}");

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// What a set of points is about, as OTLP resource attributes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Resource {
     /// Attributes by key, sorted by key, each once, at most [`MOST_ATTRIBUTES`].
     pub attributes: Vec<(String, String)>,
@@ -50,17 +50,50 @@ pub struct Node {
     pub attributes: BTreeMap<String, String>,
 }
 
-/// What is known of one cgroup, or of the node, at one moment.
-#[derive(Clone, Debug)]
+/// The values of one resource at one moment.
+#[derive(Clone, Debug, Default)]
 pub struct Sample {
-    /// Whose it is; `None` for the node, and for what Kubernetes says of a pod.
-    pub cgroup: Option<Subject>,
-    /// When it was so, CLOCK_BOOTTIME in ns, if not when the batch was read: a successor under the same path has the same resource.
-    pub time_ns: Option<u64>,
-    /// The same as OTLP has it.
+    /// What they belong to.
     pub resource: Arc<Resource>,
+    /// When they were so, CLOCK_BOOTTIME in ns, if not when the batch was read: a successor under the same path has the same resource.
+    pub time_ns: Option<u64>,
     /// The values.
     pub points: Vec<Point>,
+    /// Values at moments before, oldest first: the exporter adds where counters began.
+    pub earlier: Vec<Earlier>,
+}
+
+impl Sample {
+    /// Values as of when the batch was read.
+    pub fn new(resource: Arc<Resource>, points: Vec<Point>) -> Self {
+        Self { resource, points, ..Self::default() }
+    }
+}
+
+/// Values of a sample's resource at a moment before the sample's.
+#[derive(Clone, Debug)]
+pub struct Earlier {
+    /// CLOCK_BOOTTIME in ns.
+    pub time_ns: u64,
+    /// The values.
+    pub points: Vec<Point>,
+}
+
+/// The values of one cgroup.
+#[derive(Clone, Debug)]
+pub struct CgroupSample {
+    /// The cgroup.
+    pub cgroup: Subject,
+    /// Its values.
+    pub sample: Sample,
+}
+
+impl CgroupSample {
+    /// Values of a cgroup: of the moment it was removed if it is gone.
+    pub fn new(cgroup: &Cgroup, resource: Arc<Resource>, points: Vec<Point>) -> Self {
+        let sample = Sample { time_ns: cgroup.died_ns, ..Sample::new(resource, points) };
+        Self { cgroup: Subject::of(cgroup), sample }
+    }
 }
 
 /// A cgroup as samples carry it.

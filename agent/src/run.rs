@@ -297,9 +297,7 @@ impl Collector {
         let (stats, of_events) = (self.queue.stats(), self.queue.event_stats());
         let pods = self.pipeline.pods_trouble();
         self.health.collected(Collected { missed: &missed, export: &stats, pods, at: Instant::now() });
-        if let Some(node) = batch.samples.iter_mut().find(|sample| sample.cgroup.is_none()) {
-            node.points.extend(export::own::points(&stats, of_events.as_ref(), self.started_ns));
-        }
+        batch.node.points.extend(export::own::points(&stats, of_events.as_ref(), self.started_ns));
         let doubles = self.series.complete(&mut batch, missed.is_empty());
         if doubles > 0 {
             failing.push((

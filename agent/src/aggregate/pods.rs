@@ -150,12 +150,12 @@ impl Pods {
             let labels = known.labels_of(&pod.namespace);
             let own = used.pods.get(&*pod.uid);
             let points = pod_points(pod, own);
-            samples.push(sample(node.resource_of_pod(pod, labels), points));
+            samples.push(Sample::new(Arc::new(node.resource_of_pod(pod, labels)), points));
             for container in &pod.containers {
                 let usage = used.containers.get(&(&*pod.uid, &*container.name)).copied();
                 let points = container_points(pod, container, usage, &measured);
                 if !points.is_empty() {
-                    samples.push(sample(node.resource_of_container(pod, container, labels), points));
+                    samples.push(Sample::new(Arc::new(node.resource_of_container(pod, container, labels)), points));
                 }
             }
         }
@@ -273,10 +273,6 @@ pub fn node_points(known: &PodIndex) -> Vec<Point> {
         points.extend(bytes(&metrics::NODE_MEMORY_REQUEST, Some(sum(requests::memory))));
     }
     points
-}
-
-fn sample(resource: crate::join::Resource, points: Vec<Point>) -> Sample {
-    Sample { cgroup: None, time_ns: None, resource: Arc::new(resource), points }
 }
 
 fn cores(metric: &'static Metric, quantity: Option<Quantity>) -> Option<Point> {

@@ -65,13 +65,15 @@ impl Bounds {
     }
 }
 
-/// Encodes a batch, resource by resource: one `ResourceMetrics` per sample that has points, one `Metric` per metric in it.
+/// Encodes a batch, resource by resource: one `ResourceMetrics` per moment that has points, one `Metric` per metric in it.
 pub fn resources<'a>(batch: &'a Batch, bounds: &'a Bounds) -> impl Iterator<Item = ResourceMetrics> + 'a {
-    let encode = |sample: &Sample| {
-        let times = Times { time_ns: sample.time_ns.unwrap_or(batch.time_ns), offset: batch.offset };
-        encode_sample(sample, times, bounds)
+    let moments = |sample: &'a Sample| {
+        let earlier = sample.earlier.iter().map(|earlier| (earlier.time_ns, &earlier.points));
+        earlier.chain([(sample.time_ns.unwrap_or(batch.time_ns), &sample.points)]).map(move |moment| (&sample.resource, moment))
     };
-    batch.samples.iter().chain(&batch.pods).filter_map(encode)
+    batch.samples().flat_map(moments).filter_map(|(resource, (time_ns, points))| {
+        encode_points(resource, points, Times { time_ns, offset: batch.offset }, bounds)
+    })
 }
 
 /// When a sample was so, and what makes Unix time of its times.
@@ -94,10 +96,10 @@ impl Times {
     }
 }
 
-fn encode_sample(sample: &Sample, times: Times, bounds: &Bounds) -> Option<ResourceMetrics> {
+fn encode_points(resource: &Resource, points: &[Point], times: Times, bounds: &Bounds) -> Option<ResourceMetrics> {
     // In order of first appearance. A resource has some dozens of metrics: a scan beats a map.
     let mut metrics: Vec<(&'static Metric, Data)> = Vec::new();
-    for point in &sample.points {
+    for point in points {
         let Some(encoded) = encode_point(point, times, bounds) else { continue };
         match metrics.iter().position(|(metric, _)| metric.name == point.metric.name) {
             Some(position) => append(&mut metrics[position].1, encoded),
@@ -118,7 +120,7 @@ fn encode_sample(sample: &Sample, times: Times, bounds: &Bounds) -> Option<Resou
         })
         .collect();
     Some(ResourceMetrics {
-        resource: Some(bounds.resource(&sample.resource)),
+        resource: Some(bounds.resource(resource)),
         scope_metrics: vec![ScopeMetrics { scope: Some(scope()), metrics, schema_url: String::new() }],
         schema_url: String::new(),
     })
@@ -268,7 +270,7 @@ mod tests {
     #[test]
     fn attributes_without_room_are_counted() {
         let mut batch = batch(NOW, vec![(vec![("k8s.pod.name", "web-0")], vec![point(&IO, START, Value::Int(7))])]);
-        batch.samples[0].resource = Arc::new(Resource { left_out: 3, ..Resource::clone(&batch.samples[0].resource) });
+        batch.pods[0].resource = Arc::new(Resource { left_out: 3, ..Resource::clone(&batch.pods[0].resource) });
         let bounds = Bounds::new(256);
         assert_eq!((resources(&batch, &bounds).count(), bounds.left_out()), (1, 3));
     }
@@ -341,8 +343,8 @@ mod tests {
             point(&BURST, 7 * SECOND, Value::Histogram(Arc::default())),
         ];
         let mut batch = batch(9 * SECOND, vec![(vec![("service.name", "living")], points.clone())]);
-        let ended = Sample { time_ns: Some(8 * SECOND), points, ..batch.samples[0].clone() };
-        batch.samples.push(ended);
+        let ended = Sample { time_ns: Some(8 * SECOND), points, ..batch.pods[0].clone() };
+        batch.pods.push(ended);
         let times = |batch: &Batch| -> Vec<[u64; 2]> {
             let encoded = encode(batch);
             let metrics = encoded.resource_metrics.iter().flat_map(|r| &r.scope_metrics[0].metrics);

@@ -59,13 +59,13 @@ pub(super) fn point(metric: &'static Metric, start_ns: u64, value: Value) -> Poi
 pub(super) type Described<'a> = (Vec<(&'static str, &'a str)>, Vec<Point>);
 
 pub(super) fn batch(time_ns: u64, resources: Vec<Described<'_>>) -> Batch {
-    let samples = resources.into_iter().map(|(attributes, points)| sample(attributes, points)).collect();
-    Batch { time_ns, samples, ..Batch::default() }
+    let pods = resources.into_iter().map(|(attributes, points)| sample(attributes, points)).collect();
+    Batch { time_ns, pods, ..Batch::default() }
 }
 
 fn sample<V: ToString>(attributes: Vec<(&'static str, V)>, points: Vec<Point>) -> Sample {
     let attributes = attributes.into_iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-    Sample { cgroup: None, time_ns: None, resource: Arc::new(Resource { attributes, left_out: 0 }), points }
+    Sample::new(Arc::new(Resource { attributes, left_out: 0 }), points)
 }
 
 /// A batch with one counter of one pod.

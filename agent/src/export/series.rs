@@ -16,7 +16,7 @@ use std::{
 use crate::{
     aggregate::Batch,
     histogram::Histogram,
-    join::{Resource, Sample},
+    join::{CgroupSample, Earlier, Resource, Sample},
     kernel::facts,
     metric::{Metric, MetricKind, Point, Value},
     signals::dns,
@@ -41,14 +41,14 @@ pub struct Series {
     complete: bool,
     /// Number of this batch.
     batch: u64,
-    lives: HashMap<Whose, Life>,
+    lives: HashMap<Owner, Life>,
     newest: HashMap<Arc<Resource>, Newest>,
     shapes: Shapes,
 }
 
-/// Whose series: a cgroup's by its id, for its name may become known later and its path may have another owner; else a resource's.
+/// The owner of series: a cgroup by its id, for its name may become known later and its path may pass to another; else a resource.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Whose {
+enum Owner {
     Cgroup(u64),
     Resource(Arc<Resource>),
 }
@@ -140,31 +140,28 @@ impl Series {
         self.batch += 1;
         let now_ns = batch.time_ns;
         let (mut doubles, mut ended) = (0, Vec::new());
-        for samples in [&mut batch.samples, &mut batch.pods] {
-            let mut row = Vec::with_capacity(samples.len());
-            for sample in samples.drain(..) {
-                doubles += self.enter(sample, now_ns, &mut row, &mut ended);
-            }
-            *samples = row;
+        doubles += self.enter(None, &mut batch.node, now_ns, &mut ended);
+        for CgroupSample { cgroup, sample } in &mut batch.cgroups {
+            doubles += self.enter(Some(cgroup.id), sample, now_ns, &mut ended);
+        }
+        for sample in &mut batch.pods {
+            doubles += self.enter(None, sample, now_ns, &mut ended);
         }
         for life in self.lives.values_mut().filter(|life| life.batch + 1 == self.batch) {
             ended.push(life.end_gauges());
         }
         self.lives.retain(|_, life| life.batch + REMEMBERED > self.batch);
         self.newest.retain(|_, newest| newest.batch + REMEMBERED > self.batch);
-        batch.samples.extend(self.markers(ended));
+        batch.ended.extend(self.markers(ended));
         self.complete = complete;
         self.shapes.sweep();
         doubles
     }
 
-    /// Puts a sample into the row, after the zero points of its new counters.
-    fn enter(&mut self, mut sample: Sample, now_ns: u64, row: &mut Vec<Sample>, ended: &mut Vec<Ended>) -> u64 {
-        let whose = match &sample.cgroup {
-            Some(subject) => Whose::Cgroup(subject.id),
-            None => Whose::Resource(Arc::clone(&sample.resource)),
-        };
-        let mut life = self.lives.remove(&whose).unwrap_or_else(|| Life {
+    /// Adds the zero points of a sample's new counters to it. `cgroup` is the id, if it is a cgroup's.
+    fn enter(&mut self, cgroup: Option<u64>, sample: &mut Sample, now_ns: u64, ended: &mut Vec<Ended>) -> u64 {
+        let owner = cgroup.map_or_else(|| Owner::Resource(Arc::clone(&sample.resource)), Owner::Cgroup);
+        let mut life = self.lives.remove(&owner).unwrap_or_else(|| Life {
             resource: Arc::clone(&sample.resource),
             series: Vec::new(),
             counted_ns: None,
@@ -178,7 +175,7 @@ impl Series {
         // In this order there is one series after the other, as in most batches.
         let (mut new, mut expected, mut doubles) = (Vec::new(), 0, 0);
         let mut present = vec![false; life.series.len()];
-        let mut zeros: Vec<(u64, Vec<Point>)> = Vec::new();
+        let mut zeros: Vec<Earlier> = Vec::new();
         // An earlier process may have exported the final values of what died, but for the last of them.
         let exported = |point: &Point| point.metric.kind != MetricKind::Gauge && point.start_ns <= self.before_ns;
         let before_ns = if life.counted_ns.is_none() && sample.points.iter().any(exported) { self.before_ns } else { 0 };
@@ -201,9 +198,9 @@ impl Series {
                     if let (Some(ns), Some(value)) = (zero_ns, zero(&point.value)) {
                         let ns = ns.max(now_ns.saturating_sub(PAST_NS)).max(earliest_ns);
                         let point = Point { value, ..point.clone() };
-                        match zeros.iter_mut().find(|(at_ns, _)| *at_ns == ns) {
-                            Some((_, points)) => points.push(point),
-                            None => zeros.push((ns, vec![point])),
+                        match zeros.iter_mut().find(|zeros| zeros.time_ns == ns) {
+                            Some(zeros) => zeros.points.push(point),
+                            None => zeros.push(Earlier { time_ns: ns, points: vec![point] }),
                         }
                     }
                     true
@@ -226,23 +223,16 @@ impl Series {
             ended.push((Arc::clone(&life.resource), gone));
         }
         if sample.points.iter().any(|point| point.metric.kind != MetricKind::Gauge) {
-            let after_zeros = zeros.iter().map(|(ns, _)| ns + APART_NS).max();
+            let after_zeros = zeros.iter().map(|zeros| zeros.time_ns + APART_NS).max();
             let time_ns = sample.time_ns.unwrap_or(now_ns).max(earliest_ns).max(after_zeros.unwrap_or(0));
             sample.time_ns = Some(time_ns).filter(|ns| *ns != now_ns);
             life.counted_ns = Some(time_ns);
             self.newest.insert(Arc::clone(&sample.resource), Newest { ns: time_ns, batch: self.batch });
         }
-        zeros.sort_by_key(|(ns, _)| *ns);
-        let resource = || Arc::clone(&life.resource);
-        row.extend(zeros.into_iter().map(|(ns, points)| Sample {
-            cgroup: None,
-            time_ns: Some(ns),
-            resource: resource(),
-            points,
-        }));
-        row.push(sample);
+        zeros.sort_by_key(|zeros| zeros.time_ns);
+        sample.earlier = zeros;
         life.batch = self.batch;
-        self.lives.insert(whose, life);
+        self.lives.insert(owner, life);
         doubles
     }
 
@@ -261,7 +251,7 @@ impl Series {
             shapes.retain(|shape| !taken.get(&resource).is_some_and(|taken| taken.contains(&Arc::as_ptr(shape))));
             if !shapes.is_empty() {
                 let points = shapes.iter().map(|shape| shape.point(Value::Absent)).collect();
-                samples.push(Sample { cgroup: None, time_ns: None, resource, points });
+                samples.push(Sample::new(resource, points));
             }
         }
         samples

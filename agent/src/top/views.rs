@@ -12,7 +12,7 @@ use super::{
 use crate::{
     aggregate::Batch,
     histogram::Histogram,
-    join::{Sample, Subject},
+    join::{CgroupSample, Sample, Subject},
     metric::Value,
     signals::{cpu, dns, drops, limits, memory::metrics, network, tcp},
 };
@@ -97,17 +97,12 @@ impl Views {
             then => Some(batch.time_ns.saturating_sub(then) as f64 / 1e9).filter(|s| *s > 0.0),
         };
         self.time_ns = batch.time_ns;
-        let mut view = View { schema: SCHEMA, ..View::default() };
+        let mut view = View { schema: SCHEMA, node: self.node(&batch.node, elapsed_s), ..View::default() };
         let mut before = HashMap::with_capacity(self.before.len());
-        for sample in &batch.samples {
-            match &sample.cgroup {
-                None => view.node = self.node(sample, elapsed_s),
-                Some(subject) => {
-                    let (workload, now) = workload(subject, sample, batch.time_ns, self.before.remove(&subject.id), elapsed_s);
-                    before.insert(subject.id, now);
-                    view.workloads.push(workload);
-                }
-            }
+        for CgroupSample { cgroup, sample } in &batch.cgroups {
+            let (workload, now) = workload(cgroup, sample, batch.time_ns, self.before.remove(&cgroup.id), elapsed_s);
+            before.insert(cgroup.id, now);
+            view.workloads.push(workload);
         }
         self.before = before;
         view.workloads.sort_by(|a, b| a.cgroup.cmp(&b.cgroup));
@@ -300,7 +295,7 @@ mod tests {
         const SECOND: u64 = 1_000_000_000;
         let at = |second: u64, bursts: &[f64], unreclaimable: Option<u64>| {
             let mut batch = batch(second * SECOND, 0.0, bursts);
-            let points = &mut batch.samples[0].points;
+            let points = &mut batch.cgroups[0].sample.points;
             points.iter_mut().filter(|point| std::ptr::eq(point.metric, &cpu::BURST)).for_each(|p| p.start_ns = 2 * SECOND);
             points.extend(unreclaimable.map(|bytes| Point::new(&metrics::UNRECLAIMABLE, 0, Value::Int(bytes))));
             batch
@@ -331,8 +326,7 @@ mod tests {
             Point::new(&limits::MEMORY_LIMIT, 0, Value::Int(7)),
         ];
         let resource = Arc::new(node.resource_of(&owner));
-        let samples = vec![Sample { cgroup: Some(Subject::of(&owner)), time_ns: None, resource, points }];
-        Batch { time_ns, samples, ..Batch::default() }
+        Batch { time_ns, cgroups: vec![CgroupSample::new(&owner, resource, points)], ..Batch::default() }
     }
 
     #[test]
@@ -345,7 +339,7 @@ mod tests {
             });
             let [answered, no_such_name, refused] = lookups;
             let mut batch = batch(second * 1_000_000_000, 0.0, &[]);
-            batch.samples[0].points = vec![
+            batch.cgroups[0].sample.points = vec![
                 Point::new(&network::IO, 0, Value::Int(received)).with("network.io.direction", "receive"),
                 Point::new(&tcp::SEGMENTS, 0, Value::Int(segments[0])),
                 Point::new(&tcp::RETRANSMITS, 0, Value::Int(segments[1])),
@@ -401,7 +395,7 @@ mod tests {
     fn where_nothing_can_throttle_all_of_the_wait_is_contention() {
         let at = |second: u64, wait: Option<f64>| {
             let mut batch = batch(second * 1_000_000_000, 0.0, &[]);
-            let points = &mut batch.samples[0].points;
+            let points = &mut batch.cgroups[0].sample.points;
             points.retain(|point| !std::ptr::eq(point.metric, &cpu::WAIT_TIME));
             points.extend(wait.map(|s| Point::new(&cpu::WAIT_TIME, 0, Value::Float(s)).with("cause", "contention")));
             batch
@@ -427,8 +421,7 @@ mod tests {
                 direction(5, "transmit"),
             ];
             let resource = Arc::new(join::Node::default().resource());
-            let samples = vec![Sample { cgroup: None, time_ns: None, resource, points }];
-            Batch { time_ns: second * 1_000_000_000, samples, ..Batch::default() }
+            Batch { time_ns: second * 1_000_000_000, node: Sample::new(resource, points), ..Batch::default() }
         };
         let mut views = Views::new("n".to_owned(), 2.0);
         let first = views.next(&at(1, 100)).node;

@@ -98,9 +98,7 @@ fn a_request_in_halves_is_the_same_with_each_description_in_both() {
 fn a_resource_that_is_too_large_alone_is_divided_by_its_metrics_and_named_in_each_part() {
     let mut batch = node(1, Load::Busy);
     batch.pods.clear();
-    batch.samples.truncate(2);
-    let resource = batch.samples.remove(1).resource;
-    batch.samples[0].resource = resource;
+    batch.node.resource = std::mem::take(&mut batch.cgroups)[0].sample.resource.clone();
     let requests = packed(PLAIN, 4_000, &batch);
     assert!(requests.len() > 2 && requests.iter().all(|request| request.size <= 4_000));
     let decoded: Vec<_> = requests.iter().map(|request| decoded(PLAIN, request)).collect();

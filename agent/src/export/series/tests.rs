@@ -4,7 +4,6 @@ use super::*;
 use crate::{
     cgroups::table::tests::cgroup,
     export::fixtures::{BURST, IO, TIME, USAGE},
-    join::Subject,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -15,13 +14,14 @@ fn resource(name: &str) -> Arc<Resource> {
 }
 
 /// A cgroup's sample; `died` makes it the last.
-fn sample(id: u64, path: &str, died_ns: Option<u64>, points: Vec<Point>) -> Sample {
-    let cgroup = Subject { id, ended: died_ns.is_some(), ..Subject::of(&cgroup(1, path, None)) };
-    Sample { cgroup: Some(cgroup), time_ns: died_ns, resource: resource(path), points }
+fn sample(id: u64, path: &str, died_ns: Option<u64>, points: Vec<Point>) -> CgroupSample {
+    let mut cgroup = cgroup(1, path, None);
+    (cgroup.id, cgroup.died_ns) = (id, died_ns);
+    CgroupSample::new(&cgroup, resource(path), points)
 }
 
-fn batch(time_ns: u64, samples: Vec<Sample>) -> Batch {
-    Batch { time_ns, samples, ..Batch::default() }
+fn batch(time_ns: u64, cgroups: Vec<CgroupSample>) -> Batch {
+    Batch { time_ns, cgroups, ..Batch::default() }
 }
 
 fn time(start_ns: u64, value: f64) -> Point {
@@ -46,16 +46,20 @@ impl Receiver {
     /// # Panics
     /// A point is not newer than the last one of its series, or it is before its start.
     fn take(&mut self, batch: &Batch) {
-        for sample in batch.samples.iter().chain(&batch.pods) {
-            let time_ns = sample.time_ns.unwrap_or(batch.time_ns);
-            for point in &sample.points {
+        let of_sample = |sample: &Sample| -> Vec<_> {
+            let earlier = sample.earlier.iter().map(|earlier| (earlier.time_ns, earlier.points.clone()));
+            let moments = earlier.chain([(sample.time_ns.unwrap_or(batch.time_ns), sample.points.clone())]);
+            moments.map(|(time_ns, points)| (sample.resource.clone(), time_ns, points)).collect()
+        };
+        for (resource, time_ns, points) in batch.samples().flat_map(of_sample) {
+            for point in points {
                 let value = match &point.value {
                     Value::Int(n) => Some(*n as f64),
                     Value::Float(n) => Some(*n),
                     Value::Histogram(histogram) => Some(histogram.count as f64),
                     Value::Absent => None,
                 };
-                let series = format!("{:?} {} {:?}", sample.resource.attributes, point.metric.name, point.attributes);
+                let series = format!("{:?} {} {:?}", resource.attributes, point.metric.name, point.attributes);
                 let of_series = self.0.entry(series.clone()).or_default();
                 let newest = of_series.last_key_value().map(|(ms, _)| *ms);
                 assert!(newest.is_none_or(|ms| ms < time_ns / MS), "{series}: {} ms after {newest:?}", time_ns / MS);
@@ -150,23 +154,28 @@ fn gauges_end_once_with_the_final_values() {
 #[test]
 fn what_is_merely_not_there_any_more_ends_too() {
     let (mut series, mut receiver) = (Series::new(SECOND), Receiver::default());
-    let pod = |points| Sample { cgroup: None, time_ns: None, resource: resource("pod"), points };
-    let phase = |phase: &'static str| Point::new(&USAGE, 0, Value::Int(1)).with("phase", phase);
-    run(&mut series, &mut receiver, batch(15 * SECOND, vec![pod(vec![phase("Pending")])]));
-    run(&mut series, &mut receiver, batch(30 * SECOND, vec![pod(vec![phase("Running")])]));
+    let pod = |at: u64, phase: &'static str| {
+        let phase = Point::new(&USAGE, 0, Value::Int(1)).with("phase", phase);
+        Batch { pods: vec![Sample::new(resource("pod"), vec![phase])], ..batch(at * SECOND, vec![]) }
+    };
+    run(&mut series, &mut receiver, pod(15, "Pending"));
+    run(&mut series, &mut receiver, pod(30, "Running"));
     run(&mut series, &mut receiver, batch(45 * SECOND, vec![]));
     let ends: Vec<_> = receiver.of("pod", &USAGE);
     assert_eq!(ends, [(15_000, Some(1.0)), (30_000, None), (30_000, Some(1.0)), (45_000, None)]);
     let mut last = batch(60 * SECOND, vec![]);
     series.complete(&mut last, true);
-    assert!(last.samples.is_empty());
+    assert!(last.samples().all(|sample| sample.points.is_empty()));
 }
 
 #[test]
 fn under_a_new_name_gauges_end_and_counters_go_on() {
     let (mut series, mut receiver) = (Series::new(SECOND), Receiver::default());
-    let named =
-        |name, value| Sample { resource: resource(name), ..sample(1, "/a", None, vec![usage(1.0), time(14 * SECOND, value)]) };
+    let named = |name, value| {
+        let mut named = sample(1, "/a", None, vec![usage(1.0), time(14 * SECOND, value)]);
+        named.sample.resource = resource(name);
+        named
+    };
     run(&mut series, &mut receiver, batch(15 * SECOND, vec![named("uid", 1.0)]));
     run(&mut series, &mut receiver, batch(30 * SECOND, vec![named("web", 3.0)]));
     run(&mut series, &mut receiver, batch(45 * SECOND, vec![named("web", 4.0)]));
@@ -221,7 +230,7 @@ fn a_point_of_value_0_lies_no_further_back_than_receivers_take() {
     let now = 3600 * SECOND;
     let mut late = batch(now, vec![sample(1, "/a", None, vec![time(2 * SECOND, 9.0)])]);
     series.complete(&mut late, true);
-    assert_eq!(late.samples[0].time_ns, Some(now - PAST_NS));
+    assert_eq!(late.cgroups[0].sample.earlier[0].time_ns, now - PAST_NS);
 }
 
 #[test]

@@ -91,7 +91,7 @@ async fn a_metric_that_is_too_large_alone_is_lost_alone_and_said_with_what_to_do
         let mut batch = node(3, Load::Idle);
         let points =
             (0..1000).map(|n| point(&IO, 1, Value::Int(n)).with("network.io.direction", format!("{n}{}", "x".repeat(60))));
-        batch.samples[1].points.extend(points);
+        batch.cgroups[0].sample.points.extend(points);
         let collector = Collector::with(Options { limit: Some(64_000), ..Options::default() }).expect("a collector");
         let shipper = quick(&to(&collector, protocol));
         shipper.queue().enqueue(&batch);
