@@ -2,7 +2,7 @@
 //!
 //! The kernel side writes births and deaths into the mapped array of owners (`agent-ebpf/src/bin/cgroups.rs`); this side looks at
 //! it every second, adds the cgroups that were there before the programs, and gives a slot back when its owner is gone and its
-//! last counts were read. A cgroup passes through [`Phase`]s in that order and never back.
+//! last counts were read. A cgroup passes through [`SlotPhase`]s in that order and never back.
 
 mod controllers;
 pub mod files;
@@ -29,7 +29,7 @@ pub use self::{
     controllers::Controllers,
     table::{Cgroup, Table},
 };
-use self::{controllers::Parents, name::Kubelets, table::Phase};
+use self::{controllers::Parents, name::Kubelets, table::SlotPhase};
 use crate::kernel::{
     btf::{Btf, BtfError},
     facts,
@@ -282,11 +282,11 @@ impl Cgroups {
         let mut closed = false;
         for cgroup in self.table.entries.iter_mut().flatten() {
             let gone = cgroup.died_ns.is_some_and(|died| now_ns.saturating_sub(died) >= GRACE_NS);
-            if !gone || cgroup.phase == Phase::Closed {
+            if !gone || cgroup.phase == SlotPhase::Closed {
                 continue;
             }
             match self.by_id.remove(&cgroup.id) {
-                Ok(()) | Err(aya::maps::MapError::KeyNotFound) => cgroup.phase = Phase::Closed,
+                Ok(()) | Err(aya::maps::MapError::KeyNotFound) => cgroup.phase = SlotPhase::Closed,
                 Err(source) => return Err(CgroupError::Slots { action: "close", source }),
             }
             closed = true;
@@ -313,7 +313,7 @@ impl Cgroups {
 
     /// The slots whose last counts can be read: closed by an earlier call of [`Cgroups::close`]. Children before parents.
     pub fn closed(&self) -> Vec<u32> {
-        let mut closed: Vec<&Cgroup> = self.table.iter().filter(|c| c.phase == Phase::Closed).collect();
+        let mut closed: Vec<&Cgroup> = self.table.iter().filter(|c| c.phase == SlotPhase::Closed).collect();
         closed.sort_by_key(|c| (c.died_ns, std::cmp::Reverse(c.level)));
         closed.iter().map(|c| c.slot).collect()
     }

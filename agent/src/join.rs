@@ -39,7 +39,7 @@ pub const MOST_ATTRIBUTES: usize = 64;
 
 /// The machine that all resources are on.
 #[derive(Clone, Debug, Default)]
-pub struct Node {
+pub struct NodeIdentity {
     /// `host.name`, and `k8s.node.name` in a cluster.
     pub name: String,
     /// Whether the name is a Kubernetes node's.
@@ -116,7 +116,7 @@ impl Subject {
     }
 }
 
-impl Node {
+impl NodeIdentity {
     /// The node's own resource.
     pub fn resource(&self) -> Resource {
         self.with([("service.name", "podmeter".to_owned()), ("service.instance.id", self.name.clone())])
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_containers_resource_names_it_its_pod_and_its_node() {
-        let node = Node {
+        let node = NodeIdentity {
             name: "n1".to_owned(),
             in_cluster: true,
             cluster: Some("c".to_owned()),
@@ -220,10 +220,10 @@ mod tests {
     #[test]
     fn a_resource_has_no_more_attributes_than_its_bound_and_what_podmeter_says_stays() {
         let configured = |n: usize| (0..n).map(|i| (format!("configured.{i:03}"), "x".to_owned())).collect();
-        let node = Node { name: "n1".to_owned(), attributes: configured(100), ..Node::default() };
+        let node = NodeIdentity { name: "n1".to_owned(), attributes: configured(100), ..NodeIdentity::default() };
         let id = "ab".repeat(32);
         let cgroup = cgroup(5, &format!("/kubepods/podaaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee/{id}"), None);
-        let alone = Node { attributes: BTreeMap::new(), ..node.clone() }.resource_of(&cgroup);
+        let alone = NodeIdentity { attributes: BTreeMap::new(), ..node.clone() }.resource_of(&cgroup);
         assert_eq!(alone.left_out, 0);
         let resource = node.resource_of(&cgroup);
         assert_eq!(resource.attributes.len(), MOST_ATTRIBUTES);
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn the_node_is_not_a_cgroup() {
-        let resource = Node { name: "n1".to_owned(), ..Node::default() }.resource();
+        let resource = NodeIdentity { name: "n1".to_owned(), ..NodeIdentity::default() }.resource();
         assert_eq!(get(&resource, "host.name"), Some("n1"));
         assert_eq!((get(&resource, "podmeter.cgroup.path"), get(&resource, "k8s.node.name")), (None, None));
     }

@@ -3,12 +3,11 @@
 use std::{error::Error, path::PathBuf, time::Instant};
 
 use crate::{
-    addresses::Addresses,
-    aggregate::{Aggregate, Batch, Names},
+    aggregate::{Aggregate, Batch, PodsNow},
     causes::chain,
     cgroups::{self, CgroupError, Cgroups, legacy, name::Kubelets},
     config,
-    join::Node,
+    join::NodeIdentity,
     kernel::{
         capabilities,
         clock::Clock,
@@ -25,7 +24,7 @@ use crate::{
 /// What a pipeline is made for.
 pub struct Settings {
     /// The machine.
-    pub node: Node,
+    pub node: NodeIdentity,
     /// What is known of the node's pods, where somebody is asked.
     pub pods: Option<SharedIndex>,
     /// Mount point of cgroup2; found when not given.
@@ -97,8 +96,8 @@ pub struct Pipeline {
     clock: Clock,
     /// CLOCK_BOOTTIME in ns.
     started_ns: u64,
-    /// What the signals have learnt.
-    addresses: Option<Addresses>,
+    /// Revision of the addresses that the signals have learnt.
+    addresses_revision: Option<u64>,
     exported_before_ns: u64,
     _pins: Pins,
 }
@@ -169,7 +168,7 @@ impl Pipeline {
             aggregate: Aggregate::new(settings.node),
             pods: settings.pods,
             clock,
-            addresses: None,
+            addresses_revision: None,
             _pins: pins,
         })
     }
@@ -202,7 +201,7 @@ impl Pipeline {
     /// Why pods are not followed at the moment, in one sentence.
     pub fn pods_trouble(&self) -> Option<String> {
         let known = self.pods.as_ref()?.snapshot();
-        known.figures.trouble().map(|trouble| trouble.reason.to_string())
+        known.stats.trouble().map(|trouble| trouble.reason.to_string())
     }
 
     /// What is to be done every second: births, deaths, windows.
@@ -230,10 +229,11 @@ impl Pipeline {
 
     /// Hands on what Kubernetes tells of addresses, where that has changed.
     fn learn(&mut self) -> Result<(), Box<dyn Error + Send + Sync>> {
-        let addresses = self.pods.as_ref().and_then(|pods| pods.snapshot().addresses());
-        let Some(addresses) = addresses.filter(|addresses| self.addresses.as_ref() != Some(addresses)) else { return Ok(()) };
+        let Some(index) = self.pods.as_ref().map(SharedIndex::snapshot) else { return Ok(()) };
+        let revision = index.addresses_revision().filter(|revision| self.addresses_revision != Some(*revision));
+        let Some(addresses) = revision.and_then(|_| index.addresses()) else { return Ok(()) };
         self.signals.iter_mut().try_for_each(|(_, signal)| signal.learn(&addresses, &self.cgroups))?;
-        self.addresses = Some(addresses);
+        self.addresses_revision = revision;
         Ok(())
     }
 
@@ -270,8 +270,8 @@ impl Pipeline {
         // A moment's: the source goes on while the batch is made of it.
         let known = self.pods.as_ref().map(SharedIndex::snapshot);
         let offset = self.clock.offset();
-        let names = known.as_deref().map(|known| Names {
-            known,
+        let names = known.as_deref().map(|known| PodsNow {
+            index: known,
             since_ns: self.started_ns,
             now_ns: facts::boottime_ns(),
             now: Instant::now(),

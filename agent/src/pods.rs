@@ -5,8 +5,9 @@
 
 mod api;
 pub mod failure;
-pub mod figures;
 mod follow;
+pub mod follow_metrics;
+pub mod follow_stats;
 pub mod index;
 mod items;
 mod kubelet;
@@ -28,10 +29,10 @@ use kube::Config;
 
 use self::{
     api::Api,
-    figures::Followed,
     follow::Follower,
+    follow_stats::Followed,
     kubelet::Poller,
-    object::{Namespace, Node, Pod, Wanted},
+    object::{KeptLabels, KubernetesNode, Namespace, Pod},
     server::Server,
 };
 pub use self::{api::ApiError, index::PodIndex};
@@ -86,13 +87,13 @@ pub enum Source {
 
 /// What the pods are followed for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct FollowSettings {
     /// Where from.
     pub source: Source,
     /// The node whose pods are wanted.
     pub node: String,
     /// What is wanted of them.
-    pub wanted: Wanted,
+    pub kept_labels: KeptLabels,
     /// The environment's proxies.
     pub proxies: Proxies,
     /// Lists are put off by up to this long, the first one too: the agents of a cluster may all be started together, or lose their
@@ -111,28 +112,28 @@ pub fn in_cluster() -> bool {
 ///
 /// # Errors
 /// When a person must correct a setting. A server that does not answer is none.
-pub async fn follow(settings: Settings) -> Result<SharedIndex, ApiError> {
+pub async fn follow(settings: FollowSettings) -> Result<SharedIndex, ApiError> {
     let shared = SharedIndex::default();
-    let Settings { source, node, wanted, proxies, spread, finished_kept } = settings;
-    let wanted = Arc::new(wanted);
+    let FollowSettings { source, node, kept_labels, proxies, spread, finished_kept } = settings;
+    let kept_labels = Arc::new(kept_labels);
     shared.change(|known| {
-        known.figures.spread = spread;
+        known.stats.spread = spread;
         known.finished_kept = finished_kept;
     });
     match source {
         Source::Api { kubeconfig } => {
             let server = Server::of_cluster(kubeconfig.as_ref(), &proxies).await?;
             let api = || Api::new(server.clone());
-            let (shared, wanted) = (|| shared.clone(), || Arc::clone(&wanted));
-            tokio::spawn(Follower::new(api(), PODS, shared(), wanted(), Some(("spec.nodeName", &node))).run(spread));
-            tokio::spawn(Follower::new(api(), NODE, shared(), wanted(), Some(("metadata.name", &node))).run(spread));
-            if !wanted().namespace_labels.is_empty() {
-                tokio::spawn(Follower::new(api(), NAMESPACES, shared(), wanted(), None).run(spread));
+            let (shared, kept_labels) = (|| shared.clone(), || Arc::clone(&kept_labels));
+            tokio::spawn(Follower::new(api(), PODS, shared(), kept_labels(), Some(("spec.nodeName", &node))).run(spread));
+            tokio::spawn(Follower::new(api(), NODE, shared(), kept_labels(), Some(("metadata.name", &node))).run(spread));
+            if !kept_labels().namespace_labels.is_empty() {
+                tokio::spawn(Follower::new(api(), NAMESPACES, shared(), kept_labels(), None).run(spread));
             }
         }
         Source::Kubelet { url, ca, verify, token, interval } => {
             let server = Server::kubelet(kubelet_config(&url, ca, verify, token)?);
-            tokio::spawn(Poller { api: Api::new(server), shared: shared.clone(), wanted, interval }.run(spread));
+            tokio::spawn(Poller { api: Api::new(server), shared: shared.clone(), kept_labels, interval }.run(spread));
         }
     }
     Ok(shared)
@@ -175,7 +176,7 @@ const PODS: Sink<Pod> = Sink {
     keep: |known, uids| known.keep_pods(uids, Instant::now()),
 };
 
-const NODE: Sink<Node> = Sink {
+const NODE: Sink<KubernetesNode> = Sink {
     followed: Followed::Node,
     set: PodIndex::set_node,
     forget: |known, _| known.forget_node(),
@@ -208,11 +209,11 @@ mod tests {
         shared.change(|known| {
             known.set_pod(pod("b"));
             known.forget_pod("a", Instant::now());
-            known.figures.requests += 1;
+            known.stats.requests += 1;
         });
-        assert_eq!((before.counts(), before.figures.requests), ((1, 0), 0));
+        assert_eq!((before.counts(), before.stats.requests), ((1, 0), 0));
         let after = shared.snapshot();
-        assert_eq!((after.counts(), after.figures.requests), ((1, 1), 1));
+        assert_eq!((after.counts(), after.stats.requests), ((1, 1), 1));
         assert!(std::ptr::eq(before.find("a", None).unwrap().pod, after.find("a", None).unwrap().pod), "nothing is copied");
     }
 }

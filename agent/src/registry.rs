@@ -16,7 +16,7 @@ fn sections() -> impl Iterator<Item = (&'static str, &'static str, &'static [&'s
     let signals = ALL.iter().map(|signal| (signal.name, signal.help, signal.metrics));
     signals.chain([
         ("kubernetes", "requests, limits and states as Kubernetes tells them, and how they are used", pods::metrics::METRICS),
-        ("watch", "how Kubernetes is followed", pods::figures::METRICS),
+        ("watch", "how Kubernetes is followed", pods::follow_metrics::METRICS),
         ("export", "what became of the exports", own::METRICS),
     ])
 }

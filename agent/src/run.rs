@@ -22,7 +22,7 @@ use crate::{
         ship::{Queue, Shipper},
     },
     health::{self, Collected, Health},
-    join::Node,
+    join::NodeIdentity,
     kernel::{facts, sys},
     pipeline::{Pipeline, Settings, StartError},
     pods::{self, ApiError},
@@ -168,7 +168,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
 /// What the pipeline needs of the configuration.
 pub fn settings(config: &Config) -> Settings {
     Settings {
-        node: Node {
+        node: NodeIdentity {
             name: config.node_name.clone(),
             in_cluster: pod_settings(config).is_some() || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
             cluster: config.cluster_name.clone(),
@@ -185,7 +185,7 @@ pub fn settings(config: &Config) -> Settings {
 }
 
 /// Who is asked about pods, if anybody.
-pub fn pod_settings(config: &Config) -> Option<pods::Settings> {
+pub fn pod_settings(config: &Config) -> Option<pods::FollowSettings> {
     use config::KubernetesSource::{Api, Auto, Kubelet, Off};
     let kubernetes = &config.kubernetes;
     let by_api = || Some(pods::Source::Api { kubeconfig: kubernetes.kubeconfig.clone() });
@@ -201,10 +201,10 @@ pub fn pod_settings(config: &Config) -> Option<pods::Settings> {
             interval: kubernetes.kubelet_interval,
         }),
     };
-    source.map(|source| pods::Settings {
+    source.map(|source| pods::FollowSettings {
         source,
         node: config.node_name.clone(),
-        wanted: pods::object::Wanted {
+        kept_labels: pods::object::KeptLabels {
             labels: kubernetes.labels.clone(),
             namespace_labels: kubernetes.namespace_labels.clone(),
             service_labels: kubernetes.service_labels,

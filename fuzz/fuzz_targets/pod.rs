@@ -2,9 +2,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use podmeter_fuzz::pods::object::{Namespace, Node, Object, Pod, Wanted};
+use podmeter_fuzz::pods::object::{KubernetesNode, Namespace, Object, Pod, KeptLabels};
 
 fuzz_target!(|json: &str| {
-    let wanted = Wanted { labels: vec!["team".into()], namespace_labels: vec!["team".into()], service_labels: true };
-    let _ = (Pod::read(json, &wanted), Node::read(json, &wanted), Namespace::read(json, &wanted));
+    let kept = KeptLabels { labels: vec!["team".into()], namespace_labels: vec!["team".into()], service_labels: true };
+    let _ = (Pod::read(json, &kept), KubernetesNode::read(json, &kept), Namespace::read(json, &kept));
 });

@@ -17,19 +17,20 @@ use source::{Word, words};
 
 /// The stages of the agent in the order data takes. A module may use those on its own line and on the lines above it.
 const STAGES: &[&[&str]] = &[
-    &["backoff", "bound", "causes", "config", "event", "files", "fuzzing", "histogram", "interrupt", "rate_limit", "url"],
-    &["addresses", "metric"],
+    &["backoff", "bound", "causes", "event", "files", "fuzzing", "histogram", "interrupt", "rate_limit", "url"],
+    &["config", "metric"],
+    &["addresses"],
     &["connect"],
     &["kernel"],
     &["cgroups"],
-    &["signals"],
-    &["pods"],
+    &["pods", "signals"],
     &["join"],
     &["aggregate"],
     &["export", "top"],
     &["health"],
     &["registry", "pipeline"],
-    &["check", "live", "run"],
+    &["run"],
+    &["check", "live"],
     &["main"],
 ];
 

@@ -22,7 +22,7 @@ use crate::{
 
 /// What is known of the curves from one batch to the next.
 #[derive(Debug, Default)]
-pub struct InForce {
+pub struct RequestsInForce {
     pods: Option<Curve>,
     containers: Option<Curve>,
 }
@@ -53,7 +53,7 @@ impl Votes {
     }
 }
 
-impl InForce {
+impl RequestsInForce {
     /// Learns the curves from the weights of this batch.
     pub fn learn(&mut self, table: &Table, by_slot: &HashMap<u32, Vec<Point>>, known: Option<&PodIndex>) {
         let mut weights = Vec::new();

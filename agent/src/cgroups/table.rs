@@ -56,12 +56,12 @@ pub struct Cgroup {
     pub died_ns: Option<u64>,
     /// Which controllers' files it has, as of the last collection.
     pub controllers: Controllers,
-    pub(super) phase: Phase,
+    pub(super) phase: SlotPhase,
 }
 
 /// The life of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum SlotPhase {
     /// Counting. Its directory may be gone already; then for a second more.
     Counting,
     /// Its id leads to no slot any more, so nothing can be added: the next read is the last.
@@ -94,7 +94,7 @@ impl Cgroup {
             late: owner.found == LATE,
             died_ns: Some(owner.died_ns).filter(|ns| *ns != 0),
             controllers: Controllers::default(),
-            phase: Phase::Counting,
+            phase: SlotPhase::Counting,
         }
     }
 
@@ -230,7 +230,7 @@ pub(crate) mod tests {
             late: false,
             died_ns: None,
             controllers: Controllers { cpu: true, memory: true },
-            phase: Phase::Counting,
+            phase: SlotPhase::Counting,
         }
     }
 

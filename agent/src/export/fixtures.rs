@@ -11,7 +11,7 @@ use opentelemetry_proto::tonic::metrics::v1::{ResourceMetrics, metric::Data};
 use prost::Message;
 
 use super::{Compression, Destination, Exporter, Protocol, Settings};
-use crate::aggregate::{Batch, Occurrence};
+use crate::aggregate::{Batch, ResourceEvent};
 use crate::event::{Detail, Event};
 use crate::join::{Resource, Sample};
 use crate::metric::{Metric, MetricKind, Point, Scope, Value};
@@ -96,9 +96,9 @@ pub(super) fn settings(endpoint: &str, protocol: Protocol) -> Settings {
 }
 
 /// An event in a pod.
-pub(super) fn happened(pod: &str, time_ns: u64) -> Occurrence {
+pub(super) fn happened(pod: &str, time_ns: u64) -> ResourceEvent {
     let attributes = vec![("process.pid", Detail::Int(77)), ("process.executable.name", Detail::Text("stress".to_owned()))];
-    Occurrence {
+    ResourceEvent {
         resource: Arc::new(Resource { attributes: vec![("k8s.pod.name".to_owned(), pod.to_owned())], left_out: 0 }),
         event: Event { name: "podmeter.test", cgroup: (1, 1), time_ns, body: "it happened".to_owned(), attributes },
     }

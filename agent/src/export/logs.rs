@@ -9,7 +9,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber};
 
 use super::encode::{self, Bounds};
-use crate::aggregate::Occurrence;
+use crate::aggregate::ResourceEvent;
 use crate::event::{Detail, Event};
 use crate::kernel::clock::UnixOffset;
 
@@ -17,10 +17,10 @@ use crate::kernel::clock::UnixOffset;
 const BODY: usize = 1024;
 
 /// Encodes the events of a batch that was read at `observed_ns`, CLOCK_BOOTTIME; those of one resource together.
-pub fn encode(events: &[Occurrence], observed_ns: u64, offset: UnixOffset, bounds: &Bounds) -> Vec<ResourceLogs> {
+pub fn encode(events: &[ResourceEvent], observed_ns: u64, offset: UnixOffset, bounds: &Bounds) -> Vec<ResourceLogs> {
     let mut resource_logs: Vec<ResourceLogs> = Vec::new();
     let mut resources = Vec::new();
-    for Occurrence { resource, event } in events {
+    for ResourceEvent { resource, event } in events {
         let position = resources.iter().position(|known| Arc::ptr_eq(known, resource)).unwrap_or_else(|| {
             resources.push(Arc::clone(resource));
             resource_logs.push(ResourceLogs {
@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn events_of_one_resource_are_records_side_by_side() {
         let (one, other) = (happened("web-0", 1), happened("db-0", 2));
-        let again = Occurrence { resource: Arc::clone(&one.resource), event: other.event.clone() };
+        let again = ResourceEvent { resource: Arc::clone(&one.resource), event: other.event.clone() };
         let resources = encode(&[one, other, again], 9, UnixOffset::default(), &Bounds::new(256));
         let records: Vec<usize> = resources.iter().map(|r| r.scope_logs[0].log_records.len()).collect();
         assert_eq!(records, [2, 1]);

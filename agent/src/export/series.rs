@@ -41,14 +41,14 @@ pub struct Series {
     complete: bool,
     /// Number of this batch.
     batch: u64,
-    lives: HashMap<Owner, Life>,
+    lives: HashMap<SeriesOwner, Life>,
     newest: HashMap<Arc<Resource>, Newest>,
     shapes: Shapes,
 }
 
 /// The owner of series: a cgroup by its id, for its name may become known later and its path may pass to another; else a resource.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Owner {
+enum SeriesOwner {
     Cgroup(u64),
     Resource(Arc<Resource>),
 }
@@ -160,7 +160,7 @@ impl Series {
 
     /// Adds the zero points of a sample's new counters to it. `cgroup` is the id, if it is a cgroup's.
     fn enter(&mut self, cgroup: Option<u64>, sample: &mut Sample, now_ns: u64, ended: &mut Vec<Ended>) -> u64 {
-        let owner = cgroup.map_or_else(|| Owner::Resource(Arc::clone(&sample.resource)), Owner::Cgroup);
+        let owner = cgroup.map_or_else(|| SeriesOwner::Resource(Arc::clone(&sample.resource)), SeriesOwner::Cgroup);
         let mut life = self.lives.remove(&owner).unwrap_or_else(|| Life {
             resource: Arc::clone(&sample.resource),
             series: Vec::new(),
@@ -232,7 +232,9 @@ impl Series {
         zeros.sort_by_key(|zeros| zeros.time_ns);
         sample.earlier = zeros;
         life.batch = self.batch;
-        self.lives.insert(owner, life);
+        if life.counted_ns.is_some() || !life.series.is_empty() {
+            self.lives.insert(owner, life);
+        }
         doubles
     }
 

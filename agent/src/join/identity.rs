@@ -120,7 +120,7 @@ mod tests {
     use crate::{
         cgroups::table::tests::cgroup,
         pods::{
-            object::{Role, Service},
+            object::{ContainerRole, Service},
             workload::{self, Workload},
         },
     };
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_container_is_called_by_everything_above_it() {
-        let (pod, container) = (pod(), Container { name: "app".into(), role: Role::Sidecar, ..Container::default() });
+        let (pod, container) = (pod(), Container { name: "app".into(), role: ContainerRole::Sidecar, ..Container::default() });
         let id = "ab".repeat(32);
         let path = format!("/kubepods/pod{UID}/{id}");
         let namespace_labels = [("team".into(), "shop".into())];

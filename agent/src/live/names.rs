@@ -10,9 +10,9 @@ use tokio::sync::oneshot;
 use crate::{
     pods::{
         self, SharedIndex,
-        failure::Kind,
-        figures::{Followed, Trouble},
-        object::Wanted,
+        failure::FollowErrorKind,
+        follow_stats::{Followed, Trouble},
+        object::KeptLabels,
     },
     run::RunError,
     top::view::Kubernetes,
@@ -36,9 +36,9 @@ impl Names {
     ///
     /// # Errors
     /// When a person must correct a setting. A server that does not answer is none.
-    pub fn follow(settings: pods::Settings) -> Result<Self, RunError> {
+    pub fn follow(settings: pods::FollowSettings) -> Result<Self, RunError> {
         let system = |what| move |source| RunError::System { what, source };
-        let settings = pods::Settings { wanted: Wanted::default(), spread: Duration::ZERO, ..settings };
+        let settings = pods::FollowSettings { kept_labels: KeptLabels::default(), spread: Duration::ZERO, ..settings };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("the runtime"))?;
         let shared = runtime.block_on(pods::follow(settings))?;
         let (stop, stopped) = oneshot::channel();
@@ -62,8 +62,8 @@ impl Names {
     /// How the pods are followed now.
     pub fn state(&self) -> Kubernetes {
         let known = self.shared.snapshot();
-        let following = known.figures.following(Followed::Pods);
-        let error = known.figures.trouble().map(|trouble| trouble.reason.to_string());
+        let following = known.stats.following(Followed::Pods);
+        let error = known.stats.trouble().map(|trouble| trouble.reason.to_string());
         Kubernetes { current: following.known && following.current, error }
     }
 
@@ -75,10 +75,10 @@ impl Names {
         let end = Instant::now() + most;
         loop {
             let known = self.shared.snapshot();
-            if known.figures.following(Followed::Pods).known {
+            if known.stats.following(Followed::Pods).known {
                 return Ok(());
             }
-            let trouble = known.figures.following(Followed::Pods).trouble.as_ref();
+            let trouble = known.stats.following(Followed::Pods).trouble.as_ref();
             match trouble {
                 Some(Trouble { kind, reason }) if !passes(*kind) || Instant::now() >= end => return Err(reason.to_string()),
                 None if Instant::now() >= end => {
@@ -91,8 +91,15 @@ impl Names {
 }
 
 /// Whether a failure of this kind may be over in a moment.
-fn passes(kind: Kind) -> bool {
-    matches!(kind, Kind::Timeout | Kind::Broken | Kind::Expired | Kind::Throttled | Kind::Status)
+fn passes(kind: FollowErrorKind) -> bool {
+    matches!(
+        kind,
+        FollowErrorKind::Timeout
+            | FollowErrorKind::Broken
+            | FollowErrorKind::Expired
+            | FollowErrorKind::Throttled
+            | FollowErrorKind::Status
+    )
 }
 
 #[cfg(test)]
@@ -105,7 +112,7 @@ mod tests {
     use super::*;
 
     fn follow(server: &TcpListener) -> Names {
-        let settings = pods::Settings {
+        let settings = pods::FollowSettings {
             source: pods::Source::Kubelet {
                 url: format!("http://{}", server.local_addr().unwrap()),
                 ca: None,
@@ -114,7 +121,7 @@ mod tests {
                 interval: Duration::from_secs(60),
             },
             node: "node-1".to_owned(),
-            wanted: Wanted::default(),
+            kept_labels: KeptLabels::default(),
             proxies: Default::default(),
             // Whoever looks does not wait for it.
             spread: Duration::from_secs(3600),
@@ -137,7 +144,7 @@ mod tests {
         answering.join().unwrap();
         let known = names.shared().snapshot();
         assert_eq!(known.find("u", None).map(|found| found.pod.name.to_string()).as_deref(), Some("web-1"));
-        assert_eq!(known.figures.trouble(), None);
+        assert_eq!(known.stats.trouble(), None);
     }
 
     #[test]
@@ -166,6 +173,6 @@ mod tests {
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
         assert!(said.contains(&address.to_string()) && said.contains("refused"), "{said}");
         let known = names.shared().snapshot();
-        assert_eq!(known.figures.trouble().map(|trouble| &*trouble.reason), Some(&*said), "and it goes on being said");
+        assert_eq!(known.stats.trouble().map(|trouble| &*trouble.reason), Some(&*said), "and it goes on being said");
     }
 }

@@ -17,8 +17,8 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::{
-    failure::{Failure, Kind},
-    items::{Item, Items, LONGEST},
+    failure::{FollowError, FollowErrorKind},
+    items::{LONGEST, ListItem, ListItems},
     server::Server,
 };
 use crate::{backoff, causes, connect::proxy::ProxyError, files::Watched};
@@ -121,7 +121,7 @@ impl Api {
         self.server.address()
     }
 
-    async fn client(&mut self) -> Result<Client, Failure> {
+    async fn client(&mut self) -> Result<Client, FollowError> {
         let changed = self.watched.changed();
         if let Some(client) = self.client.as_ref().filter(|_| !changed) {
             return Ok(client.clone());
@@ -135,9 +135,9 @@ impl Api {
             let made = server.client();
             (server, made)
         });
-        let (server, made) = made.await.map_err(|error| Failure::new(Kind::Configuration, error.to_string()))?;
+        let (server, made) = made.await.map_err(|error| FollowError::new(FollowErrorKind::Configuration, error.to_string()))?;
         self.server = server;
-        let client = made.map_err(|error| Failure::new(Kind::Configuration, shown(&error)))?;
+        let client = made.map_err(|error| FollowError::new(FollowErrorKind::Configuration, shown(&error)))?;
         Ok(self.client.insert(client).clone())
     }
 
@@ -145,15 +145,15 @@ impl Api {
     ///
     /// # Errors
     /// Any other status, or no answer.
-    pub async fn get(&mut self, path: &str, accept: &'static str) -> Result<Answer, Failure> {
+    pub async fn get(&mut self, path: &str, accept: &'static str) -> Result<Response, FollowError> {
         let client = self.client().await?;
         let request = Request::get(path).header(header::ACCEPT, accept).body(Body::empty());
-        let request = request.map_err(|error| Failure::new(Kind::Configuration, error.to_string()))?;
+        let request = request.map_err(|error| FollowError::new(FollowErrorKind::Configuration, error.to_string()))?;
         let response = match timeout(ANSWER, client.send(request)).await {
             Err(_) => {
                 // The connection may be dead: the next request opens another.
                 self.client = None;
-                return Err(Failure::new(Kind::Timeout, format!("no answer within {} s", ANSWER.as_secs())));
+                return Err(FollowError::new(FollowErrorKind::Timeout, format!("no answer within {} s", ANSWER.as_secs())));
             }
             Ok(Err(error)) => {
                 self.client = None;
@@ -162,7 +162,7 @@ impl Api {
             Ok(Ok(response)) => response,
         };
         let (parts, body) = response.into_parts();
-        let answer = Answer { body, unread: Vec::new() };
+        let answer = Response { body, unread: Vec::new() };
         if parts.status.is_success() {
             return Ok(answer);
         }
@@ -177,12 +177,12 @@ impl Api {
     }
 }
 
-fn unreachable(error: &kube::Error) -> Failure {
+fn unreachable(error: &kube::Error) -> FollowError {
     let kind = match error {
-        kube::Error::Auth(_) | kube::Error::RustlsTls(_) => Kind::Configuration,
-        _ => Kind::Connection,
+        kube::Error::Auth(_) | kube::Error::RustlsTls(_) => FollowErrorKind::Configuration,
+        _ => FollowErrorKind::Connection,
     };
-    Failure::new(kind, shown(error))
+    FollowError::new(kind, shown(error))
 }
 
 /// An error as it may be logged: what a program printed that was run for a token may have one in it.
@@ -198,62 +198,62 @@ fn shown(error: &kube::Error) -> String {
     }
 }
 
-/// The API's `Status`: the body of refusals, and of ERROR events.
+/// The API's `ApiStatus`: the body of refusals, and of ERROR events.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct Status {
+pub struct ApiStatus {
     /// For people.
     pub message: String,
     /// The HTTP status.
     pub code: u16,
     /// More of it.
-    pub details: Option<Details>,
+    pub details: Option<ApiStatusDetails>,
 }
 
-/// What a [`Status`] has for programs.
+/// What a [`ApiStatus`] has for programs.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Details {
+pub struct ApiStatusDetails {
     /// How long the server wants to be left alone, in seconds: also in events of a watch, which have no headers.
     pub retry_after_seconds: Option<u64>,
 }
 
 /// What a refusal means.
-pub fn refused(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Failure {
+pub fn refused(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> FollowError {
     // A kubelet and proxies answer in plain text.
-    let said: Status = serde_json::from_slice(body).unwrap_or_default();
+    let said: ApiStatus = serde_json::from_slice(body).unwrap_or_default();
     let plain = || String::from_utf8_lossy(body).trim().to_owned();
     let message = if said.message.is_empty() { plain() } else { said.message };
     let message: String = message.chars().take(SHOWN).collect();
     let retry_after = retry_after.or(said.details.and_then(|details| details.retry_after_seconds).map(Duration::from_secs));
     let kind = match status.as_u16() {
-        401 => Kind::Unauthorized,
-        403 => Kind::Denied,
-        410 => Kind::Expired,
-        429 => Kind::Throttled,
-        408 | 504 => Kind::Timeout,
-        _ => Kind::Status,
+        401 => FollowErrorKind::Unauthorized,
+        403 => FollowErrorKind::Denied,
+        410 => FollowErrorKind::Expired,
+        429 => FollowErrorKind::Throttled,
+        408 | 504 => FollowErrorKind::Timeout,
+        _ => FollowErrorKind::Status,
     };
     let reason = if message.is_empty() { status.to_string() } else { format!("{status}: {message}") };
-    Failure { retry_after, ..Failure::new(kind, reason) }
+    FollowError { retry_after, ..FollowError::new(kind, reason) }
 }
 
 /// An answer, whole or line by line.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Response {
     body: Body,
     /// Bytes of a line that is not complete.
     unread: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     /// The items of a list, one by one as they come; what the list has beside them.
     ///
     /// # Errors
     /// When it breaks off, comes too slowly or is no list.
-    pub async fn items(mut self, mut found: impl FnMut(Item<'_>)) -> Result<Vec<u8>, Failure> {
-        let malformed = |error: super::items::Malformed| Failure::new(Kind::Malformed, error.to_string());
-        let mut items = Items::default();
+    pub async fn items(mut self, mut found: impl FnMut(ListItem<'_>)) -> Result<Vec<u8>, FollowError> {
+        let malformed = |error: super::items::MalformedList| FollowError::new(FollowErrorKind::Malformed, error.to_string());
+        let mut items = ListItems::default();
         while let Some(bytes) = self.more(ANSWER).await? {
             items.push(&bytes, &mut found).map_err(malformed)?;
         }
@@ -261,11 +261,11 @@ impl Answer {
     }
 
     /// All of it, where that is no more than `limit` bytes.
-    async fn whole(mut self, limit: usize) -> Result<Vec<u8>, Failure> {
+    async fn whole(mut self, limit: usize) -> Result<Vec<u8>, FollowError> {
         let mut all = Vec::new();
         while let Some(bytes) = self.more(ANSWER).await? {
             if all.len() + bytes.len() > limit {
-                return Err(Failure::new(Kind::Malformed, format!("an answer of more than {limit} bytes")));
+                return Err(FollowError::new(FollowErrorKind::Malformed, format!("an answer of more than {limit} bytes")));
             }
             all.extend_from_slice(&bytes);
         }
@@ -276,7 +276,7 @@ impl Answer {
     ///
     /// # Errors
     /// When it breaks off, in the middle of a line too, or when nothing comes within `patience`.
-    pub async fn line(&mut self, patience: Duration) -> Result<Option<Vec<u8>>, Failure> {
+    pub async fn line(&mut self, patience: Duration) -> Result<Option<Vec<u8>>, FollowError> {
         let mut searched = 0;
         loop {
             if let Some(end) = self.unread[searched..].iter().position(|byte| *byte == b'\n') {
@@ -288,21 +288,23 @@ impl Answer {
             searched = self.unread.len();
             match self.more(patience).await? {
                 Some(bytes) if searched + bytes.len() > LONGEST => {
-                    return Err(Failure::new(Kind::Malformed, format!("a line of more than {LONGEST} bytes")));
+                    return Err(FollowError::new(FollowErrorKind::Malformed, format!("a line of more than {LONGEST} bytes")));
                 }
                 Some(bytes) => self.unread.extend_from_slice(&bytes),
                 None if self.unread.is_empty() => return Ok(None),
-                None => return Err(Failure::new(Kind::Broken, "the connection ended in the middle of an object")),
+                None => return Err(FollowError::new(FollowErrorKind::Broken, "the connection ended in the middle of an object")),
             }
         }
     }
 
-    async fn more(&mut self, patience: Duration) -> Result<Option<bytes::Bytes>, Failure> {
+    async fn more(&mut self, patience: Duration) -> Result<Option<bytes::Bytes>, FollowError> {
         loop {
             match timeout(patience, self.body.frame()).await {
-                Err(_) => return Err(Failure::new(Kind::Timeout, format!("nothing came for {} s", patience.as_secs()))),
+                Err(_) => {
+                    return Err(FollowError::new(FollowErrorKind::Timeout, format!("nothing came for {} s", patience.as_secs())));
+                }
                 Ok(None) => return Ok(None),
-                Ok(Some(Err(error))) => return Err(Failure::new(Kind::Broken, causes::chain(&error))),
+                Ok(Some(Err(error))) => return Err(FollowError::new(FollowErrorKind::Broken, causes::chain(&error))),
                 Ok(Some(Ok(frame))) => {
                     if let Ok(data) = frame.into_data() {
                         return Ok(Some(data));
@@ -319,17 +321,18 @@ mod tests {
 
     #[test]
     fn a_refusal_tells_what_the_server_said() {
-        let status = br#"{"kind":"Status","message":"pods is forbidden: User \"x\" cannot list resource \"pods\"","code":403}"#;
+        let status =
+            br#"{"kind":"ApiStatus","message":"pods is forbidden: User \"x\" cannot list resource \"pods\"","code":403}"#;
         let denied = refused(StatusCode::FORBIDDEN, status, None);
-        assert_eq!(denied.kind, Kind::Denied);
+        assert_eq!(denied.kind, FollowErrorKind::Denied);
         assert!(denied.reason.contains("403 Forbidden: pods is forbidden: User \"x\" cannot list"), "{}", denied.reason);
         let plain = refused(StatusCode::UNAUTHORIZED, b"Unauthorized\n", None);
-        assert_eq!((plain.kind, plain.reason.as_str()), (Kind::Unauthorized, "401 Unauthorized: Unauthorized"));
+        assert_eq!((plain.kind, plain.reason.as_str()), (FollowErrorKind::Unauthorized, "401 Unauthorized: Unauthorized"));
         let asked = Some(Duration::from_secs(7));
         assert_eq!(refused(StatusCode::TOO_MANY_REQUESTS, b"", asked).retry_after, asked);
         assert_eq!(refused(StatusCode::BAD_GATEWAY, b"", None).reason, "502 Bad Gateway");
         // In an event of a watch there is no header.
-        let event = br#"{"kind":"Status","message":"later","code":429,"details":{"retryAfterSeconds":3}}"#;
+        let event = br#"{"kind":"ApiStatus","message":"later","code":429,"details":{"retryAfterSeconds":3}}"#;
         assert_eq!(refused(StatusCode::TOO_MANY_REQUESTS, event, None).retry_after, Some(Duration::from_secs(3)));
         let page = refused(StatusCode::BAD_GATEWAY, &b"x".repeat(9999), None);
         assert!(page.reason.len() < 400, "{} bytes", page.reason.len());

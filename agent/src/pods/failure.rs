@@ -6,25 +6,25 @@ use crate::{causes::one_line, rate_limit::RateLimit};
 
 /// What did not work.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct FollowError {
     /// Its kind.
-    pub kind: Kind,
+    pub kind: FollowErrorKind,
     /// What happened, and for what a person must mend, how.
     pub reason: String,
     /// How long the server wants to be left alone.
     pub retry_after: Option<Duration>,
 }
 
-impl Failure {
+impl FollowError {
     /// One of this kind. What the other end says may be part of the reason.
-    pub fn new(kind: Kind, reason: impl AsRef<str>) -> Self {
+    pub fn new(kind: FollowErrorKind, reason: impl AsRef<str>) -> Self {
         Self { kind, reason: one_line(reason.as_ref()), retry_after: None }
     }
 }
 
 /// Kinds of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum FollowErrorKind {
     /// No configuration, no token or no certificate to be read.
     Configuration,
     /// No connection, TLS included.
@@ -47,7 +47,7 @@ pub enum Kind {
     Malformed,
 }
 
-impl Kind {
+impl FollowErrorKind {
     /// All kinds, in order.
     pub const ALL: [Self; 10] = [
         Self::Configuration,
@@ -94,8 +94,8 @@ const BURST: u32 = 5;
 #[derive(Debug)]
 pub struct Log {
     since: Option<Instant>,
-    said: Option<(Kind, Instant)>,
-    limit: RateLimit<Kind>,
+    said: Option<(FollowErrorKind, Instant)>,
+    limit: RateLimit<FollowErrorKind>,
 }
 
 impl Default for Log {
@@ -106,7 +106,7 @@ impl Default for Log {
 
 impl Log {
     /// Whether to say this failure.
-    pub fn failed(&mut self, kind: Kind, now: Instant) -> bool {
+    pub fn failed(&mut self, kind: FollowErrorKind, now: Instant) -> bool {
         let first = self.since.is_none();
         self.since.get_or_insert(now);
         if first && kind.is_usual() {
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn kinds_are_listed_in_their_order() {
-        assert!(Kind::ALL.into_iter().enumerate().all(|(position, kind)| kind as usize == position));
+        assert!(FollowErrorKind::ALL.into_iter().enumerate().all(|(position, kind)| kind as usize == position));
     }
 
     #[test]
@@ -143,10 +143,10 @@ mod tests {
         let mut log = Log::default();
         let start = Instant::now();
         assert_eq!(log.succeeded(start), None);
-        assert!(log.failed(Kind::Denied, start));
-        assert!(!log.failed(Kind::Denied, start + AGAIN / 2));
-        assert!(log.failed(Kind::Denied, start + AGAIN));
-        assert!(log.failed(Kind::Timeout, start + AGAIN), "another one");
+        assert!(log.failed(FollowErrorKind::Denied, start));
+        assert!(!log.failed(FollowErrorKind::Denied, start + AGAIN / 2));
+        assert!(log.failed(FollowErrorKind::Denied, start + AGAIN));
+        assert!(log.failed(FollowErrorKind::Timeout, start + AGAIN), "another one");
         assert_eq!(log.succeeded(start + 2 * AGAIN), Some(2 * AGAIN));
         assert_eq!(log.succeeded(start + 2 * AGAIN), None);
     }
@@ -157,7 +157,7 @@ mod tests {
         let start = Instant::now();
         let flap = |log: &mut Log, second| {
             let now = start + Duration::from_secs(second);
-            (log.failed(Kind::Connection, now), log.succeeded(now).is_some())
+            (log.failed(FollowErrorKind::Connection, now), log.succeeded(now).is_some())
         };
         let said = (0..600).map(|second| flap(&mut log, second)).filter(|said| *said == (true, true)).count();
         assert_eq!(said, BURST as usize);
@@ -168,9 +168,9 @@ mod tests {
     fn what_is_usual_is_said_when_it_does_not_end() {
         let mut log = Log::default();
         let now = Instant::now();
-        assert!(!log.failed(Kind::Expired, now));
+        assert!(!log.failed(FollowErrorKind::Expired, now));
         assert_eq!(log.succeeded(now), None);
-        assert!(!log.failed(Kind::Expired, now));
-        assert!(log.failed(Kind::Expired, now));
+        assert!(!log.failed(FollowErrorKind::Expired, now));
+        assert!(log.failed(FollowErrorKind::Expired, now));
     }
 }

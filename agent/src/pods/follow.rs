@@ -14,10 +14,10 @@ use tracing::{debug, info, warn};
 
 use super::{
     SharedIndex, Sink,
-    api::{Answer, Api, Status, refused},
-    failure::{Failure, Kind, Log},
-    items::Item,
-    object::{Object, Wanted},
+    api::{Api, ApiStatus, Response, refused},
+    failure::{FollowError, FollowErrorKind, Log},
+    items::ListItem,
+    object::{KeptLabels, Object},
 };
 use crate::backoff::{Backoff, Pacing};
 
@@ -44,7 +44,7 @@ pub struct Follower<T> {
     api: Api,
     sink: Sink<T>,
     shared: SharedIndex,
-    wanted: Arc<Wanted>,
+    kept_labels: Arc<KeptLabels>,
     /// `fieldSelector=…&`, percent-encoded, or nothing.
     selector: String,
     /// The version to go on from; `None` when all objects are to be asked for.
@@ -57,18 +57,18 @@ pub struct Follower<T> {
 
 /// A list without its items.
 #[derive(Deserialize)]
-struct List {
-    metadata: ListMetadata,
+struct WatchedList {
+    metadata: WatchedListMetadata,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct ListMetadata {
+struct WatchedListMetadata {
     resource_version: String,
 }
 
 #[derive(Deserialize)]
-struct Event<'a> {
+struct WatchEvent<'a> {
     #[serde(rename = "type")]
     kind: &'a str,
     #[serde(borrow)]
@@ -91,14 +91,14 @@ struct AnyMetadata {
 
 impl<T: Object> Follower<T> {
     /// Follows what `field` selects, or all, and puts it into the sink.
-    pub fn new(api: Api, sink: Sink<T>, shared: SharedIndex, wanted: Arc<Wanted>, field: Option<(&str, &str)>) -> Self {
+    pub fn new(api: Api, sink: Sink<T>, shared: SharedIndex, kept_labels: Arc<KeptLabels>, field: Option<(&str, &str)>) -> Self {
         let selector = field.map_or(String::new(), |(field, value)| {
             let value = percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC);
             format!("fieldSelector={field}%3D{value}&")
         });
-        shared.change(|known| known.figures.following_mut(sink.followed).wanted = true);
+        shared.change(|known| known.stats.following_mut(sink.followed).is_followed = true);
         let (spread, backoff) = (Duration::ZERO, Backoff::new(PACING));
-        Self { api, sink, shared, wanted, selector, version: None, spread, backoff, log: Log::default() }
+        Self { api, sink, shared, kept_labels, selector, version: None, spread, backoff, log: Log::default() }
     }
 
     /// Never ends. Every list is put off by a random part of `spread`, the first one too.
@@ -108,7 +108,7 @@ impl<T: Object> Follower<T> {
         loop {
             let began = Instant::now();
             let failure = match self.step().await {
-                Ok(()) if began.elapsed() < SHORT => Failure::new(Kind::Broken, "the watch ended at once"),
+                Ok(()) if began.elapsed() < SHORT => FollowError::new(FollowErrorKind::Broken, "the watch ended at once"),
                 Ok(()) => {
                     self.backoff.reset();
                     continue;
@@ -117,7 +117,7 @@ impl<T: Object> Follower<T> {
             };
             let worked = began.elapsed() >= SHORT;
             self.failed(&failure, worked).await;
-            if failure.kind == Kind::Expired {
+            if failure.kind == FollowErrorKind::Expired {
                 // All agents whose watches went through one server may have got this answer at once.
                 self.version = None;
                 self.put_off(spread).await;
@@ -132,29 +132,30 @@ impl<T: Object> Follower<T> {
     }
 
     /// One round: a list if one is needed, and a watch.
-    async fn step(&mut self) -> Result<(), Failure> {
+    async fn step(&mut self) -> Result<(), FollowError> {
         if self.version.is_none() {
-            let late = |_| Failure::new(Kind::Timeout, format!("the list was not there within {} s", LIST.as_secs()));
+            let late =
+                |_| FollowError::new(FollowErrorKind::Timeout, format!("the list was not there within {} s", LIST.as_secs()));
             timeout(LIST, self.list()).await.map_err(late)??;
         }
         self.watch().await
     }
 
-    async fn failed(&mut self, failure: &Failure, worked: bool) {
+    async fn failed(&mut self, failure: &FollowError, worked: bool) {
         let advice = match failure.kind {
-            Kind::Denied => {
+            FollowErrorKind::Denied => {
                 format!("; podmeter's service account needs the verbs list and watch on {} (see its ClusterRole)", T::RESOURCE)
             }
-            Kind::Unauthorized => "; the token is read again before the next attempt".to_owned(),
+            FollowErrorKind::Unauthorized => "; the token is read again before the next attempt".to_owned(),
             _ => String::new(),
         };
         let (what, address, reason) = (T::RESOURCE, self.api.address(), &failure.reason);
         let said = format!("could not follow {what} at {address}: {reason}{advice}");
         self.shared.change(|known| {
-            known.figures.failed(failure.kind);
+            known.stats.failed(failure.kind);
             // A watch that broke is resumed at once, mostly.
             if !worked || !failure.kind.is_usual() {
-                known.figures.following_mut(self.sink.followed).fails(failure.kind, &said);
+                known.stats.following_mut(self.sink.followed).fails(failure.kind, &said);
             }
         });
         if self.log.failed(failure.kind, std::time::Instant::now()) {
@@ -174,7 +175,7 @@ impl<T: Object> Follower<T> {
     /// What is known is current.
     fn works(&mut self) {
         let (first, pods, no_node) = self.shared.change(|known| {
-            let following = known.figures.following_mut(self.sink.followed);
+            let following = known.stats.following_mut(self.sink.followed);
             let first = !following.known;
             following.works();
             (first, known.counts().0, known.node().is_none())
@@ -190,21 +191,22 @@ impl<T: Object> Follower<T> {
         }
     }
 
-    async fn list(&mut self) -> Result<(), Failure> {
+    async fn list(&mut self) -> Result<(), FollowError> {
         let path = format!("/api/v1/{}?{}resourceVersion=0", T::RESOURCE, self.selector);
         let answer =
             self.ask(&path, "application/json", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1").await?;
         let (mut keys, mut all) = (HashSet::new(), true);
         let rest = answer.items(|item| match item {
-            Item::Text(text) => keys.extend(self.set(text)),
-            Item::Unreadable => {
+            ListItem::Text(text) => keys.extend(self.set(text)),
+            ListItem::Unreadable => {
                 all = false;
-                self.shared.change(|known| known.figures.malformed += 1);
+                self.shared.change(|known| known.stats.malformed += 1);
             }
         });
         let rest = rest.await?;
-        let list: List = serde_json::from_slice(&rest)
-            .map_err(|error| Failure::new(Kind::Malformed, format!("the list of {} cannot be read: {error}", T::RESOURCE)))?;
+        let list: WatchedList = serde_json::from_slice(&rest).map_err(|error| {
+            FollowError::new(FollowErrorKind::Malformed, format!("the list of {} cannot be read: {error}", T::RESOURCE))
+        })?;
         // Which object it is that cannot be read is not known, so none is taken for deleted.
         if all {
             self.shared.change(|known| (self.sink.keep)(known, &keys));
@@ -215,7 +217,7 @@ impl<T: Object> Follower<T> {
     }
 
     /// Watches from the version on, until the server ends the watch as it was asked to.
-    async fn watch(&mut self) -> Result<(), Failure> {
+    async fn watch(&mut self) -> Result<(), FollowError> {
         let seconds = WATCH.mul_f64(1.0 + fastrand::f64()).as_secs();
         let version = self.version.as_deref().unwrap_or_default();
         let path = format!(
@@ -237,15 +239,16 @@ impl<T: Object> Follower<T> {
             if text.trim().is_empty() {
                 continue;
             }
-            let event: Event<'_> = serde_json::from_str(&text)
-                .map_err(|error| Failure::new(Kind::Malformed, format!("an event of {} cannot be read: {error}", T::RESOURCE)))?;
+            let event: WatchEvent<'_> = serde_json::from_str(&text).map_err(|error| {
+                FollowError::new(FollowErrorKind::Malformed, format!("an event of {} cannot be read: {error}", T::RESOURCE))
+            })?;
             match event.kind {
                 "BOOKMARK" => {
                     bookmarked = true;
                     self.seen(event.object.get());
                 }
                 "ERROR" => {
-                    let status: Status = serde_json::from_str(event.object.get()).unwrap_or_default();
+                    let status: ApiStatus = serde_json::from_str(event.object.get()).unwrap_or_default();
                     let code = http::StatusCode::from_u16(status.code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
                     return Err(refused(code, event.object.get().as_bytes(), None));
                 }
@@ -262,25 +265,25 @@ impl<T: Object> Follower<T> {
         }
     }
 
-    async fn ask(&mut self, path: &str, objects: &'static str, metadata: &'static str) -> Result<Answer, Failure> {
-        self.shared.change(|known| known.figures.requests += 1);
+    async fn ask(&mut self, path: &str, objects: &'static str, metadata: &'static str) -> Result<Response, FollowError> {
+        self.shared.change(|known| known.stats.requests += 1);
         let answer = self.api.get(path, if T::METADATA_ONLY { metadata } else { objects }).await?;
         self.heard();
         Ok(answer)
     }
 
     fn heard(&self) {
-        self.shared.change(|known| known.figures.heard = Some(std::time::Instant::now()));
+        self.shared.change(|known| known.stats.heard = Some(std::time::Instant::now()));
     }
 
     /// Takes an object; its key. One that cannot be read is counted and skipped; what was known of it stays.
     fn set(&self, object: &str) -> Option<Box<str>> {
-        let read = T::read(object, &self.wanted);
+        let read = T::read(object, &self.kept_labels);
         match read {
             Ok(object) => {
                 let key = object.key().into();
                 self.shared.change(|known| {
-                    known.figures.events += 1;
+                    known.stats.events += 1;
                     (self.sink.set)(known, object);
                 });
                 Some(key)
@@ -295,9 +298,9 @@ impl<T: Object> Follower<T> {
     }
 
     fn deleted(&self, object: &str) {
-        match T::read(object, &self.wanted) {
+        match T::read(object, &self.kept_labels) {
             Ok(object) => self.shared.change(|known| {
-                known.figures.events += 1;
+                known.stats.events += 1;
                 (self.sink.forget)(known, object);
             }),
             Err(_) => self.malformed(),
@@ -306,8 +309,8 @@ impl<T: Object> Follower<T> {
 
     fn malformed(&self) {
         self.shared.change(|known| {
-            known.figures.events += 1;
-            known.figures.malformed += 1;
+            known.stats.events += 1;
+            known.stats.malformed += 1;
         });
     }
 

@@ -5,13 +5,14 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
-    figures::{Figures, Followed},
-    object::{Container, Labels, Namespace, Node, Pod},
+    follow_stats::{FollowStats, Followed},
+    object::{Container, KubernetesNode, Labels, Namespace, Pod},
 };
 
 use crate::{addresses::Addresses, config::Range};
@@ -40,23 +41,25 @@ const PAST: usize = 32;
 /// All that is known. A clone shares everything with its original until one of them changes.
 #[derive(Clone, Debug, Default)]
 pub struct PodIndex {
-    pods: Arc<HashMap<Box<str>, Arc<Entry>>>,
+    pods: Arc<HashMap<Box<str>, Arc<PodEntry>>>,
     /// UID in cgroup paths -> UIDs of the mirror pods that say it is theirs, oldest first.
     mirrors: Arc<HashMap<Box<str>, Vec<Box<str>>>>,
     /// UIDs of the pods that the API has and that are not kept.
     left_out: Arc<HashSet<Box<str>>>,
     /// How long a pod's state is exported after its end.
     pub finished_kept: Duration,
-    node: Option<Node>,
+    node: Option<KubernetesNode>,
     namespaces: Arc<HashMap<Box<str>, (Labels, u64)>>,
     /// Counts changes.
     revision: u64,
+    /// Counts changes of [`addresses`](Self::addresses).
+    addresses_revision: u64,
     /// How the sources fare.
-    pub figures: Figures,
+    pub stats: FollowStats,
 }
 
 #[derive(Clone, Debug)]
-struct Entry {
+struct PodEntry {
     pod: Arc<Pod>,
     revision: u64,
     /// Ids of containers that the status has told of, those told last at the end, and their names.
@@ -67,9 +70,16 @@ struct Entry {
     lived: bool,
 }
 
+impl PodEntry {
+    /// The pod's addresses, while they are its own.
+    fn addresses(&self) -> &[IpAddr] {
+        if self.gone.is_some() || self.pod.is_over() { &[] } else { &self.pod.addresses }
+    }
+}
+
 /// A pod that has finished.
 #[derive(Clone, Copy, Debug)]
-pub struct Ended<'a> {
+pub struct FinishedPod<'a> {
     /// The pod, in its last state.
     pub pod: &'a Pod,
     /// Whether the API has deleted it since.
@@ -123,7 +133,7 @@ impl PodIndex {
 
     /// The mirror of the static pod with this UID, where no pod has it for its own. Of several that of the first, as long as the API has
     /// it: kubelet makes another only when the one before is gone.
-    fn mirror(&self, cgroup_uid: &str) -> Option<&Arc<Entry>> {
+    fn mirror(&self, cgroup_uid: &str) -> Option<&Arc<PodEntry>> {
         let mirrors = self.mirrors.get(cgroup_uid).filter(|_| !self.left_out.contains(cgroup_uid))?;
         let mut entries = mirrors.iter().filter_map(|uid| self.pods.get(uid));
         entries.clone().find(|entry| entry.gone.is_none()).or_else(|| entries.next_back())
@@ -135,9 +145,9 @@ impl PodIndex {
     }
 
     /// The pods that have finished.
-    pub fn finished(&self) -> impl Iterator<Item = Ended<'_>> {
+    pub fn finished(&self) -> impl Iterator<Item = FinishedPod<'_>> {
         let over = self.pods.values().filter(|entry| entry.pod.is_over());
-        over.map(|entry| Ended { pod: &entry.pod, deleted: entry.gone.is_some(), seen: entry.lived })
+        over.map(|entry| FinishedPod { pod: &entry.pod, deleted: entry.gone.is_some(), seen: entry.lived })
     }
 
     /// How many pods the API has that are not kept.
@@ -150,15 +160,18 @@ impl PodIndex {
         self.namespaces.get(namespace).map_or(&[], |(labels, _)| labels)
     }
 
-    /// Which addresses are whose, as far as is known; `None` before all pods of this node have been told, and the node itself where
-    /// that is asked for.
+    /// Another number after every change of [`addresses`](Self::addresses); `None` while they are not known.
+    pub fn addresses_revision(&self) -> Option<u64> {
+        let [pods, node] = [Followed::Pods, Followed::Node].map(|followed| self.stats.following(followed));
+        Some(self.addresses_revision).filter(|_| pods.known && (node.known || !node.is_followed))
+    }
+
+    /// The addresses of this node and of the cluster's pods, as far as they are known; `None` before all pods of this node have been
+    /// read, and the node itself where it is followed.
     ///
     /// Of pods on other nodes and of services nothing is known, and no range is guessed that would have them.
     pub fn addresses(&self) -> Option<Addresses> {
-        let awaited = [Followed::Pods, Followed::Node].map(|followed| self.figures.following(followed));
-        if !awaited[0].known || awaited[1].wanted && !awaited[1].known {
-            return None;
-        }
+        self.addresses_revision()?;
         let mut cluster: Vec<Range> = self.node.iter().flat_map(|node| &node.pod_ranges).copied().collect();
         let mut pods: Vec<_> = self.living().flat_map(|pod| &pod.addresses).copied().collect();
         pods.sort_unstable();
@@ -170,7 +183,7 @@ impl PodIndex {
     }
 
     /// This node.
-    pub fn node(&self) -> Option<&Node> {
+    pub fn node(&self) -> Option<&KubernetesNode> {
         self.node.as_ref()
     }
 
@@ -194,8 +207,9 @@ impl PodIndex {
         self.revision += 1;
         let revision = self.revision;
         self.claim(&pod);
-        let new = || Arc::new(Entry { pod: Arc::new(Pod::default()), revision, ids: Vec::new(), gone: None, lived: false });
+        let new = || Arc::new(PodEntry { pod: Arc::new(Pod::default()), revision, ids: Vec::new(), gone: None, lived: false });
         let entry = Arc::make_mut(Arc::make_mut(&mut self.pods).entry(pod.uid.clone()).or_insert_with(new));
+        let before = entry.addresses().to_vec();
         entry.gone = None;
         entry.lived |= !pod.is_over();
         for container in &pod.containers {
@@ -211,6 +225,7 @@ impl PodIndex {
             entry.pod = Arc::new(pod);
             entry.revision = revision;
         }
+        self.addresses_revision += u64::from(entry.addresses() != before);
     }
 
     /// A mirror pod says whose mirror it is. One that says so no more has no claim.
@@ -261,6 +276,7 @@ impl PodIndex {
     /// The API has deleted this pod.
     pub fn forget_pod(&mut self, uid: &str, now: Instant) {
         if let Some(entry) = Arc::make_mut(&mut self.pods).get_mut(uid) {
+            self.addresses_revision += u64::from(!entry.addresses().is_empty());
             Arc::make_mut(entry).gone.get_or_insert(now);
         }
         if self.left_out.contains(uid) {
@@ -272,6 +288,7 @@ impl PodIndex {
     /// The API has these pods and no others.
     pub fn keep_pods(&mut self, uids: &HashSet<Box<str>>, now: Instant) {
         for (_, entry) in Arc::make_mut(&mut self.pods).iter_mut().filter(|(uid, _)| !uids.contains(*uid)) {
+            self.addresses_revision += u64::from(!entry.addresses().is_empty());
             Arc::make_mut(entry).gone.get_or_insert(now);
         }
         Arc::make_mut(&mut self.left_out).retain(|uid| uids.contains(uid));
@@ -280,12 +297,12 @@ impl PodIndex {
 
     fn drop_long_gone(&mut self, now: Instant) {
         // Of those that are deleted in one moment, the revision tells which changed last.
-        let key = |entry: &Entry| entry.gone.map(|gone| (gone, entry.revision));
+        let key = |entry: &PodEntry| entry.gone.map(|gone| (gone, entry.revision));
         let mut gone: Vec<_> = self.pods.values().filter_map(|entry| key(entry)).collect();
         gone.sort_unstable_by(|a, b| b.cmp(a));
         // The newest of those that are too many.
         let limit = gone.get(GONE).copied();
-        let stays = |entry: &Entry| {
+        let stays = |entry: &PodEntry| {
             key(entry)
                 .is_none_or(|gone| now.saturating_duration_since(gone.0) < REMEMBERED && limit.is_none_or(|limit| gone > limit))
         };
@@ -297,13 +314,15 @@ impl PodIndex {
     }
 
     /// The API has this node, in this state.
-    pub fn set_node(&mut self, node: Node) {
+    pub fn set_node(&mut self, node: KubernetesNode) {
+        let addresses = |node: &KubernetesNode| (node.pod_ranges.clone(), node.addresses.clone());
+        self.addresses_revision += u64::from(self.node.as_ref().map(addresses) != Some(addresses(&node)));
         self.node = Some(node);
     }
 
     /// The API has no such node.
     pub fn forget_node(&mut self) {
-        self.node = None;
+        self.addresses_revision += u64::from(self.node.take().is_some());
     }
 
     /// The API has this namespace, in this state.

@@ -12,7 +12,7 @@ const LONGEST_REST: usize = 64 << 10;
 
 /// Why a list cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
+pub enum MalformedList {
     /// Brackets that do not match, or none at all.
     #[error("it is not a list in JSON")]
     NotAList,
@@ -23,7 +23,7 @@ pub enum Malformed {
 
 /// What is found one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Item<'a> {
+pub enum ListItem<'a> {
     /// An item's text.
     Text(&'a str),
     /// One that is longer than [`LONGEST`], or no UTF-8.
@@ -32,7 +32,7 @@ pub enum Item<'a> {
 
 /// A list that is coming in.
 #[derive(Debug, Default)]
-pub struct Items {
+pub struct ListItems {
     /// Brackets that are open.
     depth: usize,
     in_string: bool,
@@ -49,12 +49,12 @@ pub struct Items {
     rest: Vec<u8>,
 }
 
-impl Items {
+impl ListItems {
     /// Takes the next bytes, and gives out the items that end among them.
     ///
     /// # Errors
     /// When this is no list.
-    pub fn push(&mut self, bytes: &[u8], mut found: impl FnMut(Item<'_>)) -> Result<(), Malformed> {
+    pub fn push(&mut self, bytes: &[u8], mut found: impl FnMut(ListItem<'_>)) -> Result<(), MalformedList> {
         for byte in bytes {
             self.step(*byte, &mut found)?;
         }
@@ -65,11 +65,11 @@ impl Items {
     ///
     /// # Errors
     /// When the end is missing.
-    pub fn finish(self) -> Result<Vec<u8>, Malformed> {
-        if self.depth == 0 && !self.in_string && !self.rest.is_empty() { Ok(self.rest) } else { Err(Malformed::NotAList) }
+    pub fn finish(self) -> Result<Vec<u8>, MalformedList> {
+        if self.depth == 0 && !self.in_string && !self.rest.is_empty() { Ok(self.rest) } else { Err(MalformedList::NotAList) }
     }
 
-    fn step(&mut self, byte: u8, found: &mut impl FnMut(Item<'_>)) -> Result<(), Malformed> {
+    fn step(&mut self, byte: u8, found: &mut impl FnMut(ListItem<'_>)) -> Result<(), MalformedList> {
         if self.in_string {
             match byte {
                 _ if self.escaped => self.escaped = false,
@@ -95,7 +95,7 @@ impl Items {
                 }
             }
             b'}' | b']' => {
-                self.depth = self.depth.checked_sub(1).ok_or(Malformed::NotAList)?;
+                self.depth = self.depth.checked_sub(1).ok_or(MalformedList::NotAList)?;
                 if self.inside && self.depth == 1 {
                     self.end_of_item(found);
                     self.inside = false;
@@ -112,7 +112,7 @@ impl Items {
         self.keep(byte)
     }
 
-    fn keep(&mut self, byte: u8) -> Result<(), Malformed> {
+    fn keep(&mut self, byte: u8) -> Result<(), MalformedList> {
         if !self.inside {
             return self.keep_rest(byte);
         }
@@ -124,18 +124,18 @@ impl Items {
         Ok(())
     }
 
-    fn keep_rest(&mut self, byte: u8) -> Result<(), Malformed> {
+    fn keep_rest(&mut self, byte: u8) -> Result<(), MalformedList> {
         if self.rest.len() >= LONGEST_REST {
-            return Err(Malformed::TooLong);
+            return Err(MalformedList::TooLong);
         }
         self.rest.push(byte);
         Ok(())
     }
 
-    fn end_of_item(&mut self, found: &mut impl FnMut(Item<'_>)) {
+    fn end_of_item(&mut self, found: &mut impl FnMut(ListItem<'_>)) {
         if !self.item.is_empty() {
             let text = std::str::from_utf8(&self.item).ok().filter(|_| !self.overflown);
-            found(text.map_or(Item::Unreadable, Item::Text));
+            found(text.map_or(ListItem::Unreadable, ListItem::Text));
         }
         self.item.clear();
         self.overflown = false;
@@ -149,14 +149,14 @@ mod tests {
     use super::*;
 
     /// The items and the rest of a text that comes in pieces of this size.
-    fn cut(text: &[u8], piece: usize) -> Result<(Vec<String>, String), Malformed> {
-        let mut items = Items::default();
+    fn cut(text: &[u8], piece: usize) -> Result<(Vec<String>, String), MalformedList> {
+        let mut items = ListItems::default();
         let mut found = Vec::new();
         for bytes in text.chunks(piece) {
             items.push(bytes, |item| {
                 found.push(match item {
-                    Item::Text(text) => text.to_owned(),
-                    Item::Unreadable => "unreadable".to_owned(),
+                    ListItem::Text(text) => text.to_owned(),
+                    ListItem::Unreadable => "unreadable".to_owned(),
                 });
             })?;
         }
@@ -182,15 +182,15 @@ mod tests {
             assert_eq!(cut(empty.as_bytes(), 3).unwrap().0, [""; 0], "{empty}");
         }
         for wrong in ["", "}", r#"{"items":[{}"#, r#"{"items":[{}]"#, r#"{"items"#] {
-            assert_eq!(cut(wrong.as_bytes(), 3), Err(Malformed::NotAList), "{wrong:?}");
+            assert_eq!(cut(wrong.as_bytes(), 3), Err(MalformedList::NotAList), "{wrong:?}");
         }
     }
 
     #[test]
     fn no_more_is_kept_than_one_object_and_a_little() {
-        let mut items = Items::default();
+        let mut items = ListItems::default();
         let mut found = Vec::new();
-        let mut push = |bytes: &[u8]| items.push(bytes, |item| found.push(item == Item::Unreadable));
+        let mut push = |bytes: &[u8]| items.push(bytes, |item| found.push(item == ListItem::Unreadable));
         push(br#"{"items":[{"a":""#).unwrap();
         for _ in 0..20 {
             push(&[b'x'; 1 << 20]).unwrap();
@@ -199,7 +199,7 @@ mod tests {
         assert!(items.item.capacity() <= 2 * LONGEST);
         assert_eq!(found, [true, false], "too long, and the next one is well");
         let page = b"<html>".repeat(LONGEST_REST);
-        assert_eq!(Items::default().push(&page, |_| ()), Err(Malformed::TooLong));
+        assert_eq!(ListItems::default().push(&page, |_| ()), Err(MalformedList::TooLong));
     }
 
     proptest! {

@@ -11,10 +11,10 @@ use tracing::{info, warn};
 use super::{
     SharedIndex,
     api::Api,
-    failure::{Failure, Kind, Log},
-    figures::Followed,
-    items::Item,
-    object::{Object as _, Pod, Wanted},
+    failure::{FollowError, FollowErrorKind, Log},
+    follow_stats::Followed,
+    items::ListItem,
+    object::{KeptLabels, Object as _, Pod},
 };
 use crate::backoff::{Backoff, Pacing};
 
@@ -25,7 +25,7 @@ pub struct Poller {
     /// Where what it says goes.
     pub shared: SharedIndex,
     /// What is wanted of pods.
-    pub wanted: Arc<Wanted>,
+    pub kept_labels: Arc<KeptLabels>,
     /// Time between two requests.
     pub interval: Duration,
 }
@@ -33,7 +33,7 @@ pub struct Poller {
 impl Poller {
     /// Never ends. Begins within `spread` and within an interval: no kubelet is asked by more than one agent.
     pub async fn run(mut self, spread: Duration) {
-        self.shared.change(|known| known.figures.following_mut(Followed::Pods).wanted = true);
+        self.shared.change(|known| known.stats.following_mut(Followed::Pods).is_followed = true);
         let mut backoff = Backoff::new(Pacing { initial: self.interval / 2, max: Duration::from_secs(60).max(self.interval) });
         let mut log = Log::default();
         sleep(spread.min(self.interval).mul_f64(fastrand::f64())).await;
@@ -56,16 +56,20 @@ impl Poller {
                         None => backoff.wait(),
                     };
                     let advice = match failure.kind {
-                        Kind::Denied => "; podmeter's service account needs the verb get on nodes/pods (nodes/proxy before 1.33)",
-                        Kind::Unauthorized => "; the token is read again before the next attempt",
-                        Kind::Connection => "; is kubernetes.kubelet_url right, and kubernetes.kubelet_ca for its certificate?",
+                        FollowErrorKind::Denied => {
+                            "; podmeter's service account needs the verb get on nodes/pods (nodes/proxy before 1.33)"
+                        }
+                        FollowErrorKind::Unauthorized => "; the token is read again before the next attempt",
+                        FollowErrorKind::Connection => {
+                            "; is kubernetes.kubelet_url right, and kubernetes.kubelet_ca for its certificate?"
+                        }
                         _ => "",
                     };
                     let (address, reason) = (self.api.address(), &failure.reason);
                     let said = format!("could not ask the kubelet at {address} for its pods: {reason}{advice}");
                     self.shared.change(|known| {
-                        known.figures.failed(failure.kind);
-                        known.figures.following_mut(Followed::Pods).fails(failure.kind, &said);
+                        known.stats.failed(failure.kind);
+                        known.stats.following_mut(Followed::Pods).fails(failure.kind, &said);
                     });
                     if log.failed(failure.kind, std::time::Instant::now()) {
                         warn!("{said}");
@@ -78,17 +82,17 @@ impl Poller {
     }
 
     /// Asks once; whether it was the first time that worked.
-    async fn poll(&mut self) -> Result<bool, Failure> {
-        self.shared.change(|known| known.figures.requests += 1);
+    async fn poll(&mut self) -> Result<bool, FollowError> {
+        self.shared.change(|known| known.stats.requests += 1);
         let answer = self.api.get("/pods", "application/json").await?;
         let (mut uids, mut all) = (HashSet::new(), true);
         let rest = answer.items(|item| {
             let pod = match item {
-                Item::Text(text) => Pod::read(text, &self.wanted).ok(),
-                Item::Unreadable => None,
+                ListItem::Text(text) => Pod::read(text, &self.kept_labels).ok(),
+                ListItem::Unreadable => None,
             };
             self.shared.change(|known| {
-                known.figures.events += 1;
+                known.stats.events += 1;
                 match pod {
                     Some(pod) => {
                         uids.insert(pod.uid.clone());
@@ -96,22 +100,23 @@ impl Poller {
                     }
                     None => {
                         all = false;
-                        known.figures.malformed += 1;
+                        known.stats.malformed += 1;
                     }
                 }
             });
         });
         let rest = rest.await?;
         let valid: Result<serde_json::Value, _> = serde_json::from_slice(&rest);
-        valid.map_err(|error| Failure::new(Kind::Malformed, format!("its list of pods cannot be read: {error}")))?;
+        valid
+            .map_err(|error| FollowError::new(FollowErrorKind::Malformed, format!("its list of pods cannot be read: {error}")))?;
         let now = std::time::Instant::now();
         Ok(self.shared.change(|known| {
             // Which pod it is that cannot be read is not known, so none is taken for deleted.
             if all {
                 known.keep_pods(&uids, now);
             }
-            known.figures.heard = Some(now);
-            let following = known.figures.following_mut(Followed::Pods);
+            known.stats.heard = Some(now);
+            let following = known.stats.following_mut(Followed::Pods);
             let first = !following.known;
             following.works();
             first

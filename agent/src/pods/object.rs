@@ -12,7 +12,7 @@ use crate::{bound::bounded, config::Range};
 
 /// What is wanted of objects beside what every metric needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct KeptLabels {
     /// Keys of pod labels that become attributes.
     pub labels: Vec<String>,
     /// Keys of namespace labels that become attributes.
@@ -48,13 +48,13 @@ pub struct Pod {
     /// `spec.resources`: what all its containers may have together (1.34, or earlier behind a gate).
     pub resources: Resources,
     /// What the status reports of the pod as a whole since 1.36, or earlier behind a gate. The overhead is part of it.
-    pub reported: Reported,
+    pub reported: ReportedResources,
     /// Whether its node has refused a resize for good: what the spec requests will not come.
     pub resize_infeasible: bool,
     /// `spec.overhead`: what its sandbox needs beside its containers.
     pub overhead: Resources,
     /// `status.phase`.
-    pub phase: Option<Phase>,
+    pub phase: Option<PodPhase>,
     /// Addresses of its own; none of a pod in its node's network.
     pub addresses: Vec<IpAddr>,
     /// When it was over, Unix time, of a pod that is: its last container's end, else the last change of its conditions.
@@ -66,7 +66,7 @@ pub struct Pod {
 impl Pod {
     /// Whether nothing of it runs or ever will again.
     pub fn is_over(&self) -> bool {
-        self.phase.is_some_and(Phase::is_over)
+        self.phase.is_some_and(PodPhase::is_over)
     }
 }
 
@@ -89,22 +89,22 @@ pub struct Container {
     /// Its name in the pod.
     pub name: Box<str>,
     /// Its part in the pod's life.
-    pub role: Role,
+    pub role: ContainerRole,
     /// What the spec asks for.
     pub desired: Resources,
     /// What the status reports since 1.33, or earlier behind the gate of in-place resize.
-    pub reported: Reported,
+    pub reported: ReportedResources,
     /// Id of the container that runs now or ran last.
     pub id: Option<Box<str>>,
     /// Id of the one before, where the status still tells.
     pub previous_id: Option<Box<str>>,
     /// What the status says of it.
-    pub status: Option<Status>,
+    pub status: Option<ContainerStatus>,
 }
 
 /// A container's part in the life of its pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Role {
+pub enum ContainerRole {
     /// `spec.containers`.
     #[default]
     Main,
@@ -116,7 +116,7 @@ pub enum Role {
     Ephemeral,
 }
 
-impl Role {
+impl ContainerRole {
     /// The value of `podmeter.container.type`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -143,19 +143,19 @@ pub struct Resources {
 
 impl Resources {
     /// What is requested.
-    pub fn requests(&self) -> Amounts {
-        Amounts { cpu: self.cpu_request, memory: self.memory_request }
+    pub fn requests(&self) -> CpuAndMemory {
+        CpuAndMemory { cpu: self.cpu_request, memory: self.memory_request }
     }
 
     /// What is allowed.
-    pub fn limits(&self) -> Amounts {
-        Amounts { cpu: self.cpu_limit, memory: self.memory_limit }
+    pub fn limits(&self) -> CpuAndMemory {
+        CpuAndMemory { cpu: self.cpu_limit, memory: self.memory_limit }
     }
 }
 
 /// CPU and memory, of one list of the API.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Amounts {
+pub struct CpuAndMemory {
     /// CPUs.
     pub cpu: Option<Quantity>,
     /// Bytes of memory.
@@ -164,18 +164,18 @@ pub struct Amounts {
 
 /// What a status reports of resources. A list that is there holds as a whole: what it lacks is not requested, or not limited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reported {
+pub struct ReportedResources {
     /// `resources.requests`: in force.
-    pub requests: Option<Amounts>,
+    pub requests: Option<CpuAndMemory>,
     /// `resources.limits`: in force.
-    pub limits: Option<Amounts>,
+    pub limits: Option<CpuAndMemory>,
     /// `allocatedResources`: the requests that the node has admitted, in force or about to be.
-    pub allocated: Option<Amounts>,
+    pub allocated: Option<CpuAndMemory>,
 }
 
 /// `status.phase`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub enum PodPhase {
     /// Not all containers have been started once.
     Pending,
     /// At least one container runs.
@@ -188,7 +188,7 @@ pub enum Phase {
     Unknown,
 }
 
-impl Phase {
+impl PodPhase {
     /// All phases.
     pub const ALL: [Self; 5] = [Self::Pending, Self::Running, Self::Succeeded, Self::Failed, Self::Unknown];
 
@@ -215,13 +215,13 @@ impl Phase {
 
 /// What the API says of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Status {
+pub struct ContainerStatus {
     /// Whether it is ready for traffic.
     pub ready: bool,
     /// How often it was started again.
     pub restarts: u64,
     /// What it is doing.
-    pub state: State,
+    pub state: ContainerState,
     /// Why it waits, or why it ended.
     pub reason: Option<Box<str>>,
     /// Why the one before it ended.
@@ -230,7 +230,7 @@ pub struct Status {
 
 /// What a container is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum State {
+pub enum ContainerState {
     /// Not started yet, or to be started again.
     #[default]
     Waiting,
@@ -242,7 +242,7 @@ pub enum State {
 
 /// The node that podmeter runs on.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Node {
+pub struct KubernetesNode {
     /// Its name.
     pub name: Box<str>,
     /// `status.allocatable.cpu`: what pods may ask for in all.
@@ -279,7 +279,7 @@ pub trait Object: Sized + Send + 'static {
     ///
     /// # Errors
     /// When it is not such an object.
-    fn read(json: &str, wanted: &Wanted) -> Result<Self, serde_json::Error>;
+    fn read(json: &str, kept_labels: &KeptLabels) -> Result<Self, serde_json::Error>;
 
     /// What tells it from others of its kind.
     fn key(&self) -> &str;
@@ -290,8 +290,8 @@ impl Object for Pod {
     const METADATA_ONLY: bool = false;
     const BY_UID: bool = true;
 
-    fn read(json: &str, wanted: &Wanted) -> Result<Self, serde_json::Error> {
-        wire::pod(json, wanted)
+    fn read(json: &str, kept_labels: &KeptLabels) -> Result<Self, serde_json::Error> {
+        wire::pod(json, kept_labels)
     }
 
     fn key(&self) -> &str {
@@ -299,13 +299,13 @@ impl Object for Pod {
     }
 }
 
-impl Object for Node {
+impl Object for KubernetesNode {
     const RESOURCE: &'static str = "nodes";
     const METADATA_ONLY: bool = false;
     const BY_UID: bool = false;
 
-    fn read(json: &str, _: &Wanted) -> Result<Self, serde_json::Error> {
-        wire::node(json)
+    fn read(json: &str, _: &KeptLabels) -> Result<Self, serde_json::Error> {
+        wire::kubernetes_node(json)
     }
 
     fn key(&self) -> &str {
@@ -318,8 +318,8 @@ impl Object for Namespace {
     const METADATA_ONLY: bool = true;
     const BY_UID: bool = false;
 
-    fn read(json: &str, wanted: &Wanted) -> Result<Self, serde_json::Error> {
-        wire::namespace(json, wanted)
+    fn read(json: &str, kept_labels: &KeptLabels) -> Result<Self, serde_json::Error> {
+        wire::namespace(json, kept_labels)
     }
 
     fn key(&self) -> &str {

@@ -11,12 +11,12 @@
 //! overhead twice. Here it is added once, as Kubernetes means it to be (kubernetes/kubernetes#140046 and #139627).
 
 use super::{
-    object::{Amounts, Container, Phase, Pod, Resources, Role},
+    object::{Container, ContainerRole, CpuAndMemory, Pod, PodPhase, Resources},
     quantity::Quantity,
 };
 
 /// CPU or memory.
-type Pick = fn(&Amounts) -> Option<Quantity>;
+type Pick = fn(&CpuAndMemory) -> Option<Quantity>;
 
 const CPU: Pick = |amounts| amounts.cpu;
 const MEMORY: Pick = |amounts| amounts.memory;
@@ -32,7 +32,7 @@ pub fn memory(pod: &Pod) -> Option<Quantity> {
 }
 
 fn of(pod: &Pod, pick: Pick) -> Option<Quantity> {
-    if pod.phase.is_some_and(Phase::is_over) {
+    if pod.phase.is_some_and(PodPhase::is_over) {
         return None;
     }
     let requests = pod_level_request(pod, pick).or_else(|| together(pod, pick));
@@ -40,13 +40,13 @@ fn of(pod: &Pod, pick: Pick) -> Option<Quantity> {
 }
 
 /// What is set aside for a pod as a whole, without its overhead, where `spec.resources` requests anything.
-pub fn pod_level(pod: &Pod) -> Amounts {
-    Amounts { cpu: pod_level_request(pod, CPU), memory: pod_level_request(pod, MEMORY) }
+pub fn pod_level(pod: &Pod) -> CpuAndMemory {
+    CpuAndMemory { cpu: pod_level_request(pod, CPU), memory: pod_level_request(pod, MEMORY) }
 }
 
 fn pod_level_request(pod: &Pod, pick: Pick) -> Option<Quantity> {
     let requests = pod.resources.requests();
-    if requests == Amounts::default() {
+    if requests == CpuAndMemory::default() {
         return None;
     }
     let lists = [pod.reported.requests, pod.reported.allocated];
@@ -54,13 +54,14 @@ fn pod_level_request(pod: &Pod, pick: Pick) -> Option<Quantity> {
 }
 
 /// The limits of a pod as a whole, without its overhead, where `spec.resources` sets any.
-pub fn pod_level_limits(pod: &Pod) -> Amounts {
+pub fn pod_level_limits(pod: &Pod) -> CpuAndMemory {
     let limits = pod.resources.limits();
-    let of = |pick: Pick| larger_of_spec_and(pod, pick, &limits, &[pod.reported.limits]).filter(|_| limits != Amounts::default());
-    Amounts { cpu: of(CPU), memory: of(MEMORY) }
+    let of =
+        |pick: Pick| larger_of_spec_and(pod, pick, &limits, &[pod.reported.limits]).filter(|_| limits != CpuAndMemory::default());
+    CpuAndMemory { cpu: of(CPU), memory: of(MEMORY) }
 }
 
-fn larger_of_spec_and(pod: &Pod, pick: Pick, spec: &Amounts, reported: &[Option<Amounts>]) -> Option<Quantity> {
+fn larger_of_spec_and(pod: &Pod, pick: Pick, spec: &CpuAndMemory, reported: &[Option<CpuAndMemory>]) -> Option<Quantity> {
     let reports = reported.iter().any(Option::is_some);
     let spec = if pod.resize_infeasible && reports { None } else { pick(spec) };
     let reported = reported.iter().flatten().filter_map(|list| without_overhead(pod, list, pick));
@@ -69,7 +70,7 @@ fn larger_of_spec_and(pod: &Pod, pick: Pick, spec: &Amounts, reported: &[Option<
 
 /// What the containers request together: the largest of the three sums.
 fn together(pod: &Pod, pick: Pick) -> Option<Quantity> {
-    let of = |list: fn(&Container, bool) -> Option<Amounts>| {
+    let of = |list: fn(&Container, bool) -> Option<CpuAndMemory>| {
         aggregate(pod, |container| list(container, pod.resize_infeasible).as_ref().and_then(pick))
     };
     let reported = match (&pod.reported.requests, &pod.reported.allocated) {
@@ -81,17 +82,17 @@ fn together(pod: &Pod, pick: Pick) -> Option<Quantity> {
     reported.into_iter().flatten().max().max(desired)
 }
 
-fn without_overhead(pod: &Pod, list: &Amounts, pick: Pick) -> Option<Quantity> {
+fn without_overhead(pod: &Pod, list: &CpuAndMemory, pick: Pick) -> Option<Quantity> {
     pick(list).map(|all| all.minus(pick(&pod.overhead.requests()).unwrap_or_default()))
 }
 
 /// What the node has admitted for a container.
-fn allocated(container: &Container, infeasible: bool) -> Option<Amounts> {
+fn allocated(container: &Container, infeasible: bool) -> Option<CpuAndMemory> {
     container.reported.allocated.or_else(|| (!infeasible).then(|| container.desired.requests()))
 }
 
 /// What is in force for a container.
-fn actuated(container: &Container, infeasible: bool) -> Option<Amounts> {
+fn actuated(container: &Container, infeasible: bool) -> Option<CpuAndMemory> {
     container.reported.requests.or_else(|| allocated(container, infeasible))
 }
 
@@ -100,14 +101,14 @@ fn aggregate(pod: &Pod, request: impl Fn(&Container) -> Option<Quantity>) -> Opt
     for container in &pod.containers {
         let request = request(container);
         match container.role {
-            Role::Main => together = sum(together, request),
-            Role::Sidecar => {
+            ContainerRole::Main => together = sum(together, request),
+            ContainerRole::Sidecar => {
                 before = sum(before, request);
                 init = init.max(before);
             }
-            Role::Init => init = init.max(sum(before, request)),
+            ContainerRole::Init => init = init.max(sum(before, request)),
             // Ephemeral containers have no resources.
-            Role::Ephemeral => {}
+            ContainerRole::Ephemeral => {}
         }
     }
     sum(together, before).max(init)

@@ -80,7 +80,7 @@ impl WorkloadKind {
 
 /// What a pod says of its controller.
 #[derive(Clone, Copy, Debug)]
-pub struct Owner<'a> {
+pub struct PodOwner<'a> {
     /// WorkloadKind of the controller.
     pub kind: &'a str,
     /// Its name.
@@ -93,7 +93,7 @@ pub struct Owner<'a> {
 
 /// The workload that a controller belongs to; `None` where that is of a kind without an attribute, such as a node's for a
 /// static pod.
-pub fn of(owner: &Owner<'_>) -> Option<Workload> {
+pub fn of(owner: &PodOwner<'_>) -> Option<Workload> {
     let workload = |kind, name: &str| Some(Workload { kind, name: name.into() }).filter(|workload| !workload.name.is_empty());
     match owner.kind {
         "ReplicaSet" => match owner.pod_template_hash.and_then(|hash| without_suffix(owner.name, hash)) {
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     fn found(kind: &str, name: &str, hash: Option<&str>, created: &str) -> Option<(WorkloadKind, String)> {
-        of(&Owner { kind, name, pod_template_hash: hash, created }).map(|w| (w.kind, w.name.into()))
+        of(&PodOwner { kind, name, pod_template_hash: hash, created }).map(|w| (w.kind, w.name.into()))
     }
 
     #[test]

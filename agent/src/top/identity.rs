@@ -44,7 +44,7 @@ mod tests {
     use super::*;
     use crate::{
         cgroups::table::tests::cgroup,
-        join::{Node, identity::Unlisted},
+        join::{NodeIdentity, identity::Unlisted},
         pods::{
             index::Found,
             object::{Container, Pod},
@@ -58,7 +58,8 @@ mod tests {
         let cgroup = cgroup(1, &format!("/kubepods/pod{UID}{below}"), None);
         // As a configuration may add them to everything.
         let attributes = [("k8s.deployment.name", "liar"), ("k8s.namespace.name", "liar")];
-        let node = Node { attributes: attributes.map(|(k, v)| (k.to_owned(), v.to_owned())).into(), ..Node::default() };
+        let node =
+            NodeIdentity { attributes: attributes.map(|(k, v)| (k.to_owned(), v.to_owned())).into(), ..NodeIdentity::default() };
         let resource = match pod {
             Some(pod) => node.resource_in(
                 &cgroup,
@@ -108,7 +109,7 @@ mod tests {
     fn told_without_liar(pod: &Pod) -> [String; 2] {
         let cgroup = cgroup(1, &format!("/kubepods/pod{UID}"), None);
         let found = Found { pod, container: None, namespace_labels: &[], revision: 1, gone: false };
-        let workload = of(&Subject::of(&cgroup), &Node::default().resource_in(&cgroup, &found, Unlisted::Unknown));
+        let workload = of(&Subject::of(&cgroup), &NodeIdentity::default().resource_in(&cgroup, &found, Unlisted::Unknown));
         [workload.kind, workload.name]
     }
 }

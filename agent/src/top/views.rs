@@ -317,7 +317,7 @@ mod tests {
         let mut burst = Histogram::default();
         bursts.iter().for_each(|v| burst.record(*v, 1));
         let owner = cgroup(1, "/a", None);
-        let node = join::Node { name: "n".to_owned(), ..join::Node::default() };
+        let node = join::NodeIdentity { name: "n".to_owned(), ..join::NodeIdentity::default() };
         let points = vec![
             Point::new(&cpu::TIME, 0, Value::Float(5.0)),
             Point::new(&cpu::WAIT_TIME, 0, Value::Float(wait)).with("cause", "contention"),
@@ -420,7 +420,7 @@ mod tests {
                 direction(received, "receive"),
                 direction(5, "transmit"),
             ];
-            let resource = Arc::new(join::Node::default().resource());
+            let resource = Arc::new(join::NodeIdentity::default().resource());
             Batch { time_ns: second * 1_000_000_000, node: Sample::new(resource, points), ..Batch::default() }
         };
         let mut views = Views::new("n".to_owned(), 2.0);

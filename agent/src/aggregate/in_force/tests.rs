@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     cgroups::table::tests::cgroup,
-    pods::object::{Container, Pod, Reported},
+    pods::object::{Container, Pod, ReportedResources},
 };
 
 const UID: &str = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee";
@@ -34,7 +34,7 @@ fn path(uid: &str, container: &str) -> String {
 }
 
 /// CPUs requested, of each cgroup in turn, in thousandths.
-fn requested(in_force: &mut InForce, cgroups: &[(&str, u64)], known: Option<&PodIndex>) -> Vec<Option<u64>> {
+fn requested(in_force: &mut RequestsInForce, cgroups: &[(&str, u64)], known: Option<&PodIndex>) -> Vec<Option<u64>> {
     let (table, mut by_slot) = node(cgroups);
     in_force.learn(&table, &by_slot, known);
     let mut of = |cgroup: &Cgroup| {
@@ -54,7 +54,7 @@ fn what_kubernetes_knows_has_its_request_whatever_its_weight_is() {
     for curve in [Curve::Linear, Curve::Quadratic] {
         let [small, large] = [20, 1024].map(|shares| curve.weight(shares));
         let cgroups = [(&*path(UID, ""), 39), (&path(UID, "a"), small), (&path(UID, "b"), large)];
-        let requested = requested(&mut InForce::default(), &cgroups, Some(&known));
+        let requested = requested(&mut RequestsInForce::default(), &cgroups, Some(&known));
         assert_eq!(requested, [Some(1020), Some(20), Some(1000)], "{curve:?}");
     }
 }
@@ -66,14 +66,14 @@ fn a_pod_that_requests_nothing_has_no_request() {
     idle.containers[0].desired = Resources::default();
     known.set_pod(idle);
     let cgroups = [(&*path(UID, ""), 1), (&path(UID, "a"), 1), (&path(OTHER, ""), 1), (&path(OTHER, "c"), 1)];
-    assert_eq!(requested(&mut InForce::default(), &cgroups, Some(&known)), [None; 4], "2 shares are none");
+    assert_eq!(requested(&mut RequestsInForce::default(), &cgroups, Some(&known)), [None; 4], "2 shares are none");
 }
 
 #[test]
 fn what_it_does_not_know_is_read_by_the_curve_of_what_it_knows() {
     let mut known = PodIndex::default();
     known.set_pod(pod(UID, &[("a", 100)]));
-    let mut in_force = InForce::default();
+    let mut in_force = RequestsInForce::default();
     // kubelet by the one curve, the runtime by the other: 2 CPUs of a pod that the API has not told of yet.
     let cgroups = [(&*path(UID, ""), 4), (&path(UID, "a"), 17), (&path(OTHER, ""), 79), (&path(OTHER, "c"), 174)];
     let near = |milli: Option<u64>, wanted: u64| milli.is_some_and(|milli| milli.abs_diff(wanted) <= 30);
@@ -85,7 +85,7 @@ fn what_it_does_not_know_is_read_by_the_curve_of_what_it_knows() {
     assert!(near(without[0], 2000), "{without:?}");
     // Every runtime before used kubelet's curve.
     let cgroups = [(&*path(UID, "a"), 4), (&path(OTHER, "c"), 79)];
-    let old = requested(&mut InForce::default(), &cgroups, Some(&known));
+    let old = requested(&mut RequestsInForce::default(), &cgroups, Some(&known));
     assert!(near(old[1], 2000), "{old:?}");
 }
 
@@ -94,13 +94,13 @@ fn without_kubernetes_a_containers_weight_beside_its_pods_tells_the_curve() {
     let near = |milli: Option<u64>, wanted: u64| milli.is_some_and(|milli| milli.abs_diff(wanted) <= 30);
     for (weight, curve) in [(10, Curve::Linear), (35, Curve::Quadratic)] {
         let cgroups = [(&*path(UID, ""), 10), (&path(UID, "a"), weight), (&path(UID, "b"), 1)];
-        let requested = requested(&mut InForce::default(), &cgroups, None);
+        let requested = requested(&mut RequestsInForce::default(), &cgroups, None);
         assert!(near(requested[0], 250) && near(requested[1], 250), "{curve:?}: {requested:?}");
         assert_eq!(requested[2], None);
     }
     // Two containers of one pod, neither with the pod's weight: nothing tells.
     let cgroups = [(&*path(UID, ""), 20), (&path(UID, "a"), 10), (&path(UID, "b"), 10)];
-    assert_eq!(requested(&mut InForce::default(), &cgroups, None)[1..], [None; 2]);
+    assert_eq!(requested(&mut RequestsInForce::default(), &cgroups, None)[1..], [None; 2]);
 }
 
 #[test]
@@ -108,20 +108,20 @@ fn a_weight_that_nobody_made_of_a_request_is_none() {
     let docker = format!("/system.slice/docker-{}.scope", "d".repeat(64));
     let inside = path(UID, "a") + "/inner";
     let cgroups = [("/system.slice/cron.service", 50), (&*docker, 59), (&inside, 50), ("/kubepods.slice", 79)];
-    assert_eq!(requested(&mut InForce::default(), &cgroups, None), [None; 4]);
+    assert_eq!(requested(&mut RequestsInForce::default(), &cgroups, None), [None; 4]);
 }
 
 #[test]
 fn memory_that_is_protected_gives_way_to_what_is_requested() {
     let mut known = PodIndex::default();
-    let list = |memory: &str| crate::pods::object::Amounts { cpu: None, memory: memory.parse().ok() };
+    let list = |memory: &str| crate::pods::object::CpuAndMemory { cpu: None, memory: memory.parse().ok() };
     let mut app = pod(UID, &[("a", 100)]);
-    app.containers[0].reported = Reported { requests: Some(list("64Mi")), ..Reported::default() };
+    app.containers[0].reported = ReportedResources { requests: Some(list("64Mi")), ..ReportedResources::default() };
     known.set_pod(app);
     let mut points =
         vec![Point::new(&limits::MEMORY_REQUEST, 0, Value::Int(4096)), Point::new(&limits::CPU_LIMIT, 0, Value::Float(2.0))];
     let cgroup = cgroup(1, &path(UID, "a"), None);
-    InForce::default().settle(&mut points, &cgroup, find(&known, &cgroup).as_ref());
+    RequestsInForce::default().settle(&mut points, &cgroup, find(&known, &cgroup).as_ref());
     let of = |metric: &'static Metric| {
         points.iter().filter(|point| is(point, metric)).map(|point| point.value.clone()).collect::<Vec<_>>()
     };

@@ -4,22 +4,22 @@
 
 use std::{cmp::Reverse, collections::HashMap, time::Duration};
 
-use crate::pods::{PodIndex, index::Ended, object::Pod};
+use crate::pods::{PodIndex, index::FinishedPod, object::Pod};
 
 /// Finished pods in one batch.
 pub const MOST: usize = 100;
 
 /// What must be kept from one batch to the next.
 #[derive(Debug, Default)]
-pub struct Finished {
+pub struct FinishedPods {
     /// By UID, of all that are known.
-    states: HashMap<Box<str>, State>,
+    states: HashMap<Box<str>, ExportState>,
     /// When the first batch was made.
     began: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct State {
+struct ExportState {
     /// When it finished, as it says itself, else when it was first seen so.
     since: Duration,
     exported: bool,
@@ -27,25 +27,25 @@ struct State {
 
 /// The finished pods of a batch.
 #[derive(Debug)]
-pub struct Chosen<'a> {
+pub struct FinishedInBatch<'a> {
     /// Those that are in it.
     pub pods: Vec<&'a Pod>,
     /// How many the API has that are not.
     pub left_out: usize,
 }
 
-impl Finished {
+impl FinishedPods {
     /// Chooses: what no batch has had comes first, then what has finished last. `now` is Unix time.
-    pub fn choose<'a>(&mut self, known: &'a PodIndex, now: Duration) -> Chosen<'a> {
+    pub fn choose<'a>(&mut self, known: &'a PodIndex, now: Duration) -> FinishedInBatch<'a> {
         let began = *self.began.get_or_insert(now);
         let kept = known.finished_kept;
         let before = std::mem::take(&mut self.states);
         let (mut candidates, mut in_api) = (Vec::new(), 0);
-        for Ended { pod, deleted, seen } in known.finished() {
+        for FinishedPod { pod, deleted, seen } in known.finished() {
             let state = before.get(&pod.uid);
             let since = pod.finished.or(state.map(|state| state.since)).unwrap_or(now).min(now);
             let exported = state.is_some_and(|state| state.exported);
-            self.states.insert(pod.uid.clone(), State { since, exported });
+            self.states.insert(pod.uid.clone(), ExportState { since, exported });
             in_api += usize::from(!deleted);
             let fresh = !deleted && since + kept > now;
             // What has finished long before the first batch was an earlier agent's to export.
@@ -62,7 +62,7 @@ impl Finished {
                 state.exported = true;
             }
         }
-        Chosen { pods, left_out: in_api - shown + known.left_out() }
+        FinishedInBatch { pods, left_out: in_api - shown + known.left_out() }
     }
 }
 
@@ -71,13 +71,13 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::pods::object::Phase;
+    use crate::pods::object::PodPhase;
 
     const KEPT: Duration = Duration::from_secs(600);
     const NOW: Duration = Duration::from_secs(1_000_000);
 
     fn pod(number: u64, finished: Option<Duration>) -> Pod {
-        Pod { uid: format!("{number:05}").into(), phase: Some(Phase::Succeeded), finished, ..Pod::default() }
+        Pod { uid: format!("{number:05}").into(), phase: Some(PodPhase::Succeeded), finished, ..Pod::default() }
     }
 
     fn known(pods: impl IntoIterator<Item = Pod>) -> PodIndex {
@@ -87,7 +87,7 @@ mod tests {
         known
     }
 
-    fn uids(chosen: &Chosen<'_>) -> Vec<u64> {
+    fn uids(chosen: &FinishedInBatch<'_>) -> Vec<u64> {
         chosen.pods.iter().map(|pod| pod.uid.parse().unwrap()).collect()
     }
 
@@ -96,7 +96,7 @@ mod tests {
         let second = Duration::from_secs(1);
         // The last one has finished one second ago, the first 3 000.
         let known = known((0..3000).map(|n| pod(n, Some(NOW - (3000 - n as u32) * second))));
-        let mut finished = Finished::default();
+        let mut finished = FinishedPods::default();
         let chosen = finished.choose(&known, NOW);
         assert_eq!(uids(&chosen), (2900..3000).rev().collect::<Vec<_>>(), "the newest");
         assert_eq!(chosen.left_out, 2900);
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn each_is_exported_once_whenever_it_is_seen_and_leaves_after_its_time() {
-        let mut finished = Finished::default();
+        let mut finished = FinishedPods::default();
         assert!(uids(&finished.choose(&known([pod(1, Some(NOW - KEPT * 2))]), NOW)).is_empty(), "an earlier agent's");
         // The API was away for an hour: what happened meanwhile is exported once, late.
         let later = NOW + 6 * KEPT;
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn one_that_is_deleted_at_once_has_its_final_state_exported_once() {
-        let mut finished = Finished::default();
+        let mut finished = FinishedPods::default();
         finished.choose(&known([]), NOW);
         let mut known = known([pod(1, Some(NOW))]);
         known.forget_pod("00001", Instant::now());
@@ -138,8 +138,8 @@ mod tests {
 
     #[test]
     fn one_that_finishes_under_our_eyes_is_exported_whatever_time_it_says() {
-        let mut finished = Finished::default();
-        let mut known = known([Pod { phase: Some(Phase::Running), ..pod(1, None) }]);
+        let mut finished = FinishedPods::default();
+        let mut known = known([Pod { phase: Some(PodPhase::Running), ..pod(1, None) }]);
         assert!(uids(&finished.choose(&known, NOW)).is_empty());
         known.set_pod(pod(1, Some(NOW / 2)));
         assert_eq!(uids(&finished.choose(&known, NOW)), [1]);
@@ -148,18 +148,18 @@ mod tests {
 
     #[test]
     fn one_that_does_not_say_when_counts_from_when_it_was_seen() {
-        let mut finished = Finished::default();
+        let mut finished = FinishedPods::default();
         let known = known([pod(1, None)]);
         assert_eq!(uids(&finished.choose(&known, NOW)), [1]);
         assert_eq!(uids(&finished.choose(&known, NOW + KEPT - Duration::from_secs(1))), [1]);
         assert_eq!(uids(&finished.choose(&known, NOW + KEPT)), [0; 0]);
         // A clock that is ahead changes nothing.
-        assert_eq!(uids(&Finished::default().choose(&self::known([pod(1, Some(NOW * 2))]), NOW)), [1]);
+        assert_eq!(uids(&FinishedPods::default().choose(&self::known([pod(1, Some(NOW * 2))]), NOW)), [1]);
     }
 
     #[test]
     fn nothing_is_kept_of_pods_that_are_not_known_any_more() {
-        let mut finished = Finished::default();
+        let mut finished = FinishedPods::default();
         finished.choose(&known((0..10).map(|n| pod(n, Some(NOW)))), NOW);
         finished.choose(&known([]), NOW);
         assert!(finished.states.is_empty());

@@ -1,5 +1,10 @@
-use super::*;
-use crate::pods::object::{Namespace, Reported};
+use super::{usage::WORKING_SET, *};
+use crate::{
+    cgroups::name::CgroupKind,
+    metric::{MetricKind, Scope},
+    pods::object::{KubernetesNode, Namespace, ReportedResources},
+    signals::{cpu, limits},
+};
 
 const UID: &str = "11111111-2222-3333-4444-555555555555";
 
@@ -7,11 +12,11 @@ fn resources(cpu_request: &str, memory_request: &str) -> Resources {
     Resources { cpu_request: cpu_request.parse().ok(), memory_request: memory_request.parse().ok(), ..Resources::default() }
 }
 
-fn running() -> Option<Status> {
-    Some(Status { state: State::Running, ready: true, ..Status::default() })
+fn running() -> Option<ContainerStatus> {
+    Some(ContainerStatus { state: ContainerState::Running, ready: true, ..ContainerStatus::default() })
 }
 
-fn container(name: &str, desired: Resources, status: Option<Status>) -> Container {
+fn container(name: &str, desired: Resources, status: Option<ContainerStatus>) -> Container {
     Container { name: name.into(), desired, status, ..Container::default() }
 }
 
@@ -20,7 +25,7 @@ fn pod(containers: Vec<Container>) -> Pod {
         uid: UID.into(),
         name: "web".into(),
         namespace: "shop".into(),
-        phase: Some(Phase::Running),
+        phase: Some(PodPhase::Running),
         containers,
         ..Pod::default()
     }
@@ -30,9 +35,9 @@ fn using(cores: f64, bytes: u64) -> Vec<Point> {
     static MEMORY: Metric = Metric {
         name: WORKING_SET,
         unit: "By",
-        kind: crate::metric::MetricKind::Gauge,
+        kind: MetricKind::Gauge,
         attributes: &[],
-        scope: crate::metric::Scope::Container,
+        scope: Scope::Container,
         help: "As the memory signal has it.",
     };
     vec![
@@ -57,16 +62,16 @@ fn value(samples: &[Sample], container: Option<&str>, metric: &Metric, attribute
 }
 
 /// The samples of one pod of which containers use this.
-fn samples(pods: &mut Pods, pod: Pod, used: &[(&str, Vec<Point>)]) -> Vec<Sample> {
+fn samples(pods: &mut PodSamples, pod: Pod, used: &[(&str, Vec<Point>)]) -> Vec<Sample> {
     let mut known = PodIndex::default();
     known.set_pod(pod.clone());
-    let mut entered = Used::default();
+    let mut entered = UsageByPod::default();
     for (name, points) in used {
         let container = pod.containers.iter().find(|container| *container.name == **name);
         let kind = if container.is_some() { CgroupKind::Container } else { CgroupKind::Pod };
         entered.enter(&pod, container, kind, false, points);
     }
-    pods.samples(&Node::default(), &known, &entered, Duration::ZERO)
+    pods.samples(&NodeIdentity::default(), &known, &entered, Duration::ZERO)
 }
 
 #[test]
@@ -74,30 +79,30 @@ fn slack_is_what_is_reserved_and_not_used_and_never_negative() {
     let containers = vec![
         container("idle", resources("1", "100"), running()),
         container("busy", resources("500m", "100"), running()),
-        container("unasked", Resources::default(), running()),
-        container("waiting", resources("250m", "10"), Some(Status::default())),
-        container("untold", resources("250m", "10"), None),
+        container("without requests", Resources::default(), running()),
+        container("waiting", resources("250m", "10"), Some(ContainerStatus::default())),
+        container("without status", resources("250m", "10"), None),
     ];
-    let used = [("idle", using(0.25, 40)), ("busy", using(1.5, 140)), ("unasked", using(1.0, 1))];
-    let samples = samples(&mut Pods::default(), pod(containers), &used);
+    let used = [("idle", using(0.25, 40)), ("busy", using(1.5, 140)), ("without requests", using(1.0, 1))];
+    let samples = samples(&mut PodSamples::default(), pod(containers), &used);
     let slack = |name| {
         (value(&samples, Some(name), &metrics::CPU_SLACK, None), value(&samples, Some(name), &metrics::MEMORY_SLACK, None))
     };
     assert_eq!(slack("idle"), (Some(0.75), Some(60.0)));
     assert_eq!(slack("busy"), (Some(0.0), Some(0.0)), "what is used beyond a request frees no other's");
-    assert_eq!(slack("unasked"), (None, None));
+    assert_eq!(slack("without requests"), (None, None));
     assert_eq!(slack("waiting"), (Some(0.25), Some(10.0)), "it does not run, so it uses nothing");
-    assert_eq!(slack("untold"), (None, None), "whether it runs is not known");
+    assert_eq!(slack("without status"), (None, None), "whether it runs is not known");
     let share = |name, metric| value(&samples, Some(name), metric, None);
     assert_eq!((share("busy", &metrics::CPU_REQUEST_USED), share("busy", &metrics::CPU_LIMIT_USED)), (Some(3.0), Some(0.75)));
     assert_eq!(share("idle", &metrics::MEMORY_REQUEST_USED), Some(0.4));
-    assert_eq!(share("unasked", &metrics::CPU_REQUEST_USED), None);
+    assert_eq!(share("without requests", &metrics::CPU_REQUEST_USED), None);
 }
 
 #[test]
 fn without_a_measurement_there_is_no_slack() {
-    let containers = vec![container("waiting", resources("250m", "10"), Some(Status::default()))];
-    let samples = samples(&mut Pods::default(), pod(containers), &[]);
+    let containers = vec![container("waiting", resources("250m", "10"), Some(ContainerStatus::default()))];
+    let samples = samples(&mut PodSamples::default(), pod(containers), &[]);
     assert_eq!(value(&samples, Some("waiting"), &metrics::CPU_SLACK, None), None);
     assert_eq!(value(&samples, Some("waiting"), &metrics::CPU_REQUEST, None), Some(0.25));
 }
@@ -106,7 +111,7 @@ fn without_a_measurement_there_is_no_slack() {
 fn where_the_pod_requests_the_slack_is_its_own() {
     let mut pod = pod(vec![container("app", resources("1", "100"), running())]);
     pod.resources = resources("3", "");
-    let samples = samples(&mut Pods::default(), pod, &[("app", using(0.25, 40)), ("the pod", using(0.5, 50))]);
+    let samples = samples(&mut PodSamples::default(), pod, &[("app", using(0.25, 40)), ("the pod", using(0.5, 50))]);
     assert_eq!(value(&samples, None, &metrics::CPU_SLACK, None), Some(2.5));
     assert_eq!(value(&samples, Some("app"), &metrics::CPU_SLACK, None), None);
     assert_eq!(value(&samples, Some("app"), &metrics::MEMORY_SLACK, None), Some(60.0));
@@ -115,10 +120,13 @@ fn where_the_pod_requests_the_slack_is_its_own() {
 
 #[test]
 fn a_pod_that_is_over_reserves_nothing() {
-    let mut pod =
-        pod(vec![container("app", resources("1", "100"), Some(Status { state: State::Terminated, ..Status::default() }))]);
-    pod.phase = Some(Phase::Succeeded);
-    let samples = samples(&mut Pods::default(), pod, &[("app", using(0.0, 0))]);
+    let mut pod = pod(vec![container(
+        "app",
+        resources("1", "100"),
+        Some(ContainerStatus { state: ContainerState::Terminated, ..ContainerStatus::default() }),
+    )]);
+    pod.phase = Some(PodPhase::Succeeded);
+    let samples = samples(&mut PodSamples::default(), pod, &[("app", using(0.0, 0))]);
     assert_eq!(value(&samples, Some("app"), &metrics::CPU_SLACK, None), None);
     assert_eq!(value(&samples, None, &metrics::POD_CPU_REQUEST, None), None);
     assert_eq!(value(&samples, Some("app"), &metrics::CPU_REQUEST, None), None);
@@ -128,10 +136,14 @@ fn a_pod_that_is_over_reserves_nothing() {
 #[test]
 fn the_reason_that_holds_is_one_and_no_other_is_there() {
     let with = |reason: Option<&str>| {
-        pod(vec![container("app", Resources::default(), Some(Status { reason: reason.map(Into::into), ..Status::default() }))])
+        pod(vec![container(
+            "app",
+            Resources::default(),
+            Some(ContainerStatus { reason: reason.map(Into::into), ..ContainerStatus::default() }),
+        )])
     };
     let reasons = |reason: Option<&str>| {
-        let samples = samples(&mut Pods::default(), with(reason), &[]);
+        let samples = samples(&mut PodSamples::default(), with(reason), &[]);
         ["CrashLoopBackOff", "Other"].map(|reason| value(&samples, Some("app"), &metrics::REASON, Some(reason)))
     };
     assert_eq!(reasons(None), [None, None]);
@@ -140,31 +152,35 @@ fn the_reason_that_holds_is_one_and_no_other_is_there() {
 }
 
 #[test]
-fn a_reason_of_kubelet_or_of_a_runtime_is_told_as_it_is() {
+fn a_reason_of_kubelet_or_of_a_runtime_is_exported_as_it_is() {
     let of = |reason: &str| {
-        let status = Some(Status { state: State::Terminated, reason: Some(reason.into()), ..Status::default() });
-        let samples = samples(&mut Pods::default(), pod(vec![container("app", Resources::default(), status)]), &[]);
+        let status = Some(ContainerStatus {
+            state: ContainerState::Terminated,
+            reason: Some(reason.into()),
+            ..ContainerStatus::default()
+        });
+        let samples = samples(&mut PodSamples::default(), pod(vec![container("app", Resources::default(), status)]), &[]);
         value(&samples, Some("app"), &metrics::REASON, Some(reason))
     };
     for reason in ["Unknown", "ContainerStatusUnknown", "seccomp killed", "SignatureValidationFailed", "StartError", "OOMKilled"]
     {
         assert_eq!(of(reason), Some(1.0), "{reason}");
     }
-    assert_eq!(of("unknown"), None, "nobody's word for it");
+    assert_eq!(of("unknown"), None, "no component gives this reason");
 }
 
 #[test]
 fn the_nodes_sums() {
     let mut known = PodIndex::default();
     assert!(node_points(&known).is_empty());
-    known.set_node(crate::pods::object::Node { name: "n".into(), cpu: "4".parse().ok(), ..Default::default() });
+    known.set_node(KubernetesNode { name: "n".into(), cpu: "4".parse().ok(), ..Default::default() });
     known.set_namespace(Namespace { name: "shop".into(), labels: Vec::new() });
     for (uid, cpu) in [("a", "1"), ("b", "500m")] {
         known.set_pod(Pod { uid: uid.into(), ..pod(vec![container("app", resources(cpu, "10"), None)]) });
     }
     // Its node refuses that it grows: the spec's 3 CPUs are not set aside.
     let granted = Some(resources("250m", "10").requests());
-    let reported = Reported { requests: granted, allocated: granted, limits: None };
+    let reported = ReportedResources { requests: granted, allocated: granted, limits: None };
     let refused = Container { reported, ..container("app", resources("3", "10"), running()) };
     known.set_pod(Pod { uid: "c".into(), resize_infeasible: true, ..pod(vec![refused]) });
     let points: Vec<_> = node_points(&known).into_iter().map(|point| (point.metric.name, point.value)).collect();

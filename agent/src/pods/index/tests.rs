@@ -1,5 +1,5 @@
 use super::*;
-use crate::pods::object::Phase;
+use crate::pods::object::PodPhase;
 
 const UID: &str = "11111111-2222-3333-4444-555555555555";
 
@@ -79,7 +79,7 @@ fn pods_that_are_deleted_in_one_moment_are_remembered_by_which_changed_last() {
 }
 
 fn finished(n: u64) -> Pod {
-    let (phase, finished) = (Some(Phase::Succeeded), Some(Duration::from_secs(n)));
+    let (phase, finished) = (Some(PodPhase::Succeeded), Some(Duration::from_secs(n)));
     Pod { phase, finished, ..pod(&n.to_string(), &[]) }
 }
 
@@ -191,18 +191,18 @@ fn addresses_are_those_of_living_pods_that_no_range_of_the_node_has() {
     let mut known = PodIndex::default();
     let at = |uid: &str, address: &str| Pod { addresses: vec![address.parse().expect("an address")], ..pod(uid, &[]) };
     known.set_pod(at("a", "10.9.0.5"));
-    known.figures.following_mut(Followed::Node).wanted = true;
+    known.stats.following_mut(Followed::Node).is_followed = true;
     assert_eq!(known.addresses(), None, "not all pods are known");
-    known.figures.following_mut(Followed::Pods).works();
+    known.stats.following_mut(Followed::Pods).works();
     assert_eq!(known.addresses(), None, "nor is the node");
-    known.figures.following_mut(Followed::Node).works();
+    known.stats.following_mut(Followed::Node).works();
     let range = |text: &str| Range::parse(text).expect("a range");
     let cluster = |known: &PodIndex| known.addresses().expect("known").cluster;
     assert_eq!(cluster(&known), [range("10.9.0.5")]);
     let (pod_ranges, addresses) = (vec![range("10.244.1.0/24")], vec!["10.0.0.1".parse().expect("an address")]);
-    known.set_node(Node { name: "n".into(), pod_ranges, addresses, ..Node::default() });
+    known.set_node(KubernetesNode { name: "n".into(), pod_ranges, addresses, ..KubernetesNode::default() });
     known.set_pod(at("b", "10.244.1.9"));
-    known.set_pod(Pod { phase: Some(Phase::Succeeded), ..at("c", "10.9.0.6") });
+    known.set_pod(Pod { phase: Some(PodPhase::Succeeded), ..at("c", "10.9.0.6") });
     assert_eq!(cluster(&known), [range("10.244.1.0/24"), range("10.9.0.5")], "who is over has given its address back");
     assert_eq!(known.addresses().expect("known").node, [range("10.0.0.1")]);
     known.forget_pod("a", Instant::now());

@@ -5,8 +5,8 @@ use super::*;
 use crate::pods::workload::WorkloadKind;
 
 fn read(pod: &cluster::Pod) -> Pod {
-    let wanted = Wanted { labels: vec!["team".to_owned(), "absent".to_owned()], ..Wanted::default() };
-    Pod::read(&pod.json().to_string(), &wanted).expect("is a pod")
+    let kept_labels = KeptLabels { labels: vec!["team".to_owned(), "absent".to_owned()], ..KeptLabels::default() };
+    Pod::read(&pod.json().to_string(), &kept_labels).expect("is a pod")
 }
 
 fn cores(quantity: Option<Quantity>) -> Option<f64> {
@@ -29,10 +29,10 @@ fn pods_of_every_version_are_read() {
         assert_eq!(read.labels, [("team".into(), "blue".into())]);
         assert_eq!(
             (read.qos.as_deref(), read.phase, read.cgroup_uid.as_deref()),
-            (Some("Burstable"), Some(Phase::Running), None)
+            (Some("Burstable"), Some(PodPhase::Running), None)
         );
         let roles: Vec<_> = read.containers.iter().map(|container| (&*container.name, container.role)).collect();
-        assert_eq!(roles, [("init", Role::Init), ("proxy", Role::Sidecar), ("app", Role::Main)]);
+        assert_eq!(roles, [("init", ContainerRole::Init), ("proxy", ContainerRole::Sidecar), ("app", ContainerRole::Main)]);
         let app = &read.containers[2];
         assert_eq!((cores(app.desired.cpu_request), cores(app.desired.cpu_limit)), (Some(0.25), Some(1.0)));
         assert_eq!(app.desired.memory_request.map(Quantity::bytes), Some(64 << 20));
@@ -41,7 +41,7 @@ fn pods_of_every_version_are_read() {
         }
         assert_eq!(app.reported.limits.map(|limits| cores(limits.cpu)), (minor >= 33).then_some(Some(1.0)), "1.{minor}");
         assert_eq!(app.id.as_deref(), Some("one"));
-        assert_eq!(app.status.as_ref().map(|status| (status.ready, status.state)), Some((true, State::Running)));
+        assert_eq!(app.status.as_ref().map(|status| (status.ready, status.state)), Some((true, ContainerState::Running)));
     }
 }
 
@@ -67,16 +67,16 @@ fn ids_reasons_and_restarts_of_a_container_that_crashes() {
     let [app, other, new] = &read.containers[..] else { panic!("three containers") };
     assert_eq!((app.id.as_deref(), app.previous_id.as_deref()), (Some("second"), None), "the same one, said twice");
     let status = app.status.as_ref().expect("a status");
-    assert_eq!((status.state, status.reason.as_deref()), (State::Waiting, Some("CrashLoopBackOff")));
+    assert_eq!((status.state, status.reason.as_deref()), (ContainerState::Waiting, Some("CrashLoopBackOff")));
     assert_eq!((status.last_reason.as_deref(), status.restarts, status.ready), (Some("OOMKilled"), 2, false));
     assert_eq!((other.id.as_deref(), other.previous_id.as_deref()), (Some("now"), Some("before")));
-    assert_eq!(other.status.as_ref().map(|status| status.state), Some(State::Terminated));
+    assert_eq!(other.status.as_ref().map(|status| status.state), Some(ContainerState::Terminated));
     assert_eq!(new.id, None);
 }
 
 #[test]
 fn an_object_with_hardly_anything_in_it_is_read_and_one_without_a_name_is_not() {
-    let read = |json: &str| Pod::read(json, &Wanted::default());
+    let read = |json: &str| Pod::read(json, &KeptLabels::default());
     let least = read(r#"{"metadata":{"name":"a","uid":"u"}}"#).expect("is enough");
     assert_eq!((&*least.namespace, least.phase, least.containers.len()), ("", None, 0));
     let nulls = r#"{"metadata":{"name":"a","uid":"u","labels":null,"annotations":null,"ownerReferences":null,"creationTimestamp":null},
@@ -145,7 +145,7 @@ fn annotations_and_where_wanted_labels_name_the_service() {
     let labels = json!({"app.kubernetes.io/instance": "checkout-eu", "app.kubernetes.io/name": "checkout", "app.kubernetes.io/version": "7"});
     let mut pod = cluster::Pod { labels, ..cluster::Pod::new("web-1", Vec::new()) };
     let service = |pod: &cluster::Pod, service_labels| {
-        Pod::read(&pod.json().to_string(), &Wanted { service_labels, ..Wanted::default() }).expect("is a pod").service
+        Pod::read(&pod.json().to_string(), &KeptLabels { service_labels, ..KeptLabels::default() }).expect("is a pod").service
     };
     assert_eq!(service(&pod, false), Service::default());
     let by_label = service(&pod, true);
@@ -203,11 +203,12 @@ fn what_is_kept_of_a_pod_is_bounded_whatever_it_holds() {
 
 #[test]
 fn nodes_and_namespaces() {
-    let node = Node::read(&cluster::node("node-1", "3800m", "14Gi").to_string(), &Wanted::default()).expect("is a node");
+    let node =
+        KubernetesNode::read(&cluster::node("node-1", "3800m", "14Gi").to_string(), &KeptLabels::default()).expect("is a node");
     assert_eq!((node.key(), cores(node.cpu), node.memory.map(Quantity::bytes)), ("node-1", Some(3.8), Some(14 << 30)));
-    let wanted = Wanted { namespace_labels: vec!["team".to_owned()], ..Wanted::default() };
+    let kept_labels = KeptLabels { namespace_labels: vec!["team".to_owned()], ..KeptLabels::default() };
     let json = cluster::namespace("shop", json!({"team": "red", "other": "x"})).to_string();
-    let namespace = Namespace::read(&json, &wanted).expect("is a namespace");
+    let namespace = Namespace::read(&json, &kept_labels).expect("is a namespace");
     assert_eq!((namespace.key(), &namespace.labels[..]), ("shop", &[("team".into(), "red".into())][..]));
 }
 
@@ -215,7 +216,7 @@ fn nodes_and_namespaces() {
 fn addresses_are_the_pods_own_and_the_nodes_ranges() {
     let read = |host_network: bool, status: serde_json::Value| {
         let pod = json!({"metadata": {"name": "a", "uid": "u"}, "spec": {"hostNetwork": host_network}, "status": status});
-        let pod = Pod::read(&pod.to_string(), &Wanted::default()).expect("is a pod");
+        let pod = Pod::read(&pod.to_string(), &KeptLabels::default()).expect("is a pod");
         pod.addresses.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     let own = json!({"hostIPs": [{"ip": "10.0.0.1"}], "podIPs": [{"ip": "10.244.1.7"}, {"ip": "fd00::7"}, {"ip": "lots"}]});
@@ -227,7 +228,7 @@ fn addresses_are_the_pods_own_and_the_nodes_ranges() {
     let node = json!({"metadata": {"name": "n"}, "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:1::/64", "0.0.0.0/0"]},
         "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}, {"type": "ExternalIP", "address": "203.0.113.1"},
             {"type": "Hostname", "address": "n"}]}});
-    let node = Node::read(&node.to_string(), &Wanted::default()).expect("is a node");
+    let node = KubernetesNode::read(&node.to_string(), &KeptLabels::default()).expect("is a node");
     let ranges: Vec<_> = node.pod_ranges.iter().map(|range| format!("{}/{}", range.address, range.prefix)).collect();
     assert_eq!(ranges, ["10.244.1.0/24", "fd00:1::/64"], "not everything");
     assert_eq!(node.addresses, ["10.0.0.1".parse::<IpAddr>().expect("an address")]);
@@ -235,15 +236,16 @@ fn addresses_are_the_pods_own_and_the_nodes_ranges() {
 
 #[test]
 fn any_text_is_an_object_or_refused() {
-    let wanted = Wanted { labels: vec!["team".to_owned()], namespace_labels: vec!["team".to_owned()], service_labels: true };
+    let kept_labels =
+        KeptLabels { labels: vec!["team".to_owned()], namespace_labels: vec!["team".to_owned()], service_labels: true };
     crate::fuzzing::hammer("pod", |bytes| {
         let text = String::from_utf8_lossy(bytes);
-        if let Ok(pod) = Pod::read(&text, &wanted) {
+        if let Ok(pod) = Pod::read(&text, &kept_labels) {
             assert!(!pod.key().is_empty(), "{pod:?}");
             let names: usize = pod.labels.iter().map(|(key, value)| key.len() + value.len()).sum();
             assert!(names <= text.len() + 4 && pod.containers.len() <= text.len(), "{pod:?}");
         }
-        let _ = Node::read(&text, &wanted);
-        let _ = Namespace::read(&text, &wanted);
+        let _ = KubernetesNode::read(&text, &kept_labels);
+        let _ = Namespace::read(&text, &kept_labels);
     });
 }

@@ -9,12 +9,12 @@ use std::{
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 use super::{
-    Amounts, Container, Namespace, Node, Phase, Pod, Quantity, Reported, Resources, Role, Service, State, Status, Wanted, chosen,
-    kept,
+    Container, ContainerRole, ContainerState, ContainerStatus, CpuAndMemory, KeptLabels, KubernetesNode, Namespace, Pod,
+    PodPhase, Quantity, ReportedResources, Resources, Service, chosen, kept,
 };
 use crate::{
     config::Range,
-    pods::workload::{self, Owner},
+    pods::workload::{self, PodOwner},
 };
 
 /// Annotations by which OpenTelemetry lets a pod name its service
@@ -55,16 +55,16 @@ fn if_readable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Quan
 
 #[derive(Deserialize)]
 struct WirePod {
-    metadata: Metadata,
+    metadata: WireMetadata,
     #[serde(default, deserialize_with = "or_default")]
-    spec: Spec,
+    spec: WirePodSpec,
     #[serde(default, deserialize_with = "or_default")]
-    status: WireStatus,
+    status: WirePodStatus,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Metadata {
+struct WireMetadata {
     name: String,
     #[serde(default, deserialize_with = "or_default")]
     uid: String,
@@ -77,11 +77,11 @@ struct Metadata {
     #[serde(default, deserialize_with = "or_default")]
     annotations: BTreeMap<String, String>,
     #[serde(default, deserialize_with = "or_default")]
-    owner_references: Vec<OwnerReference>,
+    owner_references: Vec<WireOwnerReference>,
 }
 
 #[derive(Deserialize)]
-struct OwnerReference {
+struct WireOwnerReference {
     #[serde(default)]
     kind: String,
     #[serde(default)]
@@ -92,7 +92,7 @@ struct OwnerReference {
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Spec {
+struct WirePodSpec {
     priority_class_name: Option<String>,
     #[serde(deserialize_with = "or_default")]
     host_network: bool,
@@ -129,7 +129,7 @@ struct WireResources {
 /// The resources of a status, where an empty list is not the same as none.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct StatusResources {
+struct WireStatusResources {
     requests: Option<WireAmounts>,
     limits: Option<WireAmounts>,
 }
@@ -145,36 +145,36 @@ struct WireAmounts {
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct WireStatus {
+struct WirePodStatus {
     phase: Option<String>,
     qos_class: Option<String>,
     /// The state of a resize before 1.33.
     resize: Option<String>,
-    resources: Option<StatusResources>,
+    resources: Option<WireStatusResources>,
     allocated_resources: Option<WireAmounts>,
     #[serde(rename = "hostIPs", deserialize_with = "or_default")]
-    host_ips: Vec<Address>,
+    host_ips: Vec<WirePodAddress>,
     #[serde(rename = "podIPs", deserialize_with = "or_default")]
-    pod_ips: Vec<Address>,
+    pod_ips: Vec<WirePodAddress>,
     #[serde(deserialize_with = "or_default")]
-    conditions: Vec<Condition>,
+    conditions: Vec<WireCondition>,
     #[serde(deserialize_with = "or_default")]
-    container_statuses: Vec<ContainerStatus>,
+    container_statuses: Vec<WireContainerStatus>,
     #[serde(deserialize_with = "or_default")]
-    init_container_statuses: Vec<ContainerStatus>,
+    init_container_statuses: Vec<WireContainerStatus>,
     #[serde(deserialize_with = "or_default")]
-    ephemeral_container_statuses: Vec<ContainerStatus>,
+    ephemeral_container_statuses: Vec<WireContainerStatus>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Address {
+struct WirePodAddress {
     ip: String,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Condition {
+struct WireCondition {
     #[serde(rename = "type", deserialize_with = "or_default")]
     kind: String,
     #[serde(deserialize_with = "or_default")]
@@ -185,7 +185,7 @@ struct Condition {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct ContainerStatus {
+struct WireContainerStatus {
     name: String,
     #[serde(default, rename = "containerID", deserialize_with = "or_default")]
     container_id: String,
@@ -197,21 +197,21 @@ struct ContainerStatus {
     state: WireState,
     #[serde(default, deserialize_with = "or_default")]
     last_state: WireState,
-    resources: Option<StatusResources>,
+    resources: Option<WireStatusResources>,
     allocated_resources: Option<WireAmounts>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct WireState {
-    waiting: Option<Detail>,
+    waiting: Option<WireStateDetail>,
     running: Option<IgnoredAny>,
-    terminated: Option<Detail>,
+    terminated: Option<WireStateDetail>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Detail {
+struct WireStateDetail {
     reason: Option<String>,
     #[serde(rename = "containerID")]
     container_id: Option<String>,
@@ -221,23 +221,23 @@ struct Detail {
 
 #[derive(Deserialize)]
 struct WireNode {
-    metadata: Metadata,
+    metadata: WireMetadata,
     #[serde(default, deserialize_with = "or_default")]
-    spec: NodeSpec,
+    spec: WireNodeSpec,
     #[serde(default, deserialize_with = "or_default")]
-    status: NodeStatus,
+    status: WireNodeStatus,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct NodeSpec {
+struct WireNodeSpec {
     #[serde(rename = "podCIDRs", deserialize_with = "or_default")]
     pod_cidrs: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct NodeAddress {
+struct WireNodeAddress {
     #[serde(rename = "type")]
     kind: String,
     address: String,
@@ -245,31 +245,35 @@ struct NodeAddress {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct NodeStatus {
+struct WireNodeStatus {
     #[serde(deserialize_with = "or_default")]
     allocatable: WireAmounts,
     #[serde(deserialize_with = "or_default")]
-    addresses: Vec<NodeAddress>,
+    addresses: Vec<WireNodeAddress>,
 }
 
 #[derive(Deserialize)]
 struct WireNamespace {
-    metadata: Metadata,
+    metadata: WireMetadata,
 }
 
-pub(super) fn pod(json: &str, wanted: &Wanted) -> Result<Pod, serde_json::Error> {
+pub(super) fn pod(json: &str, kept_labels: &KeptLabels) -> Result<Pod, serde_json::Error> {
     let WirePod { metadata, spec, status } = serde_json::from_str(json)?;
     if metadata.uid.is_empty() {
         return Err(serde::de::Error::missing_field("metadata.uid"));
     }
-    let phase = status.phase.as_deref().and_then(Phase::of);
-    let statuses: BTreeMap<&str, &ContainerStatus> = [&status.container_statuses, &status.init_container_statuses]
+    let phase = status.phase.as_deref().and_then(PodPhase::of);
+    let statuses: BTreeMap<&str, &WireContainerStatus> = [&status.container_statuses, &status.init_container_statuses]
         .into_iter()
         .chain([&status.ephemeral_container_statuses])
         .flatten()
         .map(|status| (status.name.as_str(), status))
         .collect();
-    let roles = [(spec.init_containers, Role::Init), (spec.containers, Role::Main), (spec.ephemeral_containers, Role::Ephemeral)];
+    let roles = [
+        (spec.init_containers, ContainerRole::Init),
+        (spec.containers, ContainerRole::Main),
+        (spec.ephemeral_containers, ContainerRole::Ephemeral),
+    ];
     let containers = roles.into_iter().flat_map(|(containers, role)| {
         let statuses = &statuses;
         containers.into_iter().take(CONTAINERS).map(move |container| {
@@ -281,8 +285,8 @@ pub(super) fn pod(json: &str, wanted: &Wanted) -> Result<Pod, serde_json::Error>
     Ok(Pod {
         cgroup_uid: static_uid(&metadata),
         workload: workload_of(&metadata),
-        labels: chosen(&wanted.labels, &metadata.labels),
-        service: service(&metadata, wanted.service_labels),
+        labels: chosen(&kept_labels.labels, &metadata.labels),
+        service: service(&metadata, kept_labels.service_labels),
         uid: kept(&metadata.uid),
         namespace: kept(&metadata.namespace),
         name: kept(&metadata.name),
@@ -293,7 +297,7 @@ pub(super) fn pod(json: &str, wanted: &Wanted) -> Result<Pod, serde_json::Error>
         resize_infeasible: is_infeasible(&status),
         overhead: Resources { cpu_request: spec.overhead.cpu, memory_request: spec.overhead.memory, ..Resources::default() },
         addresses: if spec.host_network { Vec::new() } else { own_addresses(&status) },
-        finished: if phase.is_some_and(Phase::is_over) { finished(&status) } else { None },
+        finished: if phase.is_some_and(PodPhase::is_over) { finished(&status) } else { None },
         phase,
         containers,
     })
@@ -302,7 +306,7 @@ pub(super) fn pod(json: &str, wanted: &Wanted) -> Result<Pod, serde_json::Error>
 /// The UID in the cgroups' paths of the static pod that this is the mirror of. Whoever may make pods may annotate them, so it counts
 /// only where all is as kubelet makes it: owned by the node (pkg/kubelet/pod/mirror_client.go, `CreateMirrorPod`), and a hash
 /// (pkg/kubelet/config/common.go, `applyDefaults`), which no UID of the API server's is.
-fn static_uid(metadata: &Metadata) -> Option<Box<str>> {
+fn static_uid(metadata: &WireMetadata) -> Option<Box<str>> {
     let is_mirror = metadata.annotations.get(MIRROR).is_some_and(|value| !value.is_empty());
     let of_node = metadata.owner_references.iter().any(|owner| owner.kind == "Node");
     let is_hash = |uid: &&String| uid.len() == 32 && uid.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
@@ -312,21 +316,21 @@ fn static_uid(metadata: &Metadata) -> Option<Box<str>> {
 
 /// Whether the node has refused a resize for good (k8s.io/component-helpers/resource, `IsPodResizeInfeasible`; before 1.33 a
 /// field of its own said so).
-fn is_infeasible(status: &WireStatus) -> bool {
+fn is_infeasible(status: &WirePodStatus) -> bool {
     let pending = status.conditions.iter().find(|condition| condition.kind == "PodResizePending");
     pending.map_or(status.resize.as_deref(), |condition| Some(&condition.reason)) == Some("Infeasible")
 }
 
-fn reported(resources: Option<&StatusResources>, allocated: Option<WireAmounts>) -> Reported {
-    Reported {
-        requests: resources.and_then(|resources| resources.requests).map(Amounts::from),
-        limits: resources.and_then(|resources| resources.limits).map(Amounts::from),
-        allocated: allocated.map(Amounts::from),
+fn reported(resources: Option<&WireStatusResources>, allocated: Option<WireAmounts>) -> ReportedResources {
+    ReportedResources {
+        requests: resources.and_then(|resources| resources.requests).map(CpuAndMemory::from),
+        limits: resources.and_then(|resources| resources.limits).map(CpuAndMemory::from),
+        allocated: allocated.map(CpuAndMemory::from),
     }
 }
 
 /// When the last container ended; where none says, as of a pod that was evicted before one began, when a condition last changed.
-fn finished(status: &WireStatus) -> Option<Duration> {
+fn finished(status: &WirePodStatus) -> Option<Duration> {
     let time = |text: &str| humantime::parse_rfc3339_weak(text).ok()?.duration_since(UNIX_EPOCH).ok();
     let statuses = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
     let ends = statuses.into_iter().flatten().filter_map(|status| status.state.terminated.as_ref()?.finished_at.as_deref());
@@ -334,11 +338,11 @@ fn finished(status: &WireStatus) -> Option<Duration> {
     ends.filter_map(time).max().or_else(|| changes.filter_map(time).max())
 }
 
-pub(super) fn node(json: &str) -> Result<Node, serde_json::Error> {
+pub(super) fn kubernetes_node(json: &str) -> Result<KubernetesNode, serde_json::Error> {
     let WireNode { metadata, spec, status } = serde_json::from_str(json)?;
     let ranges = spec.pod_cidrs.iter().filter_map(|range| Range::parse(range));
     let internal = status.addresses.iter().filter(|address| address.kind == "InternalIP");
-    Ok(Node {
+    Ok(KubernetesNode {
         name: metadata.name.into(),
         cpu: status.allocatable.cpu,
         memory: status.allocatable.memory,
@@ -348,21 +352,21 @@ pub(super) fn node(json: &str) -> Result<Node, serde_json::Error> {
 }
 
 /// A pod's addresses that are not its node's.
-fn own_addresses(status: &WireStatus) -> Vec<IpAddr> {
-    let of = |list: &[Address]| list.iter().filter_map(|address| address.ip.parse().ok()).collect::<Vec<IpAddr>>();
+fn own_addresses(status: &WirePodStatus) -> Vec<IpAddr> {
+    let of = |list: &[WirePodAddress]| list.iter().filter_map(|address| address.ip.parse().ok()).collect::<Vec<IpAddr>>();
     let of_node = of(&status.host_ips);
     let own = of(&status.pod_ips).into_iter().filter(|address| !of_node.contains(address) && !address.is_unspecified());
     own.take(ADDRESSES).collect()
 }
 
-pub(super) fn namespace(json: &str, wanted: &Wanted) -> Result<Namespace, serde_json::Error> {
+pub(super) fn namespace(json: &str, kept_labels: &KeptLabels) -> Result<Namespace, serde_json::Error> {
     let WireNamespace { metadata } = serde_json::from_str(json)?;
-    Ok(Namespace { labels: chosen(&wanted.namespace_labels, &metadata.labels), name: metadata.name.into() })
+    Ok(Namespace { labels: chosen(&kept_labels.namespace_labels, &metadata.labels), name: metadata.name.into() })
 }
 
-fn workload_of(metadata: &Metadata) -> Option<workload::Workload> {
+fn workload_of(metadata: &WireMetadata) -> Option<workload::Workload> {
     let owner = metadata.owner_references.iter().find(|owner| owner.controller)?;
-    workload::of(&Owner {
+    workload::of(&PodOwner {
         kind: &owner.kind,
         name: &owner.name,
         pod_template_hash: metadata.labels.get("pod-template-hash").map(String::as_str),
@@ -370,7 +374,7 @@ fn workload_of(metadata: &Metadata) -> Option<workload::Workload> {
     })
 }
 
-fn service(metadata: &Metadata, labels: bool) -> Service {
+fn service(metadata: &WireMetadata, labels: bool) -> Service {
     let annotation = |name: &str| metadata.annotations.get(&format!("{SERVICE}{name}")).filter(|value| !value.is_empty());
     let label = |name: &str| {
         let value = if labels { metadata.labels.get(&format!("app.kubernetes.io/{name}")) } else { None };
@@ -385,9 +389,9 @@ fn service(metadata: &Metadata, labels: bool) -> Service {
     }
 }
 
-fn container_of(container: WireContainer, role: Role, status: Option<&ContainerStatus>) -> Container {
+fn container_of(container: WireContainer, role: ContainerRole, status: Option<&WireContainerStatus>) -> Container {
     let role = match container.restart_policy.as_deref() {
-        Some("Always") if role == Role::Init => Role::Sidecar,
+        Some("Always") if role == ContainerRole::Init => ContainerRole::Sidecar,
         _ => role,
     };
     // While a container waits for its next start, the id is that of the one before.
@@ -404,7 +408,7 @@ fn container_of(container: WireContainer, role: Role, status: Option<&ContainerS
         reported: status.map(|status| reported(status.resources.as_ref(), status.allocated_resources)).unwrap_or_default(),
         id,
         previous_id,
-        status: status.map(ContainerStatus::reduced),
+        status: status.map(WireContainerStatus::reduced),
     }
 }
 
@@ -414,16 +418,16 @@ fn id(url: &str) -> Option<Box<str>> {
     (!id.is_empty()).then(|| kept(id))
 }
 
-impl ContainerStatus {
-    fn reduced(&self) -> Status {
+impl WireContainerStatus {
+    fn reduced(&self) -> ContainerStatus {
         let WireState { waiting, running, terminated } = &self.state;
         let (state, detail) = match (running, terminated, waiting) {
-            (Some(_), _, _) => (State::Running, None),
-            (None, Some(detail), _) => (State::Terminated, Some(detail)),
-            (None, None, detail) => (State::Waiting, detail.as_ref()),
+            (Some(_), _, _) => (ContainerState::Running, None),
+            (None, Some(detail), _) => (ContainerState::Terminated, Some(detail)),
+            (None, None, detail) => (ContainerState::Waiting, detail.as_ref()),
         };
-        let reason = |detail: &Detail| detail.reason.as_deref().filter(|reason| !reason.is_empty()).map(kept);
-        Status {
+        let reason = |detail: &WireStateDetail| detail.reason.as_deref().filter(|reason| !reason.is_empty()).map(kept);
+        ContainerStatus {
             ready: self.ready,
             restarts: self.restart_count,
             state,
@@ -433,7 +437,7 @@ impl ContainerStatus {
     }
 }
 
-impl From<WireAmounts> for Amounts {
+impl From<WireAmounts> for CpuAndMemory {
     fn from(WireAmounts { cpu, memory }: WireAmounts) -> Self {
         Self { cpu, memory }
     }

@@ -1,9 +1,9 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::pods::object::{Object as _, Reported, Wanted};
+use crate::pods::object::{KeptLabels, Object as _, ReportedResources};
 
-fn container(role: Role, cpu: &str) -> Container {
+fn container(role: ContainerRole, cpu: &str) -> Container {
     let desired = Resources { cpu_request: cpu.parse().ok(), ..Resources::default() };
     Container { role, desired, ..Container::default() }
 }
@@ -14,7 +14,7 @@ fn cores(containers: Vec<Container>) -> Option<f64> {
 
 #[test]
 fn the_schedulers_rule() {
-    use Role::{Init, Main, Sidecar};
+    use ContainerRole::{Init, Main, Sidecar};
     assert_eq!(cores(vec![container(Main, "1"), container(Main, "500m")]), Some(1.5));
     assert_eq!(cores(vec![container(Init, "3"), container(Main, "1")]), Some(3.0), "init containers run alone");
     assert_eq!(cores(vec![container(Sidecar, "1"), container(Main, "1")]), Some(2.0), "sidecars stay");
@@ -103,7 +103,7 @@ impl Resize {
 
 fn read(spec: Value, status: Value) -> Pod {
     let pod = json!({"metadata": {"name": "web-1", "uid": "u"}, "spec": spec, "status": status});
-    Pod::read(&pod.to_string(), &Wanted::default()).expect("is a pod")
+    Pod::read(&pod.to_string(), &KeptLabels::default()).expect("is a pod")
 }
 
 #[test]
@@ -146,27 +146,28 @@ fn of_a_pod_without_requests_of_its_own_a_status_of_the_whole_stands_for_the_sum
     assert_eq!(cpu(&pod).map(Quantity::cores), Some(1.25));
 }
 
-fn of(cpu: &str) -> Option<Amounts> {
-    Some(Amounts { cpu: cpu.parse().ok(), memory: None })
+fn of(cpu: &str) -> Option<CpuAndMemory> {
+    Some(CpuAndMemory { cpu: cpu.parse().ok(), memory: None })
 }
 
 #[test]
 fn one_container_that_grows_while_another_shrinks_counts_once() {
     // kubernetes/kubernetes#140046: 3 CPUs before and after, never 4.
     let resized = |spec: &str, before: &str| Container {
-        reported: Reported { requests: of(before), allocated: of(before), limits: None },
-        ..container(Role::Main, spec)
+        reported: ReportedResources { requests: of(before), allocated: of(before), limits: None },
+        ..container(ContainerRole::Main, spec)
     };
     assert_eq!(cores(vec![resized("1", "2"), resized("2", "1")]), Some(3.0));
 }
 
 #[test]
 fn a_list_of_the_status_holds_as_a_whole() {
-    let reported = Reported { requests: Some(Amounts::default()), limits: Some(Amounts::default()), allocated: None };
+    let reported =
+        ReportedResources { requests: Some(CpuAndMemory::default()), limits: Some(CpuAndMemory::default()), allocated: None };
     let limit = Resources { cpu_limit: "2".parse().ok(), cpu_request: "1".parse().ok(), ..Resources::default() };
     let app = Container { reported, desired: limit, ..Container::default() };
     assert_eq!(in_force(&Pod::default(), &app), Resources::default(), "what is not in force yet is added to the spec only");
-    let unreported = Container { reported: Reported::default(), ..app };
+    let unreported = Container { reported: ReportedResources::default(), ..app };
     assert_eq!(in_force(&Pod::default(), &unreported), limit);
     let refused = Pod { resize_infeasible: true, ..Pod::default() };
     assert_eq!(in_force(&refused, &unreported), Resources::default());
@@ -175,9 +176,9 @@ fn a_list_of_the_status_holds_as_a_whole() {
 #[test]
 fn limits_of_the_pod_as_a_whole() {
     let resources = Resources { cpu_limit: "4".parse().ok(), ..Resources::default() };
-    let pod = |reported: Option<Amounts>, resize_infeasible| Pod {
+    let pod = |reported: Option<CpuAndMemory>, resize_infeasible| Pod {
         resources,
-        reported: Reported { limits: reported, ..Reported::default() },
+        reported: ReportedResources { limits: reported, ..ReportedResources::default() },
         resize_infeasible,
         ..Pod::default()
     };
@@ -190,6 +191,6 @@ fn limits_of_the_pod_as_a_whole() {
 
 #[test]
 fn a_pod_that_is_over_sets_nothing_aside() {
-    let pod = Pod { containers: vec![container(Role::Main, "1")], phase: Some(Phase::Succeeded), ..Pod::default() };
+    let pod = Pod { containers: vec![container(ContainerRole::Main, "1")], phase: Some(PodPhase::Succeeded), ..Pod::default() };
     assert_eq!((cpu(&pod), memory(&pod)), (None, None));
 }

@@ -1,0 +1,43 @@
+//! The reasons of containers that are exported as they are (pure).
+
+/// Reasons that kubelet and the container runtimes give. Others may hold anything: the number of series would have no bound.
+const REASONS: [&str; 28] = [
+    // Of a container that waits: kubelet's own (pkg/kubelet/kubelet_pods.go, pkg/kubelet/container/sync_result.go).
+    "CrashLoopBackOff",
+    "ContainerCreating",
+    "PodInitializing",
+    "RestartingAllContainers",
+    // Its image (pkg/kubelet/images/types.go, k8s.io/cri-api/pkg/errors).
+    "ErrImagePull",
+    "ErrImageNeverPull",
+    "ImagePullBackOff",
+    "ImageInspectError",
+    "ImageVolumeMountFailed",
+    "InvalidImageName",
+    "RegistryUnavailable",
+    "SignatureValidationFailed",
+    "RROUnsupported",
+    // Its start (pkg/kubelet/kuberuntime/kuberuntime_container.go).
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "PreCreateHookError",
+    "PreStartHookError",
+    "PostStartHookError",
+    "RunContainerError",
+    // Of one that has ended: kubelet, where the runtime does not know it any more.
+    "ContainerStatusUnknown",
+    "DeadlineExceeded",
+    // containerd, CRI-O and cri-dockerd; containerd gives "Unknown" for one whose task was gone when containerd was started again.
+    "Completed",
+    "Error",
+    "OOMKilled",
+    "StartError",
+    "Unknown",
+    "ContainerCannotRun",
+    "seccomp killed",
+];
+
+/// The reason as it is if it is one of those, else "Other".
+pub fn known_or_other(reason: &str) -> &'static str {
+    REASONS.into_iter().find(|known| *known == reason).unwrap_or("Other")
+}

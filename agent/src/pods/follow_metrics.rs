@@ -1,0 +1,118 @@
+//! The metrics of how Kubernetes is followed.
+
+use std::time::Instant;
+
+use super::{follow_stats::Followed, index::PodIndex};
+use crate::metric::{Metric, MetricKind, Point, Scope, Value};
+
+/// Every metric of this module.
+pub const METRICS: &[&Metric] = &[&CURRENT, &OBJECTS, &HEARD, &REQUESTS, &EVENTS, &MALFORMED, &ERRORS, &UNLABELLED, &LEFT_OUT];
+
+static CURRENT: Metric = Metric {
+    name: "podmeter.agent.kubernetes.current",
+    unit: "1",
+    kind: MetricKind::Gauge,
+    attributes: &["resource"],
+    scope: Scope::Agent,
+    help: "1 while what is known of pods, nodes or namespaces is current, 0 while the API cannot be reached: then the last known state is used.",
+};
+static OBJECTS: Metric = Metric {
+    name: "podmeter.agent.kubernetes.objects",
+    unit: "{object}",
+    kind: MetricKind::Gauge,
+    attributes: &["resource"],
+    scope: Scope::Agent,
+    help: "Objects that the API has; \"pods.deleted\" are deleted ones that are remembered, for the final values of their containers.",
+};
+static HEARD: Metric = Metric {
+    name: "podmeter.agent.kubernetes.silence",
+    unit: "s",
+    kind: MetricKind::Gauge,
+    attributes: &[],
+    scope: Scope::Agent,
+    help: "How long ago the Kubernetes API last sent something; about a minute at most while all is well. Absent before its first response.",
+};
+static REQUESTS: Metric = Metric {
+    name: "podmeter.agent.kubernetes.requests",
+    unit: "{request}",
+    kind: MetricKind::Counter,
+    attributes: &[],
+    scope: Scope::Agent,
+    help: "Requests to the Kubernetes API or to the kubelet.",
+};
+static EVENTS: Metric = Metric {
+    name: "podmeter.agent.kubernetes.events",
+    unit: "{event}",
+    kind: MetricKind::Counter,
+    attributes: &[],
+    scope: Scope::Agent,
+    help: "Objects that the Kubernetes API has sent, again and again as they change.",
+};
+static MALFORMED: Metric = Metric {
+    name: "podmeter.agent.kubernetes.malformed",
+    unit: "{object}",
+    kind: MetricKind::Counter,
+    attributes: &[],
+    scope: Scope::Agent,
+    help: "Objects of the Kubernetes API that could not be read and were skipped.",
+};
+static ERRORS: Metric = Metric {
+    name: "podmeter.agent.kubernetes.errors",
+    unit: "{error}",
+    kind: MetricKind::Counter,
+    attributes: &["error.type"],
+    scope: Scope::Agent,
+    help: "Requests to the Kubernetes API that failed, or watches that broke, by kind.",
+};
+static UNLABELLED: Metric = Metric {
+    name: "podmeter.agent.kubernetes.unlabelled",
+    unit: "{cgroup}",
+    kind: MetricKind::Gauge,
+    attributes: &[],
+    scope: Scope::Agent,
+    help: "Cgroups of pods that Kubernetes has not reported: exported by pod UID and container id after a wait of 10 s to 5 min.",
+};
+
+static LEFT_OUT: Metric = Metric {
+    name: "podmeter.agent.kubernetes.left_out",
+    unit: "{pod}",
+    kind: MetricKind::Gauge,
+    attributes: &[],
+    scope: Scope::Agent,
+    help: "Pods whose states are not exported: finished ones that have been exported and are older than kubernetes.finished_pods, or \
+           not among the latest hundred; and pods beyond those that one node can have.",
+};
+
+/// Cgroups and pods that a batch lacks.
+#[derive(Clone, Copy, Debug)]
+pub struct Missing {
+    /// Cgroups that have no name yet.
+    pub unlabelled: u64,
+    /// Pods whose states are not in it.
+    pub left_out: u64,
+}
+
+/// The points of these metrics. `started_ns` is when counting began, CLOCK_BOOTTIME.
+pub fn points(index: &PodIndex, started_ns: u64, missing: Missing, now: Instant) -> Vec<Point> {
+    let stats = &index.stats;
+    let counter = |metric, value| Point::new(metric, started_ns, Value::Int(value));
+    let mut points = vec![
+        counter(&REQUESTS, stats.requests),
+        counter(&EVENTS, stats.events),
+        counter(&MALFORMED, stats.malformed),
+        Point::new(&UNLABELLED, 0, Value::Int(missing.unlabelled)),
+        Point::new(&LEFT_OUT, 0, Value::Int(missing.left_out)),
+    ];
+    let followed = Followed::ALL.into_iter().filter(|followed| stats.following(*followed).is_followed);
+    points.extend(followed.map(|followed| {
+        let current = u64::from(stats.following(followed).current);
+        Point::new(&CURRENT, 0, Value::Int(current)).with("resource", followed.as_str())
+    }));
+    let (pods, deleted) = index.counts();
+    let counts = [("pods", pods), ("pods.deleted", deleted), ("namespaces", index.namespaces())];
+    points.extend(counts.map(|(resource, n)| Point::new(&OBJECTS, 0, Value::Int(n as u64)).with("resource", resource)));
+    points.extend(stats.errors().map(|(kind, count)| counter(&ERRORS, count).with("error.type", kind.as_str())));
+    points
+        .extend(stats.heard.map(|heard| Point::new(&HEARD, 0, Value::Float(now.saturating_duration_since(heard).as_secs_f64()))));
+    points
+}
