@@ -7,8 +7,8 @@ use std::{env, fs};
 
 use anyhow::{Context, Result};
 
-use crate::command;
 use crate::workspace::Workspace;
+use crate::{command, progress};
 
 /// Builds podmeter in release and returns where it is.
 pub(crate) fn podmeter(workspace: &Workspace, statically: bool) -> Result<PathBuf> {
@@ -18,7 +18,8 @@ pub(crate) fn podmeter(workspace: &Workspace, statically: bool) -> Result<PathBu
     if statically {
         products.push(link_statically(&mut cargo));
     }
-    command::run(&mut cargo)?;
+    let what = if statically { "podmeter, static, in release" } else { "podmeter in release" };
+    progress::build(what, &mut cargo)?;
     Ok(products.join("release/podmeter"))
 }
 

@@ -7,6 +7,7 @@ mod command;
 mod docs;
 mod image;
 mod lint;
+mod progress;
 mod setup;
 mod tally;
 mod test;

@@ -19,8 +19,8 @@ use bpf_toolchain::Toolchain;
 use clap::ValueEnum;
 
 use self::bundle::Bundle;
-use crate::command;
 use crate::workspace::Workspace;
+use crate::{command, progress};
 
 /// What the tools are wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -80,7 +80,7 @@ const RESOLVERS: Bundle = Bundle {
     name: "resolvers",
     packages: &["bind9-dnsutils", "unbound"],
     kept: &["usr/bin/dig", "usr/sbin/unbound"],
-    why: "are dig and unbound, whose lookups tests measure (about 30 MB)",
+    why: "dig and unbound, lookups of which tests measure (about 30 MB)",
 };
 
 /// Clippy for Debian's toolchain.
@@ -88,15 +88,15 @@ const KERNEL_CLIPPY: Tool = Tool { file: "/usr/bin/cargo-clippy", package: "rust
 
 /// Installs what is missing. An error names what could not be had and how to get it.
 pub(crate) fn run(workspace: &Workspace, purpose: Purpose) -> Result<()> {
-    bpf_toolchain()?;
+    bpf_toolchain(workspace)?;
     if purpose == Purpose::Vm {
-        install_missing(VM_TOOLS)?;
+        install_missing(workspace, VM_TOOLS)?;
         qemu::fetch(workspace)?;
         qemu::try_out(workspace)?;
     }
     if purpose != Purpose::Build {
-        install_missing(TEST_TOOLS)?;
-        rustup_components(&[("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")])?;
+        install_missing(workspace, TEST_TOOLS)?;
+        rustup_components(workspace, &[("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")])?;
         if cargo_deny(workspace).is_none() {
             install_cargo_deny(workspace)?;
         }
@@ -136,34 +136,38 @@ impl fmt::Display for Tool {
     }
 }
 
-fn bpf_toolchain() -> Result<()> {
+fn bpf_toolchain(workspace: &Workspace) -> Result<()> {
     let Err(lacks) = Toolchain::find() else { return Ok(()) };
     let chosen = std::env::var(bpf_toolchain::CHOICE).unwrap_or_default();
     if !apt::is_here() || !["", "debian"].contains(&chosen.as_str()) {
         return Err(lacks.into());
     }
     if BPF_TOOLCHAIN.iter().any(Tool::is_missing) {
-        apt::install(&BPF_TOOLCHAIN.iter().collect::<Vec<_>>())?;
+        apt::install(workspace, &BPF_TOOLCHAIN.iter().collect::<Vec<_>>())?;
     }
     if bpf_toolchain::program("bpf-linker").is_none() {
-        install_bpf_linker()?;
+        install_bpf_linker(workspace)?;
     }
     Toolchain::find().map(drop).context("the toolchain was installed and is still incomplete")
 }
 
 /// bpf-linker reads what rustc writes, so both must have the same LLVM.
-fn install_bpf_linker() -> Result<()> {
+fn install_bpf_linker(workspace: &Workspace) -> Result<()> {
     let version = command::output(Command::new("/usr/bin/rustc").arg("-vV"))?;
     let major = llvm_major(&version).with_context(|| format!("/usr/bin/rustc does not say which LLVM it has:\n{version}"))?;
     let prefix = format!("/usr/lib/llvm-{major}");
     // The library to link with, which only the development package has.
     if !Path::new(&prefix).join("lib/libLLVM.so").exists() {
-        apt::install_packages(&[format!("llvm-{major}-dev")], "bpf-linker is compiled against it")?;
+        apt::install_packages(
+            workspace,
+            &[format!("llvm-{major}-dev")],
+            &format!("llvm-{major}-dev: bpf-linker is compiled against it"),
+        )?;
     }
-    eprintln!("bpf-linker {BPF_LINKER} links the eBPF programs: compiling it takes one to two minutes");
     let mut install = cargo_install("bpf-linker", BPF_LINKER);
     install.args(["--no-default-features", "--features", &format!("llvm-{major}")]).env("LLVM_PREFIX", prefix);
-    command::run(&mut install).context("could not install bpf-linker")
+    let what = format!("bpf-linker {BPF_LINKER}, which links the eBPF programs: compiled, one to two minutes");
+    progress::step(&what, || command::logged(&mut install, &workspace.setup_log())).context("could not install bpf-linker")
 }
 
 /// The major version in rustc's `LLVM version: 22.1.8`.
@@ -172,7 +176,7 @@ fn llvm_major(rustc_version: &str) -> Option<u32> {
     version.split('.').next()?.parse().ok()
 }
 
-fn install_missing(tools: &[Tool]) -> Result<()> {
+fn install_missing(workspace: &Workspace, tools: &[Tool]) -> Result<()> {
     let mut missing: Vec<&Tool> = tools.iter().filter(|tool| tool.is_missing()).collect();
     // Without Debian's toolchain the programs are linted by rustup's.
     if BPF_TOOLCHAIN.iter().all(|tool| !tool.is_missing()) && KERNEL_CLIPPY.is_missing() {
@@ -182,7 +186,7 @@ fn install_missing(tools: &[Tool]) -> Result<()> {
         return Ok(());
     }
     if apt::is_here() {
-        return apt::install(&missing);
+        return apt::install(workspace, &missing);
     }
     // None of them stops a build, and tests that lack one skip themselves.
     eprintln!("note: not installed, and there is no apt-get to install it with:");
@@ -193,7 +197,7 @@ fn install_missing(tools: &[Tool]) -> Result<()> {
 }
 
 /// Adds what a minimal installation of Rust lacks: programs, and the components they come in.
-fn rustup_components(wanted: &[(&str, &str)]) -> Result<()> {
+fn rustup_components(workspace: &Workspace, wanted: &[(&str, &str)]) -> Result<()> {
     let sysroot = command::output(Command::new("rustc").args(["--print", "sysroot"]))?;
     let bin = Path::new(sysroot.trim_end()).join("bin");
     let missing: Vec<&str> =
@@ -204,16 +208,18 @@ fn rustup_components(wanted: &[(&str, &str)]) -> Result<()> {
     if bpf_toolchain::program("rustup").is_none() {
         bail!("{} has no {}, and there is no rustup to add it with: install it for this Rust", bin.display(), missing.join(", "));
     }
-    command::run(Command::new("rustup").args(["component", "add"]).args(missing))
+    let mut add = Command::new("rustup");
+    add.args(["component", "add"]).args(&missing);
+    progress::step(&format!("{} by rustup", missing.join(", ")), || command::logged(&mut add, &workspace.setup_log()))
 }
 
 /// Compiled without optimisation: it runs for two seconds, and optimising it takes minutes.
 fn install_cargo_deny(workspace: &Workspace) -> Result<()> {
-    eprintln!("cargo-deny {CARGO_DENY} checks the licences and sources of dependencies: compiling it takes one to three minutes");
     let mut install = cargo_install("cargo-deny", CARGO_DENY);
     install.args(["--no-default-features", "--root"]).arg(workspace.tools());
     install.envs([("OPT_LEVEL", "0"), ("LTO", "off"), ("CODEGEN_UNITS", "16"), ("DEBUG", "0")].map(profile));
-    command::run(&mut install).context("could not install cargo-deny")
+    let what = format!("cargo-deny {CARGO_DENY}, which checks dependencies: compiled, one to three minutes");
+    progress::step(&what, || command::logged(&mut install, &workspace.setup_log())).context("could not install cargo-deny")
 }
 
 fn profile((key, value): (&str, &'static str)) -> (String, &'static str) {

@@ -46,7 +46,7 @@ pub(crate) fn run(workspace: &Workspace, suite: Suite, guests: &vm::Options) -> 
         match suite {
             // Whoever asks for them alone is told by what fails.
             Suite::Vm => session.guests(workspace, guests),
-            Suite::All => match vm::impossible() {
+            Suite::All => match vm::impossible(workspace) {
                 None if session.step("setup of virtual machines", || setup::run(workspace, Purpose::Vm)) => {
                     session.guests(workspace, guests);
                 }

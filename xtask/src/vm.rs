@@ -151,7 +151,7 @@ pub(crate) struct Outcome {
 }
 
 /// Why no virtual machine can be booted on this kind of machine, or `None`.
-pub(crate) fn impossible() -> Option<String> {
+pub(crate) fn impossible(workspace: &Workspace) -> Option<String> {
     if std::env::consts::ARCH != "x86_64" {
         let arch = std::env::consts::ARCH;
         return Some(format!("the kernels of the virtual machines are for x86_64, and this machine builds for {arch}"));
@@ -159,7 +159,7 @@ pub(crate) fn impossible() -> Option<String> {
     if bpf_toolchain::program("apt-get").is_none() {
         return Some("there is no apt-get to fetch the kernels with".to_owned());
     }
-    archive::found_mirror().err().map(|error| format!("their kernels come from Debian's archive: {error:#}"))
+    archive::found_mirror(workspace).err().map(|error| format!("their kernels come from Debian's archive: {error:#}"))
 }
 
 /// The kernels, by name, that a matrix of results has a row for.
@@ -302,7 +302,7 @@ fn keep_check(file: &Path, json: &str) -> Result<()> {
 
 /// Builds podmeter and the test runners as static binaries.
 fn programs(workspace: &Workspace) -> Result<Programs> {
-    if let Some(why) = impossible() {
+    if let Some(why) = impossible(workspace) {
         bail!(why);
     }
     let podmeter = build::podmeter(workspace, true)?;

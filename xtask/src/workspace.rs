@@ -30,6 +30,11 @@ impl Workspace {
         self.target.join("tools")
     }
 
+    /// What installers print while they bring the tools.
+    pub(crate) fn setup_log(&self) -> PathBuf {
+        self.target.join("setup.log")
+    }
+
     /// Downloads, kept so that a second set-up needs no network.
     pub(crate) fn cache(&self) -> PathBuf {
         self.target.join("cache")

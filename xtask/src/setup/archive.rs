@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 
 use super::apt;
 use crate::command;
+use crate::workspace::Workspace;
 
 const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
@@ -22,8 +23,8 @@ pub(crate) struct Archive {
 
 impl Archive {
     /// Fetches the list of a release (`sid`, `trixie`, …), about 10 MB, into a new directory below `directory`.
-    pub(crate) fn open(release: &str, directory: &Path) -> Result<Self> {
-        let mirror = found_mirror()?;
+    pub(crate) fn open(workspace: &Workspace, release: &str, directory: &Path) -> Result<Self> {
+        let mirror = found_mirror(workspace)?;
         let archive = Self { state: directory.join(format!("apt-{release}")) };
         for directory in ["sources", "lists/partial", "archives/partial"] {
             let directory = archive.state.join(directory);
@@ -93,9 +94,9 @@ pub(crate) fn unpack(package: &Path, directory: &Path) -> Result<()> {
 }
 
 /// The mirror of Debian that this machine uses, after a look at the sources where their lists are missing.
-pub(crate) fn found_mirror() -> Result<String> {
+pub(crate) fn found_mirror(workspace: &Workspace) -> Result<String> {
     mirror().or_else(|_| {
-        apt::update();
+        apt::update(workspace);
         mirror()
     })
 }

@@ -3,11 +3,12 @@
 //! So every machine runs the same version whatever it has installed, no installed package has to make room, and no service is started.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use super::archive::{self, Archive};
+use crate::progress;
 use crate::workspace::Workspace;
 
 const RELEASE: &str = "trixie";
@@ -38,7 +39,13 @@ impl Bundle {
         if place.exists() {
             return Ok(());
         }
-        eprintln!("{} {}: fetched from Debian {RELEASE} with its libraries, and not installed", self.name, self.why);
+        // A step of its own, where the lists are missing.
+        archive::found_mirror(workspace)?;
+        let what = format!("{}: {}, fetched with libraries, not installed", self.name, self.why);
+        progress::step(&what, || self.fetch_to(workspace, &place))
+    }
+
+    fn fetch_to(&self, workspace: &Workspace, place: &Path) -> Result<()> {
         let scratch = workspace.cache().join(self.name);
         if scratch.exists() {
             fs::remove_dir_all(&scratch).with_context(|| format!("could not remove {}", scratch.display()))?;
@@ -47,7 +54,7 @@ impl Bundle {
         for directory in [&unpacked, &whole, &workspace.tools()] {
             fs::create_dir_all(directory).with_context(|| format!("could not make {}", directory.display()))?;
         }
-        Archive::open(RELEASE, &scratch)?.download_with_dependencies(self.packages, &scratch)?;
+        Archive::open(workspace, RELEASE, &scratch)?.download_with_dependencies(self.packages, &scratch)?;
         for package in archive::downloaded(&scratch) {
             archive::unpack(&package, &unpacked)?;
         }
@@ -57,7 +64,7 @@ impl Bundle {
             fs::rename(unpacked.join(kept), &to).with_context(|| format!("the packages of {} have no {kept}", self.name))?;
         }
         // Appears whole or not at all.
-        fs::rename(&whole, &place).with_context(|| format!("could not put {} in place", place.display()))?;
+        fs::rename(&whole, place).with_context(|| format!("could not put {} in place", place.display()))?;
         fs::remove_dir_all(&scratch).with_context(|| format!("could not remove {}", scratch.display()))
     }
 

@@ -7,6 +7,7 @@ use std::fs;
 use anyhow::{Context, Result};
 
 use super::archive::{self, Archive};
+use crate::progress;
 use crate::workspace::Workspace;
 
 const RELEASE: &str = "sid";
@@ -48,8 +49,11 @@ pub(super) fn fetch(workspace: &Workspace, program: &Program) -> Result<()> {
         packages.pop()
     };
     if newest().is_none() {
-        eprintln!("{} {}: fetched from Debian {RELEASE}, and not installed", program.name, program.why);
-        Archive::open(RELEASE, &cache)?.download(&[program.package], &cache)?;
+        // A step of its own, where the lists are missing.
+        archive::found_mirror(workspace)?;
+        progress::step(&format!("{}, which {}: fetched, not installed", program.name, program.why), || {
+            Archive::open(workspace, RELEASE, &cache)?.download(&[program.package], &cache)
+        })?;
     }
     let package = newest().with_context(|| format!("apt-get left no package {} in {}", program.package, cache.display()))?;
     let unpacked = cache.join("unpacked");

@@ -54,7 +54,7 @@ impl Kernel {
             if scratch.exists() {
                 remove(&scratch)?;
             }
-            self.fetch(&scratch)?;
+            self.fetch(workspace, &scratch)?;
             let whole = scratch.join("whole");
             // Appears whole or not at all.
             fs::rename(&whole, &place).with_context(|| format!("could not put {} in place", place.display()))?;
@@ -64,10 +64,10 @@ impl Kernel {
     }
 
     /// Puts the files into `whole` below `scratch`.
-    fn fetch(&self, scratch: &Path) -> Result<()> {
+    fn fetch(&self, workspace: &Workspace, scratch: &Path) -> Result<()> {
         let (unpacked, whole) = (scratch.join("unpacked"), scratch.join("whole"));
         fs::create_dir_all(&whole).with_context(|| format!("could not make {}", whole.display()))?;
-        let debian = Archive::open(self.release, scratch)?;
+        let debian = Archive::open(workspace, self.release, scratch)?;
         let image = debian.depends(PACKAGE)?.into_iter().find(|name| name.starts_with("linux-image-"));
         let image = image.with_context(|| format!("{PACKAGE} of Debian {} depends on no kernel", self.release))?;
         // Newer releases have the files in packages that the image depends on.
