@@ -3,6 +3,7 @@
 //! Objects are reduced while they are read: `wire` has the API's fields that are looked at, the types here are what stays in
 //! memory. Unknown fields are skipped, missing ones are unknown; only an object without a name and a UID is refused.
 
+mod reduce;
 mod wire;
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
@@ -291,7 +292,7 @@ impl Object for Pod {
     const BY_UID: bool = true;
 
     fn read(json: &str, kept_labels: &KeptLabels) -> Result<Self, serde_json::Error> {
-        wire::pod(json, kept_labels)
+        reduce::pod(json, kept_labels)
     }
 
     fn key(&self) -> &str {
@@ -305,7 +306,7 @@ impl Object for KubernetesNode {
     const BY_UID: bool = false;
 
     fn read(json: &str, _: &KeptLabels) -> Result<Self, serde_json::Error> {
-        wire::kubernetes_node(json)
+        reduce::kubernetes_node(json)
     }
 
     fn key(&self) -> &str {
@@ -319,7 +320,7 @@ impl Object for Namespace {
     const BY_UID: bool = false;
 
     fn read(json: &str, kept_labels: &KeptLabels) -> Result<Self, serde_json::Error> {
-        wire::namespace(json, kept_labels)
+        reduce::namespace(json, kept_labels)
     }
 
     fn key(&self) -> &str {
