@@ -1,6 +1,6 @@
-//! The cgroups of this node: who owns which slot, from birth to the last exported count.
+//! The cgroups of this node and the slots that they own, from birth to the final values.
 //!
-//! The kernel side writes births and deaths into the mapped array of owners (`agent-ebpf/src/bin/cgroups.rs`); this side looks at
+//! The kernel side writes births and deaths into the mapped array of owners (`agent-ebpf/src/bin/cgroups.rs`); this side reads
 //! it every second, adds the cgroups that were there before the programs, and gives a slot back when its owner is gone and its
 //! last counts were read. A cgroup passes through [`SlotPhase`]s in that order and never back.
 
@@ -40,7 +40,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cg
 /// `cgroup_rmdir` succeeds as soon as that task has passed `cgroup_exit`.
 const GRACE_NS: u64 = 1_000_000_000;
 
-/// How long cgroups that found no slot wait at least until they are looked for again, when there is room.
+/// Minimum time between two scans for cgroups that found no slot, when there is room.
 const SCAN_AGAIN_NS: u64 = 60_000_000_000;
 
 /// Why the cgroups cannot be followed.
@@ -57,7 +57,7 @@ pub enum CgroupError {
     Scan {
         /// The directory.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: std::io::Error,
     },
@@ -66,7 +66,7 @@ pub enum CgroupError {
     Slots {
         /// What was being done.
         action: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: aya::maps::MapError,
     },
@@ -156,7 +156,7 @@ impl Cgroups {
         &self.object
     }
 
-    /// Who owns which slot.
+    /// The owners of the slots.
     pub fn table(&self) -> &Table {
         &self.table
     }
@@ -191,7 +191,7 @@ impl Cgroups {
         self.slots.set_exported_ns(boottime_ns);
     }
 
-    /// Learns of births and deaths since the last call.
+    /// Reads births and deaths since the last call.
     pub fn refresh(&mut self) {
         let mut born = Vec::new();
         for slot in 1..self.slots.count() {
@@ -268,14 +268,14 @@ impl Cgroups {
         }
     }
 
-    /// The slots whose last counts can be read: closed by an earlier call of [`Cgroups::close`]. Children before parents.
+    /// The slots whose final counts can be read: closed by an earlier call of [`Cgroups::close`]. Children before parents.
     pub fn closed(&self) -> Vec<u32> {
         let mut closed: Vec<&Cgroup> = self.table.iter().filter(|c| c.phase == SlotPhase::Closed).collect();
         closed.sort_by_key(|c| (c.died_ns, std::cmp::Reverse(c.level)));
         closed.iter().map(|c| c.slot).collect()
     }
 
-    /// Gives a slot back whose counters are read and zeroed, and says who owned it.
+    /// Gives a slot back whose counters are read and zeroed. Returns its owner.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -296,7 +296,7 @@ impl Cgroups {
     }
 
     /// Enters the cgroups that have no slot and whose parent has one: those older than the programs, and those that found none free.
-    /// `births` are those that others have seen, by id; `found` is what [`Owner::found`] says of the rest.
+    /// `births` are those that others have seen, by id; `found` is the [`Owner::found`] of the rest.
     fn scan(&mut self, births: &HashMap<u64, u64>, found: u32) -> Result<(), CgroupError> {
         let failed = |source| CgroupError::Scan { path: self.root.clone(), source };
         self.left_out = LeftOut { any: false, without_slot: self.without_slot(), at_ns: facts::boottime_ns() };

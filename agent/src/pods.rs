@@ -1,7 +1,7 @@
-//! Kubernetes: which pods are on this node, what they are called, what they ask for and how they are.
+//! Kubernetes: the pods of this node, their names, requests and states.
 //!
-//! A source follows the pods in the runtime and fills [`PodIndex`]; the collector asks it by what cgroup paths say. Nothing waits
-//! for the API: while it is away, what was known is used, and what is not known has its UID.
+//! A source follows the pods in the runtime and fills [`PodIndex`]; the collector looks up the ids in cgroup paths there. Nothing waits
+//! for the API: while it cannot be reached, the last known state is used, and a pod that is not known has its UID.
 
 mod api;
 pub mod failure;
@@ -85,19 +85,19 @@ pub enum Source {
     },
 }
 
-/// What the pods are followed for.
+/// How the pods are followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FollowSettings {
     /// Where from.
     pub source: Source,
-    /// The node whose pods are wanted.
+    /// The node whose pods are followed.
     pub node: String,
-    /// What is wanted of them.
+    /// The labels that are kept.
     pub kept_labels: KeptLabels,
     /// The environment's proxies.
     pub proxies: Proxies,
     /// Lists are put off by up to this long, the first one too: the agents of a cluster may all be started together, or lose their
-    /// API server together. Zero where somebody waits.
+    /// API server together. Zero where a person waits.
     pub spread: Duration,
     /// How long a pod's state is exported after its end.
     pub finished_kept: Duration,
@@ -111,7 +111,7 @@ pub fn in_cluster() -> bool {
 /// Begins to follow the pods. Must be called in a runtime with I/O and time.
 ///
 /// # Errors
-/// When a person must correct a setting. A server that does not answer is none.
+/// When a person must correct a setting. A server that does not respond is none.
 pub async fn follow(settings: FollowSettings) -> Result<SharedIndex, ApiError> {
     let shared = SharedIndex::default();
     let FollowSettings { source, node, kept_labels, proxies, spread, finished_kept } = settings;
@@ -154,7 +154,7 @@ fn kubelet_config(url: &str, ca: Option<PathBuf>, verify: bool, token: Option<Pa
     Ok(config)
 }
 
-/// What becomes of the objects of one kind.
+/// How the index takes the objects of one kind.
 #[derive(Clone, Copy)]
 struct Sink<T> {
     followed: Followed,
@@ -168,7 +168,7 @@ const PODS: Sink<Pod> = Sink {
     followed: Followed::Pods,
     set: PodIndex::set_pod,
     forget: |known, pod| {
-        // Its last state tells the ids of containers that nobody has heard of yet.
+        // Its last state may have the ids of containers that were not known yet.
         let uid = pod.uid.clone();
         known.set_pod(pod);
         known.forget_pod(&uid, Instant::now());

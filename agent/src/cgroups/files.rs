@@ -1,6 +1,6 @@
-//! The files of one cgroup: what it is allowed, what it asked for, what the kernel counted itself.
+//! The files of one cgroup: its limits, its requests, and what the kernel counted itself.
 //!
-//! Missing beats wrong: a file that is not there (no controller, an older kernel, a cgroup just removed) or does not parse
+//! Missing is better than wrong: a file that is not there (no controller, an older kernel, a cgroup just removed) or does not parse
 //! yields `None`, never zero.
 
 use std::{fs, path::Path};
@@ -27,7 +27,7 @@ pub struct Throttling {
     pub throttled_ns: u64,
 }
 
-/// What a cgroup asks for and is allowed.
+/// The requests and limits of a cgroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Limits {
     /// `cpu.weight`, see [`Curve`](super::weight::Curve).
@@ -45,7 +45,7 @@ pub fn cpu_stat(directory: &Path) -> Option<CpuStat> {
     parse_cpu_stat(&fs::read_to_string(directory.join("cpu.stat")).ok()?)
 }
 
-/// Reads what the cgroup at `directory` asks for and is allowed, from the files of the controllers that it has.
+/// Reads the requests and limits of the cgroup at `directory`, from the files of the controllers that it has.
 pub fn limits(directory: &Path, controllers: Controllers) -> Limits {
     let read = |has: bool, file: &str| if has { fs::read_to_string(directory.join(file)).ok() } else { None };
     let cpu = |file: &str| read(controllers.cpu, file);

@@ -1,10 +1,10 @@
-//! The names of a cgroup's directory and of those above it -> what people call it: the pod, the container, the service.
+//! The names of a cgroup's directory and of those above it -> the pod, the container or the service that it is.
 //!
 //! Pure, and by those names alone: names of pods and containers come from Kubernetes, joined by the ids found here. The layouts are
 //! those that kubelet, the container runtimes and systemd make; each rule names its source.
 //!
-//! A container that may make cgroups calls them what it likes. So what is below a pod's container belongs to that container,
-//! whatever it is called, and where Kubernetes is asked for names, a pod is what the node's kubelet made ([`Kubelets`]).
+//! A container that may make cgroups chooses their names. So a cgroup below a pod's container belongs to that container, whatever its
+//! name, and where names come from Kubernetes, only the node's kubelet makes pods ([`Kubelets`]).
 
 mod escape;
 mod part;
@@ -17,7 +17,7 @@ use self::part::{Part, kubelet_directory, kubelet_slice, part, split_colons, uni
 pub struct Name {
     /// What the cgroup itself is.
     pub kind: CgroupKind,
-    /// What people call it: a pod's UID, a container's short id, a unit without its suffix, the path of a plain cgroup.
+    /// Its name for people: a pod's UID, a container's short id, a unit without its suffix, the path of a plain cgroup.
     pub name: String,
     /// UID of the pod it is, or belongs to: a UUID with dashes, or for a static pod 32 hex digits, which the API shows as
     /// the annotation `kubernetes.io/config.hash` of a pod that has another UID.
@@ -25,7 +25,7 @@ pub struct Name {
     /// Id of the container it is, or belongs to. Below a pod that is the container that Kubernetes knows, also for the
     /// containers that something makes inside it.
     pub container_id: Option<String>,
-    /// What made that container, where the path tells.
+    /// The runtime that made that container, where the path shows it.
     pub runtime: Option<Runtime>,
     /// QoS class of that pod, or of the level of kubelet's tree.
     pub qos: Option<Qos>,
@@ -55,7 +55,7 @@ pub enum CgroupKind {
 }
 
 impl CgroupKind {
-    /// The word shown to people and written to JSON.
+    /// As shown to people and written to JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Root => "Root",
@@ -128,7 +128,7 @@ pub enum Qos {
 }
 
 impl Qos {
-    /// The word Kubernetes uses in `status.qosClass`.
+    /// As Kubernetes writes it in `status.qosClass`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Guaranteed => "Guaranteed",
@@ -147,14 +147,14 @@ impl Qos {
     }
 }
 
-/// Whose pods count.
+/// The kubelets whose pods count as pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kubelets {
-    /// The node's: where Kubernetes is asked for names. What a container or a user's own service manager made is no pod. A kubelet in a
+    /// The node's: where names come from Kubernetes. What a container or a user's service manager made is no pod. A kubelet in a
     /// container (kind, k3d, minikube) is the node's where that container's cgroup is the root: in its cgroup namespace, or by
     /// `cgroups.root`.
     OfTheNode,
-    /// Also one that runs in a container outside of pods: on a host that asks nobody for names.
+    /// Also one that runs in a container outside of pods: on a host without names from Kubernetes.
     Any,
 }
 
@@ -179,7 +179,7 @@ impl Name {
     }
 
     /// What the cgroup is that has the directory `directory` in this one's, and where what is made in it is made. `path` is its own,
-    /// by which it may be called.
+    /// which may be its name.
     pub fn child(&self, within: &Within, directory: &str, path: &str, kubelets: Kubelets) -> (Self, Within) {
         let (mut name, mut within) = (self.clone(), within.clone());
         for component in split_colons(directory).into_iter().flatten() {
@@ -191,7 +191,7 @@ impl Name {
 
     fn descend(&mut self, within: &mut Within, component: &str, path: &str, kubelets: Kubelets) {
         let in_pod = self.pod_uid.is_some() && !within.inside;
-        // Below a pod's container always: what it claims would be taken for another pod's by whoever joins names later.
+        // Below a pod's container always: a pod that it claims to be would be joined with that pod's names later.
         let claimed = within.delegated && (kubelets == Kubelets::OfTheNode || self.pod_uid.is_some());
         self.nested = within.inside;
         let level = within.level.take();
@@ -225,14 +225,14 @@ impl Name {
             }
             Part::Other => {
                 (self.kind, self.name) = unit(component, path);
-                // systemd lets a user's own service manager make what it likes below its unit.
+                // systemd lets a user's service manager make any cgroup below its unit.
                 within.delegated |= component.starts_with("user@") && self.kind == CgroupKind::Service;
             }
         }
     }
 }
 
-/// Tells what the cgroup with this path is. The path is that from the root; every string gives a name.
+/// The name of the cgroup with this path. The path is that from the root; every string gives a name.
 pub fn parse(path: &str, kubelets: Kubelets) -> Name {
     let components = path.split('/').filter(|component| !component.is_empty());
     components.fold((Name::root(), Within::default()), |(name, within), next| name.child(&within, next, path, kubelets)).0

@@ -106,7 +106,7 @@ impl Slots {
     /// map for the next agent too.
     pub(super) fn set_name(&self, slot: u32, owner: &mut Owner, name: &OsStr) {
         write_name(owner, name);
-        // The kernel side writes the time of death only; it has a word of its own.
+        // The kernel side writes the time of death only; it has a separate word.
         for (word, bytes) in owner.name.chunks_exact(8).enumerate() {
             let bits = bytes.try_into().map_or(0, u64::from_ne_bytes);
             self.owners.set_word(slot, NAME + word, bits);

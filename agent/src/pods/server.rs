@@ -30,7 +30,7 @@ use crate::{
 /// Where Kubernetes puts the certificates that the API server's is signed by.
 const AUTHORITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 
-/// A server, as its files last told.
+/// A server, as its files were when last read.
 #[derive(Clone)]
 pub struct Server {
     origin: Origin,
@@ -44,14 +44,14 @@ pub struct Server {
     logged: Option<String>,
 }
 
-/// Where it is told how a server is reached.
+/// Where the settings to reach a server come from.
 #[derive(Clone)]
 enum Origin {
     /// By the pod's service account.
     ServiceAccount(Proxies),
     /// By a kubeconfig.
     Kubeconfig(PathBuf, Proxies),
-    /// By podmeter's own settings.
+    /// podmeter's settings.
     Settings,
 }
 
@@ -89,7 +89,7 @@ impl Server {
                 let named = take_proxy(&mut kubeconfig);
                 let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(wrong)?;
                 let proxy = match named {
-                    // It is for this cluster: NO_PROXY says nothing about it, as kubectl has it.
+                    // It is for this cluster: NO_PROXY does not apply, as in kubectl.
                     Some(url) => Some(proxy::named("proxy-url in the kubeconfig", &url, &config.cluster_url)?),
                     None => proxy::from_environment(proxies, &config.cluster_url)?,
                 };
@@ -111,7 +111,7 @@ impl Server {
         }
     }
 
-    /// The files whose change makes a client an old one. From before they are read.
+    /// The files whose change makes a client outdated, as they are before they are read.
     pub fn watched(&self) -> Watched {
         Watched::new(self.files.iter().cloned())
     }
@@ -129,7 +129,7 @@ impl Server {
 
     fn cannot_read(&mut self, error: &str) {
         if self.logged.as_deref() != Some(error) {
-            warn!("{error}; what was read before is used to reach {} until it can be read", self.address());
+            warn!("{error}; the files as last read are used to reach {} until they can be read again", self.address());
             self.logged = Some(error.to_owned());
         }
     }
@@ -142,7 +142,7 @@ impl Server {
         let tls = match (self.config.rustls_client_config(), self.tls.clone()) {
             (Ok(tls), _) => {
                 if self.logged.take().is_some() {
-                    info!("the files to reach {} by can be read again", self.address());
+                    info!("the files that configure access to {} can be read again", self.address());
                 }
                 Arc::new(tls)
             }
@@ -167,7 +167,7 @@ impl Server {
 
 /// What is the same for every server.
 fn settled(mut config: Config) -> Config {
-    // A program that is run for a token would take the terminal's keys and write over `top`.
+    // A program that is run for a token would take the terminal's input and write over `top`.
     if let Some(exec) = &mut config.auth_info.exec {
         exec.interactive_mode = Some(ExecInteractiveMode::Never);
     }

@@ -9,7 +9,7 @@ const SHORT_PATH: usize = 40;
 /// Digits of a container's id that people see: those that `docker ps` shows.
 pub(super) const SHORT_ID: usize = 12;
 
-/// What one component of a path says.
+/// The meaning of one component of a path.
 pub(super) enum Part {
     /// A level of kubelet's tree above the pods.
     Level(Option<Qos>),
@@ -41,7 +41,7 @@ pub(super) fn split_colons(component: &str) -> [Option<Cow<'_, str>>; 2] {
     }
 }
 
-/// What `component` says in the directory `above`, if it is not of kubelet's tree.
+/// The meaning of `component` in the directory `above`, if it is not of kubelet's tree.
 pub(super) fn part(component: &str, above: &str, in_pod: bool) -> Part {
     if let Some(id) = podman_pod(component, above) {
         return Part::PodmanPod(format!("libpod_pod_{}", short(id)));
@@ -118,7 +118,7 @@ fn pod_uid(component: &str) -> Option<String> {
 }
 
 /// The id of podman's pod: `machine-libpod_pod_<id>.slice` (of a user `user-libpod_pod_<id>.slice`) with the systemd driver,
-/// `libpod_parent/<id>` with cgroupfs. Below a `--cgroup-parent` of one's own the latter looks like a container of docker or ctr.
+/// `libpod_parent/<id>` with cgroupfs. Below another `--cgroup-parent` the latter looks like a container of docker or ctr.
 ///
 /// Source: Podman's libpod/runtime_pod_linux.go, `NewPod`.
 fn podman_pod<'a>(component: &'a str, above: &str) -> Option<&'a str> {

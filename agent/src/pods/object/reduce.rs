@@ -94,7 +94,7 @@ fn static_uid(metadata: &WireMetadata) -> Option<Box<str>> {
 }
 
 /// Whether the node has refused a resize for good (k8s.io/component-helpers/resource, `IsPodResizeInfeasible`; before 1.33 a
-/// field of its own said so).
+/// separate field).
 fn is_infeasible(status: &WirePodStatus) -> bool {
     let pending = status.conditions.iter().find(|condition| condition.kind == "PodResizePending");
     pending.map_or(status.resize.as_deref(), |condition| Some(&condition.reason)) == Some("Infeasible")
@@ -108,7 +108,7 @@ fn reported(resources: Option<&WireStatusResources>, allocated: Option<WireAmoun
     }
 }
 
-/// When the last container ended; where none says, as of a pod that was evicted before one began, when a condition last changed.
+/// When the last container ended; where none has ended, as of a pod that was evicted before one began, when a condition last changed.
 fn finished(status: &WirePodStatus) -> Option<Duration> {
     let time = |text: &str| humantime::parse_rfc3339_weak(text).ok()?.duration_since(UNIX_EPOCH).ok();
     let statuses = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
