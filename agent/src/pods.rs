@@ -64,7 +64,7 @@ impl SharedIndex {
 
 /// Where what is known of pods comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum PodSource {
     /// The cluster's API: by a kubeconfig, or with the pod's service account.
     Api {
         /// The kubeconfig.
@@ -89,7 +89,7 @@ pub enum Source {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FollowSettings {
     /// Where from.
-    pub source: Source,
+    pub source: PodSource,
     /// The node whose pods are followed.
     pub node: String,
     /// The labels that are kept.
@@ -121,7 +121,7 @@ pub async fn follow(settings: FollowSettings) -> Result<SharedIndex, ApiError> {
         known.finished_kept = finished_kept;
     });
     match source {
-        Source::Api { kubeconfig } => {
+        PodSource::Api { kubeconfig } => {
             let server = Server::of_cluster(kubeconfig.as_ref(), &proxies).await?;
             let api = || Api::new(server.clone());
             let (shared, kept_labels) = (|| shared.clone(), || Arc::clone(&kept_labels));
@@ -131,7 +131,7 @@ pub async fn follow(settings: FollowSettings) -> Result<SharedIndex, ApiError> {
                 tokio::spawn(Follower::new(api(), NAMESPACES, shared(), kept_labels(), None).run(spread));
             }
         }
-        Source::Kubelet { url, ca, verify, token, interval } => {
+        PodSource::Kubelet { url, ca, verify, token, interval } => {
             let server = Server::kubelet(kubelet_config(&url, ca, verify, token)?);
             tokio::spawn(Poller { api: Api::new(server), shared: shared.clone(), kept_labels, interval }.run(spread));
         }
@@ -156,7 +156,7 @@ fn kubelet_config(url: &str, ca: Option<PathBuf>, verify: bool, token: Option<Pa
 
 /// How the index takes the objects of one kind.
 #[derive(Clone, Copy)]
-struct Sink<T> {
+struct ObjectSink<T> {
     followed: Followed,
     set: fn(&mut PodIndex, T),
     forget: fn(&mut PodIndex, T),
@@ -164,7 +164,7 @@ struct Sink<T> {
     keep: fn(&mut PodIndex, &HashSet<Box<str>>),
 }
 
-const PODS: Sink<Pod> = Sink {
+const PODS: ObjectSink<Pod> = ObjectSink {
     followed: Followed::Pods,
     set: PodIndex::set_pod,
     forget: |known, pod| {
@@ -176,7 +176,7 @@ const PODS: Sink<Pod> = Sink {
     keep: |known, uids| known.keep_pods(uids, Instant::now()),
 };
 
-const NODE: Sink<KubernetesNode> = Sink {
+const NODE: ObjectSink<KubernetesNode> = ObjectSink {
     followed: Followed::Node,
     set: PodIndex::set_node,
     forget: |known, _| known.forget_node(),
@@ -187,7 +187,7 @@ const NODE: Sink<KubernetesNode> = Sink {
     },
 };
 
-const NAMESPACES: Sink<Namespace> = Sink {
+const NAMESPACES: ObjectSink<Namespace> = ObjectSink {
     followed: Followed::Namespaces,
     set: PodIndex::set_namespace,
     // Its labels go with its last pod.

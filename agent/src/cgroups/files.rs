@@ -29,7 +29,7 @@ pub struct Throttling {
 
 /// The requests and limits of a cgroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Limits {
+pub struct CgroupLimits {
     /// `cpu.weight`, see [`Curve`](super::weight::Curve).
     pub cpu_weight: Option<u64>,
     /// CPUs that `cpu.max` allows.
@@ -46,11 +46,11 @@ pub fn cpu_stat(directory: &Path) -> Option<CpuStat> {
 }
 
 /// Reads the requests and limits of the cgroup at `directory`, from the files of the controllers that it has.
-pub fn limits(directory: &Path, controllers: Controllers) -> Limits {
+pub fn limits(directory: &Path, controllers: Controllers) -> CgroupLimits {
     let read = |has: bool, file: &str| if has { fs::read_to_string(directory.join(file)).ok() } else { None };
     let cpu = |file: &str| read(controllers.cpu, file);
     let bytes = |file: &str| read(controllers.memory, file).and_then(|text| parse_bytes(&text));
-    Limits {
+    CgroupLimits {
         cpu_weight: cpu("cpu.weight").and_then(|text| text.trim().parse().ok()),
         cpu_limit_cores: cpu("cpu.max").and_then(|text| parse_cpu_max(&text)),
         memory_request_bytes: bytes("memory.min").or_else(|| bytes("memory.low")).filter(|bytes| *bytes > 0),
@@ -105,7 +105,7 @@ mod tests {
             fs::write(directory.path().join(file), text).expect("written");
         }
         let of = |cpu, memory| limits(directory.path(), Controllers { cpu, memory });
-        assert_eq!(of(false, false), Limits::default());
+        assert_eq!(of(false, false), CgroupLimits::default());
         assert_eq!((of(true, false).cpu_limit_cores, of(true, false).memory_limit_bytes), (Some(0.5), None));
         assert_eq!((of(false, true).cpu_weight, of(false, true).memory_request_bytes), (None, Some(4096)));
         let all = of(true, true);

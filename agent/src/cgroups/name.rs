@@ -10,7 +10,7 @@ mod escape;
 mod part;
 
 pub(super) use self::escape::readable;
-use self::part::{Part, kubelet_directory, kubelet_slice, part, split_colons, unit};
+use self::part::{PathPart, kubelet_directory, kubelet_slice, part, split_colons, unit};
 
 /// What a cgroup is and what it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,13 +197,13 @@ impl Name {
         let level = within.level.take();
         let kubelets = if claimed { None } else { kubelet_slice(component).or_else(|| kubelet_directory(component, level)) };
         match kubelets.unwrap_or_else(|| part(component, &within.above, in_pod)) {
-            Part::Pod { uid, qos } => {
+            PathPart::Pod { uid, qos } => {
                 let (name, pod_uid) = (uid.clone(), Some(uid));
                 let (container_id, runtime, qos) = (None, None, Some(qos));
                 *self = Self { kind: CgroupKind::Pod, name, pod_uid, container_id, runtime, qos, nested: false };
                 (within.inside, within.delegated) = (false, false);
             }
-            Part::Container { id, name, runtime } => {
+            PathPart::Container { id, name, runtime } => {
                 // One inside another belongs to it; LXC has no ids, so there the inner one's is the only one.
                 if !within.inside || self.container_id.is_none() && !claimed {
                     (self.container_id, self.runtime) = (id, runtime);
@@ -211,19 +211,19 @@ impl Name {
                 (self.kind, self.name) = (CgroupKind::Container, name);
                 (within.inside, within.delegated) = (true, true);
             }
-            Part::Machine(name) => {
+            PathPart::Machine(name) => {
                 (self.kind, self.name) = (CgroupKind::Machine, name);
                 (within.inside, within.delegated) = (true, true);
             }
-            Part::PodmanPod(name) => (self.kind, self.name) = (unit(component, path).0, name),
-            Part::Level(qos) => {
+            PathPart::PodmanPod(name) => (self.kind, self.name) = (unit(component, path).0, name),
+            PathPart::Level(qos) => {
                 within.level = Some(qos);
                 if self.pod_uid.is_none() {
                     self.qos = qos;
                 }
                 (self.kind, self.name) = unit(component, path);
             }
-            Part::Other => {
+            PathPart::Other => {
                 (self.kind, self.name) = unit(component, path);
                 // systemd lets a user's service manager make any cgroup below its unit.
                 within.delegated |= component.starts_with("user@") && self.kind == CgroupKind::Service;

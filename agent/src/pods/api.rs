@@ -144,7 +144,7 @@ impl Api {
     ///
     /// # Errors
     /// Any other status, or no response.
-    pub async fn get(&mut self, path: &str, accept: &'static str) -> Result<Response, FollowError> {
+    pub async fn get(&mut self, path: &str, accept: &'static str) -> Result<ApiResponse, FollowError> {
         let client = self.client().await?;
         let request = Request::get(path).header(header::ACCEPT, accept).body(Body::empty());
         let request = request.map_err(|error| FollowError::new(FollowErrorKind::Configuration, error.to_string()))?;
@@ -161,7 +161,7 @@ impl Api {
             Ok(Ok(response)) => response,
         };
         let (parts, body) = response.into_parts();
-        let response_body = Response { body, unread: Vec::new() };
+        let response_body = ApiResponse { body, unread: Vec::new() };
         if parts.status.is_success() {
             return Ok(response_body);
         }
@@ -239,13 +239,13 @@ pub fn refused(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -
 
 /// A response, read as a whole, as a list or line by line.
 #[derive(Debug)]
-pub struct Response {
+pub struct ApiResponse {
     body: Body,
     /// Bytes of a line that is not complete.
     unread: Vec<u8>,
 }
 
-impl Response {
+impl ApiResponse {
     /// The items of a list, one by one as they come; what the list has beside them.
     ///
     /// # Errors

@@ -13,11 +13,11 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::{
-    SharedIndex, Sink,
-    api::{Api, ApiStatus, Response, refused},
+    ObjectSink, SharedIndex,
+    api::{Api, ApiResponse, ApiStatus, refused},
     failure::{FollowError, FollowErrorKind, Log},
     items::ListItem,
-    object::{KeptLabels, Object},
+    object::{ApiObject, KeptLabels},
 };
 use crate::backoff::{Backoff, Pacing};
 
@@ -42,7 +42,7 @@ const SHORT: Duration = Duration::from_secs(5);
 /// Follows the objects of one kind.
 pub struct Follower<T> {
     api: Api,
-    sink: Sink<T>,
+    sink: ObjectSink<T>,
     shared: SharedIndex,
     kept_labels: Arc<KeptLabels>,
     /// `fieldSelector=…&`, percent-encoded, or nothing.
@@ -89,9 +89,15 @@ struct AnyMetadata {
     name: Option<String>,
 }
 
-impl<T: Object> Follower<T> {
+impl<T: ApiObject> Follower<T> {
     /// Follows what `field` selects, or all, and puts it into the sink.
-    pub fn new(api: Api, sink: Sink<T>, shared: SharedIndex, kept_labels: Arc<KeptLabels>, field: Option<(&str, &str)>) -> Self {
+    pub fn new(
+        api: Api,
+        sink: ObjectSink<T>,
+        shared: SharedIndex,
+        kept_labels: Arc<KeptLabels>,
+        field: Option<(&str, &str)>,
+    ) -> Self {
         let selector = field.map_or(String::new(), |(field, value)| {
             let value = percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC);
             format!("fieldSelector={field}%3D{value}&")
@@ -265,7 +271,7 @@ impl<T: Object> Follower<T> {
         }
     }
 
-    async fn request(&mut self, path: &str, objects: &'static str, metadata: &'static str) -> Result<Response, FollowError> {
+    async fn request(&mut self, path: &str, objects: &'static str, metadata: &'static str) -> Result<ApiResponse, FollowError> {
         self.shared.change(|known| known.stats.requests += 1);
         let response = self.api.get(path, if T::METADATA_ONLY { metadata } else { objects }).await?;
         self.note_response();

@@ -14,7 +14,7 @@ use super::{
     failure::{FollowError, FollowErrorKind, Log},
     follow_stats::Followed,
     items::ListItem,
-    object::{KeptLabels, Object as _, Pod},
+    object::{ApiObject as _, KeptLabels, Pod},
 };
 use crate::backoff::{Backoff, Pacing};
 

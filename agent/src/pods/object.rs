@@ -265,7 +265,7 @@ pub struct Namespace {
 }
 
 /// A kind of object that can be requested from the API.
-pub trait Object: Sized + Send + 'static {
+pub trait ApiObject: Sized + Send + 'static {
     /// The resource's name in the API.
     const RESOURCE: &'static str;
 
@@ -285,7 +285,7 @@ pub trait Object: Sized + Send + 'static {
     fn key(&self) -> &str;
 }
 
-impl Object for Pod {
+impl ApiObject for Pod {
     const RESOURCE: &'static str = "pods";
     const METADATA_ONLY: bool = false;
     const BY_UID: bool = true;
@@ -299,7 +299,7 @@ impl Object for Pod {
     }
 }
 
-impl Object for KubernetesNode {
+impl ApiObject for KubernetesNode {
     const RESOURCE: &'static str = "nodes";
     const METADATA_ONLY: bool = false;
     const BY_UID: bool = false;
@@ -313,7 +313,7 @@ impl Object for KubernetesNode {
     }
 }
 
-impl Object for Namespace {
+impl ApiObject for Namespace {
     const RESOURCE: &'static str = "namespaces";
     const METADATA_ONLY: bool = true;
     const BY_UID: bool = false;

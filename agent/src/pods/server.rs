@@ -33,7 +33,7 @@ const AUTHORITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 /// A server, as its files were when last read.
 #[derive(Clone)]
 pub struct Server {
-    origin: Origin,
+    origin: ServerOrigin,
     config: Config,
     proxy: Option<Proxy>,
     /// What a change of leads to another client.
@@ -46,7 +46,7 @@ pub struct Server {
 
 /// Where the settings to reach a server come from.
 #[derive(Clone)]
-enum Origin {
+enum ServerOrigin {
     /// By the pod's service account.
     ServiceAccount(Proxies),
     /// By a kubeconfig.
@@ -62,8 +62,8 @@ impl Server {
     /// When the files are not there or not usable.
     pub async fn of_cluster(kubeconfig: Option<&PathBuf>, proxies: &Proxies) -> Result<Self, ApiError> {
         Self::read(match kubeconfig {
-            None => Origin::ServiceAccount(proxies.clone()),
-            Some(path) => Origin::Kubeconfig(path.clone(), proxies.clone()),
+            None => ServerOrigin::ServiceAccount(proxies.clone()),
+            Some(path) => ServerOrigin::Kubeconfig(path.clone(), proxies.clone()),
         })
         .await
     }
@@ -71,17 +71,17 @@ impl Server {
     /// A kubelet. It is this node's own: no proxy leads to it.
     pub fn kubelet(config: Config) -> Self {
         let files = config.root_cert_file.iter().cloned().collect();
-        Self { origin: Origin::Settings, config: settled(config), proxy: None, files, tls: None, logged: None }
+        Self { origin: ServerOrigin::Settings, config: settled(config), proxy: None, files, tls: None, logged: None }
     }
 
-    async fn read(origin: Origin) -> Result<Self, ApiError> {
+    async fn read(origin: ServerOrigin) -> Result<Self, ApiError> {
         let (config, proxy, files) = match &origin {
-            Origin::ServiceAccount(proxies) => {
+            ServerOrigin::ServiceAccount(proxies) => {
                 let config = Config::incluster().map_err(ApiError::InCluster)?;
                 let proxy = proxy::from_environment(proxies, &config.cluster_url)?;
                 (config, proxy, vec![AUTHORITY.into()])
             }
-            Origin::Kubeconfig(path, proxies) => {
+            ServerOrigin::Kubeconfig(path, proxies) => {
                 let wrong = |source: kube::config::KubeconfigError| ApiError::kubeconfig(path, source);
                 let mut kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;
                 let files = files(path, &kubeconfig);
@@ -95,7 +95,7 @@ impl Server {
                 };
                 (config, proxy, files)
             }
-            Origin::Settings => unreachable!("a kubelet's settings are not read again"),
+            ServerOrigin::Settings => unreachable!("a kubelet's settings are not read again"),
         };
         if config.root_cert.as_ref().is_some_and(Vec::is_empty) {
             return Err(ApiError::NoAuthority);
@@ -118,7 +118,7 @@ impl Server {
 
     /// Reads everything again. What cannot be read stays as it was: it may be half written.
     pub async fn read_again(&mut self) {
-        if matches!(self.origin, Origin::Settings) {
+        if matches!(self.origin, ServerOrigin::Settings) {
             return;
         }
         match Self::read(self.origin.clone()).await {

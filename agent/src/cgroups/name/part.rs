@@ -10,7 +10,7 @@ const SHORT_PATH: usize = 40;
 pub(super) const SHORT_ID: usize = 12;
 
 /// The meaning of one component of a path.
-pub(super) enum Part {
+pub(super) enum PathPart {
     /// A level of kubelet's tree above the pods.
     Level(Option<Qos>),
     Pod {
@@ -42,24 +42,24 @@ pub(super) fn split_colons(component: &str) -> [Option<Cow<'_, str>>; 2] {
 }
 
 /// The meaning of `component` in the directory `above`, if it is not of kubelet's tree.
-pub(super) fn part(component: &str, above: &str, in_pod: bool) -> Part {
+pub(super) fn part(component: &str, above: &str, in_pod: bool) -> PathPart {
     if let Some(id) = podman_pod(component, above) {
-        return Part::PodmanPod(format!("libpod_pod_{}", short(id)));
+        return PathPart::PodmanPod(format!("libpod_pod_{}", short(id)));
     }
     let stem = component.strip_suffix(".scope").unwrap_or(component);
     if is_id(stem) {
         // The cgroupfs driver: kubelet's containers, `/docker/<id>`.
         let runtime = Runtime::of_prefix(above);
-        return Part::Container { id: Some(stem.to_owned()), name: short(stem), runtime };
+        return PathPart::Container { id: Some(stem.to_owned()), name: short(stem), runtime };
     }
     if let Some((prefix, id)) = prefixed_id(component) {
         let runtime = Runtime::of_prefix(prefix);
         // Only in a pod is a runtime trusted that is not known, and conmon is not the container but what watches it.
         if runtime.is_some() || in_pod && !prefix.ends_with("conmon") {
-            return Part::Container { id: Some(id.to_owned()), name: short(id), runtime };
+            return PathPart::Container { id: Some(id.to_owned()), name: short(id), runtime };
         }
     }
-    let named = |name: &str, runtime| Part::Container { id: None, name: unescape(name), runtime: Some(runtime) };
+    let named = |name: &str, runtime| PathPart::Container { id: None, name: unescape(name), runtime: Some(runtime) };
     // LXC: src/lxc/cgroups/cgfsng.c; before 4.0 (and in Proxmox) `/lxc/NAME`.
     match component.strip_prefix("lxc.payload.") {
         Some(name) if !name.is_empty() => return named(name, Runtime::Lxc),
@@ -70,22 +70,22 @@ pub(super) fn part(component: &str, above: &str, in_pod: bool) -> Part {
         return named(name, Runtime::Nspawn);
     }
     match between(component, "machine-", ".scope") {
-        Some(name) if above == "machine.slice" => Part::Machine(machine(&unescape(name))),
-        _ => Part::Other,
+        Some(name) if above == "machine.slice" => PathPart::Machine(machine(&unescape(name))),
+        _ => PathPart::Other,
     }
 }
 
 /// kubelet's systemd driver: `[root-]kubepods[-qos][-pod<uid>].slice`, where `_` stands for `-` inside each part.
 ///
 /// Source: pkg/kubelet/cm/cgroup_manager_linux.go, `CgroupName.ToSystemd` and `escapeSystemdCgroupName`.
-pub(super) fn kubelet_slice(component: &str) -> Option<Part> {
+pub(super) fn kubelet_slice(component: &str) -> Option<PathPart> {
     let parts: Vec<&str> = component.strip_suffix(".slice")?.split('-').collect();
     let top = parts.iter().position(|part| *part == "kubepods")?;
     match parts[top + 1..] {
-        [] => Some(Part::Level(None)),
-        [level] if let Some(qos) = Qos::of_level(level) => Some(Part::Level(Some(qos))),
-        [pod] => Some(Part::Pod { uid: pod_uid(pod)?, qos: Qos::Guaranteed }),
-        [level, pod] => Some(Part::Pod { uid: pod_uid(pod)?, qos: Qos::of_level(level)? }),
+        [] => Some(PathPart::Level(None)),
+        [level] if let Some(qos) = Qos::of_level(level) => Some(PathPart::Level(Some(qos))),
+        [pod] => Some(PathPart::Pod { uid: pod_uid(pod)?, qos: Qos::Guaranteed }),
+        [level, pod] => Some(PathPart::Pod { uid: pod_uid(pod)?, qos: Qos::of_level(level)? }),
         _ => None,
     }
 }
@@ -93,12 +93,12 @@ pub(super) fn kubelet_slice(component: &str) -> Option<Part> {
 /// kubelet's cgroupfs driver: `kubepods[/qos][/pod<uid>]`.
 ///
 /// Source: pkg/kubelet/cm/cgroup_manager_linux.go, `CgroupName.ToCgroupfs`.
-pub(super) fn kubelet_directory(component: &str, level: Option<Option<Qos>>) -> Option<Part> {
+pub(super) fn kubelet_directory(component: &str, level: Option<Option<Qos>>) -> Option<PathPart> {
     match level {
-        _ if component == "kubepods" => Some(Part::Level(None)),
+        _ if component == "kubepods" => Some(PathPart::Level(None)),
         None => None,
-        Some(None) if Qos::of_level(component).is_some() => Some(Part::Level(Qos::of_level(component))),
-        Some(qos) => Some(Part::Pod { uid: pod_uid(component)?, qos: qos.unwrap_or(Qos::Guaranteed) }),
+        Some(None) if Qos::of_level(component).is_some() => Some(PathPart::Level(Qos::of_level(component))),
+        Some(qos) => Some(PathPart::Pod { uid: pod_uid(component)?, qos: qos.unwrap_or(Qos::Guaranteed) }),
     }
 }
 
