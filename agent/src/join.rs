@@ -1,4 +1,4 @@
-//! Readings + identity -> samples (pure): whose points these are, in the words of OpenTelemetry's resource attributes.
+//! Readings + identity -> samples (pure): the owner of each point, as OpenTelemetry's resource attributes.
 
 pub mod identity;
 
@@ -24,7 +24,7 @@ pub struct Resource {
 }
 
 impl Resource {
-    /// Keeps what another had under these keys.
+    /// Takes another's values of these keys.
     pub fn keep(&mut self, keys: &[&str], other: &Self) {
         for (key, value) in self.attributes.iter_mut().filter(|(key, _)| keys.contains(&key.as_str())) {
             if let Some((_, kept)) = other.attributes.iter().find(|(other, _)| other == key) {
@@ -34,7 +34,7 @@ impl Resource {
     }
 }
 
-/// Attributes that a resource may have. What podmeter itself says is some twenty; labels and configured attributes make way.
+/// Attributes that a resource may have. podmeter's own are some twenty; labels and configured attributes make way.
 pub const MOST_ATTRIBUTES: usize = 64;
 
 /// The machine that all resources are on.
@@ -103,9 +103,9 @@ pub struct Subject {
     pub id: u64,
     /// Path from the root of the hierarchy.
     pub path: String,
-    /// What people call it.
+    /// Its name for people.
     pub name: crate::cgroups::name::Name,
-    /// Its directory is gone; these are its last values.
+    /// Its directory is gone; these are its final values.
     pub ended: bool,
 }
 
@@ -124,7 +124,7 @@ impl NodeIdentity {
 
     /// The resource of a cgroup on this node.
     ///
-    /// `service.name` and `service.instance.id` become `job` and `instance` where only those two tell series apart.
+    /// `service.name` and `service.instance.id` become `job` and `instance` where only those two distinguish series.
     pub fn resource_of(&self, cgroup: &Cgroup) -> Resource {
         self.with(self.of_path(cgroup))
     }
@@ -145,7 +145,7 @@ impl NodeIdentity {
         self.and(identity::of_pod_alone(pod, namespace_labels))
     }
 
-    /// What a cgroup's path alone says.
+    /// The attributes from a cgroup's path alone.
     fn of_path(&self, cgroup: &Cgroup) -> Vec<(&'static str, String)> {
         let name = &cgroup.name;
         let mut own = vec![
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resource_has_no_more_attributes_than_its_bound_and_what_podmeter_says_stays() {
+    fn a_resource_has_no_more_attributes_than_its_bound_and_podmeters_own_stay() {
         let configured = |n: usize| (0..n).map(|i| (format!("configured.{i:03}"), "x".to_owned())).collect();
         let node = NodeIdentity { name: "n1".to_owned(), attributes: configured(100), ..NodeIdentity::default() };
         let id = "ab".repeat(32);

@@ -1,7 +1,7 @@
-//! Kubernetes: which pods are on this node, what they are called, what they ask for and how they are.
+//! Kubernetes: the pods of this node, their names, requests and states.
 //!
-//! A source follows the pods in the runtime and fills [`PodIndex`]; the collector asks it by what cgroup paths say. Nothing waits
-//! for the API: while it is away, what was known is used, and what is not known has its UID.
+//! A source follows the pods in the runtime and fills [`PodIndex`]; the collector looks up the ids in cgroup paths there. Nothing waits
+//! for the API: while it cannot be reached, the last known state is used, and a pod that is not known has its UID.
 
 mod api;
 pub mod failure;
@@ -64,7 +64,7 @@ impl SharedIndex {
 
 /// Where what is known of pods comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum PodSource {
     /// The cluster's API: by a kubeconfig, or with the pod's service account.
     Api {
         /// The kubeconfig.
@@ -85,19 +85,19 @@ pub enum Source {
     },
 }
 
-/// What the pods are followed for.
+/// How the pods are followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FollowSettings {
     /// Where from.
-    pub source: Source,
-    /// The node whose pods are wanted.
+    pub source: PodSource,
+    /// The node whose pods are followed.
     pub node: String,
-    /// What is wanted of them.
+    /// The labels that are kept.
     pub kept_labels: KeptLabels,
     /// The environment's proxies.
     pub proxies: Proxies,
     /// Lists are put off by up to this long, the first one too: the agents of a cluster may all be started together, or lose their
-    /// API server together. Zero where somebody waits.
+    /// API server together. Zero where a person waits.
     pub spread: Duration,
     /// How long a pod's state is exported after its end.
     pub finished_kept: Duration,
@@ -111,7 +111,7 @@ pub fn in_cluster() -> bool {
 /// Begins to follow the pods. Must be called in a runtime with I/O and time.
 ///
 /// # Errors
-/// When a person must correct a setting. A server that does not answer is none.
+/// When a person must correct a setting. A server that does not respond is none.
 pub async fn follow(settings: FollowSettings) -> Result<SharedIndex, ApiError> {
     let shared = SharedIndex::default();
     let FollowSettings { source, node, kept_labels, proxies, spread, finished_kept } = settings;
@@ -121,7 +121,7 @@ pub async fn follow(settings: FollowSettings) -> Result<SharedIndex, ApiError> {
         known.finished_kept = finished_kept;
     });
     match source {
-        Source::Api { kubeconfig } => {
+        PodSource::Api { kubeconfig } => {
             let server = Server::of_cluster(kubeconfig.as_ref(), &proxies).await?;
             let api = || Api::new(server.clone());
             let (shared, kept_labels) = (|| shared.clone(), || Arc::clone(&kept_labels));
@@ -131,7 +131,7 @@ pub async fn follow(settings: FollowSettings) -> Result<SharedIndex, ApiError> {
                 tokio::spawn(Follower::new(api(), NAMESPACES, shared(), kept_labels(), None).run(spread));
             }
         }
-        Source::Kubelet { url, ca, verify, token, interval } => {
+        PodSource::Kubelet { url, ca, verify, token, interval } => {
             let server = Server::kubelet(kubelet_config(&url, ca, verify, token)?);
             tokio::spawn(Poller { api: Api::new(server), shared: shared.clone(), kept_labels, interval }.run(spread));
         }
@@ -154,9 +154,9 @@ fn kubelet_config(url: &str, ca: Option<PathBuf>, verify: bool, token: Option<Pa
     Ok(config)
 }
 
-/// What becomes of the objects of one kind.
+/// How the index takes the objects of one kind.
 #[derive(Clone, Copy)]
-struct Sink<T> {
+struct ObjectSink<T> {
     followed: Followed,
     set: fn(&mut PodIndex, T),
     forget: fn(&mut PodIndex, T),
@@ -164,11 +164,11 @@ struct Sink<T> {
     keep: fn(&mut PodIndex, &HashSet<Box<str>>),
 }
 
-const PODS: Sink<Pod> = Sink {
+const PODS: ObjectSink<Pod> = ObjectSink {
     followed: Followed::Pods,
     set: PodIndex::set_pod,
     forget: |known, pod| {
-        // Its last state tells the ids of containers that nobody has heard of yet.
+        // Its last state may have the ids of containers that were not known yet.
         let uid = pod.uid.clone();
         known.set_pod(pod);
         known.forget_pod(&uid, Instant::now());
@@ -176,7 +176,7 @@ const PODS: Sink<Pod> = Sink {
     keep: |known, uids| known.keep_pods(uids, Instant::now()),
 };
 
-const NODE: Sink<KubernetesNode> = Sink {
+const NODE: ObjectSink<KubernetesNode> = ObjectSink {
     followed: Followed::Node,
     set: PodIndex::set_node,
     forget: |known, _| known.forget_node(),
@@ -187,7 +187,7 @@ const NODE: Sink<KubernetesNode> = Sink {
     },
 };
 
-const NAMESPACES: Sink<Namespace> = Sink {
+const NAMESPACES: ObjectSink<Namespace> = ObjectSink {
     followed: Followed::Namespaces,
     set: PodIndex::set_namespace,
     // Its labels go with its last pod.

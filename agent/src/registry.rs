@@ -15,7 +15,7 @@ use crate::{
 fn sections() -> impl Iterator<Item = (&'static str, &'static str, &'static [&'static Metric])> {
     let signals = ALL.iter().map(|signal| (signal.name, signal.help, signal.metrics));
     signals.chain([
-        ("kubernetes", "requests, limits and states as Kubernetes tells them, and how they are used", pods::metrics::METRICS),
+        ("kubernetes", "requests, limits and states that Kubernetes reports, and how they are used", pods::metrics::METRICS),
         ("watch", "how Kubernetes is followed", pods::follow_metrics::METRICS),
         ("export", "what became of the exports", own::METRICS),
     ])

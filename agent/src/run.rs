@@ -188,12 +188,12 @@ pub fn settings(config: &Config) -> Settings {
 pub fn pod_settings(config: &Config) -> Option<pods::FollowSettings> {
     use config::KubernetesSource::{Api, Auto, Kubelet, Off};
     let kubernetes = &config.kubernetes;
-    let by_api = || Some(pods::Source::Api { kubeconfig: kubernetes.kubeconfig.clone() });
+    let by_api = || Some(pods::PodSource::Api { kubeconfig: kubernetes.kubeconfig.clone() });
     let source = match kubernetes.source {
         Off => None,
         Auto if kubernetes.kubeconfig.is_none() && !pods::in_cluster() => None,
         Auto | Api => by_api(),
-        Kubelet => Some(pods::Source::Kubelet {
+        Kubelet => Some(pods::PodSource::Kubelet {
             url: kubernetes.kubelet_url.clone(),
             ca: kubernetes.kubelet_ca.clone(),
             verify: kubernetes.kubelet_verify,

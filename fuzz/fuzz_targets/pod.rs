@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use podmeter_fuzz::pods::object::{KubernetesNode, Namespace, Object, Pod, KeptLabels};
+use podmeter_fuzz::pods::object::{ApiObject, KeptLabels, KubernetesNode, Namespace, Pod};
 
 fuzz_target!(|json: &str| {
     let kept = KeptLabels { labels: vec!["team".into()], namespace_labels: vec!["team".into()], service_labels: true };

@@ -1,9 +1,9 @@
-//! Requests as they are in force (pure): of each living pod and container, from Kubernetes where that knows it, else from what
-//! its cgroup's files tell.
+//! Requests as they are in force (pure): of each living pod and container, from Kubernetes where that knows it, else from
+//! its cgroup's files.
 //!
 //! A file has a weight, and two curves lead there from a request. Which of them this node's kubelet and its runtime use is learnt
 //! from the cgroups that Kubernetes knows, whose requests have one weight by the one curve and another by the other. Where it
-//! knows none, a container's weight beside its pod's tells: kubelet is known to use the linear curve, and the other one is above it
+//! knows none, a container's weight beside its pod's is the evidence: kubelet is known to use the linear curve, and the other one is above it
 //! nearly everywhere. A weight that no such evidence explains stands for nothing.
 
 use std::collections::HashMap;
@@ -27,7 +27,7 @@ pub struct RequestsInForce {
     containers: Option<Curve>,
 }
 
-/// What speaks for each curve.
+/// The evidence for each curve.
 #[derive(Default)]
 struct Votes {
     linear: u32,
@@ -83,7 +83,7 @@ impl RequestsInForce {
         self.pods.unwrap_or(Curve::Linear)
     }
 
-    /// Puts the requests in force in the place of what the files of this living cgroup say.
+    /// Puts the requests in force in the place of those from the files of this living cgroup.
     pub fn settle(&self, points: &mut Vec<Point>, cgroup: &Cgroup, found: Option<&Found<'_>>) {
         let weight = weight(points);
         points.retain(|point| !is(point, &limits::CPU_WEIGHT));
@@ -108,7 +108,7 @@ fn has_request(cgroup: &Cgroup) -> bool {
     matches!(cgroup.name.kind, CgroupKind::Pod | CgroupKind::Container) && !cgroup.name.nested
 }
 
-/// What Kubernetes says is requested; `None` where it does not know the cgroup.
+/// The requests that Kubernetes has; `None` where it does not know the cgroup.
 fn of(cgroup: &Cgroup, found: &Found<'_>) -> Option<Resources> {
     let Found { pod, container, .. } = *found;
     match (cgroup.name.kind, container) {

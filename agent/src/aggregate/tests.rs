@@ -31,7 +31,7 @@ fn birth_death_and_a_slots_next_owner() {
     next.id += 1;
     table.insert(next);
     assert_eq!(paths(&aggregate.batch(2, readings(), &table, None)), [("/a", true, 1), ("/b", false, 2)]);
-    assert_eq!(paths(&aggregate.batch(3, readings(), &table, None)), [("/b", false, 2)], "last words are said once");
+    assert_eq!(paths(&aggregate.batch(3, readings(), &table, None)), [("/b", false, 2)], "final values are exported once");
 }
 
 #[test]
@@ -46,16 +46,16 @@ fn a_service_that_was_started_again_counts_when_its_predecessors_final_values_ha
     table.insert(dead.clone());
     let both = |n: f64| vec![point(n), Point::new(&cpu::USAGE, 0, Value::Float(n))];
     let readings = || vec![Readings { cgroups: vec![(1, both(1.0)), (2, both(2.0))], node: Vec::new() }];
-    let said = |batch: &Batch| -> Vec<_> {
+    let exported = |batch: &Batch| -> Vec<_> {
         let of = |sample: &Sample| (sample.time_ns, sample.points.iter().map(|p| (p.metric.kind, p.value.clone())).collect());
         batch.cgroups.iter().map(|cgroup| of(&cgroup.sample)).collect::<Vec<(Option<u64>, Vec<_>)>>()
     };
     let (counter, gauge) = (MetricKind::Counter, MetricKind::Gauge);
-    let waits = said(&aggregate.batch(9, readings(), &table, None));
+    let waits = exported(&aggregate.batch(9, readings(), &table, None));
     assert_eq!(waits, [(None, vec![(gauge, Value::Float(1.0))]), (Some(7), vec![(counter, Value::Float(2.0))])]);
     table.remove(2);
     aggregate.retire(&dead, vec![point(3.0)]);
-    let batch = said(&aggregate.batch(20, readings(), &table, None));
+    let batch = exported(&aggregate.batch(20, readings(), &table, None));
     let living = vec![(counter, Value::Float(1.0)), (gauge, Value::Float(1.0))];
     assert_eq!(batch, [(Some(7), vec![(counter, Value::Float(3.0))]), (None, living)]);
 }

@@ -1,4 +1,4 @@
-//! Which controllers' files a cgroup has. Its parent says so (`cgroup.subtree_control`), so that a file is opened only where there is one: a
+//! Which controllers' files a cgroup has. Its parent lists them (`cgroup.subtree_control`), so that a file is opened only where there is one: a
 //! cgroup has six that do not exist on a host whose controllers are those of cgroup v1.
 
 use std::{

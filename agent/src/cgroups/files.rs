@@ -1,6 +1,6 @@
-//! The files of one cgroup: what it is allowed, what it asked for, what the kernel counted itself.
+//! The files of one cgroup: its limits, its requests, and what the kernel counted itself.
 //!
-//! Missing beats wrong: a file that is not there (no controller, an older kernel, a cgroup just removed) or does not parse
+//! Missing is better than wrong: a file that is not there (no controller, an older kernel, a cgroup just removed) or does not parse
 //! yields `None`, never zero.
 
 use std::{fs, path::Path};
@@ -27,9 +27,9 @@ pub struct Throttling {
     pub throttled_ns: u64,
 }
 
-/// What a cgroup asks for and is allowed.
+/// The requests and limits of a cgroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Limits {
+pub struct CgroupLimits {
     /// `cpu.weight`, see [`Curve`](super::weight::Curve).
     pub cpu_weight: Option<u64>,
     /// CPUs that `cpu.max` allows.
@@ -45,12 +45,12 @@ pub fn cpu_stat(directory: &Path) -> Option<CpuStat> {
     parse_cpu_stat(&fs::read_to_string(directory.join("cpu.stat")).ok()?)
 }
 
-/// Reads what the cgroup at `directory` asks for and is allowed, from the files of the controllers that it has.
-pub fn limits(directory: &Path, controllers: Controllers) -> Limits {
+/// Reads the requests and limits of the cgroup at `directory`, from the files of the controllers that it has.
+pub fn limits(directory: &Path, controllers: Controllers) -> CgroupLimits {
     let read = |has: bool, file: &str| if has { fs::read_to_string(directory.join(file)).ok() } else { None };
     let cpu = |file: &str| read(controllers.cpu, file);
     let bytes = |file: &str| read(controllers.memory, file).and_then(|text| parse_bytes(&text));
-    Limits {
+    CgroupLimits {
         cpu_weight: cpu("cpu.weight").and_then(|text| text.trim().parse().ok()),
         cpu_limit_cores: cpu("cpu.max").and_then(|text| parse_cpu_max(&text)),
         memory_request_bytes: bytes("memory.min").or_else(|| bytes("memory.low")).filter(|bytes| *bytes > 0),
@@ -105,7 +105,7 @@ mod tests {
             fs::write(directory.path().join(file), text).expect("written");
         }
         let of = |cpu, memory| limits(directory.path(), Controllers { cpu, memory });
-        assert_eq!(of(false, false), Limits::default());
+        assert_eq!(of(false, false), CgroupLimits::default());
         assert_eq!((of(true, false).cpu_limit_cores, of(true, false).memory_limit_bytes), (Some(0.5), None));
         assert_eq!((of(false, true).cpu_weight, of(false, true).memory_request_bytes), (None, Some(4096)));
         let all = of(true, true);

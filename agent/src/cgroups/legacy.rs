@@ -1,5 +1,5 @@
-//! Containers whose processes are in cgroups of version 1 alone, as on a hybrid host whose runtime uses those: cgroup2 has nothing of
-//! theirs, so there is nothing to measure.
+//! Containers whose processes are in cgroups of version 1 alone, as on a hybrid host whose runtime uses those: cgroup2 has none of
+//! them, so there is nothing to measure.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -12,7 +12,7 @@ use super::{
     scan,
 };
 
-/// Directories of one hierarchy that are looked at: a node has a few thousand, and one look at the start may not take long.
+/// Directories of one hierarchy that are read: a node has a few thousand, and reading them at the start may not take long.
 const MOST: usize = 20_000;
 
 /// Containers without processes in cgroup2.
@@ -31,7 +31,7 @@ impl fmt::Display for OnlyInV1 {
             if *containers == 1 { "1 container has its".to_owned() } else { format!("{containers} containers have their") };
         write!(
             f,
-            "{they} processes in cgroups of version 1 only (such as {}), where podmeter does not look: boot with \
+            "{they} processes in cgroups of version 1 only (such as {}), which podmeter does not measure: boot with \
              systemd.unified_cgroup_hierarchy=1",
             example.display()
         )
@@ -54,16 +54,16 @@ pub fn only_in_v1(v1: &[PathBuf], v2: &Path) -> Option<OnlyInV1> {
     Some(OnlyInV1 { containers: found.len(), example })
 }
 
-/// The containers in a hierarchy that have processes: their id, else their name, and directory. What is in a container is not looked at.
+/// The containers in a hierarchy that have processes: their id, else their name, and directory. Cgroups in a container are not read.
 fn containers(root: &Path) -> Vec<(String, PathBuf)> {
     let mut found = Vec::new();
     let mut above = VecDeque::from([(root.to_owned(), String::new())]);
-    let mut looked_at = 0;
+    let mut read = 0;
     while let Some((directory, path)) = above.pop_front() {
         let Ok(children) = scan::children(&directory) else { continue };
         for child in children {
-            looked_at += 1;
-            if looked_at > MOST {
+            read += 1;
+            if read > MOST {
                 return found;
             }
             let directory = directory.join(&child.name);
@@ -82,10 +82,11 @@ fn containers(root: &Path) -> Vec<(String, PathBuf)> {
 /// Whether processes are in this cgroup or, with cgroup2 or the pids controller, below it: those files also count what another PID
 /// namespace hides.
 fn has_processes(directory: &Path) -> bool {
-    let says = |file: &str, what: fn(&str) -> bool| fs::read_to_string(directory.join(file)).is_ok_and(|text| what(&text));
-    says("cgroup.events", |text| text.lines().any(|line| line == "populated 1"))
-        || says("pids.current", |text| text.trim().parse::<u64>().is_ok_and(|n| n > 0))
-        || says("cgroup.procs", |text| !text.trim().is_empty())
+    let has =
+        |file: &str, processes: fn(&str) -> bool| fs::read_to_string(directory.join(file)).is_ok_and(|text| processes(&text));
+    has("cgroup.events", |text| text.lines().any(|line| line == "populated 1"))
+        || has("pids.current", |text| text.trim().parse::<u64>().is_ok_and(|n| n > 0))
+        || has("cgroup.procs", |text| !text.trim().is_empty())
 }
 
 #[cfg(test)]

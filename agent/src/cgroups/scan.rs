@@ -20,7 +20,7 @@ pub(super) fn id(directory: &Path) -> io::Result<u64> {
     Ok(fs::metadata(directory)?.ino())
 }
 
-/// The cgroups in a cgroup. The list of a directory says their ids and that they are directories: none of them is opened.
+/// The cgroups in a cgroup. The list of a directory has their ids and that they are directories: none of them is opened.
 pub(super) fn children(directory: &Path) -> io::Result<impl Iterator<Item = Child> + use<>> {
     let entries = fs::read_dir(directory)?.flatten();
     let cgroups = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));

@@ -1,4 +1,4 @@
-//! Who owns which slot (pure): what later stages see of the cgroups.
+//! The owners of slots (pure): what later stages see of the cgroups.
 
 use std::{
     collections::HashMap,
@@ -24,7 +24,7 @@ const HEAD: usize = 512;
 /// [`Owner::found`] of a cgroup that had found no slot until later.
 pub(super) const LATE: u32 = 2;
 
-/// Where a cgroup is whose files no path leads to. The kernel lets none have this name (`cgroup_mkdir` refuses a line break).
+/// The directory of a cgroup whose files no path leads to. The kernel lets none have this name (`cgroup_mkdir` refuses a line break).
 const NOWHERE: &str = "too deep\n";
 
 /// One cgroup that has a slot.
@@ -41,14 +41,14 @@ pub struct Cgroup {
     /// Path from the root that the agent sees, starting with '/': as text, and of bounded length. It is for people and for series;
     /// its files are found by [`Cgroup::directory`].
     pub path: String,
-    /// What its name and those above say about it.
+    /// What its name and those above mean.
     pub name: Name,
     within: Within,
     /// Path of its directory, where `path` is not that one.
     directory: Option<Box<Path>>,
     /// When it was made, or got its slot where it was [`found`](Self::found), CLOCK_BOOTTIME in ns.
     pub born_ns: u64,
-    /// It was there before it had a slot: the agent found it in the tree, and nobody has seen its birth.
+    /// It was there before it had a slot: the agent found it in the tree, and its birth was not seen.
     pub found: bool,
     /// It had found no slot until later: what it did before is unattributed.
     pub late: bool,
@@ -107,13 +107,13 @@ impl Cgroup {
         self.directory.as_deref().unwrap_or_else(|| Path::new(self.path.trim_start_matches('/')))
     }
 
-    /// The directory of its child with this name, where that is not what the child's `path` says.
+    /// The directory of its child with this name, where that is not the child's `path`.
     fn directory_in(&self, name: &[u8], path: &str) -> Option<Box<Path>> {
         let directory = self.relative().join(OsStr::from_bytes(name));
         if directory.as_os_str().as_bytes() == path.trim_start_matches('/').as_bytes() {
             return None;
         }
-        // The kernel takes no longer path, and a chain of cgroups may be longer than anyone wants to keep.
+        // The kernel takes no longer path, and a chain of cgroups may be too long to keep.
         let reachable = directory.as_os_str().len() < PATH_MAX as usize && !directory.starts_with(NOWHERE);
         Some(if reachable { directory } else { NOWHERE.into() }.into())
     }
@@ -251,12 +251,12 @@ pub(crate) mod tests {
     #[test]
     fn a_cgroup_is_found_and_named_through_its_parents() {
         let chain = chain(&[b"kubepods", b"pod0a1b2c3d-1111-2222-3333-444455556666", ID.as_bytes(), b"init"]);
-        let told: Vec<_> = chain.iter().map(|c| (c.path.as_str(), c.name.kind, c.parent, c.level)).collect();
+        let described: Vec<_> = chain.iter().map(|c| (c.path.as_str(), c.name.kind, c.parent, c.level)).collect();
         let pod = "/kubepods/pod0a1b2c3d-1111-2222-3333-444455556666";
         let container = format!("{pod}/{ID}");
         let inner = format!("{container}/init");
         assert_eq!(
-            told,
+            described,
             [
                 ("/", name::CgroupKind::Root, None, 0),
                 ("/kubepods", name::CgroupKind::Cgroup, Some(1), 1),

@@ -33,8 +33,8 @@ impl Curve {
         }
     }
 
-    /// The CPUs that a weight stands for, as nearly as a whole number tells. `None` at the smallest weight, which is that of
-    /// whoever requests nothing.
+    /// The CPUs that a weight stands for, as nearly as a whole number allows. `None` at the smallest weight, which stands for
+    /// no request.
     pub fn cores(self, weight: u64) -> Option<f64> {
         if !(2..=10_000).contains(&weight) {
             return None;
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_weight_tells_the_request_as_nearly_as_its_curve_allows() {
+    fn a_weight_gives_the_request_as_nearly_as_its_curve_allows() {
         for milli in [50, 100, 250, 500, 1000, 2000, 3300, 8000, 64_000, 250_000] {
             let cores = milli as f64 / 1000.0;
             let linear = Curve::Linear.cores(Curve::Linear.weight(shares(milli))).expect("a request");

@@ -19,11 +19,11 @@ pub type Attributes = Vec<(String, String)>;
 pub enum Unlisted {
     /// The pod's sandbox: the pause container that holds its namespaces.
     Sandbox,
-    /// Not told yet.
+    /// Not reported yet.
     Unknown,
 }
 
-/// What is said of a container whose name is not known, and otherwise of one that is.
+/// Attributes that a container has with or without a known name, with another value.
 pub const BY_ID: [&str; 2] = ["podmeter.workload.name", "service.instance.id"];
 
 /// Of a cgroup that belongs to a known pod.
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_is_called_by_everything_above_it() {
+    fn a_container_has_the_names_of_everything_above_it() {
         let (pod, container) = (pod(), Container { name: "app".into(), role: ContainerRole::Sidecar, ..Container::default() });
         let id = "ab".repeat(32);
         let path = format!("/kubepods/pod{UID}/{id}");

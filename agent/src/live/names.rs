@@ -113,7 +113,7 @@ mod tests {
 
     fn follow(server: &TcpListener) -> Names {
         let settings = pods::FollowSettings {
-            source: pods::Source::Kubelet {
+            source: pods::PodSource::Kubelet {
                 url: format!("http://{}", server.local_addr().unwrap()),
                 ca: None,
                 verify: true,

@@ -1,5 +1,4 @@
-//! One end of an HTTP connection to the Kubernetes API or to a kubelet: addresses, TLS and tokens are kube's business, what an
-//! answer means is decided here.
+//! HTTP requests to the Kubernetes API or to a kubelet, and their responses. The kube crate does addresses, TLS and tokens.
 
 use std::{
     path::{Path, PathBuf},
@@ -23,18 +22,18 @@ use super::{
 };
 use crate::{backoff, causes, connect::proxy::ProxyError, files::Watched};
 
-/// How long connecting may take, and how long an answer may let wait for itself.
+/// How long connecting may take, and how long a response may take to begin or to go on.
 pub const CONNECT: Duration = Duration::from_secs(10);
-const ANSWER: Duration = Duration::from_secs(60);
+const RESPONSE: Duration = Duration::from_secs(60);
 
 /// Of the body of a refusal, no more is read.
 const REFUSAL: usize = 64 << 10;
 
-/// Of what a refusal says, so much is shown.
+/// Characters of a refusal's message that are shown.
 const SHOWN: usize = 300;
 
-/// Of what a program says on stderr, so many characters are shown.
-const SAID: usize = 200;
+/// Characters of a program's stderr that are shown.
+const STDERR: usize = 200;
 
 /// Why the API cannot be used: a setting that a person must correct.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +59,7 @@ pub enum ApiError {
         place: String,
     },
     /// No certificate where there should be some, as in the middle of a rotation.
-    #[error("could not use the certificate authorities of the Kubernetes API: there is no certificate in them")]
+    #[error("could not use the certificate authorities of the Kubernetes API: they contain no certificate")]
     NoAuthority,
     /// The environment's or the kubeconfig's proxy.
     #[error(transparent)]
@@ -70,12 +69,12 @@ pub enum ApiError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
     /// An address that is none.
-    #[error("{url} is no URL of a kubelet")]
+    #[error("{url} is not a valid URL of a kubelet")]
     Url {
         /// The setting, as it may be shown.
         url: String,
@@ -99,7 +98,7 @@ impl ApiError {
     }
 }
 
-/// A server that is asked.
+/// A server that requests are sent to.
 pub struct Api {
     server: Server,
     client: Option<Client>,
@@ -141,19 +140,19 @@ impl Api {
         Ok(self.client.insert(client).clone())
     }
 
-    /// Makes a request. The answer's status is one of success.
+    /// Sends a request. The response's status is one of success.
     ///
     /// # Errors
-    /// Any other status, or no answer.
-    pub async fn get(&mut self, path: &str, accept: &'static str) -> Result<Response, FollowError> {
+    /// Any other status, or no response.
+    pub async fn get(&mut self, path: &str, accept: &'static str) -> Result<ApiResponse, FollowError> {
         let client = self.client().await?;
         let request = Request::get(path).header(header::ACCEPT, accept).body(Body::empty());
         let request = request.map_err(|error| FollowError::new(FollowErrorKind::Configuration, error.to_string()))?;
-        let response = match timeout(ANSWER, client.send(request)).await {
+        let response = match timeout(RESPONSE, client.send(request)).await {
             Err(_) => {
                 // The connection may be dead: the next request opens another.
                 self.client = None;
-                return Err(FollowError::new(FollowErrorKind::Timeout, format!("no answer within {} s", ANSWER.as_secs())));
+                return Err(FollowError::new(FollowErrorKind::Timeout, format!("no response within {} s", RESPONSE.as_secs())));
             }
             Ok(Err(error)) => {
                 self.client = None;
@@ -162,18 +161,18 @@ impl Api {
             Ok(Ok(response)) => response,
         };
         let (parts, body) = response.into_parts();
-        let answer = Response { body, unread: Vec::new() };
+        let response_body = ApiResponse { body, unread: Vec::new() };
         if parts.status.is_success() {
-            return Ok(answer);
+            return Ok(response_body);
         }
-        let asked = parts.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
-        let asked = asked.and_then(|value| backoff::retry_after(value, std::time::SystemTime::now()));
-        let text = answer.whole(REFUSAL).await.unwrap_or_default();
+        let retry_after = parts.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let retry_after = retry_after.and_then(|value| backoff::retry_after(value, std::time::SystemTime::now()));
+        let text = response_body.whole(REFUSAL).await.unwrap_or_default();
         if parts.status == StatusCode::UNAUTHORIZED {
             // A new client reads the token anew; kube's own would use the old one for up to a minute.
             self.client = None;
         }
-        Err(refused(parts.status, &text, asked))
+        Err(refused(parts.status, &text, retry_after))
     }
 }
 
@@ -190,10 +189,10 @@ fn shown(error: &kube::Error) -> String {
     match causes::causes(error).find_map(|cause| cause.downcast_ref::<AuthError>()) {
         // Its arguments and its stdout stay out.
         Some(AuthError::AuthExecRun { out, .. }) => {
-            let said: String = String::from_utf8_lossy(&out.stderr).trim().chars().take(SAID).collect();
-            format!("the kubeconfig's program for credentials failed with {}: {said}", out.status)
+            let stderr: String = String::from_utf8_lossy(&out.stderr).trim().chars().take(STDERR).collect();
+            format!("the kubeconfig's program for credentials failed with {}: {stderr}", out.status)
         }
-        Some(AuthError::AuthExecParse(_)) => "what the kubeconfig's program printed is no credential".to_owned(),
+        Some(AuthError::AuthExecParse(_)) => "the kubeconfig's program for credentials printed no credential".to_owned(),
         _ => causes::chain(error),
     }
 }
@@ -210,22 +209,22 @@ pub struct ApiStatus {
     pub details: Option<ApiStatusDetails>,
 }
 
-/// What a [`ApiStatus`] has for programs.
+/// The part of an [`ApiStatus`] that is for programs.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ApiStatusDetails {
-    /// How long the server wants to be left alone, in seconds: also in events of a watch, which have no headers.
+    /// How long the server wants no further request, in seconds: also in events of a watch, which have no headers.
     pub retry_after_seconds: Option<u64>,
 }
 
 /// What a refusal means.
 pub fn refused(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> FollowError {
     // A kubelet and proxies answer in plain text.
-    let said: ApiStatus = serde_json::from_slice(body).unwrap_or_default();
+    let decoded: ApiStatus = serde_json::from_slice(body).unwrap_or_default();
     let plain = || String::from_utf8_lossy(body).trim().to_owned();
-    let message = if said.message.is_empty() { plain() } else { said.message };
+    let message = if decoded.message.is_empty() { plain() } else { decoded.message };
     let message: String = message.chars().take(SHOWN).collect();
-    let retry_after = retry_after.or(said.details.and_then(|details| details.retry_after_seconds).map(Duration::from_secs));
+    let retry_after = retry_after.or(decoded.details.and_then(|details| details.retry_after_seconds).map(Duration::from_secs));
     let kind = match status.as_u16() {
         401 => FollowErrorKind::Unauthorized,
         403 => FollowErrorKind::Denied,
@@ -238,15 +237,15 @@ pub fn refused(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -
     FollowError { retry_after, ..FollowError::new(kind, reason) }
 }
 
-/// An answer, whole or line by line.
+/// A response, read as a whole, as a list or line by line.
 #[derive(Debug)]
-pub struct Response {
+pub struct ApiResponse {
     body: Body,
     /// Bytes of a line that is not complete.
     unread: Vec<u8>,
 }
 
-impl Response {
+impl ApiResponse {
     /// The items of a list, one by one as they come; what the list has beside them.
     ///
     /// # Errors
@@ -254,7 +253,7 @@ impl Response {
     pub async fn items(mut self, mut found: impl FnMut(ListItem<'_>)) -> Result<Vec<u8>, FollowError> {
         let malformed = |error: super::items::MalformedList| FollowError::new(FollowErrorKind::Malformed, error.to_string());
         let mut items = ListItems::default();
-        while let Some(bytes) = self.more(ANSWER).await? {
+        while let Some(bytes) = self.more(RESPONSE).await? {
             items.push(&bytes, &mut found).map_err(malformed)?;
         }
         items.finish().map_err(malformed)
@@ -263,9 +262,9 @@ impl Response {
     /// All of it, where that is no more than `limit` bytes.
     async fn whole(mut self, limit: usize) -> Result<Vec<u8>, FollowError> {
         let mut all = Vec::new();
-        while let Some(bytes) = self.more(ANSWER).await? {
+        while let Some(bytes) = self.more(RESPONSE).await? {
             if all.len() + bytes.len() > limit {
-                return Err(FollowError::new(FollowErrorKind::Malformed, format!("an answer of more than {limit} bytes")));
+                return Err(FollowError::new(FollowErrorKind::Malformed, format!("a response of more than {limit} bytes")));
             }
             all.extend_from_slice(&bytes);
         }
@@ -320,7 +319,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_tells_what_the_server_said() {
+    fn a_refusal_contains_the_servers_message() {
         let status =
             br#"{"kind":"ApiStatus","message":"pods is forbidden: User \"x\" cannot list resource \"pods\"","code":403}"#;
         let denied = refused(StatusCode::FORBIDDEN, status, None);
@@ -328,8 +327,8 @@ mod tests {
         assert!(denied.reason.contains("403 Forbidden: pods is forbidden: User \"x\" cannot list"), "{}", denied.reason);
         let plain = refused(StatusCode::UNAUTHORIZED, b"Unauthorized\n", None);
         assert_eq!((plain.kind, plain.reason.as_str()), (FollowErrorKind::Unauthorized, "401 Unauthorized: Unauthorized"));
-        let asked = Some(Duration::from_secs(7));
-        assert_eq!(refused(StatusCode::TOO_MANY_REQUESTS, b"", asked).retry_after, asked);
+        let seven = Some(Duration::from_secs(7));
+        assert_eq!(refused(StatusCode::TOO_MANY_REQUESTS, b"", seven).retry_after, seven);
         assert_eq!(refused(StatusCode::BAD_GATEWAY, b"", None).reason, "502 Bad Gateway");
         // In an event of a watch there is no header.
         let event = br#"{"kind":"ApiStatus","message":"later","code":429,"details":{"retryAfterSeconds":3}}"#;

@@ -1,49 +1,49 @@
-//! Why the API could not be asked, what to do about it, and when to say so.
+//! Why a request to Kubernetes failed, and when to log it.
 
 use std::time::{Duration, Instant};
 
 use crate::{causes::one_line, rate_limit::RateLimit};
 
-/// What did not work.
+/// A request that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FollowError {
     /// Its kind.
     pub kind: FollowErrorKind,
-    /// What happened, and for what a person must mend, how.
+    /// What happened, and how to fix what a person must fix.
     pub reason: String,
-    /// How long the server wants to be left alone.
+    /// How long the server wants no further request.
     pub retry_after: Option<Duration>,
 }
 
 impl FollowError {
-    /// One of this kind. What the other end says may be part of the reason.
+    /// One of this kind. The reason may contain the server's message.
     pub fn new(kind: FollowErrorKind, reason: impl AsRef<str>) -> Self {
         Self { kind, reason: one_line(reason.as_ref()), retry_after: None }
     }
 }
 
-/// Kinds of failure.
+/// Kinds of errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FollowErrorKind {
     /// No configuration, no token or no certificate to be read.
     Configuration,
     /// No connection, TLS included.
     Connection,
-    /// No answer in time.
+    /// No response in time.
     Timeout,
-    /// A connection that broke in the middle of an answer.
+    /// A connection that broke in the middle of a response.
     Broken,
     /// 401: the token is not valid, or not any more.
     Unauthorized,
-    /// 403: what is asked for is not allowed.
+    /// 403: the request is not allowed.
     Denied,
-    /// 410: what was seen last is too long ago; everything is asked for anew.
+    /// 410: the last version seen is too old; a new list is needed.
     Expired,
     /// 429: too many requests.
     Throttled,
     /// Any other status.
     Status,
-    /// An answer that is none.
+    /// A response that cannot be read.
     Malformed,
 }
 
@@ -78,7 +78,7 @@ impl FollowErrorKind {
         }
     }
 
-    /// Whether this happens in a cluster that is well, so that nobody need know.
+    /// Whether this also happens in a healthy cluster, so that it is not logged at once.
     pub fn is_usual(self) -> bool {
         matches!(self, Self::Expired | Self::Broken)
     }

@@ -2,7 +2,7 @@
 //!
 //! A list with `resourceVersion=0` ("any state you have") comes out of the API server's watch cache, where pods have an index by
 //! node, and the watch goes on from the list's version. A watch that sends the initial objects itself (`sendInitialEvents`, or
-//! version 0) is not asked for: the server makes it by copying every pod of the cluster first. ARCHITECTURE.md has the sources.
+//! version 0) is not used: the server makes it by copying every pod of the cluster first. ARCHITECTURE.md has the sources.
 //! Bookmarks keep the version current while nothing changes, so that a watch that breaks goes on where it was.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -13,18 +13,18 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::{
-    SharedIndex, Sink,
-    api::{Api, ApiStatus, Response, refused},
+    ObjectSink, SharedIndex,
+    api::{Api, ApiResponse, ApiStatus, refused},
     failure::{FollowError, FollowErrorKind, Log},
     items::ListItem,
-    object::{KeptLabels, Object},
+    object::{ApiObject, KeptLabels},
 };
 use crate::backoff::{Backoff, Pacing};
 
 /// Waits between attempts.
 const PACING: Pacing = Pacing { initial: Duration::from_millis(500), max: Duration::from_secs(60) };
 
-/// A watch is asked to end after this long, or up to twice as long: what client-go asks for.
+/// The server is requested to end a watch after this long, or up to twice as long: as client-go does.
 const WATCH: Duration = Duration::from_secs(300);
 
 /// The server must have ended it after this much more.
@@ -42,12 +42,12 @@ const SHORT: Duration = Duration::from_secs(5);
 /// Follows the objects of one kind.
 pub struct Follower<T> {
     api: Api,
-    sink: Sink<T>,
+    sink: ObjectSink<T>,
     shared: SharedIndex,
     kept_labels: Arc<KeptLabels>,
     /// `fieldSelector=…&`, percent-encoded, or nothing.
     selector: String,
-    /// The version to go on from; `None` when all objects are to be asked for.
+    /// The version to go on from; `None` when a list is needed.
     version: Option<String>,
     /// A list is put off by up to this long, a watch that broke by up to a third of it.
     spread: Duration,
@@ -75,7 +75,7 @@ struct WatchEvent<'a> {
     object: &'a RawValue,
 }
 
-/// What every object has, readable or not.
+/// The metadata of any object, also of one that cannot be read as a whole.
 #[derive(Deserialize)]
 struct AnyObject {
     metadata: AnyMetadata,
@@ -89,9 +89,15 @@ struct AnyMetadata {
     name: Option<String>,
 }
 
-impl<T: Object> Follower<T> {
+impl<T: ApiObject> Follower<T> {
     /// Follows what `field` selects, or all, and puts it into the sink.
-    pub fn new(api: Api, sink: Sink<T>, shared: SharedIndex, kept_labels: Arc<KeptLabels>, field: Option<(&str, &str)>) -> Self {
+    pub fn new(
+        api: Api,
+        sink: ObjectSink<T>,
+        shared: SharedIndex,
+        kept_labels: Arc<KeptLabels>,
+        field: Option<(&str, &str)>,
+    ) -> Self {
         let selector = field.map_or(String::new(), |(field, value)| {
             let value = percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC);
             format!("fieldSelector={field}%3D{value}&")
@@ -118,7 +124,7 @@ impl<T: Object> Follower<T> {
             let worked = began.elapsed() >= SHORT;
             self.failed(&failure, worked).await;
             if failure.kind == FollowErrorKind::Expired {
-                // All agents whose watches went through one server may have got this answer at once.
+                // All agents whose watches went through one server may have got this response at once.
                 self.version = None;
                 self.put_off(spread).await;
             } else if worked {
@@ -135,7 +141,7 @@ impl<T: Object> Follower<T> {
     async fn step(&mut self) -> Result<(), FollowError> {
         if self.version.is_none() {
             let late =
-                |_| FollowError::new(FollowErrorKind::Timeout, format!("the list was not there within {} s", LIST.as_secs()));
+                |_| FollowError::new(FollowErrorKind::Timeout, format!("the list was not complete within {} s", LIST.as_secs()));
             timeout(LIST, self.list()).await.map_err(late)??;
         }
         self.watch().await
@@ -150,29 +156,29 @@ impl<T: Object> Follower<T> {
             _ => String::new(),
         };
         let (what, address, reason) = (T::RESOURCE, self.api.address(), &failure.reason);
-        let said = format!("could not follow {what} at {address}: {reason}{advice}");
+        let trouble = format!("could not follow {what} at {address}: {reason}{advice}");
         self.shared.change(|known| {
             known.stats.failed(failure.kind);
             // A watch that broke is resumed at once, mostly.
             if !worked || !failure.kind.is_usual() {
-                known.stats.following_mut(self.sink.followed).fails(failure.kind, &said);
+                known.stats.following_mut(self.sink.followed).fails(failure.kind, &trouble);
             }
         });
         if self.log.failed(failure.kind, std::time::Instant::now()) {
-            warn!("{said}; what is known of them is used until it works again");
+            warn!("{trouble}; the last known state is used until it works again");
         }
         if worked {
             self.backoff.reset();
         }
         let wait = match failure.retry_after {
-            // Others were told the same: each failure spreads them further.
-            Some(asked) => self.backoff.wait_as_asked(asked) + self.backoff.wait(),
+            // Others have got the same response: each failure spreads them further.
+            Some(delay) => self.backoff.wait_as_asked(delay) + self.backoff.wait(),
             None => self.backoff.wait(),
         };
         sleep(wait).await;
     }
 
-    /// What is known is current.
+    /// All objects are known and current.
     fn works(&mut self) {
         let (first, pods, no_node) = self.shared.change(|known| {
             let following = known.stats.following_mut(self.sink.followed);
@@ -193,10 +199,10 @@ impl<T: Object> Follower<T> {
 
     async fn list(&mut self) -> Result<(), FollowError> {
         let path = format!("/api/v1/{}?{}resourceVersion=0", T::RESOURCE, self.selector);
-        let answer =
-            self.ask(&path, "application/json", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1").await?;
+        let response =
+            self.request(&path, "application/json", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1").await?;
         let (mut keys, mut all) = (HashSet::new(), true);
-        let rest = answer.items(|item| match item {
+        let rest = response.items(|item| match item {
             ListItem::Text(text) => keys.extend(self.set(text)),
             ListItem::Unreadable => {
                 all = false;
@@ -216,7 +222,7 @@ impl<T: Object> Follower<T> {
         Ok(())
     }
 
-    /// Watches from the version on, until the server ends the watch as it was asked to.
+    /// Watches from the version on, until the server ends the watch in time.
     async fn watch(&mut self) -> Result<(), FollowError> {
         let seconds = WATCH.mul_f64(1.0 + fastrand::f64()).as_secs();
         let version = self.version.as_deref().unwrap_or_default();
@@ -225,16 +231,16 @@ impl<T: Object> Follower<T> {
             T::RESOURCE,
             self.selector
         );
-        let mut answer =
-            self.ask(&path, "application/json", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1").await?;
+        let mut response =
+            self.request(&path, "application/json", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1").await?;
         let end = Instant::now() + Duration::from_secs(seconds) + OVERTIME;
         let mut bookmarked = false;
         self.works();
         loop {
             let patience = if bookmarked { SILENCE } else { WATCH * 2 + OVERTIME };
             let left = end.saturating_duration_since(Instant::now());
-            let Some(line) = answer.line(patience.min(left)).await? else { return Ok(()) };
-            self.heard();
+            let Some(line) = response.line(patience.min(left)).await? else { return Ok(()) };
+            self.note_response();
             let text = String::from_utf8_lossy(&line);
             if text.trim().is_empty() {
                 continue;
@@ -265,15 +271,15 @@ impl<T: Object> Follower<T> {
         }
     }
 
-    async fn ask(&mut self, path: &str, objects: &'static str, metadata: &'static str) -> Result<Response, FollowError> {
+    async fn request(&mut self, path: &str, objects: &'static str, metadata: &'static str) -> Result<ApiResponse, FollowError> {
         self.shared.change(|known| known.stats.requests += 1);
-        let answer = self.api.get(path, if T::METADATA_ONLY { metadata } else { objects }).await?;
-        self.heard();
-        Ok(answer)
+        let response = self.api.get(path, if T::METADATA_ONLY { metadata } else { objects }).await?;
+        self.note_response();
+        Ok(response)
     }
 
-    fn heard(&self) {
-        self.shared.change(|known| known.stats.heard = Some(std::time::Instant::now()));
+    fn note_response(&self) {
+        self.shared.change(|known| known.stats.last_response = Some(std::time::Instant::now()));
     }
 
     /// Takes an object; its key. One that cannot be read is counted and skipped; what was known of it stays.
@@ -333,13 +339,13 @@ mod tests {
     use super::*;
     use crate::pods::{PODS, server::Server};
 
-    /// When each of 20 followers that begin at once first asks a server.
+    /// When each of 20 followers that begin at once sends its first request.
     fn first_requests(spread: Duration) -> Vec<Duration> {
         const FOLLOWERS: usize = 20;
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", server.local_addr().unwrap());
         let began = std::time::Instant::now();
-        let asked = thread::spawn(move || {
+        let requests = thread::spawn(move || {
             let mut connections = Vec::new();
             (0..FOLLOWERS).map(|_| (connections.push(server.accept().unwrap()), began.elapsed()).1).collect()
         });
@@ -349,19 +355,19 @@ mod tests {
                 let api = Api::new(Server::kubelet(kube::Config::new(url.parse().unwrap())));
                 tokio::spawn(Follower::new(api, PODS, SharedIndex::default(), Arc::default(), None).run(spread));
             }
-            while !asked.is_finished() {
+            while !requests.is_finished() {
                 sleep(Duration::from_millis(5)).await;
             }
         });
-        asked.join().unwrap()
+        requests.join().unwrap()
     }
 
     #[test]
     fn first_lists_of_agents_that_start_together_are_spread() {
         let spread = Duration::from_secs(3);
-        let asked = first_requests(spread);
+        let requests = first_requests(spread);
         // Twenty random moments of three seconds are all within one second once in 100 million runs.
-        let (first, last) = (asked.iter().min().unwrap(), asked.iter().max().unwrap());
-        assert!(*last - *first > spread / 3, "{asked:?}");
+        let (first, last) = (requests.iter().min().unwrap(), requests.iter().max().unwrap());
+        assert!(*last - *first > spread / 3, "{requests:?}");
     }
 }

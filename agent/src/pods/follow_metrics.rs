@@ -6,7 +6,7 @@ use super::{follow_stats::Followed, index::PodIndex};
 use crate::metric::{Metric, MetricKind, Point, Scope, Value};
 
 /// Every metric of this module.
-pub const METRICS: &[&Metric] = &[&CURRENT, &OBJECTS, &HEARD, &REQUESTS, &EVENTS, &MALFORMED, &ERRORS, &UNLABELLED, &LEFT_OUT];
+pub const METRICS: &[&Metric] = &[&CURRENT, &OBJECTS, &SILENCE, &REQUESTS, &EVENTS, &MALFORMED, &ERRORS, &UNLABELLED, &LEFT_OUT];
 
 static CURRENT: Metric = Metric {
     name: "podmeter.agent.kubernetes.current",
@@ -24,7 +24,7 @@ static OBJECTS: Metric = Metric {
     scope: Scope::Agent,
     help: "Objects that the API has; \"pods.deleted\" are deleted ones that are remembered, for the final values of their containers.",
 };
-static HEARD: Metric = Metric {
+static SILENCE: Metric = Metric {
     name: "podmeter.agent.kubernetes.silence",
     unit: "s",
     kind: MetricKind::Gauge,
@@ -112,7 +112,8 @@ pub fn points(index: &PodIndex, started_ns: u64, missing: Missing, now: Instant)
     let counts = [("pods", pods), ("pods.deleted", deleted), ("namespaces", index.namespaces())];
     points.extend(counts.map(|(resource, n)| Point::new(&OBJECTS, 0, Value::Int(n as u64)).with("resource", resource)));
     points.extend(stats.errors().map(|(kind, count)| counter(&ERRORS, count).with("error.type", kind.as_str())));
-    points
-        .extend(stats.heard.map(|heard| Point::new(&HEARD, 0, Value::Float(now.saturating_duration_since(heard).as_secs_f64()))));
+    points.extend(
+        stats.last_response.map(|last| Point::new(&SILENCE, 0, Value::Float(now.saturating_duration_since(last).as_secs_f64()))),
+    );
     points
 }

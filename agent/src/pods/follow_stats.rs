@@ -81,7 +81,7 @@ pub struct FollowStats {
     pub malformed: u64,
     errors: [u64; FollowErrorKind::ALL.len()],
     /// When the server last sent something.
-    pub heard: Option<Instant>,
+    pub last_response: Option<Instant>,
     /// How long a list may be put off, so that the agents of a cluster do not all send their requests at once.
     pub spread: Duration,
 }

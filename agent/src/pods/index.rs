@@ -1,7 +1,7 @@
-//! What is known of the node's pods (pure): filled by a source, asked by the collector with what a cgroup's path says.
+//! The pods of the node (pure): filled by a source, queried by the collector with the ids in a cgroup's path.
 //!
-//! A pod that the API has deleted stays for a while: its last container may still be on its way out, and its last words are
-//! exported later. What a container was called stays with its pod, also when the status has moved on to the next one.
+//! A pod that the API has deleted stays for a while: its last container may still be on its way out, and its final values are
+//! exported later. A container's name stays with its pod, also when the status has moved on to the next container.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,10 +23,10 @@ const REMEMBERED: Duration = Duration::from_secs(600);
 /// How many deleted pods are remembered at most; beyond that the oldest go.
 const GONE: usize = 2048;
 
-/// How many pods that have finished are kept; beyond that the oldest are but a number. No cgroup is theirs any more.
+/// How many pods that have finished are kept; beyond that the oldest are only counted. They have no cgroups any more.
 const FINISHED: usize = 512;
 
-/// How many pods that have not finished are kept. kubelet allows 110 unless it was told otherwise, and refuses more.
+/// How many pods that have not finished are kept. kubelet allows 110 by default, and refuses more.
 const LIVING: usize = 4096;
 
 /// How many pods that are not kept are counted, each by its UID.
@@ -42,7 +42,7 @@ const PAST: usize = 32;
 #[derive(Clone, Debug, Default)]
 pub struct PodIndex {
     pods: Arc<HashMap<Box<str>, Arc<PodEntry>>>,
-    /// UID in cgroup paths -> UIDs of the mirror pods that say it is theirs, oldest first.
+    /// UID in cgroup paths -> UIDs of the mirror pods that claim it, oldest first.
     mirrors: Arc<HashMap<Box<str>, Vec<Box<str>>>>,
     /// UIDs of the pods that the API has and that are not kept.
     left_out: Arc<HashSet<Box<str>>>,
@@ -54,7 +54,7 @@ pub struct PodIndex {
     revision: u64,
     /// Counts changes of [`addresses`](Self::addresses).
     addresses_revision: u64,
-    /// How the sources fare.
+    /// How well the sources work.
     pub stats: FollowStats,
 }
 
@@ -62,7 +62,7 @@ pub struct PodIndex {
 struct PodEntry {
     pod: Arc<Pod>,
     revision: u64,
-    /// Ids of containers that the status has told of, those told last at the end, and their names.
+    /// Ids of containers that the status has had, the latest last, and their names.
     ids: Vec<(Box<str>, Box<str>)>,
     /// When the API deleted it.
     gone: Option<Instant>,
@@ -84,7 +84,7 @@ pub struct FinishedPod<'a> {
     pub pod: &'a Pod,
     /// Whether the API has deleted it since.
     pub deleted: bool,
-    /// Whether it has finished under our eyes.
+    /// Whether the agent has seen it before it finished.
     pub seen: bool,
 }
 
@@ -93,9 +93,9 @@ pub struct FinishedPod<'a> {
 pub struct Found<'a> {
     /// Its pod.
     pub pod: &'a Pod,
-    /// Its container, once the status has told of it.
+    /// Its container, once the status has it.
     pub container: Option<&'a Container>,
-    /// The wanted labels of its namespace.
+    /// The kept labels of its namespace.
     pub namespace_labels: &'a [(Box<str>, Box<str>)],
     /// Another number after every change of any of these.
     pub revision: u64,
@@ -104,12 +104,12 @@ pub struct Found<'a> {
 }
 
 impl Found<'_> {
-    /// Whether the status has yet to say more of its containers: one of them has no id so far, and may get one.
+    /// Whether the status of its containers is not complete: one of them has no id so far, and may get one.
     pub fn is_starting(&self) -> bool {
         !self.is_settled() && self.pod.containers.iter().any(|container| container.id.is_none())
     }
 
-    /// Whether nothing more will be said of its containers.
+    /// Whether the status of its containers will not change any more.
     pub fn is_settled(&self) -> bool {
         self.gone || self.pod.is_over()
     }
@@ -155,7 +155,7 @@ impl PodIndex {
         self.left_out.len()
     }
 
-    /// The wanted labels of a namespace.
+    /// The kept labels of a namespace.
     pub fn labels_of(&self, namespace: &str) -> &[(Box<str>, Box<str>)] {
         self.namespaces.get(namespace).map_or(&[], |(labels, _)| labels)
     }
@@ -214,7 +214,7 @@ impl PodIndex {
         entry.lived |= !pod.is_over();
         for container in &pod.containers {
             for id in [&container.previous_id, &container.id].into_iter().flatten() {
-                // What the status tells now comes last: it is not what goes where a container beside it is started again and again.
+                // The current ids come last: they are not those that go where a container beside is started again and again.
                 entry.ids.retain(|(known, _)| known != id);
                 entry.ids.push((id.clone(), container.name.clone()));
             }
@@ -228,7 +228,7 @@ impl PodIndex {
         self.addresses_revision += u64::from(entry.addresses() != before);
     }
 
-    /// A mirror pod says whose mirror it is. One that says so no more has no claim.
+    /// Keeps the claim of a mirror pod to the UID in its cgroups' paths, or drops it.
     fn claim(&mut self, pod: &Pod) {
         let before = self.pods.get(&pod.uid).and_then(|entry| entry.pod.cgroup_uid.as_deref());
         if before == pod.cgroup_uid.as_deref() {
@@ -296,7 +296,7 @@ impl PodIndex {
     }
 
     fn drop_long_gone(&mut self, now: Instant) {
-        // Of those that are deleted in one moment, the revision tells which changed last.
+        // Of those that are deleted at one moment, the one with the highest revision has changed last.
         let key = |entry: &PodEntry| entry.gone.map(|gone| (gone, entry.revision));
         let mut gone: Vec<_> = self.pods.values().filter_map(|entry| key(entry)).collect();
         gone.sort_unstable_by(|a, b| b.cmp(a));

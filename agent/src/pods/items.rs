@@ -2,7 +2,7 @@
 //! be in memory whole.
 //!
 //! Only as much of JSON is understood as is needed to find the ends of values: strings, brackets, and the keys of the outermost
-//! object. Whether an item or the rest is valid is for who parses it.
+//! object. Whether an item or the rest is valid is checked where it is parsed.
 
 /// No object is longer: etcd takes 1.5 MiB, which JSON makes a few times more of.
 pub const LONGEST: usize = 8 << 20;
@@ -17,7 +17,7 @@ pub enum MalformedList {
     #[error("it is not a list in JSON")]
     NotAList,
     /// Too much beside the items.
-    #[error("it has more than {LONGEST_REST} bytes beside its items")]
+    #[error("it has more than {LONGEST_REST} bytes besides its items")]
     TooLong,
 }
 
@@ -38,7 +38,7 @@ pub struct ListItems {
     in_string: bool,
     escaped: bool,
     /// The last string of the outermost object, and whether it was a key.
-    word: Vec<u8>,
+    last_string: Vec<u8>,
     is_items: bool,
     /// Between the brackets of `items`.
     inside: bool,
@@ -75,7 +75,7 @@ impl ListItems {
                 _ if self.escaped => self.escaped = false,
                 b'\\' => self.escaped = true,
                 b'"' => self.in_string = false,
-                _ if self.depth == 1 && self.word.len() <= LONGEST_REST => self.word.push(byte),
+                _ if self.depth == 1 && self.last_string.len() <= LONGEST_REST => self.last_string.push(byte),
                 _ => {}
             }
             return self.keep(byte);
@@ -84,7 +84,7 @@ impl ListItems {
             b'"' => {
                 self.in_string = true;
                 if self.depth == 1 {
-                    self.word.clear();
+                    self.last_string.clear();
                 }
             }
             b'{' | b'[' => {
@@ -101,7 +101,7 @@ impl ListItems {
                     self.inside = false;
                 }
             }
-            b':' if self.depth == 1 => self.is_items = self.word == b"items",
+            b':' if self.depth == 1 => self.is_items = self.last_string == b"items",
             b',' if self.depth == 1 => self.is_items = false,
             b',' if self.inside && self.depth == 2 => {
                 self.end_of_item(found);

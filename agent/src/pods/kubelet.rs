@@ -1,4 +1,4 @@
-//! The kubelet's own list of its pods, asked again and again: for clusters that want no load on the API server.
+//! The kubelet's own list of its pods, requested at intervals: for clusters that want no load on the API server.
 //!
 //! A kubelet offers no watch. Its list has the pods as the API has them, static pods too, with the statuses that it is about to
 //! report. What it does not have is the node's allocatable resources and the namespaces' labels.
@@ -14,24 +14,24 @@ use super::{
     failure::{FollowError, FollowErrorKind, Log},
     follow_stats::Followed,
     items::ListItem,
-    object::{KeptLabels, Object as _, Pod},
+    object::{ApiObject as _, KeptLabels, Pod},
 };
 use crate::backoff::{Backoff, Pacing};
 
-/// Asks a kubelet for its pods.
+/// Requests the pods of a kubelet.
 pub struct Poller {
     /// The kubelet.
     pub api: Api,
-    /// Where what it says goes.
+    /// The index that it fills.
     pub shared: SharedIndex,
-    /// What is wanted of pods.
+    /// Labels of pods that are kept.
     pub kept_labels: Arc<KeptLabels>,
     /// Time between two requests.
     pub interval: Duration,
 }
 
 impl Poller {
-    /// Never ends. Begins within `spread` and within an interval: no kubelet is asked by more than one agent.
+    /// Never ends. Begins within `spread` and within an interval: no kubelet serves more than one agent.
     pub async fn run(mut self, spread: Duration) {
         self.shared.change(|known| known.stats.following_mut(Followed::Pods).is_followed = true);
         let mut backoff = Backoff::new(Pacing { initial: self.interval / 2, max: Duration::from_secs(60).max(self.interval) });
@@ -44,15 +44,15 @@ impl Poller {
                     backoff.reset();
                     let address = self.api.address();
                     if let Some(down) = log.succeeded(std::time::Instant::now()) {
-                        info!("the kubelet at {address} answers again, after {} s", down.as_secs());
+                        info!("pods are read from the kubelet at {address} again, after {} s", down.as_secs());
                     } else if first {
-                        info!(pods = self.shared.snapshot().counts().0, "the kubelet at {address} is asked for its pods");
+                        info!(pods = self.shared.snapshot().counts().0, "pods are read from the kubelet at {address}");
                     }
                     next = Instant::now().max(next + self.interval);
                 }
                 Err(failure) => {
                     let wait = match failure.retry_after {
-                        Some(asked) => backoff.wait_as_asked(asked),
+                        Some(delay) => backoff.wait_as_asked(delay),
                         None => backoff.wait(),
                     };
                     let advice = match failure.kind {
@@ -61,18 +61,18 @@ impl Poller {
                         }
                         FollowErrorKind::Unauthorized => "; the token is read again before the next attempt",
                         FollowErrorKind::Connection => {
-                            "; is kubernetes.kubelet_url right, and kubernetes.kubelet_ca for its certificate?"
+                            "; check kubernetes.kubelet_url, and kubernetes.kubelet_ca for its certificate"
                         }
                         _ => "",
                     };
                     let (address, reason) = (self.api.address(), &failure.reason);
-                    let said = format!("could not ask the kubelet at {address} for its pods: {reason}{advice}");
+                    let trouble = format!("could not read pods from the kubelet at {address}: {reason}{advice}");
                     self.shared.change(|known| {
                         known.stats.failed(failure.kind);
-                        known.stats.following_mut(Followed::Pods).fails(failure.kind, &said);
+                        known.stats.following_mut(Followed::Pods).fails(failure.kind, &trouble);
                     });
                     if log.failed(failure.kind, std::time::Instant::now()) {
-                        warn!("{said}");
+                        warn!("{trouble}; the last known state is used until it works again");
                     }
                     next = Instant::now() + wait;
                 }
@@ -81,12 +81,12 @@ impl Poller {
         }
     }
 
-    /// Asks once; whether it was the first time that worked.
+    /// Requests the pods once; returns whether it was the first time that worked.
     async fn poll(&mut self) -> Result<bool, FollowError> {
         self.shared.change(|known| known.stats.requests += 1);
-        let answer = self.api.get("/pods", "application/json").await?;
+        let response = self.api.get("/pods", "application/json").await?;
         let (mut uids, mut all) = (HashSet::new(), true);
-        let rest = answer.items(|item| {
+        let rest = response.items(|item| {
             let pod = match item {
                 ListItem::Text(text) => Pod::read(text, &self.kept_labels).ok(),
                 ListItem::Unreadable => None,
@@ -108,14 +108,14 @@ impl Poller {
         let rest = rest.await?;
         let valid: Result<serde_json::Value, _> = serde_json::from_slice(&rest);
         valid
-            .map_err(|error| FollowError::new(FollowErrorKind::Malformed, format!("its list of pods cannot be read: {error}")))?;
+            .map_err(|error| FollowError::new(FollowErrorKind::Malformed, format!("the list of pods cannot be read: {error}")))?;
         let now = std::time::Instant::now();
         Ok(self.shared.change(|known| {
             // Which pod it is that cannot be read is not known, so none is taken for deleted.
             if all {
                 known.keep_pods(&uids, now);
             }
-            known.stats.heard = Some(now);
+            known.stats.last_response = Some(now);
             let following = known.stats.following_mut(Followed::Pods);
             let first = !following.known;
             following.works();

@@ -1,4 +1,4 @@
-//! The metrics of what Kubernetes says: requests and limits, how they are used, and how pods and containers are.
+//! The metrics of what Kubernetes reports: requests and limits, how they are used, and the states of pods and containers.
 //!
 //! They belong to a container as the pod's spec has it, or to a pod: their resource has no `container.id`, so their series go on
 //! when a container is started again.
@@ -89,7 +89,7 @@ pub static MEMORY_LIMIT_USED: Metric = container(
 pub static CPU_SLACK: Metric = container(
     "podmeter.cpu.slack",
     "{cpu}",
-    "CPUs reserved but not used over the last interval: request in force minus usage, never below 0, so that sums tell what \
+    "CPUs reserved but not used over the last interval: request in force minus usage, never below 0, so that sums show what \
      could be given back. Of the pod, not of its containers, where spec.resources requests for all of them.",
 );
 /// `podmeter.memory.slack`
@@ -129,11 +129,8 @@ pub static NODE_CPU_REQUEST: Metric =
 pub static NODE_MEMORY_REQUEST: Metric =
     node("podmeter.node.memory.request", "By", "Memory set aside for the node's pods: the sum of podmeter.pod.memory.request.");
 /// `k8s.container.restart.count`
-pub static RESTARTS: Metric = container(
-    "k8s.container.restart.count",
-    "{restart}",
-    "How often kubelet has started the container again, as the status tells.",
-);
+pub static RESTARTS: Metric =
+    container("k8s.container.restart.count", "{restart}", "How often kubelet has restarted the container, from the status.");
 /// `k8s.container.ready`
 pub static READY: Metric = container("k8s.container.ready", "{container}", "1 when the container is ready for traffic, else 0.");
 /// `k8s.container.status.reason`

@@ -1,8 +1,8 @@
-//! A pod, a node, a namespace: what podmeter keeps of what the Kubernetes API says.
+//! A pod, a node, a namespace: the parts of the Kubernetes API's objects that podmeter keeps.
 //!
-//! Objects are reduced while they are read: `wire` has the API's fields that are looked at, the types here are what stays in
-//! memory. Unknown fields are skipped, missing ones are unknown; only an object without a name and a UID is refused.
+//! Objects are reduced while they are read: `wire` has the API's fields that are read, the types here stay in memory. Unknown fields are skipped, missing ones are unknown; only an object without a name and a UID is refused.
 
+mod reduce;
 mod wire;
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 use super::{quantity::Quantity, workload::Workload};
 use crate::{bound::bounded, config::Range};
 
-/// What is wanted of objects beside what every metric needs.
+/// Labels that are kept, beside what every metric needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeptLabels {
     /// Keys of pod labels that become attributes.
@@ -35,11 +35,11 @@ pub struct Pod {
     pub namespace: Box<str>,
     /// Its name.
     pub name: Box<str>,
-    /// What made it, where something did.
+    /// The workload that made it, if any.
     pub workload: Option<Workload>,
-    /// The labels that are wanted.
+    /// The labels that are kept.
     pub labels: Labels,
-    /// What it says about its service.
+    /// Names of its service.
     pub service: Service,
     /// `status.qosClass`.
     pub qos: Option<Box<str>>,
@@ -55,7 +55,7 @@ pub struct Pod {
     pub overhead: Resources,
     /// `status.phase`.
     pub phase: Option<PodPhase>,
-    /// Addresses of its own; none of a pod in its node's network.
+    /// Its addresses; none for a pod in its node's network.
     pub addresses: Vec<IpAddr>,
     /// When it was over, Unix time, of a pod that is: its last container's end, else the last change of its conditions.
     pub finished: Option<Duration>,
@@ -70,7 +70,7 @@ impl Pod {
     }
 }
 
-/// What a pod's annotations and well-known labels say about its service.
+/// The names of a pod's service, from its annotations and well-known labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
     /// `service.name`.
@@ -90,15 +90,15 @@ pub struct Container {
     pub name: Box<str>,
     /// Its part in the pod's life.
     pub role: ContainerRole,
-    /// What the spec asks for.
+    /// Requests and limits of the spec.
     pub desired: Resources,
     /// What the status reports since 1.33, or earlier behind the gate of in-place resize.
     pub reported: ReportedResources,
     /// Id of the container that runs now or ran last.
     pub id: Option<Box<str>>,
-    /// Id of the one before, where the status still tells.
+    /// Id of the one before, where the status still has it.
     pub previous_id: Option<Box<str>>,
-    /// What the status says of it.
+    /// Its status.
     pub status: Option<ContainerStatus>,
 }
 
@@ -128,7 +128,7 @@ impl ContainerRole {
     }
 }
 
-/// CPU and memory: what is asked for and what is allowed.
+/// CPU and memory: requests and limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
     /// `requests.cpu`.
@@ -184,7 +184,7 @@ pub enum PodPhase {
     Succeeded,
     /// All have ended, one of them badly.
     Failed,
-    /// Its node was not heard of.
+    /// Its node has not reported.
     Unknown,
 }
 
@@ -192,7 +192,7 @@ impl PodPhase {
     /// All phases.
     pub const ALL: [Self; 5] = [Self::Pending, Self::Running, Self::Succeeded, Self::Failed, Self::Unknown];
 
-    /// The word of the API.
+    /// As the API writes it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "Pending",
@@ -203,8 +203,8 @@ impl PodPhase {
         }
     }
 
-    fn of(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|phase| phase.as_str() == word)
+    fn of(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|phase| phase.as_str() == text)
     }
 
     /// Whether nothing of the pod runs or ever will again: its requests are free.
@@ -213,14 +213,14 @@ impl PodPhase {
     }
 }
 
-/// What the API says of a container.
+/// The status of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContainerStatus {
     /// Whether it is ready for traffic.
     pub ready: bool,
     /// How often it was started again.
     pub restarts: u64,
-    /// What it is doing.
+    /// Its state.
     pub state: ContainerState,
     /// Why it waits, or why it ended.
     pub reason: Option<Box<str>>,
@@ -228,7 +228,7 @@ pub struct ContainerStatus {
     pub last_reason: Option<Box<str>>,
 }
 
-/// What a container is doing.
+/// Whether a container runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ContainerState {
     /// Not started yet, or to be started again.
@@ -245,7 +245,7 @@ pub enum ContainerState {
 pub struct KubernetesNode {
     /// Its name.
     pub name: Box<str>,
-    /// `status.allocatable.cpu`: what pods may ask for in all.
+    /// `status.allocatable.cpu`: what its pods may request in all.
     pub cpu: Option<Quantity>,
     /// `status.allocatable.memory`.
     pub memory: Option<Quantity>,
@@ -260,19 +260,19 @@ pub struct KubernetesNode {
 pub struct Namespace {
     /// Its name.
     pub name: Box<str>,
-    /// The labels that are wanted.
+    /// The labels that are kept.
     pub labels: Labels,
 }
 
-/// What the API can be asked for.
-pub trait Object: Sized + Send + 'static {
+/// A kind of object that can be requested from the API.
+pub trait ApiObject: Sized + Send + 'static {
     /// The resource's name in the API.
     const RESOURCE: &'static str;
 
-    /// Whether only its metadata is asked for.
+    /// Whether only its metadata is requested.
     const METADATA_ONLY: bool;
 
-    /// Whether its UID tells it from others, else its name.
+    /// Whether it is identified by its UID, else by its name.
     const BY_UID: bool;
 
     /// Reads one from JSON.
@@ -281,17 +281,17 @@ pub trait Object: Sized + Send + 'static {
     /// When it is not such an object.
     fn read(json: &str, kept_labels: &KeptLabels) -> Result<Self, serde_json::Error>;
 
-    /// What tells it from others of its kind.
+    /// What identifies it among others of its kind.
     fn key(&self) -> &str;
 }
 
-impl Object for Pod {
+impl ApiObject for Pod {
     const RESOURCE: &'static str = "pods";
     const METADATA_ONLY: bool = false;
     const BY_UID: bool = true;
 
     fn read(json: &str, kept_labels: &KeptLabels) -> Result<Self, serde_json::Error> {
-        wire::pod(json, kept_labels)
+        reduce::pod(json, kept_labels)
     }
 
     fn key(&self) -> &str {
@@ -299,13 +299,13 @@ impl Object for Pod {
     }
 }
 
-impl Object for KubernetesNode {
+impl ApiObject for KubernetesNode {
     const RESOURCE: &'static str = "nodes";
     const METADATA_ONLY: bool = false;
     const BY_UID: bool = false;
 
     fn read(json: &str, _: &KeptLabels) -> Result<Self, serde_json::Error> {
-        wire::kubernetes_node(json)
+        reduce::kubernetes_node(json)
     }
 
     fn key(&self) -> &str {
@@ -313,13 +313,13 @@ impl Object for KubernetesNode {
     }
 }
 
-impl Object for Namespace {
+impl ApiObject for Namespace {
     const RESOURCE: &'static str = "namespaces";
     const METADATA_ONLY: bool = true;
     const BY_UID: bool = false;
 
     fn read(json: &str, kept_labels: &KeptLabels) -> Result<Self, serde_json::Error> {
-        wire::namespace(json, kept_labels)
+        reduce::namespace(json, kept_labels)
     }
 
     fn key(&self) -> &str {
@@ -327,7 +327,7 @@ impl Object for Namespace {
     }
 }
 
-/// The labels whose keys are wanted, in the order of the keys.
+/// The labels with these keys, in the order of the keys.
 fn chosen(keys: &[String], labels: &BTreeMap<String, String>) -> Labels {
     keys.iter().filter_map(|key| Some((key.as_str().into(), kept(labels.get(key)?)))).collect()
 }

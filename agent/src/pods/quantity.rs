@@ -20,7 +20,7 @@ pub struct Quantity {
     nano: u128,
 }
 
-/// Why a text is no quantity that anything can be asked for in.
+/// Why a text is not a valid quantity of resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
     /// No digits, or something among them.
@@ -132,7 +132,7 @@ impl Scale {
         // The point's place among the digits, counted in 10^-9.
         let point = i64::try_from(whole.len()).unwrap_or(i64::MAX).saturating_add(i64::from(power)).saturating_add(9);
         let leading = point.saturating_sub(i64::try_from(first).unwrap_or(i64::MAX));
-        // More than 10^28 times 10^-9 is past the cap. Far below the point, all there is to say is that it is not nothing.
+        // More than 10^28 times 10^-9 is past the cap. Far below the point, all that is left is that it is more than zero.
         if leading > 28 {
             return LARGEST;
         }

@@ -1,4 +1,4 @@
-//! What a pod sets aside on its node (pure), by the scheduler's rule.
+//! The CPUs and memory that a pod sets aside on its node (pure), by the scheduler's rule.
 //!
 //! Source: k8s.io/component-helpers/resource/helpers.go, `PodRequests` with `UseStatusResources`, as of 1.37: the larger of what
 //! the containers and sidecars request together and what any init container requests beside the sidecars before it;
@@ -121,7 +121,7 @@ fn sum(a: Option<Quantity>, b: Option<Quantity>) -> Option<Quantity> {
     }
 }
 
-/// Of what a container of this pod asks for and is allowed, what is in force: what the status reports, else what the spec says,
+/// The requests and limits of a container that are in force: those that the status reports, else those of the spec,
 /// unless the node has refused that.
 pub fn in_force(pod: &Pod, container: &Container) -> Resources {
     let requests = actuated(container, pod.resize_infeasible).unwrap_or_default();

@@ -30,10 +30,10 @@ use crate::{
 /// Where Kubernetes puts the certificates that the API server's is signed by.
 const AUTHORITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 
-/// A server, as its files last told.
+/// A server, as its files were when last read.
 #[derive(Clone)]
 pub struct Server {
-    origin: Origin,
+    origin: ServerOrigin,
     config: Config,
     proxy: Option<Proxy>,
     /// What a change of leads to another client.
@@ -44,14 +44,14 @@ pub struct Server {
     logged: Option<String>,
 }
 
-/// Where it is told how a server is reached.
+/// Where the settings to reach a server come from.
 #[derive(Clone)]
-enum Origin {
+enum ServerOrigin {
     /// By the pod's service account.
     ServiceAccount(Proxies),
     /// By a kubeconfig.
     Kubeconfig(PathBuf, Proxies),
-    /// By podmeter's own settings.
+    /// podmeter's settings.
     Settings,
 }
 
@@ -62,8 +62,8 @@ impl Server {
     /// When the files are not there or not usable.
     pub async fn of_cluster(kubeconfig: Option<&PathBuf>, proxies: &Proxies) -> Result<Self, ApiError> {
         Self::read(match kubeconfig {
-            None => Origin::ServiceAccount(proxies.clone()),
-            Some(path) => Origin::Kubeconfig(path.clone(), proxies.clone()),
+            None => ServerOrigin::ServiceAccount(proxies.clone()),
+            Some(path) => ServerOrigin::Kubeconfig(path.clone(), proxies.clone()),
         })
         .await
     }
@@ -71,17 +71,17 @@ impl Server {
     /// A kubelet. It is this node's own: no proxy leads to it.
     pub fn kubelet(config: Config) -> Self {
         let files = config.root_cert_file.iter().cloned().collect();
-        Self { origin: Origin::Settings, config: settled(config), proxy: None, files, tls: None, logged: None }
+        Self { origin: ServerOrigin::Settings, config: settled(config), proxy: None, files, tls: None, logged: None }
     }
 
-    async fn read(origin: Origin) -> Result<Self, ApiError> {
+    async fn read(origin: ServerOrigin) -> Result<Self, ApiError> {
         let (config, proxy, files) = match &origin {
-            Origin::ServiceAccount(proxies) => {
+            ServerOrigin::ServiceAccount(proxies) => {
                 let config = Config::incluster().map_err(ApiError::InCluster)?;
                 let proxy = proxy::from_environment(proxies, &config.cluster_url)?;
                 (config, proxy, vec![AUTHORITY.into()])
             }
-            Origin::Kubeconfig(path, proxies) => {
+            ServerOrigin::Kubeconfig(path, proxies) => {
                 let wrong = |source: kube::config::KubeconfigError| ApiError::kubeconfig(path, source);
                 let mut kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;
                 let files = files(path, &kubeconfig);
@@ -89,13 +89,13 @@ impl Server {
                 let named = take_proxy(&mut kubeconfig);
                 let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(wrong)?;
                 let proxy = match named {
-                    // It is for this cluster: NO_PROXY says nothing about it, as kubectl has it.
+                    // It is for this cluster: NO_PROXY does not apply, as in kubectl.
                     Some(url) => Some(proxy::named("proxy-url in the kubeconfig", &url, &config.cluster_url)?),
                     None => proxy::from_environment(proxies, &config.cluster_url)?,
                 };
                 (config, proxy, files)
             }
-            Origin::Settings => unreachable!("a kubelet's settings are not read again"),
+            ServerOrigin::Settings => unreachable!("a kubelet's settings are not read again"),
         };
         if config.root_cert.as_ref().is_some_and(Vec::is_empty) {
             return Err(ApiError::NoAuthority);
@@ -111,14 +111,14 @@ impl Server {
         }
     }
 
-    /// The files whose change makes a client an old one. From before they are read.
+    /// The files whose change makes a client outdated, as they are before they are read.
     pub fn watched(&self) -> Watched {
         Watched::new(self.files.iter().cloned())
     }
 
     /// Reads everything again. What cannot be read stays as it was: it may be half written.
     pub async fn read_again(&mut self) {
-        if matches!(self.origin, Origin::Settings) {
+        if matches!(self.origin, ServerOrigin::Settings) {
             return;
         }
         match Self::read(self.origin.clone()).await {
@@ -129,7 +129,7 @@ impl Server {
 
     fn cannot_read(&mut self, error: &str) {
         if self.logged.as_deref() != Some(error) {
-            warn!("{error}; what was read before is used to reach {} until it can be read", self.address());
+            warn!("{error}; the files as last read are used to reach {} until they can be read again", self.address());
             self.logged = Some(error.to_owned());
         }
     }
@@ -142,7 +142,7 @@ impl Server {
         let tls = match (self.config.rustls_client_config(), self.tls.clone()) {
             (Ok(tls), _) => {
                 if self.logged.take().is_some() {
-                    info!("the files to reach {} by can be read again", self.address());
+                    info!("the files that configure access to {} can be read again", self.address());
                 }
                 Arc::new(tls)
             }
@@ -167,7 +167,7 @@ impl Server {
 
 /// What is the same for every server.
 fn settled(mut config: Config) -> Config {
-    // A program that is run for a token would take the terminal's keys and write over `top`.
+    // A program that is run for a token would take the terminal's input and write over `top`.
     if let Some(exec) = &mut config.auth_info.exec {
         exec.interactive_mode = Some(ExecInteractiveMode::Never);
     }

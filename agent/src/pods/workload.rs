@@ -1,4 +1,4 @@
-//! A pod's owner reference -> the workload that people know (pure), without asking the API for the owner's owner.
+//! A pod's owner reference -> the workload that people know (pure), without a request for the owner's owner.
 //!
 //! - A ReplicaSet that a Deployment made has the Deployment's name, a dash and the value of the pods' label `pod-template-hash`
 //!   (pkg/controller/deployment/sync.go, `getNewReplicaSet`). Without that label it was not a Deployment that made it.
@@ -78,7 +78,7 @@ impl WorkloadKind {
     }
 }
 
-/// What a pod says of its controller.
+/// A pod's reference to its controller.
 #[derive(Clone, Copy, Debug)]
 pub struct PodOwner<'a> {
     /// WorkloadKind of the controller.
@@ -142,7 +142,7 @@ mod tests {
         let of = |name, hash| found("ReplicaSet", name, hash, "");
         assert_eq!(of("web-5d8f7c9b4", Some("5d8f7c9b4")), Some((WorkloadKind::Deployment, "web".to_owned())));
         assert_eq!(of("a-b-5d8f7c9b4", Some("5d8f7c9b4")), Some((WorkloadKind::Deployment, "a-b".to_owned())));
-        // Another controller's, such as an Argo Rollout's, and one that somebody made by hand.
+        // Another controller's, such as an Argo Rollout's, and one that a person made.
         assert_eq!(of("web-5d8f7c9b4", None), Some((WorkloadKind::ReplicaSet, "web-5d8f7c9b4".to_owned())));
         assert_eq!(of("web-5d8f7c9b4", Some("other")), Some((WorkloadKind::ReplicaSet, "web-5d8f7c9b4".to_owned())));
         assert_eq!(of("-x", Some("x")), Some((WorkloadKind::ReplicaSet, "-x".to_owned())));

@@ -7,7 +7,7 @@
 use super::{ActiveSignal, Readings, Signal, SignalError};
 use crate::cgroups::{
     Cgroup, Cgroups,
-    files::{self, Limits},
+    files::{self, CgroupLimits},
 };
 use crate::metric::{Metric, MetricKind, Point, Scope, Value};
 
@@ -70,7 +70,7 @@ impl ActiveSignal for Files {
     }
 }
 
-fn points(limits: &Limits) -> Vec<Point> {
+fn points(limits: &CgroupLimits) -> Vec<Point> {
     let whole = |metric, value: Option<u64>| value.map(|v| Point::new(metric, 0, Value::Int(v)));
     [
         whole(&CPU_WEIGHT, limits.cpu_weight),

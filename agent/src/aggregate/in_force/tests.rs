@@ -74,7 +74,7 @@ fn what_it_does_not_know_is_read_by_the_curve_of_what_it_knows() {
     let mut known = PodIndex::default();
     known.set_pod(pod(UID, &[("a", 100)]));
     let mut in_force = RequestsInForce::default();
-    // kubelet by the one curve, the runtime by the other: 2 CPUs of a pod that the API has not told of yet.
+    // kubelet by the one curve, the runtime by the other: 2 CPUs of a pod that the API does not have yet.
     let cgroups = [(&*path(UID, ""), 4), (&path(UID, "a"), 17), (&path(OTHER, ""), 79), (&path(OTHER, "c"), 174)];
     let near = |milli: Option<u64>, wanted: u64| milli.is_some_and(|milli| milli.abs_diff(wanted) <= 30);
     let with = requested(&mut in_force, &cgroups, Some(&known));
@@ -98,7 +98,7 @@ fn without_kubernetes_a_containers_weight_beside_its_pods_tells_the_curve() {
         assert!(near(requested[0], 250) && near(requested[1], 250), "{curve:?}: {requested:?}");
         assert_eq!(requested[2], None);
     }
-    // Two containers of one pod, neither with the pod's weight: nothing tells.
+    // Two containers of one pod, neither with the pod's weight: there is no evidence.
     let cgroups = [(&*path(UID, ""), 20), (&path(UID, "a"), 10), (&path(UID, "b"), 10)];
     assert_eq!(requested(&mut RequestsInForce::default(), &cgroups, None)[1..], [None; 2]);
 }

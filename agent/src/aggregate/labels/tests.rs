@@ -53,14 +53,14 @@ fn a_container_waits_for_its_name_and_not_for_ever() {
     let mut table = Table::default();
     table.insert(container_cgroup(2, "a"));
     table.insert(cgroup(3, "/other", None));
-    let nobody = PodIndex::default();
-    assert_eq!(called(&aggregate.batch(0, readings(), &table, names(&nobody, 0))), [None], "only the other one");
-    let waited = aggregate.batch(2, readings(), &table, names(&nobody, PATIENCE_NS));
+    let empty = PodIndex::default();
+    assert_eq!(called(&aggregate.batch(0, readings(), &table, names(&empty, 0))), [None], "only the other one");
+    let waited = aggregate.batch(2, readings(), &table, names(&empty, PATIENCE_NS));
     assert_eq!(called(&waited), [None, None], "by its UID");
     let named = known(&[("app", &"a".repeat(64))]);
     assert_eq!(called(&aggregate.batch(3, readings(), &table, names(&named, PATIENCE_NS + 1))), [Some("app"), None]);
     assert_eq!(
-        called(&aggregate.batch(4, readings(), &table, names(&nobody, PATIENCE_NS + 2))),
+        called(&aggregate.batch(4, readings(), &table, names(&empty, PATIENCE_NS + 2))),
         [Some("app"), None],
         "it is kept"
     );
@@ -71,18 +71,18 @@ fn a_list_that_is_put_off_is_waited_for() {
     let mut aggregate = Aggregate::new(NodeIdentity::default());
     let mut table = Table::default();
     table.insert(container_cgroup(2, "a"));
-    let mut nobody = PodIndex::default();
-    nobody.stats.spread = Duration::from_secs(5);
+    let mut empty = PodIndex::default();
+    empty.stats.spread = Duration::from_secs(5);
     let mut called_at = |known: &PodIndex, now_ns| called(&aggregate.batch(0, readings(), &table, names(known, now_ns))).len();
-    assert_eq!((called_at(&nobody, 0), called_at(&nobody, PATIENCE_NS)), (0, 0));
-    assert_eq!(called_at(&nobody, PATIENCE_NS + 5_000_000_000), 1, "it does not come");
+    assert_eq!((called_at(&empty, 0), called_at(&empty, PATIENCE_NS)), (0, 0));
+    assert_eq!(called_at(&empty, PATIENCE_NS + 5_000_000_000), 1, "it does not come");
 }
 
 #[test]
 fn a_container_waits_as_long_as_kubelets_status_takes() {
     let (mut table, id) = (Table::default(), "a".repeat(64));
     table.insert(container_cgroup(2, "a"));
-    // For how long a container of this pod waits that the status does not tell of.
+    // How long a container waits that the status of this pod does not have.
     let waits = |known: &mut PodIndex| {
         known.stats.following_mut(Followed::Pods).works();
         let known = &*known;
@@ -110,7 +110,7 @@ fn a_container_waits_as_long_as_kubelets_status_takes() {
     assert_eq!(waits(&mut PodIndex::default()), [false, true, true], "a pod that the API does not have yet");
     assert_eq!(waits(&mut with(pod(None, None))), [false, false, true], "an image is being pulled");
     assert_eq!(waits(&mut with(pod(Some("the one before"), None))), [false, true, true], "it was started again");
-    assert_eq!(waits(&mut with(pod(None, Some(PodPhase::Failed)))), [true; 3], "nothing more will be said");
+    assert_eq!(waits(&mut with(pod(None, Some(PodPhase::Failed)))), [true; 3], "the status will not change any more");
     assert_eq!(waits(&mut with(pod(Some(&id), None))), [true; 3], "its name is known");
 }
 
@@ -131,17 +131,17 @@ fn names_are_added_to_a_container_that_was_exported_without_and_none_changes() {
 }
 
 #[test]
-fn last_words_wait_for_a_name_and_are_said_once() {
+fn final_values_wait_for_a_name_and_are_exported_once() {
     let mut aggregate = Aggregate::new(NodeIdentity::default());
-    let (table, nobody) = (Table::default(), PodIndex::default());
+    let (table, empty) = (Table::default(), PodIndex::default());
     let mut dead = container_cgroup(2, "a");
     dead.died_ns = Some(5);
     aggregate.retire(&dead, vec![point(1.0)]);
-    assert!(called(&aggregate.batch(1, Vec::new(), &table, names(&nobody, 6))).is_empty());
+    assert!(called(&aggregate.batch(1, Vec::new(), &table, names(&empty, 6))).is_empty());
     let named = known(&[("app", &"a".repeat(64))]);
     assert_eq!(called(&aggregate.batch(2, Vec::new(), &table, names(&named, 7))), [Some("app")]);
     assert!(called(&aggregate.batch(3, Vec::new(), &table, names(&named, 8))).is_empty());
-    // Nobody tells of this one, and the agent ends.
+    // Kubernetes never reports this one, and the agent ends.
     let mut unheard = container_cgroup(3, "b");
     unheard.died_ns = Some(5);
     aggregate.retire(&unheard, vec![point(1.0)]);
@@ -167,7 +167,7 @@ fn the_oldest_container_that_lives_and_is_not_listed_is_the_sandbox() {
     let mut sandbox = table.remove(2).expect("is there");
     sandbox.died_ns = Some(2);
     aggregate.retire(&sandbox, vec![point(1.0)]);
-    // Also where something happened in it, which is told first.
+    // Also where something happened in it, which is exported first.
     let details = Vec::new();
     let event = Event { name: "test", cgroup: (2, sandbox.id), time_ns: 2, body: String::new(), attributes: details };
     aggregate.events.push((event, Some(sandbox)));

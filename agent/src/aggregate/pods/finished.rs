@@ -20,7 +20,7 @@ pub struct FinishedPods {
 
 #[derive(Clone, Copy, Debug)]
 struct ExportState {
-    /// When it finished, as it says itself, else when it was first seen so.
+    /// When it finished, by its status, else when it was first seen finished.
     since: Duration,
     exported: bool,
 }
@@ -101,13 +101,13 @@ mod tests {
         assert_eq!(uids(&chosen), (2900..3000).rev().collect::<Vec<_>>(), "the newest");
         assert_eq!(chosen.left_out, 2900);
         // Those that no batch has had, of the ten minutes before the agent began and of those that are kept.
-        let mut told: Vec<u64> = uids(&chosen);
+        let mut exported: Vec<u64> = uids(&chosen);
         for batch in 1..10 {
-            told.extend(uids(&finished.choose(&known, NOW + batch * second)));
+            exported.extend(uids(&finished.choose(&known, NOW + batch * second)));
         }
-        told.sort_unstable();
-        told.dedup();
-        assert!(told.len() >= 500, "{}", told.len());
+        exported.sort_unstable();
+        exported.dedup();
+        assert!(exported.len() >= 500, "{}", exported.len());
         // When their time is over nothing is left of them but their number.
         let chosen = finished.choose(&known, NOW + KEPT);
         assert_eq!((uids(&chosen), chosen.left_out), (Vec::new(), 3000));
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_finishes_under_our_eyes_is_exported_whatever_time_it_says() {
+    fn one_that_is_seen_to_finish_is_exported_whatever_time_its_status_has() {
         let mut finished = FinishedPods::default();
         let mut known = known([Pod { phase: Some(PodPhase::Running), ..pod(1, None) }]);
         assert!(uids(&finished.choose(&known, NOW)).is_empty());
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_does_not_say_when_counts_from_when_it_was_seen() {
+    fn one_whose_status_has_no_time_counts_from_when_it_was_seen() {
         let mut finished = FinishedPods::default();
         let known = known([pod(1, None)]);
         assert_eq!(uids(&finished.choose(&known, NOW)), [1]);

@@ -1,8 +1,11 @@
-//! Every layout that kubelet, runtimes and systemd make, and strings that nobody makes.
+//! Every layout that kubelet, runtimes and systemd make, and strings that none of them makes.
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    part::{SHORT_ID, is_id},
+    *,
+};
 
 const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const OTHER_ID: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
@@ -23,8 +26,8 @@ fn path(layout: &str) -> String {
         .replace("STATIC", STATIC_UID)
 }
 
-/// `parse` in the words of the tables: `CgroupKind name`, then what it belongs to, each only where there is something.
-fn told(layout: &str, kubelets: Kubelets) -> String {
+/// `parse` as the tables write it: `CgroupKind name`, then what it belongs to, each only where there is something.
+fn described(layout: &str, kubelets: Kubelets) -> String {
     let name = parse(&path(layout), kubelets);
     let mut words = vec![name.kind.as_str().to_owned(), name.name.replace(&path("U_ID"), "U_ID")];
     let uid = |uid: String| match uid.as_str() {
@@ -49,7 +52,7 @@ fn told(layout: &str, kubelets: Kubelets) -> String {
 fn expect(table: &[(&str, &str)], kubelets: Kubelets) {
     for (layout, expected) in table {
         let expected = expected.replace("SHORT2", &OTHER_ID[..SHORT_ID]).replace("SHORT", SHORT);
-        assert_eq!(told(layout, kubelets), expected, "{layout}, {kubelets:?}");
+        assert_eq!(described(layout, kubelets), expected, "{layout}, {kubelets:?}");
     }
 }
 
@@ -85,7 +88,7 @@ fn kubelets_systemd_driver() {
             "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podU_ID.slice/crio-conmon-ID.scope",
             "Scope crio-conmon-SHORT pod=UID qos=BestEffort",
         ),
-        // CRI-O's sandbox without processes of its own, and where conmon is kept out of pods (`conmon_cgroup`).
+        // CRI-O's sandbox without processes, and where conmon is kept out of pods (`conmon_cgroup`).
         ("/kubepods.slice/kubepods-podU_ID.slice/crio-ID", "Container SHORT pod=UID id=ID by=cri-o qos=Guaranteed"),
         ("/system.slice/crio-conmon-ID.scope", "Scope crio-conmon-SHORT"),
         ("/kubepods.slice/kubepods-podU_ID.slice", &format!("Pod {UID} pod=UID qos=Guaranteed")),
@@ -174,14 +177,14 @@ fn a_kubelet_in_a_container() {
 #[test]
 fn what_a_container_made_is_never_another_pods_or_containers() {
     let own = "/kubepods.slice/kubepods-podU_ID.slice/cri-containerd-ID.scope";
-    let told = "pod=UID id=ID by=containerd qos=Guaranteed nested";
+    let owner = "pod=UID id=ID by=containerd qos=Guaranteed nested";
     check(&[
-        (&format!("{own}/kubepods"), &format!("Cgroup kubepods {told}")),
-        (&format!("{own}/kubepods/podUID2"), &format!("Cgroup pod{OTHER_UID} {told}")),
-        (&format!("{own}/kubepods/podUID2/ID2"), &format!("Container SHORT2 {told}")),
-        (&format!("{own}/kubepods.slice/kubepods-podU_ID2.slice/crio-ID2.scope"), &format!("Container SHORT2 {told}")),
-        (&format!("{own}/kubepods-podU_ID2.slice:cri-containerd:ID2"), &format!("Container SHORT2 {told}")),
-        (&format!("{own}/libpod_parent/ID2/libpod-ID2"), &format!("Container SHORT2 {told}")),
+        (&format!("{own}/kubepods"), &format!("Cgroup kubepods {owner}")),
+        (&format!("{own}/kubepods/podUID2"), &format!("Cgroup pod{OTHER_UID} {owner}")),
+        (&format!("{own}/kubepods/podUID2/ID2"), &format!("Container SHORT2 {owner}")),
+        (&format!("{own}/kubepods.slice/kubepods-podU_ID2.slice/crio-ID2.scope"), &format!("Container SHORT2 {owner}")),
+        (&format!("{own}/kubepods-podU_ID2.slice:cri-containerd:ID2"), &format!("Container SHORT2 {owner}")),
+        (&format!("{own}/libpod_parent/ID2/libpod-ID2"), &format!("Container SHORT2 {owner}")),
         ("/kubepods/podUID/ID/kubepods/podUID2/ID2/kubepods/podUID2/ID2", "Container SHORT2 pod=UID id=ID qos=Guaranteed nested"),
     ]);
     expect(
@@ -200,13 +203,13 @@ fn what_a_container_made_is_never_another_pods_or_containers() {
 #[test]
 fn what_runs_inside_a_container_belongs_to_it() {
     let pod = "/kubepods.slice/kubepods-podU_ID.slice";
-    let told = "pod=UID id=ID by=containerd qos=Guaranteed nested";
+    let owner = "pod=UID id=ID by=containerd qos=Guaranteed nested";
     check(&[
-        (&format!("{pod}/cri-containerd-ID.scope/init.scope"), &format!("Scope init {told}")),
-        (&format!("{pod}/cri-containerd-ID.scope/system.slice"), &format!("Slice system {told}")),
-        (&format!("{pod}/cri-containerd-ID.scope/system.slice/foo.service"), &format!("Service foo {told}")),
-        (&format!("{pod}/cri-containerd-ID.scope/docker/ID2"), &format!("Container SHORT2 {told}")),
-        (&format!("{pod}/cri-containerd-ID.scope/docker/ID2/deeper"), &format!("Cgroup deeper {told}")),
+        (&format!("{pod}/cri-containerd-ID.scope/init.scope"), &format!("Scope init {owner}")),
+        (&format!("{pod}/cri-containerd-ID.scope/system.slice"), &format!("Slice system {owner}")),
+        (&format!("{pod}/cri-containerd-ID.scope/system.slice/foo.service"), &format!("Service foo {owner}")),
+        (&format!("{pod}/cri-containerd-ID.scope/docker/ID2"), &format!("Container SHORT2 {owner}")),
+        (&format!("{pod}/cri-containerd-ID.scope/docker/ID2/deeper"), &format!("Cgroup deeper {owner}")),
         ("/docker/ID/init", "Cgroup init id=ID by=docker nested"),
     ]);
     expect(&[("/lxc.payload.builder/docker/ID", "Container SHORT id=ID by=docker nested")], Kubelets::Any);

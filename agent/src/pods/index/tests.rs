@@ -49,7 +49,7 @@ fn a_deleted_pod_is_remembered_for_a_while_and_not_for_ever() {
     known.forget_pod(UID, start);
     assert_eq!((name(&known, UID, "one"), known.counts()), (Some("app"), (0, 1)));
     assert_eq!(known.living().count(), 0);
-    // Deleted again, as a list that comes later tells once more: remembered from the first time.
+    // Deleted again, as by a list that comes later: remembered from the first time.
     known.keep_pods(&HashSet::new(), start + REMEMBERED / 2);
     known.forget_pod("another", start + REMEMBERED);
     assert_eq!(known.counts(), (0, 0));
@@ -207,6 +207,36 @@ fn addresses_are_those_of_living_pods_that_no_range_of_the_node_has() {
     assert_eq!(known.addresses().expect("known").node, [range("10.0.0.1")]);
     known.forget_pod("a", Instant::now());
     assert_eq!(cluster(&known), [range("10.244.1.0/24")]);
+}
+
+#[test]
+fn the_revision_of_addresses_changes_with_them_and_only_then() {
+    let at = |uid: &str, address: &str| Pod { addresses: vec![address.parse().expect("an address")], ..pod(uid, &[]) };
+    let mut known = PodIndex::default();
+    known.set_pod(at("a", "10.9.0.5"));
+    assert_eq!(known.addresses_revision(), None, "not all pods are known");
+    known.stats.following_mut(Followed::Pods).works();
+    let mut before = known.addresses_revision();
+    let mut changes = |known: &PodIndex| std::mem::replace(&mut before, known.addresses_revision()) != known.addresses_revision();
+    let node =
+        || KubernetesNode { name: "n".into(), addresses: vec!["10.0.0.1".parse().expect("an address")], ..Default::default() };
+    type Change<'a> = &'a dyn Fn(&mut PodIndex);
+    let steps: [(&str, Change<'_>, bool); 10] = [
+        ("the same pod", &|known| known.set_pod(at("a", "10.9.0.5")), false),
+        ("a pod without addresses", &|known| known.set_pod(pod("b", &[("app", None)])), false),
+        ("another address", &|known| known.set_pod(at("a", "10.9.0.6")), true),
+        ("another pod", &|known| known.set_pod(at("c", "10.9.0.7")), true),
+        ("it is over", &|known| known.set_pod(Pod { phase: Some(PodPhase::Failed), ..at("c", "10.9.0.7") }), true),
+        ("it is deleted", &|known| known.forget_pod("c", Instant::now()), false),
+        ("a living pod is deleted", &|known| known.keep_pods(&HashSet::new(), Instant::now()), true),
+        ("the node", &|known| known.set_node(node()), true),
+        ("the same node", &|known| known.set_node(KubernetesNode { cpu: "4".parse().ok(), ..node() }), false),
+        ("no node", &|known| known.forget_node(), true),
+    ];
+    for (what, change, changed) in steps {
+        change(&mut known);
+        assert_eq!(changes(&known), changed, "{what}");
+    }
 }
 
 #[test]

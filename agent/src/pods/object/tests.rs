@@ -65,7 +65,7 @@ fn ids_reasons_and_restarts_of_a_container_that_crashes() {
     };
     let read = read(&cluster::Pod::new("web-1", vec![app, other, cluster::Container::new("new", "")]));
     let [app, other, new] = &read.containers[..] else { panic!("three containers") };
-    assert_eq!((app.id.as_deref(), app.previous_id.as_deref()), (Some("second"), None), "the same one, said twice");
+    assert_eq!((app.id.as_deref(), app.previous_id.as_deref()), (Some("second"), None), "the same one, reported twice");
     let status = app.status.as_ref().expect("a status");
     assert_eq!((status.state, status.reason.as_deref()), (ContainerState::Waiting, Some("CrashLoopBackOff")));
     assert_eq!((status.last_reason.as_deref(), status.restarts, status.ready), (Some("OOMKilled"), 2, false));

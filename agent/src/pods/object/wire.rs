@@ -1,38 +1,10 @@
-//! The API's JSON: the fields that are looked at, named as there, and how they become what is kept.
+//! The API's JSON: the fields that are read, named as there.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
-use super::{
-    Container, ContainerRole, ContainerState, ContainerStatus, CpuAndMemory, KeptLabels, KubernetesNode, Namespace, Pod,
-    PodPhase, Quantity, ReportedResources, Resources, Service, chosen, kept,
-};
-use crate::{
-    config::Range,
-    pods::workload::{self, PodOwner},
-};
-
-/// Annotations by which OpenTelemetry lets a pod name its service
-/// (semantic conventions, "Specify resource attributes using Kubernetes annotations").
-const SERVICE: &str = "resource.opentelemetry.io/service.";
-
-/// kubelet's annotation of the mirror pod that it makes in the API for a static one (pkg/kubelet/types/pod_update.go,
-/// `ConfigMirrorAnnotationKey`): where it is set, the pod is one (`IsMirrorPod`).
-const MIRROR: &str = "kubernetes.io/config.mirror";
-
-/// kubelet's annotation of a static pod and its mirror (`ConfigHashAnnotationKey`): the UID that is in the paths of the cgroups.
-const STATIC_UID: &str = "kubernetes.io/config.hash";
-
-/// Addresses of one pod or node that are kept, and ranges. Kubernetes has two at most, one of either family.
-const ADDRESSES: usize = 4;
-
-/// Containers of one role in one pod that are kept. The API sets no limit but an object's 1.5 MiB.
-const CONTAINERS: usize = 64;
+use crate::pods::quantity::Quantity;
 
 /// `null` stands for nothing there, as Go's encoder writes it.
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
@@ -54,402 +26,205 @@ fn if_readable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Quan
 }
 
 #[derive(Deserialize)]
-struct WirePod {
-    metadata: WireMetadata,
+pub(super) struct WirePod {
+    pub(super) metadata: WireMetadata,
     #[serde(default, deserialize_with = "or_default")]
-    spec: WirePodSpec,
+    pub(super) spec: WirePodSpec,
     #[serde(default, deserialize_with = "or_default")]
-    status: WirePodStatus,
+    pub(super) status: WirePodStatus,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct WireMetadata {
-    name: String,
+pub(super) struct WireMetadata {
+    pub(super) name: String,
     #[serde(default, deserialize_with = "or_default")]
-    uid: String,
+    pub(super) uid: String,
     #[serde(default, deserialize_with = "or_default")]
-    namespace: String,
+    pub(super) namespace: String,
     #[serde(default, deserialize_with = "or_default")]
-    creation_timestamp: String,
+    pub(super) creation_timestamp: String,
     #[serde(default, deserialize_with = "or_default")]
-    labels: BTreeMap<String, String>,
+    pub(super) labels: BTreeMap<String, String>,
     #[serde(default, deserialize_with = "or_default")]
-    annotations: BTreeMap<String, String>,
+    pub(super) annotations: BTreeMap<String, String>,
     #[serde(default, deserialize_with = "or_default")]
-    owner_references: Vec<WireOwnerReference>,
+    pub(super) owner_references: Vec<WireOwnerReference>,
 }
 
 #[derive(Deserialize)]
-struct WireOwnerReference {
+pub(super) struct WireOwnerReference {
     #[serde(default)]
-    kind: String,
+    pub(super) kind: String,
     #[serde(default)]
-    name: String,
+    pub(super) name: String,
     #[serde(default, deserialize_with = "or_default")]
-    controller: bool,
+    pub(super) controller: bool,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct WirePodSpec {
-    priority_class_name: Option<String>,
+pub(super) struct WirePodSpec {
+    pub(super) priority_class_name: Option<String>,
     #[serde(deserialize_with = "or_default")]
-    host_network: bool,
+    pub(super) host_network: bool,
     #[serde(deserialize_with = "or_default")]
-    resources: WireResources,
+    pub(super) resources: WireResources,
     #[serde(deserialize_with = "or_default")]
-    overhead: WireAmounts,
+    pub(super) overhead: WireAmounts,
     #[serde(deserialize_with = "or_default")]
-    containers: Vec<WireContainer>,
+    pub(super) containers: Vec<WireContainer>,
     #[serde(deserialize_with = "or_default")]
-    init_containers: Vec<WireContainer>,
+    pub(super) init_containers: Vec<WireContainer>,
     #[serde(deserialize_with = "or_default")]
-    ephemeral_containers: Vec<WireContainer>,
+    pub(super) ephemeral_containers: Vec<WireContainer>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct WireContainer {
-    name: String,
-    restart_policy: Option<String>,
+pub(super) struct WireContainer {
+    pub(super) name: String,
+    pub(super) restart_policy: Option<String>,
     #[serde(default, deserialize_with = "or_default")]
-    resources: WireResources,
+    pub(super) resources: WireResources,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct WireResources {
+pub(super) struct WireResources {
     #[serde(deserialize_with = "or_default")]
-    requests: WireAmounts,
+    pub(super) requests: WireAmounts,
     #[serde(deserialize_with = "or_default")]
-    limits: WireAmounts,
+    pub(super) limits: WireAmounts,
 }
 
 /// The resources of a status, where an empty list is not the same as none.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct WireStatusResources {
-    requests: Option<WireAmounts>,
-    limits: Option<WireAmounts>,
+pub(super) struct WireStatusResources {
+    pub(super) requests: Option<WireAmounts>,
+    pub(super) limits: Option<WireAmounts>,
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(default)]
-struct WireAmounts {
+pub(super) struct WireAmounts {
     #[serde(deserialize_with = "if_readable")]
-    cpu: Option<Quantity>,
+    pub(super) cpu: Option<Quantity>,
     #[serde(deserialize_with = "if_readable")]
-    memory: Option<Quantity>,
+    pub(super) memory: Option<Quantity>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct WirePodStatus {
-    phase: Option<String>,
-    qos_class: Option<String>,
+pub(super) struct WirePodStatus {
+    pub(super) phase: Option<String>,
+    pub(super) qos_class: Option<String>,
     /// The state of a resize before 1.33.
-    resize: Option<String>,
-    resources: Option<WireStatusResources>,
-    allocated_resources: Option<WireAmounts>,
+    pub(super) resize: Option<String>,
+    pub(super) resources: Option<WireStatusResources>,
+    pub(super) allocated_resources: Option<WireAmounts>,
     #[serde(rename = "hostIPs", deserialize_with = "or_default")]
-    host_ips: Vec<WirePodAddress>,
+    pub(super) host_ips: Vec<WirePodAddress>,
     #[serde(rename = "podIPs", deserialize_with = "or_default")]
-    pod_ips: Vec<WirePodAddress>,
+    pub(super) pod_ips: Vec<WirePodAddress>,
     #[serde(deserialize_with = "or_default")]
-    conditions: Vec<WireCondition>,
+    pub(super) conditions: Vec<WireCondition>,
     #[serde(deserialize_with = "or_default")]
-    container_statuses: Vec<WireContainerStatus>,
+    pub(super) container_statuses: Vec<WireContainerStatus>,
     #[serde(deserialize_with = "or_default")]
-    init_container_statuses: Vec<WireContainerStatus>,
+    pub(super) init_container_statuses: Vec<WireContainerStatus>,
     #[serde(deserialize_with = "or_default")]
-    ephemeral_container_statuses: Vec<WireContainerStatus>,
+    pub(super) ephemeral_container_statuses: Vec<WireContainerStatus>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct WirePodAddress {
-    ip: String,
+pub(super) struct WirePodAddress {
+    pub(super) ip: String,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct WireCondition {
+pub(super) struct WireCondition {
     #[serde(rename = "type", deserialize_with = "or_default")]
-    kind: String,
+    pub(super) kind: String,
     #[serde(deserialize_with = "or_default")]
-    reason: String,
+    pub(super) reason: String,
     #[serde(deserialize_with = "or_default")]
-    last_transition_time: String,
+    pub(super) last_transition_time: String,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct WireContainerStatus {
-    name: String,
+pub(super) struct WireContainerStatus {
+    pub(super) name: String,
     #[serde(default, rename = "containerID", deserialize_with = "or_default")]
-    container_id: String,
+    pub(super) container_id: String,
     #[serde(default, deserialize_with = "or_default")]
-    ready: bool,
+    pub(super) ready: bool,
     #[serde(default, deserialize_with = "or_default")]
-    restart_count: u64,
+    pub(super) restart_count: u64,
     #[serde(default, deserialize_with = "or_default")]
-    state: WireState,
+    pub(super) state: WireState,
     #[serde(default, deserialize_with = "or_default")]
-    last_state: WireState,
-    resources: Option<WireStatusResources>,
-    allocated_resources: Option<WireAmounts>,
+    pub(super) last_state: WireState,
+    pub(super) resources: Option<WireStatusResources>,
+    pub(super) allocated_resources: Option<WireAmounts>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct WireState {
-    waiting: Option<WireStateDetail>,
-    running: Option<IgnoredAny>,
-    terminated: Option<WireStateDetail>,
+pub(super) struct WireState {
+    pub(super) waiting: Option<WireStateDetail>,
+    pub(super) running: Option<IgnoredAny>,
+    pub(super) terminated: Option<WireStateDetail>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct WireStateDetail {
-    reason: Option<String>,
+pub(super) struct WireStateDetail {
+    pub(super) reason: Option<String>,
     #[serde(rename = "containerID")]
-    container_id: Option<String>,
+    pub(super) container_id: Option<String>,
     #[serde(rename = "finishedAt")]
-    finished_at: Option<String>,
+    pub(super) finished_at: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct WireNode {
-    metadata: WireMetadata,
+pub(super) struct WireNode {
+    pub(super) metadata: WireMetadata,
     #[serde(default, deserialize_with = "or_default")]
-    spec: WireNodeSpec,
+    pub(super) spec: WireNodeSpec,
     #[serde(default, deserialize_with = "or_default")]
-    status: WireNodeStatus,
+    pub(super) status: WireNodeStatus,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct WireNodeSpec {
+pub(super) struct WireNodeSpec {
     #[serde(rename = "podCIDRs", deserialize_with = "or_default")]
-    pod_cidrs: Vec<String>,
+    pub(super) pod_cidrs: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct WireNodeAddress {
+pub(super) struct WireNodeAddress {
     #[serde(rename = "type")]
-    kind: String,
-    address: String,
+    pub(super) kind: String,
+    pub(super) address: String,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct WireNodeStatus {
+pub(super) struct WireNodeStatus {
     #[serde(deserialize_with = "or_default")]
-    allocatable: WireAmounts,
+    pub(super) allocatable: WireAmounts,
     #[serde(deserialize_with = "or_default")]
-    addresses: Vec<WireNodeAddress>,
+    pub(super) addresses: Vec<WireNodeAddress>,
 }
 
 #[derive(Deserialize)]
-struct WireNamespace {
-    metadata: WireMetadata,
-}
-
-pub(super) fn pod(json: &str, kept_labels: &KeptLabels) -> Result<Pod, serde_json::Error> {
-    let WirePod { metadata, spec, status } = serde_json::from_str(json)?;
-    if metadata.uid.is_empty() {
-        return Err(serde::de::Error::missing_field("metadata.uid"));
-    }
-    let phase = status.phase.as_deref().and_then(PodPhase::of);
-    let statuses: BTreeMap<&str, &WireContainerStatus> = [&status.container_statuses, &status.init_container_statuses]
-        .into_iter()
-        .chain([&status.ephemeral_container_statuses])
-        .flatten()
-        .map(|status| (status.name.as_str(), status))
-        .collect();
-    let roles = [
-        (spec.init_containers, ContainerRole::Init),
-        (spec.containers, ContainerRole::Main),
-        (spec.ephemeral_containers, ContainerRole::Ephemeral),
-    ];
-    let containers = roles.into_iter().flat_map(|(containers, role)| {
-        let statuses = &statuses;
-        containers.into_iter().take(CONTAINERS).map(move |container| {
-            let status = statuses.get(container.name.as_str()).copied();
-            container_of(container, role, status)
-        })
-    });
-    let containers: Vec<_> = containers.collect();
-    Ok(Pod {
-        cgroup_uid: static_uid(&metadata),
-        workload: workload_of(&metadata),
-        labels: chosen(&kept_labels.labels, &metadata.labels),
-        service: service(&metadata, kept_labels.service_labels),
-        uid: kept(&metadata.uid),
-        namespace: kept(&metadata.namespace),
-        name: kept(&metadata.name),
-        qos: status.qos_class.as_deref().map(kept),
-        priority_class: spec.priority_class_name.as_deref().filter(|name| !name.is_empty()).map(kept),
-        resources: spec.resources.into(),
-        reported: reported(status.resources.as_ref(), status.allocated_resources),
-        resize_infeasible: is_infeasible(&status),
-        overhead: Resources { cpu_request: spec.overhead.cpu, memory_request: spec.overhead.memory, ..Resources::default() },
-        addresses: if spec.host_network { Vec::new() } else { own_addresses(&status) },
-        finished: if phase.is_some_and(PodPhase::is_over) { finished(&status) } else { None },
-        phase,
-        containers,
-    })
-}
-
-/// The UID in the cgroups' paths of the static pod that this is the mirror of. Whoever may make pods may annotate them, so it counts
-/// only where all is as kubelet makes it: owned by the node (pkg/kubelet/pod/mirror_client.go, `CreateMirrorPod`), and a hash
-/// (pkg/kubelet/config/common.go, `applyDefaults`), which no UID of the API server's is.
-fn static_uid(metadata: &WireMetadata) -> Option<Box<str>> {
-    let is_mirror = metadata.annotations.get(MIRROR).is_some_and(|value| !value.is_empty());
-    let of_node = metadata.owner_references.iter().any(|owner| owner.kind == "Node");
-    let is_hash = |uid: &&String| uid.len() == 32 && uid.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let uid = metadata.annotations.get(STATIC_UID).filter(|_| is_mirror && of_node).filter(is_hash)?;
-    (*uid != metadata.uid).then(|| kept(uid))
-}
-
-/// Whether the node has refused a resize for good (k8s.io/component-helpers/resource, `IsPodResizeInfeasible`; before 1.33 a
-/// field of its own said so).
-fn is_infeasible(status: &WirePodStatus) -> bool {
-    let pending = status.conditions.iter().find(|condition| condition.kind == "PodResizePending");
-    pending.map_or(status.resize.as_deref(), |condition| Some(&condition.reason)) == Some("Infeasible")
-}
-
-fn reported(resources: Option<&WireStatusResources>, allocated: Option<WireAmounts>) -> ReportedResources {
-    ReportedResources {
-        requests: resources.and_then(|resources| resources.requests).map(CpuAndMemory::from),
-        limits: resources.and_then(|resources| resources.limits).map(CpuAndMemory::from),
-        allocated: allocated.map(CpuAndMemory::from),
-    }
-}
-
-/// When the last container ended; where none says, as of a pod that was evicted before one began, when a condition last changed.
-fn finished(status: &WirePodStatus) -> Option<Duration> {
-    let time = |text: &str| humantime::parse_rfc3339_weak(text).ok()?.duration_since(UNIX_EPOCH).ok();
-    let statuses = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
-    let ends = statuses.into_iter().flatten().filter_map(|status| status.state.terminated.as_ref()?.finished_at.as_deref());
-    let changes = status.conditions.iter().map(|condition| condition.last_transition_time.as_str());
-    ends.filter_map(time).max().or_else(|| changes.filter_map(time).max())
-}
-
-pub(super) fn kubernetes_node(json: &str) -> Result<KubernetesNode, serde_json::Error> {
-    let WireNode { metadata, spec, status } = serde_json::from_str(json)?;
-    let ranges = spec.pod_cidrs.iter().filter_map(|range| Range::parse(range));
-    let internal = status.addresses.iter().filter(|address| address.kind == "InternalIP");
-    Ok(KubernetesNode {
-        name: metadata.name.into(),
-        cpu: status.allocatable.cpu,
-        memory: status.allocatable.memory,
-        pod_ranges: ranges.filter(|range| range.prefix > 0).take(ADDRESSES).collect(),
-        addresses: internal.filter_map(|address| address.address.parse().ok()).take(ADDRESSES).collect(),
-    })
-}
-
-/// A pod's addresses that are not its node's.
-fn own_addresses(status: &WirePodStatus) -> Vec<IpAddr> {
-    let of = |list: &[WirePodAddress]| list.iter().filter_map(|address| address.ip.parse().ok()).collect::<Vec<IpAddr>>();
-    let of_node = of(&status.host_ips);
-    let own = of(&status.pod_ips).into_iter().filter(|address| !of_node.contains(address) && !address.is_unspecified());
-    own.take(ADDRESSES).collect()
-}
-
-pub(super) fn namespace(json: &str, kept_labels: &KeptLabels) -> Result<Namespace, serde_json::Error> {
-    let WireNamespace { metadata } = serde_json::from_str(json)?;
-    Ok(Namespace { labels: chosen(&kept_labels.namespace_labels, &metadata.labels), name: metadata.name.into() })
-}
-
-fn workload_of(metadata: &WireMetadata) -> Option<workload::Workload> {
-    let owner = metadata.owner_references.iter().find(|owner| owner.controller)?;
-    workload::of(&PodOwner {
-        kind: &owner.kind,
-        name: &owner.name,
-        pod_template_hash: metadata.labels.get("pod-template-hash").map(String::as_str),
-        created: &metadata.creation_timestamp,
-    })
-}
-
-fn service(metadata: &WireMetadata, labels: bool) -> Service {
-    let annotation = |name: &str| metadata.annotations.get(&format!("{SERVICE}{name}")).filter(|value| !value.is_empty());
-    let label = |name: &str| {
-        let value = if labels { metadata.labels.get(&format!("app.kubernetes.io/{name}")) } else { None };
-        value.filter(|value| !value.is_empty())
-    };
-    let kept = |value: Option<&String>| value.map(|value| kept(value));
-    Service {
-        name: kept(annotation("name").or_else(|| label("instance")).or_else(|| label("name"))),
-        namespace: kept(annotation("namespace")),
-        instance: kept(annotation("instance.id")),
-        version: kept(annotation("version").or_else(|| label("version"))),
-    }
-}
-
-fn container_of(container: WireContainer, role: ContainerRole, status: Option<&WireContainerStatus>) -> Container {
-    let role = match container.restart_policy.as_deref() {
-        Some("Always") if role == ContainerRole::Init => ContainerRole::Sidecar,
-        _ => role,
-    };
-    // While a container waits for its next start, the id is that of the one before.
-    let ids = status.map(|status| {
-        let of = |state: &WireState| state.terminated.as_ref().and_then(|detail| id(detail.container_id.as_deref()?));
-        let now = id(&status.container_id).or_else(|| of(&status.state));
-        (now.clone(), of(&status.last_state).filter(|previous| Some(previous) != now.as_ref()))
-    });
-    let (id, previous_id) = ids.unwrap_or_default();
-    Container {
-        name: kept(&container.name),
-        role,
-        desired: container.resources.into(),
-        reported: status.map(|status| reported(status.resources.as_ref(), status.allocated_resources)).unwrap_or_default(),
-        id,
-        previous_id,
-        status: status.map(WireContainerStatus::reduced),
-    }
-}
-
-/// `containerd://<id>`, `cri-o://<id>`, `docker://<id>`.
-fn id(url: &str) -> Option<Box<str>> {
-    let id = url.rsplit_once("://").map_or(url, |(_, id)| id);
-    (!id.is_empty()).then(|| kept(id))
-}
-
-impl WireContainerStatus {
-    fn reduced(&self) -> ContainerStatus {
-        let WireState { waiting, running, terminated } = &self.state;
-        let (state, detail) = match (running, terminated, waiting) {
-            (Some(_), _, _) => (ContainerState::Running, None),
-            (None, Some(detail), _) => (ContainerState::Terminated, Some(detail)),
-            (None, None, detail) => (ContainerState::Waiting, detail.as_ref()),
-        };
-        let reason = |detail: &WireStateDetail| detail.reason.as_deref().filter(|reason| !reason.is_empty()).map(kept);
-        ContainerStatus {
-            ready: self.ready,
-            restarts: self.restart_count,
-            state,
-            reason: detail.and_then(reason),
-            last_reason: self.last_state.terminated.as_ref().and_then(reason),
-        }
-    }
-}
-
-impl From<WireAmounts> for CpuAndMemory {
-    fn from(WireAmounts { cpu, memory }: WireAmounts) -> Self {
-        Self { cpu, memory }
-    }
-}
-
-impl From<WireResources> for Resources {
-    fn from(wire: WireResources) -> Self {
-        Self {
-            cpu_request: wire.requests.cpu,
-            cpu_limit: wire.limits.cpu,
-            memory_request: wire.requests.memory,
-            memory_limit: wire.limits.memory,
-        }
-    }
+pub(super) struct WireNamespace {
+    pub(super) metadata: WireMetadata,
 }

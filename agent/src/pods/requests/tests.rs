@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::pods::object::{KeptLabels, Object as _, ReportedResources};
+use crate::pods::object::{ApiObject as _, KeptLabels, ReportedResources};
 
 fn container(role: ContainerRole, cpu: &str) -> Container {
     let desired = Resources { cpu_request: cpu.parse().ok(), ..Resources::default() };

@@ -12,12 +12,12 @@ use crate::pods::{
     failure::{FollowError, FollowErrorKind},
 };
 
-/// A server of HTTP in TLS: it answers 404, which tells that TLS went well.
+/// A server of HTTP in TLS: it answers 404, which shows that TLS worked.
 fn server(tls: Tls) -> Collector {
     Collector::with(Options { tls: Some(tls), ..Options::default() }).unwrap()
 }
 
-/// What a kubeconfig says of cluster and user, written to a file of that directory.
+/// A kubeconfig with this cluster and user, written to a file of that directory.
 fn kubeconfig(dir: &Path, mut cluster: Json, user: &Json, server: &str) -> PathBuf {
     cluster["server"] = server.into();
     let path = dir.join("kubeconfig");
@@ -37,7 +37,7 @@ fn install(tls: &Tls, dir: &Path) {
     }
 }
 
-async fn ask(api: &mut Api) -> FollowErrorKind {
+async fn request(api: &mut Api) -> FollowErrorKind {
     api.get("/version", "application/json").await.expect_err("no such path").kind
 }
 
@@ -55,14 +55,14 @@ async fn the_api_is_reached_again_after_a_rotation_of_authority_certificate_and_
     let user = json!({"client-certificate": "client.pem", "client-key": "client.key"});
     let path = kubeconfig(dir.path(), json!({"certificate-authority": "ca.pem"}), &user, &server.grpc_endpoint());
     let mut api = api(&path, &Proxies::default()).await;
-    assert_eq!(ask(&mut api).await, FollowErrorKind::Status);
+    assert_eq!(request(&mut api).await, FollowErrorKind::Status);
 
     server.present(Tls::mutual().unwrap()).unwrap();
     server.refuse();
     server.listen();
-    assert_eq!(ask(&mut api).await, FollowErrorKind::Connection);
+    assert_eq!(request(&mut api).await, FollowErrorKind::Connection);
     install(server.tls().unwrap(), dir.path());
-    assert_eq!(ask(&mut api).await, FollowErrorKind::Status);
+    assert_eq!(request(&mut api).await, FollowErrorKind::Status);
 
     // Changed before anything has failed: not one request is lost.
     let next = Tls::mutual().unwrap();
@@ -70,7 +70,7 @@ async fn the_api_is_reached_again_after_a_rotation_of_authority_certificate_and_
     server.present(next).unwrap();
     server.refuse();
     server.listen();
-    assert_eq!(ask(&mut api).await, FollowErrorKind::Status);
+    assert_eq!(request(&mut api).await, FollowErrorKind::Status);
 }
 
 #[tokio::test]
@@ -83,15 +83,15 @@ async fn files_that_are_broken_in_the_middle_of_their_rotation_change_nothing() 
     let authority = json!({"certificate-authority": dir.path().join("ca.pem")});
     let path = kubeconfig(dir.path(), authority, &user, &server.grpc_endpoint());
     let mut api = api(&path, &Proxies::default()).await;
-    assert_eq!(ask(&mut api).await, FollowErrorKind::Status);
+    assert_eq!(request(&mut api).await, FollowErrorKind::Status);
     for name in ["ca.pem", "client.key", "kubeconfig"] {
         let whole = fs::read(dir.path().join(name)).unwrap();
         fs::write(dir.path().join(name), &whole[..whole.len() / 2]).unwrap();
         server.refuse();
         server.listen();
-        assert_eq!(ask(&mut api).await, FollowErrorKind::Status, "{name}");
+        assert_eq!(request(&mut api).await, FollowErrorKind::Status, "{name}");
         fs::write(dir.path().join(name), whole).unwrap();
-        assert_eq!(ask(&mut api).await, FollowErrorKind::Status, "{name} is whole again");
+        assert_eq!(request(&mut api).await, FollowErrorKind::Status, "{name} is whole again");
     }
 }
 
@@ -118,7 +118,7 @@ async fn the_environments_proxy_leads_to_the_api_and_the_kubeconfigs_own_goes_be
     // A list that ends in a comma, as many do.
     let path = kubeconfig(dir.path(), authority.clone(), &json!({}), &address);
     let mut by_environment = api(&path, &proxies("10.0.0.0/8,.svc,")).await;
-    assert_eq!(ask(&mut by_environment).await, FollowErrorKind::Status);
+    assert_eq!(request(&mut by_environment).await, FollowErrorKind::Status);
     let asked = environment.asked();
     assert_eq!((asked[0].line.as_str(), asked[0].authorization.as_deref()), (tunnel.as_str(), Some(LOGIN)));
     let shown = by_environment.address();
@@ -126,7 +126,7 @@ async fn the_environments_proxy_leads_to_the_api_and_the_kubeconfigs_own_goes_be
 
     // Nobody but the proxy knows the name.
     let mut direct = api(&path, &proxies("server.test")).await;
-    assert_eq!(ask(&mut direct).await, FollowErrorKind::Connection);
+    assert_eq!(request(&mut direct).await, FollowErrorKind::Connection);
     assert_eq!(environment.asked().len(), 1);
 
     let own = FakeProxy::start().unwrap();
@@ -134,7 +134,7 @@ async fn the_environments_proxy_leads_to_the_api_and_the_kubeconfigs_own_goes_be
     cluster["proxy-url"] = own.url().into();
     let path = kubeconfig(dir.path(), cluster, &json!({}), &address);
     let mut by_own = api(&path, &proxies("server.test")).await;
-    assert_eq!(ask(&mut by_own).await, FollowErrorKind::Status);
+    assert_eq!(request(&mut by_own).await, FollowErrorKind::Status);
     assert_eq!((own.asked()[0].line.as_str(), environment.asked().len()), (tunnel.as_str(), 1));
 
     let refusing = FakeProxy::that_refuses("503 Service Unavailable").unwrap();
