@@ -4,6 +4,7 @@
 //! machine does meets all of them. The programs are those that the agent under test loaded itself.
 
 pub mod agent;
+pub mod described;
 pub mod dns;
 pub mod kubernetes;
 pub mod memory;

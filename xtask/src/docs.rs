@@ -1,8 +1,10 @@
 //! `cargo xtask docs`: documents that are generated, so that they cannot disagree with the code.
 
+pub(crate) mod cost;
 mod dashboard;
 mod deploy;
 pub(crate) mod kernels;
+mod markers;
 mod victoria_metrics;
 
 use std::fs;
@@ -11,8 +13,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::command;
 use crate::workspace::Workspace;
+use crate::{command, tidy};
+
+/// The part of a document that lists the stages of the agent.
+const STAGES: &str = "stages";
 
 /// A generated document and the arguments that make podmeter print it.
 struct Document {
@@ -46,12 +51,25 @@ pub(crate) fn write(workspace: &Workspace, podmeter: &Path) -> Result<()> {
         fs::write(&file, text).with_context(|| format!("could not write {}", file.display()))?;
         println!("{name} is up to date");
     }
-    if let Some((_, now)) = kernels::readme(workspace)? {
-        let file = workspace.root.join(kernels::FILE);
+    for (document, now) in parts(workspace, kernels::part(workspace)?)? {
+        let file = workspace.root.join(&document.file);
         fs::write(&file, now).with_context(|| format!("could not write {}", file.display()))?;
-        println!("{} is up to date", kernels::FILE);
+        println!("{} is up to date", document.file);
     }
     Ok(())
+}
+
+/// The documents with generated parts, each as it is and as it should be.
+fn parts(workspace: &Workspace, kernels: Option<String>) -> Result<Vec<(markers::Document, String)>> {
+    let mut documents = Vec::new();
+    let stages = Some(tidy::stages::text());
+    for (name, part) in [(STAGES, stages), (kernels::NAME, kernels)] {
+        let (Some(part), Some(document)) = (part, markers::document(workspace, name)?) else { continue };
+        let now = markers::replaced(&document.text, name, &part);
+        let now = now.with_context(|| format!("{} has no end of its part \"{name}\"", document.file))?;
+        documents.push((document, now));
+    }
+    Ok(documents)
 }
 
 /// Fails when a generated document is not what podmeter prints now. The table of kernels is checked where the kernels are, by
@@ -68,13 +86,16 @@ pub(crate) fn check(workspace: &Workspace, podmeter: &Path) -> Result<()> {
         let kept = fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
         compare(name, &kept, &text)?;
     }
+    for (document, now) in parts(workspace, None)? {
+        compare(&document.file, &document.text, &now)?;
+    }
     Ok(())
 }
 
 /// Fails when a file is not what it should be now.
 fn compare(file: &str, kept: &str, now: &str) -> Result<()> {
     if let Some((line, kept, now)) = first_difference(kept, now) {
-        bail!("{file}:{line} is stale: it says `{kept}`, and should say `{now}`. `cargo xtask docs` writes it anew");
+        bail!("{file}:{line} is stale: it has `{kept}` in place of `{now}`. Run `cargo xtask docs`");
     }
     Ok(())
 }

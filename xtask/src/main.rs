@@ -15,6 +15,7 @@ mod tidy;
 mod vm;
 mod workspace;
 
+use std::fs;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -83,6 +84,9 @@ enum Task {
     },
     /// Measure podmeter's own cost against its targets, on this machine, as root.
     Bench {
+        /// Write what was measured into docs/cost.md, with commit, date and machine.
+        #[arg(long)]
+        write: bool,
         /// Arguments for the benchmark, after `--`.
         #[arg(last = true)]
         arguments: Vec<String>,
@@ -156,8 +160,22 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             let podmeter = build::podmeter(&workspace, true)?;
             if check { docs::check(&workspace, &podmeter)? } else { docs::write(&workspace, &podmeter)? }
         }
-        Task::Bench { arguments } => return test::measure(&workspace, "bench", &arguments),
+        Task::Bench { write, arguments } => return bench(&workspace, write, &arguments),
         Task::Demo { arguments } => return test::measure(&workspace, "demo", &arguments),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Measures, and writes what was measured where that is wanted. A part that could not be measured keeps its earlier rows.
+fn bench(workspace: &Workspace, write: bool, arguments: &[String]) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(!write || !arguments.iter().any(|argument| argument == "--quick"), "what --quick measures is not written");
+    let report = docs::cost::report(workspace);
+    if write && report.exists() {
+        fs::remove_file(&report)?;
+    }
+    let code = test::measure(workspace, "bench", arguments)?;
+    if write && report.exists() {
+        docs::cost::write(workspace)?;
+    }
+    Ok(code)
 }

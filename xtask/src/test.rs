@@ -14,7 +14,7 @@ use crate::setup::{self, Purpose};
 use crate::tally::{self, Failed, Tally};
 use crate::vm::Tests;
 use crate::workspace::Workspace;
-use crate::{build, command, lint, vm};
+use crate::{build, command, docs, lint, vm};
 
 /// What the tests on other kernels are called.
 const GUESTS: &str = "tests in virtual machines";
@@ -178,6 +178,10 @@ impl<W: Write + Send> Session<W> {
                 for outcome in outcomes {
                     self.tally += outcome.tally;
                     self.failures.extend(outcome.failures);
+                }
+                if let Err(error) = docs::kernels::check(workspace, &vm::checked(workspace, options)) {
+                    self.tally += Tally::FAILED_STEP;
+                    self.fail("table of kernels", format_args!("{error:#}"));
                 }
             }
             Err(error) => {

@@ -8,6 +8,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::{Value as Json, json};
 
+use super::described;
+
 /// The smallest, the middle and the largest of several measurements of one thing.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
@@ -37,7 +39,7 @@ pub struct Figure {
     pub name: &'static str,
     /// Unit of the values and the target.
     pub unit: &'static str,
-    /// What it may be; `None` when it is told for information.
+    /// What it may be; `None` when it is shown for information.
     pub target: Option<f64>,
     /// What it is.
     pub value: Spread,
@@ -63,6 +65,7 @@ impl Figure {
     fn json(&self) -> Json {
         let mut json = json!({
             "name": self.name,
+            "what": described::what(self.name),
             "value": rounded(self.value.median),
             "min": rounded(self.value.min),
             "max": rounded(self.value.max),
@@ -155,10 +158,13 @@ mod tests {
 
     #[test]
     fn a_figure_without_a_target_is_neither_met_nor_missed() {
-        let told = Figure::once("agent.map_kib", "KiB", None, 12.0);
-        assert_eq!(told.met(), None);
-        assert_eq!(told.json(), json!({"name": "agent.map_kib", "value": 12.0, "min": 12.0, "max": 12.0, "unit": "KiB"}));
-        assert!(!table(&[told]).contains("met"));
+        let shown = Figure::once("agent.map_kib", "KiB", None, 12.0);
+        assert_eq!(shown.met(), None);
+        assert_eq!(
+            shown.json(),
+            json!({"name": "agent.map_kib", "what": "kernel memory of all maps", "value": 12.0, "min": 12.0, "max": 12.0, "unit": "KiB"})
+        );
+        assert!(!table(&[shown]).contains("met"));
     }
 
     #[test]

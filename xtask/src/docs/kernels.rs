@@ -1,7 +1,7 @@
-//! README's table of what works on which kernel, from what `podmeter check --json` said on each in `cargo xtask test vm`.
+//! The table of what works on which kernel, from what `podmeter check --json` found on each in `cargo xtask test vm`.
 //!
-//! `cargo xtask docs` writes it when all kernels were tried. Whether it is true shows where the kernels are: `test vm` fails when
-//! one of them says something else.
+//! It stands in the document that has its marks. `cargo xtask docs` writes it when all kernels were tried; `test vm` fails when a
+//! kernel contradicts it.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,53 +9,50 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 use serde_json::Value as Json;
 
+use super::markers;
 use crate::vm;
 use crate::workspace::Workspace;
 
-pub(super) const FILE: &str = "README.md";
-const BEGIN: &str = "<!-- kernels:begin -->\n";
-const END: &str = "<!-- kernels:end -->";
+pub(super) const NAME: &str = "kernels";
 
-/// Fails when README's table contradicts what some kernels have just said.
+/// Fails when the table contradicts what some kernels have just shown.
 pub(crate) fn check(workspace: &Workspace, kernels: &[&str]) -> Result<()> {
-    let file = workspace.root.join(FILE);
-    let kept = fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
-    let checks = kernels.iter().map(|kernel| Ok((*kernel, said(workspace, kernel)?))).collect::<Result<Vec<_>>>()?;
+    let Some(document) = markers::document(workspace, NAME)? else {
+        bail!("no document has a table of kernels (<!-- {NAME}:begin -->)");
+    };
+    let checks = kernels.iter().map(|kernel| Ok((*kernel, found(workspace, kernel)?))).collect::<Result<Vec<_>>>()?;
     let table = table(&checks).context("what `podmeter check` printed in the virtual machines names no signals")?;
-    match contradiction(&kept, &table) {
+    match contradiction(&document.text, &table) {
         None => Ok(()),
         Some(line) => {
-            bail!("{FILE}'s table of kernels has no row `{line}`, as the kernels say: `cargo xtask docs` writes it anew")
+            bail!("{}'s table of kernels lacks the row that the kernels show: `{line}`. Run `cargo xtask docs`", document.file)
         }
     }
 }
 
 /// The first line of `table` that is missing between the marks of `text`.
 fn contradiction<'a>(text: &str, table: &'a str) -> Option<&'a str> {
-    let kept = text.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END)).map_or("", |(kept, _)| kept);
+    let kept = markers::between(text, NAME).unwrap_or_default();
     table.lines().find(|line| !kept.lines().any(|kept| kept == *line))
 }
 
-/// What `podmeter check --json` said on a kernel.
-fn said(workspace: &Workspace, kernel: &str) -> Result<Json> {
+/// What `podmeter check --json` found on a kernel.
+fn found(workspace: &Workspace, kernel: &str) -> Result<Json> {
     let file = vm::check_file(workspace, kernel);
     let text = fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
     serde_json::from_str(&text).with_context(|| format!("{} is no JSON", file.display()))
 }
 
-/// README as it is and as it should be; `None` where it has no place for the table, or where not every kernel was tried here.
-pub(super) fn readme(workspace: &Workspace) -> Result<Option<(String, String)>> {
-    let file = workspace.root.join(FILE);
-    let Ok(kept) = fs::read_to_string(&file) else { return Ok(None) };
+/// The table as it should be; `None` where not every kernel was tried here.
+pub(super) fn part(workspace: &Workspace) -> Result<Option<String>> {
     let mut checks = Vec::new();
     for kernel in vm::kernels() {
         if !vm::check_file(workspace, kernel).exists() {
             return Ok(None);
         }
-        checks.push((kernel, said(workspace, kernel)?));
+        checks.push((kernel, found(workspace, kernel)?));
     }
-    let table = table(&checks).context("what `podmeter check` printed in the virtual machines names no signals")?;
-    Ok(replaced(&kept, &table).map(|now| (kept, now)))
+    table(&checks).context("what `podmeter check` printed in the virtual machines names no signals").map(Some)
 }
 
 /// A row per kernel, a column per signal.
@@ -84,13 +81,6 @@ fn table(checks: &[(&str, Json)]) -> Option<String> {
         let _ = writeln!(text, "| {kernel} | {} |", cells.collect::<Vec<_>>().join(" | "));
     }
     Some(text)
-}
-
-/// The text with `table` between the marks; `None` without marks.
-fn replaced(text: &str, table: &str) -> Option<String> {
-    let (before, rest) = text.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}{table}{END}{after}"))
 }
 
 #[cfg(test)]
@@ -123,14 +113,5 @@ mod tests {
         assert_eq!(contradiction(readme, &format!("{header}| 7 | no |\n")), Some("| 7 | no |"));
         assert_eq!(contradiction(readme, "| kernel | cpu | memory |\n"), Some("| kernel | cpu | memory |"));
         assert_eq!(contradiction("", header), Some("| kernel | cpu |"));
-    }
-
-    #[test]
-    fn only_what_is_between_the_marks_is_replaced() {
-        let readme = "a\n<!-- kernels:begin -->\nold\n<!-- kernels:end -->\nb\n";
-        let now = replaced(readme, "new\n").unwrap();
-        assert_eq!(now, "a\n<!-- kernels:begin -->\nnew\n<!-- kernels:end -->\nb\n");
-        assert_eq!(replaced(&now, "new\n").as_deref(), Some(now.as_str()));
-        assert_eq!(replaced("a\n<!-- kernels:begin -->\n", "new\n"), None);
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Not a parser: it knows just enough of the language not to be misled. Code that does not compile is cargo's to complain about.
 
+use std::ops::Range;
+
 /// A name, a keyword, `::`, or one other character, and where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Word<'a> {
@@ -10,20 +12,51 @@ pub(super) struct Word<'a> {
     pub(super) line: usize,
 }
 
+/// A literal or a comment, and where it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Piece<'a> {
+    pub(super) text: &'a str,
+    /// Counted from 1.
+    pub(super) line: usize,
+    pub(super) is_comment: bool,
+    /// Whether it is in an item that is only compiled for tests.
+    pub(super) is_test: bool,
+}
+
 /// The words of a file, without what is only compiled for tests.
 pub(super) fn words(source: &str) -> Vec<Word<'_>> {
-    let mut words = Vec::new();
+    let (words, _) = split(source);
+    let tests = tests(&words);
+    let is_kept = |(at, _): &(usize, Word<'_>)| !tests.iter().any(|test| test.contains(at));
+    words.into_iter().enumerate().filter(is_kept).map(|(_, word)| word).collect()
+}
+
+/// The literals and comments of a file.
+pub(super) fn pieces(source: &str) -> Vec<Piece<'_>> {
+    let (words, mut pieces) = split(source);
+    let lines = |test: &Range<usize>| words[test.start].line..=words[test.end - 1].line;
+    let tests: Vec<_> = tests(&words).iter().map(lines).collect();
+    for piece in &mut pieces {
+        piece.is_test = tests.iter().any(|test| test.contains(&piece.line));
+    }
+    pieces
+}
+
+fn split(source: &str) -> (Vec<Word<'_>>, Vec<Piece<'_>>) {
+    let (mut words, mut pieces) = (Vec::new(), Vec::new());
     let (mut rest, mut line) = (source, 1);
     while let Some(first) = rest.chars().next() {
         let (length, is_code) = next(rest, first);
         let (text, after) = rest.split_at(length);
         if is_code {
             words.push(Word { text, line });
+        } else if !first.is_whitespace() {
+            pieces.push(Piece { text, line, is_comment: first == '/', is_test: false });
         }
         line += text.matches('\n').count();
         rest = after;
     }
-    without_tests(words)
+    (words, pieces)
 }
 
 /// How many bytes the next piece has, and whether it is a word.
@@ -96,20 +129,21 @@ fn character(rest: &str) -> Option<usize> {
     }
 }
 
-/// Leaves out each item under `#[cfg(test)]`: up to its closing brace, or its semicolon if that comes first.
-fn without_tests(words: Vec<Word<'_>>) -> Vec<Word<'_>> {
+/// Which words are items under `#[cfg(test)]`: up to its closing brace, or its semicolon if that comes first.
+fn tests(words: &[Word<'_>]) -> Vec<Range<usize>> {
     const CFG_TEST: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
-    let mut kept = Vec::with_capacity(words.len());
+    let mut tests = Vec::new();
     let mut at = 0;
     while at < words.len() {
         if words[at..].iter().map(|word| word.text).take(CFG_TEST.len()).eq(CFG_TEST) {
+            let begin = at;
             at += CFG_TEST.len() + item(&words[at + CFG_TEST.len()..]);
+            tests.push(begin..at);
         } else {
-            kept.push(words[at]);
             at += 1;
         }
     }
-    kept
+    tests
 }
 
 /// How many words an item has.
@@ -127,61 +161,61 @@ fn item(words: &[Word<'_>]) -> usize {
     end.map_or(words.len(), |at| at + 1)
 }
 
-/// The modules at the top of the crate that a file names, by `crate::` or by as many `super::` as lead there.
-///
-/// `module` is the file's path below `src`.
-pub(super) fn imports<'a>(module: &str, words: &[Word<'a>]) -> Vec<Word<'a>> {
-    let path = module.trim_end_matches(".rs").trim_end_matches("/mod");
-    let depth = if path == "main" || path == "lib" { 0 } else { path.split('/').count() };
-    let mut imports = Vec::new();
+/// A path within its crate, absolute, that a file names by `crate::`, `super::` or `self::`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Path<'a> {
+    pub(super) names: Vec<&'a str>,
+    pub(super) line: usize,
+}
+
+/// The module that a file below `src` is: none for the crate's root.
+pub(super) fn module(file: &str) -> Vec<&str> {
+    let path = file.trim_end_matches(".rs").trim_end_matches("/mod");
+    if path == "main" || path == "lib" { Vec::new() } else { path.split('/').collect() }
+}
+
+/// The paths that the words of a module name.
+pub(super) fn paths<'a>(module: &[&'a str], words: &[Word<'a>]) -> Vec<Path<'a>> {
+    let mut paths = Vec::new();
     let mut at = 0;
     while at < words.len() {
         let starts_path = at == 0 || words[at - 1].text != "::";
-        let is_path = matches!(words[at].text, "crate" | "super") && starts_path && is_next(words, at, "::");
-        at = if is_path { top_modules(words, at, 0, depth, &mut imports) } else { at + 1 };
+        let is_path = matches!(words[at].text, "crate" | "super" | "self") && starts_path && is_next(words, at, "::");
+        at = if is_path { branches(words, at, module.to_vec(), &mut paths) } else { at + 1 };
     }
-    imports
+    paths
 }
 
 fn is_next(words: &[Word<'_>], at: usize, text: &str) -> bool {
     words.get(at + 1).is_some_and(|word| word.text == text)
 }
 
-/// Follows one path from `at`, or each of a group's, and keeps the first name below the crate's top. Returns where it ends.
-///
-/// `up` is how many `super` have been passed, of the `depth` that lead to the top.
-fn top_modules<'a>(words: &[Word<'a>], mut at: usize, mut up: usize, depth: usize, imports: &mut Vec<Word<'a>>) -> usize {
+/// Follows one path from `at`, or each of a group's, below `names`. Returns where it ends.
+fn branches<'a>(words: &[Word<'a>], mut at: usize, mut names: Vec<&'a str>, paths: &mut Vec<Path<'a>>) -> usize {
     while let Some(word) = words.get(at) {
         match word.text {
-            "crate" => up = depth,
-            "super" => up += 1,
-            "::" => {}
+            "crate" => names.clear(),
+            "super" => drop(names.pop()),
+            "self" | "::" => {}
             "{" => {
                 at += 1;
                 while words.get(at).is_some_and(|word| word.text != "}") {
-                    at = top_modules(words, at, up, depth, imports);
-                    // Past the rest of this one: its own groups, `as name`, and the comma.
-                    let mut nested = 0_usize;
-                    while let Some(word) = words.get(at).filter(|word| nested > 0 || !["}", ","].contains(&word.text)) {
-                        nested = match word.text {
-                            "{" => nested + 1,
-                            "}" => nested - 1,
-                            _ => nested,
-                        };
+                    at = branches(words, at, names.clone(), paths);
+                    // Past `as name` and the comma.
+                    while words.get(at).is_some_and(|word| !["}", ","].contains(&word.text)) {
                         at += 1;
                     }
                     at += usize::from(words.get(at).is_some_and(|word| word.text == ","));
                 }
                 return at + 1;
             }
-            _ => {
-                if up >= depth {
-                    imports.push(*word);
-                }
-                return at + 1;
-            }
+            name => names.push(name),
         }
         at += 1;
+        if word.text != "::" && words.get(at).is_none_or(|next| next.text != "::") {
+            paths.push(Path { names, line: word.line });
+            return at;
+        }
     }
     at
 }
@@ -219,16 +253,42 @@ mod tests {
         for source in ["a \"b", "a /* b", "a r#\"b\"", "a '", "a '\\", "use crate::{a", "#[cfg(test)] mod tests {", "use crate::"]
         {
             let words = words(source);
-            imports("a.rs", &words);
+            paths(&["a"], &words);
         }
+    }
+
+    fn found(file: &str, source: &str) -> Vec<String> {
+        paths(&module(file), &words(source)).iter().map(|path| path.names.join("::")).collect()
     }
 
     #[test]
     fn super_leads_to_the_top_or_not() {
-        let found = |module, source| imports(module, &words(source)).iter().map(|word| word.text.to_owned()).collect::<Vec<_>>();
-        assert_eq!(found("a.rs", "use super::b::c;"), ["b"]);
-        assert_eq!(found("a/b.rs", "use super::c; use super::super::{d, e::{f, g}, h};"), ["d", "e", "h"]);
-        assert_eq!(found("a/mod.rs", "use super::b; use self::c;"), ["b"]);
+        assert_eq!(found("a.rs", "use super::b::c;"), ["b::c"]);
+        assert_eq!(found("a/b.rs", "use super::c; use super::super::{d, e::{f, g}, h};"), ["a::c", "d", "e::f", "e::g", "h"]);
+        assert_eq!(found("a/mod.rs", "use super::b; use self::c;"), ["b", "a::c"]);
         assert_eq!(found("main.rs", "use crate::a; $crate::b!()"), ["a", "b"]);
+    }
+
+    #[test]
+    fn groups_are_followed_to_every_end() {
+        assert_eq!(found("a.rs", "use crate::{b::{self, c as d, e::*}, f}; g"), ["b", "b::c", "b::e::*", "f"]);
+        assert_eq!(found("a.rs", "crate::b::c::<crate::d>(x.self)"), ["b::c::<", "d"]);
+    }
+
+    #[test]
+    fn texts_are_literals_and_comments_with_their_lines() {
+        let source = "// a\nlet x = \"b\\\"c\"; /* d\n e */\n#[cfg(test)]\nmod tests {\n  \"f\" // g\n}\n";
+        let found: Vec<_> =
+            pieces(source).iter().map(|piece| (piece.text, piece.line, piece.is_comment, piece.is_test)).collect();
+        assert_eq!(
+            found,
+            [
+                ("// a", 1, true, false),
+                ("\"b\\\"c\"", 2, false, false),
+                ("/* d\n e */", 2, true, false),
+                ("\"f\"", 6, false, true),
+                ("// g", 6, true, true),
+            ]
+        );
     }
 }

@@ -1,0 +1,91 @@
+//! What each figure is, in a reader's words: docs/cost.md shows it beside the name.
+
+/// The description of a figure.
+pub fn what(name: &str) -> Option<&'static str> {
+    DESCRIPTIONS.iter().find(|(figure, _)| *figure == name).map(|(_, what)| *what)
+}
+
+const DESCRIPTIONS: &[(&str, &str)] = &[
+    (
+        "cpu.switch_ns_above_empty",
+        "`cpu_on_switch` above an empty program on the same tracepoint, two processes that wake each other",
+    ),
+    ("cpu.switch_ns", "the same with what every program costs"),
+    ("cpu.switch_ns_empty", "the empty program itself"),
+    ("cpu.switch_ns_above_empty_100_cgroups", "`cpu_on_switch` above an empty program, among 100 pod-shaped cgroups"),
+    ("cpu.switch_ns_100_cgroups", "the same with what every program costs"),
+    ("cpu.switch_ns_empty_100_cgroups", "the empty program itself"),
+    ("cpu.switches_per_second_100_cgroups", "switches per second in that measurement"),
+    ("cpu.slowdown_percent_above_empty", "slowdown of two processes that only wake each other, above an empty program's"),
+    ("cpu.slowdown_percent", "the same against no program"),
+    ("cpu.slowdown_percent_empty", "the same of an empty program against none"),
+    ("network.packet_ns_above_empty_udp_sent", "a 100-byte UDP packet sent, above an empty program"),
+    ("network.packet_ns_above_empty_udp_received", "a 100-byte UDP packet received, above an empty program"),
+    ("network.packet_ns_empty_udp", "an empty program, per UDP packet"),
+    ("network.packet_ns_above_empty_tcp_sent", "a packet of a loopback TCP stream (up to 64 KiB) sent, above an empty program"),
+    (
+        "network.packet_ns_above_empty_tcp_received",
+        "a packet of a loopback TCP stream (up to 64 KiB) received, above an empty program",
+    ),
+    ("network.packet_ns_empty_tcp", "an empty program, per TCP packet"),
+    ("network.udp_slowdown_percent", "a flood of small UDP packets, slowdown by the whole agent"),
+    ("network.udp_slowdown_percent_of_cpu", "the same in CPU time per packet"),
+    ("network.tcp_slowdown_percent", "a loopback TCP stream, slowdown by the whole agent"),
+    ("network.tcp_slowdown_percent_of_cpu", "the same in CPU time per byte"),
+    ("network.map_kib", "kernel memory of the network signal's maps"),
+    ("dns.map_kib", "kernel memory of the dns signal's maps"),
+    ("tcp.map_kib", "kernel memory of the tcp signal's maps"),
+    ("drops.map_kib", "kernel memory of the drops signal's maps"),
+    ("dns.pair_ns_above_empty", "one lookup at one end, query and answer, above an empty program"),
+    ("dns.pair_ns", "the same with what every program costs"),
+    ("dns.pair_ns_empty", "the empty program itself"),
+    ("agent.map_kib", "kernel memory of all maps"),
+    ("agent.map_kib_per_cpu", "the part of it that each CPU adds"),
+    ("agent.start_to_first_export_seconds", "start to the first export"),
+    ("export.bytes_per_cgroup", "OTLP, gzip, per cgroup and export"),
+    ("agent.cpu_percent_1s", "CPU of the agent, interval 1 s, of one core"),
+    ("agent.cpu_percent_15s", "CPU of the agent, interval 15 s, of one core"),
+    ("agent.kernel_cpu_percent", "CPU of all programs in the kernel, of one core"),
+    ("agent.kernel_runs_per_second", "runs of programs per second in that measurement"),
+    ("agent.rss_mib", "memory after an export"),
+    ("agent.rss_peak_mib", "memory at its peak, while it loads its programs or exports"),
+    ("kubernetes.rss_mib", "a node's pods followed: memory after an export"),
+    ("kubernetes.rss_peak_mib", "the same at its peak"),
+    ("kubernetes.rss_above_no_kubernetes_mib", "what following pods adds to the memory"),
+    ("kubernetes.cpu_percent_15s", "a node's pods followed: CPU, interval 15 s, of one core"),
+    ("kubernetes.requests_per_hour", "requests to the API server, idle"),
+    ("kubernetes.start_to_labelled_seconds", "start of a container to its first sample with its name, interval 1 s"),
+    ("memory.walk_ms", "memory of all cgroups by the walk in the kernel"),
+    ("memory.files_ms", "the same by files"),
+    ("memory.walk_over_files", "the walk's part of the time that files take"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::super::{agent, dns, kubernetes, memory, network, switches};
+    use super::*;
+
+    #[test]
+    fn every_figure_is_described() {
+        let figures = [
+            &switches::IN_CACHE[..],
+            &switches::AMONG_PODS,
+            &switches::SLOWDOWN,
+            &network::PER_PACKET,
+            &network::SLOWDOWN,
+            &network::MAPS,
+            &dns::PER_PAIR,
+            &agent::MAPS,
+            &agent::START,
+            &agent::BYTES,
+            &agent::EVERY_1_S,
+            &agent::EVERY_15_S,
+            &kubernetes::WATCHING,
+            &kubernetes::LABELLED,
+            &memory::PASS,
+        ];
+        let figures = figures.concat();
+        assert_eq!(figures.len(), DESCRIPTIONS.len());
+        assert!(figures.iter().all(|name| what(name).is_some()), "{figures:?}");
+    }
+}
