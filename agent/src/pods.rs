@@ -4,6 +4,7 @@
 //! for the API: while it cannot be reached, the last known state is used, and a pod that is not known has its UID.
 
 mod api;
+mod api_error;
 pub mod failure;
 mod follow;
 pub mod follow_metrics;
@@ -35,7 +36,7 @@ use self::{
     object::{KeptLabels, KubernetesNode, Namespace, Pod},
     server::Server,
 };
-pub use self::{api::ApiError, index::PodIndex};
+pub use self::{api_error::ApiError, index::PodIndex};
 use crate::{config::Proxies, url::shown};
 
 /// Where Kubernetes puts the token of a pod's service account.

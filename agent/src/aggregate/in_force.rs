@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use super::find;
+use super::labels::find;
 use crate::{
     cgroups::{
         Cgroup, Table,

@@ -1,16 +1,12 @@
 //! HTTP requests to the Kubernetes API or to a kubelet, and their responses. The kube crate does addresses, TLS and tokens.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::time::Duration;
 
 use http::{Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use kube::{
     Client,
     client::{AuthError, Body},
-    config::KubeconfigError,
 };
 use serde::Deserialize;
 use tokio::time::timeout;
@@ -20,10 +16,9 @@ use super::{
     items::{LONGEST, ListItem, ListItems},
     server::Server,
 };
-use crate::{backoff, causes, connect::proxy::ProxyError, files::Watched};
+use crate::{backoff, causes, files::Watched};
 
-/// How long connecting may take, and how long a response may take to begin or to go on.
-pub const CONNECT: Duration = Duration::from_secs(10);
+/// How long a response may take to begin or to go on.
 const RESPONSE: Duration = Duration::from_secs(60);
 
 /// Of the body of a refusal, no more is read.
@@ -34,69 +29,6 @@ const SHOWN: usize = 300;
 
 /// Characters of a program's stderr that are shown.
 const STDERR: usize = 200;
-
-/// Why the API cannot be used: a setting that a person must correct.
-#[derive(Debug, thiserror::Error)]
-pub enum ApiError {
-    /// Not in a cluster, or no service account.
-    #[error("could not use the pod's service account: set kubernetes.kubeconfig, or kubernetes.source to off")]
-    InCluster(#[source] kube::config::InClusterError),
-    /// A kubeconfig that cannot be used.
-    #[error("could not use the kubeconfig {}", path.display())]
-    Kubeconfig {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        #[source]
-        source: Box<KubeconfigError>,
-    },
-    /// A kubeconfig that is none. What is wrong is not shown: it would be shown with the lines around it, and those have tokens.
-    #[error("could not use the kubeconfig {}: it is not the YAML of a kubeconfig{place}", path.display())]
-    NoKubeconfig {
-        /// The file.
-        path: PathBuf,
-        /// Where in it, if that is known.
-        place: String,
-    },
-    /// No certificate where there should be some, as in the middle of a rotation.
-    #[error("could not use the certificate authorities of the Kubernetes API: they contain no certificate")]
-    NoAuthority,
-    /// The environment's or the kubeconfig's proxy.
-    #[error(transparent)]
-    Proxy(#[from] ProxyError),
-    /// A file that cannot be read.
-    #[error("could not read {}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        #[source]
-        source: std::io::Error,
-    },
-    /// An address that is none.
-    #[error("{url} is not a valid URL of a kubelet")]
-    Url {
-        /// The setting, as it may be shown.
-        url: String,
-        /// What is wrong.
-        #[source]
-        source: http::uri::InvalidUri,
-    },
-}
-
-impl ApiError {
-    /// A kubeconfig cannot be used, for this reason.
-    pub fn kubeconfig(path: &Path, source: KubeconfigError) -> Self {
-        let path = path.to_owned();
-        match &source {
-            KubeconfigError::Parse(error) => {
-                let place = error.location().map(|at| format!(", line {}", at.line())).unwrap_or_default();
-                Self::NoKubeconfig { path, place }
-            }
-            _ => Self::Kubeconfig { path, source: Box::new(source) },
-        }
-    }
-}
 
 /// A server that requests are sent to.
 pub struct Api {

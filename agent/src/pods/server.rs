@@ -4,6 +4,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use hyper_util::{client::legacy, rt::TokioExecutor};
@@ -16,7 +17,7 @@ use rustls::ClientConfig;
 use tower::ServiceExt as _;
 use tracing::{info, warn};
 
-use super::api::{ApiError, CONNECT};
+use super::api_error::ApiError;
 use crate::{
     causes,
     config::Proxies,
@@ -26,6 +27,9 @@ use crate::{
     },
     files::Watched,
 };
+
+/// How long connecting may take.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// Where Kubernetes puts the certificates that the API server's is signed by.
 const AUTHORITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
