@@ -26,6 +26,7 @@ const STAGES: &[&[&str]] = &[
     &["pods"],
     &["join"],
     &["aggregate"],
+    &["snapshot"],
     &["export", "top"],
     &["health"],
     &["registry", "pipeline"],
