@@ -1,6 +1,6 @@
-//! Where the terminal's views come from: a pipeline of its own, and Kubernetes' names where it is known.
+//! Where the terminal's snapshots come from: a pipeline of its own, and Kubernetes' names where it is known.
 
-pub mod names;
+pub mod pod_names;
 
 use std::{
     error::Error,
@@ -8,40 +8,40 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::names::Names;
+use self::pod_names::PodNames;
 use crate::{
     interrupt::Interrupt,
     kernel::facts,
     pipeline::{Pipeline, Settings, StartError},
-    top::{
-        Source, TICK,
-        view::{SignalState, View},
-        views::Views,
+    snapshot::{
+        builder::SnapshotBuilder,
+        document::{SignalStatus, Snapshot},
     },
+    top::{SnapshotSource, TICK},
 };
 
 /// How long a signal may wait.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Views of this node.
-pub struct Live {
+/// Snapshots of this node.
+pub struct LiveSource {
     pipeline: Pipeline,
-    views: Views,
-    names: Option<Names>,
+    snapshots: SnapshotBuilder,
+    names: Option<PodNames>,
 }
 
-impl Live {
+impl LiveSource {
     /// Begins to measure. A view has the names that are known by then; nothing waits for more.
     ///
     /// # Errors
     /// When this kernel or these permissions do not allow it.
-    pub fn start(settings: Settings, names: Option<Names>) -> Result<Self, StartError> {
+    pub fn start(settings: Settings, names: Option<PodNames>) -> Result<Self, StartError> {
         let name = settings.node.name.clone();
         let cpus = facts::online_cpus().map_or(0, |cpus| cpus.len());
-        let pods = names.as_ref().map(Names::shared);
+        let pods = names.as_ref().map(PodNames::shared);
         let mut pipeline = Pipeline::start(Settings { pods, ..settings })?;
         pipeline.wait_no_longer();
-        let mut live = Self { pipeline, views: Views::new(name, cpus as f64), names };
+        let mut live = Self { pipeline, snapshots: SnapshotBuilder::new(name, cpus as f64), names };
         // What the first view is compared with.
         let _ = live.look();
         Ok(live)
@@ -51,7 +51,7 @@ impl Live {
     ///
     /// # Errors
     /// When the kernel can no longer be read.
-    pub fn once(mut self, interval: Duration, interrupt: &Interrupt) -> Result<Option<View>, Box<dyn Error + Send + Sync>> {
+    pub fn once(mut self, interval: Duration, interrupt: &Interrupt) -> Result<Option<Snapshot>, Box<dyn Error + Send + Sync>> {
         let end = Instant::now() + interval;
         let mut ticked = Instant::now();
         while !interrupt.came() {
@@ -69,40 +69,40 @@ impl Live {
     }
 
     /// What is measured, and where names come from.
-    fn complete(&self, view: &mut View) {
-        view.signals = self
+    fn complete(&self, snapshot: &mut Snapshot) {
+        snapshot.signals = self
             .pipeline
             .states()
             .iter()
             .map(|state| {
                 let (reason, note) = (state.off.clone(), self.pipeline.note(state.signal));
-                SignalState { name: state.signal.name.to_owned(), on: reason.is_none(), reason, note }
+                SignalStatus { name: state.signal.name.to_owned(), on: reason.is_none(), reason, note }
             })
             .collect();
-        view.kubernetes = self.names.as_ref().map(Names::state);
+        snapshot.kubernetes = self.names.as_ref().map(PodNames::state);
     }
 
-    fn look(&mut self) -> Result<View, Box<dyn Error + Send + Sync>> {
+    fn look(&mut self) -> Result<Snapshot, Box<dyn Error + Send + Sync>> {
         let mut failure = None;
         let batch = self.pipeline.collect(|signal, error| failure = Some(format!("could not read {signal}: {error}")));
         match failure {
             Some(failure) => Err(failure.into()),
             None => {
-                let mut view = self.views.next(&batch);
-                self.complete(&mut view);
-                Ok(view)
+                let mut snapshot = self.snapshots.next(&batch);
+                self.complete(&mut snapshot);
+                Ok(snapshot)
             }
         }
     }
 }
 
-impl Source for Live {
+impl SnapshotSource for LiveSource {
     fn tick(&mut self) {
         // Windows must be read before their log wraps. What fails here fails in the next look too.
         let _ = self.pipeline.tick();
     }
 
-    fn next(&mut self) -> Result<View, Box<dyn Error + Send + Sync>> {
+    fn next(&mut self) -> Result<Snapshot, Box<dyn Error + Send + Sync>> {
         self.pipeline.tick()?;
         self.look()
     }

@@ -29,6 +29,7 @@ mod rate_limit;
 mod registry;
 mod run;
 mod signals;
+mod snapshot;
 mod top;
 mod url;
 
@@ -47,8 +48,8 @@ use config::{Config, ConfigError, LogFormat, Overrides};
 use interrupt::Interrupt;
 use kernel::pin::Uninstalled;
 use live::{
-    Live,
-    names::{FIRST_LIST, Names},
+    LiveSource,
+    pod_names::{FIRST_LIST, PodNames},
 };
 use pipeline::StartError;
 use run::RunError;
@@ -147,7 +148,7 @@ struct TopArgs {
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = interval)]
     interval: Duration,
     #[command(flatten)]
-    options: top::Options,
+    options: top::TopOptions,
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
@@ -266,19 +267,19 @@ fn top(args: &TopArgs) -> Result<(), Failure> {
     settings.pin = false;
     // What a start leaves half-done in the kernel must be taken back.
     let interrupt = Interrupt::watch()?;
-    let names = run::pod_settings(&config).map(Names::follow).transpose().map_err(Failure::Run)?;
+    let names = run::pod_settings(&config).map(PodNames::follow).transpose().map_err(Failure::Run)?;
     if let Some(Err(why)) = names.as_ref().filter(|_| args.once).map(|names| names.wait(FIRST_LIST)) {
         let _ = writeln!(std::io::stderr(), "podmeter: pods have no names: {why}");
     }
-    let source = Live::start(settings, names)?;
+    let source = LiveSource::start(settings, names)?;
     if !args.once {
         return Ok(top::live(Box::new(source), args.interval, &args.options, &interrupt)?);
     }
-    let view = source.once(args.interval, &interrupt).map_err(|error| Failure::Other(error))?.ok_or(Failure::Interrupted)?;
+    let snapshot = source.once(args.interval, &interrupt).map_err(|error| Failure::Other(error))?.ok_or(Failure::Interrupted)?;
     if args.json {
-        return print(&top::once::json(&view, &args.options));
+        return print(&top::once::json(&snapshot, &args.options));
     }
-    let table = top::once::table(&view, &args.options, top::once::columns());
+    let table = top::once::table(&snapshot, &args.options, top::once::columns());
     print(&if Abilities::from_environment().unicode { table } else { top::to_ascii(&table).into_owned() })
 }
 

@@ -1,6 +1,6 @@
 //! `podmeter top`: what every workload of this node uses now, on the terminal.
 //!
-//! Snapshots ([`view::View`]) come from a [`Source`] on a thread of its own, so that keys are answered while one is read.
+//! Snapshots (`Snapshot`) come from a [`SnapshotSource`] on a thread of its own, so that keys are answered while one is read.
 //! `state` holds what is known and chosen, `render` draws it; both are pure and tested without a terminal.
 
 use std::error::Error;
@@ -17,39 +17,32 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ratatui::DefaultTerminal;
 use signal_hook::consts::SIGCONT;
 
-pub use self::options::Options;
-use self::state::{Action, Facts, State};
+pub use self::options::TopOptions;
+use self::state::{Action, TopFacts, TopState};
 pub use self::terminal::{Abilities, to_ascii};
 use self::theme::Theme;
-use self::view::View;
-use crate::{causes::chain, interrupt::Interrupt};
+use crate::{causes::chain, interrupt::Interrupt, snapshot::document::Snapshot};
 
 mod columns;
 mod detail;
-mod figures;
 mod format;
-mod identity;
 mod keys;
+mod label;
+mod layout;
 pub mod once;
 mod options;
 mod order;
 mod pages;
-mod points;
 mod render;
-mod sheet;
+mod shares;
 mod state;
 mod status;
-mod suggest;
-#[cfg(test)]
-mod synthetic;
 mod terminal;
 #[cfg(test)]
 mod tests;
+mod text_page;
 mod theme;
 mod tree;
-pub mod view;
-pub mod views;
-mod window;
 
 /// How long a key or a signal may wait while nothing else happens.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -58,12 +51,12 @@ const PATIENCE: Duration = Duration::from_millis(100);
 pub const TICK: Duration = Duration::from_secs(1);
 
 /// Where snapshots come from.
-pub trait Source {
+pub trait SnapshotSource {
     /// Reads the node now: what happened since the call before.
     ///
     /// # Errors
     /// What could not be read. The first failure of all ends the view; later ones are shown, and the next call is the next try.
-    fn next(&mut self) -> Result<View, Box<dyn Error + Send + Sync>>;
+    fn next(&mut self) -> Result<Snapshot, Box<dyn Error + Send + Sync>>;
 
     /// What must be done at least every [`TICK`] between two snapshots. A failure shows in the next one.
     fn tick(&mut self) {}
@@ -109,9 +102,9 @@ pub enum TopError {
 /// # Errors
 /// No terminal, a terminal that fails, or a source whose first snapshot cannot be read.
 pub fn live(
-    source: Box<dyn Source + Send>,
+    source: Box<dyn SnapshotSource + Send>,
     interval: Duration,
-    options: &Options,
+    options: &TopOptions,
     interrupt: &Interrupt,
 ) -> Result<(), TopError> {
     if !io::stdout().is_terminal() {
@@ -120,14 +113,14 @@ pub fn live(
     let abilities = Abilities::from_environment();
     let continued = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(SIGCONT, Arc::clone(&continued)).map_err(TopError::Signals)?;
-    let reader = Reader::start(source, interval).map_err(TopError::Thread)?;
+    let reader = SnapshotReader::start(source, interval).map_err(TopError::Thread)?;
     if !abilities.cursor {
         let printed = print(&reader, facts(interval), options, interrupt);
         reader.finish();
         return printed;
     }
     let theme = Theme::new(abilities.colour, abilities.unicode);
-    let state = State::new(facts(interval), options);
+    let state = TopState::new(facts(interval), options);
     // Also hooks panics, so that their message comes after the terminal is restored.
     let terminal = ratatui::try_init();
     show_cursor_on_panic();
@@ -146,9 +139,9 @@ pub fn live(
 
 fn show(
     terminal: &mut DefaultTerminal,
-    reader: &Reader,
+    reader: &SnapshotReader,
     (interrupt, continued): (&Interrupt, &AtomicBool),
-    mut state: State,
+    mut state: TopState,
     theme: Theme,
 ) -> Result<(), TopError> {
     let failed = |doing| move |source| TopError::Terminal { doing, source };
@@ -197,16 +190,16 @@ fn draw_anew(terminal: &mut DefaultTerminal) {
 }
 
 /// A table of text per interval, for a terminal that only prints.
-fn print(reader: &Reader, facts: Facts, options: &Options, interrupt: &Interrupt) -> Result<(), TopError> {
-    let mut state = State::new(facts, options);
+fn print(reader: &SnapshotReader, facts: TopFacts, options: &TopOptions, interrupt: &Interrupt) -> Result<(), TopError> {
+    let mut state = TopState::new(facts, options);
     while !interrupt.came() && !has_hung_up(io::stdout()) {
         if !reader.take(&mut state)? {
             std::thread::sleep(PATIENCE);
             continue;
         }
-        let text = match (state.error(), state.view()) {
+        let text = match (state.error(), state.snapshot()) {
             (Some(error), _) => format!("could not read, trying again: {}\n\n", format::printable(error)),
-            (None, Some(view)) => once::table(view, options, once::columns()) + "\n",
+            (None, Some(snapshot)) => once::table(snapshot, options, once::columns()) + "\n",
             (None, None) => continue,
         };
         match io::stdout().write_all(to_ascii(&text).as_bytes()) {
@@ -234,25 +227,25 @@ fn show_cursor_on_panic() {
     }));
 }
 
-fn facts(interval: Duration) -> Facts {
+fn facts(interval: Duration) -> TopFacts {
     let kernel = nix::sys::utsname::uname()
         .map(|name| format!("{} {}", name.sysname().to_string_lossy(), name.release().to_string_lossy()))
         .unwrap_or_default();
-    Facts { kernel, agent: concat!("v", env!("CARGO_PKG_VERSION")).to_owned(), interval }
+    TopFacts { kernel, agent: concat!("v", env!("CARGO_PKG_VERSION")).to_owned(), interval }
 }
 
-type Reading = Result<View, Box<dyn Error + Send + Sync>>;
+type ReadResult = Result<Snapshot, Box<dyn Error + Send + Sync>>;
 
 /// The thread that reads the snapshots.
-struct Reader {
-    readings: Receiver<Reading>,
+struct SnapshotReader {
+    readings: Receiver<ReadResult>,
     /// Dropped to end the thread.
     stop: Sender<()>,
     thread: JoinHandle<()>,
 }
 
-impl Reader {
-    fn start(source: Box<dyn Source + Send>, interval: Duration) -> io::Result<Self> {
+impl SnapshotReader {
+    fn start(source: Box<dyn SnapshotSource + Send>, interval: Duration) -> io::Result<Self> {
         let (to, readings) = mpsc::sync_channel(1);
         let (stop, stopped) = mpsc::channel();
         let thread =
@@ -261,12 +254,12 @@ impl Reader {
     }
 
     /// Puts what was read meanwhile into the state; true when there was something.
-    fn take(&self, state: &mut State) -> Result<bool, TopError> {
+    fn take(&self, state: &mut TopState) -> Result<bool, TopError> {
         let mut changed = false;
         loop {
             match self.readings.try_recv() {
-                Ok(Ok(view)) => state.update(view),
-                Ok(Err(error)) if state.view().is_none() => return Err(TopError::Source(error)),
+                Ok(Ok(snapshot)) => state.update(snapshot),
+                Ok(Err(error)) if state.snapshot().is_none() => return Err(TopError::Source(error)),
                 Ok(Err(error)) => state.fail(chain(&*error)),
                 Err(TryRecvError::Empty) => return Ok(changed),
                 Err(TryRecvError::Disconnected) => return Err(TopError::Ended),
@@ -284,7 +277,7 @@ impl Reader {
     }
 }
 
-fn read(mut source: Box<dyn Source + Send>, interval: Duration, to: &SyncSender<Reading>, stopped: &Receiver<()>) {
+fn read(mut source: Box<dyn SnapshotSource + Send>, interval: Duration, to: &SyncSender<ReadResult>, stopped: &Receiver<()>) {
     let mut due = Instant::now();
     loop {
         if to.send(source.next()).is_err() {

@@ -2,12 +2,11 @@
 
 use ratatui::style::Style;
 
-use super::figures;
 use super::format;
 use super::order::Sort;
-use super::pages::Page;
+use super::shares;
 use super::theme::Theme;
-use super::view::{Memory, Workload};
+use crate::snapshot::document::{MemoryUsage, WorkloadUsage};
 
 /// Columns between two columns of the table.
 pub const GAP: usize = 2;
@@ -208,7 +207,7 @@ impl Column {
     }
 
     /// Its value and how that looks. The history is drawn by the caller, who has it.
-    pub fn cell(self, workload: &Workload, theme: Theme) -> (String, Style) {
+    pub fn cell(self, workload: &WorkloadUsage, theme: Theme) -> (String, Style) {
         let (cpu, tcp, dns) = (&workload.cpu, workload.tcp.as_ref(), workload.dns.as_ref());
         let plain = Style::new();
         let (text, style) = match self {
@@ -218,10 +217,10 @@ impl Column {
             Column::History => (String::new(), theme.graph()),
             Column::Request => (format::cores(cpu.request_cores), theme.quiet()),
             // A burst above the request is what a request without a limit is for.
-            Column::RequestShare => (format::percent(figures::request_share(workload)), plain),
+            Column::RequestShare => (format::percent(shares::request_share(workload)), plain),
             Column::Suggested => (format::cores(cpu.suggested_request_cores), theme.quiet()),
             Column::Limit => (format::cores(cpu.limit_cores), theme.quiet()),
-            Column::LimitShare => share(figures::limit_share(workload), theme),
+            Column::LimitShare => share(shares::limit_share(workload), theme),
             Column::BurstP50 => (format::cores(cpu.burst_p50_cores), faint_below(cpu.burst_p50_cores, 0.001, theme)),
             Column::BurstP99 => (format::cores(cpu.burst_p99_cores), burst(workload, theme)),
             Column::Wait => (format::time(cpu.wait_rate), waiting(cpu.wait_rate, theme)),
@@ -235,12 +234,12 @@ impl Column {
             Column::MemoryRequest => (bytes(workload, |m| m.request_bytes), theme.quiet()),
             Column::MemoryRequestShare => {
                 // Above it, the pod is among the first that the node evicts.
-                let share = figures::memory_request_share(workload);
+                let share = shares::memory_request_share(workload);
                 (format::percent(share), if share.is_some_and(|s| s > 1.0) { theme.watch() } else { plain })
             }
             Column::MemorySuggested => (bytes(workload, |m| m.suggested_request_bytes), theme.quiet()),
             Column::MemoryLimit => (bytes(workload, |m| m.limit_bytes), theme.quiet()),
-            Column::MemoryLimitShare => share(figures::memory_limit_share(workload), theme),
+            Column::MemoryLimitShare => share(shares::memory_limit_share(workload), theme),
             Column::OomKills => {
                 let kills = workload.memory.as_ref().and_then(|m| m.oom_kills).map(|n| n as f64);
                 (format::count(kills), from(kills, 1.0, 1.0, theme))
@@ -295,7 +294,7 @@ fn share(ratio: Option<f64>, theme: Theme) -> (String, Style) {
     (format::percent(ratio), theme.share(ratio))
 }
 
-fn bytes(workload: &Workload, of: impl Fn(&Memory) -> Option<u64>) -> String {
+fn bytes(workload: &WorkloadUsage, of: impl Fn(&MemoryUsage) -> Option<u64>) -> String {
     format::short_bytes(workload.memory.as_ref().and_then(of).map(|bytes| bytes as f64))
 }
 
@@ -309,7 +308,7 @@ fn from(value: Option<f64>, watch: f64, alarm: f64, theme: Theme) -> Style {
 }
 
 /// A burst above what the limit allows over time is what gets throttled.
-fn burst(workload: &Workload, theme: Theme) -> Style {
+fn burst(workload: &WorkloadUsage, theme: Theme) -> Style {
     match (workload.cpu.burst_p99_cores, workload.cpu.limit_cores) {
         (Some(burst), Some(limit)) if limit > 0.0 && burst >= limit => theme.watch(),
         (burst, _) => faint_below(burst, 0.001, theme),
@@ -328,101 +327,22 @@ fn faint_below(value: Option<f64>, bound: f64, theme: Theme) -> Style {
     if value.is_some_and(|v| v >= bound) { Style::new() } else { theme.quiet() }
 }
 
-/// Which columns fit, and how wide the name may be.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Layout {
-    /// Columns for the name.
-    pub name: usize,
-    /// The others with their widths, from left to right.
-    pub columns: Vec<(Column, usize)>,
-}
-
-/// Lays the table out in `width` columns, for names of up to `longest`: the most important columns beside a name that can still
-/// be recognised, the one that orders the rows always among them.
-pub fn layout(width: usize, longest: usize, page: Page, sort: Sort) -> Layout {
-    let least = (width * 3 / 10).clamp(12, 36).min(longest.max(4));
-    let ordering = Column::of(sort);
-    let important = page.by_importance().iter().copied();
-    let wanted = important.clone().take(1).chain(ordering).chain(important);
-    let mut kept: Vec<Column> = Vec::new();
-    let mut free = width.saturating_sub(least);
-    for column in wanted {
-        if kept.contains(&column) {
-            continue;
-        }
-        let Some(rest) = free.checked_sub(column.width() + GAP) else { break };
-        kept.push(column);
-        free = rest;
-    }
-    let name = (least + free).min(longest.max(4)).min(width);
-    // What the longest name does not need makes the history longer.
-    let spare = (least + free).saturating_sub(name).min(24);
-    let columns = page
-        .columns()
-        .iter()
-        .copied()
-        .filter(|column| kept.contains(column))
-        .map(|column| (column, column.width() + if column == Column::History { spare } else { 0 }))
-        .collect();
-    Layout { name, columns }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::top::view::Dns;
-
-    fn kept(width: usize, page: Page, sort: Sort) -> Vec<Column> {
-        layout(width, 40, page, sort).columns.into_iter().map(|(column, _)| column).collect()
-    }
+    use crate::snapshot::document::DnsUsage;
 
     #[test]
     fn what_a_search_list_wastes_is_no_alarm_and_failures_are() {
         let theme = Theme::new(true, true);
         let cell = |column: Column, failed: f64, no_such_name: f64| {
-            let dns = Dns { failure_ratio: Some(failed), no_such_name_ratio: Some(no_such_name), ..Dns::default() };
-            column.cell(&Workload { dns: Some(dns), ..Workload::default() }, theme)
+            let dns = DnsUsage { failure_ratio: Some(failed), no_such_name_ratio: Some(no_such_name), ..DnsUsage::default() };
+            column.cell(&WorkloadUsage { dns: Some(dns), ..WorkloadUsage::default() }, theme)
         };
         // With ndots:5 and three search domains, three of four lookups of a healthy pod.
         assert_eq!(cell(Column::DnsFailures, 0.0, 0.75), ("0%".to_owned(), theme.quiet()));
         assert_eq!(cell(Column::DnsNoSuchName, 0.0, 0.75), ("75%".to_owned(), Style::new()));
         assert_eq!(cell(Column::DnsFailures, 0.2, 0.0).1, theme.alarm());
         assert_eq!(cell(Column::DnsFailures, 0.02, 0.0).1, theme.watch());
-    }
-
-    #[test]
-    fn a_wide_terminal_has_every_column_in_order() {
-        for page in Page::ALL {
-            assert_eq!(kept(200, page, page.sort()), page.columns());
-            assert_eq!(layout(200, 40, page, page.sort()).name, 40);
-        }
-    }
-
-    #[test]
-    fn forty_columns_keep_what_matters_most() {
-        assert_eq!(kept(40, Page::Cpu, Sort::Cpu), [Column::Cpu, Column::RequestShare, Column::BurstP99]);
-        assert_eq!(kept(40, Page::Memory, Sort::Memory), [Column::WorkingSet, Column::MemoryLimitShare, Column::OomKills]);
-    }
-
-    #[test]
-    fn the_column_that_orders_the_rows_is_kept() {
-        assert!(!kept(60, Page::Cpu, Sort::Cpu).contains(&Column::Wait));
-        assert!(kept(60, Page::Cpu, Sort::Wait).contains(&Column::Wait));
-        assert!(kept(40, Page::Cpu, Sort::Time).contains(&Column::Time));
-        assert!(kept(40, Page::Network, Sort::Dns).contains(&Column::DnsP99));
-    }
-
-    #[test]
-    fn a_wider_terminal_never_shows_fewer_columns_and_nothing_overlaps() {
-        for page in Page::ALL {
-            let mut before = 0;
-            for width in 0..250 {
-                let layout = layout(width, 40, page, page.sort());
-                assert!(layout.columns.len() >= before, "{width}");
-                before = layout.columns.len();
-                let used = layout.name + layout.columns.iter().map(|(_, w)| w + GAP).sum::<usize>();
-                assert!(used <= width, "{used} of {width}");
-            }
-        }
     }
 }

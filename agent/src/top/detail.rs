@@ -8,12 +8,13 @@ use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Sparkline, SparklineBar, Widget};
 
-use super::figures;
 use super::format::{self, UNKNOWN};
-use super::state::{History, State};
-use super::suggest;
+use super::label;
+use super::shares;
+use super::state::{History, TopState};
 use super::theme::Theme;
-use super::view::Workload;
+use crate::snapshot::document::WorkloadUsage;
+use crate::snapshot::suggest;
 
 /// Lines of text in the pane.
 const TEXT: u16 = 12;
@@ -30,7 +31,7 @@ pub fn split(body: Rect) -> (Rect, Rect) {
 }
 
 /// Draws the pane; `present` is false when the workload is gone and these are its last figures.
-pub fn draw(buffer: &mut Buffer, area: Rect, workload: &Workload, present: bool, state: &State, theme: Theme) {
+pub fn draw(buffer: &mut Buffer, area: Rect, workload: &WorkloadUsage, present: bool, state: &TopState, theme: Theme) {
     rule(buffer, Rect { height: 1, ..area }, workload, present, theme);
     let lines = text(workload, usize::from(area.width).saturating_sub(11), theme);
     let mut y = area.y + 1;
@@ -64,10 +65,10 @@ fn bars(buffer: &mut Buffer, area: Rect, history: &History, interval: Duration, 
 }
 
 /// The pane's upper edge: its name in a thin line.
-fn rule(buffer: &mut Buffer, area: Rect, workload: &Workload, present: bool, theme: Theme) {
+fn rule(buffer: &mut Buffer, area: Rect, workload: &WorkloadUsage, present: bool, theme: Theme) {
     let width = usize::from(area.width);
     buffer.set_stringn(area.x, area.y, "─".repeat(width), width, theme.quiet());
-    let label = figures::label(workload);
+    let label = label::label(workload);
     let name = format!(" {} ", format::cut(&format::printable(&label), width.saturating_sub(6)));
     let at = area.x + u16::from(width > 8) * 2;
     let (x, _) = buffer.set_stringn(at, area.y, name, width.saturating_sub(2), theme.strong());
@@ -76,7 +77,7 @@ fn rule(buffer: &mut Buffer, area: Rect, workload: &Workload, present: bool, the
     buffer.set_stringn(x, area.y, format::printable(&kind), (area.right() - x).into(), style);
 }
 
-fn text(workload: &Workload, width: usize, theme: Theme) -> Vec<Line<'static>> {
+fn text(workload: &WorkloadUsage, width: usize, theme: Theme) -> Vec<Line<'static>> {
     let cpu = &workload.cpu;
     let plain = Style::new();
     let value = |text: String, style: Style| Span::styled(text, style);
@@ -86,7 +87,7 @@ fn text(workload: &Workload, width: usize, theme: Theme) -> Vec<Line<'static>> {
         spans.extend(rest);
         Line::from(spans)
     };
-    let (of_request, of_limit) = (figures::request_share(workload), figures::limit_share(workload));
+    let (of_request, of_limit) = (shares::request_share(workload), shares::limit_share(workload));
     let mut lines = vec![
         line("cgroup", vec![value(format::cut(&format::printable(&workload.cgroup), width).into_owned(), plain)]),
         line(
@@ -146,7 +147,7 @@ fn text(workload: &Workload, width: usize, theme: Theme) -> Vec<Line<'static>> {
         lines.insert(2, line("suggested", vec![quiet(&text)]));
     }
     if let Some(memory) = &workload.memory {
-        let shares = (figures::memory_request_share(workload), figures::memory_limit_share(workload));
+        let shares = (shares::memory_request_share(workload), shares::memory_limit_share(workload));
         let mut spans = vec![value(format::bytes(memory.usage_bytes), theme.strong())];
         spans.extend(pair("   working set ", format::bytes(memory.working_set_bytes)));
         spans.extend(pair("   unrecl ", format::bytes(memory.unreclaimable_bytes)));

@@ -3,11 +3,11 @@
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::order::Sort;
-use super::pages::Page;
-use super::state::{Action, Sheet, State};
+use super::pages::TablePage;
+use super::state::{Action, TextPage, TopState};
 
 /// What a key means now; `None` when nothing.
-pub fn action(key: KeyEvent, state: &State) -> Option<Action> {
+pub fn action(key: KeyEvent, state: &TopState) -> Option<Action> {
     if key.kind == KeyEventKind::Release {
         return None;
     }
@@ -41,7 +41,7 @@ pub fn action(key: KeyEvent, state: &State) -> Option<Action> {
 }
 
 /// While a page of text is open. What does not move it has been pressed by somebody who has read it.
-fn reading(code: KeyCode, state: &State) -> Action {
+fn reading(code: KeyCode, state: &TopState) -> Action {
     match code {
         KeyCode::Down | KeyCode::Char('j') => Action::Scroll(1),
         KeyCode::Up | KeyCode::Char('k') => Action::Scroll(-1),
@@ -49,8 +49,8 @@ fn reading(code: KeyCode, state: &State) -> Action {
         KeyCode::PageUp => Action::Scroll(-state.page()),
         KeyCode::Home | KeyCode::Char('g') => Action::Scroll(isize::MIN),
         KeyCode::End | KeyCode::Char('G') => Action::Scroll(isize::MAX),
-        KeyCode::Char('?' | 'h') => Action::Open(Sheet::Help),
-        KeyCode::Char('s') => Action::Open(Sheet::Signals),
+        KeyCode::Char('?' | 'h') => Action::Open(TextPage::Help),
+        KeyCode::Char('s') => Action::Open(TextPage::Signals),
         _ => Action::Close,
     }
 }
@@ -82,9 +82,9 @@ fn command(c: char) -> Option<Action> {
         'e' => Action::Sort(Sort::Retransmits),
         'R' => Action::Sort(Sort::RoundTrip),
         'd' => Action::Sort(Sort::Dns),
-        '1' => Action::Show(Page::Cpu),
-        '2' => Action::Show(Page::Memory),
-        '3' => Action::Show(Page::Network),
+        '1' => Action::Show(TablePage::Cpu),
+        '2' => Action::Show(TablePage::Memory),
+        '3' => Action::Show(TablePage::Network),
         'j' => Action::Move(1),
         'k' => Action::Move(-1),
         ' ' => Action::Page(1),
@@ -93,8 +93,8 @@ fn command(c: char) -> Option<Action> {
         '/' => Action::EditFilter,
         'i' => Action::ToggleIdle,
         'v' => Action::NextShape,
-        's' => Action::Open(Sheet::Signals),
-        '?' | 'h' => Action::Open(Sheet::Help),
+        's' => Action::Open(TextPage::Signals),
+        '?' | 'h' => Action::Open(TextPage::Help),
         'p' => Action::Pause,
         'q' => Action::Quit,
         _ => return None,

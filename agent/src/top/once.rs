@@ -1,21 +1,21 @@
 //! One snapshot as text: `podmeter top --once`, with or without `--json`.
 
-use super::options::Options;
-use super::tree::{self, Shape};
-use super::view::{Memory, View, Workload};
-use super::{figures, format, status};
+use super::options::TopOptions;
+use super::tree::{self, RowLayout};
+use super::{format, shares, status};
+use crate::snapshot::document::{MemoryUsage, Snapshot, WorkloadUsage};
 
 /// A heading, with its unit, and what is below it.
-type Column = (&'static str, fn(&Workload) -> String);
+type Column = (&'static str, fn(&WorkloadUsage) -> String);
 
 /// What follows the name. Plain numbers in the units of the headings, one word each, so that `awk` and `sort` can take them.
 const COLUMNS: &[Column] = &[
     ("KIND", |w| one_word(&w.cgroup_kind)),
     ("CPU(cores)", |w| number(w.cpu.usage_cores, 3)),
     ("REQUEST(cores)", |w| number(w.cpu.request_cores, 3)),
-    ("USE/REQUEST(%)", |w| number(figures::request_share(w).map(|s| s * 100.0), 1)),
+    ("USE/REQUEST(%)", |w| number(shares::request_share(w).map(|s| s * 100.0), 1)),
     ("LIMIT(cores)", |w| number(w.cpu.limit_cores, 3)),
-    ("USE/LIMIT(%)", |w| number(figures::limit_share(w).map(|s| s * 100.0), 1)),
+    ("USE/LIMIT(%)", |w| number(shares::limit_share(w).map(|s| s * 100.0), 1)),
     ("BURST-P50(cores)", |w| number(w.cpu.burst_p50_cores, 3)),
     ("BURST-P99(cores)", |w| number(w.cpu.burst_p99_cores, 3)),
     ("WAIT(ms/s)", |w| number(w.cpu.wait_rate.map(|r| r * 1000.0), 1)),
@@ -40,8 +40,8 @@ const COLUMNS: &[Column] = &[
 
 /// The wanted rows as an aligned table in plain text. `columns`: how wide the terminal is that it goes to; whatever does not fit, or
 /// has no value in any row, is left out there, while other programs get everything.
-pub fn table(view: &View, options: &Options, columns: Option<usize>) -> String {
-    let rows = tree::rows(&view.workloads, options.view);
+pub fn table(snapshot: &Snapshot, options: &TopOptions, columns: Option<usize>) -> String {
+    let rows = tree::rows(&snapshot.workloads, options.view);
     let rows: Vec<_> = tree::arrange(&rows, &options.choice()).into_iter().map(|shown| &rows[shown.row]).collect();
     let heading = std::iter::once("NAME".to_owned()).chain(COLUMNS.iter().map(|(heading, _)| (*heading).to_owned()));
     let mut cells: Vec<Vec<String>> = vec![heading.collect()];
@@ -53,29 +53,29 @@ pub fn table(view: &View, options: &Options, columns: Option<usize>) -> String {
     if let Some(columns) = columns {
         fit(&mut cells, columns);
     }
-    head(view) + "\n" + &aligned(&cells)
+    head(snapshot) + "\n" + &aligned(&cells)
 }
 
 /// The node, and what is not measured.
-fn head(view: &View) -> String {
-    let cpu = &view.node.cpu;
+fn head(snapshot: &Snapshot) -> String {
+    let cpu = &snapshot.node.cpu;
     let mut text = format!(
         "node {}: {} of {} cores in use, {} s of CPU time unattributed\n",
-        one_word(&view.node.name),
+        one_word(&snapshot.node.name),
         number(cpu.usage_cores, 3),
         number(Some(cpu.capacity_cores).filter(|c| *c > 0.0), 0),
         number(Some(cpu.unattributed_seconds), 3),
     );
     let as_f64 = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64);
-    if let Some(memory) = &view.node.memory {
+    if let Some(memory) = &snapshot.node.memory {
         let used = memory.working_set_bytes.or(memory.usage_bytes);
         text += &format!("memory: {} of {} bytes in use\n", number(as_f64(used), 0), number(as_f64(memory.capacity_bytes), 0));
     }
-    if let Some(network) = &view.node.network {
+    if let Some(network) = &snapshot.node.network {
         let (received, sent) = (number(network.receive_rate, 0), number(network.transmit_rate, 0));
         text += &format!("network: {received} bytes/s received, {sent} bytes/s sent\n");
     }
-    for line in status::lines(view) {
+    for line in status::lines(snapshot) {
         text += &format::printable(&line);
         text.push('\n');
     }
@@ -105,18 +105,18 @@ fn fit(rows: &mut Vec<Vec<String>>, columns: usize) {
 const GAP: usize = 2;
 
 /// The snapshot as one JSON document, indented: every cgroup in order of its path, unless the options want other rows.
-pub fn json(view: &View, options: &Options) -> String {
-    let mut view = view.clone();
+pub fn json(snapshot: &Snapshot, options: &TopOptions) -> String {
+    let mut snapshot = snapshot.clone();
     if options.sort.is_some() || options.filter.is_some() || options.limit.is_some() {
-        let rows = tree::rows(&view.workloads, Shape::Flat);
-        view.workloads =
+        let rows = tree::rows(&snapshot.workloads, RowLayout::Flat);
+        snapshot.workloads =
             tree::arrange(&rows, &options.choice()).into_iter().map(|shown| rows[shown.row].workload.clone()).collect();
         if options.sort.is_none() && options.limit.is_none() {
-            view.workloads.sort_by(|a, b| a.cgroup.cmp(&b.cgroup));
+            snapshot.workloads.sort_by(|a, b| a.cgroup.cmp(&b.cgroup));
         }
     }
-    // A `View` has only string keys, numbers and text, so this has no way to fail; were that to change, the message is JSON too.
-    let document = serde_json::to_string_pretty(&view);
+    // A `Snapshot` has only string keys, numbers and text, so this has no way to fail; were that to change, the message is JSON too.
+    let document = serde_json::to_string_pretty(&snapshot);
     document.unwrap_or_else(|error| serde_json::json!({ "error": error.to_string() }).to_string()) + "\n"
 }
 
@@ -149,7 +149,7 @@ fn aligned(rows: &[Vec<String>]) -> String {
     text
 }
 
-fn bytes(workload: &Workload, of: impl Fn(&Memory) -> Option<u64>) -> String {
+fn bytes(workload: &WorkloadUsage, of: impl Fn(&MemoryUsage) -> Option<u64>) -> String {
     number(workload.memory.as_ref().and_then(of).map(|bytes| bytes as f64), 0)
 }
 

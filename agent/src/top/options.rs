@@ -3,11 +3,11 @@
 use clap::Args;
 
 use super::order::Sort;
-use super::tree::{Choice, Shape};
+use super::tree::{RowChoice, RowLayout};
 
 /// Which rows are shown, and in which order.
 #[derive(Args, Clone, Debug, Default)]
-pub struct Options {
+pub struct TopOptions {
     /// Order the rows by this; largest first, names from A to Z. In JSON the default is the cgroup's path.
     #[arg(long, value_enum, value_name = "COLUMN")]
     pub sort: Option<Sort>,
@@ -19,17 +19,17 @@ pub struct Options {
     pub limit: Option<u32>,
     /// How the rows are laid out. JSON always has every cgroup.
     #[arg(long, value_enum, value_name = "LAYOUT", default_value = "tree")]
-    pub view: Shape,
+    pub view: RowLayout,
 }
 
-impl Options {
+impl TopOptions {
     /// The same as a choice of rows.
-    pub fn choice(&self) -> Choice {
-        Choice {
+    pub fn choice(&self) -> RowChoice {
+        RowChoice {
             sort: self.sort.unwrap_or(Sort::Cpu),
             filter: self.filter.clone().unwrap_or_default(),
             limit: self.limit.map(|limit| limit as usize),
-            ..Choice::default()
+            ..RowChoice::default()
         }
     }
 }

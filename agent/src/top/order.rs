@@ -2,8 +2,8 @@
 
 use std::cmp::Ordering;
 
-use super::figures;
-use super::view::Workload;
+use super::shares;
+use crate::snapshot::document::WorkloadUsage;
 
 /// What the rows are ordered by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -45,7 +45,7 @@ pub enum Sort {
 }
 
 /// The figure that rows are ordered by, where it is one.
-pub fn value(sort: Sort, workload: &Workload) -> Option<f64> {
+pub fn value(sort: Sort, workload: &WorkloadUsage) -> Option<f64> {
     let (memory, tcp) = (workload.memory.as_ref(), workload.tcp.as_ref());
     let value = match sort {
         Sort::Cpu => workload.cpu.usage_cores,
@@ -53,13 +53,13 @@ pub fn value(sort: Sort, workload: &Workload) -> Option<f64> {
         Sort::Wait => workload.cpu.wait_rate,
         Sort::Throttled => workload.cpu.throttled_rate,
         Sort::Contention => workload.cpu.contention_rate,
-        Sort::Request => figures::request_share(workload),
+        Sort::Request => shares::request_share(workload),
         Sort::Time => Some(workload.cpu.time_seconds),
         Sort::Name => None,
         Sort::Memory => memory.and_then(|m| m.working_set_bytes.or(m.usage_bytes)).map(|bytes| bytes as f64),
-        Sort::MemoryLimit => figures::memory_limit_share(workload),
+        Sort::MemoryLimit => shares::memory_limit_share(workload),
         Sort::OomKills => memory.and_then(|m| m.oom_kills).map(|n| n as f64),
-        Sort::Traffic => figures::traffic(workload),
+        Sort::Traffic => workload.traffic(),
         Sort::Drops => workload.network.as_ref().and_then(|n| n.drop_rate),
         Sort::Retransmits => tcp.and_then(|t| t.retransmit_ratio),
         Sort::RoundTrip => tcp.and_then(|t| t.rtt_p99_seconds),

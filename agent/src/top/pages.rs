@@ -5,7 +5,7 @@ use super::order::Sort;
 
 /// What the table is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Page {
+pub enum TablePage {
     /// CPU time, bursts, waiting.
     #[default]
     Cpu,
@@ -15,48 +15,48 @@ pub enum Page {
     Network,
 }
 
-impl Page {
+impl TablePage {
     /// In the order in which one leads to the next.
-    pub const ALL: [Page; 3] = [Page::Cpu, Page::Memory, Page::Network];
+    pub const ALL: [TablePage; 3] = [TablePage::Cpu, TablePage::Memory, TablePage::Network];
 
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
-            Page::Cpu => "cpu",
-            Page::Memory => "memory",
-            Page::Network => "network",
+            TablePage::Cpu => "cpu",
+            TablePage::Memory => "memory",
+            TablePage::Network => "network",
         }
     }
 
     /// The page after it.
-    pub fn next(self) -> Page {
+    pub fn next(self) -> TablePage {
         match self {
-            Page::Cpu => Page::Memory,
-            Page::Memory => Page::Network,
-            Page::Network => Page::Cpu,
+            TablePage::Cpu => TablePage::Memory,
+            TablePage::Memory => TablePage::Network,
+            TablePage::Network => TablePage::Cpu,
         }
     }
 
     /// What its rows are ordered by at first.
     pub fn sort(self) -> Sort {
         match self {
-            Page::Cpu => Sort::Cpu,
-            Page::Memory => Sort::Memory,
-            Page::Network => Sort::Traffic,
+            TablePage::Cpu => Sort::Cpu,
+            TablePage::Memory => Sort::Memory,
+            TablePage::Network => Sort::Traffic,
         }
     }
 
     /// The page that shows what rows are ordered by; `None` for the name, which all show.
-    pub fn of(sort: Sort) -> Option<Page> {
+    pub fn of(sort: Sort) -> Option<TablePage> {
         let column = Column::of(sort)?;
-        Page::ALL.into_iter().find(|page| page.columns().contains(&column))
+        TablePage::ALL.into_iter().find(|page| page.columns().contains(&column))
     }
 
     /// Everything beside the name, from left to right.
     pub fn columns(self) -> &'static [Column] {
         use Column as C;
         match self {
-            Page::Cpu => &[
+            TablePage::Cpu => &[
                 C::Kind,
                 C::Cpu,
                 C::History,
@@ -72,7 +72,7 @@ impl Page {
                 C::Contention,
                 C::Time,
             ],
-            Page::Memory => &[
+            TablePage::Memory => &[
                 C::Kind,
                 C::Memory,
                 C::WorkingSet,
@@ -85,7 +85,7 @@ impl Page {
                 C::MemoryLimitShare,
                 C::OomKills,
             ],
-            Page::Network => &[
+            TablePage::Network => &[
                 C::Kind,
                 C::Receive,
                 C::Transmit,
@@ -108,7 +108,7 @@ impl Page {
     pub fn by_importance(self) -> &'static [Column] {
         use Column as C;
         match self {
-            Page::Cpu => &[
+            TablePage::Cpu => &[
                 C::Cpu,
                 C::RequestShare,
                 C::BurstP99,
@@ -124,7 +124,7 @@ impl Page {
                 C::BurstP50,
                 C::Wait,
             ],
-            Page::Memory => &[
+            TablePage::Memory => &[
                 C::WorkingSet,
                 C::MemoryLimitShare,
                 C::OomKills,
@@ -137,7 +137,7 @@ impl Page {
                 C::Memory,
                 C::Peak,
             ],
-            Page::Network => &[
+            TablePage::Network => &[
                 C::Receive,
                 C::Transmit,
                 C::Retransmits,
@@ -163,12 +163,12 @@ mod tests {
 
     #[test]
     fn every_page_keeps_all_its_columns_and_each_order_has_its_page() {
-        for page in Page::ALL {
+        for page in TablePage::ALL {
             assert_eq!(page.columns().len(), page.by_importance().len(), "{}", page.name());
             assert!(page.columns().iter().all(|column| page.by_importance().contains(column)), "{}", page.name());
-            assert_eq!(Page::of(page.sort()), Some(page));
+            assert_eq!(TablePage::of(page.sort()), Some(page));
         }
-        assert_eq!((Page::of(Sort::Name), Page::of(Sort::Dns)), (None, Some(Page::Network)));
-        assert_eq!(Page::Cpu.next().next().next(), Page::Cpu);
+        assert_eq!((TablePage::of(Sort::Name), TablePage::of(Sort::Dns)), (None, Some(TablePage::Network)));
+        assert_eq!(TablePage::Cpu.next().next().next(), TablePage::Cpu);
     }
 }

@@ -1,4 +1,4 @@
-//! State -> the picture, for whatever size the terminal has.
+//! TopState -> the picture, for whatever size the terminal has.
 
 use ratatui::Frame;
 use ratatui::buffer::Buffer;
@@ -7,23 +7,25 @@ use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Widget;
 
-use super::columns::{self, Column, GAP, Layout};
+use super::columns::{Column, GAP};
 use super::format;
+use super::layout::{ColumnLayout, layout};
 use super::order::Sort;
-use super::pages::Page;
-use super::state::{History, State};
+use super::pages::TablePage;
+use super::state::{History, TopState};
 use super::theme::{Theme, WATCH};
-use super::{detail, figures, sheet, status, terminal};
+use super::{detail, status, terminal, text_page};
+use crate::snapshot::document::Snapshot;
 
 /// Draws one frame.
-pub fn draw(frame: &mut Frame, state: &mut State, theme: Theme) {
+pub fn draw(frame: &mut Frame, state: &mut TopState, theme: Theme) {
     let area = frame.area();
     let buffer = frame.buffer_mut();
     if area.is_empty() {
         return;
     }
     let inset = if area.width >= 60 { 2 } else { 0 };
-    let status = state.view().and_then(|view| status::line(view, usize::from(area.width - inset)));
+    let status = state.snapshot().and_then(|snapshot| status::line(snapshot, usize::from(area.width - inset)));
     let bands = Bands::of(area, status.is_some());
     if let Some(line) = bands.title {
         title(buffer, line, state, theme);
@@ -42,7 +44,7 @@ pub fn draw(frame: &mut Frame, state: &mut State, theme: Theme) {
         footer(buffer, line, state, theme);
     }
     if let Some(open) = state.sheet() {
-        sheet::draw(buffer, bands.body, open, state, theme);
+        text_page::draw(buffer, bands.body, open, state, theme);
     } else {
         let (list, pane) = if state.shows_detail() { detail::split(bands.body) } else { (bands.body, Rect::ZERO) };
         table(buffer, list, state, theme);
@@ -89,9 +91,9 @@ impl Bands {
     }
 }
 
-fn title(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
+fn title(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
     let facts = state.facts();
-    let name = state.view().map_or("", |view| view.node.name.as_str());
+    let name = state.snapshot().map_or("", |snapshot| snapshot.node.name.as_str());
     let mut left = vec![Span::styled("podmeter", theme.accent())];
     for (text, style) in [(name, theme.strong()), (&facts.kernel, theme.quiet()), (&facts.agent, theme.quiet())] {
         if !text.is_empty() {
@@ -104,7 +106,7 @@ fn title(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
     let count = if shown == all { format!("{all} {rows}") } else { format!("{shown} of {all} {rows}") };
     let mut right = vec![Span::styled(count, theme.quiet())];
     // Where there is room for suggested requests: they are worth what was seen.
-    if let Some(watched) = state.view().and_then(figures::watched).filter(|_| area.width >= WATCHED) {
+    if let Some(watched) = state.snapshot().and_then(Snapshot::watched_seconds).filter(|_| area.width >= WATCHED) {
         right.push(Span::styled(format!("  watched for {}", format::duration(Some(watched))), theme.quiet()));
     }
     if state.is_paused() {
@@ -115,17 +117,17 @@ fn title(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
     two_sides(buffer, area, Line::from(left), Line::from(right));
 }
 
-fn node(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
+fn node(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
     if let Some(error) = state.error() {
         let text = format!("could not read, trying again; the figures are old: {}", format::printable(error));
         buffer.set_stringn(area.x, area.y, text, area.width.into(), theme.alarm());
         return;
     }
-    let Some(view) = state.view() else {
+    let Some(snapshot) = state.snapshot() else {
         buffer.set_stringn(area.x, area.y, "measuring the first interval ...", area.width.into(), theme.quiet());
         return;
     };
-    let cpu = &view.node.cpu;
+    let cpu = &snapshot.node.cpu;
     let capacity = Some(cpu.capacity_cores).filter(|c| *c > 0.0);
     let ratio = cpu.usage_cores.zip(capacity).map(|(used, of)| used / of);
     let width = usize::from(area.width);
@@ -159,8 +161,8 @@ fn bar(name: &'static str, ratio: Option<f64>, width: usize, theme: Theme) -> Ve
 }
 
 /// The node's memory and traffic.
-fn memory(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
-    let Some(node) = state.view().map(|view| &view.node) else { return };
+fn memory(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
+    let Some(node) = state.snapshot().map(|snapshot| &snapshot.node) else { return };
     let width = usize::from(area.width);
     let as_f64 = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64);
     let memory = node.memory.clone().unwrap_or_default();
@@ -194,19 +196,19 @@ fn sparkline(history: &History, columns: usize, floor: f32) -> String {
     format::sparkline(history.iter().copied(), columns, floor)
 }
 
-fn table(buffer: &mut Buffer, area: Rect, state: &mut State, theme: Theme) {
+fn table(buffer: &mut Buffer, area: Rect, state: &mut TopState, theme: Theme) {
     let heading = match area.height {
         0..=2 => 0,
         3..=8 => 1,
         _ => 2,
     };
     let (sort, reversed) = state.sort();
-    let layout = columns::layout(area.width.into(), state.longest_label(), state.shown(), sort);
+    let layout = layout(area.width.into(), state.longest_label(), state.shown(), sort);
     if heading > 0 {
         head(buffer, Rect { height: heading, ..area }, &layout, (sort, reversed), theme);
     }
     let rows = Rect { y: area.y + heading, height: area.height - heading, ..area };
-    if state.row_count() == 0 && state.view().is_some() {
+    if state.row_count() == 0 && state.snapshot().is_some() {
         let why = match (state.filter().is_empty(), state.hides_idle()) {
             (false, _) => "nothing matches the filter (Esc clears it)",
             (true, true) => "nothing used CPU (i shows what is idle)",
@@ -225,7 +227,7 @@ fn table(buffer: &mut Buffer, area: Rect, state: &mut State, theme: Theme) {
     }
 }
 
-fn head(buffer: &mut Buffer, area: Rect, layout: &Layout, (sort, reversed): (Sort, bool), theme: Theme) {
+fn head(buffer: &mut Buffer, area: Rect, layout: &ColumnLayout, (sort, reversed): (Sort, bool), theme: Theme) {
     let last = area.bottom() - 1;
     let ordering = Column::of(sort);
     // Names go up, figures go down, unless reversed.
@@ -262,7 +264,7 @@ fn bracket(buffer: &mut Buffer, from: usize, to: usize, y: u16, name: &str, them
     put(buffer, from, y, &text, room, false, theme.quiet());
 }
 
-fn cells(buffer: &mut Buffer, area: Rect, row: usize, layout: &Layout, state: &State, theme: Theme) {
+fn cells(buffer: &mut Buffer, area: Rect, row: usize, layout: &ColumnLayout, state: &TopState, theme: Theme) {
     let Some((workload, label)) = state.row(row) else { return };
     let style = if workload.ended { theme.quiet() } else { Style::new() };
     buffer.set_stringn(area.x, area.y, format::cut(label, layout.name), layout.name, style);
@@ -302,7 +304,7 @@ fn two_sides(buffer: &mut Buffer, area: Rect, left: Line, right: Line) {
     }
 }
 
-fn footer(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
+fn footer(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
     if state.is_editing() {
         let keys = "   Enter keeps it, Esc clears it";
         let room = usize::from(area.width).saturating_sub(2);
@@ -325,7 +327,7 @@ fn footer(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
     }
     let (sort, _) = state.sort();
     let by_figure: &[(Sort, &str, &str)] = match state.shown() {
-        Page::Cpu => &[
+        TablePage::Cpu => &[
             (Sort::Cpu, "c", "cpu"),
             (Sort::Burst, "b", "burst"),
             (Sort::Wait, "w", "wait"),
@@ -334,8 +336,8 @@ fn footer(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
             (Sort::Request, "r", "request"),
             (Sort::Time, "T", "time"),
         ],
-        Page::Memory => &[(Sort::Memory, "m", "memory"), (Sort::MemoryLimit, "l", "limit"), (Sort::OomKills, "o", "killed")],
-        Page::Network => &[
+        TablePage::Memory => &[(Sort::Memory, "m", "memory"), (Sort::MemoryLimit, "l", "limit"), (Sort::OomKills, "o", "killed")],
+        TablePage::Network => &[
             (Sort::Traffic, "x", "bytes"),
             (Sort::Drops, "D", "drops"),
             (Sort::Retransmits, "e", "retransmits"),

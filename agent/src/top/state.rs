@@ -6,18 +6,18 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
-use super::options::Options;
+use super::options::TopOptions;
 use super::order::Sort;
-use super::pages::Page;
-use super::tree::{self, Choice, Row, Shape, Shown};
-use super::view::{View, Workload};
+use super::pages::TablePage;
+use super::tree::{self, RowChoice, RowLayout, ShownRow, TableRow};
+use crate::snapshot::document::{Snapshot, WorkloadUsage};
 
 /// Intervals that a history keeps: three minutes at the usual second.
 const HISTORY: usize = 180;
 
 /// What does not change while the view is open.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub struct TopFacts {
     /// Operating system and release, `Linux 6.18.0`.
     pub kernel: String,
     /// Name and version of this program.
@@ -32,7 +32,7 @@ pub enum Action {
     /// Order by this, on the page that shows it; again: the other way round.
     Sort(Sort),
     /// Show this page.
-    Show(Page),
+    Show(TablePage),
     /// Show the next page.
     NextPage,
     /// Select the row so many below (negative: above).
@@ -62,7 +62,7 @@ pub enum Action {
     /// Open or close the selected row's details.
     Detail,
     /// Open a page of text, or close it where it is open.
-    Open(Sheet),
+    Open(TextPage),
     /// Close the page of text.
     Close,
     /// Move the page of text so many lines down (negative: up).
@@ -77,7 +77,7 @@ pub enum Action {
 
 /// Pages of text that cover the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sheet {
+pub enum TextPage {
     /// What the keys do and what the columns mean.
     Help,
     /// Which signals are on and why others are not.
@@ -89,17 +89,17 @@ pub type History = VecDeque<Option<f32>>;
 
 /// The live view's state.
 #[derive(Debug)]
-pub struct State {
-    facts: Facts,
-    view: Option<View>,
+pub struct TopState {
+    facts: TopFacts,
+    snapshot: Option<Snapshot>,
     /// The newest snapshot that came while paused.
-    held: Option<View>,
+    held: Option<Snapshot>,
     paused: bool,
-    shown: Page,
-    shape: Shape,
-    choice: Choice,
+    shown: TablePage,
+    shape: RowLayout,
+    choice: RowChoice,
     editing: bool,
-    sheet: Option<Sheet>,
+    sheet: Option<TextPage>,
     /// First line of the page of text on the screen, and the last one that may be that.
     scroll: usize,
     last_scroll: usize,
@@ -110,30 +110,30 @@ pub struct State {
     histories: HashMap<String, History>,
     node_history: History,
     /// What the snapshot's workloads make.
-    rows: Vec<Row>,
+    rows: Vec<TableRow>,
     /// Columns of the longest name that is shown.
     longest: usize,
     /// Those that are shown, in order.
-    shown_rows: Vec<Shown>,
+    shown_rows: Vec<ShownRow>,
     /// Position in `shown_rows`.
     cursor: usize,
     /// The workload that the cursor follows: none until the user moves it.
-    selected: Option<Workload>,
+    selected: Option<WorkloadUsage>,
     /// First row on the screen, and how many fit.
     offset: usize,
     page: usize,
 }
 
-impl State {
+impl TopState {
     /// Nothing seen yet.
-    pub fn new(facts: Facts, options: &Options) -> Self {
+    pub fn new(facts: TopFacts, options: &TopOptions) -> Self {
         let choice = options.choice();
         Self {
             facts,
-            view: None,
+            snapshot: None,
             held: None,
             paused: false,
-            shown: Page::of(choice.sort).unwrap_or_default(),
+            shown: TablePage::of(choice.sort).unwrap_or_default(),
             shape: options.view,
             choice,
             editing: false,
@@ -156,14 +156,14 @@ impl State {
     }
 
     /// Takes a new snapshot; while paused it is held back.
-    pub fn update(&mut self, view: View) {
+    pub fn update(&mut self, snapshot: Snapshot) {
         self.error = None;
-        if self.paused && self.view.is_some() {
-            self.held = Some(view);
+        if self.paused && self.snapshot.is_some() {
+            self.held = Some(snapshot);
             return;
         }
-        self.remember(&view);
-        self.view = Some(view);
+        self.remember(&snapshot);
+        self.snapshot = Some(snapshot);
         self.make_rows();
     }
 
@@ -178,7 +178,7 @@ impl State {
             Action::Sort(sort) => {
                 self.choice.reversed = self.choice.sort == sort && !self.choice.reversed;
                 self.choice.sort = sort;
-                self.shown = Page::of(sort).unwrap_or(self.shown);
+                self.shown = TablePage::of(sort).unwrap_or(self.shown);
                 self.arrange();
             }
             Action::Show(page) => self.show(page),
@@ -252,7 +252,7 @@ impl State {
     }
 
     /// The workload in a row, and its name there.
-    pub fn row(&self, row: usize) -> Option<(&Workload, &str)> {
+    pub fn row(&self, row: usize) -> Option<(&WorkloadUsage, &str)> {
         let shown = self.shown_rows.get(row)?;
         Some((&self.rows.get(shown.row)?.workload, &shown.name))
     }
@@ -268,7 +268,7 @@ impl State {
     }
 
     /// How the rows are laid out.
-    pub fn shape(&self) -> Shape {
+    pub fn shape(&self) -> RowLayout {
         self.shape
     }
 
@@ -279,13 +279,13 @@ impl State {
     }
 
     /// The selected workload as it was last seen, and whether it is still there.
-    pub fn inspected(&self) -> Option<(&Workload, bool)> {
+    pub fn inspected(&self) -> Option<(&WorkloadUsage, bool)> {
         let selected = self.selected.as_ref()?;
         Some((selected, !selected.ended && self.histories.contains_key(&selected.cgroup)))
     }
 
     /// CPUs that a workload used, interval by interval.
-    pub fn history(&self, workload: &Workload) -> Option<&History> {
+    pub fn history(&self, workload: &WorkloadUsage) -> Option<&History> {
         self.histories.get(&workload.cgroup)
     }
 
@@ -295,17 +295,17 @@ impl State {
     }
 
     /// The last snapshot.
-    pub fn view(&self) -> Option<&View> {
-        self.view.as_ref()
+    pub fn snapshot(&self) -> Option<&Snapshot> {
+        self.snapshot.as_ref()
     }
 
     /// What does not change.
-    pub fn facts(&self) -> &Facts {
+    pub fn facts(&self) -> &TopFacts {
         &self.facts
     }
 
     /// Which columns are shown.
-    pub fn shown(&self) -> Page {
+    pub fn shown(&self) -> TablePage {
         self.shown
     }
 
@@ -325,7 +325,7 @@ impl State {
     }
 
     /// The page of text that is open.
-    pub fn sheet(&self) -> Option<Sheet> {
+    pub fn sheet(&self) -> Option<TextPage> {
         self.sheet
     }
 
@@ -375,7 +375,7 @@ impl State {
     }
 
     /// Rows by name stay in that order.
-    fn show(&mut self, page: Page) {
+    fn show(&mut self, page: TablePage) {
         if page != self.shown && self.choice.sort != Sort::Name {
             (self.choice.sort, self.choice.reversed) = (page.sort(), false);
         }
@@ -394,11 +394,11 @@ impl State {
     }
 
     /// Adds the snapshot to the histories and forgets the histories of what is no longer there.
-    fn remember(&mut self, view: &View) {
-        push(&mut self.node_history, view.node.cpu.usage_cores);
+    fn remember(&mut self, snapshot: &Snapshot) {
+        push(&mut self.node_history, snapshot.node.cpu.usage_cores);
         let mut old = std::mem::take(&mut self.histories);
         // A restarted unit has its path twice, once as ended: the history is the living one's.
-        let (ended, living): (Vec<_>, Vec<_>) = view.workloads.iter().partition(|w| w.ended);
+        let (ended, living): (Vec<_>, Vec<_>) = snapshot.workloads.iter().partition(|w| w.ended);
         for workload in living.into_iter().chain(ended) {
             self.histories.entry(workload.cgroup.clone()).or_insert_with(|| {
                 let mut history = old.remove(&workload.cgroup).unwrap_or_default();
@@ -410,7 +410,7 @@ impl State {
 
     /// What the workloads of the snapshot make, laid out as chosen.
     fn make_rows(&mut self) {
-        self.rows = self.view.as_ref().map(|view| tree::rows(&view.workloads, self.shape)).unwrap_or_default();
+        self.rows = self.snapshot.as_ref().map(|snapshot| tree::rows(&snapshot.workloads, self.shape)).unwrap_or_default();
         self.arrange();
     }
 
@@ -429,7 +429,7 @@ impl State {
             self.cursor = self.cursor.min(last);
             return;
         };
-        let is_selected = |row: &&Row| row.workload.cgroup == selected.cgroup;
+        let is_selected = |row: &&TableRow| row.workload.cgroup == selected.cgroup;
         let current = self.rows.iter().filter(is_selected).map(|row| &row.workload).min_by_key(|w| w.ended).cloned();
         let row = self.shown_rows.iter().position(|shown| {
             let workload = &self.rows[shown.row].workload;

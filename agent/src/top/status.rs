@@ -1,22 +1,22 @@
 //! What is not measured, and why (pure): for the header, the page of signals, and text.
 
 use super::format;
-use super::view::View;
+use crate::snapshot::document::Snapshot;
 
 /// What is known of one signal, or of the names of pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct StatusEntry {
     /// Whose.
     pub name: String,
     /// What is known.
-    pub mark: Mark,
+    pub mark: StatusMark,
     /// Why it is off, or what it does without; may have several lines.
     pub text: String,
 }
 
 /// Whether something is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mark {
+pub enum StatusMark {
     /// It is.
     On,
     /// It is, with something to know about it.
@@ -25,13 +25,13 @@ pub enum Mark {
     Off,
 }
 
-impl Mark {
+impl StatusMark {
     /// The word for it.
     pub fn as_str(self) -> &'static str {
         match self {
-            Mark::On => "on",
-            Mark::Note => "note",
-            Mark::Off => "off",
+            StatusMark::On => "on",
+            StatusMark::Note => "note",
+            StatusMark::Off => "off",
         }
     }
 }
@@ -40,53 +40,53 @@ impl Mark {
 const PODS: &str = "kubernetes";
 
 /// Everything, one entry each.
-pub fn entries(view: &View) -> Vec<Entry> {
-    let signals = view.signals.iter().map(|signal| {
+pub fn entries(snapshot: &Snapshot) -> Vec<StatusEntry> {
+    let signals = snapshot.signals.iter().map(|signal| {
         let (mark, text) = match (&signal.reason, &signal.note) {
-            (Some(reason), _) => (Mark::Off, reason.as_str()),
-            (None, _) if !signal.on => (Mark::Off, ""),
-            (None, Some(note)) => (Mark::Note, note.as_str()),
-            (None, None) => (Mark::On, ""),
+            (Some(reason), _) => (StatusMark::Off, reason.as_str()),
+            (None, _) if !signal.on => (StatusMark::Off, ""),
+            (None, Some(note)) => (StatusMark::Note, note.as_str()),
+            (None, None) => (StatusMark::On, ""),
         };
-        Entry { name: signal.name.clone(), mark, text: text.to_owned() }
+        StatusEntry { name: signal.name.clone(), mark, text: text.to_owned() }
     });
-    let pods = match &view.kubernetes {
-        Some(kubernetes) if kubernetes.current => Some((Mark::On, "pods have their names".to_owned())),
-        Some(kubernetes) => Some((Mark::Off, kubernetes.error.clone().unwrap_or_else(|| "no answer yet".to_owned()))),
-        None if view.workloads.iter().any(|workload| workload.is_a("Pod")) => Some((
-            Mark::Off,
+    let pods = match &snapshot.kubernetes {
+        Some(kubernetes) if kubernetes.current => Some((StatusMark::On, "pods have their names".to_owned())),
+        Some(kubernetes) => Some((StatusMark::Off, kubernetes.error.clone().unwrap_or_else(|| "no answer yet".to_owned()))),
+        None if snapshot.workloads.iter().any(|workload| workload.is_a("Pod")) => Some((
+            StatusMark::Off,
             "no Kubernetes API is configured, so pods have no names: set kubernetes.kubeconfig (--config)".to_owned(),
         )),
         None => None,
     };
-    let pods = pods.map(|(mark, text)| Entry { name: PODS.to_owned(), mark, text });
+    let pods = pods.map(|(mark, text)| StatusEntry { name: PODS.to_owned(), mark, text });
     signals.chain(pods).collect()
 }
 
 /// What is off, and what there is to know, one line of text each.
-pub fn lines(view: &View) -> Vec<String> {
-    let of = |entry: Entry| {
+pub fn lines(snapshot: &Snapshot) -> Vec<String> {
+    let of = |entry: StatusEntry| {
         let first = first_line(&entry.text);
         let why = if first.is_empty() { String::new() } else { format!(" ({first})") };
         format!("{}: {}{why}", entry.mark.as_str(), entry.name)
     };
-    let mut entries = entries(view);
-    entries.retain(|entry| entry.mark != Mark::On);
-    entries.sort_by_key(|entry| entry.mark != Mark::Off);
+    let mut entries = entries(snapshot);
+    entries.retain(|entry| entry.mark != StatusMark::On);
+    entries.sort_by_key(|entry| entry.mark != StatusMark::Off);
     entries.into_iter().map(of).collect()
 }
 
 /// The same in `columns` columns: names always, reasons as far as there is room; and whether anything is off. `None` where all is on.
-pub fn line(view: &View, columns: usize) -> Option<(String, bool)> {
+pub fn line(snapshot: &Snapshot, columns: usize) -> Option<(String, bool)> {
     const MORE: &str = "  (s: why)";
     const LEAST: usize = 24;
-    let entries: Vec<Entry> = entries(view).into_iter().filter(|entry| entry.mark != Mark::On).collect();
+    let entries: Vec<StatusEntry> = entries(snapshot).into_iter().filter(|entry| entry.mark != StatusMark::On).collect();
     if entries.is_empty() {
         return None;
     }
     let whole = |(off_room, note_room): (usize, usize)| {
-        let group = |mark: Mark| {
-            let room = if mark == Mark::Off { off_room } else { note_room };
+        let group = |mark: StatusMark| {
+            let room = if mark == StatusMark::Off { off_room } else { note_room };
             let of: Vec<String> = entries
                 .iter()
                 .filter(|entry| entry.mark == mark)
@@ -97,7 +97,7 @@ pub fn line(view: &View, columns: usize) -> Option<(String, bool)> {
                 .collect();
             (!of.is_empty()).then(|| format!("{}: {}", mark.as_str(), of.join(", ")))
         };
-        [Mark::Off, Mark::Note].into_iter().filter_map(group).collect::<Vec<_>>().join("  ")
+        [StatusMark::Off, StatusMark::Note].into_iter().filter_map(group).collect::<Vec<_>>().join("  ")
     };
     // A few letters of a reason say nothing; why something is off comes before what there is to know of the rest.
     let longest = entries.iter().map(|entry| format::width(first_line(&entry.text))).max().unwrap_or(0).max(LEAST);
@@ -105,7 +105,7 @@ pub fn line(view: &View, columns: usize) -> Option<(String, bool)> {
     let fitting = rooms.map(whole).find(|text| format::width(text) + MORE.len() <= columns);
     let text = fitting.unwrap_or_else(|| whole((0, 0)));
     let line = if format::width(&text) + MORE.len() <= columns { text + MORE } else { format::cut(&text, columns).into_owned() };
-    let is_off = entries.iter().any(|entry| entry.mark == Mark::Off);
+    let is_off = entries.iter().any(|entry| entry.mark == StatusMark::Off);
     Some((format::printable(&line).into_owned(), is_off))
 }
 
@@ -149,25 +149,25 @@ pub fn wrap(text: &str, columns: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::view::{Kubernetes, SignalState, Workload};
     use super::*;
+    use crate::snapshot::document::{KubernetesStatus, SignalStatus, WorkloadUsage};
 
-    fn view(signals: &[(&str, Option<&str>, Option<&str>)]) -> View {
+    fn snapshot(signals: &[(&str, Option<&str>, Option<&str>)]) -> Snapshot {
         let some = |text: &Option<&str>| text.map(str::to_owned);
-        let state = |(name, reason, note): &(&str, Option<&str>, Option<&str>)| SignalState {
+        let state = |(name, reason, note): &(&str, Option<&str>, Option<&str>)| SignalStatus {
             name: (*name).to_owned(),
             on: reason.is_none(),
             reason: some(reason),
             note: some(note),
         };
-        View { signals: signals.iter().map(state).collect(), ..View::default() }
+        Snapshot { signals: signals.iter().map(state).collect(), ..Snapshot::default() }
     }
 
     const LONG: &str = "could not load tcp_on_walk: Operation not permitted (os error 1)\nverifier log";
 
     #[test]
     fn what_is_off_is_said_as_far_as_there_is_room() {
-        let some = view(&[("cpu", None, None), ("tcp", Some(LONG), None), ("memory", None, Some("read from files"))]);
+        let some = snapshot(&[("cpu", None, None), ("tcp", Some(LONG), None), ("memory", None, Some("read from files"))]);
         for (columns, wanted) in [
             (
                 140,
@@ -190,23 +190,23 @@ mod tests {
             lines(&some),
             ["off: tcp (could not load tcp_on_walk: Operation not permitted (os error 1))", "note: memory (read from files)"]
         );
-        let well = view(&[("cpu", None, None)]);
+        let well = snapshot(&[("cpu", None, None)]);
         assert_eq!((line(&well, 80), lines(&well)), (None, vec![]));
     }
 
     #[test]
     fn it_is_said_why_pods_have_no_names() {
-        let with = |kubernetes| View { kubernetes, ..View::default() };
+        let with = |kubernetes| Snapshot { kubernetes, ..Snapshot::default() };
         let error = Some("403 Forbidden: pods is forbidden".to_owned());
         assert_eq!(
-            lines(&with(Some(Kubernetes { current: false, error }))),
+            lines(&with(Some(KubernetesStatus { current: false, error }))),
             ["off: kubernetes (403 Forbidden: pods is forbidden)"]
         );
-        assert_eq!(lines(&with(Some(Kubernetes { current: false, error: None }))), ["off: kubernetes (no answer yet)"]);
-        assert!(lines(&with(Some(Kubernetes { current: true, error: None }))).is_empty());
+        assert_eq!(lines(&with(Some(KubernetesStatus { current: false, error: None }))), ["off: kubernetes (no answer yet)"]);
+        assert!(lines(&with(Some(KubernetesStatus { current: true, error: None }))).is_empty());
         assert!(lines(&with(None)).is_empty(), "a machine without pods needs no API");
-        let pod = Workload { cgroup_kind: "Pod".into(), ..Workload::default() };
-        let lines = lines(&View { workloads: vec![pod], ..View::default() });
+        let pod = WorkloadUsage { cgroup_kind: "Pod".into(), ..WorkloadUsage::default() };
+        let lines = lines(&Snapshot { workloads: vec![pod], ..Snapshot::default() });
         assert!(lines[0].contains("no Kubernetes API is configured"), "{lines:?}");
     }
 

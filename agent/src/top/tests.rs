@@ -9,42 +9,50 @@ use ratatui::buffer::Buffer;
 use ratatui::style::{Color, Modifier};
 
 use super::order::Sort;
-use super::pages::Page;
-use super::state::{Facts, State};
+use super::pages::TablePage;
+use super::state::{TopFacts, TopState};
 use super::theme::Theme;
-use super::view::{Cpu, View, Workload};
-use super::{Options, format, has_hung_up, keys, once, render, synthetic};
+use super::{TopOptions, format, has_hung_up, keys, once, render};
+use crate::snapshot::document::{CpuUsage, Snapshot, WorkloadUsage};
+use crate::snapshot::synthetic;
 
 mod around;
 mod by_hand;
 mod picture;
 
-fn new() -> State {
-    with_options(&Options::default())
+fn new() -> TopState {
+    with_options(&TopOptions::default())
 }
 
-fn with_options(options: &Options) -> State {
-    State::new(Facts { kernel: "Linux 6.18.0".into(), agent: "v0.1.0".into(), interval: Duration::from_secs(1) }, options)
+fn with_options(options: &TopOptions) -> TopState {
+    TopState::new(TopFacts { kernel: "Linux 6.18.0".into(), agent: "v0.1.0".into(), interval: Duration::from_secs(1) }, options)
 }
 
 /// A state that saw these `(name, CPUs)` in one snapshot.
-fn with(workloads: &[(&str, f64)]) -> State {
+fn with(workloads: &[(&str, f64)]) -> TopState {
     let mut state = new();
     state.update(snapshot(workloads));
     state
 }
 
-fn snapshot(workloads: &[(&str, f64)]) -> View {
-    View { workloads: workloads.iter().map(|(name, cores)| workload(name, *cores)).collect(), ..View::default() }
+fn snapshot(workloads: &[(&str, f64)]) -> Snapshot {
+    Snapshot { workloads: workloads.iter().map(|(name, cores)| workload(name, *cores)).collect(), ..Snapshot::default() }
 }
 
-fn workload(name: &str, cores: f64) -> Workload {
-    let cpu = Cpu { usage_cores: Some(cores), ..Cpu::default() };
+fn workload(name: &str, cores: f64) -> WorkloadUsage {
+    let cpu = CpuUsage { usage_cores: Some(cores), ..CpuUsage::default() };
     let kind = "Service".to_owned();
-    Workload { name: name.into(), cgroup_kind: kind.clone(), kind, cgroup: format!("/{name}"), cpu, ..Workload::default() }
+    WorkloadUsage {
+        name: name.into(),
+        cgroup_kind: kind.clone(),
+        kind,
+        cgroup: format!("/{name}"),
+        cpu,
+        ..WorkloadUsage::default()
+    }
 }
 
-fn press(state: &mut State, keys: &str) {
+fn press(state: &mut TopState, keys: &str) {
     for c in keys.chars() {
         let code = match c {
             '\n' => KeyCode::Enter,
@@ -65,15 +73,15 @@ fn press(state: &mut State, keys: &str) {
     }
 }
 
-fn names(state: &State) -> Vec<&str> {
+fn names(state: &TopState) -> Vec<&str> {
     (0..state.row_count()).filter_map(|row| state.row(row)).map(|(_, label)| label).collect()
 }
 
-fn selected(state: &State) -> Option<&str> {
+fn selected(state: &TopState) -> Option<&str> {
     Some(state.row(state.selected_row()?)?.1)
 }
 
-fn draw(state: &mut State, width: u16, height: u16, colour: bool) -> Buffer {
+fn draw(state: &mut TopState, width: u16, height: u16, colour: bool) -> Buffer {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a test backend has no way to fail");
     terminal.draw(|frame| render::draw(frame, state, Theme::new(colour, true))).expect("a test backend has no way to fail");
     terminal.backend().buffer().clone()
@@ -94,7 +102,7 @@ fn lines(buffer: &Buffer) -> Vec<String> {
     (0..buffer.area.height).map(row).collect()
 }
 
-fn text(state: &mut State, width: u16, height: u16) -> String {
+fn text(state: &mut TopState, width: u16, height: u16) -> String {
     lines(&draw(state, width, height, true)).join("\n")
 }
 
@@ -113,25 +121,25 @@ fn rows_are_ordered_by_cpu_and_the_same_key_turns_them() {
 #[test]
 fn every_order_has_its_key_and_its_figure() {
     // Each workload is the largest in one figure only.
-    let cpu = Cpu { request_cores: Some(10.0), usage_cores: Some(1.0), throttled_rate: Some(0.0), ..Cpu::default() };
-    let view = View {
+    let cpu = CpuUsage { request_cores: Some(10.0), usage_cores: Some(1.0), throttled_rate: Some(0.0), ..CpuUsage::default() };
+    let snapshot = Snapshot {
         workloads: [
-            ("cpu", Cpu { usage_cores: Some(2.0), ..cpu.clone() }),
-            ("burst", Cpu { burst_p99_cores: Some(9.0), ..cpu.clone() }),
-            ("wait", Cpu { wait_rate: Some(0.9), ..cpu.clone() }),
-            ("throttled", Cpu { wait_rate: Some(0.5), throttled_rate: Some(0.5), ..cpu.clone() }),
-            ("contention", Cpu { contention_rate: Some(0.4), ..cpu.clone() }),
-            ("request", Cpu { request_cores: Some(0.1), ..cpu.clone() }),
-            ("time", Cpu { time_seconds: 99.0, ..cpu.clone() }),
+            ("cpu", CpuUsage { usage_cores: Some(2.0), ..cpu.clone() }),
+            ("burst", CpuUsage { burst_p99_cores: Some(9.0), ..cpu.clone() }),
+            ("wait", CpuUsage { wait_rate: Some(0.9), ..cpu.clone() }),
+            ("throttled", CpuUsage { wait_rate: Some(0.5), throttled_rate: Some(0.5), ..cpu.clone() }),
+            ("contention", CpuUsage { contention_rate: Some(0.4), ..cpu.clone() }),
+            ("request", CpuUsage { request_cores: Some(0.1), ..cpu.clone() }),
+            ("time", CpuUsage { time_seconds: 99.0, ..cpu.clone() }),
             ("a", cpu),
         ]
         .into_iter()
-        .map(|(name, cpu)| Workload { cpu, ..workload(name, 0.0) })
+        .map(|(name, cpu)| WorkloadUsage { cpu, ..workload(name, 0.0) })
         .collect(),
-        ..View::default()
+        ..Snapshot::default()
     };
     let mut state = new();
-    state.update(view);
+    state.update(snapshot);
     for (key, first) in [
         ("b", "burst"),
         ("w", "wait"),
@@ -149,10 +157,10 @@ fn every_order_has_its_key_and_its_figure() {
 
 #[test]
 fn what_is_not_known_is_last_in_both_directions() {
-    let mut view = snapshot(&[("some", 0.5), ("more", 0.9), ("unknown", 0.0), ("broken", f64::NAN)]);
-    view.workloads[2].cpu.usage_cores = None;
+    let mut snapshot = snapshot(&[("some", 0.5), ("more", 0.9), ("unknown", 0.0), ("broken", f64::NAN)]);
+    snapshot.workloads[2].cpu.usage_cores = None;
     let mut state = new();
-    state.update(view);
+    state.update(snapshot);
     assert_eq!(names(&state), ["more", "some", "broken", "unknown"]);
     press(&mut state, "c");
     assert_eq!(names(&state), ["some", "more", "broken", "unknown"]);
@@ -218,7 +226,7 @@ fn details_of_what_is_gone_stay_until_the_user_moves() {
 #[test]
 fn details_have_every_figure() {
     let mut state = new();
-    state.update(synthetic::view(1));
+    state.update(synthetic::snapshot(1));
     press(&mut state, "/checkout\n\n");
     let shown = text(&mut state, 120, 40);
     for part in [
@@ -247,7 +255,7 @@ fn details_have_every_figure() {
 #[test]
 fn each_page_has_its_figures_and_an_order_leads_to_its_page() {
     let mut state = new();
-    state.update(synthetic::view(1));
+    state.update(synthetic::snapshot(1));
     press(&mut state, "2");
     let memory = text(&mut state, 160, 24);
     for part in [
@@ -273,11 +281,11 @@ fn each_page_has_its_figures_and_an_order_leads_to_its_page() {
     }
     assert_eq!(names(&state)[0], "data/reindex-28371-kx9z2", "the slowest DNS first");
     press(&mut state, "n");
-    assert_eq!((state.shown(), state.sort()), (Page::Network, (Sort::Name, false)), "names are on every page");
+    assert_eq!((state.shown(), state.sort()), (TablePage::Network, (Sort::Name, false)), "names are on every page");
     press(&mut state, "1");
-    assert_eq!((state.shown(), state.sort()), (Page::Cpu, (Sort::Name, false)), "and stay the order");
+    assert_eq!((state.shown(), state.sort()), (TablePage::Cpu, (Sort::Name, false)), "and stay the order");
     press(&mut state, "c\t");
-    assert_eq!((state.shown(), state.sort()), (Page::Memory, (Sort::Memory, false)));
+    assert_eq!((state.shown(), state.sort()), (TablePage::Memory, (Sort::Memory, false)));
 }
 
 #[test]
@@ -315,7 +323,7 @@ fn a_failed_reading_is_said_and_the_last_snapshot_stays() {
 #[test]
 fn narrow_terminals_keep_the_name_and_what_matters_most() {
     let mut state = new();
-    state.update(synthetic::view(3));
+    state.update(synthetic::snapshot(3));
     let shown = text(&mut state, 40, 14);
     assert!(shown.contains("CPU▾") && shown.contains("USED") && shown.contains("P99"), "{shown}");
     assert!(!shown.contains("CONTENTION"), "{shown}");
@@ -347,7 +355,7 @@ fn no_size_panics_and_nothing_is_drawn_over_the_edge() {
         let mut state = new();
         draw(&mut state, 80, 24, true);
         for tick in 0..3 {
-            state.update(synthetic::view(tick));
+            state.update(synthetic::snapshot(tick));
         }
         press(&mut state, keys);
         for width in (0..=20).chain([30, 40, 49, 50, 59, 60, 80, 124, 400]) {
@@ -374,7 +382,7 @@ fn a_name_with_escape_codes_is_shown_without_them() {
     let mut state = with(&[("evil\u{1b}[31m", 0.2)]);
     press(&mut state, "j\n");
     assert!(!text(&mut state, 100, 40).contains('\u{1b}'));
-    assert!(!once::table(state.view().expect("was given"), &Options::default(), None).contains('\u{1b}'));
+    assert!(!once::table(state.snapshot().expect("was given"), &TopOptions::default(), None).contains('\u{1b}'));
 }
 
 #[test]
@@ -398,12 +406,12 @@ fn five_thousand_workloads_scroll_to_the_end_and_back() {
 #[test]
 fn values_that_are_no_numbers_are_never_printed() {
     let broken = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0];
-    let view = View {
+    let snapshot = Snapshot {
         workloads: broken
             .iter()
             .enumerate()
             .map(|(i, &v)| {
-                let cpu = Cpu {
+                let cpu = CpuUsage {
                     time_seconds: v,
                     usage_cores: Some(v),
                     wait_seconds: Some(v),
@@ -415,17 +423,17 @@ fn values_that_are_no_numbers_are_never_printed() {
                     request_cores: Some(v),
                     limit_cores: Some(v),
                     suggested_request_cores: Some(v),
-                    ..Cpu::default()
+                    ..CpuUsage::default()
                 };
-                Workload { cpu, ..workload(&format!("w{i}"), 0.0) }
+                WorkloadUsage { cpu, ..workload(&format!("w{i}"), 0.0) }
             })
             .collect(),
-        ..View::default()
+        ..Snapshot::default()
     };
     let mut state = new();
-    state.update(view.clone());
+    state.update(snapshot.clone());
     press(&mut state, "j\n");
-    for shown in [text(&mut state, 200, 40), once::table(&view, &Options::default(), None)] {
+    for shown in [text(&mut state, 200, 40), once::table(&snapshot, &TopOptions::default(), None)] {
         assert!(!shown.contains("NaN") && !shown.contains("inf"), "{shown}");
     }
 }
@@ -433,13 +441,13 @@ fn values_that_are_no_numbers_are_never_printed() {
 #[test]
 fn only_what_is_near_its_limit_is_red_and_without_colour_bold() {
     let mut state = new();
-    let mut view = synthetic::view(1);
-    for workload in &mut view.workloads {
+    let mut snapshot = synthetic::snapshot(1);
+    for workload in &mut snapshot.workloads {
         // Far above the request; one at its limit.
         let limit = workload.pod.as_ref().filter(|pod| pod.starts_with("reindex")).map(|_| 1.0);
-        workload.cpu = Cpu { usage_cores: Some(0.99), request_cores: Some(0.1), limit_cores: limit, ..Cpu::default() };
+        workload.cpu = CpuUsage { usage_cores: Some(0.99), request_cores: Some(0.1), limit_cores: limit, ..CpuUsage::default() };
     }
-    state.update(view);
+    state.update(snapshot);
     let shares = |buffer: &Buffer, name: &str| {
         let y = lines(buffer).iter().position(|line| line.contains(name)).expect("is shown") as u16;
         let shares = (0..buffer.area.width).filter(|&x| buffer[(x, y)].symbol() == "%").map(|x| buffer[(x - 1, y)].clone());
@@ -456,8 +464,8 @@ fn only_what_is_near_its_limit_is_red_and_without_colour_bold() {
 
 #[test]
 fn once_prints_every_workload_aligned_and_the_busiest_first() {
-    let view = synthetic::view(1);
-    let table = once::table(&view, &Options::default(), None);
+    let snapshot = synthetic::snapshot(1);
+    let table = once::table(&snapshot, &TopOptions::default(), None);
     let rows: Vec<&str> = table.lines().collect();
     assert!(
         rows[0].starts_with("node worker-3: 4.") && rows[1].starts_with("memory: ") && rows[2].starts_with("network: "),
@@ -466,7 +474,7 @@ fn once_prints_every_workload_aligned_and_the_busiest_first() {
     let rows = &rows[4..];
     assert!(rows[1].starts_with("data/postgres-0 "), "{table}");
     // Pods with one container are one row.
-    assert_eq!(rows.len(), 1 + view.workloads.len() - 7);
+    assert_eq!(rows.len(), 1 + snapshot.workloads.len() - 7);
     let fields: Vec<usize> = rows.iter().map(|row| row.split_whitespace().count()).collect();
     assert!(fields.iter().all(|n| *n == fields[0]), "{fields:?}");
     let end_of = |row: &str, field: &str| row.find(field).map(|at| at + field.len());
@@ -475,17 +483,17 @@ fn once_prints_every_workload_aligned_and_the_busiest_first() {
 
 #[test]
 fn once_json_is_the_document_and_leaves_out_what_is_not_known() {
-    let view = synthetic::view(1);
-    let document: serde_json::Value = serde_json::from_str(&once::json(&view, &Options::default())).expect("is JSON");
+    let snapshot = synthetic::snapshot(1);
+    let document: serde_json::Value = serde_json::from_str(&once::json(&snapshot, &TopOptions::default())).expect("is JSON");
     assert_eq!(document["schema"], 1);
-    assert_eq!(document["workloads"].as_array().map(Vec::len), Some(view.workloads.len()));
+    assert_eq!(document["workloads"].as_array().map(Vec::len), Some(snapshot.workloads.len()));
     let unit =
         document["workloads"].as_array().and_then(|all| all.iter().find(|w| w["name"] == "kubelet.service")).expect("is there");
     assert!(unit.get("pod").is_none() && unit["cpu"].get("limit_cores").is_none(), "{unit}");
     assert!(unit["cpu"]["usage_cores"].is_f64() && unit["cpu"]["suggested_request_cores"].is_f64(), "{unit}");
     assert!(unit["memory"]["suggested_request_bytes"].is_u64() && unit["watched_seconds"] == 721.0, "{unit}");
-    let bare = View { workloads: vec![workload("a", 0.1)], ..View::default() };
-    let bare: serde_json::Value = serde_json::from_str(&once::json(&bare, &Options::default())).expect("is JSON");
+    let bare = Snapshot { workloads: vec![workload("a", 0.1)], ..Snapshot::default() };
+    let bare: serde_json::Value = serde_json::from_str(&once::json(&bare, &TopOptions::default())).expect("is JSON");
     let bare = &bare["workloads"][0];
     assert!(bare.get("watched_seconds").is_none() && bare["cpu"].get("suggested_request_cores").is_none(), "{bare}");
 }
@@ -504,10 +512,10 @@ fn a_history_is_one_bar_per_snapshot_and_ends_with_its_workload() {
 
 #[test]
 fn a_restarted_unit_is_there_twice_and_has_one_history() {
-    let mut view = snapshot(&[("a", 0.2), ("a", 0.4)]);
-    view.workloads[0].ended = true;
+    let mut snapshot = snapshot(&[("a", 0.2), ("a", 0.4)]);
+    snapshot.workloads[0].ended = true;
     let mut state = new();
-    state.update(view);
+    state.update(snapshot);
     assert_eq!(names(&state), ["a", "a"]);
     let history = state.history(&workload("a", 0.0)).expect("is kept");
     assert_eq!(history.iter().copied().collect::<Vec<_>>(), [Some(0.4)]);

@@ -8,14 +8,14 @@ use std::{
     collections::{HashMap, HashSet},
 };
 
-use super::figures;
 use super::format;
+use super::label;
 use super::order::{Sort, compare, value};
-use super::view::{Cpu, Memory, Workload};
+use crate::snapshot::document::{CpuUsage, MemoryUsage, WorkloadUsage};
 
 /// How the rows are laid out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Shape {
+pub enum RowLayout {
     /// Units, with their parts below them; a pod with one container is one row.
     #[default]
     Tree,
@@ -25,31 +25,31 @@ pub enum Shape {
     Flat,
 }
 
-impl Shape {
+impl RowLayout {
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
-            Shape::Tree => "tree",
-            Shape::Folded => "folded",
-            Shape::Flat => "flat",
+            RowLayout::Tree => "tree",
+            RowLayout::Folded => "folded",
+            RowLayout::Flat => "flat",
         }
     }
 
     /// The one after it.
     pub fn next(self) -> Self {
         match self {
-            Shape::Tree => Shape::Folded,
-            Shape::Folded => Shape::Flat,
-            Shape::Flat => Shape::Tree,
+            RowLayout::Tree => RowLayout::Folded,
+            RowLayout::Folded => RowLayout::Flat,
+            RowLayout::Flat => RowLayout::Tree,
         }
     }
 }
 
 /// What may be shown in one row.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub struct TableRow {
     /// Its figures: a cgroup's, or those of a pod and its only container.
-    pub workload: Workload,
+    pub workload: WorkloadUsage,
     /// Its full name, printable.
     pub label: String,
     /// What a filter looks at, in lower case.
@@ -60,8 +60,8 @@ pub struct Row {
 
 /// A row that is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shown {
-    /// Position of its [`Row`].
+pub struct ShownRow {
+    /// Position of its [`TableRow`].
     pub row: usize,
     /// What it is called here: below the row that it is part of, without that one's name.
     pub name: String,
@@ -69,7 +69,7 @@ pub struct Shown {
 
 /// What the user chose to see.
 #[derive(Clone, Debug)]
-pub struct Choice {
+pub struct RowChoice {
     /// What the rows are ordered by.
     pub sort: Sort,
     /// The other way round.
@@ -82,28 +82,28 @@ pub struct Choice {
     pub limit: Option<usize>,
 }
 
-impl Default for Choice {
+impl Default for RowChoice {
     fn default() -> Self {
         Self { sort: Sort::Cpu, reversed: false, filter: String::new(), hide_idle: false, limit: None }
     }
 }
 
 /// The rows of `workloads`, which are in order of their paths.
-pub fn rows(workloads: &[Workload], shape: Shape) -> Vec<Row> {
+pub fn rows(workloads: &[WorkloadUsage], shape: RowLayout) -> Vec<TableRow> {
     let parents = parents(workloads);
-    let row = |workload: Workload, parent| {
-        let label = format::printable(&figures::label(&workload)).into_owned();
+    let row = |workload: WorkloadUsage, parent| {
+        let label = format::printable(&label::label(&workload)).into_owned();
         let container = workload.container.as_deref().unwrap_or_default();
         let text = [&label, &workload.name, &workload.kind, &workload.cgroup_kind, &workload.cgroup, container].join("\n");
         let text = text.to_lowercase();
-        Row { workload, label, text, parent }
+        TableRow { workload, label, text, parent }
     };
-    if shape == Shape::Flat {
+    if shape == RowLayout::Flat {
         return workloads.iter().map(|workload| row(workload.clone(), None)).collect();
     }
     let groups = groups(workloads, &parents);
     let mut only = only_containers(workloads, &parents);
-    if shape == Shape::Folded {
+    if shape == RowLayout::Folded {
         only.retain(|pod, _| is_unit(*pod, &parents, &groups));
     }
     let merged: HashSet<usize> = only.values().copied().collect();
@@ -113,7 +113,7 @@ pub fn rows(workloads: &[Workload], shape: Shape) -> Vec<Row> {
     for (index, workload) in workloads.iter().enumerate() {
         let parent = parents[index].and_then(|parent| places[parent]);
         let hidden = groups.contains(&index)
-            || (shape == Shape::Folded && !is_unit(index, &parents, &groups))
+            || (shape == RowLayout::Folded && !is_unit(index, &parents, &groups))
             || (workload.is_sandbox() && parents[index].is_some());
         if hidden || merged.contains(&index) {
             // What is inside of it belongs to what it belongs to itself.
@@ -128,7 +128,7 @@ pub fn rows(workloads: &[Workload], shape: Shape) -> Vec<Row> {
 }
 
 /// For each workload the nearest one above it by its path.
-fn parents(workloads: &[Workload]) -> Vec<Option<usize>> {
+fn parents(workloads: &[WorkloadUsage]) -> Vec<Option<usize>> {
     let mut by_path: HashMap<&str, usize> = HashMap::with_capacity(workloads.len());
     for (index, workload) in workloads.iter().enumerate() {
         // A unit that was restarted is there twice: what is below belongs to the one that lives.
@@ -151,7 +151,7 @@ fn parents(workloads: &[Workload]) -> Vec<Option<usize>> {
 }
 
 /// What only groups others: the root, slices, kubelet's levels, where there is anything in them.
-fn groups(workloads: &[Workload], parents: &[Option<usize>]) -> HashSet<usize> {
+fn groups(workloads: &[WorkloadUsage], parents: &[Option<usize>]) -> HashSet<usize> {
     let mut with_pods = HashSet::new();
     let mut with_others = HashSet::new();
     for (index, workload) in workloads.iter().enumerate().rev() {
@@ -182,7 +182,7 @@ fn is_unit(index: usize, parents: &[Option<usize>], groups: &HashSet<usize>) -> 
 }
 
 /// Pods with one container, and that container.
-fn only_containers(workloads: &[Workload], parents: &[Option<usize>]) -> HashMap<usize, usize> {
+fn only_containers(workloads: &[WorkloadUsage], parents: &[Option<usize>]) -> HashMap<usize, usize> {
     let mut containers: HashMap<usize, Vec<usize>> = HashMap::new();
     for (index, workload) in workloads.iter().enumerate() {
         let pod = parents[index].filter(|pod| workloads[*pod].is_a("Pod"));
@@ -200,7 +200,7 @@ fn only_containers(workloads: &[Workload], parents: &[Option<usize>]) -> HashMap
 /// A pod and its only container as one: the pod's figures, and the container's where the pod has none of its own.
 ///
 /// Either may be throttled by its own limit, mostly at the same time: the larger figure is the pod's.
-fn together(pod: &Workload, container: &Workload) -> Workload {
+fn together(pod: &WorkloadUsage, container: &WorkloadUsage) -> WorkloadUsage {
     let (cpu, inner) = (&pod.cpu, &container.cpu);
     let throttled = largest(cpu.throttled_rate, inner.throttled_rate);
     let throttled_seconds = largest(cpu.throttled_seconds, inner.throttled_seconds);
@@ -209,7 +209,7 @@ fn together(pod: &Workload, container: &Workload) -> Workload {
         _ => or,
     };
     let memory = match (&pod.memory, &container.memory) {
-        (Some(pod), Some(container)) => Some(Memory {
+        (Some(pod), Some(container)) => Some(MemoryUsage {
             request_bytes: pod.request_bytes.or(container.request_bytes),
             limit_bytes: pod.limit_bytes.or(container.limit_bytes),
             suggested_request_bytes: pod.suggested_request_bytes.or(container.suggested_request_bytes),
@@ -217,9 +217,9 @@ fn together(pod: &Workload, container: &Workload) -> Workload {
         }),
         (pod, container) => pod.clone().or_else(|| container.clone()),
     };
-    Workload {
+    WorkloadUsage {
         container: container.container.clone(),
-        cpu: Cpu {
+        cpu: CpuUsage {
             throttled_rate: throttled,
             throttled_seconds,
             contention_rate: rest(cpu.wait_rate, throttled, cpu.contention_rate),
@@ -243,10 +243,10 @@ fn largest(a: Option<f64>, b: Option<f64>) -> Option<f64> {
 
 /// The rows that are wanted, in order. A part stands below what it is part of, if that is shown; what has the largest figure in it
 /// comes first.
-pub fn arrange(rows: &[Row], choice: &Choice) -> Vec<Shown> {
+pub fn arrange(rows: &[TableRow], choice: &RowChoice) -> Vec<ShownRow> {
     let words: Vec<String> = choice.filter.split_whitespace().map(str::to_lowercase).collect();
-    let wanted = |row: &Row| {
-        !(choice.hide_idle && figures::is_idle(&row.workload)) && words.iter().all(|word| row.text.contains(word.as_str()))
+    let wanted = |row: &TableRow| {
+        !(choice.hide_idle && row.workload.is_idle()) && words.iter().all(|word| row.text.contains(word.as_str()))
     };
     let kept: Vec<bool> = rows.iter().map(wanted).collect();
     let above = |index: usize| {
@@ -285,12 +285,12 @@ pub fn arrange(rows: &[Row], choice: &Choice) -> Vec<Shown> {
     while let Some((index, depth)) = next.pop().filter(|_| shown.len() < limit) {
         let name = match above(index) {
             Some(parent) => {
-                let name = figures::short_label(&rows[index].workload, &rows[parent].workload);
+                let name = label::short_label(&rows[index].workload, &rows[parent].workload);
                 format!("{:width$}{}", "", format::printable(&name), width = INDENT * depth.min(DEEPEST))
             }
             None => rows[index].label.clone(),
         };
-        shown.push(Shown { row: index, name });
+        shown.push(ShownRow { row: index, name });
         next.extend(below.get(&Some(index)).into_iter().flatten().rev().map(|&part| (part, depth + 1)));
     }
     shown

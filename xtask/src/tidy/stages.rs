@@ -17,6 +17,7 @@ const STAGES: &[&[&str]] = &[
     &["pods", "signals"],
     &["join"],
     &["aggregate"],
+    &["snapshot"],
     &["export", "top"],
     &["health"],
     &["registry", "pipeline"],

@@ -4,18 +4,19 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
 use super::super::order::Sort;
-use super::super::pages::Page;
-use super::super::state::State;
+use super::super::pages::TablePage;
+use super::super::state::TopState;
 use super::super::theme::Theme;
-use super::super::tree::Shape;
-use super::super::view::{Kubernetes, SignalState};
-use super::super::{Options, keys, once, render, synthetic};
+use super::super::tree::RowLayout;
+use super::super::{TopOptions, keys, once, render};
 use super::{lines, names, new, press, text, with, with_options, workload};
+use crate::snapshot::document::{KubernetesStatus, SignalStatus};
+use crate::snapshot::synthetic;
 
 #[test]
 fn the_header_has_the_nodes_memory_and_traffic() {
     let mut state = new();
-    state.update(synthetic::view(1));
+    state.update(synthetic::snapshot(1));
     for width in [80, 200] {
         let shown = text(&mut state, width, 24);
         let header: Vec<&str> = shown.lines().take(3).collect();
@@ -29,15 +30,15 @@ fn the_header_has_the_nodes_memory_and_traffic() {
 
 #[test]
 fn what_is_not_measured_is_in_the_header_and_its_whole_reason_on_its_page() {
-    let mut view = synthetic::view(1);
+    let mut snapshot = synthetic::snapshot(1);
     let reason = "could not load tcp_on_walk: Operation not permitted (os error 1)\n0: (b7) r0 = 1".to_owned();
-    view.signals = vec![
-        SignalState { name: "cpu".into(), on: true, ..SignalState::default() },
-        SignalState { name: "tcp".into(), reason: Some(reason), ..SignalState::default() },
+    snapshot.signals = vec![
+        SignalStatus { name: "cpu".into(), on: true, ..SignalStatus::default() },
+        SignalStatus { name: "tcp".into(), reason: Some(reason), ..SignalStatus::default() },
     ];
-    view.kubernetes = Some(Kubernetes { current: false, error: Some("403 Forbidden".into()) });
+    snapshot.kubernetes = Some(KubernetesStatus { current: false, error: Some("403 Forbidden".into()) });
     let mut state = new();
-    state.update(view.clone());
+    state.update(snapshot.clone());
     let shown = text(&mut state, 120, 30);
     assert!(shown.contains("off: tcp (could not load") && shown.contains("kubernetes (403 Forbidden)  (s: why)"), "{shown}");
     press(&mut state, "s");
@@ -49,9 +50,9 @@ fn what_is_not_measured_is_in_the_header_and_its_whole_reason_on_its_page() {
     }
     press(&mut state, "x");
     assert_eq!(state.sheet(), None);
-    let table = once::table(&view, &Options::default(), None);
+    let table = once::table(&snapshot, &TopOptions::default(), None);
     assert!(table.contains("\noff: tcp (could not load tcp_on_walk: Operation not permitted (os error 1))\n"), "{table}");
-    let document: serde_json::Value = serde_json::from_str(&once::json(&view, &Options::default())).expect("is JSON");
+    let document: serde_json::Value = serde_json::from_str(&once::json(&snapshot, &TopOptions::default())).expect("is JSON");
     assert_eq!(document["signals"][0], serde_json::json!({ "name": "cpu", "on": true }));
     assert_eq!((&document["signals"][1]["on"], &document["schema"]), (&false.into(), &1.into()));
     assert_eq!(document["kubernetes"], serde_json::json!({ "current": false, "error": "403 Forbidden" }));
@@ -61,11 +62,11 @@ fn what_is_not_measured_is_in_the_header_and_its_whole_reason_on_its_page() {
 fn nothing_beyond_ascii_is_drawn_where_it_cannot_be_shown() {
     let mut state = new();
     for tick in 0..60 {
-        state.update(synthetic::view(tick));
+        state.update(synthetic::snapshot(tick));
     }
-    let mut view = synthetic::view(60);
-    view.workloads.push(workload("日本語", 0.2));
-    state.update(view);
+    let mut snapshot = synthetic::snapshot(60);
+    snapshot.workloads.push(workload("日本語", 0.2));
+    state.update(snapshot);
     for keys in ["", "j\n", "2", "3", "?", "x/日", "\u{1b}s"] {
         press(&mut state, keys);
         for width in [40, 80, 200] {
@@ -81,10 +82,10 @@ fn nothing_beyond_ascii_is_drawn_where_it_cannot_be_shown() {
 #[test]
 fn a_key_lays_the_rows_out_as_tree_folded_and_flat() {
     let mut state = new();
-    state.update(synthetic::view(1));
+    state.update(synthetic::snapshot(1));
     press(&mut state, "n");
     let cart = "shop/cart-5c8d7f9b4-q9w8e";
-    let below = |state: &State| {
+    let below = |state: &TopState| {
         let names = names(state).into_iter().map(str::to_owned).collect::<Vec<_>>();
         let at = names.iter().position(|name| name == cart).expect("is shown");
         names[at + 1..].iter().take_while(|name| name.contains("redis") || name.contains("exporter")).cloned().collect::<Vec<_>>()
@@ -93,50 +94,50 @@ fn a_key_lays_the_rows_out_as_tree_folded_and_flat() {
     let tree = text(&mut state, 120, 40);
     assert!(tree.contains("v folded") && tree.contains("Pod") && tree.contains("Container"), "{tree}");
     press(&mut state, "v");
-    assert_eq!(state.shape(), Shape::Folded);
+    assert_eq!(state.shape(), RowLayout::Folded);
     assert!(below(&state).is_empty());
     press(&mut state, "v");
     assert_eq!(below(&state), [format!("{cart}/exporter"), format!("{cart}/redis")]);
     press(&mut state, "v");
-    assert_eq!((state.shape(), below(&state).len()), (Shape::Tree, 2));
+    assert_eq!((state.shape(), below(&state).len()), (RowLayout::Tree, 2));
 }
 
 #[test]
 fn the_command_line_chooses_order_filter_and_number_of_rows() {
-    let options = Options { sort: Some(Sort::Memory), filter: Some("SHOP".into()), limit: Some(2), view: Shape::Folded };
+    let options = TopOptions { sort: Some(Sort::Memory), filter: Some("SHOP".into()), limit: Some(2), view: RowLayout::Folded };
     let mut state = with_options(&options);
-    let view = synthetic::view(1);
-    state.update(view.clone());
-    assert_eq!((state.shown(), state.row_count()), (Page::Memory, 2));
+    let snapshot = synthetic::snapshot(1);
+    state.update(snapshot.clone());
+    assert_eq!((state.shown(), state.row_count()), (TablePage::Memory, 2));
     assert!(names(&state).iter().all(|name| name.starts_with("shop/")));
-    let table = once::table(&view, &options, None);
+    let table = once::table(&snapshot, &options, None);
     assert_eq!(table.lines().skip(5).filter(|row| row.starts_with("shop/")).count(), 2, "{table}");
-    let json = |options: &Options| {
-        let document: serde_json::Value = serde_json::from_str(&once::json(&view, options)).expect("is JSON");
+    let json = |options: &TopOptions| {
+        let document: serde_json::Value = serde_json::from_str(&once::json(&snapshot, options)).expect("is JSON");
         let of = |w: &serde_json::Value| w["cgroup"].as_str().unwrap_or_default().to_owned();
         document["workloads"].as_array().expect("workloads").iter().map(of).collect::<Vec<_>>()
     };
-    let by_path = json(&Options::default());
-    assert!(by_path.is_sorted() && by_path.len() == view.workloads.len());
-    let filtered = json(&Options { filter: Some("cart".into()), ..Options::default() });
+    let by_path = json(&TopOptions::default());
+    assert!(by_path.is_sorted() && by_path.len() == snapshot.workloads.len());
+    let filtered = json(&TopOptions { filter: Some("cart".into()), ..TopOptions::default() });
     assert!(filtered.is_sorted() && filtered.len() == 3, "{filtered:?}");
-    let top = json(&Options { limit: Some(1), ..Options::default() });
+    let top = json(&TopOptions { limit: Some(1), ..TopOptions::default() });
     assert!(top.len() == 1 && top[0].contains("pod00000003"), "the one that uses most CPU: {top:?}");
 }
 
 #[test]
 fn text_for_a_terminal_fits_its_width() {
-    let mut view = synthetic::view(1);
-    for workload in &mut view.workloads {
+    let mut snapshot = synthetic::snapshot(1);
+    for workload in &mut snapshot.workloads {
         workload.cpu.throttled_rate = None;
     }
     for width in [80, 120, 200] {
-        let table = once::table(&view, &Options::default(), Some(width));
+        let table = once::table(&snapshot, &TopOptions::default(), Some(width));
         assert!(table.lines().skip(4).all(|line| line.len() <= width), "{width}\n{table}");
         assert!(!table.contains("THROTTLED"), "no row has it\n{table}");
         assert!(table.contains("CPU(cores)"), "{table}");
     }
-    assert!(once::table(&view, &Options::default(), None).contains("THROTTLED"), "other programs get all columns");
+    assert!(once::table(&snapshot, &TopOptions::default(), None).contains("THROTTLED"), "other programs get all columns");
 }
 
 #[test]

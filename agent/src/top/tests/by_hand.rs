@@ -4,9 +4,10 @@
 use std::error::Error;
 use std::time::Duration;
 
-use super::super::view::View;
-use super::super::{Options, Source, live, synthetic};
+use super::super::{SnapshotSource, TopOptions, live};
 use crate::interrupt::Interrupt;
+use crate::snapshot::document::Snapshot;
+use crate::snapshot::synthetic;
 
 /// The synthetic node, a second per snapshot.
 struct Synthetic {
@@ -14,13 +15,13 @@ struct Synthetic {
     fail: Option<String>,
 }
 
-impl Source for Synthetic {
-    fn next(&mut self) -> Result<View, Box<dyn Error + Send + Sync>> {
+impl SnapshotSource for Synthetic {
+    fn next(&mut self) -> Result<Snapshot, Box<dyn Error + Send + Sync>> {
         self.tick += 1;
         match self.fail.as_deref() {
             Some("panic") if self.tick > 10 => panic!("the source was asked to panic"),
             Some("error") if self.tick > 10 => Err("the source was asked to fail".into()),
-            _ => Ok(synthetic::view(self.tick)),
+            _ => Ok(synthetic::snapshot(self.tick)),
         }
     }
 }
@@ -30,6 +31,6 @@ impl Source for Synthetic {
 #[ignore = "needs a terminal and someone who looks at it"]
 fn the_live_view() {
     let source = Synthetic { tick: 0, fail: std::env::var("TOP_FAIL").ok() };
-    live(Box::new(source), Duration::from_secs(1), &Options::default(), &Interrupt::default())
+    live(Box::new(source), Duration::from_secs(1), &TopOptions::default(), &Interrupt::default())
         .expect("it ends when the user wants");
 }

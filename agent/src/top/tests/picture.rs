@@ -5,14 +5,14 @@ use std::fmt::Write;
 use ratatui::buffer::Buffer;
 use ratatui::style::{Color, Modifier};
 
-use super::super::synthetic;
 use super::{draw, new, press};
+use crate::snapshot::synthetic;
 
 #[test]
 fn the_picture_in_the_documentation_is_what_is_drawn() {
     let mut state = new();
     for tick in 0..60 {
-        state.update(synthetic::view(tick));
+        state.update(synthetic::snapshot(tick));
     }
     press(&mut state, "j");
     let picture = svg(&draw(&mut state, 160, 19, true));

@@ -2,11 +2,16 @@ use super::*;
 use crate::cgroups::name;
 
 /// A workload as its path says, with so much CPU.
-fn at(path: &str, cores: f64) -> Workload {
+fn at(path: &str, cores: f64) -> WorkloadUsage {
     let name = name::parse(path, name::Kubelets::Any);
-    let cpu = Cpu { usage_cores: Some(cores), ..Cpu::default() };
-    let mut workload =
-        Workload { name: name.name, cgroup_kind: name.kind.as_str().into(), cgroup: path.into(), cpu, ..Workload::default() };
+    let cpu = CpuUsage { usage_cores: Some(cores), ..CpuUsage::default() };
+    let mut workload = WorkloadUsage {
+        name: name.name,
+        cgroup_kind: name.kind.as_str().into(),
+        cgroup: path.into(),
+        cpu,
+        ..WorkloadUsage::default()
+    };
     if let Some(uid) = name.pod_uid {
         (workload.namespace, workload.pod) = (Some("shop".into()), Some(format!("pod-{}", &uid[..2])));
         workload.container =
@@ -25,12 +30,12 @@ fn uid(digits: &str) -> String {
     format!("{a}-{b}-{b}-{b}-{}", digits.repeat(6))
 }
 
-fn sandbox(path: &str) -> Workload {
-    Workload { container_type: Some("sandbox".into()), container: None, ..at(path, 0.0) }
+fn sandbox(path: &str) -> WorkloadUsage {
+    WorkloadUsage { container_type: Some("sandbox".into()), container: None, ..at(path, 0.0) }
 }
 
 /// A node with three pods, a service, and what is above them.
-fn node() -> Vec<Workload> {
+fn node() -> Vec<WorkloadUsage> {
     let pod = |digits: &str| format!("/kubepods/burstable/pod{}", uid(digits));
     let (one, two, none) = (pod("a1"), pod("b2"), pod("c3"));
     let mut workloads = vec![
@@ -54,26 +59,26 @@ fn node() -> Vec<Workload> {
     workloads
 }
 
-fn names(workloads: &[Workload], shape: Shape, choice: &Choice) -> Vec<String> {
+fn names(workloads: &[WorkloadUsage], shape: RowLayout, choice: &RowChoice) -> Vec<String> {
     arrange(&rows(workloads, shape), choice).into_iter().map(|shown| shown.name).collect()
 }
 
 #[test]
 fn a_tree_has_units_with_their_parts_and_one_row_for_a_pod_with_one_container() {
-    let tree = names(&node(), Shape::Tree, &Choice::default());
+    let tree = names(&node(), RowLayout::Tree, &RowChoice::default());
     assert_eq!(
         tree,
         ["shop/pod-b2", "  c22", "    inner", "  c11", "ssh", "shop/pod-a1", "user", "shop/pod-c3"],
         "no group, no sandbox, and a slice only where nothing else tells of it"
     );
-    let folded = names(&node(), Shape::Folded, &Choice::default());
+    let folded = names(&node(), RowLayout::Folded, &RowChoice::default());
     assert_eq!(folded, ["shop/pod-b2", "ssh", "shop/pod-a1", "user", "shop/pod-c3"]);
-    assert_eq!(names(&node(), Shape::Flat, &Choice::default()).len(), node().len());
+    assert_eq!(names(&node(), RowLayout::Flat, &RowChoice::default()).len(), node().len());
 }
 
 #[test]
 fn the_units_of_a_node_do_not_count_anything_twice() {
-    let sum: f64 = rows(&node(), Shape::Folded).iter().filter_map(|row| row.workload.cpu.usage_cores).sum();
+    let sum: f64 = rows(&node(), RowLayout::Folded).iter().filter_map(|row| row.workload.cpu.usage_cores).sum();
     assert!((sum - 6.1).abs() < 1e-9, "{sum}");
 }
 
@@ -84,15 +89,15 @@ fn a_part_comes_with_the_unit_that_has_the_largest_figure_in_it() {
         // Only a container has a limit of its own.
         workload.cpu.throttled_rate = workload.cgroup.ends_with(&id("11")).then_some(0.5);
     }
-    let choice = Choice { sort: Sort::Throttled, ..Choice::default() };
-    assert_eq!(names(&workloads, Shape::Tree, &choice)[..3], ["shop/pod-b2", "  c11", "  c22"]);
-    let choice = Choice { sort: Sort::Name, reversed: true, ..Choice::default() };
-    assert_eq!(names(&workloads, Shape::Tree, &choice)[..3], ["user", "ssh", "shop/pod-c3"]);
+    let choice = RowChoice { sort: Sort::Throttled, ..RowChoice::default() };
+    assert_eq!(names(&workloads, RowLayout::Tree, &choice)[..3], ["shop/pod-b2", "  c11", "  c22"]);
+    let choice = RowChoice { sort: Sort::Name, reversed: true, ..RowChoice::default() };
+    assert_eq!(names(&workloads, RowLayout::Tree, &choice)[..3], ["user", "ssh", "shop/pod-c3"]);
 }
 
 #[test]
 fn what_matches_stands_alone_where_what_it_is_part_of_does_not() {
-    let filtered = |filter: &str| names(&node(), Shape::Tree, &Choice { filter: filter.into(), ..Choice::default() });
+    let filtered = |filter: &str| names(&node(), RowLayout::Tree, &RowChoice { filter: filter.into(), ..RowChoice::default() });
     assert_eq!(filtered("c22"), ["shop/pod-b2/c22"]);
     assert_eq!(filtered("POD-B2 shop"), ["shop/pod-b2", "  c22", "    inner", "  c11"]);
     assert_eq!(filtered("cd4"), ["shop/pod-a1"], "a pod is found by its only container");
@@ -101,18 +106,21 @@ fn what_matches_stands_alone_where_what_it_is_part_of_does_not() {
 
 #[test]
 fn a_limit_counts_rows_and_idle_ones_are_left_out() {
-    let choice = Choice { limit: Some(3), ..Choice::default() };
-    assert_eq!(names(&node(), Shape::Tree, &choice), ["shop/pod-b2", "  c22", "    inner"]);
-    let choice = Choice { hide_idle: true, ..Choice::default() };
-    assert!(!names(&node(), Shape::Tree, &choice).contains(&"shop/pod-c3".to_owned()));
+    let choice = RowChoice { limit: Some(3), ..RowChoice::default() };
+    assert_eq!(names(&node(), RowLayout::Tree, &choice), ["shop/pod-b2", "  c22", "    inner"]);
+    let choice = RowChoice { hide_idle: true, ..RowChoice::default() };
+    assert!(!names(&node(), RowLayout::Tree, &choice).contains(&"shop/pod-c3".to_owned()));
 }
 
 #[test]
 fn a_pod_and_its_only_container_share_what_either_knows() {
-    let pod = Workload { cpu: Cpu { wait_rate: Some(0.9), contention_rate: Some(0.9), ..Cpu::default() }, ..at("/p", 1.0) };
-    let cpu = Cpu { limit_cores: Some(0.5), throttled_rate: Some(0.6), ..Cpu::default() };
-    let memory = Memory { request_bytes: Some(7), ..Memory::default() };
-    let container = Workload { cpu, memory: Some(memory.clone()), ..at("/p/c", 1.0) };
+    let pod = WorkloadUsage {
+        cpu: CpuUsage { wait_rate: Some(0.9), contention_rate: Some(0.9), ..CpuUsage::default() },
+        ..at("/p", 1.0)
+    };
+    let cpu = CpuUsage { limit_cores: Some(0.5), throttled_rate: Some(0.6), ..CpuUsage::default() };
+    let memory = MemoryUsage { request_bytes: Some(7), ..MemoryUsage::default() };
+    let container = WorkloadUsage { cpu, memory: Some(memory.clone()), ..at("/p/c", 1.0) };
     let both = together(&pod, &container);
     assert_eq!((both.cgroup.as_str(), both.cpu.limit_cores, both.memory), ("/p", Some(0.5), Some(memory)));
     assert_eq!(both.cpu.throttled_rate, Some(0.6));
@@ -122,9 +130,9 @@ fn a_pod_and_its_only_container_share_what_either_knows() {
 #[test]
 fn a_container_that_another_one_replaced_is_a_row_until_it_is_gone() {
     let pod = format!("/kubepods/pod{}", uid("a1"));
-    let old = Workload { ended: true, ..at(&format!("{pod}/{}", id("01")), 0.1) };
+    let old = WorkloadUsage { ended: true, ..at(&format!("{pod}/{}", id("01")), 0.1) };
     let workloads = [at(&pod, 0.5), old, at(&format!("{pod}/{}", id("02")), 0.4)];
-    assert_eq!(names(&workloads, Shape::Tree, &Choice::default()), ["shop/pod-a1", "  c01"]);
+    assert_eq!(names(&workloads, RowLayout::Tree, &RowChoice::default()), ["shop/pod-a1", "  c01"]);
 }
 
 #[test]
@@ -140,8 +148,8 @@ fn pods_of_a_kubelet_in_a_container_are_parts_of_that() {
         at(&inner, 0.9),
     ];
     workloads.sort_by(|a, b| a.cgroup.cmp(&b.cgroup));
-    let tree = names(&workloads, Shape::Tree, &Choice::default());
+    let tree = names(&workloads, RowLayout::Tree, &RowChoice::default());
     assert_eq!(tree.first().map(String::as_str), Some("0a0a0a0a0a0a"), "{tree:?}");
     assert!(tree.iter().skip(1).all(|name| name.starts_with(' ')), "{tree:?}");
-    assert_eq!(names(&workloads, Shape::Folded, &Choice::default()), ["0a0a0a0a0a0a"]);
+    assert_eq!(names(&workloads, RowLayout::Folded, &RowChoice::default()), ["0a0a0a0a0a0a"]);
 }

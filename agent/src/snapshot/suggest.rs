@@ -30,7 +30,7 @@ pub fn cpu(windows: Option<&Histogram>, watched_seconds: Option<f64>) -> Option<
 }
 
 /// Bytes to request, by the largest unreclaimable memory of all looks; `None` where they are too few.
-pub fn memory(watched: Watched, watched_seconds: Option<f64>) -> Option<u64> {
+pub fn memory(watched: ObservedMemory, watched_seconds: Option<f64>) -> Option<u64> {
     let bytes = watched.largest.filter(|_| watched.looks >= LEAST_LOOKS && is_enough(watched_seconds))?;
     Some((bytes as f64 * MEMORY_MARGIN).ceil() as u64)
 }
@@ -42,7 +42,7 @@ pub fn is_enough(watched_seconds: Option<f64>) -> bool {
 
 /// What is kept of a workload from one look to the next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Watched {
+pub struct ObservedMemory {
     since_ns: Option<u64>,
     /// The most unreclaimable memory of all looks.
     pub largest: Option<u64>,
@@ -50,7 +50,7 @@ pub struct Watched {
     pub looks: u32,
 }
 
-impl Watched {
+impl ObservedMemory {
     /// One more look, at something that is watched since then at the latest.
     pub fn and(self, since_ns: u64, unreclaimable: Option<u64>) -> Self {
         Self {
@@ -110,7 +110,7 @@ mod tests {
             let suggested = cpu(Some(&histogram(&[(0.5, windows)])), seconds);
             assert_eq!(suggested.is_some(), wanted, "{windows} windows in {seconds:?} s");
         }
-        let once = Watched::default().and(1, Some(1000));
+        let once = ObservedMemory::default().and(1, Some(1000));
         for (watched, seconds, wanted) in [
             (once, Some(60.0), None),
             (once.and(1, None), Some(60.0), None),
@@ -132,7 +132,7 @@ mod tests {
             (vec![Some(100 << 20), Some(0)], Some((115 << 20) + 1)),
             (vec![Some(1000), Some(2000), None, Some(500)], Some(2300)),
         ] {
-            let watched = looks.iter().fold(Watched::default(), |watched, bytes| watched.and(1, *bytes));
+            let watched = looks.iter().fold(ObservedMemory::default(), |watched, bytes| watched.and(1, *bytes));
             let suggested = memory(watched, Some(60.0));
             let near = suggested.zip(wanted).is_some_and(|(a, b)| a.abs_diff(b) <= 1);
             assert!(near || suggested == wanted, "{looks:?}: {suggested:?}, not {wanted:?}");
@@ -142,8 +142,8 @@ mod tests {
     #[test]
     fn the_time_watched_goes_on_and_is_not_known_at_first_sight() {
         const SECOND: u64 = 1_000_000_000;
-        assert_eq!(Watched::default().seconds(9 * SECOND), None);
-        let first = Watched::default().and(9 * SECOND, None);
+        assert_eq!(ObservedMemory::default().seconds(9 * SECOND), None);
+        let first = ObservedMemory::default().and(9 * SECOND, None);
         assert_eq!(first.seconds(9 * SECOND), None);
         let second = first.and(12 * SECOND, None);
         assert_eq!(second.seconds(12 * SECOND), Some(3.0));

@@ -1,7 +1,7 @@
 //! A cgroup's path and its sample's resource -> what a workload is called (pure): Kubernetes' words where it has told of the pod,
 //! else the path's.
 
-use super::view::Workload;
+use super::document::WorkloadUsage;
 use crate::{
     cgroups::name::CgroupKind,
     join::{Resource, Subject},
@@ -9,9 +9,9 @@ use crate::{
 };
 
 /// A workload with its names and without figures.
-pub fn of(subject: &Subject, resource: &Resource) -> Workload {
+pub fn of(subject: &Subject, resource: &Resource) -> WorkloadUsage {
     let name = &subject.name;
-    let mut workload = Workload {
+    let mut workload = WorkloadUsage {
         name: name.name.clone(),
         kind: name.kind.as_str().to_owned(),
         cgroup_kind: name.kind.as_str().to_owned(),
@@ -19,7 +19,7 @@ pub fn of(subject: &Subject, resource: &Resource) -> Workload {
         container: name.container_id.clone().filter(|_| name.kind == CgroupKind::Container),
         cgroup: subject.path.clone(),
         ended: subject.ended,
-        ..Workload::default()
+        ..WorkloadUsage::default()
     };
     let get = |key: &str| resource.attributes.iter().find(|(own, _)| own == key).map(|(_, value)| value.clone());
     // A cgroup outside of pods may have such attributes too: the configuration's.

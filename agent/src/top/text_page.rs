@@ -6,8 +6,8 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Widget;
 
 use super::keys::{HELP, MEANING};
-use super::state::{Sheet, State};
-use super::status::{self, Mark};
+use super::state::{TextPage, TopState};
+use super::status::{self, StatusMark};
 use super::theme::Theme;
 
 /// Columns of a key or a figure's name.
@@ -17,11 +17,11 @@ const NAME: usize = 20;
 const SIDE_BY_SIDE: usize = 130;
 
 /// Draws the part of a page that fits, from where the user has moved it to.
-pub fn draw(buffer: &mut Buffer, area: Rect, sheet: Sheet, state: &mut State, theme: Theme) {
+pub fn draw(buffer: &mut Buffer, area: Rect, sheet: TextPage, state: &mut TopState, theme: Theme) {
     let width = usize::from(area.width);
     let lines = match sheet {
-        Sheet::Help => help(width, theme),
-        Sheet::Signals => signals(width, state, theme),
+        TextPage::Help => help(width, theme),
+        TextPage::Signals => signals(width, state, theme),
     };
     let visible = state.visible_text(lines.len(), area.height.into());
     for (y, line) in (area.y..area.bottom()).zip(&lines[visible]) {
@@ -54,11 +54,11 @@ fn list(heading: &'static str, entries: &'static [(&str, &str)], theme: Theme) -
     lines
 }
 
-fn signals(width: usize, state: &State, theme: Theme) -> Vec<Line<'static>> {
+fn signals(width: usize, state: &TopState, theme: Theme) -> Vec<Line<'static>> {
     const INDENT: usize = 17;
     let mut lines = vec![Line::from(Span::styled("Signals", theme.accent()))];
-    for entry in state.view().map(status::entries).unwrap_or_default() {
-        let style = if entry.mark == Mark::Off { theme.watch() } else { theme.quiet() };
+    for entry in state.snapshot().map(status::entries).unwrap_or_default() {
+        let style = if entry.mark == StatusMark::Off { theme.watch() } else { theme.quiet() };
         let mut head = vec![
             Span::styled(format!("{:<12}", entry.name), theme.strong()),
             Span::styled(format!("{:<5}", entry.mark.as_str()), style),

@@ -8,24 +8,31 @@ use serde::Serialize;
 
 /// One moment of this node.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct View {
+pub struct Snapshot {
     /// Version of this document's shape.
     pub schema: u32,
     /// The node.
-    pub node: Node,
+    pub node: NodeUsage,
     /// Every signal: whether it is measured, and what is missing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub signals: Vec<SignalState>,
+    pub signals: Vec<SignalStatus>,
     /// How the pods are followed; absent where no Kubernetes is configured.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub kubernetes: Option<Kubernetes>,
+    pub kubernetes: Option<KubernetesStatus>,
     /// Every workload, in order of its cgroup's path unless another order was wanted.
-    pub workloads: Vec<Workload>,
+    pub workloads: Vec<WorkloadUsage>,
+}
+
+impl Snapshot {
+    /// For how long anything has been watched, in s. What came later has less, which its details show.
+    pub fn watched_seconds(&self) -> Option<f64> {
+        self.workloads.iter().filter_map(|workload| workload.watched_seconds).reduce(f64::max)
+    }
 }
 
 /// Whether a signal is measured.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct SignalState {
+pub struct SignalStatus {
     /// Its name.
     pub name: String,
     /// Whether it is measured.
@@ -40,7 +47,7 @@ pub struct SignalState {
 
 /// Where the names of pods come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Kubernetes {
+pub struct KubernetesStatus {
     /// Whether the list of pods is there and current.
     pub current: bool,
     /// Why it is not.
@@ -50,7 +57,7 @@ pub struct Kubernetes {
 
 /// The node as a whole.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Node {
+pub struct NodeUsage {
     /// Host name, or the Kubernetes node's name.
     pub name: String,
     /// CPU of all tasks.
@@ -110,7 +117,7 @@ pub struct NodeCpu {
 
 /// One container, systemd unit or other cgroup.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Workload {
+pub struct WorkloadUsage {
     /// What people call it; in Kubernetes the workload's name.
     pub name: String,
     /// `Pod`, `Container`, `Service`, `Cgroup`, or in Kubernetes the workload's kind.
@@ -138,22 +145,33 @@ pub struct Workload {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub watched_seconds: Option<f64>,
     /// CPU.
-    pub cpu: Cpu,
+    pub cpu: CpuUsage,
     /// Memory, where anything is known of it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory: Option<Memory>,
+    pub memory: Option<MemoryUsage>,
     /// Packets, where they are counted.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub network: Option<Network>,
+    pub network: Option<NetworkUsage>,
     /// TCP, where it is watched.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tcp: Option<Tcp>,
+    pub tcp: Option<TcpUsage>,
     /// Lookups that it made, where they are watched.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub dns: Option<Dns>,
+    pub dns: Option<DnsUsage>,
 }
 
-impl Workload {
+impl WorkloadUsage {
+    /// Bytes per s in both directions, in the interval.
+    pub fn traffic(&self) -> Option<f64> {
+        let network = self.network.as_ref()?;
+        Some(network.receive_rate? + network.transmit_rate?)
+    }
+
+    /// True when it used no CPU in the interval, as far as is known.
+    pub fn is_idle(&self) -> bool {
+        self.cpu.usage_cores.is_none_or(|used| used <= 0.0)
+    }
+
     /// Whether the cgroup itself is of this kind.
     pub fn is_a(&self, cgroup_kind: &str) -> bool {
         self.cgroup_kind == cgroup_kind
@@ -167,7 +185,7 @@ impl Workload {
 
 /// CPU of one workload.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Cpu {
+pub struct CpuUsage {
     /// CPU time in s, descendants included, as `cpu.stat` counts it.
     pub time_seconds: f64,
     /// CPUs used in the interval.
@@ -211,7 +229,7 @@ pub struct Cpu {
 
 /// Memory of one workload in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Memory {
+pub struct MemoryUsage {
     /// All that is charged to it, page cache included.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage_bytes: Option<u64>,
@@ -240,7 +258,7 @@ pub struct Memory {
 
 /// Packets of one workload.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Network {
+pub struct NetworkUsage {
     /// Bytes received.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub receive_bytes: Option<u64>,
@@ -263,7 +281,7 @@ pub struct Network {
 
 /// TCP of one workload.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Tcp {
+pub struct TcpUsage {
     /// Segments sent for the first time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub segments_out: Option<u64>,
@@ -289,7 +307,7 @@ pub struct Tcp {
 
 /// DNS lookups that one workload made.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Dns {
+pub struct DnsUsage {
     /// Queries sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queries: Option<u64>,

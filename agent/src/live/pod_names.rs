@@ -15,7 +15,7 @@ use crate::{
         object::KeptLabels,
     },
     run::RunError,
-    top::view::Kubernetes,
+    snapshot::document::KubernetesStatus,
 };
 
 /// How long a single snapshot waits for the first list of pods: it has no second one to show names in.
@@ -25,13 +25,13 @@ pub const FIRST_LIST: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(5);
 
 /// Followed until this is dropped.
-pub struct Names {
+pub struct PodNames {
     shared: SharedIndex,
     /// The thread ends when it is gone.
     _stop: oneshot::Sender<()>,
 }
 
-impl Names {
+impl PodNames {
     /// Begins to follow the pods, and asks for nothing but what names need.
     ///
     /// # Errors
@@ -60,11 +60,11 @@ impl Names {
     }
 
     /// How the pods are followed now.
-    pub fn state(&self) -> Kubernetes {
+    pub fn state(&self) -> KubernetesStatus {
         let known = self.shared.snapshot();
         let following = known.stats.following(Followed::Pods);
         let error = known.stats.trouble().map(|trouble| trouble.reason.to_string());
-        Kubernetes { current: following.known && following.current, error }
+        KubernetesStatus { current: following.known && following.current, error }
     }
 
     /// Waits until all pods have been told of, and not longer than `most`, nor for what a person must correct.
@@ -111,7 +111,7 @@ mod tests {
 
     use super::*;
 
-    fn follow(server: &TcpListener) -> Names {
+    fn follow(server: &TcpListener) -> PodNames {
         let settings = pods::FollowSettings {
             source: pods::PodSource::Kubelet {
                 url: format!("http://{}", server.local_addr().unwrap()),
@@ -127,7 +127,7 @@ mod tests {
             spread: Duration::from_secs(3600),
             finished_kept: Duration::ZERO,
         };
-        Names::follow(settings).unwrap()
+        PodNames::follow(settings).unwrap()
     }
 
     #[test]

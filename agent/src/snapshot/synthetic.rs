@@ -1,6 +1,9 @@
 //! A node that does not exist: the same figures on every run, for the tests and the picture in the documentation.
 
-use super::view::{Cpu, Dns, Kubernetes, Memory, Network, Node, NodeCpu, NodeMemory, NodeNetwork, Tcp, View, Workload};
+use super::document::{
+    CpuUsage, DnsUsage, KubernetesStatus, MemoryUsage, NetworkUsage, NodeCpu, NodeMemory, NodeNetwork, NodeUsage, Snapshot,
+    TcpUsage, WorkloadUsage,
+};
 
 /// One workload's habits.
 struct Habit {
@@ -59,16 +62,16 @@ const fn habit(
 }
 
 /// The node in its `tick`-th second.
-pub fn view(tick: u32) -> View {
-    let mut workloads: Vec<Workload> = HABITS.iter().enumerate().map(|(i, habit)| workload(habit, i, tick)).collect();
+pub fn snapshot(tick: u32) -> Snapshot {
+    let mut workloads: Vec<WorkloadUsage> = HABITS.iter().enumerate().map(|(i, habit)| workload(habit, i, tick)).collect();
     let used = workloads.iter().filter_map(|w| w.cpu.usage_cores).sum::<f64>();
     workloads.sort_by(|a, b| a.pod.cmp(&b.pod));
-    let pods: Vec<Workload> = workloads.chunk_by(|a, b| a.pod.is_some() && a.pod == b.pod).filter_map(pod).collect();
+    let pods: Vec<WorkloadUsage> = workloads.chunk_by(|a, b| a.pod.is_some() && a.pod == b.pod).filter_map(pod).collect();
     workloads.extend(pods);
     workloads.sort_by(|a, b| a.cgroup.cmp(&b.cgroup));
-    View {
+    Snapshot {
         schema: 1,
-        node: Node {
+        node: NodeUsage {
             name: "worker-3".into(),
             cpu: NodeCpu {
                 time_seconds: 86_400.0 + used * f64::from(tick),
@@ -89,16 +92,16 @@ pub fn view(tick: u32) -> View {
             }),
         },
         signals: Vec::new(),
-        kubernetes: Some(Kubernetes { current: true, error: None }),
+        kubernetes: Some(KubernetesStatus { current: true, error: None }),
         workloads,
     }
 }
 
 /// The pod that these containers are in; `None` for what is in none.
-fn pod(containers: &[Workload]) -> Option<Workload> {
+fn pod(containers: &[WorkloadUsage]) -> Option<WorkloadUsage> {
     let first = containers.first().filter(|first| first.pod.is_some())?;
-    let sum = |of: fn(&Cpu) -> Option<f64>| containers.iter().map(|container| of(&container.cpu)).sum::<Option<f64>>();
-    let cpu = Cpu {
+    let sum = |of: fn(&CpuUsage) -> Option<f64>| containers.iter().map(|container| of(&container.cpu)).sum::<Option<f64>>();
+    let cpu = CpuUsage {
         time_seconds: containers.iter().map(|container| container.cpu.time_seconds).sum(),
         usage_cores: sum(|cpu| cpu.usage_cores),
         wait_seconds: sum(|cpu| cpu.wait_seconds),
@@ -109,9 +112,10 @@ fn pod(containers: &[Workload]) -> Option<Workload> {
         limit_cores: sum(|cpu| cpu.limit_cores),
         ..first.cpu.clone()
     };
-    let bytes =
-        |of: fn(&Memory) -> Option<u64>| containers.iter().map(|container| of(container.memory.as_ref()?)).sum::<Option<u64>>();
-    let memory = Memory {
+    let bytes = |of: fn(&MemoryUsage) -> Option<u64>| {
+        containers.iter().map(|container| of(container.memory.as_ref()?)).sum::<Option<u64>>()
+    };
+    let memory = MemoryUsage {
         usage_bytes: bytes(|memory| memory.usage_bytes),
         working_set_bytes: bytes(|memory| memory.working_set_bytes),
         unreclaimable_bytes: bytes(|memory| memory.unreclaimable_bytes),
@@ -121,7 +125,7 @@ fn pod(containers: &[Workload]) -> Option<Workload> {
         ..first.memory.clone().unwrap_or_default()
     };
     let above = first.cgroup.rsplit_once('/').map_or("/", |(above, _)| above);
-    Some(Workload {
+    Some(WorkloadUsage {
         container: None,
         cgroup_kind: "Pod".into(),
         cgroup: above.into(),
@@ -131,7 +135,7 @@ fn pod(containers: &[Workload]) -> Option<Workload> {
     })
 }
 
-fn workload(habit: &Habit, index: usize, tick: u32) -> Workload {
+fn workload(habit: &Habit, index: usize, tick: u32) -> WorkloadUsage {
     let some = |text: &str| Some(text.to_owned()).filter(|t| !t.is_empty());
     // Two waves that do not fit together look like load.
     let phase = f64::from(tick) / 7.0 + index as f64;
@@ -139,7 +143,7 @@ fn workload(habit: &Habit, index: usize, tick: u32) -> Workload {
     let used = (habit.cores.0 + habit.cores.1 * swing).max(0.0);
     let (throttled, contention) = (habit.throttled * (1.0 + swing / 2.0), habit.contention * (1.0 - swing / 2.0));
     let age = 40_000.0 * (index as f64 + 1.0) + f64::from(tick);
-    Workload {
+    WorkloadUsage {
         name: if habit.pod.is_empty() { habit.container } else { habit.pod.split('-').next().unwrap_or_default() }.into(),
         kind: habit.kind.into(),
         cgroup_kind: if habit.pod.is_empty() { "Service" } else { "Container" }.into(),
@@ -157,7 +161,7 @@ fn workload(habit: &Habit, index: usize, tick: u32) -> Workload {
         container_type: None,
         ended: false,
         watched_seconds: Some(720.0 + f64::from(tick)),
-        cpu: Cpu {
+        cpu: CpuUsage {
             time_seconds: habit.cores.0 * age,
             usage_cores: Some(used),
             wait_seconds: Some((habit.throttled + habit.contention) * age),
@@ -173,7 +177,7 @@ fn workload(habit: &Habit, index: usize, tick: u32) -> Workload {
             suggested_request_cores: Some((habit.cores.0 + habit.cores.1) * habit.burst * 0.7),
         },
         memory: Some(memory(habit, index, swing)),
-        network: Some(Network {
+        network: Some(NetworkUsage {
             receive_bytes: Some((habit.cores.0 * 2e5 * age) as u64),
             transmit_bytes: Some((habit.cores.0 * 6e5 * age) as u64),
             receive_rate: Some(used * 2e5),
@@ -181,7 +185,7 @@ fn workload(habit: &Habit, index: usize, tick: u32) -> Workload {
             drops: Some(index as u64 % 3),
             drop_rate: Some(if index == 5 { 2.0 } else { 0.0 }),
         }),
-        tcp: some(habit.pod).map(|_| Tcp {
+        tcp: some(habit.pod).map(|_| TcpUsage {
             segments_out: Some((habit.cores.0 * 900.0 * age) as u64),
             retransmits: Some((habit.cores.0 * 0.4 * age) as u64),
             retransmit_ratio: Some(0.000_4 * (1.0 + swing) + if index == 3 { 0.012 } else { 0.0 }),
@@ -190,7 +194,7 @@ fn workload(habit: &Habit, index: usize, tick: u32) -> Workload {
             rtt_p99_seconds: Some(0.002 * (1.0 + index as f64)),
             connect_failures: Some(if index == 0 { 7 } else { 0 }),
         }),
-        dns: some(habit.pod).filter(|_| index < 5).map(|_| Dns {
+        dns: some(habit.pod).filter(|_| index < 5).map(|_| DnsUsage {
             queries: Some((0.4 * age) as u64),
             query_rate: Some(0.4 + index as f64 * 3.0),
             timeouts: index as u64,
@@ -206,11 +210,11 @@ fn workload(habit: &Habit, index: usize, tick: u32) -> Workload {
 }
 
 /// Memory that goes with the CPU: a quarter of it page cache.
-fn memory(habit: &Habit, index: usize, swing: f64) -> Memory {
+fn memory(habit: &Habit, index: usize, swing: f64) -> MemoryUsage {
     let used = (48 + 90 * (index as u64 % 12)) << 20;
     let moving = (((used / 8) as f64) * (1.0 + swing)) as u64;
     let limit_bytes = habit.limit.map(|_| used.next_power_of_two() * 2);
-    Memory {
+    MemoryUsage {
         usage_bytes: Some(used + moving),
         working_set_bytes: Some(used / 4 * 3 + moving),
         unreclaimable_bytes: Some(used / 2),

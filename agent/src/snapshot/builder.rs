@@ -1,0 +1,87 @@
+//! Batches -> snapshots (pure): what people read off one interval.
+
+use std::collections::HashMap;
+
+use super::{
+    document::{NodeCpu, NodeMemory, NodeNetwork, NodeUsage, Snapshot},
+    points::{number, sum_where},
+    workload::{DIRECTION, Previous, known, whole, workload},
+};
+use crate::{
+    aggregate::Batch,
+    join::{CgroupSample, Sample},
+    signals::{cpu, memory::metrics, network},
+};
+
+/// Version of the JSON document.
+const SCHEMA: u32 = 1;
+
+/// Makes snapshots; keeps what the next one is compared with.
+#[derive(Debug)]
+pub struct SnapshotBuilder {
+    node: String,
+    capacity_cores: f64,
+    time_ns: u64,
+    /// By cgroup id.
+    before: HashMap<u64, Previous>,
+    /// Bytes that the node had received and sent.
+    node_before: [Option<f64>; 2],
+}
+
+impl SnapshotBuilder {
+    /// For the node of that name with so many CPUs.
+    pub fn new(node: String, capacity_cores: f64) -> Self {
+        Self { node, capacity_cores, time_ns: 0, before: HashMap::new(), node_before: [None; 2] }
+    }
+
+    /// The snapshot of a batch: rates and percentiles are since the batch before.
+    pub fn next(&mut self, batch: &Batch) -> Snapshot {
+        let elapsed_s = match self.time_ns {
+            0 => None,
+            then => Some(batch.time_ns.saturating_sub(then) as f64 / 1e9).filter(|s| *s > 0.0),
+        };
+        self.time_ns = batch.time_ns;
+        let mut snapshot = Snapshot { schema: SCHEMA, node: self.node(&batch.node, elapsed_s), ..Snapshot::default() };
+        let mut before = HashMap::with_capacity(self.before.len());
+        for CgroupSample { cgroup, sample } in &batch.cgroups {
+            let (workload, now) = workload(cgroup, sample, batch.time_ns, self.before.remove(&cgroup.id), elapsed_s);
+            before.insert(cgroup.id, now);
+            snapshot.workloads.push(workload);
+        }
+        self.before = before;
+        snapshot.workloads.sort_by(|a, b| a.cgroup.cmp(&b.cgroup));
+        snapshot
+    }
+
+    fn node(&mut self, sample: &Sample, elapsed_s: Option<f64>) -> NodeUsage {
+        let working_set = whole(sample, &metrics::NODE_WORKING_SET);
+        let memory = NodeMemory {
+            usage_bytes: whole(sample, &metrics::NODE_USAGE),
+            working_set_bytes: working_set,
+            capacity_bytes: working_set.zip(whole(sample, &metrics::NODE_AVAILABLE)).map(|(used, free)| used + free),
+        };
+        let io = ["receive", "transmit"].map(|way| sum_where(sample, &network::NODE_IO, DIRECTION, |value| value == way));
+        let before = std::mem::replace(&mut self.node_before, io);
+        let rate = |way: usize| Some((io[way]? - before[way]?).max(0.0) / elapsed_s?);
+        let network = NodeNetwork {
+            receive_bytes: io[0].map(|bytes| bytes as u64),
+            transmit_bytes: io[1].map(|bytes| bytes as u64),
+            receive_rate: rate(0),
+            transmit_rate: rate(1),
+        };
+        NodeUsage {
+            name: self.node.clone(),
+            cpu: NodeCpu {
+                time_seconds: number(sample, &cpu::NODE_TIME).unwrap_or_default(),
+                usage_cores: number(sample, &cpu::NODE_USAGE),
+                capacity_cores: self.capacity_cores,
+                unattributed_seconds: number(sample, &cpu::UNATTRIBUTED_TIME).unwrap_or_default(),
+            },
+            memory: known(memory),
+            network: known(network),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
