@@ -79,7 +79,7 @@ static LEFT_OUT: Metric = Metric {
     kind: MetricKind::Gauge,
     attributes: &[],
     scope: Scope::Agent,
-    help: "Pods whose states are not exported: finished ones that have been exported and are older than kubernetes.finished_pods, or \
+    help: "Pods without an exported state: finished ones that have been exported and are older than kubernetes.finished_pods, or \
            not among the latest hundred; and pods beyond those that one node can have.",
 };
 
