@@ -25,11 +25,18 @@ pub mod tcp;
 pub mod terminal;
 pub mod truth;
 pub mod victoria;
+mod watched;
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+
+/// A millisecond.
+pub const MS: Duration = Duration::from_millis(1);
+
+/// A second.
+pub const SECOND: Duration = Duration::from_secs(1);
 
 /// Waits until no other test of this binary runs and keeps others out while the guard lives: the machine's CPUs are what is
 /// measured, so two tests at once would be each other's noise.

@@ -1,10 +1,11 @@
 //! End to end with a real backend: what people ask VictoriaMetrics is what the kernel says.
 
-use std::{thread, time::Duration};
+use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use podmeter_tests::{
+    MS, SECOND,
     agent::{Agent, unix_ns},
     cgroup::Cgroup,
     http,
@@ -15,9 +16,6 @@ use podmeter_tests::{
 };
 use prost::Message as _;
 use serde_json::json;
-
-const MS: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn the_backend_gives_back_a_histogram_whose_percentiles_are_known() -> Result<()> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
+    MS,
     agent::Output,
     cgroup::Cgroup,
     container::{Manifest, NODE_NAME, Node, static_binary},
@@ -11,12 +12,9 @@ use podmeter_tests::{
     load::Load,
     metric::CPU_TIME,
     root_test,
-    truth::Tolerance,
+    truth::NEARLY_EXACT,
 };
 use serde_json::Value as Json;
-
-const MS: Duration = Duration::from_millis(1);
-const EXACT: Tolerance = Tolerance::new(0.002, 0.0002);
 
 /// Names of the signals that `podmeter check --json` said are on.
 fn signals_on(output: &Output) -> Result<Vec<String>> {
@@ -49,7 +47,7 @@ root_test! {
         agent.catch_up()?;
         agent.look(|exports| -> Result<()> {
             let measured = exports.value(cgroup.path(), CPU_TIME, &[]).context("the load's cgroup has no CPU time")?;
-            EXACT.check("CPU time", measured, truth)?;
+            NEARLY_EXACT.check("CPU time", measured, truth)?;
             let point = exports.of(cgroup.path()).last().context("no point")?;
             ensure!(point.resource.get("host.name").map(String::as_str) == Some(NODE_NAME), "whose is {:?}?", point.resource);
             Ok(())

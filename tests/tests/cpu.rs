@@ -21,6 +21,7 @@ use nix::{
     unistd::{Pid, gettid},
 };
 use podmeter_tests::{
+    MS, SECOND,
     agent::{Agent, unix_ns},
     cgroup::{self, Cgroup},
     is_emulated,
@@ -28,15 +29,9 @@ use podmeter_tests::{
     metric::{BURST, CPU_TIME, CPU_USAGE, SWITCHES, UNATTRIBUTED, WAIT, WAIT_TIME, WINDOWS_LOST},
     otlp::Exports,
     patience, root_test,
-    truth::{Schedstat, TICK, Tolerance, cpus},
+    truth::{EXACT, Schedstat, TICK, Tolerance, cpus},
 };
 use serde_json::json;
-
-const MS: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-
-/// CPU time of a cgroup whose tasks have all ended; the floor is what the exit of a task may add after `cpu.stat` was read.
-const EXACT: Tolerance = Tolerance::new(0.002, 0.0001);
 
 /// CPU time after tasks that may still have run while both sides were read.
 const CLOSE: Tolerance = Tolerance::new(0.002, 0.005);

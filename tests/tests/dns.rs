@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
+    SECOND,
     agent::Agent,
     cgroup::{Cgroup, inside},
     dns::{
@@ -24,8 +25,6 @@ use podmeter_tests::{
 };
 use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
-
-const SECOND: Duration = Duration::from_secs(1);
 
 root_test! {
     fn lookups_take_as_long_as_the_servers_delay_on_both_sides() {

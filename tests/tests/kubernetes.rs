@@ -1,13 +1,15 @@
 //! Kubernetes: cgroups carry the names of their pods and containers, whatever the API server does.
 
-use std::{collections::HashMap, thread, time::Duration};
+use std::{collections::HashMap, thread};
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
+    MS, SECOND,
     agent::Agent,
     kubernetes::{
-        Fault, Options,
-        look::{SOON, World, number, resource, told, wait_for_attributes, wait_for_value},
+        ApiOptions, Fault,
+        cluster::{Cluster, RunningPod},
+        exported::{SOON, newest, number, resource, wait_for_attributes, wait_for_value},
         objects::{Container, Pod, container_id},
         tree::Driver,
     },
@@ -15,34 +17,28 @@ use podmeter_tests::{
     metric::CPU_TIME,
     otlp::{Attributes, Point},
     root_test,
-    truth::Tolerance,
+    truth::EXACT,
 };
 use serde_json::json;
 
-const MS: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-
-/// CPU time of a cgroup whose tasks have all ended.
-const EXACT: Tolerance = Tolerance::new(0.002, 0.0001);
-
 /// The whole life of a pod under this driver.
 fn whole_loop(driver: Driver) -> Result<()> {
-    let world = World::new(driver, Options::default())?;
-    let agent = Agent::start(world.server.agent_config()?)?;
+    let cluster = Cluster::new(driver, ApiOptions::default())?;
+    let agent = Agent::start(cluster.server.agent_config()?)?;
 
     // kubelet has the pod before it makes cgroups, and tells of the container after it has started it.
     let id = container_id();
     let requests = (json!({"cpu": "250m", "memory": "64Mi"}), json!({"cpu": "500m", "memory": "128Mi"}));
     let mut pod = Pod::new("web-5d8f7c9b4-abcde", vec![Container::new("app", "").with_resources(requests.0, requests.1)]);
     pod.phase = "Pending";
-    world.server.set_pod(&pod);
-    let pod_cgroup = world.kubelet.pod(&pod.uid)?;
+    cluster.server.set_pod(&pod);
+    let pod_cgroup = cluster.kubelet.pod(&pod.uid)?;
     let container = pod_cgroup.container(&id)?;
     let load = Load::duty_cycle(20 * MS, 200 * MS, 6 * SECOND).start(&container)?;
     let started = Container::new("app", &id);
     pod.containers[0] = Container { resources: pod.containers[0].resources.clone(), ..started };
     pod.phase = "Running";
-    world.server.set_pod(&pod);
+    cluster.server.set_pod(&pod);
 
     let attributes = wait_for_attributes(&agent, &container, &[("k8s.container.name", "app")])?;
     for (key, value) in [
@@ -74,8 +70,8 @@ fn whole_loop(driver: Driver) -> Result<()> {
 
     // What is used, and what is reserved and not used, at one moment.
     agent.wait_for("usage beside request", SOON, |exports| {
-        let share = told(exports, "k8s.container.cpu.request.utilization", &of, &[])?;
-        let slack = told(exports, "podmeter.cpu.slack", &of, &[])?;
+        let share = newest(exports, "k8s.container.cpu.request.utilization", &of, &[])?;
+        let slack = newest(exports, "podmeter.cpu.slack", &of, &[])?;
         let usage = exports
             .of(container.path())
             .iter()
@@ -86,11 +82,11 @@ fn whole_loop(driver: Driver) -> Result<()> {
         (used > 0.05 && used < 0.25 && agree).then_some(())
     })?;
 
-    // Deleted from the API first, as with a short grace period; its last words carry its name.
+    // Deleted from the API first, as with a short grace period; its final values carry its name.
     load.wait()?;
-    world.server.delete_pod(&pod);
+    cluster.server.delete_pod(&pod);
     agent.wait_for("the pod's figures to end", SOON, |exports| {
-        let ready = told(exports, "k8s.container.ready", &of, &[])?;
+        let ready = newest(exports, "k8s.container.ready", &of, &[])?;
         (exports.latest_unix_ns() > ready.time_unix_ns + 1_500_000_000).then_some(())
     })?;
     let truth = container.cpu_stat()?.usage_seconds();
@@ -100,7 +96,7 @@ fn whole_loop(driver: Driver) -> Result<()> {
     (0..4).try_for_each(|_| agent.catch_up())?;
     let exports = agent.stop()?.exports;
     let last = exports.of(&path).last().context("was exported")?;
-    ensure!(last.resource.get("k8s.container.name").is_some_and(|name| name == "app"), "the last words have no name: {last:?}");
+    ensure!(last.resource.get("k8s.container.name").is_some_and(|name| name == "app"), "the final values have no name: {last:?}");
     EXACT.check("final CPU time", exports.value(&path, CPU_TIME, &[]).context("no CPU time")?, truth)?;
     // Nothing is exported of what has ended, and no point ever had another pod's name or none.
     for path in [&path, &pod_path] {
@@ -126,19 +122,15 @@ root_test! {
 
 root_test! {
     fn pods_are_listed_out_of_the_api_servers_cache_by_node_and_watched_from_there() {
-        let world = World::new(Driver::Systemd, Options::default())?;
-        let id = container_id();
-        let pod = Pod::new("web-1", vec![Container::new("app", &id)]);
-        let elsewhere = Pod { node: "node-2".to_owned(), ..Pod::new("web-2", vec![Container::new("app", &container_id())]) };
-        world.server.set_pod(&pod);
-        world.server.set_pod(&elsewhere);
-        let pod_cgroup = world.kubelet.pod(&pod.uid)?;
-        let container = pod_cgroup.container(&id)?;
-        let agent = Agent::start(world.server.agent_config()?)?;
-        wait_for_attributes(&agent, &container, &[("k8s.pod.name", "web-1"), ("k8s.container.name", "app")])?;
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        let elsewhere = Pod { node: "node-2".to_owned(), ..Pod::new("web-2", vec![Container::started("app")]) };
+        cluster.server.set_pod(&elsewhere);
+        let running = cluster.run("web-1")?;
+        let agent = Agent::start(cluster.server.agent_config()?)?;
+        wait_for_attributes(&agent, &running.container, &[("k8s.pod.name", "web-1"), ("k8s.container.name", "app")])?;
         wait_for_value(&agent, "podmeter.agent.kubernetes.objects", &[], &[("resource", "pods")], 1.0)?;
-        let asked = world.server.asked();
-        let of_pods: Vec<&str> = asked.iter().map(|asked| &*asked.path).filter(|path| path.contains("/pods?")).collect();
+        let requests = cluster.server.requests();
+        let of_pods: Vec<&str> = requests.iter().map(|request| &*request.path).filter(|path| path.contains("/pods?")).collect();
         ensure!(of_pods.len() == 2, "a list and a watch: {of_pods:?}");
         ensure!(of_pods.iter().all(|path| path.contains("fieldSelector=spec.nodeName%3Dnode%2D1")), "{of_pods:?}");
         ensure!(of_pods[0].ends_with("resourceVersion=0"), "a list from the cache: {of_pods:?}");
@@ -151,25 +143,17 @@ root_test! {
 
 root_test! {
     fn an_api_that_is_away_at_the_start_names_what_was_measured_before_it_came() {
-        let world = World::new(Driver::Systemd, Options::default())?;
-        world.server.always(Some(Fault::status(503)));
-        let id = container_id();
-        let pod = Pod::new("web-1", vec![Container::new("app", &id)]);
-        world.server.set_pod(&pod);
-        let pod_cgroup = world.kubelet.pod(&pod.uid)?;
-        let container = pod_cgroup.container(&id)?;
-        let agent = Agent::start(world.server.agent_config()?)?;
-        let load = Load::burn(50 * MS).start(&container)?;
-        load.wait()?;
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        cluster.server.always(Some(Fault::status(503)));
+        let RunningPod { container, cgroup: _cgroup, pod } = cluster.run("web-1")?;
+        let agent = Agent::start(cluster.server.agent_config()?)?;
+        Load::burn(50 * MS).start(&container)?.wait()?;
         agent.wait_for_log("could not follow pods", SOON)?;
-        // Nobody tells a name, so after a while it is exported by its UID.
-        let unnamed = wait_for_attributes(&agent, &container, &[("k8s.pod.uid", &pod.uid), ("container.id", &id)]);
-        let unnamed = match unnamed {
-            Ok(unnamed) => unnamed,
-            Err(_) => wait_for_attributes(&agent, &container, &[("k8s.pod.uid", &pod.uid), ("container.id", &id)])?,
-        };
-        ensure!(!unnamed.contains_key("k8s.pod.name"), "who told? {unnamed:?}");
-        world.server.always(None);
+        // No name is known, so after a while it is exported by its UID.
+        let ids = [("k8s.pod.uid", &*pod.uid), ("container.id", pod.containers[0].bare_id())];
+        let unnamed = wait_for_attributes(&agent, &container, &ids).or_else(|_| wait_for_attributes(&agent, &container, &ids))?;
+        ensure!(!unnamed.contains_key("k8s.pod.name"), "where does the name come from? {unnamed:?}");
+        cluster.server.always(None);
         agent.wait_for("a name", 6 * SOON, |exports| resource(exports, &container)?.get("k8s.container.name").map(drop))?;
         agent.wait_for_log("are followed at", SOON)?;
         let exports = agent.stop()?.exports;
@@ -183,12 +167,12 @@ root_test! {
 
 root_test! {
     fn a_container_that_dies_before_the_api_tells_of_it_is_exported_once_by_name() {
-        let world = World::new(Driver::Systemd, Options::default())?;
-        let agent = Agent::start(world.server.agent_config()?)?;
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        let agent = Agent::start(cluster.server.agent_config()?)?;
         let id = container_id();
         let mut pod = Pod::new("job-1", vec![Container::new("app", "")]);
-        world.server.set_pod(&pod);
-        let pod_cgroup = world.kubelet.pod(&pod.uid)?;
+        cluster.server.set_pod(&pod);
+        let pod_cgroup = cluster.kubelet.pod(&pod.uid)?;
         let container = pod_cgroup.container(&id)?;
         Load::burn(30 * MS).start(&container)?.wait()?;
         let (path, truth) = (container.path().to_owned(), container.cpu_stat()?.usage_seconds());
@@ -197,16 +181,16 @@ root_test! {
         thread::sleep(4 * SECOND);
         agent.look(|exports| ensure_eq(exports.of(&path).len(), 0, "points under no name"))?;
         pod.containers[0].id = format!("containerd://{id}");
-        pod.containers[0].state = json!({"terminated": {"exitCode": 0, "reason": "Completed", "containerID": format!("containerd://{id}")}});
-        world.server.set_pod(&pod);
-        agent.wait_for("its last words", SOON, |exports| exports.value(&path, CPU_TIME, &[]))?;
+        pod.containers[0].complete();
+        cluster.server.set_pod(&pod);
+        agent.wait_for("its final values", SOON, |exports| exports.value(&path, CPU_TIME, &[]))?;
         (0..2).try_for_each(|_| agent.catch_up())?;
         let exports = agent.stop()?.exports;
         let values = exports.history(&path, CPU_TIME);
         ensure_eq(values.len(), 2, "exports of its CPU time: its start and its end")?;
         ensure_eq(values[0].1, 0.0, "CPU time at its start")?;
         let names = exports.of(&path).iter().all(|point| point.resource.get("k8s.container.name").is_some_and(|name| name == "app"));
-        ensure!(names, "its last words have another name");
+        ensure!(names, "its final values have another name");
         EXACT.check("CPU time", values[1].1, truth)
     }
 }
@@ -214,19 +198,19 @@ root_test! {
 root_test! {
     fn three_hundred_finished_pods_are_exported_once_each_and_never_more_than_a_hundred_at_a_time() {
         const PODS: usize = 300;
-        let world = World::new(Driver::Systemd, Options::default())?;
-        let mut pods: Vec<Pod> = (0..PODS).map(|n| Pod::new(&format!("job-{n}"), vec![Container::new("app", &container_id())])).collect();
-        pods.iter().for_each(|pod| world.server.set_pod(pod));
-        let agent = Agent::start(world.server.agent_config()?)?;
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        let mut pods: Vec<Pod> = (0..PODS).map(|n| Pod::new(&format!("job-{n}"), vec![Container::started("app")])).collect();
+        pods.iter().for_each(|pod| cluster.server.set_pod(pod));
+        let agent = Agent::start(cluster.server.agent_config()?)?;
         wait_for_value(&agent, "podmeter.agent.kubernetes.objects", &[], &[("resource", "pods")], PODS as f64)?;
         wait_for_value(&agent, "podmeter.agent.kubernetes.left_out", &[], &[], 0.0)?;
         // All end in one moment, as their conditions say days ago; one is deleted at once.
         for pod in &mut pods {
             pod.phase = "Succeeded";
             pod.containers[0].state = json!({"terminated": {"exitCode": 0, "reason": "Completed"}});
-            world.server.set_pod(pod);
+            cluster.server.set_pod(pod);
         }
-        world.server.delete_pod(&pods[0]);
+        cluster.server.delete_pod(&pods[0]);
         wait_for_value(&agent, "podmeter.agent.kubernetes.left_out", &[], &[], (PODS - 1) as f64)?;
         // Each final state has left by then, once, and nothing more does.
         (0..3).try_for_each(|_| agent.catch_up())?;
@@ -255,11 +239,11 @@ fn ensure_eq<T: PartialEq + std::fmt::Debug>(found: T, wanted: T, what: &str) ->
 
 root_test! {
     fn containers_of_every_kind_and_the_sandbox_are_told_apart() {
-        let world = World::new(Driver::Systemd, Options::default())?;
-        let agent = Agent::start(world.server.agent_config()?)?;
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        let agent = Agent::start(cluster.server.agent_config()?)?;
         let [sandbox, init, sidecar, app, debugger] = std::array::from_fn(|_| container_id());
         let mut pod = Pod::new("web-1", Vec::new());
-        let pod_cgroup = world.kubelet.pod(&pod.uid)?;
+        let pod_cgroup = cluster.kubelet.pod(&pod.uid)?;
         // In the order in which kubelet makes them.
         let pause = pod_cgroup.container(&sandbox)?;
         let cgroups = [&init, &sidecar, &app, &debugger].map(|id| pod_cgroup.container(id));
@@ -274,7 +258,7 @@ root_test! {
             Container::new("app", &app),
             Container { list: "ephemeralContainers", ..Container::new("debugger-x7k2p", &debugger) },
         ];
-        world.server.set_pod(&pod);
+        cluster.server.set_pod(&pod);
         for (cgroup, name, kind) in [
             (init_cgroup?, "prepare", "init"),
             (sidecar_cgroup?, "proxy", "sidecar"),
@@ -295,7 +279,7 @@ root_test! {
 
 root_test! {
     fn a_static_pod_is_found_by_the_hash_that_its_cgroups_have() {
-        let world = World::new(Driver::Cgroupfs, Options::default())?;
+        let cluster = Cluster::new(Driver::Cgroupfs, ApiOptions::default())?;
         let (hash, id) = ("0123456789abcdef0123456789abcdef", container_id());
         let mut pod = Pod::new("etcd-node-1", vec![Container::new("etcd", &id)]);
         pod.namespace = "kube-system".to_owned();
@@ -303,10 +287,10 @@ root_test! {
         pod.spec = json!({"hostNetwork": true, "priorityClassName": "system-node-critical"});
         pod.annotations = json!({"kubernetes.io/config.hash": hash, "kubernetes.io/config.mirror": hash,
             "kubernetes.io/config.source": "file", "kubernetes.io/config.seen": "2026-11-25T00:00:00Z"});
-        world.server.set_pod(&pod);
-        let pod_cgroup = world.kubelet.pod(hash)?;
+        cluster.server.set_pod(&pod);
+        let pod_cgroup = cluster.kubelet.pod(hash)?;
         let container = pod_cgroup.container(&id)?;
-        let agent = Agent::start(world.server.agent_config()?)?;
+        let agent = Agent::start(cluster.server.agent_config()?)?;
         wait_for_attributes(&agent, &container, &[
             ("k8s.container.name", "etcd"), ("k8s.pod.uid", &pod.uid), ("service.name", "etcd-node-1"),
             ("podmeter.pod.priority_class", "system-node-critical"),
@@ -317,13 +301,13 @@ root_test! {
 
 root_test! {
     fn a_container_that_is_started_again_has_counters_of_its_own_and_one_restart_count() {
-        let world = World::new(Driver::Systemd, Options::default())?;
-        let agent = Agent::start(world.server.agent_config()?)?;
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        let agent = Agent::start(cluster.server.agent_config()?)?;
         let (first, second) = (container_id(), container_id());
         let mut pod = Pod::new("web-1", vec![Container::new("app", &first)]);
-        let pod_cgroup = world.kubelet.pod(&pod.uid)?;
+        let pod_cgroup = cluster.kubelet.pod(&pod.uid)?;
         let before = pod_cgroup.container(&first)?;
-        world.server.set_pod(&pod);
+        cluster.server.set_pod(&pod);
         Load::burn(40 * MS).start(&before)?.wait()?;
         wait_for_attributes(&agent, &before, &[("k8s.container.name", "app"), ("container.id", &first)])?;
         let (first_path, truth) = (before.path().to_owned(), before.cpu_stat()?.usage_seconds());
@@ -332,7 +316,7 @@ root_test! {
         pod.containers[0].state = json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}});
         pod.containers[0].last_state = killed.clone();
         pod.containers[0].ready = false;
-        world.server.set_pod(&pod);
+        cluster.server.set_pod(&pod);
         let of = [("k8s.pod.uid", &*pod.uid), ("k8s.container.name", "app")];
         let reason = |reason| [("k8s.container.status.reason", reason)];
         wait_for_value(&agent, "k8s.container.status.reason", &of, &reason("CrashLoopBackOff"), 1.0)?;
@@ -342,7 +326,7 @@ root_test! {
         let after = pod_cgroup.container(&second)?;
         Load::burn(10 * MS).start(&after)?.wait()?;
         pod.containers[0] = Container { last_state: killed, restarts: 1, ..Container::new("app", &second) };
-        world.server.set_pod(&pod);
+        cluster.server.set_pod(&pod);
         wait_for_attributes(&agent, &after, &[("k8s.container.name", "app"), ("container.id", &second)])?;
         wait_for_value(&agent, "k8s.container.restart.count", &of, &[], 1.0)?;
         // The reason that held is seen to end.
@@ -364,21 +348,18 @@ root_test! {
 
 root_test! {
     fn a_pod_that_is_made_again_under_its_name_is_another_pod() {
-        let world = World::new(Driver::Systemd, Options::default())?;
-        let agent = Agent::start(world.server.agent_config()?)?;
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        let agent = Agent::start(cluster.server.agent_config()?)?;
         let mut seen = Vec::new();
         for _ in 0..2 {
-            let id = container_id();
-            let mut pod = Pod::new("db-0", vec![Container::new("db", &id)]);
+            let mut pod = Pod::new("db-0", vec![Container::started("db")]);
             pod.owner = Some(("StatefulSet".to_owned(), "db".to_owned()));
-            world.server.set_pod(&pod);
-            let pod_cgroup = world.kubelet.pod(&pod.uid)?;
-            let container = pod_cgroup.container(&id)?;
+            let RunningPod { container, cgroup: _cgroup, pod } = cluster.run_pod(pod)?;
             Load::burn(20 * MS).start(&container)?.wait()?;
             wait_for_attributes(&agent, &container, &[("k8s.statefulset.name", "db"), ("k8s.pod.name", "db-0")])?;
             seen.push((container.path().to_owned(), pod.uid.clone(), container.cpu_stat()?.usage_seconds()));
             container.remove()?;
-            world.server.delete_pod(&pod);
+            cluster.server.delete_pod(&pod);
         }
         (0..4).try_for_each(|_| agent.catch_up())?;
         let exports = agent.stop()?.exports;
@@ -393,15 +374,12 @@ root_test! {
 
 root_test! {
     fn requests_in_force_after_a_resize_are_those_of_the_status_and_utilization_follows() {
-        let world = World::new(Driver::Systemd, Options::default())?;
-        let id = container_id();
-        let app = Container::new("app", &id).with_resources(json!({"cpu": "1"}), json!({"cpu": "2"}));
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        let app = Container::started("app").with_resources(json!({"cpu": "1"}), json!({"cpu": "2"}));
         let current = |cpu: &str| Some(json!({"requests": {"cpu": cpu}, "limits": {"cpu": "2"}}));
-        let mut pod = Pod::new("web-1", vec![Container { current: current("500m"), ..app }]);
-        world.server.set_pod(&pod);
-        let pod_cgroup = world.kubelet.pod(&pod.uid)?;
-        let container = pod_cgroup.container(&id)?;
-        let agent = Agent::start(world.server.agent_config()?)?;
+        let pod = Pod::new("web-1", vec![Container { current: current("500m"), ..app }]);
+        let RunningPod { container, cgroup: _cgroup, mut pod } = cluster.run_pod(pod)?;
+        let agent = Agent::start(cluster.server.agent_config()?)?;
         let of = [("k8s.pod.uid", &*pod.uid), ("k8s.container.name", "app")];
         let uid = pod.uid.clone();
         let in_force = |cores: f64| agent.wait_for(&format!("{cores} CPUs in force"), SOON, |exports| {
@@ -413,16 +391,16 @@ root_test! {
         wait_for_value(&agent, "podmeter.cpu.slack", &of, &[], 0.5)?;
         wait_for_value(&agent, "podmeter.node.cpu.request", &[], &[], 1.0)?;
         pod.containers[0].current = current("1");
-        world.server.set_pod(&pod);
+        cluster.server.set_pod(&pod);
         in_force(1.0)?;
         wait_for_value(&agent, "podmeter.cpu.slack", &[("k8s.pod.uid", &uid), ("k8s.container.name", "app")], &[], 1.0)?;
 
         // spec.resources requests for the pod as a whole: the slack is the pod's.
         pod.spec = json!({"resources": {"requests": {"cpu": "3"}}});
-        world.server.set_pod(&pod);
+        cluster.server.set_pod(&pod);
         wait_for_value(&agent, "podmeter.pod.cpu.request", &of[..1], &[], 3.0)?;
         agent.wait_for("the pod's slack", SOON, |exports| {
-            let slack = told(exports, "podmeter.cpu.slack", &of[..1], &[])?;
+            let slack = newest(exports, "podmeter.cpu.slack", &of[..1], &[])?;
             ((number(slack) - 3.0).abs() < 0.01 && !slack.resource.contains_key("k8s.container.name")).then_some(())
         })?;
         agent.stop().map(drop)

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
+    MS,
     agent::Agent,
     cgroup::{Cgroup, has_controller},
     is_emulated,
@@ -17,8 +18,6 @@ use podmeter_tests::{
     truth::{Schedstat, Tolerance, cpus},
 };
 use serde_json::json;
-
-const MS: Duration = Duration::from_millis(1);
 
 /// How long loads spin: 24 enforcement periods of 100 ms.
 const SPINS: Duration = Duration::from_millis(2400);

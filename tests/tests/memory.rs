@@ -1,10 +1,11 @@
 //! Memory against the cgroup's own files and loads of known size; kills by the OOM killer; reclaim; pressure.
 
-use std::{fs::File, io::Write as _, thread, time::Duration};
+use std::{fs::File, io::Write as _, thread};
 
 use anyhow::{Context as _, Result, ensure};
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use podmeter_tests::{
+    MS, SECOND,
     agent::{Agent, As, run, unix_ns},
     bench::{Effort, memory, report::table},
     cgroup::{Cgroup, has_controller},
@@ -19,8 +20,6 @@ use podmeter_tests::{
 };
 use serde_json::{Value as Json, json};
 
-const MS: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
 const MIB: usize = 1 << 20;
 
 /// A page batch: what two CPUs charge in advance (64 pages each), and as much that they have not told the statistics yet.

@@ -12,12 +12,13 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::sys::{Stats, enable_stats};
 use podmeter_tests::{
+    MS,
     agent::Agent,
     bpffs::BpfDir,
     cgroup::{Cgroup, inside, mount_point},
     dns::{self, ask, server::Server as Resolver, stage},
     kubernetes::{
-        Options, Server,
+        ApiOptions, ApiServer,
         objects::{self, Container, Pod, container_id},
     },
     metric::{NETWORK_EGRESS, NETWORK_IO, NETWORK_LOOPBACK, NETWORK_PACKETS},
@@ -29,8 +30,6 @@ use podmeter_tests::{
 };
 use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
-
-const MS: Duration = Duration::from_millis(1);
 
 /// Ethernet's header, which an interface counts and an IP packet does not have.
 const LINK: u64 = 14;
@@ -229,7 +228,7 @@ root_test! {
     fn addresses_of_this_nodes_pods_are_the_clusters_for_as_long_as_kubernetes_tells_of_them() {
         const BYTES: usize = 1000;
         let cable = quiet_cable()?;
-        let server = Server::start(Options::default())?;
+        let server = ApiServer::start(ApiOptions::default())?;
         server.set("nodes", objects::node("node-1", "3800m", "14Gi"));
         let agent = Agent::start(server.agent_config()?)?;
         let (client, other) = (Cgroup::new("client")?, Cgroup::new("server")?);

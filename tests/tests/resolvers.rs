@@ -5,11 +5,12 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
+    SECOND,
     cgroup::{Cgroup, inside},
     dns::{
         self, ask,
@@ -18,8 +19,6 @@ use podmeter_tests::{
     root_test,
 };
 use serde_json::json;
-
-const SECOND: Duration = Duration::from_secs(1);
 
 /// A program of the resolvers that `cargo xtask setup` has fetched, with a loader and libraries of its own; `None`, said aloud,
 /// where it is not there.

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
+    MS,
     agent::Agent,
     cgroup::{Cgroup, inside},
     is_emulated,
@@ -21,8 +22,6 @@ use podmeter_tests::{
 };
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
-
-const MS: Duration = Duration::from_millis(1);
 
 /// Segments that are sent for no socket: what a closed connection answers to a FIN that was sent again.
 const STRAY: f64 = 3.0;
