@@ -4,7 +4,7 @@
 //! field selectors, bookmarks, an ERROR event with 410 for what is too long ago), checks the bearer token, and misbehaves as scripted:
 //! any status, slow or no answers, connections that break in the middle of an object, events that come late.
 
-pub mod cluster;
+mod cluster;
 pub mod exported;
 pub mod objects;
 pub mod tree;
@@ -26,6 +26,11 @@ use tokio::sync::oneshot;
 
 use self::state::ApiState;
 pub use self::state::{ApiOptions, ApiRequest, Fault};
+pub use self::{
+    cluster::{Cluster, RunningPod},
+    objects::{Container, Pod},
+    tree::Driver,
+};
 use crate::{collector::Tls, watched::Watched};
 
 /// Where a pod has its service account.
@@ -151,7 +156,7 @@ impl ApiServer {
     }
 
     /// Makes or changes a pod.
-    pub fn set_pod(&self, pod: &objects::Pod) {
+    pub fn set_pod(&self, pod: &Pod) {
         self.set("pods", pod.json());
     }
 
@@ -161,7 +166,7 @@ impl ApiServer {
     }
 
     /// Deletes a pod, whose last state this is.
-    pub fn delete_pod(&self, pod: &objects::Pod) {
+    pub fn delete_pod(&self, pod: &Pod) {
         self.delete("pods", pod.json());
     }
 

@@ -54,7 +54,7 @@ fn the_backend_gives_back_a_histogram_whose_percentiles_are_known() -> Result<()
 
 root_test! {
     fn the_backends_cpu_time_and_burst_percentile_are_the_kernels() {
-        let Some(backend) = VictoriaMetrics::for_test("the_backends_cpu_time_and_burst_percentile_are_the_kernels")? else { return Ok(()) };
+        let Some(backend) = VictoriaMetrics::for_test(TEST)? else { return Ok(()) };
         let agent = Agent::spawn(json!({"export": backend.exporter()}))?;
         let cgroup = Cgroup::new("victoria")?;
         let selector = format!(r#"{{podmeter_cgroup_path="{}"}}"#, cgroup.path());

@@ -15,11 +15,9 @@ use podmeter_tests::{
     agent::{self, Agent, As},
     cgroup::{Cgroup, CpuStat},
     kubernetes::{
-        ApiOptions,
-        cluster::Cluster,
+        ApiOptions, Cluster, Container, Driver, Pod,
         exported::{SOON, wait_for_attributes},
-        objects::{Container, Pod, container_id},
-        tree::Driver,
+        objects::container_id,
     },
     load::Load,
     metric::{CPU_TIME, PRESSURE},
@@ -194,7 +192,6 @@ impl Drop for InV1 {
 
 root_test! {
     fn containers_in_cgroups_of_version_1_only_are_warned_of() {
-        const TEST: &str = "containers_in_cgroups_of_version_1_only_are_warned_of";
         let Some(hierarchy) = ["pids", "cpuacct", "freezer"].map(|name| Path::new("/sys/fs/cgroup").join(name)).into_iter().find(|at| at.join("tasks").exists()) else {
             eprintln!("SKIPPED {TEST}: needs a hierarchy of cgroup version 1");
             return Ok(());

@@ -11,12 +11,7 @@ use podmeter_tests::{
     MS,
     agent::Agent,
     is_emulated,
-    kubernetes::{
-        ApiOptions,
-        cluster::{Cluster, RunningPod},
-        objects::{Container, Pod},
-        tree::Driver,
-    },
+    kubernetes::{ApiOptions, Cluster, Container, Driver, Pod, RunningPod},
     load::Load,
     root_test,
     truth::Tolerance,
@@ -60,7 +55,6 @@ fn wave(cluster: &Cluster, number: usize, size: usize) -> Result<f64> {
 
 root_test! {
     fn of_200_short_lived_pods_sum_rate_and_increase_are_what_they_used_and_nothing_goes_on_after_their_end() {
-        const TEST: &str = "of_200_short_lived_pods_sum_rate_and_increase_are_what_they_used_and_nothing_goes_on_after_their_end";
         let Some(backend) = VictoriaMetrics::for_test(TEST)? else { return Ok(()) };
         let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
         let stays = run(&cluster, "stays")?;

@@ -25,7 +25,6 @@ fn signals_on(output: &Output) -> Result<Vec<String>> {
 
 root_test! {
     fn the_daemonsets_container_measures_what_the_kernel_counts_and_ends_in_time() {
-        const TEST: &str = "the_daemonsets_container_measures_what_the_kernel_counts_and_ends_in_time";
         let Some(binary) = static_binary(TEST)? else { return Ok(()) };
         let node = Node::new(&binary)?;
         // Another agent's, which is none of podmeter's business.
@@ -77,7 +76,6 @@ root_test! {
 
 root_test! {
     fn the_daemonsets_capabilities_are_enough_for_every_signal_and_none_is_too_many() {
-        const TEST: &str = "the_daemonsets_capabilities_are_enough_for_every_signal_and_none_is_too_many";
         let Some(binary) = static_binary(TEST)? else { return Ok(()) };
         let node = Node::new(&binary)?;
         // What this kernel has no room for is off for root too.

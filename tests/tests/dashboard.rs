@@ -14,12 +14,7 @@ use podmeter_tests::{
     agent::Agent,
     cgroup::{self, inside},
     deploy,
-    kubernetes::{
-        ApiOptions,
-        cluster::{Cluster, RunningPod},
-        objects::{Container, Pod},
-        tree::Driver,
-    },
+    kubernetes::{ApiOptions, Cluster, Container, Driver, Pod, RunningPod},
     load::Load,
     namespace::{Cable, FAR},
     promql, root_test,
@@ -158,7 +153,6 @@ fn answered(client: &UdpSocket, server: &UdpSocket, address: &str, id: u16) -> R
 
 root_test! {
     fn every_query_of_the_dashboard_answers_with_data_that_the_agent_has_sent() {
-        const TEST: &str = "every_query_of_the_dashboard_answers_with_data_that_the_agent_has_sent";
         if !deploy::is_here(TEST) {
             return Ok(());
         }

@@ -8,11 +8,9 @@ use podmeter_tests::{
     agent::{Agent, As, config_file},
     http,
     kubernetes::{
-        ApiOptions, ApiServer, Fault,
-        cluster::{Cluster, RunningPod},
+        ApiOptions, ApiServer, Cluster, Container, Driver, Fault, Pod, RunningPod,
         exported::{SOON, wait_for_attributes, wait_for_value},
-        objects::{self, Container, Pod},
-        tree::Driver,
+        objects,
     },
     root_test,
 };
@@ -293,10 +291,9 @@ root_test! {
 
 root_test! {
     fn a_pod_needs_no_configuration_to_follow_its_cluster() {
-        let name = "a_pod_needs_no_configuration_to_follow_its_cluster";
         let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
         let Some(_account) = cluster.server.service_account()? else {
-            eprintln!("SKIPPED {name}: there is a service account here already");
+            eprintln!("SKIPPED {TEST}: there is a service account here already");
             return Ok(());
         };
         let running = cluster.run("web-1")?;
@@ -343,9 +340,8 @@ root_test! {
 
 root_test! {
     fn a_real_clusters_pods_can_be_followed() {
-        let name = "a_real_clusters_pods_can_be_followed";
         let (Some(kubeconfig), Some(node)) = (std::env::var_os("KUBECONFIG"), std::env::var_os("NODE_NAME")) else {
-            eprintln!("SKIPPED {name}: needs KUBECONFIG and NODE_NAME, a node of that cluster");
+            eprintln!("SKIPPED {TEST}: needs KUBECONFIG and NODE_NAME, a node of that cluster");
             return Ok(());
         };
         let config = json!({"node_name": node.to_string_lossy(), "kubernetes": {"kubeconfig": kubeconfig.to_string_lossy(), "spread": "0s"}});

@@ -69,7 +69,7 @@ fn check_causes(exports: &Exports, cgroup: &Cgroup, tasks: &[Schedstat]) -> Resu
 
 root_test! {
     fn the_wait_of_a_spinner_at_its_limit_is_throttled_and_next_to_nothing_is_contention() {
-        if !can_limit("the_wait_of_a_spinner_at_its_limit_is_throttled_and_next_to_nothing_is_contention")? {
+        if !can_limit(TEST)? {
             return Ok(());
         }
         let agent = Agent::start(json!({}))?;
@@ -95,7 +95,7 @@ root_test! {
 
 root_test! {
     fn the_wait_of_two_spinners_on_one_cpu_without_a_limit_is_contention() {
-        if !can_limit("the_wait_of_two_spinners_on_one_cpu_without_a_limit_is_contention")? {
+        if !can_limit(TEST)? {
             return Ok(());
         }
         let agent = Agent::start(json!({}))?;
@@ -113,7 +113,7 @@ root_test! {
 
 root_test! {
     fn a_limited_spinner_beside_an_unlimited_one_waits_for_both_causes() {
-        if !can_limit("a_limited_spinner_beside_an_unlimited_one_waits_for_both_causes")? {
+        if !can_limit(TEST)? {
             return Ok(());
         }
         let agent = Agent::start(json!({}))?;
@@ -133,8 +133,7 @@ root_test! {
 
 root_test! {
     fn of_two_spinners_in_one_held_back_queue_the_queues_time_is_throttled_and_the_rest_of_their_wait_is_contention() {
-        let test = "of_two_spinners_in_one_held_back_queue_the_queues_time_is_throttled_and_the_rest_of_their_wait_is_contention";
-        if !can_limit(test)? {
+        if !can_limit(TEST)? {
             return Ok(());
         }
         let agent = Agent::start(json!({}))?;

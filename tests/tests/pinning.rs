@@ -287,7 +287,7 @@ root_test! {
         let before = first.stop()?.exports;
 
         let Some(second) = Agent::start_ahead(bpf.config(), 3600)? else {
-            eprintln!("SKIPPED: this kernel has no time namespaces");
+            eprintln!("SKIPPED {TEST}: this kernel has no time namespaces");
             return Ok(());
         };
         second.wait_for_log("the clock was set back by 3", MS * 1000)?;

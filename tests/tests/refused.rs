@@ -121,8 +121,7 @@ fn is_locked_down(test: &str) -> bool {
 
 root_test! {
     fn locked_down_for_confidentiality_the_kernel_still_counts_and_check_says_why_something_is_missing() {
-        let test = "locked_down_for_confidentiality_the_kernel_still_counts_and_check_says_why_something_is_missing";
-        if !is_locked_down(test) {
+        if !is_locked_down(TEST) {
             return Ok(());
         }
         let output = run(&["check", "--json"], As::Root, 60 * SECOND)?;
@@ -149,7 +148,7 @@ root_test! {
 
 root_test! {
     fn locked_down_for_confidentiality_cgroups_have_their_paths() {
-        if !is_locked_down("locked_down_for_confidentiality_cgroups_have_their_paths") {
+        if !is_locked_down(TEST) {
             return Ok(());
         }
         check_paths(json!({}))

@@ -100,7 +100,7 @@ root_test! {
 root_test! {
     fn a_loop_of_kills_is_counted_in_full_and_told_ten_times() {
         if !has_controller("memory")? {
-            eprintln!("SKIPPED a_loop_of_kills_is_counted_in_full_and_told_ten_times: needs the memory controller in the cgroup2 hierarchy");
+            eprintln!("SKIPPED {TEST}: needs the memory controller in the cgroup2 hierarchy");
             return Ok(());
         }
         let agent = Agent::start(json!({}))?;

@@ -11,12 +11,7 @@ use podmeter_tests::{
     MS,
     agent::{As, config_file, run},
     cgroup::{Cgroup, cpu_stat_of, mount_point},
-    kubernetes::{
-        ApiOptions, Fault,
-        cluster::{Cluster, RunningPod},
-        objects::{Container, Pod},
-        tree::Driver,
-    },
+    kubernetes::{ApiOptions, Cluster, Container, Driver, Fault, Pod, RunningPod},
     load::Load,
     root_test,
 };

@@ -9,12 +9,7 @@ use podmeter_tests::{
     agent::Agent,
     cgroup::{Cgroup, inside},
     dns,
-    kubernetes::{
-        ApiOptions,
-        cluster::{Cluster, RunningPod},
-        objects::{Container, Pod},
-        tree::Driver,
-    },
+    kubernetes::{ApiOptions, Cluster, Container, Driver, Pod, RunningPod},
     load::Load,
     namespace::Cable,
     program::{Direction, Program, lose_one_in},
@@ -68,7 +63,6 @@ impl Workload {
 
 root_test! {
     fn a_containers_use_is_beside_its_request_and_limit_under_its_whole_name() {
-        const TEST: &str = "a_containers_use_is_beside_its_request_and_limit_under_its_whole_name";
         let Some(backend) = VictoriaMetrics::for_test(TEST)? else { return Ok(()) };
         let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
         let shop = Workload::new(&cluster, "shop")?;
@@ -115,7 +109,6 @@ root_test! {
 
 root_test! {
     fn a_workloads_dns_percentiles_and_loss_ratio_in_promql_are_what_was_imposed_on_it() {
-        const TEST: &str = "a_workloads_dns_percentiles_and_loss_ratio_in_promql_are_what_was_imposed_on_it";
         let Some(backend) = VictoriaMetrics::for_test(TEST)? else { return Ok(()) };
         let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
         let (shop, search) = (Workload::new(&cluster, "shop")?, Workload::new(&cluster, "search")?);
