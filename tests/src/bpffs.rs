@@ -14,8 +14,17 @@ pub struct BpfDir(TempDir);
 impl BpfDir {
     /// Makes it.
     pub fn new() -> Result<Self> {
+        Self::mounted(None)
+    }
+
+    /// Makes one that only root may look into, as a node's.
+    pub fn of_node() -> Result<Self> {
+        Self::mounted(Some("mode=0700"))
+    }
+
+    fn mounted(options: Option<&str>) -> Result<Self> {
         let dir = tempfile::tempdir().context("could not make a directory")?;
-        mount(Some("none"), dir.path(), Some("bpf"), MsFlags::empty(), None::<&str>)
+        mount(Some("none"), dir.path(), Some("bpf"), MsFlags::empty(), options)
             .with_context(|| format!("could not mount a BPF filesystem on {}", dir.path().display()))?;
         Ok(Self(dir))
     }
@@ -31,6 +40,11 @@ impl BpfDir {
         let mut names = entries.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>>>()?;
         names.sort_unstable();
         Ok(names)
+    }
+
+    /// The directories in it, in order: what agents have pinned. The kernel has files for debugging beside them.
+    pub fn directories(&self) -> Result<Vec<OsString>> {
+        Ok(self.entries()?.into_iter().filter(|name| self.path().join(name).is_dir()).collect())
     }
 
     /// The configuration of an agent that pins there.

@@ -29,6 +29,7 @@ use tempfile::TempDir;
 use self::confinement::Confinement;
 use crate::{
     agent::{self, Agent, Output, is_configuration},
+    bpffs::BpfDir,
     cgroup::{self, Cgroup},
     deploy, http,
 };
@@ -38,11 +39,11 @@ const DAEMONSET: &str = include_str!("../../deploy/kubernetes/base/daemonset.yam
 /// What the ConfigMap holds.
 const CONFIG: &str = include_str!("../../deploy/kubernetes/base/config.yaml");
 
-/// What the downward API says.
+/// The node's name in the downward API.
 pub const NODE_NAME: &str = "node-1";
 
 /// The agent without a dynamic linker, as in the image: what `cargo xtask test` has built, or the agent under test if that is such
-/// a one; `None`, said aloud, when there is none.
+/// a one; `None`, with a line on standard error, when there is none.
 pub fn static_binary(test: &str) -> Result<Option<PathBuf>> {
     let named = std::env::var_os("PODMETER_STATIC_BIN").map(PathBuf::from);
     let binary = named.map_or_else(agent::binary, Ok)?;
@@ -87,7 +88,7 @@ pub struct Mount {
     pub create: bool,
 }
 
-/// What the manifest says about the agent's container.
+/// The agent's container in the manifest.
 #[derive(Clone, Debug)]
 pub struct Manifest {
     /// The pod.
@@ -153,7 +154,7 @@ impl Manifest {
 
 /// Whether this kernel is older than 5.11.
 fn counts_maps_as_locked() -> Result<bool> {
-    let name = nix::sys::utsname::uname().context("could not ask for the kernel's name")?;
+    let name = nix::sys::utsname::uname().context("could not read the kernel's name")?;
     let release = name.release().to_string_lossy();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
     match (numbers.next(), numbers.next()) {
@@ -165,34 +166,14 @@ fn counts_maps_as_locked() -> Result<bool> {
 /// Where a node has its BPF file system.
 const BPF: &str = "/sys/fs/bpf";
 
-/// A BPF file system that stands for the node's, so that nothing of a test stays in that. What is pinned there goes with it.
-#[derive(Debug)]
-struct BpfFs(TempDir);
-
-impl BpfFs {
-    fn new() -> Result<Self> {
-        let dir = tempfile::tempdir().context("could not make a directory")?;
-        mount(Some("none"), dir.path(), Some("bpf"), MsFlags::empty(), Some("mode=0700"))
-            .with_context(|| format!("could not mount a BPF file system on {}", dir.path().display()))?;
-        Ok(Self(dir))
-    }
-}
-
-impl Drop for BpfFs {
-    fn drop(&mut self) {
-        if let Err(error) = umount2(self.0.path(), MntFlags::MNT_DETACH) {
-            eprintln!("could not unmount {}: {error}", self.0.path().display());
-        }
-    }
-}
-
 /// A place to run containers of the image in, one after the other, like a node.
 #[derive(Debug)]
 pub struct Node {
     manifest: Manifest,
     root: TempDir,
     config: TempDir,
-    bpf: BpfFs,
+    // In place of the node's, so that nothing of a test stays in that.
+    bpf: BpfDir,
     cgroup: Cgroup,
 }
 
@@ -211,7 +192,7 @@ impl Node {
             let point = inside(root.path(), point);
             fs::create_dir_all(&point).with_context(|| format!("could not make {}", point.display()))?;
         }
-        let node = Self { manifest, root, config, bpf: BpfFs::new()?, cgroup: Cgroup::new("daemonset")? };
+        let node = Self { manifest, root, config, bpf: BpfDir::of_node()?, cgroup: Cgroup::new("daemonset")? };
         for mount in node.manifest.mounts.iter().filter(|mount| mount.create) {
             // What kubelet does for DirectoryOrCreate.
             let path = node.bpf_path(mount.host_path.as_deref().unwrap_or_default());
@@ -227,19 +208,15 @@ impl Node {
 
     /// Where this node has a path below `/sys/fs/bpf`.
     pub fn bpf_path(&self, path: &str) -> PathBuf {
-        inside(self.bpf.0.path(), path.strip_prefix(BPF).unwrap_or(path))
+        inside(self.bpf.path(), path.strip_prefix(BPF).unwrap_or(path))
     }
 
     /// What is pinned on this node.
     pub fn pins(&self) -> Result<Vec<String>> {
-        let entries = self.bpf.0.path().read_dir().context("could not list the BPF file system")?;
-        let entries = entries.collect::<Result<Vec<_>, _>>().context("could not list the BPF file system")?;
-        // The kernel puts files for debugging beside them.
-        let pinned = entries.into_iter().filter(|entry| entry.path().is_dir());
-        Ok(pinned.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+        Ok(self.bpf.directories()?.iter().map(|name| name.to_string_lossy().into_owned()).collect())
     }
 
-    /// Runs the agent as the manifest says, but exporting to standard output every second, and answering probes on a free port of
+    /// Runs the agent as in the manifest, but exporting to standard output every second, and answering probes on a free port of
     /// this machine.
     pub fn run(&self) -> Result<Agent> {
         let address = http::free_address()?;
@@ -319,7 +296,7 @@ impl Plan {
                 None => node.config.path(),
                 // Where a node with cgroup v2 has it; on a hybrid machine it is below.
                 Some("/sys/fs/cgroup") => cgroup::mount_point()?,
-                Some(BPF) => node.bpf.0.path(),
+                Some(BPF) => node.bpf.path(),
                 Some(below) if below.starts_with(BPF) => &node.bpf_path(below),
                 Some(other) => bail!("this harness does not know the node's directory {other}"),
             };

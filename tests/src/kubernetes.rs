@@ -1,29 +1,37 @@
 //! A Kubernetes API server, and a kubelet's, in a thread: real HTTP, over TLS, with everything that makes a client's life hard.
 //!
 //! It keeps objects and a history of events, answers lists and watches from them by the rules of the real one (resource versions,
-//! field selectors, bookmarks, an ERROR event with 410 for what is too long ago), checks the bearer token, and misbehaves as told:
+//! field selectors, bookmarks, an ERROR event with 410 for what is too long ago), checks the bearer token, and misbehaves as scripted:
 //! any status, slow or no answers, connections that break in the middle of an object, events that come late.
 
-pub mod look;
+mod cluster;
+pub mod exported;
 pub mod objects;
 pub mod tree;
 
 mod serve;
+mod state;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value as Json, json};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
-use crate::collector::Tls;
+use self::state::ApiState;
+pub use self::state::{ApiOptions, ApiRequest, Fault};
+pub use self::{
+    cluster::{Cluster, RunningPod},
+    objects::{Container, Pod},
+    tree::Driver,
+};
+use crate::{collector::Tls, watched::Watched};
 
 /// Where a pod has its service account.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -44,115 +52,20 @@ impl Drop for ServiceAccount {
     }
 }
 
-/// How a request is answered instead of well.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// With this status and message, as a `Status` object.
-    Status {
-        /// The code.
-        code: u16,
-        /// `Retry-After` in seconds.
-        retry_after: Option<u64>,
-    },
-    /// Well, but only after this long.
-    Slow(Duration),
-    /// Never.
-    Stall,
-    /// The connection is closed in the middle of the first object.
-    Cut,
-    /// With something that is no JSON.
-    Garbage,
-}
-
-impl Fault {
-    /// A status without `Retry-After`.
-    pub fn status(code: u16) -> Self {
-        Self::Status { code, retry_after: None }
-    }
-}
-
-/// A request that came.
-#[derive(Clone, Debug)]
-pub struct Asked {
-    /// Path and query.
-    pub path: String,
-    /// The `Authorization` header.
-    pub authorization: Option<String>,
-    /// The `Accept` header.
-    pub accept: Option<String>,
-    /// When.
-    pub at: Instant,
-}
-
-/// How a server is.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The token it accepts.
-    pub token: String,
-    /// Time between two bookmarks; a real one takes a minute.
-    pub bookmarks: Duration,
-    /// Longest delay of an event: each takes a random part of it, and none overtakes another.
-    pub delay: Duration,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { token: "first-token".to_owned(), bookmarks: Duration::from_secs(60), delay: Duration::ZERO }
-    }
-}
-
 /// A running server. It ends with this value.
 #[derive(Debug)]
-pub struct Server {
+pub struct ApiServer {
     address: SocketAddr,
     tls: Tls,
     dir: tempfile::TempDir,
-    shared: Arc<Shared>,
+    shared: Arc<Watched<ApiState>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
-    /// Changes with the state.
-    version: watch::Sender<u64>,
-}
-
-#[derive(Debug)]
-struct State {
-    options: Options,
-    /// By resource and UID, as of the newest event that can be seen.
-    objects: BTreeMap<(String, String), Json>,
-    /// What happened, oldest first.
-    history: Vec<Happened>,
-    /// What will be seen later.
-    coming: VecDeque<(Instant, Happened)>,
-    /// Resource version of the newest event that can be seen, and of the newest at all.
-    visible: u64,
-    newest: u64,
-    /// Watches from before this version are told 410.
-    oldest: u64,
-    script: VecDeque<Fault>,
-    standing: Option<Fault>,
-    /// All watches that began before this number are closed, well or in the middle of an object.
-    closed: (u64, bool),
-    watches: u64,
-    open: usize,
-    asked: Vec<Asked>,
-}
-
-#[derive(Clone, Debug)]
-struct Happened {
-    version: u64,
-    resource: String,
-    kind: &'static str,
-    object: Json,
-}
-
-impl Server {
+impl ApiServer {
     /// Starts a server on a free port of 127.0.0.1.
-    pub fn start(options: Options) -> Result<Self> {
+    pub fn start(options: ApiOptions) -> Result<Self> {
         let tls = Tls::new()?;
         let acceptor = tls.acceptor()?;
         let listener = std::net::TcpListener::bind("127.0.0.1:0").context("could not listen on 127.0.0.1")?;
@@ -160,22 +73,7 @@ impl Server {
         let address = listener.local_addr()?;
         let dir = tempfile::tempdir().context("could not make a directory")?;
         std::fs::write(dir.path().join("token"), &options.token).context("could not write a token")?;
-        let state = State {
-            options,
-            objects: BTreeMap::new(),
-            history: Vec::new(),
-            coming: VecDeque::new(),
-            visible: 100,
-            newest: 100,
-            oldest: 0,
-            script: VecDeque::new(),
-            standing: None,
-            closed: (0, true),
-            watches: 0,
-            open: 0,
-            asked: Vec::new(),
-        };
-        let shared = Arc::new(Shared { state: Mutex::new(state), version: watch::Sender::new(0) });
+        let shared = Arc::new(Watched::new(ApiState::new(options)));
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("kubernetes".into()).spawn({
@@ -258,7 +156,7 @@ impl Server {
     }
 
     /// Makes or changes a pod.
-    pub fn set_pod(&self, pod: &objects::Pod) {
+    pub fn set_pod(&self, pod: &Pod) {
         self.set("pods", pod.json());
     }
 
@@ -268,7 +166,7 @@ impl Server {
     }
 
     /// Deletes a pod, whose last state this is.
-    pub fn delete_pod(&self, pod: &objects::Pod) {
+    pub fn delete_pod(&self, pod: &Pod) {
         self.delete("pods", pod.json());
     }
 
@@ -287,7 +185,7 @@ impl Server {
         self.shared.change(|state| state.closed = (state.watches, well));
     }
 
-    /// Forgets what has happened: a watch from before now is told 410.
+    /// Forgets what has happened: a watch from before now gets 410.
     pub fn compact(&self) {
         self.shared.change(|state| {
             state.newest += 1;
@@ -298,8 +196,8 @@ impl Server {
     }
 
     /// The requests so far.
-    pub fn asked(&self) -> Vec<Asked> {
-        self.shared.state().asked.clone()
+    pub fn requests(&self) -> Vec<ApiRequest> {
+        self.shared.get().requests.clone()
     }
 
     /// Ends it: connections break, and new ones are refused. Its files stay.
@@ -312,7 +210,7 @@ impl Server {
 
     /// Watches that are open now.
     pub fn open_watches(&self) -> usize {
-        self.shared.state().open
+        self.shared.get().open
     }
 
     /// Waits until something is true of the server, at most 20 s, for which [`crate::patience`] is had.
@@ -320,7 +218,7 @@ impl Server {
         let deadline = Instant::now() + crate::patience(Duration::from_secs(20));
         while !condition(self) {
             if Instant::now() > deadline {
-                bail!("the API server did not see in time: {what}; it was asked {:#?}", self.asked());
+                bail!("the API server did not see in time: {what}; its requests: {:#?}", self.requests());
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -328,63 +226,8 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for ApiServer {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let result = change(&mut self.state());
-        self.version.send_modify(|version| *version += 1);
-        result
-    }
-}
-
-impl State {
-    fn happen(&mut self, resource: &str, mut object: Json, deleted: bool) {
-        self.newest += 1;
-        object["metadata"]["resourceVersion"] = json!(self.newest.to_string());
-        let happened = Happened {
-            version: self.newest,
-            resource: resource.to_owned(),
-            kind: if deleted { "DELETED" } else { "MODIFIED" },
-            object,
-        };
-        let delay = self.options.delay.mul_f64(random());
-        let last = self.coming.back().map(|(at, _)| *at);
-        let due = Instant::now() + delay;
-        self.coming.push_back((last.map_or(due, |last| last.max(due)), happened));
-        self.arrive();
-    }
-
-    /// Lets be seen what is due; when the next is.
-    fn arrive(&mut self) -> Option<Instant> {
-        while let Some((due, _)) = self.coming.front() {
-            if *due > Instant::now() {
-                return Some(*due);
-            }
-            let Some((_, mut happened)) = self.coming.pop_front() else { break };
-            let key = (happened.resource.clone(), happened.object["metadata"]["uid"].to_string());
-            if happened.kind == "DELETED" {
-                self.objects.remove(&key);
-            } else if self.objects.insert(key, happened.object.clone()).is_none() {
-                happened.kind = "ADDED";
-            }
-            self.visible = happened.version;
-            self.history.push(happened);
-        }
-        None
-    }
-}
-
-/// A number from 0 to 1, another one each time.
-fn random() -> f64 {
-    use std::hash::{BuildHasher as _, RandomState};
-    RandomState::new().hash_one(0) as f64 / u64::MAX as f64
 }

@@ -25,11 +25,18 @@ pub mod tcp;
 pub mod terminal;
 pub mod truth;
 pub mod victoria;
+mod watched;
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+
+/// A millisecond.
+pub const MS: Duration = Duration::from_millis(1);
+
+/// A second.
+pub const SECOND: Duration = Duration::from_secs(1);
 
 /// Waits until no other test of this binary runs and keeps others out while the guard lives: the machine's CPUs are what is
 /// measured, so two tests at once would be each other's noise.
@@ -64,14 +71,29 @@ pub fn patience(within: Duration) -> Duration {
     if is_emulated() { 5 * within } else { within }
 }
 
-/// Declares a test whose body returns `anyhow::Result<()>`, which needs root, and beside which no other may run.
+/// A path without its first part, the crate: a test's name as its runner reports it.
+pub const fn without_crate(path: &str) -> &str {
+    let bytes = path.as_bytes();
+    let mut at = 0;
+    while at + 1 < bytes.len() {
+        if bytes[at] == b':' && bytes[at + 1] == b':' {
+            return path.split_at(at + 2).1;
+        }
+        at += 1;
+    }
+    path
+}
+
+/// Declares a test whose body returns `anyhow::Result<()>`, which needs root, and beside which no other may run. In its body, `TEST` is
+/// its name.
 #[macro_export]
 macro_rules! root_test {
     ($(#[$meta:meta])* fn $name:ident() $body:block) => {
         $(#[$meta])*
         #[test]
         fn $name() -> ::anyhow::Result<()> {
-            let Some(_alone) = $crate::alone_as_root(stringify!($name)) else { return Ok(()) };
+            const TEST: &str = $crate::without_crate(concat!(module_path!(), "::", stringify!($name)));
+            let Some(_alone) = $crate::alone_as_root(TEST) else { return Ok(()) };
             $body
         }
     };

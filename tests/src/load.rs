@@ -5,6 +5,7 @@
 //! a parent that goes away takes its loads along.
 
 mod child;
+mod realtime;
 mod shared;
 
 use std::{
@@ -23,7 +24,8 @@ use nix::{
     unistd::Pid,
 };
 
-use self::shared::Shared;
+pub use self::realtime::{RealtimeUnlimited, realtime};
+use self::shared::SharedPage;
 use crate::{
     cgroup::Cgroup,
     truth::{self, Schedstat},
@@ -175,7 +177,7 @@ impl Load {
 
     /// Starts it in `cgroup`.
     pub fn start(&self, cgroup: &Cgroup) -> Result<Process> {
-        let shared = Shared::new()?;
+        let shared = SharedPage::new()?;
         let dir = std::fs::File::open(cgroup.dir()).with_context(|| format!("could not open {}", cgroup.dir().display()))?;
         let plan = child::Plan {
             work: self.work,
@@ -196,7 +198,7 @@ impl Load {
     }
 
     /// Starts it in this process' own cgroup and lets it begin only after it has been moved.
-    fn start_behind_gate(&self, cgroup: &Cgroup, plan: child::Plan, shared: &Shared) -> Result<i32> {
+    fn start_behind_gate(&self, cgroup: &Cgroup, plan: child::Plan, shared: &SharedPage) -> Result<i32> {
         let (gate, opener) = nix::unistd::pipe().context("could not make a pipe")?;
         let plan = child::Plan { gate: Some(gate.as_raw_fd()), ..plan };
         let pid = fork(None, &plan, shared).context("could not fork a load")?;
@@ -228,7 +230,7 @@ fn ns(duration: Duration) -> u64 {
 }
 
 /// Forks; the child carries out `plan` and never returns from here.
-fn fork(cgroup: Option<&std::fs::File>, plan: &child::Plan, shared: &Shared) -> nix::Result<i32> {
+fn fork(cgroup: Option<&std::fs::File>, plan: &child::Plan, shared: &SharedPage) -> nix::Result<i32> {
     // SAFETY: all-zero is the documented "nothing special" of every field.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.exit_signal = libc::SIGCHLD as u64;
@@ -250,7 +252,7 @@ fn fork(cgroup: Option<&std::fs::File>, plan: &child::Plan, shared: &Shared) -> 
 #[derive(Debug)]
 pub struct Process {
     pid: i32,
-    shared: Shared,
+    shared: SharedPage,
     reaped: bool,
 }
 
@@ -362,41 +364,6 @@ impl Drop for Process {
         if !self.reaped {
             let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
             self.reap();
-        }
-    }
-}
-
-/// Has a thread run before all ordinary tasks (`SCHED_FIFO`, priority 1), as [`Load::realtime`] does.
-pub fn realtime(thread: Pid) -> Result<()> {
-    let parameters = libc::sched_param { sched_priority: 1 };
-    // SAFETY: the kernel reads the parameters, which live until the call is over.
-    let set = unsafe { libc::sched_setscheduler(thread.as_raw(), libc::SCHED_FIFO, &raw const parameters) };
-    Errno::result(set).map(drop).with_context(|| format!("could not make thread {thread} real-time"))
-}
-
-/// While it lives, real-time tasks may use all of a CPU; afterwards the kernel's limit is what it was.
-///
-/// By default they are set aside for 50 ms of every second. A load at that priority must be short.
-#[derive(Debug)]
-pub struct RealtimeUnlimited {
-    before: String,
-}
-
-impl RealtimeUnlimited {
-    const FILE: &str = "/proc/sys/kernel/sched_rt_runtime_us";
-
-    /// Takes the limit away.
-    pub fn new() -> Result<Self> {
-        let before = std::fs::read_to_string(Self::FILE).with_context(|| format!("could not read {}", Self::FILE))?;
-        std::fs::write(Self::FILE, "-1").with_context(|| format!("could not write {}", Self::FILE))?;
-        Ok(Self { before })
-    }
-}
-
-impl Drop for RealtimeUnlimited {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::write(Self::FILE, self.before.trim()) {
-            eprintln!("could not restore {} to {}: {error}", Self::FILE, self.before.trim());
         }
     }
 }

@@ -1,125 +1,21 @@
-//! What was exported: OTLP requests taken apart into points that a test can ask for.
+//! What was exported: OTLP requests taken apart into points that a test can find.
+
+mod point;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use opentelemetry_proto::tonic::{
-    collector::metrics::v1::ExportMetricsServiceRequest,
-    common::v1::{KeyValue, any_value},
-    metrics::v1::{
-        AggregationTemporality, DataPointFlags, ExponentialHistogramDataPoint, NumberDataPoint, metric::Data, number_data_point,
-    },
-};
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 
-/// The resource attribute that says which cgroup points are about.
+pub use self::point::{Attributes, Histogram, Point, Value};
+use self::point::{add_points, attributes_of};
+
+/// The resource attribute with the cgroup's path.
 const CGROUP: &str = "podmeter.cgroup.path";
-
-/// Attributes by key.
-pub type Attributes = BTreeMap<String, String>;
-
-/// One point of one metric.
-#[derive(Clone, Debug)]
-pub struct Point {
-    /// What it is about.
-    pub resource: Arc<Attributes>,
-    /// The metric's name.
-    pub metric: Arc<str>,
-    /// The point's own attributes.
-    pub attributes: Attributes,
-    /// When counting began, Unix time in ns.
-    pub start_unix_ns: u64,
-    /// When it was measured, Unix time in ns.
-    pub time_unix_ns: u64,
-    /// True for a cumulative sum that never goes down.
-    pub counter: bool,
-    /// The value.
-    pub value: Value,
-}
-
-impl Point {
-    fn is(&self, metric: &str, attributes: &[(&str, &str)]) -> bool {
-        &*self.metric == metric && attributes.iter().all(|(key, value)| self.attributes.get(*key).is_some_and(|own| own == value))
-    }
-}
-
-/// The value of a point.
-#[derive(Clone, Debug)]
-pub enum Value {
-    /// Of a sum or gauge.
-    Number(f64),
-    /// Of an exponential histogram.
-    Histogram(Histogram),
-    /// None any more: the gauge has ended.
-    Absent,
-}
-
-/// An exponential histogram of positive values.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Histogram {
-    /// Number of observations, those in the zero bucket included.
-    pub count: u64,
-    /// Sum of the observations.
-    pub sum: f64,
-    /// Observations in the zero bucket.
-    pub zero_count: u64,
-    /// A bucket's upper bound is `2^(2^-scale)` times its lower bound.
-    pub scale: i32,
-    /// Counts by bucket index: bucket `i` holds `(base^i, base^(i+1)]`. Empty buckets are left out.
-    pub buckets: BTreeMap<i32, u64>,
-}
-
-impl Histogram {
-    fn of(point: &ExponentialHistogramDataPoint) -> Result<Self> {
-        let positive = point.positive.clone().unwrap_or_default();
-        let buckets: BTreeMap<i32, u64> =
-            (positive.offset..).zip(positive.bucket_counts.iter().copied()).filter(|(_, n)| *n > 0).collect();
-        let in_buckets: u64 = buckets.values().sum();
-        ensure!(
-            in_buckets + point.zero_count == point.count,
-            "a histogram counts {} observations but its buckets hold {in_buckets} + {}",
-            point.count,
-            point.zero_count
-        );
-        let sum = point.sum.context("a histogram without a sum")?;
-        Ok(Self { count: point.count, sum, zero_count: point.zero_count, scale: point.scale, buckets })
-    }
-
-    /// What was observed after `earlier`, an older state of the same histogram.
-    pub fn since(&self, earlier: &Self) -> Self {
-        let mut delta = self.clone();
-        delta.count -= earlier.count;
-        delta.sum -= earlier.sum;
-        delta.zero_count -= earlier.zero_count;
-        for (index, n) in &earlier.buckets {
-            *delta.buckets.entry(*index).or_default() -= n;
-        }
-        delta.buckets.retain(|_, n| *n > 0);
-        delta
-    }
-
-    /// Lower and upper bound of the bucket in which the share `q` of the observations ends; `(0, 0)` for the zero bucket.
-    pub fn quantile_bounds(&self, q: f64) -> Option<(f64, f64)> {
-        let rank = ((q * self.count as f64).ceil() as u64).clamp(1, self.count.max(1));
-        if self.count == 0 || rank <= self.zero_count {
-            return (self.count > 0).then_some((0.0, 0.0));
-        }
-        let mut seen = self.zero_count;
-        let (index, _) = self.buckets.iter().find(|(_, n)| {
-            seen += **n;
-            seen >= rank
-        })?;
-        Some((self.bound(*index), self.bound(index + 1)))
-    }
-
-    /// The lower bound of a bucket.
-    pub fn bound(&self, index: i32) -> f64 {
-        (f64::from(index) * (-f64::from(self.scale)).exp2()).exp2()
-    }
-}
 
 /// All that was exported so far.
 #[derive(Debug, Default)]
@@ -145,14 +41,14 @@ impl Exports {
     /// later than the one before it in its series, by ms, or that is before its own start. A request that was sent twice is not.
     pub fn add(&mut self, request: &ExportMetricsServiceRequest) -> Result<()> {
         for resource in &request.resource_metrics {
-            let attributes = Arc::new(strings(resource.resource.as_ref().map_or(&[], |resource| &resource.attributes)));
+            let attributes = Arc::new(attributes_of(resource.resource.as_ref().map_or(&[], |resource| &resource.attributes)));
             let points = match attributes.get(CGROUP) {
                 Some(path) => self.by_cgroup.entry(path.clone()).or_default(),
                 None => &mut self.other,
             };
             for metric in resource.scope_metrics.iter().flat_map(|scope| &scope.metrics) {
                 let first = points.len();
-                points_of(&attributes, Arc::from(metric.name.as_str()), metric.data.as_ref(), points)
+                add_points(&attributes, Arc::from(metric.name.as_str()), metric.data.as_ref(), points)
                     .with_context(|| format!("metric {} of {attributes:?}", metric.name))?;
                 for point in &points[first..] {
                     self.latest_unix_ns = self.latest_unix_ns.max(point.time_unix_ns);
@@ -213,7 +109,7 @@ impl Exports {
     /// Each value that a metric of a cgroup has had, with the Unix time in ns at which it was measured.
     pub fn history(&self, cgroup: &str, metric: &str) -> Vec<(u64, f64)> {
         let points = self.of(cgroup).iter().filter(|point| point.is(metric, &[]));
-        points.filter_map(|point| number(point).map(|value| (point.time_unix_ns, value))).collect()
+        points.filter_map(|point| point.number().map(|value| (point.time_unix_ns, value))).collect()
     }
 
     /// The last state of a cgroup's histogram.
@@ -274,75 +170,7 @@ fn follows(point: &Point, request: usize, newest: &mut HashMap<u64, Newest>) -> 
 fn last(points: &[Point], metric: &str, attributes: &[(&str, &str)]) -> Option<f64> {
     let time = points.iter().rfind(|point| point.is(metric, attributes))?.time_unix_ns;
     let moment = points.iter().rev().filter(|point| point.time_unix_ns == time && point.is(metric, attributes));
-    moment.map(number).sum()
-}
-
-fn number(point: &Point) -> Option<f64> {
-    match point.value {
-        Value::Number(value) => Some(value),
-        Value::Histogram(_) | Value::Absent => None,
-    }
-}
-
-/// Attributes as strings; podmeter has no others.
-fn strings(attributes: &[KeyValue]) -> Attributes {
-    let text = |attribute: &KeyValue| match attribute.value.as_ref().and_then(|value| value.value.as_ref()) {
-        Some(any_value::Value::StringValue(text)) => text.clone(),
-        other => format!("{other:?}"),
-    };
-    attributes.iter().map(|attribute| (attribute.key.clone(), text(attribute))).collect()
-}
-
-fn points_of(resource: &Arc<Attributes>, metric: Arc<str>, data: Option<&Data>, points: &mut Vec<Point>) -> Result<()> {
-    let cumulative = |temporality| {
-        ensure!(temporality == AggregationTemporality::Cumulative as i32, "temporality {temporality} is not cumulative");
-        Ok(())
-    };
-    let numbers: (&[NumberDataPoint], bool) = match data.context("no data")? {
-        Data::Gauge(gauge) => (&gauge.data_points, false),
-        Data::Sum(sum) => {
-            cumulative(sum.aggregation_temporality)?;
-            (&sum.data_points, sum.is_monotonic)
-        }
-        Data::ExponentialHistogram(histogram) => {
-            cumulative(histogram.aggregation_temporality)?;
-            for point in &histogram.data_points {
-                points.push(Point {
-                    resource: resource.clone(),
-                    metric: metric.clone(),
-                    attributes: strings(&point.attributes),
-                    start_unix_ns: point.start_time_unix_nano,
-                    time_unix_ns: point.time_unix_nano,
-                    counter: true,
-                    value: Value::Histogram(Histogram::of(point)?),
-                });
-            }
-            (&[], false)
-        }
-        other => anyhow::bail!("podmeter exports no data of this kind: {other:?}"),
-    };
-    for point in numbers.0 {
-        let value = match point.value {
-            Some(number_data_point::Value::AsDouble(value)) => Value::Number(value),
-            Some(number_data_point::Value::AsInt(value)) => Value::Number(value as f64),
-            None => {
-                let flagged = point.flags & DataPointFlags::NoRecordedValueMask as u32 != 0;
-                ensure!(flagged && !numbers.1, "a point without a value that is not the end of a gauge");
-                Value::Absent
-            }
-        };
-        ensure!(!matches!(value, Value::Number(value) if !value.is_finite()), "the value {value:?}");
-        points.push(Point {
-            resource: resource.clone(),
-            metric: metric.clone(),
-            attributes: strings(&point.attributes),
-            start_unix_ns: point.start_time_unix_nano,
-            time_unix_ns: point.time_unix_nano,
-            counter: numbers.1,
-            value,
-        });
-    }
-    Ok(())
+    moment.map(Point::number).sum()
 }
 
 #[cfg(test)]

@@ -16,9 +16,9 @@ use anyhow::{Context as _, Result};
 /// The longest head of a request.
 const HEAD: usize = 16 << 10;
 
-/// What a proxy was asked for.
+/// The head of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct ProxyRequest {
     /// Such as `CONNECT collector.test:4317 HTTP/1.1`.
     pub line: String,
     /// The header `Proxy-Authorization`.
@@ -29,12 +29,12 @@ pub struct Asked {
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<ProxyState>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
-    asked: Mutex<Vec<Asked>>,
+struct ProxyState {
+    requests: Mutex<Vec<ProxyRequest>>,
     /// `Proxy-Authorization` that every request must have.
     wanted: Option<String>,
     /// Tunnels are answered so instead of being opened.
@@ -43,7 +43,7 @@ struct Shared {
 }
 
 impl Proxy {
-    /// Takes everybody.
+    /// Accepts every request.
     ///
     /// # Errors
     /// No port to be had.
@@ -51,7 +51,7 @@ impl Proxy {
         Self::with(None, None)
     }
 
-    /// Takes who has this `Proxy-Authorization`.
+    /// Accepts requests with this `Proxy-Authorization`.
     ///
     /// # Errors
     /// The same.
@@ -70,7 +70,7 @@ impl Proxy {
     fn with(wanted: Option<String>, refusal: Option<&'static str>) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").context("could not listen on 127.0.0.1")?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared { wanted, refusal, ..Shared::default() });
+        let shared = Arc::new(ProxyState { wanted, refusal, ..ProxyState::default() });
         let of_thread = Arc::clone(&shared);
         thread::Builder::new().name("proxy".into()).spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -95,9 +95,9 @@ impl Proxy {
         format!("http://{user}:{password}@{}", self.address)
     }
 
-    /// What it was asked for, the first request of each connection.
-    pub fn asked(&self) -> Vec<Asked> {
-        self.shared.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The requests so far, the first of each connection.
+    pub fn asked(&self) -> Vec<ProxyRequest> {
+        self.shared.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -108,7 +108,7 @@ impl Drop for Proxy {
     }
 }
 
-fn serve(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
+fn serve(mut client: TcpStream, shared: &ProxyState) -> io::Result<()> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") && head.len() < HEAD {
@@ -122,8 +122,8 @@ fn serve(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
         headers.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned())
     };
     let authorization = header("proxy-authorization");
-    let asked = Asked { line: line.clone(), authorization: authorization.clone() };
-    shared.asked.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
+    let request = ProxyRequest { line: line.clone(), authorization: authorization.clone() };
+    shared.requests.lock().unwrap_or_else(PoisonError::into_inner).push(request);
     if shared.wanted.is_some() && shared.wanted != authorization {
         return client.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n");
     }

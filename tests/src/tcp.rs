@@ -10,12 +10,11 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 
 use crate::{
+    MS,
     cgroup::{Cgroup, inside},
     namespace::{FAR, Namespace},
     patience,
 };
-
-const MS: Duration = Duration::from_millis(1);
 
 /// A server in a cgroup and a namespace: reads each of `connections` to its end, then closes it.
 pub fn server(cgroup: &Cgroup, namespace: &Namespace, connections: usize) -> Result<(SocketAddr, JoinHandle<Result<u64>>)> {

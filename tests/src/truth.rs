@@ -8,6 +8,12 @@ use nix::{
     unistd::Pid,
 };
 
+/// CPU time of a cgroup whose tasks have all ended, against `cpu.stat`: the exit of a task may add 0.1 ms after the file was read.
+pub const EXACT: Tolerance = Tolerance::new(0.002, 0.0001);
+
+/// The same where more tasks end, or the agent is started again meanwhile: 0.2 ms.
+pub const NEARLY_EXACT: Tolerance = Tolerance::new(0.002, 0.0002);
+
 /// `/proc/<pid>/schedstat`: the scheduler's own account of one task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Schedstat {

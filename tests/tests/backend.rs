@@ -1,10 +1,11 @@
 //! End to end with a real backend: what people ask VictoriaMetrics is what the kernel says.
 
-use std::{thread, time::Duration};
+use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use podmeter_tests::{
+    MS, SECOND,
     agent::{Agent, unix_ns},
     cgroup::Cgroup,
     http,
@@ -15,9 +16,6 @@ use podmeter_tests::{
 };
 use prost::Message as _;
 use serde_json::json;
-
-const MS: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn the_backend_gives_back_a_histogram_whose_percentiles_are_known() -> Result<()> {
@@ -56,7 +54,7 @@ fn the_backend_gives_back_a_histogram_whose_percentiles_are_known() -> Result<()
 
 root_test! {
     fn the_backends_cpu_time_and_burst_percentile_are_the_kernels() {
-        let Some(backend) = VictoriaMetrics::for_test("the_backends_cpu_time_and_burst_percentile_are_the_kernels")? else { return Ok(()) };
+        let Some(backend) = VictoriaMetrics::for_test(TEST)? else { return Ok(()) };
         let agent = Agent::spawn(json!({"export": backend.exporter()}))?;
         let cgroup = Cgroup::new("victoria")?;
         let selector = format!(r#"{{podmeter_cgroup_path="{}"}}"#, cgroup.path());

@@ -1,16 +1,15 @@
 //! What people get wrong: each mistake has an exit code and a message that names it, and what is not there yet is no mistake.
 
-use std::{fs::Permissions, net::TcpListener, os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{fs::Permissions, net::TcpListener, os::unix::fs::PermissionsExt as _};
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
+    SECOND,
     agent::{Agent, As, Output, config_file, run},
     http, patience, root_test,
     truth::schedstat_of_threads,
 };
 use serde_json::json;
-
-const SECOND: Duration = Duration::from_secs(1);
 
 /// A mistake of whoever started it.
 const BAD_USAGE: i32 = 2;

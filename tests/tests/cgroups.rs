@@ -7,29 +7,25 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
+    MS,
     agent::{self, Agent, As},
     cgroup::{Cgroup, CpuStat},
     kubernetes::{
-        Options,
-        look::{SOON, World, wait_for_attributes},
-        objects::{Container, Pod, container_id},
-        tree::Driver,
+        ApiOptions, Cluster, Container, Driver, Pod,
+        exported::{SOON, wait_for_attributes},
+        objects::container_id,
     },
     load::Load,
     metric::{CPU_TIME, PRESSURE},
     otlp::Exports,
     root_test,
-    truth::Tolerance,
+    truth::NEARLY_EXACT,
 };
 use serde_json::{Value as Json, json};
-
-const MS: Duration = Duration::from_millis(1);
-const EXACT: Tolerance = Tolerance::new(0.002, 0.0002);
 
 /// Without Kubernetes, and with paths whole.
 fn alone() -> Json {
@@ -46,7 +42,7 @@ fn attribute(exports: &Exports, path: &str, key: &str) -> Option<String> {
 fn check(agent: &Agent, path: &str, truth: CpuStat, has_pressure: bool) -> Result<()> {
     let value = |metric, attributes: &[(&str, &str)]| agent.look(|exports| exports.value(path, metric, attributes));
     let measured = value(CPU_TIME, &[]).with_context(|| format!("no CPU time of {path}"))?;
-    EXACT.check(&format!("CPU time of {path}"), measured, truth.usage_seconds())?;
+    NEARLY_EXACT.check(&format!("CPU time of {path}"), measured, truth.usage_seconds())?;
     let pressure = value(PRESSURE, &[("resource", "cpu"), ("stall", "some")]);
     ensure!(pressure.is_some() == has_pressure, "pressure of {path}: {pressure:?}");
     Ok(())
@@ -142,7 +138,7 @@ root_test! {
         let text = fs::read(directory.join("cpu.stat")).map(|text| String::from_utf8_lossy(&text).into_owned())?;
         let usec: f64 = text.lines().find_map(|line| line.strip_prefix("usage_usec ")?.parse().ok()).context("no usage_usec")?;
         let measured = agent.look(|exports| exports.value(&format!("{below}/a\\xff"), CPU_TIME, &[])).context("no CPU time")?;
-        EXACT.check("CPU time", measured, usec / 1e6)?;
+        NEARLY_EXACT.check("CPU time", measured, usec / 1e6)?;
         agent.stop()?;
         fs::remove_dir(directory).context("could not remove a cgroup")
     }
@@ -150,23 +146,23 @@ root_test! {
 
 root_test! {
     fn a_container_that_makes_cgroups_like_another_pods_and_a_pod_that_claims_its_uid_change_nothing_of_it() {
-        let world = World::new(Driver::Cgroupfs, Options::default())?;
+        let cluster = Cluster::new(Driver::Cgroupfs, ApiOptions::default())?;
         let ids = [container_id(), container_id()];
         let victim = Pod { namespace: "bank".to_owned(), ..Pod::new("victim", vec![Container::new("till", &ids[0])]) };
         let mut evil = Pod::new("evil", vec![Container::new("app", &ids[1])]);
         evil.annotations = json!({"kubernetes.io/config.hash": victim.uid, "kubernetes.io/config.mirror": victim.uid});
         evil.owner = Some(("Node".to_owned(), "node-1".to_owned()));
         // The claim comes last, and again with each change.
-        world.server.set_pod(&victim);
-        world.server.set_pod(&evil);
-        let pods = [world.kubelet.pod(&victim.uid)?, world.kubelet.pod(&evil.uid)?];
+        cluster.server.set_pod(&victim);
+        cluster.server.set_pod(&evil);
+        let pods = [cluster.kubelet.pod(&victim.uid)?, cluster.kubelet.pod(&evil.uid)?];
         let (own, foreign) = (pods[0].container(&ids[0])?, pods[1].container(&ids[1])?);
         let claimed = format!("kubepods/pod{}/{}", victim.uid, ids[0]);
         let mut made = Vec::new();
         for (end, _) in claimed.match_indices('/').chain([(claimed.len(), "")]) {
             made.push(foreign.child(&claimed[..end])?);
         }
-        let mut config = world.server.agent_config()?;
+        let mut config = cluster.server.agent_config()?;
         config["export"]["attribute_bytes"] = json!("1KiB");
         let agent = Agent::start(config)?;
         Load::burn(30 * MS).start(&own)?.wait()?;
@@ -196,7 +192,6 @@ impl Drop for InV1 {
 
 root_test! {
     fn containers_in_cgroups_of_version_1_only_are_warned_of() {
-        const TEST: &str = "containers_in_cgroups_of_version_1_only_are_warned_of";
         let Some(hierarchy) = ["pids", "cpuacct", "freezer"].map(|name| Path::new("/sys/fs/cgroup").join(name)).into_iter().find(|at| at.join("tasks").exists()) else {
             eprintln!("SKIPPED {TEST}: needs a hierarchy of cgroup version 1");
             return Ok(());

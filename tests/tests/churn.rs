@@ -8,15 +8,10 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
+    MS,
     agent::Agent,
-    cgroup::Cgroup,
     is_emulated,
-    kubernetes::{
-        Options,
-        look::World,
-        objects::{Container, Pod, container_id},
-        tree::{Driver, PodCgroup},
-    },
+    kubernetes::{ApiOptions, Cluster, Container, Driver, Pod, RunningPod},
     load::Load,
     root_test,
     truth::Tolerance,
@@ -24,44 +19,35 @@ use podmeter_tests::{
 };
 use serde_json::json;
 
-const MS: Duration = Duration::from_millis(1);
-
 /// How long a pod of a Job is there.
 const LIFE: Duration = Duration::from_millis(300);
 
 /// Of one per cent.
 const PRECISE: Tolerance = Tolerance::new(0.01, 0.0);
 
-/// A pod of one container that requests half a CPU and 64 MiB.
-fn pod(world: &World, name: &str) -> Result<(Pod, PodCgroup, Cgroup)> {
-    let id = container_id();
-    let app = Container::new("app", &id).with_resources(json!({"cpu": "500m", "memory": "64Mi"}), json!({}));
-    let pod = Pod::new(name, vec![app]);
-    world.server.set_pod(&pod);
-    let cgroup = world.kubelet.pod(&pod.uid)?;
-    let container = cgroup.container(&id)?;
-    Ok((pod, cgroup, container))
+/// Makes a pod of one container that requests half a CPU and 64 MiB.
+fn run(cluster: &Cluster, name: &str) -> Result<RunningPod> {
+    let app = Container::started("app").with_resources(json!({"cpu": "500m", "memory": "64Mi"}), json!({}));
+    cluster.run_pod(Pod::new(name, vec![app]))
 }
 
 /// So many pods at once that compute for 20 ms and are gone after 300; the CPU seconds that they used by `cpu.stat`.
-fn wave(world: &World, number: usize, size: usize) -> Result<f64> {
-    let pods: Vec<_> = (0..size).map(|n| pod(world, &format!("job-{number}-{n}"))).collect::<Result<_>>()?;
+fn wave(cluster: &Cluster, number: usize, size: usize) -> Result<f64> {
+    let pods: Vec<_> = (0..size).map(|n| run(cluster, &format!("job-{number}-{n}"))).collect::<Result<_>>()?;
     let begin = Instant::now();
-    let loads: Vec<_> = pods.iter().map(|(.., container)| Load::burn(20 * MS).start(container)).collect::<Result<_>>()?;
+    let loads: Vec<_> = pods.iter().map(|pod| Load::burn(20 * MS).start(&pod.container)).collect::<Result<_>>()?;
     loads.into_iter().try_for_each(|load| load.wait().map(drop))?;
     thread::sleep(LIFE.saturating_sub(begin.elapsed()));
     let mut used = 0.0;
-    for (mut pod, cgroup, container) in pods {
+    for RunningPod { container, cgroup, mut pod } in pods {
         used += container.cpu_stat()?.usage_seconds();
-        pod.phase = "Succeeded";
-        pod.containers[0].state =
-            json!({"terminated": {"exitCode": 0, "reason": "Completed", "containerID": pod.containers[0].id.clone()}});
-        world.server.set_pod(&pod);
+        pod.succeed();
+        cluster.server.set_pod(&pod);
         container.remove()?;
         drop(cgroup);
         // Jobs leave their pods behind: every second one is not deleted.
         if number.is_multiple_of(2) {
-            world.server.delete_pod(&pod);
+            cluster.server.delete_pod(&pod);
         }
     }
     Ok(used)
@@ -69,29 +55,28 @@ fn wave(world: &World, number: usize, size: usize) -> Result<f64> {
 
 root_test! {
     fn of_200_short_lived_pods_sum_rate_and_increase_are_what_they_used_and_nothing_goes_on_after_their_end() {
-        const TEST: &str = "of_200_short_lived_pods_sum_rate_and_increase_are_what_they_used_and_nothing_goes_on_after_their_end";
         let Some(backend) = VictoriaMetrics::for_test(TEST)? else { return Ok(()) };
-        let world = World::new(Driver::Systemd, Options::default())?;
-        let (_pod, _cgroup, stays) = pod(&world, "stays")?;
-        let mut config = world.server.agent_config()?;
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        let stays = run(&cluster, "stays")?;
+        let mut config = cluster.server.agent_config()?;
         config["export"] = backend.exporter();
         config["cgroups"] = json!({"slots": 4096});
         let agent = Agent::spawn(config)?;
         let of = |metric: &str| format!(r#"{metric}{{k8s_namespace_name="shop", podmeter_workload_kind="Container"}}"#);
         backend.wait_for_value(&format!("count({})", of("container_cpu_time_seconds_total")), |n| n == 1.0)?;
-        let before = stays.cpu_stat()?.usage_seconds();
+        let before = stays.container.cpu_stat()?.usage_seconds();
 
         let (waves, size) = if is_emulated() { (8, 5) } else { (20, 10) };
         let mut truth = 0.0;
         for number in 0..waves {
-            truth += wave(&world, number, size)?;
+            truth += wave(&cluster, number, size)?;
         }
         println!("{} pods used {truth} s", waves * size);
         let time = of("container_cpu_time_seconds_total");
         // All final values are there: one that has no name yet waits for some seconds.
         let jobs = format!("count(count_over_time({time}[10m]))");
         backend.wait_for_value(&jobs, |n| n == (waves * size + 1) as f64)?;
-        truth += stays.cpu_stat()?.usage_seconds() - before;
+        truth += stays.container.cpu_stat()?.usage_seconds() - before;
         let answers = [
             // As VictoriaMetrics counts, as Prometheus does but for its extrapolation, and README's.
             format!("sum(increase({time}[10m]))"),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
+    MS,
     agent::Output,
     cgroup::Cgroup,
     container::{Manifest, NODE_NAME, Node, static_binary},
@@ -11,12 +12,9 @@ use podmeter_tests::{
     load::Load,
     metric::CPU_TIME,
     root_test,
-    truth::Tolerance,
+    truth::NEARLY_EXACT,
 };
 use serde_json::Value as Json;
-
-const MS: Duration = Duration::from_millis(1);
-const EXACT: Tolerance = Tolerance::new(0.002, 0.0002);
 
 /// Names of the signals that `podmeter check --json` said are on.
 fn signals_on(output: &Output) -> Result<Vec<String>> {
@@ -27,7 +25,6 @@ fn signals_on(output: &Output) -> Result<Vec<String>> {
 
 root_test! {
     fn the_daemonsets_container_measures_what_the_kernel_counts_and_ends_in_time() {
-        const TEST: &str = "the_daemonsets_container_measures_what_the_kernel_counts_and_ends_in_time";
         let Some(binary) = static_binary(TEST)? else { return Ok(()) };
         let node = Node::new(&binary)?;
         // Another agent's, which is none of podmeter's business.
@@ -49,7 +46,7 @@ root_test! {
         agent.catch_up()?;
         agent.look(|exports| -> Result<()> {
             let measured = exports.value(cgroup.path(), CPU_TIME, &[]).context("the load's cgroup has no CPU time")?;
-            EXACT.check("CPU time", measured, truth)?;
+            NEARLY_EXACT.check("CPU time", measured, truth)?;
             let point = exports.of(cgroup.path()).last().context("no point")?;
             ensure!(point.resource.get("host.name").map(String::as_str) == Some(NODE_NAME), "whose is {:?}?", point.resource);
             Ok(())
@@ -79,7 +76,6 @@ root_test! {
 
 root_test! {
     fn the_daemonsets_capabilities_are_enough_for_every_signal_and_none_is_too_many() {
-        const TEST: &str = "the_daemonsets_capabilities_are_enough_for_every_signal_and_none_is_too_many";
         let Some(binary) = static_binary(TEST)? else { return Ok(()) };
         let node = Node::new(&binary)?;
         // What this kernel has no room for is off for root too.

@@ -10,14 +10,11 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use podmeter_tests::{
+    SECOND,
     agent::Agent,
     cgroup::{self, inside},
     deploy,
-    kubernetes::{
-        Options, Server,
-        objects::{self, Container, Pod, container_id},
-        tree::{Driver, Kubelet},
-    },
+    kubernetes::{ApiOptions, Cluster, Container, Driver, Pod, RunningPod},
     load::Load,
     namespace::{Cable, FAR},
     promql, root_test,
@@ -26,7 +23,6 @@ use podmeter_tests::{
 use serde_json::{Value as Json, json};
 
 const DASHBOARD: &str = "grafana/podmeter-victoriametrics.json";
-const SECOND: Duration = Duration::from_secs(1);
 /// How long the agent measures before the queries, and what stands for Grafana's `$__rate_interval`.
 const MEASURED: Duration = Duration::from_secs(12);
 const RATE_INTERVAL: &str = "10s";
@@ -101,9 +97,9 @@ fn queries(dashboard: &Json) -> Result<Vec<Query>> {
 }
 
 /// The pod as the API has it: a container that runs and was restarted, and one that cannot be.
-fn pod(id: &str) -> Pod {
+fn pod() -> Pod {
     let requests = (json!({"cpu": "250m", "memory": "64Mi"}), json!({"cpu": "500m", "memory": "128Mi"}));
-    let mut app = Container::new("app", id).with_resources(requests.0, requests.1);
+    let mut app = Container::started("app").with_resources(requests.0, requests.1);
     app.restarts = 1;
     let mut broken = Container::new("broken", "");
     broken.state = json!({"waiting": {"reason": "CrashLoopBackOff"}});
@@ -157,7 +153,6 @@ fn answered(client: &UdpSocket, server: &UdpSocket, address: &str, id: u16) -> R
 
 root_test! {
     fn every_query_of_the_dashboard_answers_with_data_that_the_agent_has_sent() {
-        const TEST: &str = "every_query_of_the_dashboard_answers_with_data_that_the_agent_has_sent";
         if !deploy::is_here(TEST) {
             return Ok(());
         }
@@ -166,15 +161,9 @@ root_test! {
         ensure!(queries.len() > 30, "the dashboard has only {} queries", queries.len());
 
         let Some(backend) = VictoriaMetrics::for_test(TEST)? else { return Ok(()) };
-        let server = Server::start(Options::default())?;
-        server.set("nodes", objects::node("node-1", "3800m", "14Gi"));
-        let kubelet = Kubelet::new(Driver::Systemd)?;
-        let id = container_id();
-        let pod = pod(&id);
-        server.set_pod(&pod);
-        let pod_cgroup = kubelet.pod(&pod.uid)?;
-        let container = pod_cgroup.container(&id)?;
-        let mut config = server.agent_config()?;
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        let RunningPod { container, cgroup: _cgroup, .. } = cluster.run_pod(pod())?;
+        let mut config = cluster.server.agent_config()?;
         config["cluster_name"] = json!("test");
         config["export"] = backend.exporter();
         let agent = Agent::spawn(config)?;

@@ -63,7 +63,7 @@ root_test! {
         let cable = Cable::new()?.without_ipv6()?;
         let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
         let _resident = Resident::new(&served, &cable.far)?;
-        let Some(agent) = agent("packets_to_a_port_that_nobody_listens_on_are_drops_of_the_namespaces_container")? else { return Ok(()) };
+        let Some(agent) = agent(TEST)? else { return Ok(()) };
         inside(&client, || send(&cable.near, Ipv4Addr::UNSPECIFIED, (FAR, 9).into(), 30))?;
         ensure!(cable.far.count("Udp", "NoPorts")? == 30, "the kernel did not see 30 packets to no port");
         agent.catch_up()?;
@@ -79,7 +79,7 @@ root_test! {
         let cable = Cable::new()?.without_ipv6()?;
         let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
         let _resident = Resident::new(&served, &cable.far)?;
-        let Some(agent) = agent("packets_that_do_not_fit_into_a_sockets_buffer_are_drops_of_its_container")? else { return Ok(()) };
+        let Some(agent) = agent(TEST)? else { return Ok(()) };
         let receiver = inside(&served, || cable.far.run(|| {
             let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
             socket.set_recv_buffer_size(4096)?;
@@ -100,7 +100,7 @@ root_test! {
         let cable = Cable::new()?.without_ipv6()?;
         let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
         let _resident = Resident::new(&served, &cable.far)?;
-        let Some(agent) = agent("packets_from_where_no_way_leads_back_are_drops_of_the_namespaces_container")? else { return Ok(()) };
+        let Some(agent) = agent(TEST)? else { return Ok(()) };
         let elsewhere = Ipv4Addr::new(10, 98, 0, 1);
         cable.near.ip(&format!("address add {elsewhere}/32 dev lo"))?;
         cable.far.sysctl("ipv4/conf/all/rp_filter", "1")?;
@@ -119,11 +119,10 @@ root_test! {
 
 root_test! {
     fn an_agent_that_sees_no_process_knows_whose_a_namespace_is() {
-        let test = "an_agent_that_sees_no_process_knows_whose_a_namespace_is";
         let cable = Cable::new()?.without_ipv6()?;
         let (client, older) = (Cgroup::new("client")?, Cgroup::new("older")?);
         let resident = Resident::new(&older, &cable.far)?;
-        let Some(agent) = ready(Agent::start_among_its_own(json!({}))?, test)? else { return Ok(()) };
+        let Some(agent) = ready(Agent::start_among_its_own(json!({}))?, TEST)? else { return Ok(()) };
         inside(&client, || send(&cable.near, Ipv4Addr::UNSPECIFIED, (FAR, 9).into(), 30))?;
         // Another that comes while the agent runs has the namespace to itself once the first is gone.
         drop(resident);
@@ -146,7 +145,7 @@ root_test! {
 root_test! {
     fn a_new_namespace_is_its_containers_from_the_first_packet_on() {
         let cable = Cable::new()?.without_ipv6()?;
-        let Some(agent) = agent("a_new_namespace_is_its_containers_from_the_first_packet_on")? else { return Ok(()) };
+        let Some(agent) = agent(TEST)? else { return Ok(()) };
         let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
         // It comes with a namespace of its maker's and changes to its own, as a container does.
         let _resident = Resident::new(&served, &cable.far)?;
@@ -160,7 +159,7 @@ root_test! {
     fn who_visits_a_namespace_takes_nothing_from_those_who_live_there() {
         let cable = Cable::new()?.without_ipv6()?;
         let (visitor, served) = (Cgroup::new("visitor")?, Cgroup::new("server")?);
-        let Some(agent) = agent("who_visits_a_namespace_takes_nothing_from_those_who_live_there")? else { return Ok(()) };
+        let Some(agent) = agent(TEST)? else { return Ok(()) };
         // A daemon of the node's, which runs programs in containers' namespaces, also in those that have nobody else yet.
         let _lives = Resident::new(&visitor, &cable.near)?;
         inside(&visitor, || cable.far.ip("link show"))?;

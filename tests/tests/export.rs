@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
+    MS,
     agent::{Agent, STOPS_WITHIN, unix_ns},
     bench::pods::Pods,
     cgroup::Cgroup,
@@ -16,18 +17,13 @@ use podmeter_tests::{
     metric::CPU_TIME,
     otlp::Exports,
     root_test,
-    truth::{Tolerance, schedstat_of_threads},
+    truth::{EXACT, schedstat_of_threads},
 };
 use prost::Message as _;
 use serde_json::json;
 
-const MS: Duration = Duration::from_millis(1);
-
 /// How long each trouble lasts: three intervals and some attempts.
 const TROUBLE: Duration = Duration::from_millis(3500);
-
-/// CPU time of a cgroup whose tasks have all ended.
-const EXACT: Tolerance = Tolerance::new(0.002, 0.0001);
 
 /// Share of one CPU that the agent may use while a collector is in trouble; an unoptimised build included.
 const CHEAP: f64 = 0.2;

@@ -1,20 +1,16 @@
 //! The harness itself: a ruler has to be right before anything is measured with it.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::{thread, time::Instant};
 
 use anyhow::{Result, ensure};
 use podmeter_tests::{
+    MS,
     cgroup::Cgroup,
     is_emulated,
     load::{Load, RealtimeUnlimited, ping_pong},
     root_test,
     truth::{Schedstat, Tolerance, cpus, schedstat_of_threads},
 };
-
-const MS: Duration = Duration::from_millis(1);
 
 root_test! {
     fn a_burning_load_uses_the_cpu_time_it_was_asked_for() {

@@ -1,17 +1,11 @@
 //! The health endpoints: what probes and people learn from them, and what whoever reaches the port can do with it.
 
-use std::{
-    io::Write as _,
-    net::TcpStream,
-    time::{Duration, Instant},
-};
+use std::{io::Write as _, net::TcpStream, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use podmeter_tests::{agent::Agent, http, root_test};
+use podmeter_tests::{SECOND, agent::Agent, http, root_test};
 use serde_json::json;
-
-const SECOND: Duration = Duration::from_secs(1);
 
 /// Descriptors that the agent has open.
 fn descriptors(agent: &Agent) -> Result<usize> {

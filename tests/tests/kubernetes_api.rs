@@ -1,78 +1,60 @@
 //! What the agent does when the Kubernetes API is in trouble, or makes some.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::{thread, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
+    SECOND,
     agent::{Agent, As, config_file},
-    cgroup::Cgroup,
     http,
     kubernetes::{
-        Fault, Options, Server,
-        look::{SOON, World, wait_for_attributes, wait_for_value},
-        objects::{self, Container, Pod, container_id},
-        tree::{Driver, PodCgroup},
+        ApiOptions, ApiServer, Cluster, Container, Driver, Fault, Pod, RunningPod,
+        exported::{SOON, wait_for_attributes, wait_for_value},
+        objects,
     },
     root_test,
 };
 use serde_json::json;
 
-const SECOND: Duration = Duration::from_secs(1);
-
-/// A pod with its cgroups.
-struct Running {
-    pod: Pod,
-    _cgroup: PodCgroup,
-    container: Cgroup,
-}
-
-/// Makes a pod, in the API and on the node.
-fn run(world: &World, name: &str) -> Result<Running> {
-    let id = container_id();
-    let pod = Pod::new(name, vec![Container::new("app", &id)]);
-    world.server.set_pod(&pod);
-    let cgroup = world.kubelet.pod(&pod.uid)?;
-    let container = cgroup.container(&id)?;
-    Ok(Running { pod, _cgroup: cgroup, container })
-}
-
-fn wait_for_name(agent: &Agent, running: &Running) -> Result<()> {
+fn wait_for_name(agent: &Agent, running: &RunningPod) -> Result<()> {
     wait_for_attributes(agent, &running.container, &[("k8s.pod.name", &running.pod.name)]).map(drop)
 }
 
 /// Requests for pods so far.
-fn pod_requests(server: &Server) -> Vec<(String, Instant)> {
-    server.asked().into_iter().filter(|asked| asked.path.contains("/pods?")).map(|asked| (asked.path, asked.at)).collect()
+fn pod_requests(server: &ApiServer) -> Vec<(String, Instant)> {
+    server
+        .requests()
+        .into_iter()
+        .filter(|request| request.path.contains("/pods?"))
+        .map(|request| (request.path, request.at))
+        .collect()
 }
 
 root_test! {
     fn a_watch_that_breaks_goes_on_where_it_was_and_one_that_is_too_old_begins_anew() {
-        let world = World::new(Driver::Systemd, Options::default())?;
-        let first = run(&world, "web-1")?;
-        let agent = Agent::start(world.server.agent_config()?)?;
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        let first = cluster.run("web-1")?;
+        let agent = Agent::start(cluster.server.agent_config()?)?;
         wait_for_name(&agent, &first)?;
         for (well, name) in [(true, "web-2"), (false, "web-3")] {
-            world.server.close_watches(well);
-            let next = run(&world, name)?;
+            cluster.server.close_watches(well);
+            let next = cluster.run(name)?;
             wait_for_name(&agent, &next)?;
-            world.server.delete_pod(&next.pod);
+            cluster.server.delete_pod(&next.pod);
         }
-        let lists = |server: &Server| pod_requests(server).iter().filter(|(path, _)| !path.contains("watch=1")).count();
-        ensure!(lists(&world.server) == 1, "a watch that broke was not resumed: {:?}", pod_requests(&world.server));
+        let lists = |server: &ApiServer| pod_requests(server).iter().filter(|(path, _)| !path.contains("watch=1")).count();
+        ensure!(lists(&cluster.server) == 1, "a watch that broke was not resumed: {:?}", pod_requests(&cluster.server));
 
         // What happened meanwhile is forgotten there: a pod went and another came.
-        world.server.always(Some(Fault::status(500)));
-        world.server.close_watches(false);
-        world.server.delete_pod(&first.pod);
-        let fourth = run(&world, "web-4")?;
-        world.server.compact();
-        world.server.always(None);
+        cluster.server.always(Some(Fault::status(500)));
+        cluster.server.close_watches(false);
+        cluster.server.delete_pod(&first.pod);
+        let fourth = cluster.run("web-4")?;
+        cluster.server.compact();
+        cluster.server.always(None);
         wait_for_name(&agent, &fourth)?;
         // While the server said 500 only the watch was tried again.
-        ensure!(lists(&world.server) == 2, "410 leads to a new list: {:?}", pod_requests(&world.server));
+        ensure!(lists(&cluster.server) == 2, "410 leads to a new list: {:?}", pod_requests(&cluster.server));
         wait_for_value(&agent, "podmeter.agent.kubernetes.objects", &[], &[("resource", "pods")], 1.0)?;
         wait_for_value(&agent, "podmeter.agent.kubernetes.objects", &[], &[("resource", "pods.deleted")], 3.0)?;
         wait_for_value(&agent, "podmeter.agent.kubernetes.current", &[], &[("resource", "pods")], 1.0)?;
@@ -82,23 +64,23 @@ root_test! {
 
 root_test! {
     fn a_token_that_has_expired_is_read_again_at_once() {
-        let world = World::new(Driver::Systemd, Options::default())?;
-        let agent = Agent::start(world.server.agent_config()?)?;
-        let first = run(&world, "web-1")?;
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        let agent = Agent::start(cluster.server.agent_config()?)?;
+        let first = cluster.run("web-1")?;
         wait_for_name(&agent, &first)?;
         // kubelet writes the new token well before the old one expires; watches that are open last.
-        world.server.accept_token("second-token");
-        world.server.write_token("second-token")?;
-        let before = world.server.asked().len();
-        world.server.close_watches(true);
-        world.server.wait_until("both ask again, with the old token", |server| server.asked().len() >= before + 2)?;
-        let next = run(&world, "web-2")?;
+        cluster.server.accept_token("second-token");
+        cluster.server.write_token("second-token")?;
+        let before = cluster.server.requests().len();
+        cluster.server.close_watches(true);
+        cluster.server.wait_until("both ask again, with the old token", |server| server.requests().len() >= before + 2)?;
+        let next = cluster.run("web-2")?;
         let began = Instant::now();
         wait_for_name(&agent, &next)?;
         // kube alone reads the file again after a minute.
         ensure!(began.elapsed() < 15 * SECOND, "it took {:?}", began.elapsed());
-        let asked = world.server.asked();
-        let last = asked.iter().rfind(|asked| asked.path.contains("/pods?")).context("was asked")?;
+        let requests = cluster.server.requests();
+        let last = requests.iter().rfind(|request| request.path.contains("/pods?")).context("no request for pods")?;
         ensure!(last.authorization.as_deref() == Some("Bearer second-token"), "{last:?}");
         agent.stop().map(drop)
     }
@@ -106,17 +88,17 @@ root_test! {
 
 root_test! {
     fn what_is_not_allowed_is_said_once_with_the_verb_and_the_resource() {
-        let world = World::new(Driver::Systemd, Options::default())?;
-        world.server.always(Some(Fault::status(403)));
-        let running = run(&world, "web-1")?;
-        let agent = Agent::start(world.server.agent_config()?)?;
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        cluster.server.always(Some(Fault::status(403)));
+        let running = cluster.run("web-1")?;
+        let agent = Agent::start(cluster.server.agent_config()?)?;
         agent.wait_for_log("cannot list resource \"pods\"", SOON)?;
         agent.wait_for_log("needs the verbs list and watch on pods", SOON)?;
-        world.server.wait_until("more attempts", |server| pod_requests(server).len() >= 4)?;
+        cluster.server.wait_until("more attempts", |server| pod_requests(server).len() >= 4)?;
         let said = agent.stderr().matches("could not follow pods").count();
         ensure!(said == 1, "said {said} times");
         // The rights are granted.
-        world.server.always(None);
+        cluster.server.always(None);
         agent.wait_for("a name", 4 * SOON, |exports| {
             exports.of(running.container.path()).last()?.resource.get("k8s.pod.name").map(drop)
         })?;
@@ -127,15 +109,15 @@ root_test! {
 
 root_test! {
     fn a_server_that_asks_to_be_left_alone_is_left_alone_for_as_long() {
-        let world = World::new(Driver::Systemd, Options::default())?;
-        let running = run(&world, "web-1")?;
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        let running = cluster.run("web-1")?;
         // The first request of pods and of the node each.
-        world.server.next(2, Fault::Status { code: 429, retry_after: Some(3) });
-        let agent = Agent::start(world.server.agent_config()?)?;
+        cluster.server.next(2, Fault::Status { code: 429, retry_after: Some(3) });
+        let agent = Agent::start(cluster.server.agent_config()?)?;
         wait_for_name(&agent, &running)?;
-        let asked = pod_requests(&world.server);
-        let waited = asked[1].1 - asked[0].1;
-        ensure!((3 * SECOND..5 * SECOND).contains(&waited), "asked again after {waited:?}");
+        let requests = pod_requests(&cluster.server);
+        let waited = requests[1].1 - requests[0].1;
+        ensure!((3 * SECOND..5 * SECOND).contains(&waited), "requested again after {waited:?}");
         wait_for_value(&agent, "podmeter.agent.kubernetes.errors", &[], &[("error.type", "throttled")], 2.0)?;
         agent.stop().map(drop)
     }
@@ -143,42 +125,42 @@ root_test! {
 
 root_test! {
     fn lists_are_put_off_so_that_the_agents_of_a_cluster_do_not_ask_at_once() {
-        let world = World::new(Driver::Systemd, Options::default())?;
-        world.server.set("namespaces", objects::namespace("shop", json!({"team": "red"})));
-        let mut config = world.server.agent_config()?;
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        cluster.server.set("namespaces", objects::namespace("shop", json!({"team": "red"})));
+        let mut config = cluster.server.agent_config()?;
         config["kubernetes"]["spread"] = json!("6s");
         config["kubernetes"]["namespace_labels"] = json!("team");
-        let running = run(&world, "web-1")?;
+        let running = cluster.run("web-1")?;
         // The chance that three lists of three starts are all within half a second is one in millions.
         let mut waits = Vec::new();
         for _ in 0..3 {
-            let (began, before) = (Instant::now(), world.server.asked().len());
+            let (began, before) = (Instant::now(), cluster.server.requests().len());
             let agent = Agent::start(config.clone())?;
             // Nothing goes out without its name because its list was late.
             let attributes = wait_for_attributes(&agent, &running.container, &[("k8s.pod.name", "web-1")])?;
             ensure!(attributes.contains_key("k8s.container.name"), "{attributes:?}");
-            world.server.wait_until("three lists", |server| server.asked()[before..].iter().filter(|asked| !asked.path.contains("watch=1")).count() >= 3)?;
-            let asked = world.server.asked();
-            waits.extend(asked[before..].iter().filter(|asked| !asked.path.contains("watch=1")).map(|asked| asked.at - began));
+            cluster.server.wait_until("three lists", |server| server.requests()[before..].iter().filter(|request| !request.path.contains("watch=1")).count() >= 3)?;
+            let requests = cluster.server.requests();
+            waits.extend(requests[before..].iter().filter(|request| !request.path.contains("watch=1")).map(|request| request.at - began));
             let exports = agent.stop()?.exports;
             ensure!(exports.of(running.container.path()).iter().all(|point| point.resource.contains_key("k8s.pod.name")), "a point had no name");
         }
-        let (first, last) = (waits.iter().min().context("asked")?, waits.iter().max().context("asked")?);
-        println!("asked after {waits:?}");
-        ensure!(*last - *first > SECOND / 2 && *last < 12 * SECOND, "asked after {waits:?}");
+        let (first, last) = (waits.iter().min().context("no list")?, waits.iter().max().context("no list")?);
+        println!("requested after {waits:?}");
+        ensure!(*last - *first > SECOND / 2 && *last < 12 * SECOND, "requested after {waits:?}");
         Ok(())
     }
 }
 
 root_test! {
     fn answers_that_are_slow_broken_or_no_json_are_asked_for_again() {
-        let world = World::new(Driver::Systemd, Options::default())?;
-        world.server.set("nodes", objects::node("node-1", "2", "1Gi"));
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        cluster.server.set("nodes", objects::node("node-1", "2", "1Gi"));
         for fault in [Fault::Slow(2 * SECOND), Fault::Cut, Fault::Garbage] {
-            world.server.next(2, fault);
+            cluster.server.next(2, fault);
         }
-        let running = run(&world, "web-1")?;
-        let agent = Agent::start(world.server.agent_config()?)?;
+        let running = cluster.run("web-1")?;
+        let agent = Agent::start(cluster.server.agent_config()?)?;
         agent.wait_for("a name", 3 * SOON, |exports| {
             exports.of(running.container.path()).last()?.resource.get("k8s.pod.name").map(drop)
         })?;
@@ -189,19 +171,18 @@ root_test! {
 
 root_test! {
     fn an_object_that_cannot_be_read_is_counted_and_the_others_are_not_lost() {
-        let world = World::new(Driver::Systemd, Options::default())?;
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
         let broken = |name: &str| json!({"metadata": {"name": name, "uid": objects::uid(), "namespace": "shop"},
             "spec": {"nodeName": "node-1", "containers": 5}});
-        world.server.set("pods", broken("broken-1"));
-        let listed = run(&world, "web-1")?;
-        let agent = Agent::start(world.server.agent_config()?)?;
+        cluster.server.set("pods", broken("broken-1"));
+        let listed = cluster.run("web-1")?;
+        let agent = Agent::start(cluster.server.agent_config()?)?;
         wait_for_name(&agent, &listed)?;
-        world.server.set("pods", broken("broken-2"));
+        cluster.server.set("pods", broken("broken-2"));
         // Nonsense where a quantity should be takes nothing but that quantity.
-        let id = container_id();
         let resources = json!({"cpu": "a lot", "memory": "64Mi"});
-        let odd = Pod::new("odd", vec![Container::new("app", &id).with_resources(resources, json!({}))]);
-        world.server.set_pod(&odd);
+        let odd = Pod::new("odd", vec![Container::started("app").with_resources(resources, json!({}))]);
+        cluster.server.set_pod(&odd);
         let of = [("k8s.pod.name", "odd"), ("k8s.container.name", "app")];
         wait_for_value(&agent, "k8s.container.memory.request.desired", &of, &[], f64::from(64 << 20))?;
         wait_for_value(&agent, "podmeter.agent.kubernetes.malformed", &[], &[], 2.0)?;
@@ -215,14 +196,14 @@ root_test! {
 
 root_test! {
     fn while_the_api_is_away_what_is_known_is_used() {
-        let world = World::new(Driver::Systemd, Options::default())?;
-        let running = run(&world, "web-1")?;
-        let agent = Agent::start(world.server.agent_config()?)?;
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        let running = cluster.run("web-1")?;
+        let agent = Agent::start(cluster.server.agent_config()?)?;
         wait_for_name(&agent, &running)?;
-        world.server.always(Some(Fault::status(500)));
-        world.server.close_watches(false);
+        cluster.server.always(Some(Fault::status(500)));
+        cluster.server.close_watches(false);
         wait_for_value(&agent, "podmeter.agent.kubernetes.current", &[], &[("resource", "pods")], 0.0)?;
-        let unlabelled = run(&world, "web-2")?;
+        let unlabelled = cluster.run("web-2")?;
         thread::sleep(3 * SECOND);
         agent.catch_up()?;
         wait_for_name(&agent, &running)?;
@@ -239,12 +220,12 @@ root_test! {
 
 root_test! {
     fn an_api_server_that_is_down_is_said_once_for_each_kind_of_objects_and_by_nobody_else() {
-        let mut world = World::new(Driver::Systemd, Options::default())?;
-        let running = run(&world, "web-1")?;
-        let agent = Agent::start(world.server.agent_config()?)?;
+        let mut cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        let running = cluster.run("web-1")?;
+        let agent = Agent::start(cluster.server.agent_config()?)?;
         wait_for_name(&agent, &running)?;
         let before = agent.stderr().len();
-        world.server.end();
+        cluster.server.end();
         // Of pods and of the node each: at once, and after about 0.5, 1, 2, 4 and 8 s.
         agent.wait_for("ten attempts", 60 * SECOND, |exports| {
             let failed = exports.node_value("podmeter.agent.kubernetes.errors", &[("error.type", "connection")])?;
@@ -262,23 +243,23 @@ root_test! {
 
 root_test! {
     fn labels_of_namespaces_are_watched_when_they_are_wanted_and_only_then() {
-        let world = World::new(Driver::Systemd, Options::default())?;
-        world.server.set("namespaces", objects::namespace("shop", json!({"team": "red", "kubernetes.io/metadata.name": "shop"})));
-        let running = run(&world, "web-1")?;
-        let agent = Agent::start(world.server.agent_config()?)?;
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        cluster.server.set("namespaces", objects::namespace("shop", json!({"team": "red", "kubernetes.io/metadata.name": "shop"})));
+        let running = cluster.run("web-1")?;
+        let agent = Agent::start(cluster.server.agent_config()?)?;
         let attributes = wait_for_attributes(&agent, &running.container, &[("k8s.pod.label.team", "blue")])?;
         ensure!(!attributes.contains_key("k8s.namespace.label.team"), "{attributes:?}");
         agent.stop()?;
-        ensure!(!world.server.asked().iter().any(|asked| asked.path.contains("namespaces")), "namespaces were asked for");
+        ensure!(!cluster.server.requests().iter().any(|request| request.path.contains("namespaces")), "namespaces were requested");
 
-        let mut config = world.server.agent_config()?;
+        let mut config = cluster.server.agent_config()?;
         config["kubernetes"]["namespace_labels"] = json!("team");
         let agent = Agent::start(config)?;
         wait_for_attributes(&agent, &running.container, &[("k8s.namespace.label.team", "red")])?;
-        let asked = world.server.asked();
-        let of_namespaces = asked.iter().find(|asked| asked.path.contains("namespaces")).context("were asked for")?;
+        let requests = cluster.server.requests();
+        let of_namespaces = requests.iter().find(|request| request.path.contains("namespaces")).context("no request for namespaces")?;
         ensure!(of_namespaces.accept.as_ref().is_some_and(|accept| accept.contains("PartialObjectMetadata")), "{of_namespaces:?}");
-        world.server.set("namespaces", objects::namespace("shop", json!({"team": "green"})));
+        cluster.server.set("namespaces", objects::namespace("shop", json!({"team": "green"})));
         wait_for_attributes(&agent, &running.container, &[("k8s.namespace.label.team", "green")])?;
         agent.stop().map(drop)
     }
@@ -286,38 +267,37 @@ root_test! {
 
 root_test! {
     fn the_kubelets_own_list_names_pods_too() {
-        let world = World::new(Driver::Cgroupfs, Options::default())?;
-        let first = run(&world, "web-1")?;
-        world.server.next(1, Fault::status(503));
+        let cluster = Cluster::new(Driver::Cgroupfs, ApiOptions::default())?;
+        let first = cluster.run("web-1")?;
+        cluster.server.next(1, Fault::status(503));
         let config = json!({"node_name": "node-1", "kubernetes": {
-            "source": "kubelet", "kubelet_url": world.server.url(), "kubelet_ca": world.server.ca(),
-            "kubelet_token": world.server.token_file(), "kubelet_interval": "1s", "labels": "team",
+            "source": "kubelet", "kubelet_url": cluster.server.url(), "kubelet_ca": cluster.server.ca(),
+            "kubelet_token": cluster.server.token_file(), "kubelet_interval": "1s", "labels": "team",
         }});
         let agent = Agent::start(config)?;
         wait_for_attributes(&agent, &first.container, &[("k8s.pod.name", "web-1"), ("k8s.pod.label.team", "blue")])?;
-        world.server.accept_token("second-token");
-        world.server.write_token("second-token")?;
-        let second = run(&world, "web-2")?;
+        cluster.server.accept_token("second-token");
+        cluster.server.write_token("second-token")?;
+        let second = cluster.run("web-2")?;
         wait_for_name(&agent, &second)?;
-        world.server.delete_pod(&first.pod);
+        cluster.server.delete_pod(&first.pod);
         wait_for_value(&agent, "podmeter.agent.kubernetes.objects", &[], &[("resource", "pods")], 1.0)?;
         wait_for_value(&agent, "podmeter.agent.kubernetes.errors", &[], &[("error.type", "status")], 1.0)?;
         wait_for_value(&agent, "podmeter.agent.kubernetes.errors", &[], &[("error.type", "unauthorized")], 1.0)?;
-        ensure!(world.server.asked().iter().all(|asked| asked.path == "/pods"), "the API server was asked");
+        ensure!(cluster.server.requests().iter().all(|request| request.path == "/pods"), "the API server got a request");
         agent.stop().map(drop)
     }
 }
 
 root_test! {
     fn a_pod_needs_no_configuration_to_follow_its_cluster() {
-        let name = "a_pod_needs_no_configuration_to_follow_its_cluster";
-        let world = World::new(Driver::Systemd, Options::default())?;
-        let Some(_account) = world.server.service_account()? else {
-            eprintln!("SKIPPED {name}: there is a service account here already");
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        let Some(_account) = cluster.server.service_account()? else {
+            eprintln!("SKIPPED {TEST}: there is a service account here already");
             return Ok(());
         };
-        let running = run(&world, "web-1")?;
-        let (host, port) = (world.server.address().ip().to_string(), world.server.address().port().to_string());
+        let running = cluster.run("web-1")?;
+        let (host, port) = (cluster.server.address().ip().to_string(), cluster.server.address().port().to_string());
         let environment =
             [("KUBERNETES_SERVICE_HOST", &*host), ("KUBERNETES_SERVICE_PORT", &*port), ("NODE_NAME", "node-1")];
         let agent = Agent::spawn_in(json!({"kubernetes": {"spread": "0s"}}), &environment)?;
@@ -360,9 +340,8 @@ root_test! {
 
 root_test! {
     fn a_real_clusters_pods_can_be_followed() {
-        let name = "a_real_clusters_pods_can_be_followed";
         let (Some(kubeconfig), Some(node)) = (std::env::var_os("KUBECONFIG"), std::env::var_os("NODE_NAME")) else {
-            eprintln!("SKIPPED {name}: needs KUBECONFIG and NODE_NAME, a node of that cluster");
+            eprintln!("SKIPPED {TEST}: needs KUBECONFIG and NODE_NAME, a node of that cluster");
             return Ok(());
         };
         let config = json!({"node_name": node.to_string_lossy(), "kubernetes": {"kubeconfig": kubeconfig.to_string_lossy(), "spread": "0s"}});

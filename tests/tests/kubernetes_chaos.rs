@@ -1,4 +1,4 @@
-//! Pods that come and go in any order while the API server tells of them late: nothing that was used is lost or told twice.
+//! Pods that come and go in any order while the API server reports them late: no use is lost or exported twice.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,33 +8,24 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
+    MS,
     agent::Agent,
-    cgroup::Cgroup,
     is_emulated,
-    kubernetes::{
-        Options, Server,
-        look::{World, number},
-        objects::{Container, Pod, container_id},
-        tree::{Driver, PodCgroup},
-    },
+    kubernetes::{ApiOptions, ApiServer, Cluster, Container, Driver, Pod, RunningPod, exported::number, objects::container_id},
     load::Load,
     metric::CPU_TIME,
     root_test,
-    truth::Tolerance,
+    truth::{EXACT, Tolerance},
 };
 use serde_json::json;
 
-const MS: Duration = Duration::from_millis(1);
-
-/// A pod that is there.
+/// A pod that lives, and its end.
 struct Alive {
-    pod: Pod,
-    cgroup: PodCgroup,
-    container: Cgroup,
+    running: RunningPod,
     ends: Instant,
 }
 
-/// What is known of a container when it is gone.
+/// A container that has ended, and what it used by `cpu.stat`.
 struct Gone {
     pod: Pod,
     path: String,
@@ -52,34 +43,32 @@ impl Dice {
     }
 }
 
-/// Makes a pod, has it compute for a moment, and lets the API know of it before, during or after.
-fn make(world: &World, dice: &mut Dice, number: usize) -> Result<Alive> {
+/// Makes a pod, has it compute for a moment, and reports it to the API before, during or after.
+fn make(cluster: &Cluster, dice: &mut Dice, number: usize) -> Result<Alive> {
     let id = container_id();
     let mut pod = Pod::new(&format!("chaos-{}", number % 50), vec![Container::new("app", "")]);
     pod.phase = "Pending";
-    let told = dice.below(3);
-    if told > 0 {
-        world.server.set_pod(&pod);
+    let reported = dice.below(3);
+    if reported > 0 {
+        cluster.server.set_pod(&pod);
     }
-    let cgroup = world.kubelet.pod(&pod.uid)?;
+    let cgroup = cluster.kubelet.pod(&pod.uid)?;
     let container = cgroup.container(&id)?;
     Load::burn(MS * (1 + dice.below(4) as u32)).start(&container)?.wait()?;
     pod.containers = vec![Container::new("app", &id)];
     pod.phase = "Running";
-    if told > 1 {
-        world.server.set_pod(&pod);
+    if reported > 1 {
+        cluster.server.set_pod(&pod);
     }
-    Ok(Alive { pod, cgroup, container, ends: Instant::now() + MS * dice.below(2500) as u32 })
+    Ok(Alive { running: RunningPod { container, cgroup, pod }, ends: Instant::now() + MS * dice.below(2500) as u32 })
 }
 
 /// Removes a pod: its cgroup first or its object first.
-fn end(server: &Server, dice: &mut Dice, alive: Alive) -> Result<Gone> {
-    let Alive { mut pod, cgroup, container, .. } = alive;
+fn end(server: &ApiServer, dice: &mut Dice, alive: Alive) -> Result<Gone> {
+    let RunningPod { container, cgroup, mut pod } = alive.running;
     let gone = Gone { path: container.path().to_owned(), seconds: container.cpu_stat()?.usage_seconds(), pod: pod.clone() };
     let finish = |pod: &mut Pod| {
-        pod.phase = "Succeeded";
-        pod.containers[0].state =
-            json!({"terminated": {"exitCode": 0, "reason": "Completed", "containerID": pod.containers[0].id.clone()}});
+        pod.succeed();
         server.set_pod(pod);
         server.delete_pod(pod);
     };
@@ -98,35 +87,35 @@ fn end(server: &Server, dice: &mut Dice, alive: Alive) -> Result<Gone> {
 root_test! {
     fn the_sum_of_all_that_was_exported_of_a_thousand_pods_is_what_they_used() {
         let (pods, at_once) = if is_emulated() { (60, 10) } else { (1000, 100) };
-        let world = World::new(Driver::Systemd, Options { delay: Duration::from_secs(5), ..Options::default() })?;
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions { delay: Duration::from_secs(5), ..ApiOptions::default() })?;
         // Three cgroups a pod, a hundred pods a second, each slot kept for seconds after its cgroup's end.
-        let mut config = world.server.agent_config()?;
+        let mut config = cluster.server.agent_config()?;
         config["cgroups"] = json!({"slots": 8192});
         let agent = Agent::start(config)?;
         let mut dice = Dice(42);
         let (mut alive, mut gone): (Vec<Alive>, Vec<Gone>) = (Vec::new(), Vec::new());
         let began = Instant::now();
         for number in 0..pods {
-            alive.push(make(&world, &mut dice, number)?);
+            alive.push(make(&cluster, &mut dice, number)?);
             let now = Instant::now();
             while let Some(next) = alive.iter().position(|alive| alive.ends <= now) {
-                gone.push(end(&world.server, &mut dice, alive.swap_remove(next))?);
+                gone.push(end(&cluster.server, &mut dice, alive.swap_remove(next))?);
             }
             while alive.len() >= at_once {
                 let next = dice.below(alive.len() as u64) as usize;
-                gone.push(end(&world.server, &mut dice, alive.swap_remove(next))?);
+                gone.push(end(&cluster.server, &mut dice, alive.swap_remove(next))?);
             }
             // A watch breaks now and then.
             if number % 300 == 299 {
-                world.server.close_watches(dice.below(2) == 0);
+                cluster.server.close_watches(dice.below(2) == 0);
             }
         }
         while !alive.is_empty() {
             let next = dice.below(alive.len() as u64) as usize;
-            gone.push(end(&world.server, &mut dice, alive.swap_remove(next))?);
+            gone.push(end(&cluster.server, &mut dice, alive.swap_remove(next))?);
         }
         println!("{pods} pods came and went in {:?}", began.elapsed());
-        // Longer than an event may be late, and than last words wait for a name.
+        // Longer than an event may be late, and than final values wait for a name.
         thread::sleep(Duration::from_secs(16));
         (0..2).try_for_each(|_| agent.catch_up())?;
         let exports = agent.stop()?.exports;
@@ -140,7 +129,7 @@ root_test! {
             }
             ensure!(series.len() == 1, "{path} was exported under {} names: {series:#?}", series.len());
             let (resource, value) = series.pop_first().context("a series")?;
-            off.extend(Tolerance::new(0.002, 0.0001).check_quietly(path, value, *seconds).err());
+            off.extend(EXACT.check_quietly(path, value, *seconds).err());
             ensure!(resource.get("k8s.pod.uid") == Some(&pod.uid), "{path} has the UID of another pod: {resource:?}");
             if let Some(name) = resource.get("k8s.container.name") {
                 ensure!(name == "app" && resource.get("k8s.pod.name") == Some(&pod.name), "{resource:?} is not of {}", pod.name);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
+    MS,
     agent::Agent,
     cgroup::{Cgroup, has_controller},
     is_emulated,
@@ -17,8 +18,6 @@ use podmeter_tests::{
     truth::{Schedstat, Tolerance, cpus},
 };
 use serde_json::json;
-
-const MS: Duration = Duration::from_millis(1);
 
 /// How long loads spin: 24 enforcement periods of 100 ms.
 const SPINS: Duration = Duration::from_millis(2400);
@@ -70,7 +69,7 @@ fn check_causes(exports: &Exports, cgroup: &Cgroup, tasks: &[Schedstat]) -> Resu
 
 root_test! {
     fn the_wait_of_a_spinner_at_its_limit_is_throttled_and_next_to_nothing_is_contention() {
-        if !can_limit("the_wait_of_a_spinner_at_its_limit_is_throttled_and_next_to_nothing_is_contention")? {
+        if !can_limit(TEST)? {
             return Ok(());
         }
         let agent = Agent::start(json!({}))?;
@@ -96,7 +95,7 @@ root_test! {
 
 root_test! {
     fn the_wait_of_two_spinners_on_one_cpu_without_a_limit_is_contention() {
-        if !can_limit("the_wait_of_two_spinners_on_one_cpu_without_a_limit_is_contention")? {
+        if !can_limit(TEST)? {
             return Ok(());
         }
         let agent = Agent::start(json!({}))?;
@@ -114,7 +113,7 @@ root_test! {
 
 root_test! {
     fn a_limited_spinner_beside_an_unlimited_one_waits_for_both_causes() {
-        if !can_limit("a_limited_spinner_beside_an_unlimited_one_waits_for_both_causes")? {
+        if !can_limit(TEST)? {
             return Ok(());
         }
         let agent = Agent::start(json!({}))?;
@@ -134,8 +133,7 @@ root_test! {
 
 root_test! {
     fn of_two_spinners_in_one_held_back_queue_the_queues_time_is_throttled_and_the_rest_of_their_wait_is_contention() {
-        let test = "of_two_spinners_in_one_held_back_queue_the_queues_time_is_throttled_and_the_rest_of_their_wait_is_contention";
-        if !can_limit(test)? {
+        if !can_limit(TEST)? {
             return Ok(());
         }
         let agent = Agent::start(json!({}))?;

@@ -4,17 +4,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
+    MS, SECOND,
     agent::{Agent, As, Output, run, run_in},
     cgroup::Cgroup,
     load::Load,
     metric::CPU_TIME,
     root_test,
-    truth::Tolerance,
+    truth::NEARLY_EXACT,
 };
 use serde_json::{Value as Json, json};
-
-const MS: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
 
 /// What `podmeter check` says of each signal without these programs.
 fn signals(without: &str) -> Result<Vec<Json>> {
@@ -100,7 +98,7 @@ fn check_paths(config: Json) -> Result<()> {
     let exports = agent.stop()?.exports;
     for (cgroup, truth) in [&older, &born, &inner].into_iter().zip(truth) {
         let exported = exports.value(cgroup.path(), CPU_TIME, &[]).context("no CPU time")?;
-        Tolerance::new(0.002, 0.0002).check(cgroup.path(), exported, truth?)?;
+        NEARLY_EXACT.check(cgroup.path(), exported, truth?)?;
     }
     Ok(())
 }
@@ -123,8 +121,7 @@ fn is_locked_down(test: &str) -> bool {
 
 root_test! {
     fn locked_down_for_confidentiality_the_kernel_still_counts_and_check_says_why_something_is_missing() {
-        let test = "locked_down_for_confidentiality_the_kernel_still_counts_and_check_says_why_something_is_missing";
-        if !is_locked_down(test) {
+        if !is_locked_down(TEST) {
             return Ok(());
         }
         let output = run(&["check", "--json"], As::Root, 60 * SECOND)?;
@@ -151,7 +148,7 @@ root_test! {
 
 root_test! {
     fn locked_down_for_confidentiality_cgroups_have_their_paths() {
-        if !is_locked_down("locked_down_for_confidentiality_cgroups_have_their_paths") {
+        if !is_locked_down(TEST) {
             return Ok(());
         }
         check_paths(json!({}))

@@ -5,11 +5,12 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
+    SECOND,
     cgroup::{Cgroup, inside},
     dns::{
         self, ask,
@@ -18,8 +19,6 @@ use podmeter_tests::{
     root_test,
 };
 use serde_json::json;
-
-const SECOND: Duration = Duration::from_secs(1);
 
 /// A program of the resolvers that `cargo xtask setup` has fetched, with a loader and libraries of its own; `None`, said aloud,
 /// where it is not there.
@@ -36,9 +35,8 @@ fn resolver(test: &str, program: &str) -> Option<Command> {
 
 root_test! {
     fn what_getaddrinfo_asks_is_measured_with_its_search_list() {
-        let test = "what_getaddrinfo_asks_is_measured_with_its_search_list";
         if !["/usr/bin/getent", "/usr/bin/unshare", "/usr/bin/mount"].iter().all(|tool| Path::new(tool).exists()) {
-            eprintln!("SKIPPED {test}: needs glibc's getent, and unshare and mount");
+            eprintln!("SKIPPED {TEST}: needs glibc's getent, and unshare and mount");
             return Ok(());
         }
         let stage = Stage::set(json!({}), v4())?;
@@ -77,13 +75,12 @@ fn dig(stage: &Stage, mut command: Command, arguments: &[&str]) -> Result<Output
 
 root_test! {
     fn what_dig_asks_is_measured_with_its_outcomes_and_its_way_from_udp_to_tcp() {
-        let test = "what_dig_asks_is_measured_with_its_outcomes_and_its_way_from_udp_to_tcp";
-        if resolver(test, "usr/bin/dig").is_none() {
+        if resolver(TEST, "usr/bin/dig").is_none() {
             return Ok(());
         }
         let stage = Stage::set(json!({"dns": {"timeout": "1s"}}), v4())?;
         let ask = |arguments: &[&str], says: &str| -> Result<()> {
-            let command = resolver(test, "usr/bin/dig").context("dig is gone")?;
+            let command = resolver(TEST, "usr/bin/dig").context("dig is gone")?;
             let output = dig(&stage, command, arguments)?;
             let text = String::from_utf8_lossy(&output.stdout);
             ensure!(text.contains(says), "dig {arguments:?} does not say {says:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
@@ -146,8 +143,7 @@ impl Drop for Unbound {
 
 root_test! {
     fn a_caching_resolver_is_measured_as_a_server_for_its_clients_and_as_a_client_of_its_own_server() {
-        let test = "a_caching_resolver_is_measured_as_a_server_for_its_clients_and_as_a_client_of_its_own_server";
-        let Some(command) = resolver(test, "usr/sbin/unbound") else { return Ok(()) };
+        let Some(command) = resolver(TEST, "usr/sbin/unbound") else { return Ok(()) };
         let stage = Stage::set(json!({}), v4())?;
         let (cache, directory) = (Cgroup::new("dns-cache")?, tempfile::tempdir().context("could not make a directory")?);
         let address = SocketAddr::from(([127, 53, 0, 3], 53));

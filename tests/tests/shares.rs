@@ -5,11 +5,11 @@ use std::{
     net::{SocketAddr, UdpSocket},
     path::Path,
     process::Command,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
+    SECOND,
     agent::Agent,
     cgroup::{Cgroup, has_controller, inside, mount_point},
     dns::{
@@ -21,8 +21,6 @@ use podmeter_tests::{
     root_test,
 };
 use serde_json::json;
-
-const SECOND: Duration = Duration::from_secs(1);
 
 /// Room for queries in flight.
 const IN_FLIGHT: u64 = 16_384;
@@ -102,7 +100,7 @@ root_test! {
 root_test! {
     fn a_loop_of_kills_is_counted_in_full_and_told_ten_times() {
         if !has_controller("memory")? {
-            eprintln!("SKIPPED a_loop_of_kills_is_counted_in_full_and_told_ten_times: needs the memory controller in the cgroup2 hierarchy");
+            eprintln!("SKIPPED {TEST}: needs the memory controller in the cgroup2 hierarchy");
             return Ok(());
         }
         let agent = Agent::start(json!({}))?;

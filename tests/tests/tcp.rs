@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
+    MS,
     agent::Agent,
     cgroup::{Cgroup, inside},
     is_emulated,
@@ -21,8 +22,6 @@ use podmeter_tests::{
 };
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
-
-const MS: Duration = Duration::from_millis(1);
 
 /// Segments that are sent for no socket: what a closed connection answers to a FIN that was sent again.
 const STRAY: f64 = 3.0;
@@ -85,13 +84,13 @@ fn loss_is_what_the_kernel_counts(test: &str, percent: u32) -> Result<()> {
 
 root_test! {
     fn a_tcp_loss_of_1_percent_gives_the_kernels_own_retransmit_ratio_and_the_delay_as_rtt() {
-        loss_is_what_the_kernel_counts("a_tcp_loss_of_1_percent_gives_the_kernels_own_retransmit_ratio_and_the_delay_as_rtt", 1)
+        loss_is_what_the_kernel_counts(TEST, 1)
     }
 }
 
 root_test! {
     fn a_tcp_loss_of_5_percent_gives_the_kernels_own_retransmit_ratio_and_the_delay_as_rtt() {
-        loss_is_what_the_kernel_counts("a_tcp_loss_of_5_percent_gives_the_kernels_own_retransmit_ratio_and_the_delay_as_rtt", 5)
+        loss_is_what_the_kernel_counts(TEST, 5)
     }
 }
 
@@ -161,13 +160,13 @@ fn an_older_connection(test: &str, without: &str) -> Result<()> {
 
 root_test! {
     fn a_tcp_connection_that_is_older_than_the_agent_is_counted_from_its_start_on() {
-        an_older_connection("a_tcp_connection_that_is_older_than_the_agent_is_counted_from_its_start_on", "")
+        an_older_connection(TEST, "")
     }
 }
 
 root_test! {
     fn an_older_tcp_connection_is_counted_where_the_walk_over_all_sockets_is_refused() {
-        an_older_connection("an_older_tcp_connection_is_counted_where_the_walk_over_all_sockets_is_refused", "tcp_on_walk")
+        an_older_connection(TEST, "tcp_on_walk")
     }
 }
 
@@ -269,13 +268,12 @@ root_test! {
 
 root_test! {
     fn tcp_connects_that_find_no_free_port_have_a_cause_of_their_own() {
-        let test = "tcp_connects_that_find_no_free_port_have_a_cause_of_their_own";
         let namespace = Namespace::new()?;
         namespace.sysctl("ipv4/ip_local_port_range", "40000 40003")?;
         let client = Cgroup::new("client")?;
         let agent = Agent::start(json!({}))?;
         if agent.stderr().contains("this kernel is older than 5.11") {
-            eprintln!("SKIPPED {test}: needs Linux 5.11, before which a socket tells of nothing before its SYN");
+            eprintln!("SKIPPED {TEST}: needs Linux 5.11, before which a socket tells of nothing before its SYN");
             return agent.stop().map(drop);
         }
         let (kept, failed) = inside(&client, || namespace.run(|| {

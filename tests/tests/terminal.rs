@@ -1,53 +1,26 @@
 //! `podmeter top` as a person at the keyboard meets it: keys, job control, terminals that can do little, and what it leaves.
 
-use std::{ffi::OsString, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::{
-    mount::{MntFlags, MsFlags, mount, umount2},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use podmeter_tests::{
     agent::{As, binary, config_file, run},
+    bpffs::BpfDir,
     root_test,
     terminal::Terminal,
 };
 use serde_json::{Value as Json, json};
-use tempfile::TempDir;
 
 const ENTER_SCREEN: &str = "\x1b[?1049h";
 const LEAVE_SCREEN: &str = "\x1b[?1049l";
 
-/// A BPF file system of its own, and in it the place where an agent would have its directory.
-struct BpfDir(TempDir);
-
-impl BpfDir {
-    fn new() -> Result<Self> {
-        let dir = tempfile::tempdir().context("could not make a directory")?;
-        mount(Some("none"), dir.path(), Some("bpf"), MsFlags::empty(), None::<&str>)
-            .context("could not mount a BPF file system")?;
-        Ok(Self(dir))
-    }
-
-    fn place(&self) -> String {
-        self.0.path().join("podmeter").display().to_string()
-    }
-
-    /// The directories in it. The kernel has files of its own there.
-    fn left(&self) -> Result<Vec<OsString>> {
-        let entries = std::fs::read_dir(self.0.path()).context("could not list the BPF file system")?;
-        let entries = entries.collect::<std::io::Result<Vec<_>>>().context("could not list the BPF file system")?;
-        Ok(entries.into_iter().filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name()).collect())
-    }
-}
-
-impl Drop for BpfDir {
-    fn drop(&mut self) {
-        if let Err(error) = umount2(self.0.path(), MntFlags::MNT_DETACH) {
-            eprintln!("could not unmount {}: {error}", self.0.path().display());
-        }
-    }
+/// The place in a BPF file system where an agent would have its directory.
+fn place(bpffs: &BpfDir) -> String {
+    bpffs.path().join("podmeter").display().to_string()
 }
 
 /// `podmeter <arguments>` for a shell.
@@ -145,12 +118,12 @@ root_test! {
 root_test! {
     fn nothing_stays_in_bpffs_after_top_and_check() {
         let bpf = BpfDir::new()?;
-        let config = config_file(&json!({"bpf": {"directory": bpf.place()}}).to_string())?;
+        let config = config_file(&json!({"bpf": {"directory": place(&bpf)}}).to_string())?;
         let config = config.path().to_str().context("the configuration's path is not UTF-8")?;
         let once = ["top", "--once", "--json", "--interval", "200ms", "--config", config];
         let output = run(&once, As::Root, Duration::from_secs(20))?;
         ensure!(output.code == Some(0), "top ended with {:?}: {}", output.code, output.stderr);
-        ensure!(bpf.left()?.is_empty(), "top --once left {:?}", bpf.left()?);
+        ensure!(bpf.directories()?.is_empty(), "top --once left {:?}", bpf.directories()?);
 
         // Whenever it is asked to end: in the middle of its start, at its end, afterwards. Once: without --foreground, timeout signals
         // its group too, and podmeter ends at once when it is asked a second time.
@@ -158,12 +131,12 @@ root_test! {
             let top = podmeter(&format!("top --once --interval 60s --config '{config}'"))?;
             let mut terminal = Terminal::run(&format!("timeout --foreground -s INT {delay} {top}; echo ENDED=$?"), &[])?;
             terminal.wait_for("ENDED=")?;
-            ensure!(bpf.left()?.is_empty(), "top --once that was interrupted after {delay} s left {:?}", bpf.left()?);
+            ensure!(bpf.directories()?.is_empty(), "top --once that was interrupted after {delay} s left {:?}", bpf.directories()?);
             let check = podmeter("check")?;
-            let environment = [("PODMETER_BPF_DIRECTORY", &*bpf.place())];
+            let environment = [("PODMETER_BPF_DIRECTORY", &*place(&bpf))];
             let mut terminal = Terminal::run(&format!("timeout --foreground -s INT {delay} {check}; echo ENDED=$?"), &environment)?;
             terminal.wait_for("ENDED=")?;
-            ensure!(bpf.left()?.is_empty(), "check that was interrupted after {delay} s left {:?}", bpf.left()?);
+            ensure!(bpf.directories()?.is_empty(), "check that was interrupted after {delay} s left {:?}", bpf.directories()?);
         }
         Ok(())
     }

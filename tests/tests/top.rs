@@ -8,20 +8,14 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
+    MS,
     agent::{As, config_file, run},
     cgroup::{Cgroup, cpu_stat_of, mount_point},
-    kubernetes::{
-        Fault, Options,
-        look::World,
-        objects::{Container, Pod, container_id},
-        tree::Driver,
-    },
+    kubernetes::{ApiOptions, Cluster, Container, Driver, Fault, Pod, RunningPod},
     load::Load,
     root_test,
 };
 use serde_json::{Value as Json, json};
-
-const MS: Duration = Duration::from_millis(1);
 
 /// Below this a tick is more than the 1 % that is promised.
 const WORTH_COMPARING_S: f64 = 0.05;
@@ -87,8 +81,8 @@ root_test! {
 }
 
 /// The document, by the configuration of an agent that follows this server; and what was said beside it.
-fn once_in(world: &World) -> Result<(Json, String)> {
-    let config = config_file(&world.server.agent_config()?.to_string())?;
+fn once_in(cluster: &Cluster) -> Result<(Json, String)> {
+    let config = config_file(&cluster.server.agent_config()?.to_string())?;
     let config = config.path().to_str().context("the configuration's path is not UTF-8")?;
     let output = run(&["top", "--once", "--json", "--interval", "1s", "--config", config], As::Root, Duration::from_secs(30))?;
     ensure!(output.code == Some(0), "top ended with {:?}: {}", output.code, output.stderr);
@@ -104,25 +98,21 @@ fn workload_of<'a>(view: &'a Json, cgroup: &Cgroup) -> Result<&'a Json> {
 
 root_test! {
     fn top_once_calls_a_pods_cgroups_as_kubernetes_does() {
-        let world = World::new(Driver::Systemd, Options::default())?;
-        let id = container_id();
-        let requests = json!({"cpu": "250m", "memory": "64Mi"});
-        let pod = Pod::new("web-5d8f7c9b4-abcde", vec![Container::new("app", &id).with_resources(requests, json!({}))]);
-        world.server.set_pod(&pod);
-        let pod_cgroup = world.kubelet.pod(&pod.uid)?;
-        let container = pod_cgroup.container(&id)?;
-        let _spinner = Load::spin(60_000 * MS).start(&container)?;
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        let app = Container::started("app").with_resources(json!({"cpu": "250m", "memory": "64Mi"}), json!({}));
+        let running = cluster.run_pod(Pod::new("web-5d8f7c9b4-abcde", vec![app]))?;
+        let _spinner = Load::spin(60_000 * MS).start(&running.container)?;
 
-        let (view, said) = once_in(&world)?;
+        let (view, said) = once_in(&cluster)?;
         ensure!(said.is_empty(), "nothing is wrong: {said}");
         ensure!(view["node"]["name"] == "node-1", "the node is {}", view["node"]["name"]);
-        let told = workload_of(&view, &container)?;
+        let told = workload_of(&view, &running.container)?;
         for (key, value) in
             [("namespace", "shop"), ("pod", "web-5d8f7c9b4-abcde"), ("container", "app"), ("kind", "Deployment"), ("name", "web")]
         {
             ensure!(told[key] == value, "{key} of the container is {}, not {value}: {told}", told[key]);
         }
-        let told_of_pod = workload_of(&view, pod_cgroup.cgroup())?;
+        let told_of_pod = workload_of(&view, running.cgroup.cgroup())?;
         ensure!(told_of_pod["pod"] == "web-5d8f7c9b4-abcde" && told_of_pod["name"] == "web", "the pod's own: {told_of_pod}");
         ensure!(told_of_pod.get("container").is_none(), "a pod is no container: {told_of_pod}");
         ensure!(told["cpu"]["request_cores"] == 0.25, "the request is that of the pod's spec: {told}");
@@ -142,23 +132,19 @@ root_test! {
 
 root_test! {
     fn top_once_does_not_wait_for_an_api_server_that_says_nothing() {
-        let world = World::new(Driver::Cgroupfs, Options::default())?;
-        world.server.always(Some(Fault::Stall));
-        let id = container_id();
-        let pod = Pod::new("web-1", vec![Container::new("app", &id)]);
-        world.server.set_pod(&pod);
-        let pod_cgroup = world.kubelet.pod(&pod.uid)?;
-        let container = pod_cgroup.container(&id)?;
+        let cluster = Cluster::new(Driver::Cgroupfs, ApiOptions::default())?;
+        cluster.server.always(Some(Fault::Stall));
+        let RunningPod { container, cgroup: _cgroup, pod } = cluster.run("web-1")?;
         Load::burn(20 * MS).start(&container)?.wait()?;
 
         let began = Instant::now();
-        let (view, said) = once_in(&world)?;
+        let (view, said) = once_in(&cluster)?;
         ensure!(said.starts_with("podmeter: pods have no names: ") && said.lines().count() == 1, "it is said why, once: {said}");
         // Less than the agent waits for a name alone.
         ensure!(began.elapsed() < podmeter_tests::patience(Duration::from_secs(10)), "it took {:?}", began.elapsed());
-        ensure!(!world.server.asked().is_empty(), "the server was not even asked");
+        ensure!(!cluster.server.requests().is_empty(), "the server got no request");
         let told = workload_of(&view, &container)?;
-        ensure!(told["pod"] == *pod.uid && told["container"] == *id, "without names, the ids: {told}");
+        ensure!(told["pod"] == *pod.uid && told["container"] == *pod.containers[0].bare_id(), "without names, the ids: {told}");
         ensure!(view["kubernetes"]["current"] == false, "it is said that the pods are not known: {}", view["kubernetes"]);
         Ok(())
     }

@@ -1,54 +1,40 @@
 //! What teams ask about their workloads, in PromQL, on a real back end: use beside request and limit, DNS and packet loss, by the
 //! names that Kubernetes has for them, equal what the test imposed on a pod.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
+    MS, SECOND,
     agent::Agent,
     cgroup::{Cgroup, inside},
     dns,
-    kubernetes::{
-        Options,
-        look::World,
-        objects::{Container, Pod, container_id},
-        tree::{Driver, PodCgroup},
-    },
+    kubernetes::{ApiOptions, Cluster, Container, Driver, Pod, RunningPod},
     load::Load,
     namespace::Cable,
     program::{Direction, Program, lose_one_in},
     root_test, tcp,
-    truth::Tolerance,
+    truth::EXACT,
     victoria::VictoriaMetrics,
 };
 use serde_json::json;
 
-const MS: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-
 /// A pod of one container, of a Deployment.
-struct Workload {
-    // The container first, since that is the order of removal.
-    container: Cgroup,
-    _pod: PodCgroup,
-}
+struct Workload(RunningPod);
 
 impl Workload {
     /// It requests half a CPU and 64 MiB, and may have twice as much.
-    fn new(world: &World, deployment: &str) -> Result<Self> {
-        let id = container_id();
+    fn new(cluster: &Cluster, deployment: &str) -> Result<Self> {
         let resources = (json!({"cpu": "500m", "memory": "64Mi"}), json!({"cpu": "1", "memory": "128Mi"}));
-        let app = Container::new("app", &id).with_resources(resources.0, resources.1);
+        let app = Container::started("app").with_resources(resources.0, resources.1);
         let mut pod = Pod::new(&format!("{deployment}-5d8f7c9b4-abcde"), vec![app]);
         pod.owner = Some(("ReplicaSet".to_owned(), format!("{deployment}-5d8f7c9b4")));
-        world.server.set_pod(&pod);
-        let pod = world.kubelet.pod(&pod.uid)?;
-        Ok(Self { container: pod.container(&id)?, _pod: pod })
+        cluster.run_pod(pod).map(Self)
     }
 
     /// Looks names up one after the other; how long each took by the asker's clock, the fastest first.
     fn look_up(&self, server: SocketAddr, names: &[(u16, &str)]) -> Result<Vec<f64>> {
-        let socket = inside(&self.container, || dns::udp(server))?;
+        let socket = inside(&self.0.container, || dns::udp(server))?;
         let mut took = Vec::new();
         for (times, name) in names {
             for id in 0..*times {
@@ -66,7 +52,7 @@ impl Workload {
         let lossy = |n| Program::attached("lossy", far.dir(), Direction::Ingress, &lose_one_in(n));
         let _lossy = one_in.map(lossy).transpose()?;
         let (address, server) = tcp::server(&far, &cable.far, 1)?;
-        let mut stream = tcp::connect(&self.container, &cable.near, address)?;
+        let mut stream = tcp::connect(&self.0.container, &cable.near, address)?;
         tcp::send(&mut stream, pieces)?;
         tcp::finish(stream)?;
         ensure!(tcp::joined(server)? == u64::from(pieces) * 1000, "the server did not get every byte");
@@ -77,11 +63,10 @@ impl Workload {
 
 root_test! {
     fn a_containers_use_is_beside_its_request_and_limit_under_its_whole_name() {
-        const TEST: &str = "a_containers_use_is_beside_its_request_and_limit_under_its_whole_name";
         let Some(backend) = VictoriaMetrics::for_test(TEST)? else { return Ok(()) };
-        let world = World::new(Driver::Systemd, Options::default())?;
-        let shop = Workload::new(&world, "shop")?;
-        let mut config = world.server.agent_config()?;
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        let shop = Workload::new(&cluster, "shop")?;
+        let mut config = cluster.server.agent_config()?;
         config["export"] = backend.exporter();
         config["cluster_name"] = json!("production");
         let agent = Agent::spawn(config)?;
@@ -92,7 +77,7 @@ root_test! {
         let of = |metric: &str| format!("{metric}{name}");
         // A quarter of a CPU: half of what it requests, a quarter of what it may have.
         backend.wait_for_value(&of("k8s_container_cpu_request_desired"), |cpus| cpus == 0.5)?;
-        let load = Load::duty_cycle(25 * MS, 100 * MS, 8 * SECOND).start(&shop.container)?;
+        let load = Load::duty_cycle(25 * MS, 100 * MS, 8 * SECOND).start(&shop.0.container)?;
         for (metric, expected, tolerance) in [
             ("container_cpu_usage", 0.25, 0.05),
             ("k8s_container_cpu_limit_desired", 1.0, 0.0),
@@ -114,21 +99,20 @@ root_test! {
         let times = backend.wait_for_value(&wasteful, |times| (times - 2.0).abs() < 0.4)?;
         println!("reserves {times} times what it uses");
         load.wait()?;
-        let truth = shop.container.cpu_stat()?.usage_seconds();
+        let truth = shop.0.container.cpu_stat()?.usage_seconds();
         let time = of("container_cpu_time_seconds_total");
         let found = backend.wait_for_value(&time, |seconds| seconds > truth * 0.998)?;
-        Tolerance::new(0.002, 0.0001).check(&time, found, truth)?;
+        EXACT.check(&time, found, truth)?;
         agent.stop().map(drop)
     }
 }
 
 root_test! {
     fn a_workloads_dns_percentiles_and_loss_ratio_in_promql_are_what_was_imposed_on_it() {
-        const TEST: &str = "a_workloads_dns_percentiles_and_loss_ratio_in_promql_are_what_was_imposed_on_it";
         let Some(backend) = VictoriaMetrics::for_test(TEST)? else { return Ok(()) };
-        let world = World::new(Driver::Systemd, Options::default())?;
-        let (shop, search) = (Workload::new(&world, "shop")?, Workload::new(&world, "search")?);
-        let mut config = world.server.agent_config()?;
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        let (shop, search) = (Workload::new(&cluster, "shop")?, Workload::new(&cluster, "search")?);
+        let mut config = cluster.server.agent_config()?;
         config["export"] = backend.exporter();
         let agent = Agent::spawn(config)?;
         backend.wait_for_value(r#"count(container_cpu_time_seconds_total{k8s_deployment_name="search"})"#, |n| n >= 1.0)?;

@@ -15,7 +15,7 @@ use crate::{
     agent::Agent,
     collector::Collector,
     kubernetes::{
-        Options, Server,
+        ApiOptions, ApiServer,
         objects::{self, Container, Pod, container_id},
         tree::{Driver, Kubelet},
     },
@@ -46,7 +46,7 @@ const LIFE: Duration = Duration::from_secs(600);
 
 /// A full node, an API server that has its pods, and where the agent sends what it sees.
 pub struct Cluster {
-    server: Server,
+    server: ApiServer,
     collector: Collector,
     _pods: Pods,
     stop: Stop,
@@ -56,7 +56,7 @@ impl Cluster {
     /// Makes the pods.
     pub fn start(stop: &Stop) -> Result<Self> {
         // Bookmarks come every minute, as from a real one.
-        let server = Server::start(Options::default())?;
+        let server = ApiServer::start(ApiOptions::default())?;
         server.set("nodes", objects::node("node-1", "32", "128Gi"));
         for pod in 0..PODS {
             let resources = || (json!({"cpu": "100m", "memory": "64Mi"}), json!({"cpu": "500m", "memory": "128Mi"}));
@@ -103,11 +103,11 @@ impl Cluster {
         let mut agent = self.agent(true)?;
         // The second has all names.
         self.wait_for_exports(&mut agent, before + 2)?;
-        let (began, used, asked) = (Instant::now(), cpu_time(agent.pid())?, self.server.asked().len());
+        let (began, used, asked) = (Instant::now(), cpu_time(agent.pid())?, self.server.requests().len());
         self.wait_for_exports(&mut agent, before + 2 + effort.pick(1, 4))?;
         let seconds = began.elapsed().as_secs_f64();
         let cpu = (cpu_time(agent.pid())? - used).as_secs_f64();
-        let idle = self.server.asked().len() - asked;
+        let idle = self.server.requests().len() - asked;
         let memory = Memory::of(agent.pid())?;
         ensure!(self.server.open_watches() == 2, "{} watches are open", self.server.open_watches());
         // A watch lasts 300 to 600 s: in a minute none may end, so what is told is what its length makes of it.
@@ -125,7 +125,7 @@ impl Cluster {
 
     /// What the open watches asked for, on average.
     fn mean_watch_seconds(&self) -> f64 {
-        let asked = self.server.asked();
+        let asked = self.server.requests();
         let seconds = asked.iter().filter_map(|asked| asked.path.split("timeoutSeconds=").nth(1)?.parse::<f64>().ok());
         let (sum, count) = seconds.fold((0.0, 0.0), |(sum, count), seconds| (sum + seconds, count + 1.0));
         sum / count

@@ -1,6 +1,6 @@
-//! That it answers as it is told to.
+//! It answers as scripted.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use super::*;

@@ -15,7 +15,7 @@ pub struct Container {
     pub sidecar: bool,
     /// `resources` of the spec.
     pub resources: Json,
-    /// `resources` of the status, told by those versions that have them.
+    /// `resources` of the status, in those versions that have them.
     pub current: Option<Json>,
     /// Its id, with the runtime before it; empty when it was never started.
     pub id: String,
@@ -30,7 +30,7 @@ pub struct Container {
 }
 
 impl Container {
-    /// One that runs and asks for nothing. `id` has no runtime before it; without one, it waits to be created.
+    /// One that runs and requests nothing. `id` has no runtime before it; without one, it waits to be created.
     pub fn new(name: &str, id: &str) -> Self {
         let (id, state) = match id {
             "" => (String::new(), json!({"waiting": {"reason": "ContainerCreating"}})),
@@ -48,6 +48,21 @@ impl Container {
             last_state: json!({}),
             restarts: 0,
         }
+    }
+
+    /// One that runs, with a new id.
+    pub fn started(name: &str) -> Self {
+        Self::new(name, &container_id())
+    }
+
+    /// Its id without the runtime.
+    pub fn bare_id(&self) -> &str {
+        self.id.strip_prefix("containerd://").unwrap_or(&self.id)
+    }
+
+    /// Its state after it has exited with 0.
+    pub fn complete(&mut self) {
+        self.state = json!({"terminated": {"exitCode": 0, "reason": "Completed", "containerID": self.id}});
     }
 
     /// With requests and limits: `cpu` and `memory`, as a spec has them.
@@ -115,6 +130,12 @@ impl Pod {
             qos: "Burstable",
             spec: json!({}),
         }
+    }
+
+    /// Its state after its first container has exited with 0.
+    pub fn succeed(&mut self) {
+        self.phase = "Succeeded";
+        self.containers[0].complete();
     }
 
     /// The object, without a resource version.

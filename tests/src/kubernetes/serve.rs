@@ -26,7 +26,8 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{Asked, Fault, Shared};
+use super::state::{ApiRequest, ApiState, Fault};
+use crate::watched::Watched;
 
 /// A body that is sent as it comes into being; an error breaks the connection.
 struct Stream(mpsc::UnboundedReceiver<Result<Bytes, std::io::Error>>);
@@ -42,11 +43,11 @@ impl Body for Stream {
 
 type Out = mpsc::UnboundedSender<Result<Bytes, std::io::Error>>;
 
-/// Serves until told to stop; then all connections are dropped.
+/// Serves until it is stopped; then all connections are dropped.
 pub(super) async fn serve(
     listener: std::net::TcpListener,
     acceptor: TlsAcceptor,
-    shared: Arc<Shared>,
+    shared: Arc<Watched<ApiState>>,
     mut stopped: oneshot::Receiver<()>,
 ) {
     let Ok(listener) = TcpListener::from_std(listener) else { return };
@@ -54,7 +55,7 @@ pub(super) async fn serve(
     loop {
         let due = shared.change(|state| state.arrive());
         let wait = due.map_or(Duration::from_secs(3600), |due| due.saturating_duration_since(Instant::now()));
-        let mut version = shared.version.subscribe();
+        let mut version = shared.changes();
         tokio::select! {
             _ = &mut stopped => return,
             () = tokio::time::sleep(wait) => {}
@@ -73,13 +74,13 @@ pub(super) async fn serve(
     }
 }
 
-async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Stream>, Infallible> {
+async fn answer(request: Request<Incoming>, shared: Arc<Watched<ApiState>>) -> Result<Response<Stream>, Infallible> {
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let authorization = header(AUTHORIZATION);
     let path = request.uri().path_and_query().map_or_else(String::new, ToString::to_string);
-    let asked = Asked { path, authorization: authorization.clone(), accept: header(ACCEPT), at: Instant::now() };
+    let received = ApiRequest { path, authorization: authorization.clone(), accept: header(ACCEPT), at: Instant::now() };
     let (fault, token) = shared.change(|state| {
-        state.asked.push(asked);
+        state.requests.push(received);
         let fault = state.script.pop_front().or_else(|| state.standing.clone());
         (fault, format!("Bearer {}", state.options.token))
     });
@@ -191,8 +192,8 @@ fn selected(object: &Json, query: &HashMap<String, String>) -> bool {
     })
 }
 
-fn list(shared: &Shared, resource: &str, query: &HashMap<String, String>, cut: bool) -> Response<Stream> {
-    let state = shared.state();
+fn list(shared: &Watched<ApiState>, resource: &str, query: &HashMap<String, String>, cut: bool) -> Response<Stream> {
+    let state = shared.get();
     // An item has no kind: it is that of the list.
     let bare = |object: &Json| {
         let fields = object.as_object().into_iter().flatten().filter(|(key, _)| *key != "kind" && *key != "apiVersion");
@@ -226,7 +227,7 @@ fn send_half(out: &Out, text: &str) {
     let _ = out.send(Err(std::io::Error::other("cut")));
 }
 
-fn watch(shared: &Arc<Shared>, resource: &str, query: HashMap<String, String>, cut: bool) -> Response<Stream> {
+fn watch(shared: &Arc<Watched<ApiState>>, resource: &str, query: HashMap<String, String>, cut: bool) -> Response<Stream> {
     let (out, stream) = mpsc::unbounded_channel();
     let from: u64 = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
     let timeout = query.get("timeoutSeconds").and_then(|seconds| seconds.parse().ok()).unwrap_or(1800);
@@ -250,7 +251,7 @@ fn watch(shared: &Arc<Shared>, resource: &str, query: HashMap<String, String>, c
 
 struct Watch {
     out: Out,
-    shared: Arc<Shared>,
+    shared: Arc<Watched<ApiState>>,
     resource: String,
     query: HashMap<String, String>,
     number: u64,
@@ -260,28 +261,28 @@ struct Watch {
 
 impl Watch {
     async fn run(self, from: u64) {
-        let mut version = self.shared.version.subscribe();
+        let mut version = self.shared.changes();
         let mut at = match self.begin(from) {
             Some(at) => at,
             None => return,
         };
-        let mut next_bookmark = Instant::now() + self.shared.state().options.bookmarks;
+        let mut next_bookmark = Instant::now() + self.shared.get().options.bookmarks;
         loop {
             let (due, closed) = {
-                let state = self.shared.state();
-                let due: Vec<_> = state.history.iter().filter(|happened| happened.version > at).cloned().collect();
+                let state = self.shared.get();
+                let due: Vec<_> = state.history.iter().filter(|event| event.version > at).cloned().collect();
                 at = at.max(state.visible);
                 (due, (state.closed.0 >= self.number).then_some(state.closed.1))
             };
-            for happened in due.iter().filter(|h| h.resource == self.resource && selected(&h.object, &self.query)) {
-                if !self.event(happened.kind, &happened.object) {
+            for event in due.iter().filter(|h| h.resource == self.resource && selected(&h.object, &self.query)) {
+                if !self.send(event.kind, &event.object) {
                     return;
                 }
             }
             let now = Instant::now();
             if now >= next_bookmark {
-                next_bookmark = now + self.shared.state().options.bookmarks;
-                self.event("BOOKMARK", &bookmark(&self.resource, at));
+                next_bookmark = now + self.shared.get().options.bookmarks;
+                self.send("BOOKMARK", &bookmark(&self.resource, at));
             }
             match closed {
                 Some(true) => return,
@@ -302,10 +303,10 @@ impl Watch {
 
     /// Sends what there is at the begin; the version that was reached, or `None` when the watch is over.
     fn begin(&self, from: u64) -> Option<u64> {
-        let state = self.shared.state();
+        let state = self.shared.get();
         if from != 0 && from < state.oldest {
             let gone = status_object(410, "Expired", &format!("too old resource version: {from} ({})", state.oldest));
-            self.event("ERROR", &gone);
+            self.send("ERROR", &gone);
             return None;
         }
         if from != 0 {
@@ -320,7 +321,7 @@ impl Watch {
             .collect();
         drop(state);
         for object in objects.iter().filter(|object| selected(object, &self.query)) {
-            if !self.event("ADDED", object) {
+            if !self.send("ADDED", object) {
                 return None;
             }
         }
@@ -328,7 +329,7 @@ impl Watch {
     }
 
     /// False when the watch is over.
-    fn event(&self, kind: &str, object: &Json) -> bool {
+    fn send(&self, kind: &str, object: &Json) -> bool {
         let line = json!({"type": kind, "object": object}).to_string() + "\n";
         if self.cut {
             send_half(&self.out, &line);

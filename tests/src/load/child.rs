@@ -6,7 +6,7 @@ use nix::libc;
 
 use super::{
     Memory, Work,
-    shared::{Page, Shared, WINDOW_NS},
+    shared::{Page, SharedPage, WINDOW_NS},
 };
 
 /// Sent by the pinging side when its time is over.
@@ -31,7 +31,7 @@ pub(super) struct Plan {
 }
 
 /// Carries out the plan and exits: with 0, or with the errno of what failed.
-pub(super) fn run(plan: &Plan, shared: &Shared) -> ! {
+pub(super) fn run(plan: &Plan, shared: &SharedPage) -> ! {
     let code = match prepare(plan) {
         Ok(()) => work(&plan.work, shared.page()).err().unwrap_or(0),
         Err(errno) => errno,

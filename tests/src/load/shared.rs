@@ -1,4 +1,4 @@
-//! What a load tells its parent while it runs: a page both have mapped.
+//! What a load reports to its parent while it runs: a page that both have mapped.
 
 use std::{
     num::NonZeroUsize,
@@ -38,16 +38,16 @@ impl Page {
 
 /// The mapping: shared with the processes forked while it exists.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct SharedPage {
     page: NonNull<Page>,
 }
 
 // SAFETY: the page holds atomics only.
-unsafe impl Send for Shared {}
+unsafe impl Send for SharedPage {}
 // SAFETY: the page holds atomics only.
-unsafe impl Sync for Shared {}
+unsafe impl Sync for SharedPage {}
 
-impl Shared {
+impl SharedPage {
     const LENGTH: NonZeroUsize = NonZeroUsize::new(size_of::<Page>()).unwrap();
 
     pub(super) fn new() -> Result<Self> {
@@ -73,7 +73,7 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for SharedPage {
     fn drop(&mut self) {
         // SAFETY: mapped in `new` with this length, and no reference into it outlives `self`.
         let _ = unsafe { munmap(self.page.cast(), Self::LENGTH.get()) };

@@ -1,20 +1,16 @@
-//! What an agent exports of pods, as tests look at it.
+//! What an agent has exported of pods: found by attributes, and waited for.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::{
-    Options, Server, objects,
-    tree::{Driver, Kubelet},
-};
 use crate::{
     agent::Agent,
     cgroup::Cgroup,
-    otlp::{Attributes, Exports, Point, Value},
+    otlp::{Attributes, Exports, Point},
 };
 
-/// The agent asks for the first time within 2 s, and an export comes every second.
+/// The agent's first request comes within 2 s, and an export comes every second.
 pub const SOON: Duration = Duration::from_secs(10);
 
 /// The resource of a cgroup's newest points.
@@ -31,7 +27,7 @@ pub fn wait_for_attributes(agent: &Agent, cgroup: &Cgroup, wanted: &[(&str, &str
 }
 
 /// The newest point of a metric whose resource has these attributes, of those that are about no cgroup.
-pub fn told<'a>(exports: &'a Exports, metric: &str, of: &[(&str, &str)], attributes: &[(&str, &str)]) -> Option<&'a Point> {
+pub fn newest<'a>(exports: &'a Exports, metric: &str, of: &[(&str, &str)], attributes: &[(&str, &str)]) -> Option<&'a Point> {
     let has = |all: &Attributes, wanted: &[(&str, &str)]| {
         wanted.iter().all(|(key, value)| all.get(*key).is_some_and(|own| own == value))
     };
@@ -43,34 +39,13 @@ pub fn told<'a>(exports: &'a Exports, metric: &str, of: &[(&str, &str)], attribu
 pub fn wait_for_value(agent: &Agent, metric: &str, of: &[(&str, &str)], attributes: &[(&str, &str)], wanted: f64) -> Result<()> {
     let mut last = None;
     let waited = agent.wait_for(&format!("{metric} {attributes:?} of {of:?} to be {wanted}"), SOON, |exports| {
-        last = told(exports, metric, of, attributes).map(number);
+        last = newest(exports, metric, of, attributes).map(number);
         last.is_some_and(|value| (value - wanted).abs() <= wanted.abs() / 1000.0).then_some(())
     });
     waited.with_context(|| format!("the last value was {last:?}"))
 }
 
-/// The value of a counter or gauge.
+/// The value of a counter or gauge; NaN, which equals nothing, of any other point.
 pub fn number(point: &Point) -> f64 {
-    match &point.value {
-        Value::Number(number) => *number,
-        Value::Histogram(_) | Value::Absent => f64::NAN,
-    }
-}
-
-/// A cluster of one node.
-#[derive(Debug)]
-pub struct World {
-    /// The API.
-    pub server: Server,
-    /// The cgroups.
-    pub kubelet: Kubelet,
-}
-
-impl World {
-    /// A cluster with one node, `node-1`.
-    pub fn new(driver: Driver, options: Options) -> Result<Self> {
-        let server = Server::start(options)?;
-        server.set("nodes", objects::node("node-1", "3800m", "14Gi"));
-        Ok(Self { server, kubelet: Kubelet::new(driver)? })
-    }
+    point.number().unwrap_or(f64::NAN)
 }
