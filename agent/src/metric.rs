@@ -1,4 +1,4 @@
-//! What a metric is: the declaration every signal makes once, beside the code that fills it.
+//! What a metric is: each is declared once, beside the code that fills it.
 //!
 //! METRICS.md, the encoder, `podmeter metrics` and the checks of dashboards all come from these declarations.
 
@@ -23,6 +23,29 @@ pub struct Metric {
     pub help: &'static str,
 }
 
+impl Metric {
+    /// A total that only grows.
+    pub const fn counter(name: &'static str, unit: &'static str, scope: Scope, help: &'static str) -> Self {
+        Self { name, unit, kind: MetricKind::Counter, attributes: &[], scope, help }
+    }
+
+    /// A current value.
+    pub const fn gauge(name: &'static str, unit: &'static str, scope: Scope, help: &'static str) -> Self {
+        Self { name, unit, kind: MetricKind::Gauge, attributes: &[], scope, help }
+    }
+
+    /// A distribution.
+    pub const fn histogram(name: &'static str, unit: &'static str, scope: Scope, help: &'static str) -> Self {
+        Self { name, unit, kind: MetricKind::Histogram, attributes: &[], scope, help }
+    }
+
+    /// The same, whose points may carry these attributes.
+    pub const fn attributes(mut self, keys: &'static [&'static str]) -> Self {
+        self.attributes = keys;
+        self
+    }
+}
+
 /// How a metric's values behave over time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
@@ -37,10 +60,12 @@ pub enum MetricKind {
 /// What a metric's points describe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// One container, or in host mode one cgroup.
+    /// A cgroup with its descendants: a container, a pod, a service, a slice.
+    Cgroup,
+    /// A container, as Kubernetes knows it.
     Container,
-    /// One workload: distributions are kept per workload to keep the number of series small.
-    Workload,
+    /// A pod, as Kubernetes knows it.
+    Pod,
     /// The node.
     Node,
     /// The agent itself.

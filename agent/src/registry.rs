@@ -40,8 +40,9 @@ fn kind(metric: &Metric) -> &'static str {
 
 fn scope(metric: &Metric) -> &'static str {
     match metric.scope {
+        Scope::Cgroup => "cgroup",
         Scope::Container => "container",
-        Scope::Workload => "workload",
+        Scope::Pod => "pod",
         Scope::Node => "node",
         Scope::Agent => "agent",
     }

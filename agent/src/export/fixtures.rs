@@ -18,38 +18,13 @@ use crate::metric::{Metric, MetricKind, Point, Scope, Value};
 
 pub(super) use self::node::{Load, node};
 
-pub(super) static TIME: Metric = Metric {
-    name: "container.cpu.time",
-    unit: "s",
-    kind: MetricKind::Counter,
-    attributes: &[],
-    scope: Scope::Container,
-    help: "CPU time used, from the kernel's own accounting at every switch.",
-};
-pub(super) static IO: Metric = Metric {
-    name: "k8s.pod.network.io",
-    unit: "By",
-    kind: MetricKind::Counter,
-    attributes: &["network.io.direction"],
-    scope: Scope::Container,
-    help: "Bytes sent and received.",
-};
-pub(super) static USAGE: Metric = Metric {
-    name: "container.cpu.usage",
-    unit: "{cpu}",
-    kind: MetricKind::Gauge,
-    attributes: &[],
-    scope: Scope::Container,
-    help: "CPUs used since the last export.",
-};
-pub(super) static BURST: Metric = Metric {
-    name: "podmeter.cpu.burst",
-    unit: "{cpu}",
-    kind: MetricKind::Histogram,
-    attributes: &[],
-    scope: Scope::Workload,
-    help: "CPUs used per 100 ms window.",
-};
+pub(super) static TIME: Metric =
+    Metric::counter("container.cpu.time", "s", Scope::Cgroup, "CPU time used, from the kernel's own accounting at every switch.");
+pub(super) static IO: Metric =
+    Metric::counter("k8s.pod.network.io", "By", Scope::Cgroup, "Bytes sent and received.").attributes(&["network.io.direction"]);
+pub(super) static USAGE: Metric =
+    Metric::gauge("container.cpu.usage", "{cpu}", Scope::Cgroup, "CPUs used since the last export.");
+pub(super) static BURST: Metric = Metric::histogram("podmeter.cpu.burst", "{cpu}", Scope::Cgroup, "CPUs used per 100 ms window.");
 
 pub(super) fn point(metric: &'static Metric, start_ns: u64, value: Value) -> Point {
     Point::new(metric, start_ns, value)

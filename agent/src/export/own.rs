@@ -1,84 +1,58 @@
 //! What became of the exports, as metrics: the next batch tells of those before it.
 
 use super::ship::Stats;
-use crate::metric::{Metric, MetricKind, Point, Scope, Value};
+use crate::metric::{Metric, Point, Scope, Value};
 
 /// Every metric of this stage.
 pub const METRICS: &[&Metric] =
     &[&POINTS, &EVENTS, &RETRIES, &QUEUE, &QUEUE_BYTES, &QUEUE_AGE, &CUT_VALUES, &LEFT_OUT_ATTRIBUTES];
 
 /// `podmeter.agent.export.points`
-pub static POINTS: Metric = Metric {
-    name: "podmeter.agent.export.points",
-    unit: "{point}",
-    kind: MetricKind::Counter,
-    attributes: &["outcome"],
-    scope: Scope::Agent,
-    help: "Points by what became of them: sent, rejected (by the collector, out of a request it took), failed (refused for good), dropped (pushed out of the full queue).",
-};
+pub static POINTS: Metric = Metric::counter("podmeter.agent.export.points", "{point}", Scope::Agent, "Points by what became of them: sent, rejected (by the collector, out of a request it took), failed (refused for good), dropped (pushed out of the full queue).").attributes(&["outcome"]);
 /// `podmeter.agent.export.events`
-pub static EVENTS: Metric = Metric {
-    name: "podmeter.agent.export.events",
-    unit: "{event}",
-    kind: MetricKind::Counter,
-    attributes: &["outcome"],
-    scope: Scope::Agent,
-    help: "Events by what became of them on their way to an OTLP receiver, as for points; dropped also where the receiver takes no logs.",
-};
+pub static EVENTS: Metric = Metric::counter("podmeter.agent.export.events", "{event}", Scope::Agent, "Events by what became of them on their way to an OTLP receiver, as for points; dropped also where the receiver takes no logs.").attributes(&["outcome"]);
 /// `podmeter.agent.export.retries`
-pub static RETRIES: Metric = Metric {
-    name: "podmeter.agent.export.retries",
-    unit: "{attempt}",
-    kind: MetricKind::Counter,
-    attributes: &[],
-    scope: Scope::Agent,
-    help: "Attempts to send that failed and were repeated.",
-};
+pub static RETRIES: Metric = Metric::counter(
+    "podmeter.agent.export.retries",
+    "{attempt}",
+    Scope::Agent,
+    "Attempts to send that failed and were repeated.",
+);
 /// `podmeter.agent.export.queue.length`
-pub static QUEUE: Metric = Metric {
-    name: "podmeter.agent.export.queue.length",
-    unit: "{request}",
-    kind: MetricKind::Gauge,
-    attributes: &[],
-    scope: Scope::Agent,
-    help: "Requests that wait to be sent: an export is one or several.",
-};
+pub static QUEUE: Metric = Metric::gauge(
+    "podmeter.agent.export.queue.length",
+    "{request}",
+    Scope::Agent,
+    "Requests that wait to be sent: an export is one or several.",
+);
 /// `podmeter.agent.export.queue.size`
-pub static QUEUE_BYTES: Metric = Metric {
-    name: "podmeter.agent.export.queue.size",
-    unit: "By",
-    kind: MetricKind::Gauge,
-    attributes: &[],
-    scope: Scope::Agent,
-    help: "Bytes of the requests that wait to be sent, as they are sent.",
-};
+pub static QUEUE_BYTES: Metric = Metric::gauge(
+    "podmeter.agent.export.queue.size",
+    "By",
+    Scope::Agent,
+    "Bytes of the requests that wait to be sent, as they are sent.",
+);
 /// `podmeter.agent.export.queue.age`
-pub static QUEUE_AGE: Metric = Metric {
-    name: "podmeter.agent.export.queue.age",
-    unit: "s",
-    kind: MetricKind::Gauge,
-    attributes: &[],
-    scope: Scope::Agent,
-    help: "How long the oldest request has waited. Absent when none waits.",
-};
+pub static QUEUE_AGE: Metric = Metric::gauge(
+    "podmeter.agent.export.queue.age",
+    "s",
+    Scope::Agent,
+    "How long the oldest request has waited. Absent when none waits.",
+);
 /// `podmeter.agent.attributes.truncated`
-pub static CUT_VALUES: Metric = Metric {
-    name: "podmeter.agent.attributes.truncated",
-    unit: "{value}",
-    kind: MetricKind::Counter,
-    attributes: &[],
-    scope: Scope::Agent,
-    help: "Values of attributes that were longer than export.attribute_bytes and left cut, in each export anew: an annotation, a path or a name without measure.",
-};
+pub static CUT_VALUES: Metric = Metric::counter(
+    "podmeter.agent.attributes.truncated",
+    "{value}",
+    Scope::Agent,
+    "Values of attributes that were longer than export.attribute_bytes and left cut, in each export anew: an annotation, a path or a name without measure.",
+);
 /// `podmeter.agent.attributes.dropped`
-pub static LEFT_OUT_ATTRIBUTES: Metric = Metric {
-    name: "podmeter.agent.attributes.dropped",
-    unit: "{attribute}",
-    kind: MetricKind::Counter,
-    attributes: &[],
-    scope: Scope::Agent,
-    help: "Attributes that were left out of a resource that had 64, in each export anew: configured ones first, then labels.",
-};
+pub static LEFT_OUT_ATTRIBUTES: Metric = Metric::counter(
+    "podmeter.agent.attributes.dropped",
+    "{attribute}",
+    Scope::Agent,
+    "Attributes that were left out of a resource that had 64, in each export anew: configured ones first, then labels.",
+);
 
 /// The counts as points; `events` are those of what is sent apart.
 pub fn points(stats: &Stats, events: Option<&Stats>, started_ns: u64) -> Vec<Point> {

@@ -3,85 +3,64 @@
 use std::time::Instant;
 
 use super::{follow_stats::Followed, index::PodIndex};
-use crate::metric::{Metric, MetricKind, Point, Scope, Value};
+use crate::metric::{Metric, Point, Scope, Value};
 
 /// Every metric of this module.
 pub const METRICS: &[&Metric] = &[&CURRENT, &OBJECTS, &SILENCE, &REQUESTS, &EVENTS, &MALFORMED, &ERRORS, &UNLABELLED, &LEFT_OUT];
 
-static CURRENT: Metric = Metric {
-    name: "podmeter.agent.kubernetes.current",
-    unit: "1",
-    kind: MetricKind::Gauge,
-    attributes: &["resource"],
-    scope: Scope::Agent,
-    help: "1 while what is known of pods, nodes or namespaces is current, 0 while the API cannot be reached: then the last known state is used.",
-};
-static OBJECTS: Metric = Metric {
-    name: "podmeter.agent.kubernetes.objects",
-    unit: "{object}",
-    kind: MetricKind::Gauge,
-    attributes: &["resource"],
-    scope: Scope::Agent,
-    help: "Objects that the API has; \"pods.deleted\" are deleted ones that are remembered, for the final values of their containers.",
-};
-static SILENCE: Metric = Metric {
-    name: "podmeter.agent.kubernetes.silence",
-    unit: "s",
-    kind: MetricKind::Gauge,
-    attributes: &[],
-    scope: Scope::Agent,
-    help: "How long ago the Kubernetes API last sent something; about a minute at most while all is well. Absent before its first response.",
-};
-static REQUESTS: Metric = Metric {
-    name: "podmeter.agent.kubernetes.requests",
-    unit: "{request}",
-    kind: MetricKind::Counter,
-    attributes: &[],
-    scope: Scope::Agent,
-    help: "Requests to the Kubernetes API or to the kubelet.",
-};
-static EVENTS: Metric = Metric {
-    name: "podmeter.agent.kubernetes.events",
-    unit: "{event}",
-    kind: MetricKind::Counter,
-    attributes: &[],
-    scope: Scope::Agent,
-    help: "Objects that the Kubernetes API has sent, again and again as they change.",
-};
-static MALFORMED: Metric = Metric {
-    name: "podmeter.agent.kubernetes.malformed",
-    unit: "{object}",
-    kind: MetricKind::Counter,
-    attributes: &[],
-    scope: Scope::Agent,
-    help: "Objects of the Kubernetes API that could not be read and were skipped.",
-};
-static ERRORS: Metric = Metric {
-    name: "podmeter.agent.kubernetes.errors",
-    unit: "{error}",
-    kind: MetricKind::Counter,
-    attributes: &["error.type"],
-    scope: Scope::Agent,
-    help: "Requests to the Kubernetes API that failed, or watches that broke, by kind.",
-};
-static UNLABELLED: Metric = Metric {
-    name: "podmeter.agent.kubernetes.unlabelled",
-    unit: "{cgroup}",
-    kind: MetricKind::Gauge,
-    attributes: &[],
-    scope: Scope::Agent,
-    help: "Cgroups of pods that Kubernetes has not reported: exported by pod UID and container id after a wait of 10 s to 5 min.",
-};
+static CURRENT: Metric = Metric::gauge("podmeter.agent.kubernetes.current", "1", Scope::Agent, "1 while what is known of pods, nodes or namespaces is current, 0 while the API cannot be reached: then the last known state is used.").attributes(&["resource"]);
+static OBJECTS: Metric = Metric::gauge(
+    "podmeter.agent.kubernetes.objects",
+    "{object}",
+    Scope::Agent,
+    "Objects that the API has; \"pods.deleted\" are deleted ones that are remembered, for the final values of their containers.",
+)
+.attributes(&["resource"]);
+static SILENCE: Metric = Metric::gauge(
+    "podmeter.agent.kubernetes.silence",
+    "s",
+    Scope::Agent,
+    "How long ago the Kubernetes API last sent something; about a minute at most while all is well. Absent before its first response.",
+);
+static REQUESTS: Metric = Metric::counter(
+    "podmeter.agent.kubernetes.requests",
+    "{request}",
+    Scope::Agent,
+    "Requests to the Kubernetes API or to the kubelet.",
+);
+static EVENTS: Metric = Metric::counter(
+    "podmeter.agent.kubernetes.events",
+    "{event}",
+    Scope::Agent,
+    "Objects that the Kubernetes API has sent, again and again as they change.",
+);
+static MALFORMED: Metric = Metric::counter(
+    "podmeter.agent.kubernetes.malformed",
+    "{object}",
+    Scope::Agent,
+    "Objects of the Kubernetes API that could not be read and were skipped.",
+);
+static ERRORS: Metric = Metric::counter(
+    "podmeter.agent.kubernetes.errors",
+    "{error}",
+    Scope::Agent,
+    "Requests to the Kubernetes API that failed, or watches that broke, by kind.",
+)
+.attributes(&["error.type"]);
+static UNLABELLED: Metric = Metric::gauge(
+    "podmeter.agent.kubernetes.unlabelled",
+    "{cgroup}",
+    Scope::Agent,
+    "Cgroups of pods that Kubernetes has not reported: exported by pod UID and container id after a wait of 10 s to 5 min.",
+);
 
-static LEFT_OUT: Metric = Metric {
-    name: "podmeter.agent.kubernetes.left_out",
-    unit: "{pod}",
-    kind: MetricKind::Gauge,
-    attributes: &[],
-    scope: Scope::Agent,
-    help: "Pods without an exported state: finished ones that have been exported and are older than kubernetes.finished_pods, or \
+static LEFT_OUT: Metric = Metric::gauge(
+    "podmeter.agent.kubernetes.left_out",
+    "{pod}",
+    Scope::Agent,
+    "Pods without an exported state: finished ones that have been exported and are older than kubernetes.finished_pods, or \
            not among the latest hundred; and pods beyond those that one node can have.",
-};
+);
 
 /// Cgroups and pods that a batch lacks.
 #[derive(Clone, Copy, Debug)]

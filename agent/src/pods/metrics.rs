@@ -3,7 +3,7 @@
 //! They belong to a container as the pod's spec has it, or to a pod: their resource has no `container.id`, so their series go on
 //! when a container is started again.
 
-use crate::metric::{Metric, MetricKind, Scope};
+use crate::metric::{Metric, Scope};
 
 /// The point attribute of [`REASON`] and [`LAST_REASON`].
 pub const REASON_KEY: &str = "k8s.container.status.reason";
@@ -38,120 +38,138 @@ pub const METRICS: &[&Metric] = &[
     &PHASE,
 ];
 
-const fn gauge(name: &'static str, unit: &'static str, scope: Scope, help: &'static str) -> Metric {
-    Metric { name, unit, kind: MetricKind::Gauge, attributes: &[], scope, help }
-}
-
-const fn container(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
-    gauge(name, unit, Scope::Container, help)
-}
-
-const fn node(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
-    gauge(name, unit, Scope::Node, help)
-}
-
 /// `k8s.container.cpu.request.desired`
 pub static CPU_REQUEST: Metric =
-    container("k8s.container.cpu.request.desired", "{cpu}", "CPUs that the container's spec requests.");
+    Metric::gauge("k8s.container.cpu.request.desired", "{cpu}", Scope::Container, "CPUs that the container's spec requests.");
 /// `k8s.container.cpu.limit.desired`
-pub static CPU_LIMIT: Metric = container("k8s.container.cpu.limit.desired", "{cpu}", "CPUs that the container's spec allows.");
+pub static CPU_LIMIT: Metric =
+    Metric::gauge("k8s.container.cpu.limit.desired", "{cpu}", Scope::Container, "CPUs that the container's spec allows.");
 /// `k8s.container.memory.request.desired`
 pub static MEMORY_REQUEST: Metric =
-    container("k8s.container.memory.request.desired", "By", "Memory that the container's spec requests.");
+    Metric::gauge("k8s.container.memory.request.desired", "By", Scope::Container, "Memory that the container's spec requests.");
 /// `k8s.container.memory.limit.desired`
 pub static MEMORY_LIMIT: Metric =
-    container("k8s.container.memory.limit.desired", "By", "Memory that the container's spec allows.");
+    Metric::gauge("k8s.container.memory.limit.desired", "By", Scope::Container, "Memory that the container's spec allows.");
 /// `k8s.container.cpu.request.utilization`
-pub static CPU_REQUEST_USED: Metric = container(
+pub static CPU_REQUEST_USED: Metric = Metric::gauge(
     "k8s.container.cpu.request.utilization",
     "1",
+    Scope::Container,
     "CPUs used over the last interval as a share of the request in force: the status', else the spec's.",
 );
 /// `k8s.container.cpu.limit.utilization`
-pub static CPU_LIMIT_USED: Metric = container(
+pub static CPU_LIMIT_USED: Metric = Metric::gauge(
     "k8s.container.cpu.limit.utilization",
     "1",
+    Scope::Container,
     "CPUs used over the last interval as a share of the limit in force: cpu.max, else the status', else the spec's.",
 );
 /// `podmeter.memory.request.utilization`
-pub static MEMORY_REQUEST_USED: Metric = container(
+pub static MEMORY_REQUEST_USED: Metric = Metric::gauge(
     "podmeter.memory.request.utilization",
     "1",
+    Scope::Container,
     "Working set as a share of the memory request in force: the status', else the spec's.",
 );
 /// `podmeter.memory.limit.utilization`
-pub static MEMORY_LIMIT_USED: Metric = container(
+pub static MEMORY_LIMIT_USED: Metric = Metric::gauge(
     "podmeter.memory.limit.utilization",
     "1",
+    Scope::Container,
     "Working set as a share of the memory limit in force: memory.max, else the status', else the spec's.",
 );
 /// `podmeter.cpu.slack`
-pub static CPU_SLACK: Metric = container(
+pub static CPU_SLACK: Metric = Metric::gauge(
     "podmeter.cpu.slack",
     "{cpu}",
+    Scope::Container,
     "CPUs reserved but not used over the last interval: request in force minus usage, never below 0, so that sums show what \
      could be given back. Of the pod, not of its containers, where spec.resources requests for all of them.",
 );
 /// `podmeter.memory.slack`
-pub static MEMORY_SLACK: Metric = container(
+pub static MEMORY_SLACK: Metric = Metric::gauge(
     "podmeter.memory.slack",
     "By",
+    Scope::Container,
     "Memory reserved but not used: request in force minus working set, never below 0. Of the pod where spec.resources requests.",
 );
 /// `podmeter.pod.cpu.request`
-pub static POD_CPU_REQUEST: Metric = container(
+pub static POD_CPU_REQUEST: Metric = Metric::gauge(
     "podmeter.pod.cpu.request",
     "{cpu}",
+    Scope::Pod,
     "CPUs that the scheduler sets aside for the pod: containers, init containers, spec.resources and overhead by its rule; during \
      a resize the largest of what is requested, admitted and in force, without what the node has refused. Absent when the pod is \
      over.",
 );
 /// `podmeter.pod.cpu.limit`
-pub static POD_CPU_LIMIT: Metric =
-    container("podmeter.pod.cpu.limit", "{cpu}", "CPUs that spec.resources allows to the pod as a whole. Absent without.");
+pub static POD_CPU_LIMIT: Metric = Metric::gauge(
+    "podmeter.pod.cpu.limit",
+    "{cpu}",
+    Scope::Pod,
+    "CPUs that spec.resources allows to the pod as a whole. Absent without.",
+);
 /// `podmeter.pod.memory.request`
-pub static POD_MEMORY_REQUEST: Metric = container(
+pub static POD_MEMORY_REQUEST: Metric = Metric::gauge(
     "podmeter.pod.memory.request",
     "By",
+    Scope::Pod,
     "Memory that the scheduler sets aside for the pod, by the same rule. Absent when the pod is over.",
 );
 /// `podmeter.pod.memory.limit`
-pub static POD_MEMORY_LIMIT: Metric =
-    container("podmeter.pod.memory.limit", "By", "Memory that spec.resources allows to the pod as a whole. Absent without.");
+pub static POD_MEMORY_LIMIT: Metric = Metric::gauge(
+    "podmeter.pod.memory.limit",
+    "By",
+    Scope::Pod,
+    "Memory that spec.resources allows to the pod as a whole. Absent without.",
+);
 /// `k8s.node.cpu.allocatable`
-pub static NODE_CPU: Metric = node("k8s.node.cpu.allocatable", "{cpu}", "CPUs that the node's pods may request in all.");
+pub static NODE_CPU: Metric =
+    Metric::gauge("k8s.node.cpu.allocatable", "{cpu}", Scope::Node, "CPUs that the node's pods may request in all.");
 /// `k8s.node.memory.allocatable`
-pub static NODE_MEMORY: Metric = node("k8s.node.memory.allocatable", "By", "Memory that the node's pods may request in all.");
+pub static NODE_MEMORY: Metric =
+    Metric::gauge("k8s.node.memory.allocatable", "By", Scope::Node, "Memory that the node's pods may request in all.");
 /// `podmeter.node.cpu.request`
-pub static NODE_CPU_REQUEST: Metric =
-    node("podmeter.node.cpu.request", "{cpu}", "CPUs set aside for the node's pods: the sum of podmeter.pod.cpu.request.");
+pub static NODE_CPU_REQUEST: Metric = Metric::gauge(
+    "podmeter.node.cpu.request",
+    "{cpu}",
+    Scope::Node,
+    "CPUs set aside for the node's pods: the sum of podmeter.pod.cpu.request.",
+);
 /// `podmeter.node.memory.request`
-pub static NODE_MEMORY_REQUEST: Metric =
-    node("podmeter.node.memory.request", "By", "Memory set aside for the node's pods: the sum of podmeter.pod.memory.request.");
+pub static NODE_MEMORY_REQUEST: Metric = Metric::gauge(
+    "podmeter.node.memory.request",
+    "By",
+    Scope::Node,
+    "Memory set aside for the node's pods: the sum of podmeter.pod.memory.request.",
+);
 /// `k8s.container.restart.count`
-pub static RESTARTS: Metric =
-    container("k8s.container.restart.count", "{restart}", "How often kubelet has restarted the container, from the status.");
+pub static RESTARTS: Metric = Metric::gauge(
+    "k8s.container.restart.count",
+    "{restart}",
+    Scope::Container,
+    "How often kubelet has restarted the container, from the status.",
+);
 /// `k8s.container.ready`
-pub static READY: Metric = container("k8s.container.ready", "{container}", "1 when the container is ready for traffic, else 0.");
+pub static READY: Metric =
+    Metric::gauge("k8s.container.ready", "{container}", Scope::Container, "1 when the container is ready for traffic, else 0.");
 /// `k8s.container.status.reason`
-pub static REASON: Metric = Metric {
-    attributes: &[REASON_KEY],
-    ..container(
-        "k8s.container.status.reason",
-        "{container}",
-        "1 for the reason why the container waits or has ended; \"Other\" for those that are neither kubelet's nor a container \
+pub static REASON: Metric = Metric::gauge(
+    "k8s.container.status.reason",
+    "{container}",
+    Scope::Container,
+    "1 for the reason why the container waits or has ended; \"Other\" for those that are neither kubelet's nor a container \
          runtime's. Absent when there is none.",
-    )
-};
+)
+.attributes(&[REASON_KEY]);
 /// `podmeter.container.last_terminated`
-pub static LAST_REASON: Metric = Metric {
-    attributes: &[REASON_KEY],
-    ..container(
-        "podmeter.container.last_terminated",
-        "{container}",
-        "1 for the reason why the container before this one has ended. Absent when there was none.",
-    )
-};
+pub static LAST_REASON: Metric = Metric::gauge(
+    "podmeter.container.last_terminated",
+    "{container}",
+    Scope::Container,
+    "1 for the reason why the container before this one has ended. Absent when there was none.",
+)
+.attributes(&[REASON_KEY]);
 /// `k8s.pod.status.phase`
 pub static PHASE: Metric =
-    Metric { attributes: &[PHASE_KEY], ..container("k8s.pod.status.phase", "{pod}", "1 for the phase that the pod is in.") };
+    Metric::gauge("k8s.pod.status.phase", "{pod}", Scope::Pod, "1 for the phase that the pod is in.").attributes(&[PHASE_KEY]);

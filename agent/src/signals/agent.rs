@@ -10,7 +10,7 @@ use super::{ActiveSignal, Readings, Signal, SignalError};
 use crate::{
     cgroups::{Cgroup, Cgroups},
     kernel::facts,
-    metric::{Metric, MetricKind, Point, Scope, Value},
+    metric::{Metric, Point, Scope, Value},
 };
 
 /// See the module.
@@ -25,70 +25,58 @@ pub const SIGNAL: Signal = Signal {
 };
 
 /// `podmeter.agent.signal.active`
-pub static SIGNAL_ACTIVE: Metric = Metric {
-    name: "podmeter.agent.signal.active",
-    unit: "{signal}",
-    kind: MetricKind::Gauge,
-    attributes: &["signal"],
-    scope: Scope::Agent,
-    help: "1 for each signal that is measured, 0 for one that could not be started: `podmeter check` and the agent's log say why. \
+pub static SIGNAL_ACTIVE: Metric = Metric::gauge(
+    "podmeter.agent.signal.active",
+    "{signal}",
+    Scope::Agent,
+    "1 for each signal that is measured, 0 for one that could not be started: `podmeter check` and the agent's log say why. \
            Absent for one that the configuration switches off.",
-};
+)
+.attributes(&["signal"]);
 /// `podmeter.agent.signal.read_time`
-pub static READ_TIME: Metric = Metric {
-    name: "podmeter.agent.signal.read_time",
-    unit: "s",
-    kind: MetricKind::Gauge,
-    attributes: &["signal"],
-    scope: Scope::Agent,
-    help: "How long it took to read the signal for this export, all cgroups together.",
-};
+pub static READ_TIME: Metric = Metric::gauge(
+    "podmeter.agent.signal.read_time",
+    "s",
+    Scope::Agent,
+    "How long it took to read the signal for this export, all cgroups together.",
+)
+.attributes(&["signal"]);
 /// `podmeter.agent.cpu.time`
-pub static CPU_TIME: Metric = Metric {
-    name: "podmeter.agent.cpu.time",
-    unit: "s",
-    kind: MetricKind::Counter,
-    attributes: &[],
-    scope: Scope::Agent,
-    help: "CPU time of the agent's process. What its programs use in the kernel is part of the tasks they interrupt.",
-};
+pub static CPU_TIME: Metric = Metric::counter(
+    "podmeter.agent.cpu.time",
+    "s",
+    Scope::Agent,
+    "CPU time of the agent's process. What its programs use in the kernel is part of the tasks they interrupt.",
+);
 /// `podmeter.agent.memory.rss`
-pub static MEMORY: Metric = Metric {
-    name: "podmeter.agent.memory.rss",
-    unit: "By",
-    kind: MetricKind::Gauge,
-    attributes: &[],
-    scope: Scope::Agent,
-    help: "Resident memory of the agent's process, the pages of its BPF maps that it has read included.",
-};
+pub static MEMORY: Metric = Metric::gauge(
+    "podmeter.agent.memory.rss",
+    "By",
+    Scope::Agent,
+    "Resident memory of the agent's process, the pages of its BPF maps that it has read included.",
+);
 /// `podmeter.agent.cgroups`
-pub static CGROUPS: Metric = Metric {
-    name: "podmeter.agent.cgroups",
-    unit: "{cgroup}",
-    kind: MetricKind::Gauge,
-    attributes: &[],
-    scope: Scope::Agent,
-    help: "Cgroups that hold a slot, those included that died within the last seconds.",
-};
+pub static CGROUPS: Metric = Metric::gauge(
+    "podmeter.agent.cgroups",
+    "{cgroup}",
+    Scope::Agent,
+    "Cgroups that hold a slot, those included that died within the last seconds.",
+);
 /// `podmeter.agent.slots`
-pub static SLOTS: Metric = Metric {
-    name: "podmeter.agent.slots",
-    unit: "{slot}",
-    kind: MetricKind::Gauge,
-    attributes: &[],
-    scope: Scope::Agent,
-    help: "Slots for cgroups (cgroups.slots), of which one is the unattributed.",
-};
+pub static SLOTS: Metric = Metric::gauge(
+    "podmeter.agent.slots",
+    "{slot}",
+    Scope::Agent,
+    "Slots for cgroups (cgroups.slots), of which one is the unattributed.",
+);
 /// `podmeter.agent.cgroups.without_slot`
-pub static WITHOUT_SLOT: Metric = Metric {
-    name: "podmeter.agent.cgroups.without_slot",
-    unit: "{cgroup}",
-    kind: MetricKind::Counter,
-    attributes: &[],
-    scope: Scope::Agent,
-    help: "Cgroups that were born when all slots were taken, or three quarters of them where it is more than four levels deep: what they use \
+pub static WITHOUT_SLOT: Metric = Metric::counter(
+    "podmeter.agent.cgroups.without_slot",
+    "{cgroup}",
+    Scope::Agent,
+    "Cgroups that were born when all slots were taken, or three quarters of them where it is more than four levels deep: what they use \
            and what is below them is unattributed. They get a slot when an eighth of all is free.",
-};
+);
 
 /// Nothing is kept: the kernel counts.
 struct Agent {

@@ -28,7 +28,7 @@ use crate::{
         load::{Hook, Kernel, LOCKED_DOWN, LoadError, Object, Optional, Plan},
         sys::MappedArray,
     },
-    metric::{Metric, MetricKind, Point, Scope, Value},
+    metric::{Metric, Point, Scope, Value},
 };
 
 /// See the module.
@@ -56,116 +56,76 @@ pub const SIGNAL: Signal = Signal {
 };
 
 /// `container.cpu.time`
-pub static TIME: Metric = Metric {
-    name: "container.cpu.time",
-    unit: "s",
-    kind: MetricKind::Counter,
-    attributes: &[],
-    scope: Scope::Container,
-    help: "CPU time since the cgroup was made, descendants included: what cpu.stat's usage_usec counts.",
-};
+pub static TIME: Metric = Metric::counter(
+    "container.cpu.time",
+    "s",
+    Scope::Cgroup,
+    "CPU time since the cgroup was made, descendants included: what cpu.stat's usage_usec counts.",
+);
 /// `container.cpu.usage`
-pub static USAGE: Metric = Metric {
-    name: "container.cpu.usage",
-    unit: "{cpu}",
-    kind: MetricKind::Gauge,
-    attributes: &[],
-    scope: Scope::Container,
-    help: "CPUs used over the last interval.",
-};
+pub static USAGE: Metric = Metric::gauge("container.cpu.usage", "{cpu}", Scope::Cgroup, "CPUs used over the last interval.");
 /// `podmeter.cpu.wait.time`
-pub static WAIT_TIME: Metric = Metric {
-    name: "podmeter.cpu.wait.time",
-    unit: "s",
-    kind: MetricKind::Counter,
-    attributes: &["cause"],
-    scope: Scope::Container,
-    help: "Time that tasks were runnable and did not run: throttled by the cgroup's own cpu.max, or in contention with others. \
+pub static WAIT_TIME: Metric = Metric::counter(
+    "podmeter.cpu.wait.time",
+    "s",
+    Scope::Cgroup,
+    "Time that tasks were runnable and did not run: throttled by the cgroup's own cpu.max, or in contention with others. \
            Without a cpu controller in cgroup2 nothing is known of throttling: all of it is contention.",
-};
+)
+.attributes(&["cause"]);
 /// `podmeter.cpu.wait`
-pub static WAIT: Metric = Metric {
-    name: "podmeter.cpu.wait",
-    unit: "s",
-    kind: MetricKind::Histogram,
-    attributes: &[],
-    scope: Scope::Workload,
-    help: "How long a task waited before each time it got a CPU.",
-};
+pub static WAIT: Metric =
+    Metric::histogram("podmeter.cpu.wait", "s", Scope::Cgroup, "How long a task waited before each time it got a CPU.");
 /// `podmeter.cpu.burst`
-pub static BURST: Metric = Metric {
-    name: "podmeter.cpu.burst",
-    unit: "{cpu}",
-    kind: MetricKind::Histogram,
-    attributes: &[],
-    scope: Scope::Workload,
-    help: "CPUs used in each 100 ms window, idle windows included: its percentiles are real demand, not averages.",
-};
+pub static BURST: Metric = Metric::histogram(
+    "podmeter.cpu.burst",
+    "{cpu}",
+    Scope::Cgroup,
+    "CPUs used in each 100 ms window, idle windows included: its percentiles are real demand, not averages.",
+);
 /// `podmeter.cpu.switches`
-pub static SWITCHES: Metric = Metric {
-    name: "podmeter.cpu.switches",
-    unit: "{switch}",
-    kind: MetricKind::Counter,
-    attributes: &[],
-    scope: Scope::Container,
-    help: "Times that a task was taken off a CPU.",
-};
+pub static SWITCHES: Metric =
+    Metric::counter("podmeter.cpu.switches", "{switch}", Scope::Cgroup, "Times that a task was taken off a CPU.");
 /// `podmeter.cpu.periods`
-pub static PERIODS: Metric = Metric {
-    name: "podmeter.cpu.periods",
-    unit: "{period}",
-    kind: MetricKind::Counter,
-    attributes: &[],
-    scope: Scope::Container,
-    help: "Enforcement periods of cpu.max in which the cgroup ran. Absent without a cpu controller.",
-};
+pub static PERIODS: Metric = Metric::counter(
+    "podmeter.cpu.periods",
+    "{period}",
+    Scope::Cgroup,
+    "Enforcement periods of cpu.max in which the cgroup ran. Absent without a cpu controller.",
+);
 /// `podmeter.cpu.throttled.periods`
-pub static THROTTLED_PERIODS: Metric = Metric {
-    name: "podmeter.cpu.throttled.periods",
-    unit: "{period}",
-    kind: MetricKind::Counter,
-    attributes: &[],
-    scope: Scope::Container,
-    help: "Enforcement periods of cpu.max in which the cgroup used up its quota. Absent without a cpu controller.",
-};
+pub static THROTTLED_PERIODS: Metric = Metric::counter(
+    "podmeter.cpu.throttled.periods",
+    "{period}",
+    Scope::Cgroup,
+    "Enforcement periods of cpu.max in which the cgroup used up its quota. Absent without a cpu controller.",
+);
 /// `k8s.node.cpu.time`
-pub static NODE_TIME: Metric = Metric {
-    name: "k8s.node.cpu.time",
-    unit: "s",
-    kind: MetricKind::Counter,
-    attributes: &[],
-    scope: Scope::Node,
-    help: "CPU time of all tasks of the node since boot: all cgroups and the unattributed.",
-};
+pub static NODE_TIME: Metric = Metric::counter(
+    "k8s.node.cpu.time",
+    "s",
+    Scope::Node,
+    "CPU time of all tasks of the node since boot: all cgroups and the unattributed.",
+);
 /// `k8s.node.cpu.usage`
-pub static NODE_USAGE: Metric = Metric {
-    name: "k8s.node.cpu.usage",
-    unit: "{cpu}",
-    kind: MetricKind::Gauge,
-    attributes: &[],
-    scope: Scope::Node,
-    help: "CPUs used by all tasks of the node over the last interval.",
-};
+pub static NODE_USAGE: Metric =
+    Metric::gauge("k8s.node.cpu.usage", "{cpu}", Scope::Node, "CPUs used by all tasks of the node over the last interval.");
 /// `podmeter.cpu.unattributed`
-pub static UNATTRIBUTED_TIME: Metric = Metric {
-    name: "podmeter.cpu.unattributed",
-    unit: "s",
-    kind: MetricKind::Counter,
-    attributes: &[],
-    scope: Scope::Node,
-    help: "CPU time of cgroups that were born when all slots were taken: the books balance, raise cgroups.slots when it grows.",
-};
+pub static UNATTRIBUTED_TIME: Metric = Metric::counter(
+    "podmeter.cpu.unattributed",
+    "s",
+    Scope::Node,
+    "CPU time of cgroups that were born when all slots were taken: the books balance, raise cgroups.slots when it grows.",
+);
 
 /// `podmeter.cpu.windows.lost`
-pub static LOST_WINDOWS: Metric = Metric {
-    name: "podmeter.cpu.windows.lost",
-    unit: "{window}",
-    kind: MetricKind::Counter,
-    attributes: &[],
-    scope: Scope::Node,
-    help: "Windows of single cgroups on single CPUs that were overwritten before they were read, or written after the window was \
+pub static LOST_WINDOWS: Metric = Metric::counter(
+    "podmeter.cpu.windows.lost",
+    "{window}",
+    Scope::Node,
+    "Windows of single cgroups on single CPUs that were overwritten before they were read, or written after the window was \
            closed: bursts are incomplete when it grows.",
-};
+);
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cpu"));
 

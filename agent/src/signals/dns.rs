@@ -30,7 +30,7 @@ use crate::{
         load::{Hook, Kernel, LoadError, Object, Plan, clear_calls},
         sys::{self, MappedArray},
     },
-    metric::{Metric, MetricKind, Point, Scope, Value},
+    metric::{Metric, Point, Scope, Value},
 };
 
 /// See the module.
@@ -64,113 +64,93 @@ const ENDS: &[&str] = &["error.type", "network.transport"];
 const WAYS: &[&str] = &["side", "network.transport"];
 
 /// `dns.lookup.duration`
-pub static LOOKUPS: Metric = Metric {
-    name: "dns.lookup.duration",
-    unit: "s",
-    kind: MetricKind::Histogram,
-    attributes: ENDS,
-    scope: Scope::Workload,
-    help: "From a query to its answer, as the asking container's socket sees them, retries with the same id included. error.type is \
-           absent for NOERROR, an rcode's name, _OTHER for a rare one, or timeout: no answer in dns.timeout, which is then the duration.",
-};
+pub static LOOKUPS: Metric = Metric::histogram("dns.lookup.duration", "s", Scope::Cgroup, "From a query to its answer, as the asking container's socket sees them, retries with the same id included. error.type is \
+           absent for NOERROR, an rcode's name, _OTHER for a rare one, or timeout: no answer in dns.timeout, which is then the duration.").attributes(ENDS);
 /// `podmeter.dns.server.duration`
-pub static SERVED: Metric = Metric {
-    name: "podmeter.dns.server.duration",
-    unit: "s",
-    kind: MetricKind::Histogram,
-    attributes: ENDS,
-    scope: Scope::Workload,
-    help: "From a query to its answer, as the answering container's socket sees them. error.type as for dns.lookup.duration.",
-};
+pub static SERVED: Metric = Metric::histogram(
+    "podmeter.dns.server.duration",
+    "s",
+    Scope::Cgroup,
+    "From a query to its answer, as the answering container's socket sees them. error.type as for dns.lookup.duration.",
+)
+.attributes(ENDS);
 /// `podmeter.dns.queries`
-pub static QUERIES: Metric = counter(
-    "podmeter.dns.queries",
-    "{query}",
-    "Queries sent (side client) and received (side server), retries included: retries, lookups, abandoned, lost, and those in flight.",
-);
+pub static QUERIES: Metric = Metric::counter("podmeter.dns.queries", "{query}", Scope::Cgroup, "Queries sent (side client) and received (side server), retries included: retries, lookups, abandoned, lost, and those in flight.").attributes(WAYS);
 /// `podmeter.dns.retries`
-pub static RETRIES: Metric = counter(
-    "podmeter.dns.retries",
-    "{query}",
-    "Queries asked again on the same socket with the same id before there was an answer: of the same name server, or of another, as musl \
-     asks all at once.",
-);
+pub static RETRIES: Metric = Metric::counter("podmeter.dns.retries", "{query}", Scope::Cgroup, "Queries asked again on the same socket with the same id before there was an answer: of the same name server, or of another, as musl \
+     asks all at once.").attributes(WAYS);
 /// `podmeter.dns.truncated`
-pub static TRUNCATED: Metric = counter(
+pub static TRUNCATED: Metric = Metric::counter(
     "podmeter.dns.truncated",
     "{answer}",
+    Scope::Cgroup,
     "Answers that were cut to fit into a datagram (TC). Asking again over TCP is a lookup of its own.",
-);
+)
+.attributes(WAYS);
 /// `podmeter.dns.abandoned`
-pub static ABANDONED: Metric =
-    counter("podmeter.dns.abandoned", "{query}", "Queries whose cgroup was gone before an answer or the end of dns.timeout.");
-/// `podmeter.dns.lost`
-pub static LOST: Metric = counter(
-    "podmeter.dns.lost",
+pub static ABANDONED: Metric = Metric::counter(
+    "podmeter.dns.abandoned",
     "{query}",
-    "Queries that could not be followed to their end: the cgroup had as many in flight as there was room left for others, no memory, \
-     a gap in their TCP stream, or another question with the same id on the same socket before there was an answer.",
-);
+    Scope::Cgroup,
+    "Queries whose cgroup was gone before an answer or the end of dns.timeout.",
+)
+.attributes(WAYS);
+/// `podmeter.dns.lost`
+pub static LOST: Metric = Metric::counter("podmeter.dns.lost", "{query}", Scope::Cgroup, "Queries that could not be followed to their end: the cgroup had as many in flight as there was room left for others, no memory, \
+     a gap in their TCP stream, or another question with the same id on the same socket before there was an answer.").attributes(WAYS);
 /// `podmeter.dns.duplicates`
-pub static DUPLICATES: Metric = counter(
-    "podmeter.dns.duplicates",
-    "{message}",
-    "Further answers to a lookup that had been answered within dns.timeout: by another of the name servers that were asked at once, given \
-     twice, or the rest of a zone transfer.",
-);
+pub static DUPLICATES: Metric = Metric::counter("podmeter.dns.duplicates", "{message}", Scope::Cgroup, "Further answers to a lookup that had been answered within dns.timeout: by another of the name servers that were asked at once, given \
+     twice, or the rest of a zone transfer.").attributes(WAYS);
 /// `podmeter.dns.unmatched`
-pub static UNMATCHED: Metric = counter(
+pub static UNMATCHED: Metric = Metric::counter(
     "podmeter.dns.unmatched",
     "{message}",
+    Scope::Cgroup,
     "Answers that nobody had asked for, or not any more: late or forged; and messages that went the wrong way.",
-);
+)
+.attributes(WAYS);
 /// `podmeter.dns.malformed`
-pub static MALFORMED: Metric =
-    counter("podmeter.dns.malformed", "{message}", "Messages on a port of DNS whose header or question cannot be read.");
+pub static MALFORMED: Metric = Metric::counter(
+    "podmeter.dns.malformed",
+    "{message}",
+    Scope::Cgroup,
+    "Messages on a port of DNS whose header or question cannot be read.",
+)
+.attributes(WAYS);
 /// `podmeter.dns.ignored`
-pub static IGNORED: Metric = counter(
+pub static IGNORED: Metric = Metric::counter(
     "podmeter.dns.ignored",
     "{message}",
+    Scope::Cgroup,
     "Messages that are no lookups: notifications and updates of zones, and multicast.",
-);
+)
+.attributes(WAYS);
 /// `podmeter.dns.gaps`
-pub static GAPS: Metric = counter(
+pub static GAPS: Metric = Metric::counter(
     "podmeter.dns.gaps",
     "{gap}",
+    Scope::Cgroup,
     "Times that a TCP connection's messages could not be followed: segments came out of order, or too many messages in one.",
-);
+)
+.attributes(WAYS);
 /// `podmeter.dns.name.queries`
-pub static NAME_QUERIES: Metric = Metric {
-    name: "podmeter.dns.name.queries",
-    unit: "{query}",
-    kind: MetricKind::Counter,
-    attributes: &["dns.question.name"],
-    scope: Scope::Container,
-    help: "Queries that the container itself sent, by name: the dns.top_names most asked, none unless that is set. Of all containers \
-           4096 names are kept, of one at most as many as are free; its least asked then make room, and begin anew when they come back.",
-};
+pub static NAME_QUERIES: Metric = Metric::counter("podmeter.dns.name.queries", "{query}", Scope::Cgroup, "Queries that the container itself sent, by name: the dns.top_names most asked, none unless that is set. Of all containers \
+           4096 names are kept, of one at most as many as are free; its least asked then make room, and begin anew when they come back.").attributes(&["dns.question.name"]);
 /// `podmeter.dns.in_flight`
-pub static IN_FLIGHT: Metric = Metric {
-    name: "podmeter.dns.in_flight",
-    unit: "{query}",
-    kind: MetricKind::Gauge,
-    attributes: &[],
-    scope: Scope::Node,
-    help: "Queries that waited for an answer when it was last looked: there is room for 16384.",
-};
+pub static IN_FLIGHT: Metric = Metric::gauge(
+    "podmeter.dns.in_flight",
+    "{query}",
+    Scope::Node,
+    "Queries that waited for an answer when it was last looked: there is room for 16384.",
+);
 /// `podmeter.dns.unattributed`
-pub static UNATTRIBUTED_QUERIES: Metric = Metric {
-    name: "podmeter.dns.unattributed",
-    unit: "{query}",
-    kind: MetricKind::Counter,
-    attributes: WAYS,
-    scope: Scope::Node,
-    help: "Queries of cgroups that were born when all slots were taken.",
-};
-
-const fn counter(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
-    Metric { name, unit, kind: MetricKind::Counter, attributes: WAYS, scope: Scope::Container, help }
-}
+pub static UNATTRIBUTED_QUERIES: Metric = Metric::counter(
+    "podmeter.dns.unattributed",
+    "{query}",
+    Scope::Node,
+    "Queries of cgroups that were born when all slots were taken.",
+)
+.attributes(WAYS);
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dns"));
 

@@ -17,7 +17,7 @@ use crate::{
         btf::{Btf, BtfError},
         load::{Hook, Kernel, LOCKED_DOWN, Object, Optional, Plan},
     },
-    metric::{Metric, MetricKind, Point, Scope, Value},
+    metric::{Metric, Point, Scope, Value},
 };
 
 /// See the module.
@@ -32,23 +32,15 @@ pub const SIGNAL: Signal = Signal {
 };
 
 /// `podmeter.network.drops`
-pub static DROPS: Metric = Metric {
-    name: "podmeter.network.drops",
-    unit: "{packet}",
-    kind: MetricKind::Counter,
-    attributes: &["reason"],
-    scope: Scope::Container,
-    help: "Packets that the kernel dropped, by its own reason in lower case (enum skb_drop_reason); reasons that are no loss are left out.",
-};
+pub static DROPS: Metric = Metric::counter("podmeter.network.drops", "{packet}", Scope::Cgroup, "Packets that the kernel dropped, by its own reason in lower case (enum skb_drop_reason); reasons that are no loss are left out.").attributes(&["reason"]);
 /// `podmeter.network.drops.unattributed`
-pub static UNATTRIBUTED: Metric = Metric {
-    name: "podmeter.network.drops.unattributed",
-    unit: "{packet}",
-    kind: MetricKind::Counter,
-    attributes: &["reason"],
-    scope: Scope::Node,
-    help: "Packets that the kernel dropped of no cgroup that is known: neither their socket nor their network namespace leads to one.",
-};
+pub static UNATTRIBUTED: Metric = Metric::counter(
+    "podmeter.network.drops.unattributed",
+    "{packet}",
+    Scope::Node,
+    "Packets that the kernel dropped of no cgroup that is known: neither their socket nor their network namespace leads to one.",
+)
+.attributes(&["reason"]);
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drops"));
 

@@ -9,7 +9,7 @@ use crate::cgroups::{
     Cgroup, Cgroups,
     files::{self, CgroupLimits},
 };
-use crate::metric::{Metric, MetricKind, Point, Scope, Value};
+use crate::metric::{Metric, Point, Scope, Value};
 
 /// See the module.
 pub const SIGNAL: Signal = Signal {
@@ -23,33 +23,40 @@ pub const SIGNAL: Signal = Signal {
 };
 
 /// `k8s.container.cpu.request.current`
-pub static CPU_REQUEST: Metric = gauge(
+pub static CPU_REQUEST: Metric = Metric::gauge(
     "k8s.container.cpu.request.current",
     "{cpu}",
+    Scope::Cgroup,
     "CPUs requested, as in force: of a container that Kubernetes knows its status', else its spec's; of a pod what the scheduler sets \
      aside. Of pods and containers that Kubernetes does not know what cpu.weight stands for, where it is known by which curve the \
      runtime made it. Absent without a request.",
 );
 /// `k8s.container.cpu.limit.current`
-pub static CPU_LIMIT: Metric =
-    gauge("k8s.container.cpu.limit.current", "{cpu}", "CPUs allowed: cpu.max, quota over period. Absent without a limit.");
+pub static CPU_LIMIT: Metric = Metric::gauge(
+    "k8s.container.cpu.limit.current",
+    "{cpu}",
+    Scope::Cgroup,
+    "CPUs allowed: cpu.max, quota over period. Absent without a limit.",
+);
 /// `k8s.container.memory.request.current`
-pub static MEMORY_REQUEST: Metric = gauge(
+pub static MEMORY_REQUEST: Metric = Metric::gauge(
     "k8s.container.memory.request.current",
     "By",
+    Scope::Cgroup,
     "Memory requested, as in force: by Kubernetes as k8s.container.cpu.request.current; of what it does not know what is protected \
      from reclaim, memory.min, else memory.low. Absent without a request.",
 );
 /// `k8s.container.memory.limit.current`
-pub static MEMORY_LIMIT: Metric =
-    gauge("k8s.container.memory.limit.current", "By", "Memory allowed: memory.max, else memory.high. Absent without a limit.");
+pub static MEMORY_LIMIT: Metric = Metric::gauge(
+    "k8s.container.memory.limit.current",
+    "By",
+    Scope::Cgroup,
+    "Memory allowed: memory.max, else memory.high. Absent without a limit.",
+);
 
 /// `cpu.weight`: never exported, the aggregation makes [`CPU_REQUEST`] of it.
-pub static CPU_WEIGHT: Metric = gauge("cpu.weight", "1", "The cgroup's share of CPU time beside its siblings.");
-
-const fn gauge(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
-    Metric { name, unit, kind: MetricKind::Gauge, attributes: &[], scope: Scope::Container, help }
-}
+pub static CPU_WEIGHT: Metric =
+    Metric::gauge("cpu.weight", "1", Scope::Cgroup, "The cgroup's share of CPU time beside its siblings.");
 
 /// The files are the state.
 struct Files;

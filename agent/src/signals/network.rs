@@ -19,7 +19,7 @@ use crate::{
         capabilities,
         load::{Hook, Kernel, LoadError, Object, Plan, clear_calls},
     },
-    metric::{Metric, MetricKind, Point, Scope, Value},
+    metric::{Metric, Point, Scope, Value},
 };
 
 /// See the module.
@@ -34,68 +34,34 @@ pub const SIGNAL: Signal = Signal {
 };
 
 /// `container.network.io`
-pub static IO: Metric = counter(
-    "container.network.io",
-    "By",
-    &[DIRECTION],
-    Scope::Container,
-    "Bytes of IP packets that the cgroup's sockets received and sent: IP and transport headers of every segment included, the link's \
+pub static IO: Metric = Metric::counter("container.network.io", "By", Scope::Cgroup, "Bytes of IP packets that the cgroup's sockets received and sent: IP and transport headers of every segment included, the link's \
      not. A datagram above the MTU counts as the one packet that the socket sent or received, not as the fragments that it travels in. \
-     Loopback is apart.",
-);
+     Loopback is apart.").attributes(&[DIRECTION]);
 /// `podmeter.network.packets`
-pub static PACKETS: Metric = counter(
-    "podmeter.network.packets",
-    "{packet}",
-    &[DIRECTION],
-    Scope::Container,
-    "IP packets that the cgroup's sockets received and sent. Large packets of TCP and UDP segmentation count as their segments on the \
-     wire; a datagram above the MTU is one packet, whatever number of fragments it travels in. Loopback is apart.",
-);
+pub static PACKETS: Metric = Metric::counter("podmeter.network.packets", "{packet}", Scope::Cgroup, "IP packets that the cgroup's sockets received and sent. Large packets of TCP and UDP segmentation count as their segments on the \
+     wire; a datagram above the MTU is one packet, whatever number of fragments it travels in. Loopback is apart.").attributes(&[DIRECTION]);
 /// `podmeter.network.egress`
-pub static EGRESS: Metric = counter(
-    "podmeter.network.egress",
-    "By",
-    &["scope"],
-    Scope::Container,
-    "Bytes sent by where they go: cluster (network.cluster_cidrs, and what Kubernetes tells of this node's pods), node \
-     (network.node_cidrs, and this node), private (network.private_cidrs), internet (all else). They add up to what container.network.io says was sent.",
-);
+pub static EGRESS: Metric = Metric::counter("podmeter.network.egress", "By", Scope::Cgroup, "Bytes sent by where they go: cluster (network.cluster_cidrs, and what Kubernetes tells of this node's pods), node \
+     (network.node_cidrs, and this node), private (network.private_cidrs), internet (all else). They add up to what container.network.io says was sent.").attributes(&["scope"]);
 /// `podmeter.network.loopback`
-pub static LOOPBACK: Metric = counter(
+pub static LOOPBACK: Metric = Metric::counter(
     "podmeter.network.loopback",
     "By",
-    &[DIRECTION],
-    Scope::Container,
+    Scope::Cgroup,
     "Bytes received and sent by a loopback interface: within a pod, or a machine.",
-);
+)
+.attributes(&[DIRECTION]);
 /// `k8s.node.network.io`
-pub static NODE_IO: Metric = counter(
-    "k8s.node.network.io",
-    "By",
-    &[DIRECTION],
-    Scope::Node,
-    "Bytes of all sockets of the node: all cgroups and the unattributed. What the node forwards for others is not part of it, nor are the \
-     copies of TCP and UDP packets that raw sockets get.",
-);
+pub static NODE_IO: Metric = Metric::counter("k8s.node.network.io", "By", Scope::Node, "Bytes of all sockets of the node: all cgroups and the unattributed. What the node forwards for others is not part of it, nor are the \
+     copies of TCP and UDP packets that raw sockets get.").attributes(&[DIRECTION]);
 /// `podmeter.network.unattributed`
-pub static UNATTRIBUTED_IO: Metric = counter(
+pub static UNATTRIBUTED_IO: Metric = Metric::counter(
     "podmeter.network.unattributed",
     "By",
-    &[DIRECTION],
     Scope::Node,
     "Bytes of sockets whose cgroup has no slot: born when all were taken, or gone for longer than a second.",
-);
-
-const fn counter(
-    name: &'static str,
-    unit: &'static str,
-    attributes: &'static [&'static str],
-    scope: Scope,
-    help: &'static str,
-) -> Metric {
-    Metric { name, unit, kind: MetricKind::Counter, attributes, scope, help }
-}
+)
+.attributes(&[DIRECTION]);
 
 const DIRECTION: &str = "network.io.direction";
 

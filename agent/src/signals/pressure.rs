@@ -10,7 +10,7 @@ use super::{ActiveSignal, Readings, Signal, SignalError};
 use crate::{
     cgroups::{Cgroup, Cgroups},
     kernel::{btf::Btf, facts},
-    metric::{Metric, MetricKind, Point, Scope, Value},
+    metric::{Metric, Point, Scope, Value},
 };
 
 /// See the module.
@@ -25,25 +25,23 @@ pub const SIGNAL: Signal = Signal {
 };
 
 /// `podmeter.pressure.time`
-pub static TIME: Metric = Metric {
-    name: "podmeter.pressure.time",
-    unit: "s",
-    kind: MetricKind::Counter,
-    attributes: &["resource", "stall"],
-    scope: Scope::Container,
-    help: "Time in which some or all (full) of the cgroup's tasks stood still for want of cpu, memory or io: total of its \
+pub static TIME: Metric = Metric::counter(
+    "podmeter.pressure.time",
+    "s",
+    Scope::Cgroup,
+    "Time in which some or all (full) of the cgroup's tasks stood still for want of cpu, memory or io: total of its \
            <resource>.pressure. Absent where the kernel does not account it.",
-};
+)
+.attributes(&["resource", "stall"]);
 /// `podmeter.node.pressure.time`
-pub static NODE_TIME: Metric = Metric {
-    name: "podmeter.node.pressure.time",
-    unit: "s",
-    kind: MetricKind::Counter,
-    attributes: &["resource", "stall"],
-    scope: Scope::Node,
-    help: "Time in which some or all (full) of the node's tasks stood still for want of cpu, memory or io: total of \
+pub static NODE_TIME: Metric = Metric::counter(
+    "podmeter.node.pressure.time",
+    "s",
+    Scope::Node,
+    "Time in which some or all (full) of the node's tasks stood still for want of cpu, memory or io: total of \
            /proc/pressure/<resource>.",
-};
+)
+.attributes(&["resource", "stall"]);
 
 const RESOURCES: [&str; 3] = ["cpu", "memory", "io"];
 

@@ -17,7 +17,7 @@ use crate::{
         capabilities,
         load::{Hook, Kernel, Object, Optional, Plan},
     },
-    metric::{Metric, MetricKind, Point, Scope, Value},
+    metric::{Metric, Point, Scope, Value},
 };
 
 /// See the module.
@@ -42,93 +42,57 @@ pub const SIGNAL: Signal = Signal {
 };
 
 /// `podmeter.tcp.segments`
-pub static SEGMENTS: Metric = counter(
+pub static SEGMENTS: Metric = Metric::counter(
     "podmeter.tcp.segments",
     "{segment}",
-    &[],
-    Scope::Container,
+    Scope::Cgroup,
     "TCP segments sent for the first time, as OutSegs of /proc/net/snmp counts them: a segment is what goes over the wire.",
-);
+)
+.attributes(&[]);
 /// `podmeter.tcp.retransmits`
-pub static RETRANSMITS: Metric = counter(
+pub static RETRANSMITS: Metric = Metric::counter(
     "podmeter.tcp.retransmits",
     "{segment}",
-    &[],
-    Scope::Container,
+    Scope::Cgroup,
     "TCP segments sent again, as RetransSegs of /proc/net/snmp counts them: over podmeter.tcp.segments, the share that was lost.",
-);
+)
+.attributes(&[]);
 /// `podmeter.tcp.rtt`
-pub static RTT: Metric = Metric {
-    name: "podmeter.tcp.rtt",
-    unit: "s",
-    kind: MetricKind::Histogram,
-    attributes: &[],
-    scope: Scope::Workload,
-    help: "Smoothed round-trip time of a connection (the kernel's srtt), once per round trip in which data was acknowledged; of \
+pub static RTT: Metric = Metric::histogram(
+    "podmeter.tcp.rtt",
+    "s",
+    Scope::Cgroup,
+    "Smoothed round-trip time of a connection (the kernel's srtt), once per round trip in which data was acknowledged; of \
            connections older than the agent, once per interval with such data.",
-};
+);
 /// `podmeter.tcp.connect.duration`
-pub static CONNECT_DURATION: Metric = Metric {
-    name: "podmeter.tcp.connect.duration",
-    unit: "s",
-    kind: MetricKind::Histogram,
-    attributes: &[],
-    scope: Scope::Workload,
-    help: "Time from a connect's first SYN to its answer, of connects that succeeded.",
-};
+pub static CONNECT_DURATION: Metric = Metric::histogram(
+    "podmeter.tcp.connect.duration",
+    "s",
+    Scope::Cgroup,
+    "Time from a connect's first SYN to its answer, of connects that succeeded.",
+);
 /// `podmeter.tcp.connect.failures`
-pub static CONNECT_FAILURES: Metric = counter(
-    "podmeter.tcp.connect.failures",
-    "{connect}",
-    &["error.type"],
-    Scope::Container,
-    "Connects that failed: refused, timeout, unreachable, reset, canceled (closed by the caller before an answer), other, or not_sent: \
+pub static CONNECT_FAILURES: Metric = Metric::counter("podmeter.tcp.connect.failures", "{connect}", Scope::Cgroup, "Connects that failed: refused, timeout, unreachable, reset, canceled (closed by the caller before an answer), other, or not_sent: \
      without a SYN, nearly always since no local port was free (EADDRNOTAVAIL); absent before Linux 5.11. One that finds no route fails \
-     before it begins and is not counted.",
-);
+     before it begins and is not counted.").attributes(&["error.type"]);
 /// `podmeter.tcp.resets`
-pub static RESETS: Metric = counter(
-    "podmeter.tcp.resets",
-    "{segment}",
-    &["direction"],
-    Scope::Container,
-    "TCP resets sent and received by sockets of the cgroup.",
-);
+pub static RESETS: Metric =
+    Metric::counter("podmeter.tcp.resets", "{segment}", Scope::Cgroup, "TCP resets sent and received by sockets of the cgroup.")
+        .attributes(&["direction"]);
 /// `podmeter.tcp.listen.drops`
-pub static LISTEN_DROPS: Metric = counter(
-    "podmeter.tcp.listen.drops",
-    "{packet}",
-    &[],
-    Scope::Container,
-    "Packets that a listening socket dropped, most often since its queue was full (sk_drops): each of ListenDrops of /proc/net/netstat, \
-     and the acknowledgements and repeated SYNs of connects that it has no room for.",
-);
+pub static LISTEN_DROPS: Metric = Metric::counter("podmeter.tcp.listen.drops", "{packet}", Scope::Cgroup, "Packets that a listening socket dropped, most often since its queue was full (sk_drops): each of ListenDrops of /proc/net/netstat, \
+     and the acknowledgements and repeated SYNs of connects that it has no room for.").attributes(&[]);
 /// `podmeter.tcp.uncounted`
-pub static UNCOUNTED: Metric = counter(
-    "podmeter.tcp.uncounted",
-    "{socket}",
-    &[],
-    Scope::Container,
-    "TCP sockets that the kernel gave no storage, for want of memory: what they send is in no other figure. Absent while there is none.",
-);
+pub static UNCOUNTED: Metric = Metric::counter("podmeter.tcp.uncounted", "{socket}", Scope::Cgroup, "TCP sockets that the kernel gave no storage, for want of memory: what they send is in no other figure. Absent while there is none.").attributes(&[]);
 /// `podmeter.tcp.unattributed`
-pub static UNATTRIBUTED: Metric = counter(
+pub static UNATTRIBUTED: Metric = Metric::counter(
     "podmeter.tcp.unattributed",
     "{segment}",
-    &[],
     Scope::Node,
     "TCP segments of sockets whose cgroup has no slot, and resets that were sent for no socket.",
-);
-
-const fn counter(
-    name: &'static str,
-    unit: &'static str,
-    attributes: &'static [&'static str],
-    scope: Scope,
-    help: &'static str,
-) -> Metric {
-    Metric { name, unit, kind: MetricKind::Counter, attributes, scope, help }
-}
+)
+.attributes(&[]);
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcp"));
 

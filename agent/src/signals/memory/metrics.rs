@@ -5,7 +5,7 @@ use agent_common::memory::{Counts, RECLAIM_FIRST};
 use super::figures::{Figures, MemInfo};
 use crate::{
     histogram::Histogram,
-    metric::{Metric, MetricKind, Point, Scope, Value},
+    metric::{Metric, Point, Scope, Value},
 };
 
 /// All of them.
@@ -30,116 +30,115 @@ pub const ALL: &[&Metric] = &[
     &LOST_KILLS,
 ];
 
-const fn container(name: &'static str, help: &'static str) -> Metric {
-    Metric { name, unit: "By", kind: MetricKind::Gauge, attributes: &[], scope: Scope::Container, help }
-}
-
-const fn node(name: &'static str, help: &'static str) -> Metric {
-    Metric { name, unit: "By", kind: MetricKind::Gauge, attributes: &[], scope: Scope::Node, help }
-}
-
-const fn counter(name: &'static str, unit: &'static str, attributes: &'static [&'static str], help: &'static str) -> Metric {
-    Metric { name, unit, kind: MetricKind::Counter, attributes, scope: Scope::Container, help }
-}
-
 /// `container.memory.usage`
-pub static USAGE: Metric = container("container.memory.usage", "All memory charged to the cgroup: memory.current.");
+pub static USAGE: Metric =
+    Metric::gauge("container.memory.usage", "By", Scope::Cgroup, "All memory charged to the cgroup: memory.current.");
 /// `container.memory.working_set`
-pub static WORKING_SET: Metric = container(
+pub static WORKING_SET: Metric = Metric::gauge(
     "container.memory.working_set",
+    "By",
+    Scope::Cgroup,
     "Usage less the page cache that was not used lately, by kubelet's rule. It holds active page cache, which can be freed.",
 );
 /// `container.memory.rss`
-pub static RSS: Metric = container("container.memory.rss", "Mapped anonymous memory: anon of memory.stat.");
+pub static RSS: Metric =
+    Metric::gauge("container.memory.rss", "By", Scope::Cgroup, "Mapped anonymous memory: anon of memory.stat.");
 /// `container.memory.available`
-pub static AVAILABLE: Metric =
-    container("container.memory.available", "The limit (memory.max) less the working set. Absent without a limit.");
+pub static AVAILABLE: Metric = Metric::gauge(
+    "container.memory.available",
+    "By",
+    Scope::Cgroup,
+    "The limit (memory.max) less the working set. Absent without a limit.",
+);
 /// `container.memory.paging.faults`
-pub static FAULTS: Metric = counter(
+pub static FAULTS: Metric = Metric::counter(
     "container.memory.paging.faults",
     "{fault}",
-    &["system.paging.fault.type"],
+    Scope::Cgroup,
     "Page faults: major ones had to read from a disk, minor ones did not.",
-);
+)
+.attributes(&["system.paging.fault.type"]);
 /// `podmeter.memory.unreclaimable`
-pub static UNRECLAIMABLE: Metric = container(
+pub static UNRECLAIMABLE: Metric = Metric::gauge(
     "podmeter.memory.unreclaimable",
+    "By",
+    Scope::Cgroup,
     "What the kernel could not free before it called the OOM killer: usage less page cache (active_file + inactive_file), less \
      slab_reclaimable, less anonymous memory and tmpfs as far as there is swap left for it.",
 );
 /// `podmeter.memory.peak`
-pub static PEAK: Metric =
-    container("podmeter.memory.peak", "The most that was ever charged to the cgroup: memory.peak. Absent before 5.19.");
+pub static PEAK: Metric = Metric::gauge(
+    "podmeter.memory.peak",
+    "By",
+    Scope::Cgroup,
+    "The most that was ever charged to the cgroup: memory.peak. Absent before 5.19.",
+);
 /// `podmeter.memory.state`
-pub static STATE: Metric = Metric {
-    name: "podmeter.memory.state",
-    unit: "By",
-    kind: MetricKind::Gauge,
-    attributes: &["state"],
-    scope: Scope::Container,
-    help: "What usage consists of beside rss, as in memory.stat: file (page cache, shmem included), shmem (tmpfs and shared memory), \
+pub static STATE: Metric = Metric::gauge(
+    "podmeter.memory.state",
+    "By",
+    Scope::Cgroup,
+    "What usage consists of beside rss, as in memory.stat: file (page cache, shmem included), shmem (tmpfs and shared memory), \
            kernel (since 5.18; slab included), slab_reclaimable, slab_unreclaimable; and swap, which is not part of usage.",
-};
+)
+.attributes(&["state"]);
 /// `podmeter.memory.refaults`
-pub static REFAULTS: Metric = counter(
+pub static REFAULTS: Metric = Metric::counter(
     "podmeter.memory.refaults",
     "{page}",
-    &["state"],
+    Scope::Cgroup,
     "Pages that came back soon after they had been evicted, by state (anon, file): memory is too small for what is used.",
-);
+)
+.attributes(&["state"]);
 /// `podmeter.memory.oom.kills`
-pub static OOM_KILLS: Metric = counter(
-    "podmeter.memory.oom.kills",
-    "{process}",
-    &["cause"],
-    "Processes that the OOM killer killed, children included, by cause: cgroup (a cgroup at or above it was at its limit), node (the \
-     node ran out). Counted at the kill.",
-);
+pub static OOM_KILLS: Metric = Metric::counter("podmeter.memory.oom.kills", "{process}", Scope::Cgroup, "Processes that the OOM killer killed, children included, by cause: cgroup (a cgroup at or above it was at its limit), node (the \
+     node ran out). Counted at the kill.").attributes(&["cause"]);
 /// `podmeter.memory.reclaim.time`
-pub static RECLAIM_TIME: Metric = counter(
+pub static RECLAIM_TIME: Metric = Metric::counter(
     "podmeter.memory.reclaim.time",
     "s",
-    &["cause"],
+    Scope::Cgroup,
     "Time that tasks were held up by direct reclaim, by cause: cgroup (a limit or memory.high was reached), node (the node ran \
      short). Absent until there is any.",
-);
+)
+.attributes(&["cause"]);
 /// `podmeter.memory.reclaim`
-pub static RECLAIM: Metric = Metric {
-    name: "podmeter.memory.reclaim",
-    unit: "s",
-    kind: MetricKind::Histogram,
-    attributes: &[],
-    scope: Scope::Workload,
-    help: "How long each direct reclaim held a task up, whatever the cause. Absent until there is any.",
-};
+pub static RECLAIM: Metric = Metric::histogram(
+    "podmeter.memory.reclaim",
+    "s",
+    Scope::Cgroup,
+    "How long each direct reclaim held a task up, whatever the cause. Absent until there is any.",
+);
 /// `k8s.node.memory.usage`
-pub static NODE_USAGE: Metric = node("k8s.node.memory.usage", "All memory that is not free: MemTotal less MemFree.");
+pub static NODE_USAGE: Metric =
+    Metric::gauge("k8s.node.memory.usage", "By", Scope::Node, "All memory that is not free: MemTotal less MemFree.");
 /// `k8s.node.memory.working_set`
-pub static NODE_WORKING_SET: Metric =
-    node("k8s.node.memory.working_set", "Usage less the page cache that was not used lately, by kubelet's rule.");
+pub static NODE_WORKING_SET: Metric = Metric::gauge(
+    "k8s.node.memory.working_set",
+    "By",
+    Scope::Node,
+    "Usage less the page cache that was not used lately, by kubelet's rule.",
+);
 /// `k8s.node.memory.rss`
-pub static NODE_RSS: Metric = node("k8s.node.memory.rss", "Mapped anonymous memory.");
+pub static NODE_RSS: Metric = Metric::gauge("k8s.node.memory.rss", "By", Scope::Node, "Mapped anonymous memory.");
 /// `k8s.node.memory.available`
-pub static NODE_AVAILABLE: Metric = node("k8s.node.memory.available", "MemTotal less the working set.");
+pub static NODE_AVAILABLE: Metric =
+    Metric::gauge("k8s.node.memory.available", "By", Scope::Node, "MemTotal less the working set.");
 /// `podmeter.memory.oom.kills.unattributed`
-pub static UNATTRIBUTED_KILLS: Metric = Metric {
-    name: "podmeter.memory.oom.kills.unattributed",
-    unit: "{process}",
-    kind: MetricKind::Counter,
-    attributes: &[],
-    scope: Scope::Node,
-    help: "Kills in cgroups that were born when all slots were taken.",
-};
+pub static UNATTRIBUTED_KILLS: Metric = Metric::counter(
+    "podmeter.memory.oom.kills.unattributed",
+    "{process}",
+    Scope::Node,
+    "Kills in cgroups that were born when all slots were taken.",
+);
 /// `podmeter.memory.oom.events.lost`
-pub static LOST_KILLS: Metric = Metric {
-    name: "podmeter.memory.oom.events.lost",
-    unit: "{event}",
-    kind: MetricKind::Counter,
-    attributes: &[],
-    scope: Scope::Node,
-    help: "Kills without an event, which are counted all the same: more than 10 of a pod or other cgroup in a minute, or so many at once \
+pub static LOST_KILLS: Metric = Metric::counter(
+    "podmeter.memory.oom.events.lost",
+    "{event}",
+    Scope::Node,
+    "Kills without an event, which are counted all the same: more than 10 of a pod or other cgroup in a minute, or so many at once \
            that room had to be kept for those of others.",
-};
+);
 
 /// What a cgroup's memory consists of. `swappable` is how much more it could swap out, `made_ns` since when the kernel counts for it.
 pub fn of_figures(figures: &Figures, swappable: u64, made_ns: u64) -> Vec<Point> {
