@@ -165,7 +165,8 @@ fn install_bpf_linker(workspace: &Workspace) -> Result<()> {
         )?;
     }
     let mut install = cargo_install("bpf-linker", BPF_LINKER);
-    install.args(["--no-default-features", "--features", &format!("llvm-{major}")]).env("LLVM_PREFIX", prefix);
+    // What it does, LLVM does, which is compiled already.
+    install.args(["--no-default-features", "--features", &format!("llvm-{major}")]).env("LLVM_PREFIX", prefix).envs(UNOPTIMIZED);
     let what = format!("bpf-linker {BPF_LINKER}, which links the eBPF programs: compiled, one to two minutes");
     progress::step(&what, || command::logged(&mut install, &workspace.setup_log())).context("could not install bpf-linker")
 }
@@ -213,18 +214,21 @@ fn rustup_components(workspace: &Workspace, wanted: &[(&str, &str)]) -> Result<(
     progress::step(&format!("{} by rustup", missing.join(", ")), || command::logged(&mut add, &workspace.setup_log()))
 }
 
-/// Compiled without optimisation: it runs for two seconds, and optimising it takes minutes.
 fn install_cargo_deny(workspace: &Workspace) -> Result<()> {
     let mut install = cargo_install("cargo-deny", CARGO_DENY);
     install.args(["--no-default-features", "--root"]).arg(workspace.tools());
-    install.envs([("OPT_LEVEL", "0"), ("LTO", "off"), ("CODEGEN_UNITS", "16"), ("DEBUG", "0")].map(profile));
+    install.envs(UNOPTIMIZED);
     let what = format!("cargo-deny {CARGO_DENY}, which checks dependencies: compiled, one to three minutes");
     progress::step(&what, || command::logged(&mut install, &workspace.setup_log())).context("could not install cargo-deny")
 }
 
-fn profile((key, value): (&str, &'static str)) -> (String, &'static str) {
-    (format!("CARGO_PROFILE_RELEASE_{key}"), value)
-}
+/// For programs that run for seconds: optimising them takes minutes.
+const UNOPTIMIZED: [(&str, &str); 4] = [
+    ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"),
+    ("CARGO_PROFILE_RELEASE_LTO", "off"),
+    ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
+    ("CARGO_PROFILE_RELEASE_DEBUG", "0"),
+];
 
 /// `cargo install`, started outside the tree, whose settings are not for it.
 fn cargo_install(name: &str, version: &str) -> Command {
