@@ -75,12 +75,12 @@ const VM_TOOLS: &[Tool] = &[
     Tool { file: "xz", package: "xz-utils", why: "unpacks their kernel modules" },
 ];
 
-/// Real resolvers, whose lookups tests measure.
+/// Real resolvers: tests measure their lookups.
 const RESOLVERS: Bundle = Bundle {
     name: "resolvers",
     packages: &["bind9-dnsutils", "unbound"],
     kept: &["usr/bin/dig", "usr/sbin/unbound"],
-    why: "dig and unbound, lookups of which tests measure (about 30 MB)",
+    why: "dig and unbound for tests (about 30 MB)",
 };
 
 /// Clippy for Debian's toolchain.
@@ -154,7 +154,7 @@ fn bpf_toolchain(workspace: &Workspace) -> Result<()> {
 /// bpf-linker reads what rustc writes, so both must have the same LLVM.
 fn install_bpf_linker(workspace: &Workspace) -> Result<()> {
     let version = command::output(Command::new("/usr/bin/rustc").arg("-vV"))?;
-    let major = llvm_major(&version).with_context(|| format!("/usr/bin/rustc does not say which LLVM it has:\n{version}"))?;
+    let major = llvm_major(&version).with_context(|| format!("/usr/bin/rustc does not name its LLVM:\n{version}"))?;
     let prefix = format!("/usr/lib/llvm-{major}");
     // The library to link with, which only the development package has.
     if !Path::new(&prefix).join("lib/libLLVM.so").exists() {
@@ -230,7 +230,7 @@ const UNOPTIMIZED: [(&str, &str); 4] = [
     ("CARGO_PROFILE_RELEASE_DEBUG", "0"),
 ];
 
-/// `cargo install`, started outside the tree, whose settings are not for it.
+/// `cargo install`, started outside the tree: its settings are not for it.
 fn cargo_install(name: &str, version: &str) -> Command {
     let mut install = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     install.args(["install", name, "--version", version, "--locked", "--quiet"]).current_dir("/");
