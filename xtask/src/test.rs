@@ -6,6 +6,7 @@ use std::fmt;
 use std::io::{BufRead, BufReader, Write, stdout};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -42,7 +43,13 @@ pub(crate) fn run(workspace: &Workspace, suite: Suite, guests: &vm::Options) -> 
     };
     session.step("setup", || setup::run(workspace, purpose));
     if session.failures.is_empty() {
-        tests(workspace, suite, &mut session);
+        thread::scope(|scope| {
+            // The network is slow and the compiler busy: kernels come while the checks run. What fails here, fails again below.
+            if suite == Suite::All && vm::impossible(workspace).is_none() {
+                scope.spawn(|| vm::fetch(workspace, guests));
+            }
+            tests(workspace, suite, &mut session);
+        });
         match suite {
             // Where they alone are wanted, what they lack is an error.
             Suite::Vm => session.guests(workspace, guests),

@@ -171,12 +171,17 @@ pub(crate) fn check_file(workspace: &Workspace, kernel: &str) -> PathBuf {
     directory(workspace).join(format!("check-{kernel}.json"))
 }
 
+/// Fetches the kernels that are not here yet.
+pub(crate) fn fetch(workspace: &Workspace, options: &Options) -> Result<()> {
+    options.kernels().iter().try_for_each(|kernel| kernel.files(workspace).map(drop))
+}
+
 /// Builds all that guests need and runs the tests in each, a few at a time. Results are passed on as they come.
 pub(crate) fn test(workspace: &Workspace, options: &Options, out: &mut (impl Write + Send)) -> Result<Vec<Outcome>> {
     let chosen = options.kernels();
     let programs = thread::scope(|scope| {
         // The network is slow and the compiler busy: both at once.
-        let fetched = scope.spawn(|| chosen.iter().try_for_each(|kernel| kernel.files(workspace).map(drop)));
+        let fetched = scope.spawn(|| fetch(workspace, options));
         let programs = programs(workspace)?;
         fetched.join().map_err(|_| anyhow!("fetching kernels panicked"))??;
         anyhow::Ok(programs)
