@@ -49,12 +49,12 @@ impl Effort {
     }
 }
 
-/// Whether the benchmark was asked to end: it then returns from wherever it is, and all it made is dropped.
+/// Whether a signal ended the benchmark: it then returns from wherever it is, and all it made is dropped.
 #[derive(Clone, Debug)]
 pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// Asked by SIGINT, SIGTERM or SIGHUP.
+    /// Set by SIGINT, SIGTERM or SIGHUP.
     pub fn on_signals() -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP] {

@@ -17,7 +17,7 @@ const CERTIFICATES: &[&str] = &["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/
 /// Where they are in the image, which is one of the places where podmeter looks.
 const CERTIFICATES_IN_IMAGE: &str = "etc/ssl/certs/ca-certificates.crt";
 
-/// Programs that build images, in the order in which they are asked.
+/// Programs that build images, in the order in which they are tried.
 const BUILDERS: &[&str] = &["docker", "podman", "buildah"];
 
 /// Builds podmeter statically, puts all that the image holds into `target/image`, and builds the image.
@@ -46,7 +46,7 @@ pub(crate) fn run(workspace: &Workspace, tag: &str) -> Result<()> {
     bail!("no image: {}", tried.join("; "))
 }
 
-/// Makes the directory that is sent to a builder. Modes are set here, so that the image's files can be written by nobody.
+/// Makes the directory that is sent to a builder. Modes are set here, so that no file of the image can be written.
 fn context(workspace: &Workspace, podmeter: &Path) -> Result<PathBuf> {
     let context = workspace.target.join("image");
     if context.exists() {

@@ -73,7 +73,7 @@ fn dependencies(workspace: &Workspace) -> Result<()> {
     command::run(&mut check)
 }
 
-/// Whether cargo-deny has a copy of the advisory database, where it keeps them unless told otherwise.
+/// Whether cargo-deny has a copy of the advisory database, where it keeps them by default.
 fn has_advisories() -> bool {
     let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cargo")));
     let databases = cargo_home.and_then(|home| home.join("advisory-dbs").read_dir().ok());

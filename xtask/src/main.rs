@@ -1,4 +1,4 @@
-//! podmeter's development commands: `cargo xtask setup | build | image | run | test | vm | lint | docs | bench | demo | ci`.
+//! podmeter's development commands: `cargo xtask --help` lists them.
 //!
 //! Each is one file. They need a Linux machine with git and a stable Rust; `setup`, which the others start with, brings the rest.
 
@@ -24,59 +24,52 @@ use crate::setup::Purpose;
 use crate::test::Suite;
 use crate::workspace::Workspace;
 
-/// podmeter's development commands.
+/// podmeter's development commands. Each installs what it lacks first; what installers print is in target/setup.log.
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = EXAMPLES)]
 struct Arguments {
     #[command(subcommand)]
     task: Task,
 }
 
+const EXAMPLES: &str = "\
+Often used:
+  cargo xtask run -- --once              one table of what the cgroups of this machine use
+  cargo xtask tidy                       the house rules, in a second
+  cargo xtask test unit                  before a commit
+  cargo xtask test vm --kernel 6.1       one kernel";
+
+/// In the order in which a new developer meets them.
 #[derive(Subcommand)]
 enum Task {
-    /// Install what building, running and testing need; does nothing when all is there.
-    Setup {
-        /// What the tools are wanted for.
-        #[arg(long = "for", value_enum, default_value_t = Purpose::Test)]
-        purpose: Purpose,
-    },
-    /// Build podmeter in release.
-    Build {
-        /// Link everything in: one file that runs on any Linux of this architecture, in images and in VMs.
-        #[arg(long = "static")]
-        statically: bool,
-    },
-    /// Build podmeter statically and a container image of it; without a program that builds images, only what it is built from.
-    Image {
-        /// The image's name.
-        #[arg(long, default_value = concat!("podmeter:", env!("CARGO_PKG_VERSION")))]
-        tag: String,
-    },
-    /// Set up, build and show what the containers of this machine use (`podmeter top`), as root.
+    /// Build quickly and show what the containers of this machine use (`podmeter top`), as root.
     Run {
+        /// Run the release build, as `cargo xtask build` makes it.
+        #[arg(long)]
+        release: bool,
         /// Arguments for `podmeter top`, after `--`.
         #[arg(last = true)]
         arguments: Vec<String>,
     },
-    /// Set up, check the code, build and run every test. The last line has the totals.
+    /// Show podmeter beside pod-shaped cgroups with known loads, as root.
+    Demo {
+        /// Arguments for the demonstration, after `--`.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Check the code, build, and run every test. The last line has the totals.
     Test {
-        /// Only the tests that need nothing but a compiler (unit), or only those that use this machine's kernel (host) or
-        /// those of Debian's (vm).
+        /// Only one kind: `unit` needs nothing but a compiler, `host` uses this machine's kernel, `vm` Debian's kernels.
         #[arg(value_enum, default_value_t = Suite::All)]
         suite: Suite,
         #[command(flatten)]
         guests: vm::Options,
     },
-    /// Virtual machines with other kernels.
-    Vm {
-        #[command(subcommand)]
-        action: Vm,
-    },
-    /// Check the code: format, clippy for both sides, the house rules, dependencies, generated documents.
+    /// Check the code: format, house rules, dependencies, clippy for both sides, generated documents.
     Lint,
-    /// Check the house rules that neither rustc nor clippy knows.
+    /// Check the house rules that neither rustc nor clippy knows: layers, circles, words, links, sizes.
     Tidy,
-    /// Write METRICS.md anew from the registry of metrics, and README's table of kernels from the last `test vm`.
+    /// Write what is generated: METRICS.md, rules and dashboards in deploy/, the stages in ARCHITECTURE.md, the table of kernels.
     Docs {
         /// Change nothing; fail when a document is stale.
         #[arg(long)]
@@ -87,15 +80,32 @@ enum Task {
         /// Write what was measured into docs/cost.md, with commit, date and machine.
         #[arg(long)]
         write: bool,
-        /// Arguments for the benchmark, after `--`.
+        /// Arguments for the benchmark, after `--`: `--only <prefix>`, `--quick`.
         #[arg(last = true)]
         arguments: Vec<String>,
     },
-    /// Run podmeter beside known loads and show what it says about them, as root.
-    Demo {
-        /// Arguments for the demonstration, after `--`.
-        #[arg(last = true)]
-        arguments: Vec<String>,
+    /// Build podmeter in release.
+    Build {
+        /// Link everything in: one file that runs on any Linux of this architecture, in images and in VMs.
+        #[arg(long = "static")]
+        statically: bool,
+    },
+    /// Build podmeter statically and a container image of it; without a program that builds images, only the image's content.
+    Image {
+        /// The image's name.
+        #[arg(long, default_value = concat!("podmeter:", env!("CARGO_PKG_VERSION")))]
+        tag: String,
+    },
+    /// Boot another kernel in a virtual machine.
+    Vm {
+        #[command(subcommand)]
+        action: Vm,
+    },
+    /// Only install what building, running and testing need; nothing when all is there.
+    Setup {
+        /// The purpose of the tools.
+        #[arg(long = "for", value_enum, default_value_t = Purpose::Test)]
+        purpose: Purpose,
     },
     /// What continuous integration runs: `test`.
     Ci,
@@ -129,7 +139,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
     match task {
         Task::Setup { purpose } => {
             setup::run(&workspace, purpose)?;
-            println!("All that `{purpose}` needs is there.");
+            println!("everything that `{purpose}` needs is installed");
         }
         Task::Build { statically } => {
             setup::run(&workspace, Purpose::Build)?;
@@ -139,9 +149,9 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             setup::run(&workspace, Purpose::Build)?;
             image::run(&workspace, &tag)?;
         }
-        Task::Run { arguments } => {
+        Task::Run { release, arguments } => {
             setup::run(&workspace, Purpose::Build)?;
-            return build::top(&workspace, &arguments);
+            return build::top(&workspace, release, &arguments);
         }
         Task::Test { suite, guests } => return Ok(test::run(&workspace, suite, &guests)),
         Task::Ci => return Ok(test::run(&workspace, Suite::All, &vm::Options::default())),

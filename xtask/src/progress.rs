@@ -14,6 +14,8 @@ use crate::command;
 
 const FRAMES: [char; 8] = ['⣾', '⣽', '⣻', '⢿', '⡿', '⣟', '⣯', '⣷'];
 const FRAME: Duration = Duration::from_millis(200);
+/// Characters of a line that moves: one that wraps could not be emptied. It is shown whole when it ends.
+const WIDTH: usize = 66;
 /// To the first column, and the line emptied.
 const CLEAR: &str = "\r\x1b[2K";
 
@@ -62,7 +64,7 @@ impl Line {
             return Self { what: what.to_owned(), begin, spinner: None };
         }
         let (stop, stopped) = mpsc::channel();
-        let shown = what.to_owned();
+        let shown: String = what.chars().take(WIDTH).collect();
         let spin = move || {
             for frame in FRAMES.iter().cycle() {
                 eprint!("{CLEAR}{frame} {shown} {}", seconds(begin.elapsed()));

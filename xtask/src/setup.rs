@@ -75,12 +75,12 @@ const VM_TOOLS: &[Tool] = &[
     Tool { file: "xz", package: "xz-utils", why: "unpacks their kernel modules" },
 ];
 
-/// Real resolvers, whose lookups tests measure.
+/// Real resolvers: tests measure their lookups.
 const RESOLVERS: Bundle = Bundle {
     name: "resolvers",
     packages: &["bind9-dnsutils", "unbound"],
     kept: &["usr/bin/dig", "usr/sbin/unbound"],
-    why: "dig and unbound, lookups of which tests measure (about 30 MB)",
+    why: "dig and unbound for tests (about 30 MB)",
 };
 
 /// Clippy for Debian's toolchain.
@@ -154,7 +154,7 @@ fn bpf_toolchain(workspace: &Workspace) -> Result<()> {
 /// bpf-linker reads what rustc writes, so both must have the same LLVM.
 fn install_bpf_linker(workspace: &Workspace) -> Result<()> {
     let version = command::output(Command::new("/usr/bin/rustc").arg("-vV"))?;
-    let major = llvm_major(&version).with_context(|| format!("/usr/bin/rustc does not say which LLVM it has:\n{version}"))?;
+    let major = llvm_major(&version).with_context(|| format!("/usr/bin/rustc does not name its LLVM:\n{version}"))?;
     let prefix = format!("/usr/lib/llvm-{major}");
     // The library to link with, which only the development package has.
     if !Path::new(&prefix).join("lib/libLLVM.so").exists() {
@@ -165,7 +165,8 @@ fn install_bpf_linker(workspace: &Workspace) -> Result<()> {
         )?;
     }
     let mut install = cargo_install("bpf-linker", BPF_LINKER);
-    install.args(["--no-default-features", "--features", &format!("llvm-{major}")]).env("LLVM_PREFIX", prefix);
+    // What it does, LLVM does, which is compiled already.
+    install.args(["--no-default-features", "--features", &format!("llvm-{major}")]).env("LLVM_PREFIX", prefix).envs(UNOPTIMIZED);
     let what = format!("bpf-linker {BPF_LINKER}, which links the eBPF programs: compiled, one to two minutes");
     progress::step(&what, || command::logged(&mut install, &workspace.setup_log())).context("could not install bpf-linker")
 }
@@ -213,20 +214,23 @@ fn rustup_components(workspace: &Workspace, wanted: &[(&str, &str)]) -> Result<(
     progress::step(&format!("{} by rustup", missing.join(", ")), || command::logged(&mut add, &workspace.setup_log()))
 }
 
-/// Compiled without optimisation: it runs for two seconds, and optimising it takes minutes.
 fn install_cargo_deny(workspace: &Workspace) -> Result<()> {
     let mut install = cargo_install("cargo-deny", CARGO_DENY);
     install.args(["--no-default-features", "--root"]).arg(workspace.tools());
-    install.envs([("OPT_LEVEL", "0"), ("LTO", "off"), ("CODEGEN_UNITS", "16"), ("DEBUG", "0")].map(profile));
+    install.envs(UNOPTIMIZED);
     let what = format!("cargo-deny {CARGO_DENY}, which checks dependencies: compiled, one to three minutes");
     progress::step(&what, || command::logged(&mut install, &workspace.setup_log())).context("could not install cargo-deny")
 }
 
-fn profile((key, value): (&str, &'static str)) -> (String, &'static str) {
-    (format!("CARGO_PROFILE_RELEASE_{key}"), value)
-}
+/// For programs that run for seconds: optimising them takes minutes.
+const UNOPTIMIZED: [(&str, &str); 4] = [
+    ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"),
+    ("CARGO_PROFILE_RELEASE_LTO", "off"),
+    ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
+    ("CARGO_PROFILE_RELEASE_DEBUG", "0"),
+];
 
-/// `cargo install`, started outside the tree, whose settings are not for it.
+/// `cargo install`, started outside the tree: its settings are not for it.
 fn cargo_install(name: &str, version: &str) -> Command {
     let mut install = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     install.args(["install", name, "--version", version, "--locked", "--quiet"]).current_dir("/");

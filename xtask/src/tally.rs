@@ -1,4 +1,4 @@
-//! Adding up what test runners say about themselves.
+//! Adding up what test runners report.
 
 use std::fmt;
 use std::ops::AddAssign;
@@ -9,21 +9,21 @@ pub(crate) struct Tally {
     /// Tests that their runner reports as passed, those that skipped themselves among them.
     ended_well: u64,
     failed: u64,
-    /// Tests that their runner was told to leave out.
+    /// Tests that their runner left out.
     ignored: u64,
-    /// Tests that said that they cannot run here.
+    /// Tests that reported that they cannot run here.
     skipped: u64,
 }
 
 impl Tally {
     /// A step without tests of its own that failed: a compiler error, a lint. It counts as one, so that a failure never ends in
-    /// a line that says `0 failed`.
+    /// a line with `0 failed`.
     pub(crate) const FAILED_STEP: Self = Self { ended_well: 0, failed: 1, ignored: 0, skipped: 0 };
 
     /// A step that cannot run here, in the sum as one.
     pub(crate) const SKIPPED_STEP: Self = Self { ended_well: 1, failed: 0, ignored: 0, skipped: 1 };
 
-    /// Adds what one line of a runner's output says; most lines say nothing.
+    /// Adds what one line of a runner's output reports; most lines report nothing.
     ///
     /// A test that cannot run here prints `SKIPPED <name>: <reason>` and returns. To its runner it has passed, to us it has not.
     pub(crate) fn add_line(&mut self, line: &str) {
@@ -48,8 +48,8 @@ pub(crate) fn skipped(line: &str) -> Option<(&str, &str)> {
     (!name.is_empty() && !reason.is_empty()).then_some((name, reason))
 }
 
-/// The tests that a runner reports as failed, each with what it printed: said again at the end, where whoever has the last lines only
-/// finds them.
+/// The tests that a runner reports as failed, each with what it printed. They are repeated at the end, for whoever sees only the
+/// last lines.
 #[derive(Debug, Default)]
 pub(crate) struct Failed {
     tests: Vec<(String, Vec<String>)>,
@@ -100,7 +100,7 @@ impl Failed {
         }
     }
 
-    /// What there is to say of each.
+    /// The name of each, and what it printed.
     pub(crate) fn texts(self) -> impl Iterator<Item = String> {
         self.tests.into_iter().map(|(name, lines)| {
             let lines: String = lines.iter().map(|line| format!("\n    {line}")).collect();
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_tests_are_said_with_their_errors() {
+    fn failed_tests_are_named_with_their_errors() {
         let log: String = (0..100).map(|n| format!("log {n}\n")).collect();
         let output = format!(
             "test a ... FAILED\n\nsuccesses:\n\n---- b stdout ----\nfine\n\nfailures:\n\n---- a stdout ----\n{log}\n\

@@ -6,6 +6,7 @@ use std::fmt;
 use std::io::{BufRead, BufReader, Write, stdout};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -42,9 +43,15 @@ pub(crate) fn run(workspace: &Workspace, suite: Suite, guests: &vm::Options) -> 
     };
     session.step("setup", || setup::run(workspace, purpose));
     if session.failures.is_empty() {
-        tests(workspace, suite, &mut session);
+        thread::scope(|scope| {
+            // The network is slow and the compiler busy: kernels come while the checks run. What fails here, fails again below.
+            if suite == Suite::All && vm::impossible(workspace).is_none() {
+                scope.spawn(|| vm::fetch(workspace, guests));
+            }
+            tests(workspace, suite, &mut session);
+        });
         match suite {
-            // Whoever asks for them alone is told by what fails.
+            // Where they alone are wanted, what they lack is an error.
             Suite::Vm => session.guests(workspace, guests),
             Suite::All => match vm::impossible(workspace) {
                 None if session.step("setup of virtual machines", || setup::run(workspace, Purpose::Vm)) => {
@@ -91,7 +98,7 @@ fn tests(workspace: &Workspace, suite: Suite, session: &mut Session<impl Write +
     }
     if matches!(suite, Suite::Host | Suite::All) && built {
         let mut host = build::tests(workspace);
-        // The kernel is one, and so are its counters: one test at a time. Only shown output tells which tests skipped themselves.
+        // The kernel is one, and so are its counters: one test at a time. The output shows which tests skipped themselves.
         host.args(["--no-fail-fast", "--", "--test-threads=1", "--show-output"]);
         session.runner("host tests", with_podmeter(workspace, &build::static_podmeter(workspace), &mut host));
     }
@@ -109,7 +116,7 @@ pub(crate) fn measure(workspace: &Workspace, binary: &str, arguments: &[String])
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Tells what cargo runs where this podmeter and the tools are, and has it run as root: the compiler stays the user's.
+/// Passes the places of this podmeter and the tools on to what cargo runs, and has it run as root: the compiler stays the user's.
 fn with_podmeter<'a>(workspace: &Workspace, podmeter: &Path, cargo: &'a mut Command) -> &'a mut Command {
     cargo.env("PODMETER_BIN", podmeter);
     cargo.env("PODMETER_STATIC_BIN", build::static_podmeter(workspace));
@@ -164,7 +171,7 @@ impl<W: Write + Send> Session<W> {
         self.tally += tally;
     }
 
-    /// Runs the tests in guests, which show their own results, and adds up what each says.
+    /// Runs the tests in guests, which show their own results, and adds up what each reports.
     fn guests(&mut self, workspace: &Workspace, options: &vm::Options) {
         eprintln!("\n== {GUESTS}");
         match vm::test(workspace, options, &mut self.out) {

@@ -30,7 +30,7 @@ struct Complaint {
     /// Counted from 1; 0 when it is about the whole file.
     line: usize,
     what: String,
-    /// Whether it fails the check, or is only worth a look.
+    /// Whether it fails the check, or is only a note.
     fatal: bool,
 }
 

@@ -81,7 +81,7 @@ const LEFT_OUT: &[LeftOut] = &[
     LeftOut { runner: "export", tests: &["a_collector_that_", "a_stalling_collector_", "a_node_of_250_pods_"] },
     // Locked down: run after all others, as [`LOCKDOWN`].
     LeftOut { runner: "refused", tests: &["a_refused_", "a_signal_without_", "locked_down_"] },
-    // Of the configuration, and of what is sent to nobody.
+    // Of the configuration, and of exports without a receiver.
     LeftOut {
         runner: "bad_input",
         tests: &["a_key_", "a_value_", "text_that_is_no_yaml_", "an_endpoint_", "an_argument_", "a_backend_that_"],
@@ -91,7 +91,7 @@ const LEFT_OUT: &[LeftOut] = &[
 /// The runner of the tests that need a kernel which is locked down: see `init.sh`.
 const LOCKDOWN: &str = "lockdown";
 
-/// What goes wrong on purpose after a guest's first runner, to see that it is told.
+/// What goes wrong on purpose after a guest's first runner, to see that it is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Provoked {
     Panic,
@@ -124,7 +124,7 @@ impl Options {
         if self.kernel.is_empty() { kernel::ALL.iter().collect() } else { self.kernel.clone() }
     }
 
-    /// What `init.sh` is told, by way of the kernel's command line.
+    /// The settings of `init.sh`, by way of the kernel's command line.
     fn kernel_arguments(&self) -> String {
         let filter = self.filter.iter().map(|filter| format!("FILTER={filter}"));
         let provoke = self.provoke.iter().map(|what| match what {
@@ -171,12 +171,17 @@ pub(crate) fn check_file(workspace: &Workspace, kernel: &str) -> PathBuf {
     directory(workspace).join(format!("check-{kernel}.json"))
 }
 
+/// Fetches the kernels that are not here yet.
+pub(crate) fn fetch(workspace: &Workspace, options: &Options) -> Result<()> {
+    options.kernels().iter().try_for_each(|kernel| kernel.files(workspace).map(drop))
+}
+
 /// Builds all that guests need and runs the tests in each, a few at a time. Results are passed on as they come.
 pub(crate) fn test(workspace: &Workspace, options: &Options, out: &mut (impl Write + Send)) -> Result<Vec<Outcome>> {
     let chosen = options.kernels();
     let programs = thread::scope(|scope| {
         // The network is slow and the compiler busy: both at once.
-        let fetched = scope.spawn(|| chosen.iter().try_for_each(|kernel| kernel.files(workspace).map(drop)));
+        let fetched = scope.spawn(|| fetch(workspace, options));
         let programs = programs(workspace)?;
         fetched.join().map_err(|_| anyhow!("fetching kernels panicked"))??;
         anyhow::Ok(programs)
@@ -229,7 +234,7 @@ impl<W: Write> Write for Shared<'_, W> {
     }
 }
 
-/// Runs the tests on one kernel and says how that ended in one line.
+/// Runs the tests on one kernel and reports in one line how that ended.
 fn run(workspace: &Workspace, kernel: &Kernel, programs: &Programs, options: &Options, out: &mut impl Write) -> Outcome {
     let name = kernel.name;
     let begin = Instant::now();
@@ -289,7 +294,7 @@ fn prepare(workspace: &Workspace, kernel: &Kernel, programs: &Programs, accel: A
     Ok(Guest { image: files.image, initramfs, disk, accel, qemu: qemu::words(workspace) })
 }
 
-/// Keeps what `podmeter check --json` said, when it said anything.
+/// Keeps what `podmeter check --json` printed, if anything.
 fn keep_check(file: &Path, json: &str) -> Result<()> {
     if json.is_empty() {
         return Ok(());
@@ -328,7 +333,7 @@ fn programs(workspace: &Workspace) -> Result<Programs> {
     Ok(Programs { podmeter, tests, arguments })
 }
 
-/// Names and files of the test runners that cargo's messages tell of.
+/// Names and files of the test runners that cargo's messages name.
 fn runners(messages: &str) -> Vec<(String, PathBuf)> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let runner = |message: serde_json::Value| {

@@ -44,7 +44,7 @@ impl Workspace {
     pub(crate) fn cargo(&self, subcommand: &str) -> Command {
         let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.arg(subcommand).current_dir(&self.root).env("CARGO_TARGET_DIR", &self.target);
-        // `cargo run` tells xtask about xtask. Build scripts that watch these variables would run anew each time the builder
+        // `cargo run` describes xtask to xtask. Build scripts that watch these variables would run anew each time the builder
         // changes between cargo and xtask.
         let about_xtask = ["CARGO_BIN_", "CARGO_CRATE_", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_"];
         for (name, _) in env::vars_os() {
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn cargo_is_not_told_about_xtask() {
+    fn cargo_does_not_inherit_variables_about_xtask() {
         let cargo = Workspace::find().unwrap().cargo("build");
         assert!(cargo.get_envs().any(|(name, value)| name == "CARGO_PKG_NAME" && value.is_none()));
         assert!(!cargo.get_envs().any(|(name, value)| name == "CARGO_HOME" && value.is_none()));

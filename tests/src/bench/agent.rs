@@ -122,7 +122,7 @@ impl Node {
         Ok(vec![Figure::of(START[0], "s", Some(2.0), times)?])
     }
 
-    /// Size of an export on the wire. Over HTTP, where the length of the compressed body is told.
+    /// Size of an export on the wire. Over HTTP, which has the length of the compressed body.
     pub fn bytes_sent(&self) -> Result<Vec<Figure>> {
         let mut agent = self.watch("1s", "http/protobuf")?;
         agent.wait_for_exports(5)?;
@@ -136,7 +136,7 @@ impl Node {
             let cgroups = cgroups(&export.request);
             ensure!(
                 cgroups >= PODS * CONTAINERS_PER_POD,
-                "an export tells of {cgroups} cgroups, where there are {} containers",
+                "an export holds {cgroups} cgroups, and there are {} containers",
                 PODS * CONTAINERS_PER_POD
             );
             sizes.push(length / cgroups as f64);
@@ -219,7 +219,7 @@ pub fn maps(maps: &[MapMemory], cpus: usize) -> Vec<Figure> {
     vec![Figure::once(MAPS[0], "KiB", None, kib(all)), Figure::once(MAPS[1], "KiB", None, kib(per_cpu) / cpus as f64)]
 }
 
-/// Number of cgroups that a request tells of.
+/// Number of cgroups in a request.
 fn cgroups(request: &ExportMetricsServiceRequest) -> usize {
     let resources = request.resource_metrics.iter().filter_map(|metrics| metrics.resource.as_ref());
     let paths = resources.filter(|resource| {

@@ -20,7 +20,7 @@ use crate::{
 /// node, each has its own.
 pub const PER_PAIR: [&str; 3] = ["dns.pair_ns_above_empty", "dns.pair_ns", "dns.pair_ns_empty"];
 
-/// In a network namespace of its own, where nobody else listens.
+/// In a network namespace without other servers.
 const SERVER: &str = "127.0.0.1:53";
 
 /// ns per question with its answer, by the kernel's own statistics, of programs that are attached by themselves.

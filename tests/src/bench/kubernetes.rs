@@ -110,7 +110,7 @@ impl Cluster {
         let idle = self.server.requests().len() - asked;
         let memory = Memory::of(agent.pid())?;
         ensure!(self.server.open_watches() == 2, "{} watches are open", self.server.open_watches());
-        // A watch lasts 300 to 600 s: in a minute none may end, so what is told is what its length makes of it.
+        // A watch lasts 300 to 600 s: in a minute none may end, so the figure follows from their length.
         let per_hour = self.server.open_watches() as f64 * 3600.0 / self.mean_watch_seconds() + idle as f64 * 3600.0 / seconds;
         agent.stop()?;
         let [resident, peak, above, percent, requests] = WATCHING;
@@ -123,7 +123,7 @@ impl Cluster {
         ])
     }
 
-    /// What the open watches asked for, on average.
+    /// The length that open watches requested, on average.
     fn mean_watch_seconds(&self) -> f64 {
         let asked = self.server.requests();
         let seconds = asked.iter().filter_map(|asked| asked.path.split("timeoutSeconds=").nth(1)?.parse::<f64>().ok());

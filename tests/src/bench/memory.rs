@@ -1,7 +1,7 @@
 //! What it takes to read the memory of many cgroups, in one walk and from their files.
 //!
-//! The agent tells how long each read took. Without a memory controller there is nothing to read: then only a guest can tell
-//! (`cargo xtask test vm --filter the_memory_of_a_nodes_cgroups`), which is emulated, and of which only the ratio says something.
+//! The agent reports how long each read took. Without a memory controller there is nothing to read: then only a guest can measure
+//! (`cargo xtask test vm --filter the_memory_of_a_nodes_cgroups`), which is emulated, where only the ratio means something.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;

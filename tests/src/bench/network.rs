@@ -120,7 +120,7 @@ pub fn maps() -> Result<Vec<Figure>> {
         .map(|&name| {
             let object = name.split('.').next().unwrap_or_default().to_uppercase() + "_";
             let own: Vec<u64> = maps.iter().filter(|map| map.name.starts_with(&object)).map(|map| map.bytes).collect();
-            ensure!(!own.is_empty(), "the agent holds no map whose name starts with {object}");
+            ensure!(!own.is_empty(), "the agent holds no map with a name that starts with {object}");
             Ok(Figure::once(name, "KiB", None, own.iter().sum::<u64>() as f64 / 1024.0))
         })
         .collect()
@@ -217,7 +217,7 @@ impl Drop for Load {
             let _ = stream.shutdown(Shutdown::Both);
         }
         for thread in self.threads.drain(..) {
-            // One that panicked has said so.
+            // One that panicked has printed so.
             let _ = thread.join();
         }
     }

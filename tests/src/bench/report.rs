@@ -107,7 +107,7 @@ fn row(name: &str, min: &str, median: &str, max: &str, unit: &str, target: &str)
     format!("{name:<40} {min:>9} {median:>9} {max:>9} {unit:<8} {target:<8}")
 }
 
-/// Writes `report.json` and says where.
+/// Writes `report.json` and returns where it is.
 pub fn write(figures: &[Figure], directory: &Path) -> Result<PathBuf> {
     let file = directory.join("report.json");
     let json = Json::Array(figures.iter().map(Figure::json).collect());
@@ -127,7 +127,7 @@ pub fn target_directory() -> Result<PathBuf> {
 /// What it was measured on, in a line.
 pub fn machine() -> Result<String> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").context("could not read /proc/cpuinfo")?;
-    // x86 has "model name"; others say less.
+    // x86 has "model name"; others have no such line.
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, model)| model));
     let kernel = nix::sys::utsname::uname().context("could not ask for the kernel's release")?;
     Ok(format!(

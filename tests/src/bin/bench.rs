@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: what podmeter costs on this machine, against its targets. Needs root.
 //!
 //! `PODMETER_BIN` is the agent under test. Prints a table and writes `bench/report.json` to cargo's target directory. Everything
-//! that is made here is removed at the end, also after Ctrl-C. A missed target is told, not an error: on a busy machine it may be
+//! that is made here is removed at the end, also after Ctrl-C. A missed target is reported, and is no error: on a busy machine it may be
 //! the machine's.
 
 use std::process::ExitCode;
@@ -86,7 +86,7 @@ impl Session {
         names.iter().any(|name| name.starts_with(&self.only))
     }
 
-    /// Measures one part. When it fails, the others are still measured, unless the benchmark was asked to end.
+    /// Measures one part. When it fails, the others are still measured, unless a signal ended the benchmark.
     fn part(&mut self, names: &[&str], measure: impl FnOnce(Effort) -> Result<Vec<Figure>>) -> Result<()> {
         if !self.wants(names) {
             return Ok(());

@@ -19,7 +19,7 @@ use podmeter_tests::demo::pods::{self, Pods};
 use podmeter_tests::demo::tree::Tree;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-/// A demo that nobody ends ends itself.
+/// A demo that is left running ends by itself.
 const LONGEST: Duration = Duration::from_secs(3600);
 
 /// How often it is looked whether to end.
@@ -83,7 +83,7 @@ fn top(arguments: &Arguments, end: Instant, stop: &AtomicBool) -> Result<ExitCod
         .with_context(|| format!("could not start {}", program.display()))?;
     while Instant::now() < end && !stop.load(Ordering::Relaxed) {
         if let Some(status) = top.try_wait().context("could not look after podmeter top")? {
-            // A signal, too, is a failure of top: nobody asked for it here.
+            // A signal, too, is a failure of top: none was sent here.
             return Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from));
         }
         sleep(TICK);

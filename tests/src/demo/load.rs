@@ -81,7 +81,7 @@ impl Order {
         let end = Instant::now() + Duration::from_millis(self.millis);
         prctl::set_pdeathsig(Signal::SIGKILL).context("could not ask to be killed with the demo")?;
         if getppid() != Pid::from_raw(self.parent) {
-            // It died before it could be asked for.
+            // It died before its id could be read.
             return Ok(());
         }
         let procs = self.cgroup.join("cgroup.procs");

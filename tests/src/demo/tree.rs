@@ -19,7 +19,7 @@ const PARENT: &str = "podmeter-demo";
 /// How long killed processes may take to leave a cgroup.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A quality of service class and with it the part of the path that says so.
+/// A quality of service class and the part of the path that shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Qos {
     /// Request equals limit.
@@ -30,7 +30,7 @@ pub enum Qos {
     BestEffort,
 }
 
-/// CPUs a container asks for and may use.
+/// CPUs a container requests and may use.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Resources {
     /// Request in thousandths of a CPU.

@@ -45,7 +45,7 @@ const SELECTORS: &[(&str, &str)] = &[
     // The container's own cgroup, not those it made.
     ("$container", r#"podmeter_workload_kind="Container", $listed"#),
     ("$pod", r#"podmeter_workload_kind="Pod", $listed"#),
-    // What Kubernetes says of a pod or container.
+    // What Kubernetes reports of a pod or container.
     ("$listed", r#"$node, k8s_namespace_name=~"$namespace", service_name=~"$workload""#),
     ("$node", r#"k8s_cluster_name=~"$cluster""#),
 ];

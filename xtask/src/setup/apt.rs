@@ -25,7 +25,7 @@ pub(super) fn install_packages(workspace: &Workspace, packages: &[String], why: 
     update(workspace);
     command::become_root()?;
     let mut install = command::as_root("env");
-    // Nothing may ask: there may be nobody to answer. And what a person installed is not replaced behind their back.
+    // No questions: there may be no person to answer. And what a person installed is not replaced behind their back.
     install.args([
         "DEBIAN_FRONTEND=noninteractive",
         "apt-get",
@@ -45,7 +45,7 @@ pub(super) fn install_packages(workspace: &Workspace, packages: &[String], why: 
     })
 }
 
-/// Brings apt's lists up to date, once: they are what says which versions can still be fetched.
+/// Brings apt's lists up to date, once: they list the versions that can be fetched.
 pub(super) fn update(workspace: &Workspace) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

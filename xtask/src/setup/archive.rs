@@ -93,7 +93,7 @@ pub(crate) fn unpack(package: &Path, directory: &Path) -> Result<()> {
     command::output(Command::new("dpkg-deb").arg("--extract").args([package, directory])).map(drop)
 }
 
-/// The mirror of Debian that this machine uses, after a look at the sources where their lists are missing.
+/// The mirror of Debian that this machine uses, after an update of its lists where they are missing.
 pub(crate) fn found_mirror(workspace: &Workspace) -> Result<String> {
     mirror().or_else(|_| {
         apt::update(workspace);

@@ -15,7 +15,7 @@ use clap::ValueEnum;
 use super::results::Results;
 use crate::command;
 
-/// How long a guest may say nothing. The longest test takes a third of this where the machine is busy with others.
+/// How long a guest may print nothing. The longest test takes a third of this where the machine is busy with others.
 const SILENT_FOR: Duration = Duration::from_secs(180);
 
 /// How long a guest may run, and be brought to its end.
@@ -56,7 +56,7 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    /// QEMU with all that every guest has: two CPUs, no network but its own loopback, a kernel that says only what is wrong.
+    /// QEMU with all that every guest has: two CPUs, no network but its own loopback, a kernel that prints only what is wrong.
     fn qemu(&self, mode: &str, kernel_arguments: &str) -> Command {
         // A guest does not outlive who watches it, however that ends.
         let mut qemu = Command::new("setpriv");
@@ -69,7 +69,7 @@ impl Guest {
         qemu.args(["-smp", "2", "-m", "1536", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         qemu.arg("-kernel").arg(&self.image).arg("-initrd").arg(&self.initramfs);
         qemu.arg("-drive").arg(format!("file={},if=virtio,format=raw,cache=unsafe", self.disk.display()));
-        // On a busy machine an emulated clock misses ticks: the kernel shall neither test its timer nor doubt its clock, nor take
+        // On a busy machine an emulated clock misses ticks: the kernel must neither test its timer nor doubt its clock, nor take
         // a CPU that did not get to run for one that hangs. The rest saves time.
         let busy = "no_timer_check tsc=reliable nowatchdog rcupdate.rcu_cpu_stall_suppress=1";
         let quick = "quiet nokaslr mitigations=off random.trust_cpu=on raid=noautodetect";
@@ -86,7 +86,7 @@ impl Guest {
         qemu.status().context("could not start QEMU")
     }
 
-    /// Boots, runs the tests, and passes on what they say until the guest is off or has to be switched off.
+    /// Boots, runs the tests, and passes on what they print until the guest is off or has to be switched off.
     ///
     /// The kernel's messages go to the file `console`, all that the tests print to `log`.
     pub(super) fn test(
@@ -103,7 +103,7 @@ impl Guest {
         let mut process = Process(child.context("could not start QEMU")?);
         let (chunks, output) = mpsc::channel();
         let mut stdout = process.0.stdout.take().context("qemu has no output")?;
-        // Ends with the guest, whose output it then is at the end of.
+        // Ends with the guest, when its output ends.
         thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(length @ 1..) = stdout.read(&mut buffer) {
@@ -128,7 +128,7 @@ impl Guest {
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    let limit = if left > SILENT_FOR { ("said nothing for", SILENT_FOR) } else { ("ran for", RUNS_FOR) };
+                    let limit = if left > SILENT_FOR { ("printed nothing for", SILENT_FOR) } else { ("ran for", RUNS_FOR) };
                     let last = String::from_utf8_lossy(&unfinished).trim().to_owned();
                     let running = results.place().to_owned();
                     results.lose(format_args!("switched off: {} {} s, in {running}: {last}", limit.0, limit.1.as_secs()));
@@ -154,7 +154,7 @@ pub(super) struct LogFiles {
 }
 
 impl LogFiles {
-    /// The end of what the kernel and the tests said.
+    /// The end of what the kernel and the tests printed.
     pub(super) fn tail(&self) -> String {
         let [console, log] = [&self.console, &self.log].map(|file| last_lines(file));
         format!("---- end of {} ----\n{log}\n---- end of {} ----\n{console}\n----", self.log.display(), self.console.display())
@@ -188,13 +188,13 @@ mod tests {
     }
 
     #[test]
-    fn only_an_emulated_guest_is_told_that_it_is() {
+    fn only_an_emulated_guest_knows_that_it_is() {
         assert!(command::shown(&guest(Accel::Tcg).qemu("test", "")).contains("PODMETER_EMULATED=1"));
         assert!(!command::shown(&guest(Accel::Kvm).qemu("test", "")).contains("PODMETER_EMULATED"));
     }
 
     #[test]
-    fn the_tail_is_the_last_lines_that_say_something() {
+    fn the_tail_is_the_last_lines_that_are_not_empty() {
         let file = std::env::temp_dir().join(format!("xtask-tail-{}", std::process::id()));
         let lines: Vec<String> = (0..200).map(|n| format!("line {n}\r\n\r\n")).collect();
         fs::write(&file, lines.concat()).unwrap();

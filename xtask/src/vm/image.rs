@@ -78,7 +78,7 @@ fn pack(tree: &Path, image: &Path) -> Result<()> {
     cpio.args(["--create", "--format=newc", "--owner=+0:+0", "--quiet"]).current_dir(tree);
     let mut child = cpio.stdin(Stdio::piped()).stdout(output).spawn().context("could not start cpio")?;
     let mut input = child.stdin.take().context("cpio has no input")?;
-    input.write_all(names.join("\n").as_bytes()).context("could not tell cpio which files to pack")?;
+    input.write_all(names.join("\n").as_bytes()).context("could not pass the names of files to cpio")?;
     drop(input);
     let status = child.wait().context("could not wait for cpio")?;
     if !status.success() {

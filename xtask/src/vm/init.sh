@@ -35,13 +35,13 @@ else
     export PODMETER_BIN=/bin/podmeter PODMETER_STATIC_BIN=/bin/podmeter
     stty -F /dev/ttyS1 raw
     {
-        # Without the variables of the tests, of which podmeter would say that it does not know them.
+        # Without the variables of the tests, which podmeter does not know.
         say check env -u PODMETER_BIN -u PODMETER_STATIC_BIN -u PODMETER_EMULATED podmeter check --json
         for test in /tests/*; do
             name=${test##*/}
             arguments=$(cat "/arguments/$name" 2> /dev/null)
             say "$name" "$test" --test-threads=1 --show-output --color=never $arguments $FILTER
-            # To see that what ends here is told: `cargo xtask test vm --provoke`.
+            # To see that what ends here is reported: `cargo xtask test vm --provoke`.
             case $PROVOKE in
                 panic) echo c > /proc/sysrq-trigger ;;
                 hang) sleep 86400 ;;

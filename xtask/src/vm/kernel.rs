@@ -38,7 +38,7 @@ pub(crate) struct Files {
 }
 
 impl Kernel {
-    /// The kernel of that name, as an argument says it.
+    /// The kernel of that name, as an argument names it.
     pub(crate) fn parse(name: &str) -> Result<&'static Self, String> {
         let names = || ALL.iter().map(|kernel| kernel.name).collect::<Vec<_>>().join(", ");
         ALL.iter().find(|kernel| kernel.name == name).ok_or_else(|| format!("there are {}", names()))
@@ -49,7 +49,7 @@ impl Kernel {
         let kernels = workspace.cache().join("kernels");
         let place = kernels.join(self.name);
         if !place.exists() {
-            eprintln!("kernel {}, 20 to 40 MB, is fetched from Debian {}, and not installed", self.name, self.release);
+            eprintln!("kernel {} (20 to 40 MB): fetched from Debian {}, not installed", self.name, self.release);
             let scratch = kernels.join(format!("{}.new", self.name));
             if scratch.exists() {
                 remove(&scratch)?;

@@ -1,6 +1,6 @@
 //! The kernel modules a guest loads: those wanted and what they depend on, in an order in which each finds what it needs.
 //!
-//! The guest has no depmod data; a module says itself what it depends on, in its `.modinfo` section.
+//! The guest has no depmod data; a module lists what it depends on, in its `.modinfo` section.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,4 +1,4 @@
-//! What a guest says: marks around each runner's output, and the output of Rust's test runner between them.
+//! What a guest prints: marks around each runner's output, and the output of Rust's test runner between them.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -76,7 +76,7 @@ impl Results {
         }
     }
 
-    /// Takes a line; what is worth showing goes to `out`.
+    /// Takes a line; what a person should see goes to `out`.
     pub(super) fn line(&mut self, line: &str, out: &mut impl Write) {
         let line = line.trim_end_matches('\r');
         if let Some(mark) = line.strip_prefix(MARK) {
@@ -129,7 +129,7 @@ impl Results {
                 self.end(runner, name, code);
             }
             ["off"] => self.ended = true,
-            _ => self.fail(format_args!("the guest says what nobody understands: {mark}")),
+            _ => self.fail(format_args!("the guest printed an unknown mark: {mark}")),
         }
     }
 
@@ -146,7 +146,7 @@ impl Results {
         self.tally += runner.tally;
     }
 
-    /// Takes note that the guest will say no more, and why.
+    /// Takes note that the guest will print no more, and why.
     pub(super) fn lose(&mut self, why: std::fmt::Arguments<'_>) {
         self.lost = true;
         self.fail(why);
@@ -158,7 +158,7 @@ impl Results {
         self.tally += Tally::FAILED_STEP;
     }
 
-    /// True once the guest has said all.
+    /// True once the guest has reported its end.
     pub(super) fn ended(&self) -> bool {
         self.ended
     }
@@ -189,7 +189,7 @@ impl Results {
         &self.tests
     }
 
-    /// The sum, and what failed. A guest that did not say all has failed; when it did, so has every runner that did not report.
+    /// The sum, and what failed. A guest that did not report its end has failed; one that did has failed with every runner that is missing.
     pub(super) fn close(mut self) -> (Tally, Vec<String>) {
         if let Some(runner) = self.running.take() {
             self.tally += runner.tally;
@@ -259,7 +259,7 @@ mod tests {
             ("@guest off\n", "[6.1] cpu did not run"),
             ("@guest begin cpu\ntest a ... ok\n", "[6.1] the guest ended before its tests"),
             ("", "[6.1] the guest ended before its tests"),
-            ("@guest ?\n", "[6.1] the guest says what nobody understands: ?"),
+            ("@guest ?\n", "[6.1] the guest printed an unknown mark: ?"),
         ] {
             let (tally, failures) = read(output).0.close();
             assert!(tally.has_failures(), "{output}");
