@@ -199,7 +199,7 @@ fn print(reader: &SnapshotReader, facts: TopFacts, options: &TopOptions, interru
         }
         let text = match (state.error(), state.snapshot()) {
             (Some(error), _) => format!("could not read, trying again: {}\n\n", format::printable(error)),
-            (None, Some(snapshot)) => once::table(snapshot, options, once::columns()) + "\n",
+            (None, Some(snapshot)) => once::text(snapshot, options, once::columns()) + "\n",
             (None, None) => continue,
         };
         match io::stdout().write_all(to_ascii(&text).as_bytes()) {

@@ -133,7 +133,7 @@ fn node(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
     let width = usize::from(area.width);
     let mut spans = bar("CPU  ", ratio, width, theme);
     spans.push(Span::styled(format::cores(cpu.usage_cores), theme.strong()));
-    spans.push(Span::raw(format!(" of {} cores", capacity.map_or(format::UNKNOWN.into(), whole))));
+    spans.push(Span::raw(format!(" of {} cores", capacity.map_or(format::UNKNOWN.into(), format::whole_cores))));
     spans.push(Span::styled(format!("  {}", format::percent(ratio)), theme.share(ratio)));
     if cpu.unattributed_seconds > 0.0 {
         spans.push(Span::styled(format!("  {} unattributed", format::duration(Some(cpu.unattributed_seconds))), theme.watch()));
@@ -184,11 +184,6 @@ fn memory(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
         rate(network.transmit_rate),
     ];
     two_sides(buffer, area, Line::from(spans), Line::from(traffic));
-}
-
-/// A number of CPUs that is mostly a whole one.
-fn whole(cores: f64) -> String {
-    if cores.fract() == 0.0 { format!("{cores:.0}") } else { format::cores(Some(cores)) }
 }
 
 /// The bars of a history; noise below a tenth of a CPU stays low.

@@ -20,6 +20,9 @@ mod around;
 mod by_hand;
 mod picture;
 
+/// A width in which no column of text is left out.
+const ALL_COLUMNS: usize = 1000;
+
 fn new() -> TopState {
     with_options(&TopOptions::default())
 }
@@ -382,7 +385,7 @@ fn a_name_with_escape_codes_is_shown_without_them() {
     let mut state = with(&[("evil\u{1b}[31m", 0.2)]);
     press(&mut state, "j\n");
     assert!(!text(&mut state, 100, 40).contains('\u{1b}'));
-    assert!(!once::table(state.snapshot().expect("was given"), &TopOptions::default(), None).contains('\u{1b}'));
+    assert!(!once::text(state.snapshot().expect("was given"), &TopOptions::default(), ALL_COLUMNS).contains('\u{1b}'));
 }
 
 #[test]
@@ -433,7 +436,7 @@ fn values_that_are_no_numbers_are_never_printed() {
     let mut state = new();
     state.update(snapshot.clone());
     press(&mut state, "j\n");
-    for shown in [text(&mut state, 200, 40), once::table(&snapshot, &TopOptions::default(), None)] {
+    for shown in [text(&mut state, 200, 40), once::text(&snapshot, &TopOptions::default(), ALL_COLUMNS)] {
         assert!(!shown.contains("NaN") && !shown.contains("inf"), "{shown}");
     }
 }
@@ -465,10 +468,13 @@ fn only_what_is_near_its_limit_is_red_and_without_colour_bold() {
 #[test]
 fn once_prints_every_workload_aligned_and_the_busiest_first() {
     let snapshot = synthetic::snapshot(1);
-    let table = once::table(&snapshot, &TopOptions::default(), None);
+    let table = once::text(&snapshot, &TopOptions::default(), ALL_COLUMNS);
     let rows: Vec<&str> = table.lines().collect();
     assert!(
-        rows[0].starts_with("node worker-3: 4.") && rows[1].starts_with("memory: ") && rows[2].starts_with("network: "),
+        rows[0].starts_with("node worker-3: 4.")
+            && rows[0].ends_with(" of 8 cores in use")
+            && rows[1].starts_with("memory: ")
+            && rows[2].starts_with("network: "),
         "{table}"
     );
     let rows = &rows[4..];
