@@ -1,4 +1,4 @@
-//! What is said besides the rows: the node, signals that are off, the help; and what the command line chooses.
+//! What is shown beside the rows: the node, signals that are off, the help; and what the command line chooses.
 
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -49,7 +49,7 @@ fn what_is_not_measured_is_in_the_header_and_its_whole_reason_on_its_page() {
         assert!(shown.contains(part), "{part} is not in\n{shown}");
     }
     press(&mut state, "x");
-    assert_eq!(state.sheet(), None);
+    assert_eq!(state.text_page(), None);
     let table = once::text(&snapshot, &TopOptions::default(), ALL_COLUMNS);
     assert!(table.contains("\noff: tcp (could not load tcp_on_walk: Operation not permitted (os error 1))\n"), "{table}");
     let document: serde_json::Value = serde_json::from_str(&once::json(&snapshot, &TopOptions::default())).expect("is JSON");
@@ -140,7 +140,7 @@ fn the_help_names_every_key_and_column_and_fits_or_scrolls() {
     press(&mut state, "⇱");
     assert_eq!(text(&mut state, 80, 24), first);
     press(&mut state, "x");
-    assert_eq!(state.sheet(), None);
+    assert_eq!(state.text_page(), None);
 }
 
 #[test]
