@@ -1,4 +1,4 @@
-//! Where the terminal's snapshots come from: a pipeline of its own, and Kubernetes' names where it is known.
+//! Takes snapshots for `podmeter top`: runs a pipeline, and follows the pods for their names where Kubernetes is configured.
 
 pub mod pod_names;
 
@@ -20,7 +20,7 @@ use crate::{
     top::{SnapshotSource, TICK},
 };
 
-/// How long a signal may wait.
+/// Longest delay of the reaction to SIGINT or SIGTERM.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Snapshots of this node.
@@ -31,7 +31,7 @@ pub struct LiveSource {
 }
 
 impl LiveSource {
-    /// Begins to measure. A view has the names that are known by then; nothing waits for more.
+    /// Begins to measure. A snapshot has the pod names that are known by then; nothing waits for more.
     ///
     /// # Errors
     /// When this kernel or these permissions do not allow it.
@@ -42,8 +42,8 @@ impl LiveSource {
         let mut pipeline = Pipeline::start(Settings { pods, ..settings })?;
         pipeline.wait_no_longer();
         let mut live = Self { pipeline, snapshots: SnapshotBuilder::new(name, cpus as f64), names };
-        // What the first view is compared with.
-        let _ = live.look();
+        // The rates of the first snapshot start here.
+        let _ = live.take();
         Ok(live)
     }
 
@@ -68,7 +68,7 @@ impl LiveSource {
         Ok(None)
     }
 
-    /// What is measured, and where names come from.
+    /// Adds the state of the signals and of Kubernetes.
     fn complete(&self, snapshot: &mut Snapshot) {
         snapshot.signals = self
             .pipeline
@@ -82,7 +82,7 @@ impl LiveSource {
         snapshot.kubernetes = self.names.as_ref().map(PodNames::state);
     }
 
-    fn look(&mut self) -> Result<Snapshot, Box<dyn Error + Send + Sync>> {
+    fn take(&mut self) -> Result<Snapshot, Box<dyn Error + Send + Sync>> {
         let mut failure = None;
         let batch = self.pipeline.collect(|signal, error| failure = Some(format!("could not read {signal}: {error}")));
         match failure {
@@ -98,12 +98,12 @@ impl LiveSource {
 
 impl SnapshotSource for LiveSource {
     fn tick(&mut self) {
-        // Windows must be read before their log wraps. What fails here fails in the next look too.
+        // Windows must be read before their log wraps. What fails here fails in the next snapshot too.
         let _ = self.pipeline.tick();
     }
 
     fn next(&mut self) -> Result<Snapshot, Box<dyn Error + Send + Sync>> {
         self.pipeline.tick()?;
-        self.look()
+        self.take()
     }
 }

@@ -279,8 +279,8 @@ fn top(args: &TopArgs) -> Result<(), Failure> {
     if args.json {
         return print(&top::once::json(&snapshot, &args.options));
     }
-    let table = top::once::table(&snapshot, &args.options, top::once::columns());
-    print(&if Abilities::from_environment().unicode { table } else { top::to_ascii(&table).into_owned() })
+    let text = top::once::text(&snapshot, &args.options, top::once::columns());
+    print(&if Abilities::from_environment().unicode { text } else { top::to_ascii(&text).into_owned() })
 }
 
 fn check(args: &CheckArgs) -> Result<(), Failure> {

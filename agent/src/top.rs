@@ -17,12 +17,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ratatui::DefaultTerminal;
 use signal_hook::consts::SIGCONT;
 
+use self::actions::Action;
 pub use self::options::TopOptions;
-use self::state::{Action, TopFacts, TopState};
+use self::state::{TopFacts, TopState};
 pub use self::terminal::{Abilities, to_ascii};
 use self::theme::Theme;
 use crate::{causes::chain, interrupt::Interrupt, snapshot::document::Snapshot};
 
+mod actions;
 mod columns;
 mod detail;
 mod format;
@@ -198,8 +200,8 @@ fn print(reader: &SnapshotReader, facts: TopFacts, options: &TopOptions, interru
             continue;
         }
         let text = match (state.error(), state.snapshot()) {
-            (Some(error), _) => format!("could not read, trying again: {}\n\n", format::printable(error)),
-            (None, Some(snapshot)) => once::table(snapshot, options, once::columns()) + "\n",
+            (Some(error), _) => format!("could not read the kernel, retrying: {}\n\n", format::printable(error)),
+            (None, Some(snapshot)) => once::text(snapshot, options, once::columns()) + "\n",
             (None, None) => continue,
         };
         match io::stdout().write_all(to_ascii(&text).as_bytes()) {
@@ -210,11 +212,11 @@ fn print(reader: &SnapshotReader, facts: TopFacts, options: &TopOptions, interru
     Ok(())
 }
 
-/// True when the terminal is gone, also where no SIGHUP said so (`nohup`, an orphaned session).
+/// True when the terminal is gone, also where no SIGHUP came (`nohup`, an orphaned session).
 fn has_hung_up(terminal: impl AsFd) -> bool {
-    let mut asked = [PollFd::new(terminal.as_fd(), PollFlags::empty())];
+    let mut polled = [PollFd::new(terminal.as_fd(), PollFlags::empty())];
     let gone = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
-    poll(&mut asked, PollTimeout::ZERO).is_ok() && asked[0].revents().is_some_and(|seen| seen.intersects(gone))
+    poll(&mut polled, PollTimeout::ZERO).is_ok() && polled[0].revents().is_some_and(|seen| seen.intersects(gone))
 }
 
 /// ratatui's hook leaves this to the terminal's destructor, which does not run where a panic aborts.

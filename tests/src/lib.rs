@@ -13,6 +13,7 @@ pub mod demo;
 pub mod deploy;
 pub mod dns;
 pub mod http;
+pub mod json_schema;
 pub mod kubernetes;
 pub mod load;
 pub mod metric;

@@ -11,6 +11,7 @@ use podmeter_tests::{
     MS,
     agent::{As, config_file, run},
     cgroup::{Cgroup, cpu_stat_of, mount_point},
+    json_schema,
     kubernetes::{ApiOptions, Cluster, Container, Driver, Fault, Pod, RunningPod},
     load::Load,
     root_test,
@@ -54,6 +55,8 @@ root_test! {
         ensure!(output.code == Some(0), "top ended with {:?}: {}", output.code, output.stderr);
         let view: Json = serde_json::from_str(&output.stdout).context("top --once --json does not print one JSON document")?;
         ensure!(view["schema"] == 1, "schema {}", view["schema"]);
+        let violations = json_schema::violations(&json_schema::of_top(), &view);
+        ensure!(violations.is_empty(), "the document does not follow docs/top-json.schema.json: {violations:?}");
         let workloads = view["workloads"].as_array().context("no workloads")?;
         let time_of = |path: &str| {
             let workload = workloads.iter().find(|workload| workload["cgroup"] == path);
@@ -87,6 +90,8 @@ fn once_in(cluster: &Cluster) -> Result<(Json, String)> {
     let output = run(&["top", "--once", "--json", "--interval", "1s", "--config", config], As::Root, Duration::from_secs(30))?;
     ensure!(output.code == Some(0), "top ended with {:?}: {}", output.code, output.stderr);
     let document = serde_json::from_str(&output.stdout).context("top --once --json does not print one JSON document")?;
+    let violations = json_schema::violations(&json_schema::of_top(), &document);
+    ensure!(violations.is_empty(), "the document does not follow docs/top-json.schema.json: {violations:?}");
     Ok((document, output.stderr))
 }
 

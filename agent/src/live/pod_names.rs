@@ -1,4 +1,4 @@
-//! What pods are called, for people who look: followed on a thread of its own, so that a server that is slow holds up nothing.
+//! Pod names for `podmeter top`: follows the pods on a thread, so that a slow API server delays nothing.
 
 use std::{
     thread,
@@ -18,13 +18,13 @@ use crate::{
     snapshot::document::KubernetesStatus,
 };
 
-/// How long a single snapshot waits for the first list of pods: it has no second one to show names in.
+/// How long `--once` waits for the first list of pods. The live view does not wait.
 pub const FIRST_LIST: Duration = Duration::from_secs(3);
 
-/// Time between two looks whether it is there.
+/// Time between two checks for it.
 const POLL: Duration = Duration::from_millis(5);
 
-/// Followed until this is dropped.
+/// Follows the pods until it is dropped.
 pub struct PodNames {
     shared: SharedIndex,
     /// The thread ends when it is gone.
@@ -32,10 +32,10 @@ pub struct PodNames {
 }
 
 impl PodNames {
-    /// Begins to follow the pods, and asks for nothing but what names need.
+    /// Begins to follow the pods. Requests only what names need.
     ///
     /// # Errors
-    /// When a person must correct a setting. A server that does not answer is none.
+    /// When a setting is wrong. A server that does not respond is no error.
     pub fn follow(settings: pods::FollowSettings) -> Result<Self, RunError> {
         let system = |what| move |source| RunError::System { what, source };
         let settings = pods::FollowSettings { kept_labels: KeptLabels::default(), spread: Duration::ZERO, ..settings };
@@ -45,21 +45,21 @@ impl PodNames {
         thread::Builder::new()
             .name("names".to_owned())
             .spawn(move || {
-                // Ends with an error, because the other end never says anything.
+                // Ends with an error when the other end is dropped.
                 let _ = runtime.block_on(stopped);
-                // A name look-up that hangs must not hold up the end.
+                // A DNS lookup that hangs must not delay the exit.
                 runtime.shutdown_background();
             })
             .map_err(system("the thread that follows the pods"))?;
         Ok(Self { shared, _stop: stop })
     }
 
-    /// Where the names are.
+    /// The index of the pods.
     pub fn shared(&self) -> SharedIndex {
         self.shared.clone()
     }
 
-    /// How the pods are followed now.
+    /// Whether the list of pods is current.
     pub fn state(&self) -> KubernetesStatus {
         let known = self.shared.snapshot();
         let following = known.stats.following(Followed::Pods);
@@ -67,7 +67,7 @@ impl PodNames {
         KubernetesStatus { current: following.known && following.current, error }
     }
 
-    /// Waits until all pods have been told of, and not longer than `most`, nor for what a person must correct.
+    /// Waits for the first list of pods, at most for `most`. Errors that do not pass, such as 403, end the wait.
     ///
     /// # Errors
     /// Why pods have no names, in one sentence.
@@ -82,7 +82,7 @@ impl PodNames {
             match trouble {
                 Some(Trouble { kind, reason }) if !passes(*kind) || Instant::now() >= end => return Err(reason.to_string()),
                 None if Instant::now() >= end => {
-                    return Err(format!("the pods were not there within {} s", most.as_secs_f64()));
+                    return Err(format!("no list of pods within {} s", most.as_secs_f64()));
                 }
                 _ => thread::sleep(POLL),
             }
@@ -90,7 +90,7 @@ impl PodNames {
     }
 }
 
-/// Whether a failure of this kind may be over in a moment.
+/// Whether a failure of this kind may pass.
 fn passes(kind: FollowErrorKind) -> bool {
     matches!(
         kind,
@@ -123,7 +123,7 @@ mod tests {
             node: "node-1".to_owned(),
             kept_labels: KeptLabels::default(),
             proxies: Default::default(),
-            // Whoever looks does not wait for it.
+            // Not used here.
             spread: Duration::from_secs(3600),
             finished_kept: Duration::ZERO,
         };
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_list_is_waited_for_and_asked_for_at_once() {
+    fn the_first_list_is_waited_for_and_requested_at_once() {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let names = follow(&server);
         let answering = thread::spawn(move || {
@@ -148,19 +148,19 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_does_not_answer_is_waited_for_no_longer_than_allowed() {
-        // It takes the connection, and that is all.
+    fn a_server_that_does_not_respond_is_waited_for_no_longer_than_allowed() {
+        // It accepts the connection and never responds.
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let names = follow(&server);
         let began = Instant::now();
-        assert_eq!(names.wait(Duration::from_millis(100)), Err("the pods were not there within 0.1 s".to_owned()));
+        assert_eq!(names.wait(Duration::from_millis(100)), Err("no list of pods within 0.1 s".to_owned()));
         drop(names);
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     }
 
     #[test]
-    fn a_server_that_is_not_there_is_said_at_once() {
-        // Nobody listens where somebody did.
+    fn a_server_that_is_not_there_is_reported_at_once() {
+        // A port that is closed.
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = server.local_addr().unwrap();
         let names = {
@@ -169,10 +169,10 @@ mod tests {
             names
         };
         let began = Instant::now();
-        let said = names.wait(Duration::from_secs(30)).unwrap_err();
+        let error = names.wait(Duration::from_secs(30)).unwrap_err();
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-        assert!(said.contains(&address.to_string()) && said.contains("refused"), "{said}");
+        assert!(error.contains(&address.to_string()) && error.contains("refused"), "{error}");
         let known = names.shared().snapshot();
-        assert_eq!(known.stats.trouble().map(|trouble| &*trouble.reason), Some(&*said), "and it goes on being said");
+        assert_eq!(known.stats.trouble().map(|trouble| &*trouble.reason), Some(&*error), "and it stays reported");
     }
 }

@@ -1,4 +1,4 @@
-//! What `podmeter top` shows and what `top --once --json` prints: one stable document.
+//! The types of the snapshot: what `podmeter top` shows and `top --once --json` prints. docs/top-json.md explains each key.
 //!
 //! Seconds, bytes, cores. A value that is not known is absent, never 0. Totals count since counting began (CPU time: since the
 //! cgroup was made); `usage_cores` and the percentiles of bursts are of the interval; shares and percentiles of TCP and DNS are of enough
@@ -9,17 +9,17 @@ use serde::Serialize;
 /// One moment of this node.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Snapshot {
-    /// Version of this document's shape.
+    /// Version of this document: 1.
     pub schema: u32,
     /// The node.
     pub node: NodeUsage,
-    /// Every signal: whether it is measured, and what is missing.
+    /// Every signal: whether it is measured, and what it lacks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub signals: Vec<SignalStatus>,
-    /// How the pods are followed; absent where no Kubernetes is configured.
+    /// State of the connection to Kubernetes; absent where none is configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<KubernetesStatus>,
-    /// Every workload, in order of its cgroup's path unless another order was wanted.
+    /// Every cgroup, in order of its path unless another order was requested.
     pub workloads: Vec<WorkloadUsage>,
 }
 
@@ -33,24 +33,24 @@ impl Snapshot {
 /// Whether a signal is measured.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SignalStatus {
-    /// Its name.
+    /// Name of the signal.
     pub name: String,
     /// Whether it is measured.
     pub on: bool,
     /// Why it is off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What is missing of a signal that is on, and why.
+    /// What a signal that is on lacks, and why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
-/// Where the names of pods come from.
+/// The connection to Kubernetes, which names the pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct KubernetesStatus {
-    /// Whether the list of pods is there and current.
+    /// Whether the list of pods is complete and current.
     pub current: bool,
-    /// Why it is not.
+    /// Why the list is not current.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -60,7 +60,7 @@ pub struct KubernetesStatus {
 pub struct NodeUsage {
     /// Host name, or the Kubernetes node's name.
     pub name: String,
-    /// CPU of all tasks.
+    /// CPU of the whole node.
     pub cpu: NodeCpu,
     /// Memory, where it is measured.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -73,13 +73,13 @@ pub struct NodeUsage {
 /// The node's memory in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct NodeMemory {
-    /// All that is not free.
+    /// Memory in use, page cache included.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage_bytes: Option<u64>,
     /// Usage less inactive page cache.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub working_set_bytes: Option<u64>,
-    /// All that there is.
+    /// Total memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity_bytes: Option<u64>,
 }
@@ -111,18 +111,18 @@ pub struct NodeCpu {
     pub usage_cores: Option<f64>,
     /// Online CPUs.
     pub capacity_cores: f64,
-    /// CPU time in s of cgroups that found no free slot.
+    /// CPU time in s of cgroups that are not tracked, because the maximum number of tracked cgroups was reached.
     pub unattributed_seconds: f64,
 }
 
 /// One container, systemd unit or other cgroup.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct WorkloadUsage {
-    /// What people call it; in Kubernetes the workload's name.
+    /// Name of the unit, container or cgroup; in Kubernetes the workload's name.
     pub name: String,
-    /// `Pod`, `Container`, `Service`, `Cgroup`, or in Kubernetes the workload's kind.
+    /// Kind of the workload in Kubernetes (`Deployment`, `StatefulSet` and so on); else the same as `cgroup_kind`.
     pub kind: String,
-    /// What the cgroup itself is: `Pod`, `Container`, `Service`, `Slice`, `Cgroup` and so on.
+    /// Kind of the cgroup: `Pod`, `Container`, `Service`, `Slice`, `Cgroup` and so on.
     pub cgroup_kind: String,
     /// Kubernetes namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -133,29 +133,29 @@ pub struct WorkloadUsage {
     /// Container name, or its id while the name is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
-    /// `sandbox` for the container that holds a pod's namespaces; else what Kubernetes starts it as: `container`, `init` and so on.
+    /// `sandbox` for the container that holds a pod's namespaces; else its type in Kubernetes: `container`, `init` and so on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container_type: Option<String>,
     /// Path of its cgroup in the cgroup2 hierarchy.
     pub cgroup: String,
-    /// True when the cgroup is gone and this is its last total.
+    /// True when the cgroup was removed and these are its final values; absent otherwise.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ended: bool,
-    /// For how long it has been watched, in s: what the suggested requests are of.
+    /// How long it has been watched, in s: the time that the suggested requests are based on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub watched_seconds: Option<f64>,
-    /// CPU.
+    /// CPU use, waiting, requests and limits.
     pub cpu: CpuUsage,
-    /// Memory, where anything is known of it.
+    /// Memory, where it is measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryUsage>,
-    /// Packets, where they are counted.
+    /// Traffic, where it is counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkUsage>,
-    /// TCP, where it is watched.
+    /// TCP, where it is measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp: Option<TcpUsage>,
-    /// Lookups that it made, where they are watched.
+    /// DNS queries that it sent, once there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<DnsUsage>,
 }
@@ -194,10 +194,10 @@ pub struct CpuUsage {
     /// Time in s that tasks were runnable but did not run: throttled and contention together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait_seconds: Option<f64>,
-    /// Of that, time in s that its own limit kept it from running.
+    /// Of the waiting time: time in s that its own CPU limit kept it from running.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub throttled_seconds: Option<f64>,
-    /// Of that, time in s that others had the CPU. Without a cpu controller nothing throttles: then it is all of the wait.
+    /// Of the waiting time: time in s that others had the CPU. All of it where no CPU limit can be set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contention_seconds: Option<f64>,
     /// Waiting in the interval, s per s.
@@ -215,7 +215,7 @@ pub struct CpuUsage {
     /// 99th percentile of CPUs used per 100 ms window, in the interval.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub burst_p99_cores: Option<f64>,
-    /// CPUs requested: from `cpu.weight` where set, else what Kubernetes tells.
+    /// CPUs requested: from `cpu.weight` where set, else from the pod's spec.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_cores: Option<f64>,
     /// CPUs allowed: from `cpu.max` where set.
@@ -230,28 +230,28 @@ pub struct CpuUsage {
 /// Memory of one workload in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct MemoryUsage {
-    /// All that is charged to it, page cache included.
+    /// Memory charged to it, page cache included.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage_bytes: Option<u64>,
     /// Usage less inactive page cache, by kubelet's rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub working_set_bytes: Option<u64>,
-    /// What the kernel could not take back before it must kill.
+    /// Memory that the kernel cannot reclaim.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unreclaimable_bytes: Option<u64>,
     /// The largest usage ever.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_bytes: Option<u64>,
-    /// `memory.min` where set, else what Kubernetes tells.
+    /// `memory.min` where set, else from the pod's spec.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_bytes: Option<u64>,
     /// `memory.max` (or `memory.high` where only that is set).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_bytes: Option<u64>,
-    /// To request: 1.15 times the largest `unreclaimable_bytes` that was seen. Absent until it was watched for 60 s.
+    /// Bytes to request: 1.15 times the largest `unreclaimable_bytes` that was seen. Absent until it was watched for 60 s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suggested_request_bytes: Option<u64>,
-    /// Processes that the kernel killed for want of memory.
+    /// Processes killed by the OOM killer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_kills: Option<u64>,
 }
@@ -271,7 +271,7 @@ pub struct NetworkUsage {
     /// Bytes sent per s, in the interval.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transmit_rate: Option<f64>,
-    /// Packets that the kernel dropped.
+    /// Packets dropped by the kernel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drops: Option<u64>,
     /// Packets dropped per s, in the interval.
@@ -300,7 +300,7 @@ pub struct TcpUsage {
     /// 99th percentile of the round-trip time in s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtt_p99_seconds: Option<f64>,
-    /// Connections that could not be made.
+    /// Connections that failed to open.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_failures: Option<u64>,
 }
@@ -314,24 +314,27 @@ pub struct DnsUsage {
     /// Queries per s, in the interval.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub query_rate: Option<f64>,
-    /// Queries that nobody answered in time.
+    /// Queries without a response in time.
     pub timeouts: u64,
-    /// Lookups that failed: with an error other than NXDOMAIN, or without an answer.
+    /// Lookups that failed: with an error other than NXDOMAIN, or without a response.
     pub failures: u64,
     /// Lookups that found no such name (NXDOMAIN), most often of a search list.
     pub no_such_name: u64,
     /// Lookups that shares and percentiles are of: the last hundred or more (at most 5 min).
     pub window_lookups: u64,
-    /// Failures among them.
+    /// Failed lookups, as a share of `window_lookups`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure_ratio: Option<f64>,
-    /// NXDOMAIN among them.
+    /// Lookups that ended with NXDOMAIN, as a share of `window_lookups`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub no_such_name_ratio: Option<f64>,
-    /// Median of the time to an answer in s.
+    /// Median time to a response in s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p50_seconds: Option<f64>,
-    /// 99th percentile of it.
+    /// 99th percentile of the time to a response in s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p99_seconds: Option<f64>,
 }
+
+#[cfg(test)]
+mod tests;

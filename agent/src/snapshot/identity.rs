@@ -1,5 +1,5 @@
-//! A cgroup's path and its sample's resource -> what a workload is called (pure): Kubernetes' words where it has told of the pod,
-//! else the path's.
+//! A cgroup's path and its sample's resource -> what a workload is called (pure): the names of Kubernetes where the pod is
+//! known, else those of the path.
 
 use super::document::WorkloadUsage;
 use crate::{
@@ -54,7 +54,7 @@ mod tests {
     const UID: &str = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee";
 
     /// Kind, name, namespace, pod and container of the cgroup at `path` below the pod's.
-    fn told(below: &str, pod: Option<&Pod>, container: Option<&Container>) -> [Option<String>; 5] {
+    fn names_of(below: &str, pod: Option<&Pod>, container: Option<&Container>) -> [Option<String>; 5] {
         let cgroup = cgroup(1, &format!("/kubepods/pod{UID}{below}"), None);
         // As a configuration may add them to everything.
         let attributes = [("k8s.deployment.name", "liar"), ("k8s.namespace.name", "liar")];
@@ -87,26 +87,26 @@ mod tests {
             (container.as_str(), Some(&web), None, ["Deployment", "web", "shop", "web-5d-x", &id]),
             (container.as_str(), Some(&web), Some(&app), ["Deployment", "web", "shop", "web-5d-x", "app"]),
         ] {
-            assert_eq!(told(path, pod, container).map(Option::unwrap_or_default), wanted, "{path:?} {container:?}");
+            assert_eq!(names_of(path, pod, container).map(Option::unwrap_or_default), wanted, "{path:?} {container:?}");
         }
-        let [kind, _, namespace, pod, container] = told(&inner, Some(&web), Some(&app));
+        let [kind, _, namespace, pod, container] = names_of(&inner, Some(&web), Some(&app));
         assert_eq!((kind.as_deref(), namespace.as_deref(), pod.as_deref()), (Some("Cgroup"), Some("shop"), Some("web-5d-x")));
         assert_eq!(container, None);
     }
 
     #[test]
-    fn every_kind_of_workload_is_called_by_its_own_word() {
+    fn every_kind_of_workload_has_its_kubernetes_kind() {
         for kind in workload::WorkloadKind::ALL {
             let workload = Some(workload::Workload { kind, name: "it".into() });
             let pod = Pod { namespace: "shop".into(), name: "it-0".into(), workload, ..Pod::default() };
-            let [told, name, ..] = told_without_liar(&pod);
-            assert_eq!((told.as_str(), name.as_str()), (kind.as_str(), "it"));
+            let [called, name, ..] = kind_and_name(&pod);
+            assert_eq!((called.as_str(), name.as_str()), (kind.as_str(), "it"));
         }
         let bare = Pod { namespace: "shop".into(), name: "by-hand".into(), ..Pod::default() };
-        assert_eq!(told_without_liar(&bare), ["Pod", "by-hand"]);
+        assert_eq!(kind_and_name(&bare), ["Pod", "by-hand"]);
     }
 
-    fn told_without_liar(pod: &Pod) -> [String; 2] {
+    fn kind_and_name(pod: &Pod) -> [String; 2] {
         let cgroup = cgroup(1, &format!("/kubepods/pod{UID}"), None);
         let found = Found { pod, container: None, namespace_labels: &[], revision: 1, gone: false };
         let workload = of(&Subject::of(&cgroup), &NodeIdentity::default().resource_in(&cgroup, &found, Unlisted::Unknown));

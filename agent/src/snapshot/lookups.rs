@@ -13,13 +13,13 @@ const NO_SUCH_NAME: &str = "NXDOMAIN";
 pub struct LookupTotals {
     /// Those that ended.
     pub all: u64,
-    /// Those that failed: an error of the server's or its silence.
+    /// Those that failed: an error from the server, or no response.
     pub failed: u64,
-    /// Those of them that nobody answered.
+    /// Those of them without a response in time.
     pub timeouts: u64,
-    /// Those that found no such name (NXDOMAIN): what search lists waste, and an answer all the same.
+    /// Those that found no such name (NXDOMAIN): mostly from search lists.
     pub no_such_name: u64,
-    /// Time to the answers.
+    /// Response times.
     pub answers: Option<Arc<Histogram>>,
 }
 
@@ -35,7 +35,7 @@ impl LookupTotals {
             failed: ended(|error| error.is_some_and(|error| error != NO_SUCH_NAME)),
             timeouts: ended(|error| error == Some(TIMEOUT)),
             no_such_name: ended(|error| error == Some(NO_SUCH_NAME)),
-            // A timeout has the time that was waited for, not one to an answer.
+            // The duration of a timeout is not a response time.
             answers: histogram(sample, &dns::LOOKUPS, |point| attribute(point, "error.type") != Some(TIMEOUT)),
         }
     }

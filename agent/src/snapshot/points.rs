@@ -1,4 +1,4 @@
-//! Reads figures off the points of a sample (pure). What has no point is not known.
+//! Reads figures off the points of a sample (pure). A figure without a point is not known.
 
 use std::sync::Arc;
 
@@ -18,12 +18,12 @@ pub fn attribute<'a>(point: &'a Point, key: &str) -> Option<&'a str> {
     point.attributes.iter().find(|(k, _)| *k == key).map(|(_, value)| value.as_ref())
 }
 
-/// All points of a metric together.
+/// The sum of all points of a metric.
 pub fn sum(sample: &Sample, metric: &'static Metric) -> Option<f64> {
     points(sample, metric).filter_map(value).reduce(|a, b| a + b)
 }
 
-/// The points of a metric whose attribute is as wanted, together.
+/// The sum of the points of a metric that have the wanted attribute.
 pub fn sum_where(sample: &Sample, metric: &'static Metric, key: &str, wanted: impl Fn(&str) -> bool) -> Option<f64> {
     let of = points(sample, metric).filter(|point| attribute(point, key).is_some_and(&wanted));
     of.filter_map(value).reduce(|a, b| a + b)

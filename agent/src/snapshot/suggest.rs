@@ -1,10 +1,9 @@
-//! What a workload should request, by what it was seen to need (pure).
+//! Suggested requests: what a workload should request, by its use so far (pure).
 //!
 //! CPU is shared by the moment: the suggestion covers what was used in 95 of 100 windows of 100 ms, idle ones included; what is
 //! above that waits, or takes what others leave. Memory cannot be lent and taken back: the suggestion is the most that the kernel
-//! could not have reclaimed at any look, and a margin for what happened between two looks and has not happened yet.
-//! Either is as good as the time it was watched, which is therefore shown with it; what was watched for less than
-//! [`LEAST_SECONDS`] has none.
+//! could not have reclaimed in any interval, and a margin for peaks between two reads and in the future.
+//! Both depend on how long the workload was watched, which is therefore shown with them. Below [`LEAST_SECONDS`] there is none.
 
 use crate::histogram::Histogram;
 
@@ -20,8 +19,8 @@ pub const LEAST_SECONDS: f64 = 60.0;
 /// How many windows must have been seen: half of those of [`LEAST_SECONDS`], since some may be lost.
 pub const LEAST_WINDOWS: u64 = 300;
 
-/// How often memory must have been looked at.
-pub const LEAST_LOOKS: u32 = 2;
+/// How often memory must have been read.
+pub const LEAST_READS: u32 = 2;
 
 /// CPUs to request, by all windows of the time that was watched; `None` where they are too few.
 pub fn cpu(windows: Option<&Histogram>, watched_seconds: Option<f64>) -> Option<f64> {
@@ -29,9 +28,9 @@ pub fn cpu(windows: Option<&Histogram>, watched_seconds: Option<f64>) -> Option<
     windows.quantile(CPU_WINDOWS)
 }
 
-/// Bytes to request, by the largest unreclaimable memory of all looks; `None` where they are too few.
+/// Bytes to request, by the largest unreclaimable memory of all reads; `None` where they are too few.
 pub fn memory(watched: ObservedMemory, watched_seconds: Option<f64>) -> Option<u64> {
-    let bytes = watched.largest.filter(|_| watched.looks >= LEAST_LOOKS && is_enough(watched_seconds))?;
+    let bytes = watched.largest.filter(|_| watched.reads >= LEAST_READS && is_enough(watched_seconds))?;
     Some((bytes as f64 * MEMORY_MARGIN).ceil() as u64)
 }
 
@@ -40,23 +39,23 @@ pub fn is_enough(watched_seconds: Option<f64>) -> bool {
     watched_seconds.is_some_and(|seconds| seconds >= LEAST_SECONDS)
 }
 
-/// What is kept of a workload from one look to the next.
+/// Memory of a workload over the time it was watched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ObservedMemory {
     since_ns: Option<u64>,
-    /// The most unreclaimable memory of all looks.
+    /// The most unreclaimable memory of all reads.
     pub largest: Option<u64>,
-    /// Looks that found memory.
-    pub looks: u32,
+    /// Reads that found memory.
+    pub reads: u32,
 }
 
 impl ObservedMemory {
-    /// One more look, at something that is watched since then at the latest.
+    /// One more read, of a workload that is watched since then at the latest.
     pub fn and(self, since_ns: u64, unreclaimable: Option<u64>) -> Self {
         Self {
             since_ns: Some(self.since_ns.map_or(since_ns, |earlier| earlier.min(since_ns))),
             largest: self.largest.max(unreclaimable),
-            looks: self.looks.saturating_add(unreclaimable.is_some().into()),
+            reads: self.reads.saturating_add(unreclaimable.is_some().into()),
         }
     }
 
@@ -124,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_memory_request_is_the_most_that_could_not_be_reclaimed_and_a_margin() {
-        for (looks, wanted) in [
+        for (reads, wanted) in [
             (vec![], None),
             (vec![None, None], None),
             (vec![Some(0), Some(0)], Some(0)),
@@ -132,10 +131,10 @@ mod tests {
             (vec![Some(100 << 20), Some(0)], Some((115 << 20) + 1)),
             (vec![Some(1000), Some(2000), None, Some(500)], Some(2300)),
         ] {
-            let watched = looks.iter().fold(ObservedMemory::default(), |watched, bytes| watched.and(1, *bytes));
+            let watched = reads.iter().fold(ObservedMemory::default(), |watched, bytes| watched.and(1, *bytes));
             let suggested = memory(watched, Some(60.0));
             let near = suggested.zip(wanted).is_some_and(|(a, b)| a.abs_diff(b) <= 1);
-            assert!(near || suggested == wanted, "{looks:?}: {suggested:?}, not {wanted:?}");
+            assert!(near || suggested == wanted, "{reads:?}: {suggested:?}, not {wanted:?}");
         }
     }
 

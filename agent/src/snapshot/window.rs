@@ -31,7 +31,7 @@ impl<T> Default for Window<T> {
 impl<T: Clone + Default> Window<T> {
     /// The state from which the window begins that ends now, with `count` observations in all and this `state`.
     ///
-    /// At the first look it begins with nothing: what was counted by then was counted since the display began or the cgroup was born.
+    /// The first window begins with nothing: everything was counted since the display began or the cgroup was made.
     pub fn ending(&mut self, now_ns: u64, count: u64, state: &T) -> T {
         if self.states.back().is_some_and(|(_, before, _)| *before > count) {
             // Counting has begun anew.

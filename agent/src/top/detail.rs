@@ -30,7 +30,7 @@ pub fn split(body: Rect) -> (Rect, Rect) {
     (Rect { height: table, ..body }, Rect { y: body.y + table, height: wanted, ..body })
 }
 
-/// Draws the pane; `present` is false when the workload is gone and these are its last figures.
+/// Draws the pane; `present` is false when the cgroup was removed and these are its final values.
 pub fn draw(buffer: &mut Buffer, area: Rect, workload: &WorkloadUsage, present: bool, state: &TopState, theme: Theme) {
     rule(buffer, Rect { height: 1, ..area }, workload, present, theme);
     let lines = text(workload, usize::from(area.width).saturating_sub(11), theme);
@@ -48,7 +48,7 @@ pub fn draw(buffer: &mut Buffer, area: Rect, workload: &WorkloadUsage, present: 
     }
 }
 
-/// The CPU of the last intervals, newest at the right edge, with a line that says its scale.
+/// The CPU of the last intervals, newest at the right edge, with a line that has its scale.
 fn bars(buffer: &mut Buffer, area: Rect, history: &History, interval: Duration, theme: Theme) {
     let micro = |cores: f32| (f64::from(cores) * 1e6).round() as u64;
     let newest = history.iter().rev().take(area.width.into());
@@ -72,7 +72,7 @@ fn rule(buffer: &mut Buffer, area: Rect, workload: &WorkloadUsage, present: bool
     let name = format!(" {} ", format::cut(&format::printable(&label), width.saturating_sub(6)));
     let at = area.x + u16::from(width > 8) * 2;
     let (x, _) = buffer.set_stringn(at, area.y, name, width.saturating_sub(2), theme.strong());
-    let kind = if present { format!("{} ", workload.cgroup_kind) } else { "gone; its last figures ".into() };
+    let kind = if present { format!("{} ", workload.cgroup_kind) } else { "removed; final values ".into() };
     let style = if present { theme.quiet() } else { theme.watch() };
     buffer.set_stringn(x, area.y, format::printable(&kind), (area.right() - x).into(), style);
 }
@@ -143,7 +143,7 @@ fn text(workload: &WorkloadUsage, width: usize, theme: Theme) -> Vec<Line<'stati
         // Beside what is requested now.
         lines.insert(2, line("suggested", spans));
     } else if let Some(watched) = workload.watched_seconds.filter(|_| !suggest::is_enough(workload.watched_seconds)) {
-        let text = format!("a request after {:.0} s of watching; {watched:.0} s so far", suggest::LEAST_SECONDS);
+        let text = format!("available after {:.0} s of watching; {watched:.0} s so far", suggest::LEAST_SECONDS);
         lines.insert(2, line("suggested", vec![quiet(&text)]));
     }
     if let Some(memory) = &workload.memory {

@@ -23,6 +23,11 @@ pub fn cores(value: Option<f64>) -> String {
     }
 }
 
+/// CPUs of a node, mostly a whole number: `8`, `7.50`.
+pub fn whole_cores(cores: f64) -> String {
+    if cores.fract() == 0.0 { format!("{cores:.0}") } else { self::cores(Some(cores)) }
+}
+
 /// A ratio as a percentage: `0.4%`, `87%`; above `9999%` only that it is above.
 pub fn percent(ratio: Option<f64>) -> String {
     match known(ratio).map(|r| r * 100.0) {

@@ -1,10 +1,11 @@
-//! Keys -> actions.
+//! Keys -> actions, and the texts of the help page.
 
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
+use super::actions::{Action, TextPage};
 use super::order::Sort;
 use super::pages::TablePage;
-use super::state::{Action, TextPage, TopState};
+use super::state::TopState;
 
 /// What a key means now; `None` when nothing.
 pub fn action(key: KeyEvent, state: &TopState) -> Option<Action> {
@@ -21,7 +22,7 @@ pub fn action(key: KeyEvent, state: &TopState) -> Option<Action> {
             _ => None,
         };
     }
-    if state.sheet().is_some() {
+    if state.text_page().is_some() {
         return Some(reading(key.code, state));
     }
     match key.code {
@@ -40,7 +41,7 @@ pub fn action(key: KeyEvent, state: &TopState) -> Option<Action> {
     }
 }
 
-/// While a page of text is open. What does not move it has been pressed by somebody who has read it.
+/// While a page of text is open: a key that does not move it closes it.
 fn reading(code: KeyCode, state: &TopState) -> Action {
     match code {
         KeyCode::Down | KeyCode::Char('j') => Action::Scroll(1),
@@ -126,17 +127,17 @@ pub const HELP: &[(&str, &str)] = &[
 
 /// What the columns mean, for the help.
 pub const MEANING: &[(&str, &str)] = &[
-    ("tree", "pods and services, their parts below them;"),
+    ("tree", "pods and services, containers below them;"),
     ("", "a pod with one container is one row"),
-    ("folded, flat", "without parts; every cgroup by itself"),
+    ("folded, flat", "pods and services only; every cgroup by itself"),
     ("KIND", "what the cgroup is: Pod, Container, Service"),
     ("CPU", "cores used in the last interval; 12.3m is 0.0123"),
     ("request, limit", "what the pod or its cgroup is configured with"),
-    ("USED", "CPU, or working set, as a share of it"),
-    ("SUGGEST", "request by use: P95 of CPU per 100 ms;"),
+    ("USED", "CPU or working set as a share of request or limit"),
+    ("SUGGEST", "request that fits the use: P95 of CPU per 100 ms;"),
     ("", "largest UNRECL + 15%. After 60 s of watching"),
     ("burst P50 P99", "cores used per 100 ms: median, 99th percentile"),
-    ("wait ALL", "ready to run but not running, per second"),
+    ("wait ALL", "time ready to run but not running, per second"),
     ("THROTTLED", "of that, because of its own CPU limit"),
     ("CONTENTION", "of that, because others had the CPU; all of it"),
     ("", "where no CPU limit can be set"),
@@ -146,9 +147,9 @@ pub const MEANING: &[(&str, &str)] = &[
     ("RX TX DROPS", "bytes and dropped packets per second"),
     ("RETR", "share of TCP segments that were sent again"),
     ("tcp P50 P99", "round-trip time; FAILED: failed connections"),
-    ("dns Q/S FAIL", "queries per second; share that failed"),
-    ("NXDOM P50 P99", "share that found no name; time to the answer"),
-    ("LOOKUPS", "these are of so many: the last 100, or 5 min"),
+    ("dns Q/S FAIL", "queries per second; share of lookups that failed"),
+    ("NXDOM P50 P99", "share that ended with NXDOMAIN; response time"),
+    ("LOOKUPS", "lookups behind these shares: last 100, or 5 min"),
     ("-", "not known, or not set"),
     ("yellow, red", "80%, 95% of a limit; waiting 0.1, 1 s per s"),
 ];

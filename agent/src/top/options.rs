@@ -1,4 +1,4 @@
-//! What `podmeter top` can be told on the command line about its rows.
+//! Command line options of `podmeter top` about its rows.
 
 use clap::Args;
 

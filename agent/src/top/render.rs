@@ -43,7 +43,7 @@ pub fn draw(frame: &mut Frame, state: &mut TopState, theme: Theme) {
     if let Some(line) = bands.footer {
         footer(buffer, line, state, theme);
     }
-    if let Some(open) = state.sheet() {
+    if let Some(open) = state.text_page() {
         text_page::draw(buffer, bands.body, open, state, theme);
     } else {
         let (list, pane) = if state.shows_detail() { detail::split(bands.body) } else { (bands.body, Rect::ZERO) };
@@ -57,10 +57,10 @@ pub fn draw(frame: &mut Frame, state: &mut TopState, theme: Theme) {
     }
 }
 
-/// From this width on, the time that was watched is in the title.
+/// From this width on, the title has the time watched.
 const WATCHED: u16 = 110;
 
-/// Where things are. The rows are what the last line is for.
+/// Where things are on the screen. A low screen gives its last lines to the rows.
 struct Bands {
     title: Option<Rect>,
     node: Option<Rect>,
@@ -105,7 +105,7 @@ fn title(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
     let rows = if all == 1 { "row" } else { "rows" };
     let count = if shown == all { format!("{all} {rows}") } else { format!("{shown} of {all} {rows}") };
     let mut right = vec![Span::styled(count, theme.quiet())];
-    // Where there is room for suggested requests: they are worth what was seen.
+    // Only where there is room for suggested requests, which are based on it.
     if let Some(watched) = state.snapshot().and_then(Snapshot::watched_seconds).filter(|_| area.width >= WATCHED) {
         right.push(Span::styled(format!("  watched for {}", format::duration(Some(watched))), theme.quiet()));
     }
@@ -119,7 +119,7 @@ fn title(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
 
 fn node(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
     if let Some(error) = state.error() {
-        let text = format!("could not read, trying again; the figures are old: {}", format::printable(error));
+        let text = format!("could not read the kernel, retrying; these values are old: {}", format::printable(error));
         buffer.set_stringn(area.x, area.y, text, area.width.into(), theme.alarm());
         return;
     }
@@ -133,7 +133,7 @@ fn node(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
     let width = usize::from(area.width);
     let mut spans = bar("CPU  ", ratio, width, theme);
     spans.push(Span::styled(format::cores(cpu.usage_cores), theme.strong()));
-    spans.push(Span::raw(format!(" of {} cores", capacity.map_or(format::UNKNOWN.into(), whole))));
+    spans.push(Span::raw(format!(" of {} cores", capacity.map_or(format::UNKNOWN.into(), format::whole_cores))));
     spans.push(Span::styled(format!("  {}", format::percent(ratio)), theme.share(ratio)));
     if cpu.unattributed_seconds > 0.0 {
         spans.push(Span::styled(format!("  {} unattributed", format::duration(Some(cpu.unattributed_seconds))), theme.watch()));
@@ -186,11 +186,6 @@ fn memory(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
     two_sides(buffer, area, Line::from(spans), Line::from(traffic));
 }
 
-/// A number of CPUs that is mostly a whole one.
-fn whole(cores: f64) -> String {
-    if cores.fract() == 0.0 { format!("{cores:.0}") } else { format::cores(Some(cores)) }
-}
-
 /// The bars of a history; noise below a tenth of a CPU stays low.
 fn sparkline(history: &History, columns: usize, floor: f32) -> String {
     format::sparkline(history.iter().copied(), columns, floor)
@@ -210,8 +205,8 @@ fn table(buffer: &mut Buffer, area: Rect, state: &mut TopState, theme: Theme) {
     let rows = Rect { y: area.y + heading, height: area.height - heading, ..area };
     if state.row_count() == 0 && state.snapshot().is_some() {
         let why = match (state.filter().is_empty(), state.hides_idle()) {
-            (false, _) => "nothing matches the filter (Esc clears it)",
-            (true, true) => "nothing used CPU (i shows what is idle)",
+            (false, _) => "no workload matches the filter (Esc clears it)",
+            (true, true) => "no workload used CPU (i shows idle ones)",
             (true, false) => "no workloads",
         };
         buffer.set_stringn(rows.x, rows.y, why, rows.width.into(), theme.quiet());
@@ -306,9 +301,9 @@ fn two_sides(buffer: &mut Buffer, area: Rect, left: Line, right: Line) {
 
 fn footer(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
     if state.is_editing() {
-        let keys = "   Enter keeps it, Esc clears it";
+        let keys = "   Enter applies, Esc clears";
         let room = usize::from(area.width).saturating_sub(2);
-        // The end of what was typed is what one looks at.
+        // The end of the text is shown.
         let filter = format::printable(state.filter()).into_owned();
         let mut shown = filter.as_str();
         while format::width(shown) > room {
@@ -359,7 +354,7 @@ fn footer(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
         ("p", if state.is_paused() { "continue" } else { "pause" }.to_owned(), state.is_paused()),
         ("s", "signals".to_owned(), false),
     ];
-    let (others, orders) = match state.sheet() {
+    let (others, orders) = match state.text_page() {
         None => (others.to_vec(), orders.collect()),
         Some(_) => {
             let keys = [("Space", "more"), ("Up Down", "scroll"), ("Esc", "close")];

@@ -6,6 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
+use super::actions::{Action, TextPage};
 use super::options::TopOptions;
 use super::order::Sort;
 use super::pages::TablePage;
@@ -26,64 +27,6 @@ pub struct TopFacts {
     pub interval: Duration,
 }
 
-/// What the user asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Order by this, on the page that shows it; again: the other way round.
-    Sort(Sort),
-    /// Show this page.
-    Show(TablePage),
-    /// Show the next page.
-    NextPage,
-    /// Select the row so many below (negative: above).
-    Move(isize),
-    /// Select the row so many pages below (negative: above).
-    Page(isize),
-    /// Select the first row.
-    First,
-    /// Select the last row.
-    Last,
-    /// Begin to type a filter.
-    EditFilter,
-    /// Add to the filter.
-    Type(char),
-    /// Take the last character from the filter.
-    Erase,
-    /// Empty the filter, go on typing.
-    EraseAll,
-    /// Keep the filter, stop typing.
-    Accept,
-    /// Leave what is open: the filter's line, the details, the filter, the selection.
-    Back,
-    /// Show or hide rows that used no CPU.
-    ToggleIdle,
-    /// Lay the rows out in the next way.
-    NextShape,
-    /// Open or close the selected row's details.
-    Detail,
-    /// Open a page of text, or close it where it is open.
-    Open(TextPage),
-    /// Close the page of text.
-    Close,
-    /// Move the page of text so many lines down (negative: up).
-    Scroll(isize),
-    /// Hold the picture, or go on.
-    Pause,
-    /// Let the shell have the terminal. Done by whoever has the terminal, not by the state.
-    Suspend,
-    /// End.
-    Quit,
-}
-
-/// Pages of text that cover the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TextPage {
-    /// What the keys do and what the columns mean.
-    Help,
-    /// Which signals are on and why others are not.
-    Signals,
-}
-
 /// CPUs used per interval, oldest first; `None` where it was not known.
 pub type History = VecDeque<Option<f32>>;
 
@@ -99,7 +42,7 @@ pub struct TopState {
     shape: RowLayout,
     choice: RowChoice,
     editing: bool,
-    sheet: Option<TextPage>,
+    text_page: Option<TextPage>,
     /// First line of the page of text on the screen, and the last one that may be that.
     scroll: usize,
     last_scroll: usize,
@@ -137,7 +80,7 @@ impl TopState {
             shape: options.view,
             choice,
             editing: false,
-            sheet: None,
+            text_page: None,
             scroll: 0,
             last_scroll: 0,
             detail: false,
@@ -167,7 +110,7 @@ impl TopState {
         self.make_rows();
     }
 
-    /// Says that a snapshot could not be read. The last one stays on the screen.
+    /// Notes that a snapshot could not be read. The last one stays on the screen.
     pub fn fail(&mut self, error: String) {
         self.error = Some(error);
     }
@@ -210,11 +153,11 @@ impl TopState {
                     self.arrange();
                 }
             }
-            Action::Open(sheet) => {
-                self.sheet = Some(sheet).filter(|sheet| self.sheet != Some(*sheet));
+            Action::Open(page) => {
+                self.text_page = Some(page).filter(|page| self.text_page != Some(*page));
                 self.scroll = 0;
             }
-            Action::Close => self.sheet = None,
+            Action::Close => self.text_page = None,
             Action::Scroll(by) => self.scroll = self.scroll.saturating_add_signed(by).min(self.last_scroll),
             Action::Pause => {
                 self.paused = !self.paused;
@@ -325,8 +268,8 @@ impl TopState {
     }
 
     /// The page of text that is open.
-    pub fn sheet(&self) -> Option<TextPage> {
-        self.sheet
+    pub fn text_page(&self) -> Option<TextPage> {
+        self.text_page
     }
 
     /// True while the details are open.
@@ -360,8 +303,8 @@ impl TopState {
     }
 
     fn back(&mut self) {
-        if self.sheet.is_some() {
-            self.sheet = None;
+        if self.text_page.is_some() {
+            self.text_page = None;
         } else if self.editing || (!self.choice.filter.is_empty() && !self.detail) {
             self.editing = false;
             self.refilter(String::clear);

@@ -1,27 +1,27 @@
-//! What is not measured, and why (pure): for the header, the page of signals, and text.
+//! Which signals are off or incomplete, and why (pure): for the header, the page of signals, and text.
 
 use super::format;
 use crate::snapshot::document::Snapshot;
 
-/// What is known of one signal, or of the names of pods.
+/// State of one signal, or of the connection to Kubernetes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusEntry {
-    /// Whose.
+    /// Name of the signal, or `kubernetes`.
     pub name: String,
-    /// What is known.
+    /// Whether it is measured.
     pub mark: StatusMark,
-    /// Why it is off, or what it does without; may have several lines.
+    /// Why it is off, or what it lacks; may have several lines.
     pub text: String,
 }
 
 /// Whether something is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatusMark {
-    /// It is.
+    /// It is measured.
     On,
-    /// It is, with something to know about it.
+    /// It is measured, but something is missing or different.
     Note,
-    /// It is not.
+    /// It is not measured.
     Off,
 }
 
@@ -36,7 +36,7 @@ impl StatusMark {
     }
 }
 
-/// The name of the entry about the names of pods.
+/// The name of the entry about Kubernetes.
 const PODS: &str = "kubernetes";
 
 /// Everything, one entry each.
@@ -51,8 +51,8 @@ pub fn entries(snapshot: &Snapshot) -> Vec<StatusEntry> {
         StatusEntry { name: signal.name.clone(), mark, text: text.to_owned() }
     });
     let pods = match &snapshot.kubernetes {
-        Some(kubernetes) if kubernetes.current => Some((StatusMark::On, "pods have their names".to_owned())),
-        Some(kubernetes) => Some((StatusMark::Off, kubernetes.error.clone().unwrap_or_else(|| "no answer yet".to_owned()))),
+        Some(kubernetes) if kubernetes.current => Some((StatusMark::On, "pods are named".to_owned())),
+        Some(kubernetes) => Some((StatusMark::Off, kubernetes.error.clone().unwrap_or_else(|| "no response yet".to_owned()))),
         None if snapshot.workloads.iter().any(|workload| workload.is_a("Pod")) => Some((
             StatusMark::Off,
             "no Kubernetes API is configured, so pods have no names: set kubernetes.kubeconfig (--config)".to_owned(),
@@ -63,7 +63,7 @@ pub fn entries(snapshot: &Snapshot) -> Vec<StatusEntry> {
     signals.chain(pods).collect()
 }
 
-/// What is off, and what there is to know, one line of text each.
+/// What is off or has a note, one line of text each.
 pub fn lines(snapshot: &Snapshot) -> Vec<String> {
     let of = |entry: StatusEntry| {
         let first = first_line(&entry.text);
@@ -99,7 +99,7 @@ pub fn line(snapshot: &Snapshot, columns: usize) -> Option<(String, bool)> {
         };
         [StatusMark::Off, StatusMark::Note].into_iter().filter_map(group).collect::<Vec<_>>().join("  ")
     };
-    // A few letters of a reason say nothing; why something is off comes before what there is to know of the rest.
+    // A few letters of a reason are useless. Reasons come before notes.
     let longest = entries.iter().map(|entry| format::width(first_line(&entry.text))).max().unwrap_or(0).max(LEAST);
     let rooms = (LEAST..=longest).rev().map(|room| (room, room)).chain((LEAST / 2..=longest).rev().map(|room| (room, 0)));
     let fitting = rooms.map(whole).find(|text| format::width(text) + MORE.len() <= columns);
@@ -166,7 +166,7 @@ mod tests {
     const LONG: &str = "could not load tcp_on_walk: Operation not permitted (os error 1)\nverifier log";
 
     #[test]
-    fn what_is_off_is_said_as_far_as_there_is_room() {
+    fn what_is_off_is_shown_as_far_as_there_is_room() {
         let some = snapshot(&[("cpu", None, None), ("tcp", Some(LONG), None), ("memory", None, Some("read from files"))]);
         for (columns, wanted) in [
             (
@@ -195,14 +195,14 @@ mod tests {
     }
 
     #[test]
-    fn it_is_said_why_pods_have_no_names() {
+    fn the_reason_is_shown_why_pods_have_no_names() {
         let with = |kubernetes| Snapshot { kubernetes, ..Snapshot::default() };
         let error = Some("403 Forbidden: pods is forbidden".to_owned());
         assert_eq!(
             lines(&with(Some(KubernetesStatus { current: false, error }))),
             ["off: kubernetes (403 Forbidden: pods is forbidden)"]
         );
-        assert_eq!(lines(&with(Some(KubernetesStatus { current: false, error: None }))), ["off: kubernetes (no answer yet)"]);
+        assert_eq!(lines(&with(Some(KubernetesStatus { current: false, error: None }))), ["off: kubernetes (no response yet)"]);
         assert!(lines(&with(Some(KubernetesStatus { current: true, error: None }))).is_empty());
         assert!(lines(&with(None)).is_empty(), "a machine without pods needs no API");
         let pod = WorkloadUsage { cgroup_kind: "Pod".into(), ..WorkloadUsage::default() };

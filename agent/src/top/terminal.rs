@@ -20,7 +20,7 @@ use super::format;
 pub struct Abilities {
     /// Colours: not where the user set `NO_COLOR` (<https://no-color.org>).
     pub colour: bool,
-    /// Characters beyond ASCII: not where the locale says that it has none, nor on the console, whose font lacks them.
+    /// Characters beyond ASCII: not where the locale has none, nor on the console, whose font lacks them.
     pub unicode: bool,
     /// Moving the cursor. A dumb terminal only prints line after line.
     pub cursor: bool,

@@ -1,12 +1,13 @@
-//! Pages of text that cover the table: the help, and what is known of the signals.
+//! Pages of text that cover the table: the help, and the state of the signals.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Widget;
 
+use super::actions::TextPage;
 use super::keys::{HELP, MEANING};
-use super::state::{TextPage, TopState};
+use super::state::TopState;
 use super::status::{self, StatusMark};
 use super::theme::Theme;
 
@@ -17,9 +18,9 @@ const NAME: usize = 20;
 const SIDE_BY_SIDE: usize = 130;
 
 /// Draws the part of a page that fits, from where the user has moved it to.
-pub fn draw(buffer: &mut Buffer, area: Rect, sheet: TextPage, state: &mut TopState, theme: Theme) {
+pub fn draw(buffer: &mut Buffer, area: Rect, page: TextPage, state: &mut TopState, theme: Theme) {
     let width = usize::from(area.width);
-    let lines = match sheet {
+    let lines = match page {
         TextPage::Help => help(width, theme),
         TextPage::Signals => signals(width, state, theme),
     };

@@ -1,4 +1,4 @@
-//! What is said besides the rows: the node, signals that are off, the help; and what the command line chooses.
+//! What is shown beside the rows: the node, signals that are off, the help; and what the command line chooses.
 
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -9,7 +9,7 @@ use super::super::state::TopState;
 use super::super::theme::Theme;
 use super::super::tree::RowLayout;
 use super::super::{TopOptions, keys, once, render};
-use super::{lines, names, new, press, text, with, with_options, workload};
+use super::{ALL_COLUMNS, lines, names, new, press, text, with, with_options, workload};
 use crate::snapshot::document::{KubernetesStatus, SignalStatus};
 use crate::snapshot::synthetic;
 
@@ -49,8 +49,8 @@ fn what_is_not_measured_is_in_the_header_and_its_whole_reason_on_its_page() {
         assert!(shown.contains(part), "{part} is not in\n{shown}");
     }
     press(&mut state, "x");
-    assert_eq!(state.sheet(), None);
-    let table = once::table(&snapshot, &TopOptions::default(), None);
+    assert_eq!(state.text_page(), None);
+    let table = once::text(&snapshot, &TopOptions::default(), ALL_COLUMNS);
     assert!(table.contains("\noff: tcp (could not load tcp_on_walk: Operation not permitted (os error 1))\n"), "{table}");
     let document: serde_json::Value = serde_json::from_str(&once::json(&snapshot, &TopOptions::default())).expect("is JSON");
     assert_eq!(document["signals"][0], serde_json::json!({ "name": "cpu", "on": true }));
@@ -110,7 +110,7 @@ fn the_command_line_chooses_order_filter_and_number_of_rows() {
     state.update(snapshot.clone());
     assert_eq!((state.shown(), state.row_count()), (TablePage::Memory, 2));
     assert!(names(&state).iter().all(|name| name.starts_with("shop/")));
-    let table = once::table(&snapshot, &options, None);
+    let table = once::text(&snapshot, &options, ALL_COLUMNS);
     assert_eq!(table.lines().skip(5).filter(|row| row.starts_with("shop/")).count(), 2, "{table}");
     let json = |options: &TopOptions| {
         let document: serde_json::Value = serde_json::from_str(&once::json(&snapshot, options)).expect("is JSON");
@@ -123,21 +123,6 @@ fn the_command_line_chooses_order_filter_and_number_of_rows() {
     assert!(filtered.is_sorted() && filtered.len() == 3, "{filtered:?}");
     let top = json(&TopOptions { limit: Some(1), ..TopOptions::default() });
     assert!(top.len() == 1 && top[0].contains("pod00000003"), "the one that uses most CPU: {top:?}");
-}
-
-#[test]
-fn text_for_a_terminal_fits_its_width() {
-    let mut snapshot = synthetic::snapshot(1);
-    for workload in &mut snapshot.workloads {
-        workload.cpu.throttled_rate = None;
-    }
-    for width in [80, 120, 200] {
-        let table = once::table(&snapshot, &TopOptions::default(), Some(width));
-        assert!(table.lines().skip(4).all(|line| line.len() <= width), "{width}\n{table}");
-        assert!(!table.contains("THROTTLED"), "no row has it\n{table}");
-        assert!(table.contains("CPU(cores)"), "{table}");
-    }
-    assert!(once::table(&snapshot, &TopOptions::default(), None).contains("THROTTLED"), "other programs get all columns");
 }
 
 #[test]
@@ -155,7 +140,7 @@ fn the_help_names_every_key_and_column_and_fits_or_scrolls() {
     press(&mut state, "⇱");
     assert_eq!(text(&mut state, 80, 24), first);
     press(&mut state, "x");
-    assert_eq!(state.sheet(), None);
+    assert_eq!(state.text_page(), None);
 }
 
 #[test]

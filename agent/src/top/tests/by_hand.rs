@@ -19,8 +19,8 @@ impl SnapshotSource for Synthetic {
     fn next(&mut self) -> Result<Snapshot, Box<dyn Error + Send + Sync>> {
         self.tick += 1;
         match self.fail.as_deref() {
-            Some("panic") if self.tick > 10 => panic!("the source was asked to panic"),
-            Some("error") if self.tick > 10 => Err("the source was asked to fail".into()),
+            Some("panic") if self.tick > 10 => panic!("TOP_FAIL=panic"),
+            Some("error") if self.tick > 10 => Err("TOP_FAIL=error".into()),
             _ => Ok(synthetic::snapshot(self.tick)),
         }
     }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::cgroups::name;
 
-/// A workload as its path says, with so much CPU.
+/// A workload named by its path, with so much CPU.
 fn at(path: &str, cores: f64) -> WorkloadUsage {
     let name = name::parse(path, name::Kubelets::Any);
     let cpu = CpuUsage { usage_cores: Some(cores), ..CpuUsage::default() };
@@ -69,7 +69,7 @@ fn a_tree_has_units_with_their_parts_and_one_row_for_a_pod_with_one_container() 
     assert_eq!(
         tree,
         ["shop/pod-b2", "  c22", "    inner", "  c11", "ssh", "shop/pod-a1", "user", "shop/pod-c3"],
-        "no group, no sandbox, and a slice only where nothing else tells of it"
+        "no group, no sandbox, and a slice only where nothing below it has a row"
     );
     let folded = names(&node(), RowLayout::Folded, &RowChoice::default());
     assert_eq!(folded, ["shop/pod-b2", "ssh", "shop/pod-a1", "user", "shop/pod-c3"]);
