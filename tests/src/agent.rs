@@ -35,7 +35,7 @@ pub use self::{
     command::{As, Output, binary, config_file, run, run_in},
     runner::off_here,
 };
-use crate::{http, otlp::Exports, patience};
+use crate::{http, otlp::Exports, time::patience};
 
 /// How long a request to stop may take: what the agent promises to Kubernetes.
 pub const STOPS_WITHIN: Duration = Duration::from_secs(2);
@@ -90,8 +90,8 @@ impl Agent {
         Self::spawn_by(config, &[], namespaces::spawn_among_its_own)?.started()
     }
 
-    /// As [`Agent::start`], where CLOCK_BOOTTIME is so many seconds ahead and the wall clock is as it is: to the agent the clock has been
-    /// set back by as much. `None` where the kernel cannot do that.
+    /// As [`Agent::start`], where CLOCK_BOOTTIME is so many seconds ahead and the wall clock is as it is: to the agent the clock
+    /// has been set back by as much. `None` where the kernel cannot do that.
     pub fn start_ahead(config: Json, seconds: u64) -> Result<Option<Self>> {
         let mut cannot = false;
         let agent = Self::spawn_by(config, &[], |command| {
@@ -102,8 +102,8 @@ impl Agent {
         if cannot { Ok(None) } else { agent?.started().map(Some) }
     }
 
-    /// As [`Agent::start`], in the cgroup with this directory as the root of a cgroup namespace, whose hierarchy is mounted at `root`
-    /// for it alone: as in a container of a node that is a container itself.
+    /// As [`Agent::start`], in the cgroup with this directory as the root of a cgroup namespace, whose hierarchy is mounted at
+    /// `root` for it alone: as in a container of a node that is a container itself.
     pub fn start_in_cgroup_namespace(mut config: Json, cgroup: &Path, root: &Path) -> Result<Self> {
         merge(&mut config, json!({"cgroups": {"root": root}}));
         let spawn = |command| namespaces::spawn_in_cgroup_namespace(command, cgroup, root);
@@ -128,8 +128,8 @@ impl Agent {
         Ok(Self::adopt(process, address, Box::new(dir)))
     }
 
-    /// An agent that was started elsewhere, with both outputs piped: the stdout exporter, health endpoints at `address`. `with` is
-    /// kept until it has ended.
+    /// An agent that was started elsewhere, with both outputs piped: the stdout exporter, health endpoints at `address`. `with`
+    /// is kept until it has ended.
     pub fn adopt(mut process: Child, address: SocketAddr, with: Box<dyn Any + Send>) -> Self {
         let (capture, readers) = Capture::of(&mut process);
         Self { process, capture, readers, address, stopped: false, _with: with }
@@ -165,7 +165,7 @@ impl Agent {
         look(&self.capture.lock().exports)
     }
 
-    /// Waits until `condition` finds in the exports what it looks for, at most `within`, for which [`patience`] is had.
+    /// Waits until `condition` finds in the exports what it looks for, at most `within`, more on an emulated CPU ([`patience`]).
     pub fn wait_for<T>(&self, what: &str, within: Duration, mut condition: impl FnMut(&Exports) -> Option<T>) -> Result<T> {
         let within = patience(within);
         let deadline = Instant::now() + within;
@@ -196,7 +196,7 @@ impl Agent {
         self.wait_for("an export of what is now", STARTS_WITHIN, |exports| (exports.latest_unix_ns() > now).then_some(()))
     }
 
-    /// Waits until its log holds `text`, at most `within`, for which [`patience`] is had.
+    /// Waits until its log holds `text`, at most `within`, more on an emulated CPU ([`patience`]).
     pub fn wait_for_log(&self, text: &str, within: Duration) -> Result<()> {
         let within = patience(within);
         let deadline = Instant::now() + within;
@@ -229,8 +229,8 @@ impl Agent {
         written
     }
 
-    /// Requests it to stop (SIGTERM) and waits until it has ended. Fails when that takes longer than [`STOPS_WITHIN`], when it does
-    /// not exit with 0, or when any counter it exported has ever gone down.
+    /// Requests it to stop (SIGTERM) and waits until it has ended. Fails when that takes longer than [`STOPS_WITHIN`], when it
+    /// does not exit with 0, or when any counter it exported has ever gone down.
     pub fn stop(self) -> Result<Ended> {
         self.stop_within(STOPS_WITHIN)
     }
@@ -246,7 +246,7 @@ impl Agent {
         let code = status.and_then(|status| status.code());
         ensure!(
             code == Some(0) && took <= patience(within),
-            "asked to stop: {status:?} after {took:?}, log:\n{}",
+            "after SIGTERM: {status:?} after {took:?}, log:\n{}",
             written.stderr
         );
         ensure!(written.invalid.is_none(), "the agent's standard output is no OTLP JSON: {:?}", written.invalid);

@@ -154,7 +154,7 @@ impl Cgroup {
         self.write("cpu.weight", &weight.to_string())
     }
 
-    /// A number that is all of one of its files, such as `memory.current`; `None` when the file is not there or says `max`.
+    /// A number that is all of one of its files, such as `memory.current`; `None` when the file is not there or holds `max`.
     pub fn number(&self, file: &str) -> Option<u64> {
         self.read(file).ok()?.trim().parse().ok()
     }

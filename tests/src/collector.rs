@@ -1,4 +1,5 @@
-//! A fake OTLP collector: takes metrics and logs over gRPC and HTTP on one port of 127.0.0.1, keeps what it got, and misbehaves as scripted.
+//! A fake OTLP collector: takes metrics and logs over gRPC and HTTP on one port of 127.0.0.1, keeps what it got, and misbehaves
+//! as scripted.
 //!
 //! It runs in a thread of its own, so that tests with and without an async runtime can use it, and so that it answers while
 //! a test blocks. gRPC is tonic's server, an implementation other than the one under test. What a request is answered with
@@ -146,7 +147,7 @@ impl Collector {
         self.order(Order::Listen);
     }
 
-    /// Shows another certificate from now on, and wants clients' certificates of its authority where that says so.
+    /// Shows another certificate from now on, and requires clients' certificates of its authority where that is set.
     ///
     /// # Errors
     /// Unusable certificates.
@@ -182,7 +183,7 @@ impl Collector {
     /// All that was taken so far, taken apart.
     ///
     /// # Errors
-    /// A request was not what OTLP says it has to be.
+    /// A request was not valid OTLP.
     pub fn exports(&self) -> Result<Exports> {
         let mut exports = Exports::default();
         for received in &self.shared.get().received {
@@ -206,7 +207,7 @@ impl Collector {
     /// Waits until something is true of the collector.
     ///
     /// # Errors
-    /// It is not within 20 s, for which [`crate::patience`] is had.
+    /// It is not within 20 s, more on an emulated CPU ([`crate::patience`]).
     pub async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) -> Result<()> {
         let mut version = self.shared.changes();
         let wait = async {
@@ -215,7 +216,7 @@ impl Collector {
                 let _ = version.changed().await;
             }
         };
-        if tokio::time::timeout(crate::patience(Duration::from_secs(20)), wait).await.is_err() {
+        if tokio::time::timeout(crate::time::patience(Duration::from_secs(20)), wait).await.is_err() {
             let (attempts, taken) = (self.attempts(), self.shared.get().received.len());
             bail!("the collector did not see within 20 s: {what} ({attempts} requests came, {taken} were taken)");
         }

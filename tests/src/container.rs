@@ -42,8 +42,8 @@ const CONFIG: &str = include_str!("../../deploy/kubernetes/base/config.yaml");
 /// The node's name in the downward API.
 pub const NODE_NAME: &str = "node-1";
 
-/// The agent without a dynamic linker, as in the image: what `cargo xtask test` has built, or the agent under test if that is such
-/// a one; `None`, with a line on standard error, when there is none.
+/// The agent without a dynamic linker, as in the image: what `cargo xtask test` has built, or the agent under test if that is
+/// such a one; `None`, with a line on standard error, when there is none.
 pub fn static_binary(test: &str) -> Result<Option<PathBuf>> {
     let named = std::env::var_os("PODMETER_STATIC_BIN").map(PathBuf::from);
     let binary = named.map_or_else(agent::binary, Ok)?;

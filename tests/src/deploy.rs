@@ -13,7 +13,7 @@ pub fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 
-/// Whether the tree is here; said aloud when it is not, as in a virtual machine.
+/// Whether the tree is here; reports the test as skipped when it is not, as in a virtual machine.
 pub fn is_here(test: &str) -> bool {
     let here = directory().is_dir();
     if !here {
@@ -22,7 +22,7 @@ pub fn is_here(test: &str) -> bool {
     here
 }
 
-/// One of the programs in `PODMETER_TOOLS`; `None`, said aloud, when it is not there.
+/// One of the programs in `PODMETER_TOOLS`; `None`, with a line on standard error, when it is not there.
 pub fn tool(name: &str, test: &str) -> Option<PathBuf> {
     let found = std::env::var_os("PODMETER_TOOLS").map(|tools| PathBuf::from(tools).join(name)).filter(|path| path.is_file());
     if found.is_none() {
@@ -59,7 +59,7 @@ pub fn yaml(text: &str) -> Result<Vec<Json>> {
     Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
 }
 
-/// What a program prints; anything but success is an error with all it said.
+/// What a program prints; anything but success is an error with all its output.
 pub fn output(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("could not start {command:?}"))?;
     let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());

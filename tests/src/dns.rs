@@ -1,4 +1,5 @@
-//! DNS for tests: messages, sockets that belong to a cgroup, a client, and a [`server`] that does what names tell it.
+//! DNS for tests: messages, sockets that belong to a cgroup, a client, and a [`server`] that answers as the queried name
+//! describes.
 
 pub mod corpus;
 pub mod server;
@@ -12,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::patience;
+use crate::time::patience;
 
 /// Type A.
 pub const A: u16 = 1;
@@ -91,9 +92,9 @@ pub fn listener(address: SocketAddr) -> Result<TcpListener> {
 }
 
 /// Asks over UDP and waits for the answer; how long that took.
-pub fn ask(socket: &UdpSocket, id: u16, name: &str) -> Result<Duration> {
+pub fn look_up(socket: &UdpSocket, id: u16, name: &str) -> Result<Duration> {
     let begin = Instant::now();
-    socket.send(&query(id, name)).with_context(|| format!("could not ask for {name}"))?;
+    socket.send(&query(id, name)).with_context(|| format!("could not query {name}"))?;
     let answer = receive(socket).with_context(|| format!("no answer for {name}"))?;
     ensure!(answer[..2] == id.to_be_bytes(), "asked {name} with {id}, answered {answer:?}");
     Ok(begin.elapsed())

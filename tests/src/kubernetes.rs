@@ -1,8 +1,8 @@
 //! A Kubernetes API server, and a kubelet's, in a thread: real HTTP, over TLS, with everything that makes a client's life hard.
 //!
 //! It keeps objects and a history of events, answers lists and watches from them by the rules of the real one (resource versions,
-//! field selectors, bookmarks, an ERROR event with 410 for what is too long ago), checks the bearer token, and misbehaves as scripted:
-//! any status, slow or no answers, connections that break in the middle of an object, events that come late.
+//! field selectors, bookmarks, an ERROR event with 410 for what is too long ago), checks the bearer token, and misbehaves as
+//! scripted: any status, slow or no answers, connections that break in the middle of an object, events that come late.
 
 mod cluster;
 pub mod exported;
@@ -118,7 +118,7 @@ impl ApiServer {
 
     /// The configuration of an agent on `node-1` that follows this server.
     pub fn agent_config(&self) -> Result<Json> {
-        // A cluster of one agent: nobody to make room for.
+        // A cluster of one agent: no others to wait for.
         Ok(json!({"node_name": "node-1", "kubernetes": {"kubeconfig": self.kubeconfig()?, "labels": "team", "spread": "0s"}}))
     }
 
@@ -213,9 +213,9 @@ impl ApiServer {
         self.shared.get().open
     }
 
-    /// Waits until something is true of the server, at most 20 s, for which [`crate::patience`] is had.
+    /// Waits until something is true of the server, at most 20 s, more on an emulated CPU ([`crate::patience`]).
     pub fn wait_until(&self, what: &str, condition: impl Fn(&Self) -> bool) -> Result<()> {
-        let deadline = Instant::now() + crate::patience(Duration::from_secs(20));
+        let deadline = Instant::now() + crate::time::patience(Duration::from_secs(20));
         while !condition(self) {
             if Instant::now() > deadline {
                 bail!("the API server did not see in time: {what}; its requests: {:#?}", self.requests());

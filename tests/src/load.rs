@@ -55,11 +55,11 @@ enum Work {
     Ping { read: RawFd, write: RawFd, wall_ns: u64 },
     /// Answers every byte.
     Pong { read: RawFd, write: RawFd },
-    /// Fills this much memory, says so, and sleeps.
+    /// Fills this much memory, reports that, and sleeps.
     Hold { memory: Memory, bytes: usize, wall_ns: u64 },
-    /// Forks a process that fills this much memory, waits for its end, says so, and sleeps.
+    /// Forks a process that fills this much memory, waits for its end, reports that, and sleeps.
     Breed { bytes: usize, wall_ns: u64 },
-    /// Reads the first `bytes` of a file, once or again and again, says so, and sleeps until `wall_ns` have passed.
+    /// Reads the first `bytes` of a file, once or again and again, reports that, and sleeps until `wall_ns` have passed.
     Read { file: RawFd, bytes: u64, again: bool, wall_ns: u64 },
 }
 
@@ -308,7 +308,7 @@ impl Process {
 
     /// Waits until [`Process::rounds`] is at least `rounds`.
     pub fn wait_for_rounds(&self, rounds: u64, within: Duration) -> Result<()> {
-        let deadline = Instant::now() + crate::patience(within);
+        let deadline = Instant::now() + crate::time::patience(within);
         while self.rounds() < rounds {
             anyhow::ensure!(Instant::now() < deadline, "load {} is not ready within {within:?}", self.pid);
             std::thread::sleep(Duration::from_millis(2));
@@ -329,9 +329,9 @@ impl Process {
 
     /// Waits until this zombie has left its CPU for good, so that its accounts and those of its cgroup are final.
     ///
-    /// A task becomes a zombie (`exit_notify`) before its last steps, which take an emulated CPU some ms. /proc/<pid>/syscall says
-    /// "running" of a runnable task, waits for one in its last state to be switched out (`task_current_syscall`), and finds no
-    /// stack after that (`finish_task_switch` puts it).
+    /// A task becomes a zombie (`exit_notify`) before its last steps, which take an emulated CPU some ms. /proc/<pid>/syscall
+    /// holds "running" of a runnable task, waits for one in its last state to be switched out (`task_current_syscall`), and finds
+    /// no stack after that (`finish_task_switch` puts it).
     fn wait_off_cpu(&self) -> Result<()> {
         let file = format!("/proc/{}/syscall", self.pid);
         let deadline = Instant::now() + LEAVES_CPU_WITHIN;

@@ -1,4 +1,4 @@
-//! Names of the metrics that tests ask for: the agent's contract with its users, written down a second time on purpose.
+//! Names of the metrics that tests read: the agent's contract with its users, written down a second time on purpose.
 
 /// CPU time of a cgroup, descendants included, in s.
 pub const CPU_TIME: &str = "container.cpu.time";

@@ -72,7 +72,8 @@ impl Namespace {
         })
     }
 
-    /// Bytes that connections of this namespace have taken and that the other ends have not acknowledged, as `/proc/net/tcp` has them.
+    /// Bytes that connections of this namespace have taken and that the other ends have not acknowledged, as `/proc/net/tcp` has
+    /// them.
     pub fn unacknowledged(&self) -> Result<u64> {
         const LISTEN: &str = "0A";
         self.run(|| {
@@ -115,20 +116,20 @@ impl Cable {
     /// Makes both and connects them.
     pub fn new() -> Result<Self> {
         let (near, far) = (Namespace::new()?, Namespace::new()?);
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let (done, wait) = mpsc::channel::<()>();
         // The kernel finds the other namespace by a thread that is in it.
         thread::scope(|scope| {
             let far = &far;
             let stay = scope.spawn(move || {
                 far.run(move || {
-                    tell.send(gettid()).context("nobody listens")?;
+                    sender.send(gettid()).context("the other end is gone")?;
                     // Ends when the sender goes.
                     let _ = wait.recv();
                     Ok(())
                 })
             });
-            let thread = told.recv().context("the far namespace cannot be entered")?;
+            let thread = receiver.recv().context("the far namespace cannot be entered")?;
             let made = near.ip(&format!("link add {INTERFACE} type veth peer name {INTERFACE} netns {thread}"));
             drop(done);
             stay.join().map_err(|_| anyhow!("a thread panicked"))??;

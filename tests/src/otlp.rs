@@ -37,7 +37,7 @@ struct Newest {
 }
 
 impl Exports {
-    /// Adds one request. Fails when it is not what OTLP says it has to be, or what Prometheus and its like refuse: a point that is not
+    /// Adds one request. Fails when it is not valid OTLP, or what Prometheus and its like refuse: a point that is not
     /// later than the one before it in its series, by ms, or that is before its own start. A request that was sent twice is not.
     pub fn add(&mut self, request: &ExportMetricsServiceRequest) -> Result<()> {
         for resource in &request.resource_metrics {

@@ -80,7 +80,7 @@ impl Program {
         let mut loaded = Self::load(name, cgroup, direction, instructions)?;
         let create = [loaded.program.as_raw_fd() as u32, loaded.cgroup.as_raw_fd() as u32, direction as u32, 0];
         let link = bpf(Self::LINK_CREATE, &create).with_context(|| format!("could not link {name}"))?;
-        // SAFETY: a new descriptor that nobody else knows.
+        // SAFETY: a new descriptor, which no other code has.
         loaded.link = Some(unsafe { OwnedFd::from_raw_fd(link) });
         Ok(loaded)
     }
@@ -118,7 +118,7 @@ impl Program {
         let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
         let program = bpf(Self::LOAD, &load).with_context(|| format!("could not load {name}"))?;
         let cgroup = File::open(cgroup).with_context(|| format!("could not open {}", cgroup.display()))?;
-        // SAFETY: a new descriptor that nobody else knows.
+        // SAFETY: a new descriptor, which no other code has.
         Ok(Self { name, program: unsafe { OwnedFd::from_raw_fd(program) }, cgroup, direction, link: None })
     }
 
@@ -138,11 +138,12 @@ impl Program {
 pub fn attached_to(cgroup: &Path, direction: Direction) -> Result<u32> {
     const QUERY: i32 = 16;
     let cgroup = File::open(cgroup).with_context(|| format!("could not open {}", cgroup.display()))?;
-    // Cgroup, kind, flags to ask by, flags they are attached with, room for ids (none), and their number, which the kernel writes.
+    // Cgroup, kind, flags of the request, flags they are attached with, room for ids (none), and their number, which the kernel
+    // writes.
     let mut query = [cgroup.as_raw_fd() as u32, direction as u32, 0, 0, 0, 0, 0, 0];
     // SAFETY: the kernel reads and writes a live array and has no room for ids.
     let result = unsafe { nix::libc::syscall(nix::libc::SYS_bpf, QUERY, query.as_mut_ptr(), size_of_val(&query)) };
-    nix::errno::Errno::result(result).context("could not ask what is attached")?;
+    nix::errno::Errno::result(result).context("could not read what is attached")?;
     Ok(query[6])
 }
 

@@ -1,4 +1,4 @@
-//! Which series a PromQL expression asks for, and by which labels.
+//! The series and labels of a PromQL expression.
 //!
 //! Not a parser: words, and where they stand. promtool and the back end say whether the expression is right.
 

@@ -1,5 +1,5 @@
-//! A proxy of HTTP on 127.0.0.1: opens tunnels (CONNECT) and passes requests on that name their server whole. It alone knows where
-//! names below `.test` lead: to 127.0.0.1.
+//! A proxy of HTTP on 127.0.0.1: opens tunnels (CONNECT) and passes requests on that name their server whole. It alone knows
+//! where names below `.test` lead: to 127.0.0.1.
 
 use std::{
     io::{self, Read as _, Write as _},

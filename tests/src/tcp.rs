@@ -10,10 +10,9 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 
 use crate::{
-    MS,
     cgroup::{Cgroup, inside},
     namespace::{FAR, Namespace},
-    patience,
+    time::{MS, patience},
 };
 
 /// A server in a cgroup and a namespace: reads each of `connections` to its end, then closes it.
@@ -71,7 +70,7 @@ pub fn acknowledged(namespace: &Namespace) -> Result<()> {
 pub fn finish(mut stream: TcpStream) -> Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     stream.shutdown(Shutdown::Write)?;
-    ensure!(stream.read(&mut [0; 16]).context("the other end did not close")? == 0, "an answer that nobody sent");
+    ensure!(stream.read(&mut [0; 16]).context("the other end did not close")? == 0, "an answer that was never sent");
     Ok(())
 }
 

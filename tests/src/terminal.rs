@@ -18,7 +18,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{agent::is_configuration, patience};
+use crate::{agent::is_configuration, time::patience};
 
 /// How long the screen may take to show something.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -70,7 +70,7 @@ impl Terminal {
         let text = Arc::clone(&screen);
         thread::spawn(move || {
             let mut bytes = [0; 65536];
-            // A terminal that nobody has open any more fails with EIO.
+            // A terminal that no process has open any more fails with EIO.
             while let Ok(length @ 1..) = output.read(&mut bytes) {
                 *text.lock().unwrap_or_else(PoisonError::into_inner) += &String::from_utf8_lossy(&bytes[..length]);
             }

@@ -1,4 +1,4 @@
-//! What the kernel itself says, and how far a figure may be from it.
+//! The kernel's own figures, and how far a figure may be from it.
 
 use std::{fs, time::Duration};
 
@@ -8,7 +8,8 @@ use nix::{
     unistd::Pid,
 };
 
-/// CPU time of a cgroup whose tasks have all ended, against `cpu.stat`: the exit of a task may add 0.1 ms after the file was read.
+/// CPU time of a cgroup whose tasks have all ended, against `cpu.stat`: the exit of a task may add 0.1 ms after the file was
+/// read.
 pub const EXACT: Tolerance = Tolerance::new(0.002, 0.0001);
 
 /// The same where more tasks end, or the agent is started again meanwhile: 0.2 ms.
@@ -119,7 +120,7 @@ pub fn cpus() -> usize {
 
 /// The last CPU that this thread may run on: the first has most of the interrupts.
 pub fn last_cpu() -> Result<usize> {
-    let allowed = sched_getaffinity(Pid::from_raw(0)).context("could not ask which CPUs are allowed")?;
+    let allowed = sched_getaffinity(Pid::from_raw(0)).context("could not read which CPUs are allowed")?;
     (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu) == Ok(true)).context("no CPU is allowed")
 }
 

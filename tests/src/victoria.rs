@@ -33,7 +33,7 @@ pub struct VictoriaMetrics {
 }
 
 impl VictoriaMetrics {
-    /// Starts it for this test; `None`, said aloud, where there is none.
+    /// Starts it for this test; `None`, with a line on standard error, where there is none.
     pub fn for_test(test: &str) -> Result<Option<Self>> {
         let Some(binary) = binary() else {
             eprintln!("SKIPPED {test}: needs victoria-metrics in PODMETER_TOOLS (cargo xtask setup)");

@@ -1,4 +1,4 @@
-//! End to end with a real backend: what people ask VictoriaMetrics is what the kernel says.
+//! End to end with a real back end: what VictoriaMetrics answers, against `cpu.stat` and a histogram of known values.
 
 use std::thread;
 

@@ -1,4 +1,5 @@
-//! What people get wrong: each mistake has an exit code and a message that names it, and what is not there yet is no mistake.
+//! Mistakes of users: each has an exit code and a message that names it, against a table of both. What is not there yet is no
+//! mistake.
 
 use std::{fs::Permissions, net::TcpListener, os::unix::fs::PermissionsExt as _};
 
@@ -78,7 +79,7 @@ root_test! {
         check(&run(&["run", "--config", missing], As::Root, 10 * SECOND)?, BAD_USAGE, &[missing])?;
         let file = config_file("interval: 1s\n")?;
         let path = file.path().to_str().context("not UTF-8")?;
-        // Mode 0600 of root: nobody else may read it.
+        // Mode 0600 of root: no other user may read it.
         check(&run(&["run", "--config", path], As::Nobody, 10 * SECOND)?, BAD_USAGE, &[path])?;
         check(&run(&["run", "--config", "/"], As::Root, 10 * SECOND)?, BAD_USAGE, &["/"])
     }

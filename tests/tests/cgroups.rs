@@ -1,4 +1,5 @@
-//! Which cgroup is which: in a cgroup namespace, under long paths and names that are not UTF-8, and whatever a container calls its own.
+//! Which cgroup is which: in a cgroup namespace, under long paths and names that are not UTF-8, and whatever a container names
+//! its own. Paths, pods and CPU time are compared with what the test made and with `cpu.stat`.
 
 use std::{
     ffi::OsStr,
@@ -37,8 +38,8 @@ fn attribute(exports: &Exports, path: &str, key: &str) -> Option<String> {
     exports.of(path).last().and_then(|point| point.resource.get(key).cloned())
 }
 
-/// Checks that the cgroup with this path, as the agent has it, has the CPU time that the kernel says, and the pressure if the kernel
-/// has that.
+/// Checks that the cgroup with this path, as the agent has it, has the CPU time that the kernel has, and the pressure if the
+/// kernel has that.
 fn check(agent: &Agent, path: &str, truth: CpuStat, has_pressure: bool) -> Result<()> {
     let value = |metric, attributes: &[(&str, &str)]| agent.look(|exports| exports.value(path, metric, attributes));
     let measured = value(CPU_TIME, &[]).with_context(|| format!("no CPU time of {path}"))?;
@@ -200,7 +201,7 @@ root_test! {
             let output = agent::run(&["check", "--json"], As::Root, 20_000 * MS)?;
             let report: Json = serde_json::from_str(&output.stdout).context("check wrote no JSON")?;
             let conditions = report["conditions"].as_array().context("no conditions")?;
-            let own = conditions.iter().find(|condition| condition["name"] == "containers").context("says nothing of containers")?;
+            let own = conditions.iter().find(|condition| condition["name"] == "containers").context("has nothing about containers")?;
             Ok((own["ok"].clone(), own["detail"].as_str().unwrap_or_default().to_owned()))
         };
         ensure!(report()?.0 == true, "{:?}", report()?);

@@ -1,5 +1,5 @@
-//! Short-lived pods on a real back end: `sum`, `rate` and `increase` over them are what they used, requested and reserved, and nothing of
-//! them goes on after their end.
+//! 200 short-lived pods on a real back end: `sum`, `rate` and `increase` over them, against `cpu.stat` and the requests of their
+//! specs. Nothing of them goes on after their end.
 
 use std::{
     thread,
@@ -87,7 +87,7 @@ root_test! {
         for promql in answers {
             let found = backend
                 .wait_for_value(&promql, |seconds| PRECISE.check_quietly(&promql, seconds, truth).is_ok())
-                .with_context(|| format!("cpu.stat says {truth}"))?;
+                .with_context(|| format!("cpu.stat has {truth}"))?;
             println!("{promql} = {found}");
         }
 

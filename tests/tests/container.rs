@@ -1,4 +1,5 @@
-//! The container that `deploy/` describes: what it may do is enough to measure truly, and none of it is too much.
+//! The container that `deploy/` describes: with its capabilities and mounts the agent measures what `cpu.stat` has, and without
+//! one of them it does not.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use podmeter_tests::{
 };
 use serde_json::Value as Json;
 
-/// Names of the signals that `podmeter check --json` said are on.
+/// Names of the signals that are on in `podmeter check --json`.
 fn signals_on(output: &Output) -> Result<Vec<String>> {
     let check: Json = serde_json::from_str(&output.stdout).with_context(|| format!("no JSON: {output:?}"))?;
     let signals = check["signals"].as_array().with_context(|| format!("no signals in {check}"))?.iter();
@@ -35,7 +36,7 @@ root_test! {
 
         let probe = |name: &str| node.manifest().container[name]["httpGet"]["path"].as_str().map(str::to_owned);
         for name in ["livenessProbe", "readinessProbe"] {
-            let path = probe(name).with_context(|| format!("{name} asks for no path"))?;
+            let path = probe(name).with_context(|| format!("{name} has no path"))?;
             let (status, body) = http::get(agent.address(), &path)?;
             ensure!(status == 200, "{name} gets {status} {body} from {path}");
         }
@@ -48,7 +49,7 @@ root_test! {
             let measured = exports.value(cgroup.path(), CPU_TIME, &[]).context("the load's cgroup has no CPU time")?;
             NEARLY_EXACT.check("CPU time", measured, truth)?;
             let point = exports.of(cgroup.path()).last().context("no point")?;
-            ensure!(point.resource.get("host.name").map(String::as_str) == Some(NODE_NAME), "whose is {:?}?", point.resource);
+            ensure!(point.resource.get("host.name").map(String::as_str) == Some(NODE_NAME), "the resource is {:?}", point.resource);
             Ok(())
         })?;
         // It is process 1 of its namespace, which no signal ends that it does not handle.

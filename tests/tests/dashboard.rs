@@ -1,4 +1,5 @@
-//! The Grafana dashboard: every query of it, asked of a real VictoriaMetrics that the agent has filled, answers with data.
+//! The Grafana dashboard: every query of it has data in a real VictoriaMetrics that an agent has filled. What has none is listed
+//! here, with the reason.
 
 use std::{
     collections::BTreeSet,
@@ -27,7 +28,7 @@ const DASHBOARD: &str = "grafana/podmeter-victoriametrics.json";
 const MEASURED: Duration = Duration::from_secs(12);
 const RATE_INTERVAL: &str = "10s";
 
-/// Series that cannot be there in this test, and why. A query that asks for one of them must answer nothing: when it has data, its
+/// Series that cannot be there in this test, and why. A query of one of them must have no data: when it has data, its
 /// place is not here.
 struct Exception {
     series: &'static [&'static str],
@@ -96,7 +97,7 @@ fn queries(dashboard: &Json) -> Result<Vec<Query>> {
     Ok(queries)
 }
 
-/// The pod as the API has it: a container that runs and was restarted, and one that cannot be.
+/// The pod as the API has it: a container that runs and was restarted, and one that cannot start.
 fn pod() -> Pod {
     let requests = (json!({"cpu": "250m", "memory": "64Mi"}), json!({"cpu": "500m", "memory": "128Mi"}));
     let mut app = Container::started("app").with_resources(requests.0, requests.1);
@@ -106,7 +107,7 @@ fn pod() -> Pod {
     Pod::new("web-5d8f7c9b4-abcde", vec![app, broken])
 }
 
-/// What a pod does on the network, with both ends in it: TCP, lookups of which every second fails, packets that nobody wants; and
+/// What a pod does on the network, with both ends in it: TCP, lookups of which every second fails, packets to closed ports; and
 /// datagrams that leave by an interface, since loopback is apart.
 fn talk(until: Instant) -> Result<()> {
     // All of 127/8 is this machine's; a resolver of its own would be at the first address, or at 127.0.0.53.
@@ -131,7 +132,7 @@ fn talk(until: Instant) -> Result<()> {
         near.send_to(&bytes[..1000], there).context("could not send")?;
         id += 1;
         answered(&client, &server, SERVER, id)?;
-        // To a port that nobody has: it is dropped, and the next call may tell.
+        // To a closed port: it is dropped, and the next call may report it.
         let _ = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.send_to(&[0], "127.9.9.9:9"));
         thread::sleep(Duration::from_millis(50));
     }
@@ -142,7 +143,7 @@ fn talk(until: Instant) -> Result<()> {
 fn answered(client: &UdpSocket, server: &UdpSocket, address: &str, id: u16) -> Result<()> {
     let [high, low] = id.to_be_bytes();
     let query = [&[high, low, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], b"\x01a\x04test\x00\x00\x01\x00\x01"].concat();
-    client.send_to(&query, address).context("could not ask")?;
+    client.send_to(&query, address).context("could not send a query")?;
     let mut packet = [0; 512];
     let (length, from) = server.recv_from(&mut packet).context("no question came")?;
     packet[2] |= 0x80;

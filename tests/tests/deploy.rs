@@ -1,4 +1,5 @@
-//! What `deploy/` gives to Kubernetes, Prometheus and Grafana is valid and asks for nothing that podmeter does not have.
+//! The files of `deploy/`: valid by the schemas of Kubernetes, Prometheus and Grafana, and without a query of what podmeter does
+//! not have, by the agent's own registry.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -63,10 +64,10 @@ fn every_variant_of_the_manifests_is_valid_in_every_kubernetes_from_1_28_to_1_36
     for minor in KUBERNETES {
         let mut check = Command::new(&validate);
         check.args(["--strict", "--kubernetes-version", &format!("1.{minor}")]).args(&files);
-        let said = deploy::output(&mut check).with_context(|| format!("Kubernetes 1.{minor}"))?;
+        let output = deploy::output(&mut check).with_context(|| format!("Kubernetes 1.{minor}"))?;
         // It passes what it has no schema for with a warning.
-        let passed = said.lines().filter(|line| line.contains(" passed for resource ")).count();
-        ensure!(passed == expected, "Kubernetes 1.{minor}: {expected} objects, but {said}");
+        let passed = output.lines().filter(|line| line.contains(" passed for resource ")).count();
+        ensure!(passed == expected, "Kubernetes 1.{minor}: {expected} objects, but {output}");
     }
     // A check that cannot fail is none.
     let wrong = rendered(&kustomize, "base", "")?.replace("terminationGracePeriodSeconds:", "terminationGracePeriodSecs:");
@@ -78,22 +79,22 @@ fn every_variant_of_the_manifests_is_valid_in_every_kubernetes_from_1_28_to_1_36
 }
 
 #[test]
-fn no_manifest_says_what_the_api_server_does_not_keep() -> Result<()> {
-    const TEST: &str = "no_manifest_says_what_the_api_server_does_not_keep";
+fn no_manifest_has_a_field_that_the_api_server_does_not_keep() -> Result<()> {
+    const TEST: &str = "no_manifest_has_a_field_that_the_api_server_does_not_keep";
     let Some(kustomize) = deploy::tool("kustomize", TEST) else { return Ok(()) };
-    // Fields that Kubernetes' types leave out when they are false (`omitempty` of a plain bool): an object with one differs from what
-    // the server has, and every apply says `configured`.
+    // Fields that Kubernetes' types leave out when they are false (`omitempty` of a plain bool): an object with one differs from
+    // what the server has, and every apply reports `configured`.
     const LEFT_OUT: &[&str] = &["hostNetwork", "hostPID", "hostIPC", "readOnly", "stdin", "stdinOnce", "tty"];
-    fn said(value: &Json, found: &mut Vec<String>) {
+    fn collect_dropped(value: &Json, found: &mut Vec<String>) {
         match value {
-            Json::Array(list) => list.iter().for_each(|value| said(value, found)),
+            Json::Array(list) => list.iter().for_each(|value| collect_dropped(value, found)),
             Json::Object(map) => map.iter().for_each(|(key, value)| {
                 let empty = value.as_str() == Some("") || value.as_object().is_some_and(serde_json::Map::is_empty);
                 // An empty apiGroup is the core one's name, and stands in a list.
                 if empty || value.is_null() || LEFT_OUT.contains(&key.as_str()) && *value == false {
                     found.push(format!("{key}: {value}"));
                 }
-                said(value, found);
+                collect_dropped(value, found);
             }),
             _ => {}
         }
@@ -101,12 +102,12 @@ fn no_manifest_says_what_the_api_server_does_not_keep() -> Result<()> {
     for (name, overlay) in variants()? {
         let mut found = Vec::new();
         for object in deploy::yaml(&rendered(&kustomize, &name, &overlay)?)? {
-            said(&object, &mut found);
+            collect_dropped(&object, &mut found);
         }
         ensure!(found.is_empty(), "{name}: {found:?}");
     }
     let mut found = Vec::new();
-    said(&serde_json::json!({"spec": {"hostPID": false, "volumes": [{"emptyDir": {}}]}}), &mut found);
+    collect_dropped(&serde_json::json!({"spec": {"hostPID": false, "volumes": [{"emptyDir": {}}]}}), &mut found);
     ensure!(found.len() == 2, "a check that cannot fail is none: {found:?}");
     Ok(())
 }
@@ -121,7 +122,7 @@ fn every_component_is_in_the_readme() -> Result<()> {
     let missing: Vec<_> = missing.iter().filter(|name| !text.contains(name.as_str())).collect();
     ensure!(missing.is_empty(), "README does not name {missing:?}");
     // Nothing in it takes kustomize as a program of its own: kubectl has it built in.
-    ensure!(!text.contains("kustomize edit") && !text.contains("kustomize build"), "README asks for a standalone kustomize");
+    ensure!(!text.contains("kustomize edit") && !text.contains("kustomize build"), "README needs a standalone kustomize");
     Ok(())
 }
 
@@ -189,10 +190,10 @@ fn the_agent_takes_the_configuration_that_the_manifests_give_it() -> Result<()> 
         let path = file.path().display().to_string();
         agent::run(&["uninstall", "--config", &path], As::Root, Duration::from_secs(5))
     };
-    let said = run(&text)?;
-    ensure!(said.code == Some(0) && said.stdout.contains("nothing is pinned"), "{said:?}");
-    let said = run(&text.replace("listen:", "listens:"))?;
-    ensure!(said.code == Some(2) && said.stderr.contains("listens"), "{said:?}");
+    let output = run(&text)?;
+    ensure!(output.code == Some(0) && output.stdout.contains("nothing is pinned"), "{output:?}");
+    let output = run(&text.replace("listen:", "listens:"))?;
+    ensure!(output.code == Some(2) && output.stderr.contains("listens"), "{output:?}");
     Ok(())
 }
 
@@ -206,8 +207,8 @@ struct Registry {
 
 /// Asks the agent for it.
 fn registry() -> Result<Registry> {
-    let said = agent::run(&["metrics", "--json"], As::Root, Duration::from_secs(5))?;
-    let metrics: Json = serde_json::from_str(&said.stdout).with_context(|| format!("no JSON: {said:?}"))?;
+    let output = agent::run(&["metrics", "--json"], As::Root, Duration::from_secs(5))?;
+    let metrics: Json = serde_json::from_str(&output.stdout).with_context(|| format!("no JSON: {output:?}"))?;
     let metrics = metrics.as_array().context("no list of metrics")?;
     let (mut series, mut labels) = (BTreeSet::new(), BTreeSet::new());
     for metric in metrics {
@@ -269,8 +270,8 @@ fn collect(value: &Json, keys: &[&str], found: &mut impl FnMut(&str)) {
 }
 
 #[test]
-fn every_series_that_rules_and_dashboards_ask_for_is_in_the_registry() -> Result<()> {
-    const TEST: &str = "every_series_that_rules_and_dashboards_ask_for_is_in_the_registry";
+fn every_series_that_rules_and_dashboards_query_is_in_the_registry() -> Result<()> {
+    const TEST: &str = "every_series_that_rules_and_dashboards_query_is_in_the_registry";
     if !deploy::is_here(TEST) {
         return Ok(());
     }
@@ -293,8 +294,8 @@ fn every_series_that_rules_and_dashboards_ask_for_is_in_the_registry() -> Result
 }
 
 #[test]
-fn every_label_that_rules_and_dashboards_ask_for_is_a_points_own_or_promoted_by_the_example() -> Result<()> {
-    const TEST: &str = "every_label_that_rules_and_dashboards_ask_for_is_a_points_own_or_promoted_by_the_example";
+fn every_label_that_rules_and_dashboards_query_is_a_points_own_or_promoted_by_the_example() -> Result<()> {
+    const TEST: &str = "every_label_that_rules_and_dashboards_query_is_a_points_own_or_promoted_by_the_example";
     if !deploy::is_here(TEST) {
         return Ok(());
     }
@@ -302,7 +303,7 @@ fn every_label_that_rules_and_dashboards_ask_for_is_a_points_own_or_promoted_by_
     let mut unknown: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (file, expression) in expressions()? {
         for name in promql::names(&expression.replace("$__rate_interval", "1m")).labels {
-            // Tests of rules and the panels' own words for selectors are not asked of a back end.
+            // Tests of rules and the panels' own words for selectors are no queries of a back end.
             let written = expression.contains(&format!("${name}"));
             if !written && name != "vmrange" && !own.contains(&name) && !promoted.contains(&name) {
                 unknown.entry(name).or_default().insert(file.clone());
@@ -355,7 +356,7 @@ fn prometheus_takes_the_example_of_its_configuration() -> Result<()> {
     let text = deploy::text(&deploy::directory().join("collector/prometheus.yaml"))?;
     let rules = deploy::directory().join("prometheus/rules.yaml").canonicalize().context("the rules are not there")?;
     let config = agent::config_file(&text.replace("/etc/prometheus/podmeter/rules.yaml", &rules.display().to_string()))?;
-    let said = deploy::output(Command::new(promtool).args(["check", "config"]).arg(config.path()))?;
-    ensure!(said.contains("1 rule files found"), "{said}");
+    let output = deploy::output(Command::new(promtool).args(["check", "config"]).arg(config.path()))?;
+    ensure!(output.contains("1 rule files found"), "{output}");
     Ok(())
 }

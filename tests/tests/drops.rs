@@ -17,7 +17,7 @@ use podmeter_tests::{
 };
 use serde_json::json;
 
-/// An agent that knows whose the far namespace is; `None` where the kernel gives no reasons.
+/// An agent that knows the owner of the far namespace; `None` where the kernel gives no reasons.
 fn agent(test: &str) -> Result<Option<Agent>> {
     ready(Agent::start(json!({}))?, test)
 }
@@ -118,7 +118,7 @@ root_test! {
 }
 
 root_test! {
-    fn an_agent_that_sees_no_process_knows_whose_a_namespace_is() {
+    fn an_agent_that_sees_no_process_knows_the_owner_of_a_namespace() {
         let cable = Cable::new()?.without_ipv6()?;
         let (client, older) = (Cgroup::new("client")?, Cgroup::new("older")?);
         let resident = Resident::new(&older, &cable.far)?;
@@ -160,7 +160,7 @@ root_test! {
         let cable = Cable::new()?.without_ipv6()?;
         let (visitor, served) = (Cgroup::new("visitor")?, Cgroup::new("server")?);
         let Some(agent) = agent(TEST)? else { return Ok(()) };
-        // A daemon of the node's, which runs programs in containers' namespaces, also in those that have nobody else yet.
+        // A daemon of the node's, which runs programs in containers' namespaces, also in those that have no other process yet.
         let _lives = Resident::new(&visitor, &cable.near)?;
         inside(&visitor, || cable.far.ip("link show"))?;
         let _resident = Resident::new(&served, &cable.far)?;

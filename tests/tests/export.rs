@@ -1,5 +1,5 @@
-//! End to end with a collector that misbehaves: whatever it does, afterwards it has the kernel's figures, and meanwhile the
-//! agent measures on, cheaply and quietly.
+//! End to end with a collector that fails: afterwards it has the CPU time of `cpu.stat`, and meanwhile the agent stays small and
+//! quick.
 
 use std::{
     thread,
@@ -98,9 +98,9 @@ fn survives(trouble: impl Fn(&Collector, &str), recovery: impl Fn(&Collector), l
         let exports = exports(&collector)?;
         check_cpu_time(&exports, lasting.path(), truth)?;
         check_cpu_time(&exports, &gone, truth_of_gone)?;
-        let said = lines(&log, logged).len();
+        let times = lines(&log, logged).len();
         // One kind of failure may turn into another, such as a reset into a refusal.
-        ensure!((1..=2).contains(&said), "the log says \"{logged}\" {said} times over {protocol}:\n{log}");
+        ensure!((1..=2).contains(&times), "the log has \"{logged}\" {times} times over {protocol}:\n{log}");
     }
     Ok(())
 }

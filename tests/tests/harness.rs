@@ -1,4 +1,5 @@
-//! The harness itself: a ruler has to be right before anything is measured with it.
+//! The harness itself: its loads and readings against `/proc/<pid>/schedstat` and `cpu.stat`, before the agent is measured with
+//! them.
 
 use std::{thread, time::Instant};
 
@@ -13,11 +14,11 @@ use podmeter_tests::{
 };
 
 root_test! {
-    fn a_burning_load_uses_the_cpu_time_it_was_asked_for() {
+    fn a_burning_load_uses_the_cpu_time_that_was_requested() {
         let cgroup = Cgroup::new("burn")?;
         let account = Load::burn(200 * MS).start(&cgroup)?.wait()?;
         // Fork and exit are part of what the cgroup used.
-        Tolerance::new(0.0, 0.003).check("schedstat against what was asked", account.on_cpu_ns as f64 / 1e9, 0.2)?;
+        Tolerance::new(0.0, 0.003).check("schedstat against what was requested", account.on_cpu_ns as f64 / 1e9, 0.2)?;
         let usage = cgroup.cpu_stat()?.usage_seconds();
         Tolerance::new(0.0, 0.0005).check("cpu.stat against schedstat", usage, account.on_cpu_ns as f64 / 1e9)
     }

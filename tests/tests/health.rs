@@ -1,4 +1,4 @@
-//! The health endpoints: what probes and people learn from them, and what whoever reaches the port can do with it.
+//! The health endpoints: their answers against what the test does to the agent, and what a client of the port can do with it.
 
 use std::{io::Write as _, net::TcpStream, time::Instant};
 

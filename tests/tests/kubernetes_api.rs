@@ -1,4 +1,4 @@
-//! What the agent does when the Kubernetes API is in trouble, or makes some.
+//! The Kubernetes API in trouble: what the agent requests, logs and exports, against the faults that a fake server was given.
 
 use std::{thread, time::Instant};
 
@@ -53,7 +53,7 @@ root_test! {
         cluster.server.compact();
         cluster.server.always(None);
         wait_for_name(&agent, &fourth)?;
-        // While the server said 500 only the watch was tried again.
+        // While the server answered 500 only the watch was tried again.
         ensure!(lists(&cluster.server) == 2, "410 leads to a new list: {:?}", pod_requests(&cluster.server));
         wait_for_value(&agent, "podmeter.agent.kubernetes.objects", &[], &[("resource", "pods")], 1.0)?;
         wait_for_value(&agent, "podmeter.agent.kubernetes.objects", &[], &[("resource", "pods.deleted")], 3.0)?;
@@ -73,7 +73,7 @@ root_test! {
         cluster.server.write_token("second-token")?;
         let before = cluster.server.requests().len();
         cluster.server.close_watches(true);
-        cluster.server.wait_until("both ask again, with the old token", |server| server.requests().len() >= before + 2)?;
+        cluster.server.wait_until("both send requests again, with the old token", |server| server.requests().len() >= before + 2)?;
         let next = cluster.run("web-2")?;
         let began = Instant::now();
         wait_for_name(&agent, &next)?;
@@ -87,7 +87,7 @@ root_test! {
 }
 
 root_test! {
-    fn what_is_not_allowed_is_said_once_with_the_verb_and_the_resource() {
+    fn what_is_not_allowed_is_logged_once_with_the_verb_and_the_resource() {
         let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
         cluster.server.always(Some(Fault::status(403)));
         let running = cluster.run("web-1")?;
@@ -95,8 +95,8 @@ root_test! {
         agent.wait_for_log("cannot list resource \"pods\"", SOON)?;
         agent.wait_for_log("needs the verbs list and watch on pods", SOON)?;
         cluster.server.wait_until("more attempts", |server| pod_requests(server).len() >= 4)?;
-        let said = agent.stderr().matches("could not follow pods").count();
-        ensure!(said == 1, "said {said} times");
+        let times = agent.stderr().matches("could not follow pods").count();
+        ensure!(times == 1, "logged {times} times");
         // The rights are granted.
         cluster.server.always(None);
         agent.wait_for("a name", 4 * SOON, |exports| {
@@ -108,7 +108,7 @@ root_test! {
 }
 
 root_test! {
-    fn a_server_that_asks_to_be_left_alone_is_left_alone_for_as_long() {
+    fn a_server_that_answers_429_gets_no_request_for_as_long_as_it_says() {
         let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
         let running = cluster.run("web-1")?;
         // The first request of pods and of the node each.
@@ -124,7 +124,7 @@ root_test! {
 }
 
 root_test! {
-    fn lists_are_put_off_so_that_the_agents_of_a_cluster_do_not_ask_at_once() {
+    fn lists_are_delayed_so_that_the_agents_of_a_cluster_do_not_send_requests_at_once() {
         let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
         cluster.server.set("namespaces", objects::namespace("shop", json!({"team": "red"})));
         let mut config = cluster.server.agent_config()?;
@@ -153,7 +153,7 @@ root_test! {
 }
 
 root_test! {
-    fn answers_that_are_slow_broken_or_no_json_are_asked_for_again() {
+    fn requests_whose_answers_are_slow_broken_or_no_json_are_repeated() {
         let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
         cluster.server.set("nodes", objects::node("node-1", "2", "1Gi"));
         for fault in [Fault::Slow(2 * SECOND), Fault::Cut, Fault::Garbage] {
@@ -189,7 +189,7 @@ root_test! {
         let exports = agent.stop()?.exports;
         ensure!(exports.of_node().iter().all(|point| {
             &*point.metric != "k8s.container.cpu.request.desired"
-        }), "a request that nobody can read was exported");
+        }), "a request that cannot be parsed was exported");
         Ok(())
     }
 }
@@ -209,8 +209,8 @@ root_test! {
         wait_for_name(&agent, &running)?;
         wait_for_value(&agent, "podmeter.agent.kubernetes.unlabelled", &[], &[], 2.0)?;
         let ended = agent.stop()?;
-        let said = ended.stderr.matches("500 Internal Server Error").count();
-        ensure!(said == 2, "of pods and of the node, once each, not {said} times: {}", ended.stderr);
+        let times = ended.stderr.matches("500 Internal Server Error").count();
+        ensure!(times == 2, "of pods and of the node, once each, not {times} times: {}", ended.stderr);
         let exports = ended.exports;
         let last = exports.of(unlabelled.container.path()).last().context("the last export waits for no name")?;
         ensure!(!last.resource.contains_key("k8s.pod.name") && last.resource.contains_key("k8s.pod.uid"), "{last:?}");
@@ -219,7 +219,7 @@ root_test! {
 }
 
 root_test! {
-    fn an_api_server_that_is_down_is_said_once_for_each_kind_of_objects_and_by_nobody_else() {
+    fn an_api_server_that_is_down_is_logged_once_for_each_kind_of_objects_and_by_no_other_part() {
         let mut cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
         let running = cluster.run("web-1")?;
         let agent = Agent::start(cluster.server.agent_config()?)?;
@@ -231,11 +231,11 @@ root_test! {
             let failed = exports.node_value("podmeter.agent.kubernetes.errors", &[("error.type", "connection")])?;
             (failed >= 10.0).then_some(())
         })?;
-        let said = agent.stderr()[before..].to_owned();
-        let lines = |level: &str| said.lines().filter(|line| line.contains(&format!(" {level} "))).count();
-        ensure!((lines("ERROR"), lines("WARN")) == (0, 2), "{said}");
+        let log = agent.stderr()[before..].to_owned();
+        let lines = |level: &str| log.lines().filter(|line| line.contains(&format!(" {level} "))).count();
+        ensure!((lines("ERROR"), lines("WARN")) == (0, 2), "{log}");
         for kind in ["pods", "nodes"] {
-            ensure!(said.matches(&format!("could not follow {kind} at")).count() == 1, "{said}");
+            ensure!(log.matches(&format!("could not follow {kind} at")).count() == 1, "{log}");
         }
         agent.stop().map(drop)
     }

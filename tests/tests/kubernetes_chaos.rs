@@ -1,4 +1,5 @@
-//! Pods that come and go in any order while the API server reports them late: no use is lost or exported twice.
+//! A thousand pods that come and go in any order while the API server reports them late: CPU time and names against `cpu.stat`
+//! and the pods that the test made. No use is lost or exported twice.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -25,7 +25,7 @@ const SPINS: Duration = Duration::from_millis(2400);
 /// Waiting, and the part of it that the kernel counts itself: 1 %; the floor is what the last moments of a task add.
 const SHARE: Tolerance = Tolerance::new(0.01, 0.002);
 
-/// False, and said aloud, where no cgroup can be limited.
+/// False, with a line on standard error, where no cgroup can be limited.
 fn can_limit(test: &str) -> Result<bool> {
     let can = has_controller("cpu")?;
     if !can {
@@ -79,8 +79,8 @@ root_test! {
         let exports = agent.stop()?.exports;
         let (throttled, contention) = check_causes(&exports, &limited, &tasks)?;
         ensure!(throttled > 1.2, "one fifth of a CPU was allowed, but throttled for only {throttled} s");
-        // The agent and the kernel's threads want the CPU too, and take long where it is emulated on a busy machine. That both causes
-        // are what the kernel counts was checked above.
+        // The agent and the kernel's threads want the CPU too, and take long where it is emulated on a busy machine. That both
+        // causes are what the kernel counts was checked above.
         let others = if is_emulated() { 0.25 } else { 0.05 };
         ensure!(contention < others * wait_s(&tasks), "{contention} s of contention beside {throttled} s of throttling");
         let stat = limited.cpu_stat()?;

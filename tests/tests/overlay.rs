@@ -1,4 +1,5 @@
-//! A `kustomization.yaml` of one's own over the manifests of `deploy/`, as its README has it, and the removal of what agents leave.
+//! A `kustomization.yaml` of one's own over the manifests of `deploy/`, as in its README: the rendered objects and what
+//! `uninstall` leaves, against what the README promises.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -64,8 +65,8 @@ fn the_example_of_an_overlay_sets_image_receiver_and_a_configuration_that_the_ag
     let nothing = tempfile::tempdir().context("could not make a directory")?;
     let file = agent::config_file(&format!("{text}\nbpf: {{directory: {}/absent}}\n", nothing.path().display()))?;
     let path = file.path().display().to_string();
-    let said = agent::run(&["uninstall", "--config", &path], As::Root, Duration::from_secs(5))?;
-    ensure!(said.code == Some(0) && said.stdout.contains("nothing is pinned"), "{said:?}");
+    let output = agent::run(&["uninstall", "--config", &path], As::Root, Duration::from_secs(5))?;
+    ensure!(output.code == Some(0) && output.stdout.contains("nothing is pinned"), "{output:?}");
     Ok(())
 }
 
@@ -105,8 +106,8 @@ fn an_uninstall_that_stays_does_so_only_after_all_is_removed_and_ends_at_sigterm
     // Not a directory: nothing can be removed.
     let refused = config(Path::new("/dev/null"))?;
     let path = refused.path().display().to_string();
-    let said = agent::run(&["uninstall", "--stay", "--config", &path], As::Root, Duration::from_secs(5))?;
-    ensure!(said.code.is_some_and(|code| code != 0), "{said:?}");
+    let output = agent::run(&["uninstall", "--stay", "--config", &path], As::Root, Duration::from_secs(5))?;
+    ensure!(output.code.is_some_and(|code| code != 0), "{output:?}");
 
     let file = config(&place.path().join("absent"))?;
     let mut stays = Command::new(agent::binary()?);
@@ -114,14 +115,14 @@ fn an_uninstall_that_stays_does_so_only_after_all_is_removed_and_ends_at_sigterm
     let mut stays = stays.spawn().context("could not start podmeter")?;
     let mut line = String::new();
     let out = stays.stdout.take().context("no output")?;
-    BufReader::new(out).read_line(&mut line).context("it says nothing")?;
+    BufReader::new(out).read_line(&mut line).context("it writes nothing")?;
     thread::sleep(Duration::from_millis(300));
     let running = stays.try_wait().context("could not wait")?.is_none();
     let pid = Pid::from_raw(i32::try_from(stays.id()).context("a pid")?);
     kill(pid, Signal::SIGTERM).context("could not send SIGTERM")?;
-    let asked = Instant::now();
+    let began = Instant::now();
     let status = stays.wait().context("could not wait")?;
     ensure!(running && line.contains("nothing is pinned") && status.success(), "{running} {line:?} {status}");
-    ensure!(asked.elapsed() < patience(agent::STOPS_WITHIN), "it took {:?} to end", asked.elapsed());
+    ensure!(began.elapsed() < patience(agent::STOPS_WITHIN), "it took {:?} to end", began.elapsed());
     Ok(())
 }

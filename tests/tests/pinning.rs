@@ -1,4 +1,5 @@
-//! What is counted survives the agent: pinned programs go on counting while no agent runs, and the next agent goes on from there.
+//! Pinned programs count on while no agent runs, and the next agent goes on from there: totals over several agents against
+//! `cpu.stat` and the test's own counts.
 
 use std::{
     collections::HashMap,
@@ -50,8 +51,8 @@ fn cumulative<'a>(points: impl Iterator<Item = &'a Point>, last: bool) -> HashMa
     series
 }
 
-/// Of every series of every resource that two agents exported, one after the other: what `begins_anew` names has a start after the
-/// first one's end. All else has a start that is `right` for the old one, and no lower value. How many there are of either.
+/// Of every series of every resource that two agents exported, one after the other: what `begins_anew` names has a start after
+/// the first one's end. All else has a start that is `right` for the old one, and no lower value. How many there are of either.
 fn check_that_it_goes_on(
     before: &Exports,
     after: &Exports,
@@ -85,7 +86,7 @@ fn work(cgroup: &Cgroup, server: &Server) -> Result<()> {
     Load::burn(20 * MS).start(cgroup)?.wait()?;
     inside(cgroup, || {
         let lookup = dns::udp(server.address())?;
-        dns::ask(&lookup, 7, "answer.test")?;
+        dns::look_up(&lookup, 7, "answer.test")?;
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let mut near = TcpStream::connect(listener.local_addr()?)?;
         let (mut far, _) = listener.accept()?;
@@ -101,10 +102,11 @@ fn work(cgroup: &Cgroup, server: &Server) -> Result<()> {
 /// Two agents, one after the other, and work before, between and after them. `end` ends the first.
 fn two_lives(end: fn(Agent) -> Result<Exports>) -> Result<()> {
     let bpf = BpfDir::new()?;
-    // No process moves into or out of those whose CPU time is compared: of one that does, the kernel books a tick's worth here or there.
+    // No process moves into or out of those whose CPU time is compared: of one that does, the kernel charges a tick to the one or
+    // the other.
     let (lasting, dying, busy) = (Cgroup::new("lasting")?, Cgroup::new("dying")?, Cgroup::new("busy")?);
-    let asked = Cgroup::new("asked")?;
-    let server = Server::start(&asked, v4())?;
+    let served = Cgroup::new("served")?;
+    let server = Server::start(&served, v4())?;
     let first = Agent::start(bpf.config())?;
     let young = Cgroup::new("young")?;
     Load::burn(100 * MS).start(&lasting)?.wait()?;
@@ -171,8 +173,8 @@ root_test! {
     fn what_is_configured_anew_begins_anew_and_nothing_else() {
         let bpf = BpfDir::new()?;
         let old = Cgroup::new("old")?;
-        let asked = Cgroup::new("asked")?;
-    let server = Server::start(&asked, v4())?;
+        let served = Cgroup::new("served")?;
+    let server = Server::start(&served, v4())?;
         let first = Agent::start(bpf.config())?;
         let young = Cgroup::new("young")?;
         [&old, &young].into_iter().try_for_each(|cgroup| work(cgroup, &server))?;
@@ -214,7 +216,7 @@ root_test! {
         Load::burn(20 * MS).start(&old)?.wait()?;
         let first = Agent::start(bpf.config())?;
         let many = (0..8).map(|_| Cgroup::new("young")).collect::<Result<Vec<_>>>()?;
-        // Of processes that stay where they began: of one that moves, the kernel books a tick's worth here or there.
+        // Of processes that stay where they began: of one that moves, the kernel charges a tick to the one or the other.
         for cgroup in many.iter().chain([&old]) {
             Load::burn(20 * MS).start(cgroup)?.wait()?;
         }
@@ -245,8 +247,8 @@ root_test! {
 root_test! {
     fn a_service_that_is_started_again_within_an_interval_has_starts_of_its_own() {
         let slice = Cgroup::new("slice")?;
-        let asked = Cgroup::new("asked")?;
-        let server = Server::start(&asked, v4())?;
+        let served = Cgroup::new("served")?;
+        let server = Server::start(&served, v4())?;
         let agent = Agent::start(json!({"interval": "5s"}))?;
         let service = slice.child("web.service")?;
         let path = service.path().to_owned();
@@ -293,8 +295,8 @@ root_test! {
         second.wait_for_log("the clock was set back by 3", MS * 1000)?;
         let _younger = young()?;
         second.catch_up()?;
-        let said = second.stderr();
-        ensure!(said.matches("the clock was set").count() == 1, "it is to be said once: {said}");
+        let log = second.stderr();
+        ensure!(log.matches("the clock was set").count() == 1, "it is to be logged once: {log}");
         let after = second.stop()?.exports;
         // By one and the same number, however well two clocks could be read.
         let moved = std::cell::Cell::new(None);

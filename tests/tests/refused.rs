@@ -1,4 +1,5 @@
-//! A kernel that refuses something: what hangs on it goes, with its reason, and nothing else.
+//! A kernel that refuses a program: the signals that need it are off, with the reason, and the others still equal the kernel's
+//! figures.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use podmeter_tests::{
 };
 use serde_json::{Value as Json, json};
 
-/// What `podmeter check` says of each signal without these programs.
+/// What `podmeter check` reports of each signal without these programs.
 fn signals(without: &str) -> Result<Vec<Json>> {
     let output = run_in(&["check", "--json"], As::Root, 60 * SECOND, &[("PODMETER_BPF_LEAVE_OUT", without)])?;
     let report: Json = serde_json::from_str(&output.stdout).with_context(|| format!("no report: {output:?}"))?;
@@ -109,7 +110,7 @@ root_test! {
     }
 }
 
-/// False where the kernel is not locked down for confidentiality; says then that the test is skipped.
+/// False where the kernel is not locked down for confidentiality; then reports the test as skipped.
 fn is_locked_down(test: &str) -> bool {
     let modes = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
     let locked = modes.contains("[confidentiality]");

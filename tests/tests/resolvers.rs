@@ -1,4 +1,4 @@
-//! The dns signal and what people resolve names with: glibc, dig, unbound.
+//! The dns signal with the resolvers that people use, glibc, dig and unbound: against what the test's server got from them.
 
 use std::{
     net::SocketAddr,
@@ -13,15 +13,15 @@ use podmeter_tests::{
     SECOND,
     cgroup::{Cgroup, inside},
     dns::{
-        self, ask,
+        self, look_up,
         stage::{QUERIES, SERVED, Stage, durations, number, v4},
     },
     root_test,
 };
 use serde_json::json;
 
-/// A program of the resolvers that `cargo xtask setup` has fetched, with a loader and libraries of its own; `None`, said aloud,
-/// where it is not there.
+/// A program of the resolvers that `cargo xtask setup` has fetched, with a loader and libraries of its own; `None`, with a line
+/// on standard error, where it is not there.
 fn resolver(test: &str, program: &str) -> Option<Command> {
     let place = std::env::var_os("PODMETER_TOOLS").map(|tools| PathBuf::from(tools).join("resolvers"));
     let Some(place) = place.filter(|place| place.join(program).is_file()) else {
@@ -34,7 +34,7 @@ fn resolver(test: &str, program: &str) -> Option<Command> {
 }
 
 root_test! {
-    fn what_getaddrinfo_asks_is_measured_with_its_search_list() {
+    fn queries_of_getaddrinfo_are_measured_with_its_search_list() {
         if !["/usr/bin/getent", "/usr/bin/unshare", "/usr/bin/mount"].iter().all(|tool| Path::new(tool).exists()) {
             eprintln!("SKIPPED {TEST}: needs glibc's getent, and unshare and mount");
             return Ok(());
@@ -74,25 +74,26 @@ fn dig(stage: &Stage, mut command: Command, arguments: &[&str]) -> Result<Output
 }
 
 root_test! {
-    fn what_dig_asks_is_measured_with_its_outcomes_and_its_way_from_udp_to_tcp() {
+    fn queries_of_dig_are_measured_with_their_outcomes_and_their_way_from_udp_to_tcp() {
         if resolver(TEST, "usr/bin/dig").is_none() {
             return Ok(());
         }
         let stage = Stage::set(json!({"dns": {"timeout": "1s"}}), v4())?;
-        let ask = |arguments: &[&str], says: &str| -> Result<()> {
+        let dig = |arguments: &[&str], wanted: &str| -> Result<()> {
             let command = resolver(TEST, "usr/bin/dig").context("dig is gone")?;
             let output = dig(&stage, command, arguments)?;
             let text = String::from_utf8_lossy(&output.stdout);
-            ensure!(text.contains(says), "dig {arguments:?} does not say {says:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+            ensure!(text.contains(wanted), "dig {arguments:?} does not contain {wanted:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
             Ok(())
         };
-        // With EDNS and a cookie, as dig does by itself; without; over TCP; cut, which it asks again over TCP; and to no avail.
-        ask(&["delay20.test", "A"], "status: NOERROR")?;
-        ask(&["+noedns", "delay20.test", "AAAA"], "status: NOERROR")?;
-        ask(&["nxdomain.test"], "status: NXDOMAIN")?;
-        ask(&["+tcp", "+keepopen", "servfail.test", "servfail.test", "A"], "status: SERVFAIL")?;
-        ask(&["cut.test"], "status: NOERROR")?;
-        ask(&["+tries=1", "+timeout=1", "never.test"], "timed out")?;
+        // With EDNS and a cookie, as dig does by itself; without; over TCP; cut, which it queries again over TCP; and to no
+        // avail.
+        dig(&["delay20.test", "A"], "status: NOERROR")?;
+        dig(&["+noedns", "delay20.test", "AAAA"], "status: NOERROR")?;
+        dig(&["nxdomain.test"], "status: NXDOMAIN")?;
+        dig(&["+tcp", "+keepopen", "servfail.test", "servfail.test", "A"], "status: SERVFAIL")?;
+        dig(&["cut.test"], "status: NOERROR")?;
+        dig(&["+tries=1", "+timeout=1", "never.test"], "timed out")?;
         thread::sleep(2 * SECOND);
         stage.catch_up()?;
         stage.check_counts("udp", &[(QUERIES, 5, 5), ("podmeter.dns.truncated", 1, 1), ("podmeter.dns.malformed", 0, 0)])?;
@@ -115,7 +116,7 @@ root_test! {
 struct Unbound(Child);
 
 impl Unbound {
-    /// Starts it as a process of `cgroup`: it listens at `address` and asks `forward` what it does not know.
+    /// Starts it as a process of `cgroup`: it listens at `address` and queries `forward` for what it does not know.
     fn start(mut command: Command, cgroup: &Cgroup, directory: &Path, address: SocketAddr, forward: SocketAddr) -> Result<Self> {
         let text = format!(
             "server:\n directory: \"{0}\"\n chroot: \"\"\n username: \"\"\n pidfile: \"\"\n use-syslog: no\n \
@@ -153,28 +154,28 @@ root_test! {
         let socket = loop {
             let socket = inside(&stage.client, || dns::udp(address))?;
             socket.set_read_timeout(Some(SECOND))?;
-            if ask(&socket, 1, "nxdomain-first.test").is_ok() {
+            if look_up(&socket, 1, "nxdomain-first.test").is_ok() {
                 break socket;
             }
             ensure!(Instant::now() < deadline, "unbound does not answer at {address}");
             thread::sleep(SECOND / 10);
         };
         stage.catch_up()?;
-        let asked_before = stage.agent.look(|exports| dns::stage::count(exports, cache.path(), QUERIES, "client", "udp"));
+        let queries_before = stage.agent.look(|exports| dns::stage::count(exports, cache.path(), QUERIES, "client", "udp"));
         stage.server.take_delays();
         for id in 0..20 {
-            ask(&socket, 1000 + id, &format!("nxdomain-delay20.n{id}.test"))?;
+            look_up(&socket, 1000 + id, &format!("nxdomain-delay20.n{id}.test"))?;
         }
         stage.catch_up()?;
         let upstream = stage.server.take_delays().len() as u64;
-        let (asked, answered, durations) = stage.agent.look(|exports| {
+        let (queries, answered, durations) = stage.agent.look(|exports| {
             let count = |side| dns::stage::count(exports, cache.path(), QUERIES, side, "udp");
             (count("client"), count("server"), durations(exports, cache.path(), SERVED, Some("NXDOMAIN"), "udp"))
         });
-        ensure!(upstream >= 20 && asked - asked_before == upstream, "{asked} - {asked_before} asked, its server got {upstream}");
+        ensure!(upstream >= 20 && queries - queries_before == upstream, "{queries} - {queries_before} queried, its server got {upstream}");
         let durations = durations.context("nothing was answered")?;
-        // Whoever asked while it started may have asked more than once.
-        ensure!(answered >= 21 && durations.count >= 21, "{answered} queries, {} answers of 21", durations.count);
+        // A client that queried while it started may have queried more than once.
+        ensure!(answered >= 21 && durations.count >= 21, "{answered} answered, {} measured, of 21", durations.count);
         let (low, high) = durations.quantile_bounds(0.5).context("no median")?;
         ensure!(low < 0.03 && high >= 0.02, "the median of its answers is within {low} and {high} s, its server takes 20 ms");
         drop(unbound);

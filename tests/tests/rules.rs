@@ -1,4 +1,5 @@
-//! The alert rules of `deploy/`: each fires when it should and does not when it should not, in Prometheus and in VictoriaMetrics.
+//! The alert rules of `deploy/`: each fires when it should and does not when it should not, in Prometheus and in VictoriaMetrics,
+//! by the unit tests beside the rules.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -116,8 +117,8 @@ fn victoria_metrics_rules_fire_when_they_should() -> Result<()> {
         for file in yaml_files(&copy.path().join(directory))? {
             let mut unittest = Command::new(&tool);
             unittest.args(["unittest", "--disableAlertgroupLabel"]).arg(format!("--files={}", file.display()));
-            let said = deploy::output(&mut unittest)?;
-            ensure!(said.contains("SUCCESS"), "{} did not run: {said}", file.display());
+            let output = deploy::output(&mut unittest)?;
+            ensure!(output.contains("SUCCESS"), "{} did not run: {output}", file.display());
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! What one container can take of what all share: it fills a table, and the others lose nothing.
+//! What one container can take of what all share: it fills a table, and the counts of the others still equal what they did.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use podmeter_tests::{
     agent::Agent,
     cgroup::{Cgroup, has_controller, inside, mount_point},
     dns::{
-        self, ask, query,
+        self, look_up, query,
         stage::{QUERIES, Stage, count, number, v4},
     },
     load::Load,
@@ -30,17 +30,17 @@ root_test! {
         // Long enough for none to be given up while the flood lasts.
         let stage = Stage::set(json!({"dns": {"timeout": "30s"}}), v4())?;
         let flood = Cgroup::new("dns-flood")?;
-        let nobody = SocketAddr::from(([127, 53, 0, 9], 53));
+        let no_server = SocketAddr::from(([127, 53, 0, 9], 53));
         let socket = inside(&flood, || UdpSocket::bind(("127.0.0.1", 0)).context("could not make a UDP socket"))?;
         let sent = IN_FLIGHT + 4000;
         for n in 0..sent {
             let query = query(n as u16, &format!("x{n}.test"));
-            // The kernel says that nobody is there, once for each.
-            while socket.send_to(&query, nobody).is_err() {}
+            // The kernel reports that no server is there, once for each.
+            while socket.send_to(&query, no_server).is_err() {}
         }
         let client = stage.udp()?;
         for id in 0..60 {
-            ask(&client, id, &format!("delay1.n{id}.test"))?;
+            look_up(&client, id, &format!("delay1.n{id}.test"))?;
         }
         // All together at the server.
         for id in 100..160 {
@@ -98,7 +98,7 @@ root_test! {
 }
 
 root_test! {
-    fn a_loop_of_kills_is_counted_in_full_and_told_ten_times() {
+    fn a_loop_of_kills_is_counted_in_full_and_logged_ten_times() {
         if !has_controller("memory")? {
             eprintln!("SKIPPED {TEST}: needs the memory controller in the cgroup2 hierarchy");
             return Ok(());
@@ -118,8 +118,8 @@ root_test! {
         agent.catch_up()?;
         let counted = agent.look(|exports| exports.value(cgroup.path(), OOM_KILLS, &[("cause", "cgroup")]));
         ensure!(counted == Some(truth as f64), "{counted:?} kills counted of {truth}");
-        let told = agent.stderr().matches("a process was killed").count();
-        ensure!(told == 10, "{told} lines of the log");
+        let logged = agent.stderr().matches("a process was killed").count();
+        ensure!(logged == 10, "{logged} lines of the log");
         let logs = agent.logs();
         let records = logs.iter().flat_map(|logs| &logs.resource_logs).flat_map(|group| &group.scope_logs);
         let records: usize = records.map(|scope| scope.log_records.len()).sum();

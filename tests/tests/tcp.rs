@@ -170,7 +170,7 @@ root_test! {
     }
 }
 
-/// What the agent says of a connection that lives, without these programs: all that the kernel has counted, in time.
+/// What the agent exports of a connection that lives, without these programs: all that the kernel has counted, in time.
 fn a_living_connection(without: &str) -> Result<()> {
     let cable = Cable::new()?;
     let lossy = cable.near.impair(2, 5);
@@ -221,11 +221,11 @@ root_test! {
         let client = Cgroup::new("client")?;
         let served = Cgroup::new("server")?;
         let agent = Agent::start(json!({}))?;
-        // A neighbour whose address is known and who is not there: SYNs go out and nobody answers.
+        // A neighbour whose address is known and who is not there: SYNs go out and get no answer.
         let silent = Ipv4Addr::new(10, 99, 0, 8);
         cable.near.ip(&format!("neigh add {silent} lladdr 02:00:00:00:00:08 dev {INTERFACE}"))?;
         cable.near.sysctl("ipv4/tcp_syn_retries", "1")?;
-        // And one whose address is asked for in vain.
+        // And one whose address is requested in vain.
         let absent = Ipv4Addr::new(10, 99, 0, 9);
         cable.near.sysctl(&format!("ipv4/neigh/{INTERFACE}/retrans_time_ms"), "100")?;
 
@@ -242,7 +242,7 @@ root_test! {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
             Ok(socket.connect_timeout(&SocketAddr::from((silent, 80)).into(), 50 * MS).is_err())
         }))?;
-        ensure!(gave_up, "a connect to nobody succeeded");
+        ensure!(gave_up, "a connect to an absent host succeeded");
 
         let (address, server) = server(&served, &cable.far, 5)?;
         for _ in 0..5 {
@@ -273,7 +273,7 @@ root_test! {
         let client = Cgroup::new("client")?;
         let agent = Agent::start(json!({}))?;
         if agent.stderr().contains("this kernel is older than 5.11") {
-            eprintln!("SKIPPED {TEST}: needs Linux 5.11, before which a socket tells of nothing before its SYN");
+            eprintln!("SKIPPED {TEST}: needs Linux 5.11, before which a socket reports nothing before its SYN");
             return agent.stop().map(drop);
         }
         let (kept, failed) = inside(&client, || namespace.run(|| {
@@ -358,7 +358,7 @@ root_test! {
             Ok(socket)
         }))?;
         let address = listener.local_addr()?.as_socket().context("no address")?;
-        // Two fit; nobody accepts.
+        // Two fit; none is accepted.
         let waiting = inside(&client, || cable.near.run(|| {
             let connects = (0..5).map(|_| -> Result<Socket> {
                 let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;

@@ -1,4 +1,5 @@
-//! `podmeter top` as a person at the keyboard meets it: keys, job control, terminals that can do little, and what it leaves.
+//! `podmeter top` at a keyboard: keys, job control, terminals that can do little, and what it leaves behind; against what a
+//! terminal of the test received.
 
 use std::{path::Path, time::Duration};
 
@@ -125,8 +126,8 @@ root_test! {
         ensure!(output.code == Some(0), "top ended with {:?}: {}", output.code, output.stderr);
         ensure!(bpf.directories()?.is_empty(), "top --once left {:?}", bpf.directories()?);
 
-        // Whenever it is asked to end: in the middle of its start, at its end, afterwards. Once: without --foreground, timeout signals
-        // its group too, and podmeter ends at once when it is asked a second time.
+        // Whenever it is signalled to end: in the middle of its start, at its end, afterwards. Once: without --foreground,
+        // timeout signals its group too, and podmeter ends at once when it is signalled a second time.
         for delay in ["0.05", "0.2", "0.5", "1", "3"] {
             let top = podmeter(&format!("top --once --interval 60s --config '{config}'"))?;
             let mut terminal = Terminal::run(&format!("timeout --foreground -s INT {delay} {top}; echo ENDED=$?"), &[])?;
@@ -148,16 +149,16 @@ root_test! {
         let check: Json = serde_json::from_str(&check.stdout).context("check prints no JSON")?;
         let output = run(&["top", "--once", "--json", "--interval", "200ms"], As::Root, Duration::from_secs(20))?;
         let view: Json = serde_json::from_str(&output.stdout).context("top prints no JSON")?;
-        let told = |of: &Json| -> Result<Vec<(Json, Json)>> {
+        let shown = |of: &Json| -> Result<Vec<(Json, Json)>> {
             let signals = of["signals"].as_array().context("no signals")?;
             Ok(signals.iter().map(|signal| (signal["name"].clone(), signal["on"].clone())).collect())
         };
-        ensure!(told(&view)? == told(&check)?, "top: {}, check: {}", view["signals"], check["signals"]);
+        ensure!(shown(&view)? == shown(&check)?, "top: {}, check: {}", view["signals"], check["signals"]);
         let text = run(&["top", "--once", "--interval", "200ms"], As::Root, Duration::from_secs(20))?.stdout;
         for signal in view["signals"].as_array().context("no signals")? {
             let name = signal["name"].as_str().unwrap_or_default();
             let off = text.lines().any(|line| line.starts_with(&format!("off: {name}")));
-            ensure!(off == (signal["on"] == false), "{signal} and the text says\n{text}");
+            ensure!(off == (signal["on"] == false), "{signal} and the text is\n{text}");
         }
         Ok(())
     }

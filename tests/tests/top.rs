@@ -1,4 +1,4 @@
-//! `podmeter top --once --json`: the table of this machine as a document, with the names that Kubernetes has for it.
+//! `podmeter top --once --json`: every cgroup of this machine, against `cpu.stat`, with the names that the API server has for it.
 
 use std::{
     path::Path,
@@ -70,7 +70,7 @@ root_test! {
             let measured = time_of(path)?;
             ensure!(
                 (before * 0.99..=after * 1.01).contains(&measured),
-                "{path} used {measured} s, cpu.stat said {before} s before and {after} s afterwards"
+                "{path} used {measured} s, cpu.stat had {before} s before and {after} s afterwards"
             );
             compared += 1;
         }
@@ -83,7 +83,7 @@ root_test! {
     }
 }
 
-/// The document, by the configuration of an agent that follows this server; and what was said beside it.
+/// The document, by the configuration of an agent that follows this server; and standard error.
 fn once_in(cluster: &Cluster) -> Result<(Json, String)> {
     let config = config_file(&cluster.server.agent_config()?.to_string())?;
     let config = config.path().to_str().context("the configuration's path is not UTF-8")?;
@@ -108,27 +108,27 @@ root_test! {
         let running = cluster.run_pod(Pod::new("web-5d8f7c9b4-abcde", vec![app]))?;
         let _spinner = Load::spin(60_000 * MS).start(&running.container)?;
 
-        let (view, said) = once_in(&cluster)?;
-        ensure!(said.is_empty(), "nothing is wrong: {said}");
+        let (view, stderr) = once_in(&cluster)?;
+        ensure!(stderr.is_empty(), "nothing is wrong: {stderr}");
         ensure!(view["node"]["name"] == "node-1", "the node is {}", view["node"]["name"]);
-        let told = workload_of(&view, &running.container)?;
+        let entry = workload_of(&view, &running.container)?;
         for (key, value) in
             [("namespace", "shop"), ("pod", "web-5d8f7c9b4-abcde"), ("container", "app"), ("kind", "Deployment"), ("name", "web")]
         {
-            ensure!(told[key] == value, "{key} of the container is {}, not {value}: {told}", told[key]);
+            ensure!(entry[key] == value, "{key} of the container is {}, not {value}: {entry}", entry[key]);
         }
-        let told_of_pod = workload_of(&view, running.cgroup.cgroup())?;
-        ensure!(told_of_pod["pod"] == "web-5d8f7c9b4-abcde" && told_of_pod["name"] == "web", "the pod's own: {told_of_pod}");
-        ensure!(told_of_pod.get("container").is_none(), "a pod is no container: {told_of_pod}");
-        ensure!(told["cpu"]["request_cores"] == 0.25, "the request is that of the pod's spec: {told}");
+        let pod_entry = workload_of(&view, running.cgroup.cgroup())?;
+        ensure!(pod_entry["pod"] == "web-5d8f7c9b4-abcde" && pod_entry["name"] == "web", "the pod's own: {pod_entry}");
+        ensure!(pod_entry.get("container").is_none(), "a pod is no container: {pod_entry}");
+        ensure!(entry["cpu"]["request_cores"] == 0.25, "the request is that of the pod's spec: {entry}");
 
-        let number = |what: &Json| what.as_f64().with_context(|| format!("not known of {told}"));
-        let watched = number(&told["watched_seconds"])?;
+        let number = |what: &Json| what.as_f64().with_context(|| format!("not known of {entry}"));
+        let watched = number(&entry["watched_seconds"])?;
         ensure!((0.9..30.0).contains(&watched), "watched for {watched} s");
-        ensure!(told["cpu"].get("suggested_request_cores").is_none(), "nothing is suggested after {watched} s: {told}");
-        ensure!(told["memory"]["request_bytes"] == 64 << 20, "no file of the cgroup tells it: {told}");
-        ensure!(told["memory"].get("suggested_request_bytes").is_none(), "nothing is suggested after {watched} s: {told}");
-        ensure!(told["cgroup_kind"] == "Container" && told_of_pod["cgroup_kind"] == "Pod", "{told} in {told_of_pod}");
+        ensure!(entry["cpu"].get("suggested_request_cores").is_none(), "nothing is suggested after {watched} s: {entry}");
+        ensure!(entry["memory"]["request_bytes"] == 64 << 20, "no file of the cgroup has it: {entry}");
+        ensure!(entry["memory"].get("suggested_request_bytes").is_none(), "nothing is suggested after {watched} s: {entry}");
+        ensure!(entry["cgroup_kind"] == "Container" && pod_entry["cgroup_kind"] == "Pod", "{entry} in {pod_entry}");
         ensure!(view["kubernetes"] == json!({"current": true}), "the pods are followed: {}", view["kubernetes"]);
         ensure!(view["node"]["memory"]["capacity_bytes"].as_u64().is_some_and(|n| n > 1 << 26), "{}", view["node"]);
         Ok(())
@@ -143,14 +143,14 @@ root_test! {
         Load::burn(20 * MS).start(&container)?.wait()?;
 
         let began = Instant::now();
-        let (view, said) = once_in(&cluster)?;
-        ensure!(said.starts_with("podmeter: pods have no names: ") && said.lines().count() == 1, "it is said why, once: {said}");
+        let (view, stderr) = once_in(&cluster)?;
+        ensure!(stderr.starts_with("podmeter: pods have no names: ") && stderr.lines().count() == 1, "the reason is written once: {stderr}");
         // Less than the agent waits for a name alone.
         ensure!(began.elapsed() < podmeter_tests::patience(Duration::from_secs(10)), "it took {:?}", began.elapsed());
         ensure!(!cluster.server.requests().is_empty(), "the server got no request");
-        let told = workload_of(&view, &container)?;
-        ensure!(told["pod"] == *pod.uid && told["container"] == *pod.containers[0].bare_id(), "without names, the ids: {told}");
-        ensure!(view["kubernetes"]["current"] == false, "it is said that the pods are not known: {}", view["kubernetes"]);
+        let entry = workload_of(&view, &container)?;
+        ensure!(entry["pod"] == *pod.uid && entry["container"] == *pod.containers[0].bare_id(), "without names, the ids: {entry}");
+        ensure!(view["kubernetes"]["current"] == false, "the pods are shown as known: {}", view["kubernetes"]);
         Ok(())
     }
 }

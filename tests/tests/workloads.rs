@@ -1,5 +1,5 @@
-//! What teams ask about their workloads, in PromQL, on a real back end: use beside request and limit, DNS and packet loss, by the
-//! names that Kubernetes has for them, equal what the test imposed on a pod.
+//! Queries that teams run on their workloads, in PromQL on a real back end: use beside request and limit, DNS and packet loss,
+//! against what the test imposed on a pod.
 
 use std::net::SocketAddr;
 
@@ -32,13 +32,13 @@ impl Workload {
         cluster.run_pod(pod).map(Self)
     }
 
-    /// Looks names up one after the other; how long each took by the asker's clock, the fastest first.
+    /// Looks names up one after the other; how long each took by the client's clock, the fastest first.
     fn look_up(&self, server: SocketAddr, names: &[(u16, &str)]) -> Result<Vec<f64>> {
         let socket = inside(&self.0.container, || dns::udp(server))?;
         let mut took = Vec::new();
         for (times, name) in names {
             for id in 0..*times {
-                took.push(dns::ask(&socket, id, name)?.as_secs_f64());
+                took.push(dns::look_up(&socket, id, name)?.as_secs_f64());
             }
         }
         took.sort_by(f64::total_cmp);
@@ -90,7 +90,7 @@ root_test! {
             let found = backend.wait_for_value(&of(metric), |value| (value - expected).abs() <= tolerance)?;
             println!("{metric} {found}");
         }
-        // Whoever reserves twice what they use: the question of the whole fleet, in one line.
+        // What reserves twice its use: the query of a whole fleet, in one line.
         let wasteful = format!(
             "sum by (k8s_namespace_name, k8s_deployment_name) ({}) / sum by (k8s_namespace_name, k8s_deployment_name) ({})",
             of("k8s_container_cpu_request_desired"),
@@ -117,8 +117,8 @@ root_test! {
         let agent = Agent::spawn(config)?;
         backend.wait_for_value(r#"count(container_cpu_time_seconds_total{k8s_deployment_name="search"})"#, |n| n >= 1.0)?;
 
-        // One asks a server that always takes 20 ms and loses one packet of twenty; of the other every fiftieth lookup takes 300 ms,
-        // which no average shows, and every fourth name is not there.
+        // One queries a server that always takes 20 ms and loses one packet of twenty; of the other every fiftieth lookup takes
+        // 300 ms, which no average shows, and every fourth name is not there.
         let dns_cgroup = Cgroup::new("resolver")?;
         let server = dns::server::Server::start(&dns_cgroup, SocketAddr::from(([127, 53, 0, 1], 53)))?;
         let of_shop = shop.look_up(server.address(), &[(60, "delay20.test")])?;
@@ -142,11 +142,11 @@ root_test! {
         {
             let found = quantile(of, q)?;
             let rank = ((q * took.len() as f64).ceil() as usize).max(1) - 1;
-            println!("{of}: p{q} {found} s, imposed {imposed} s, {} s by the asker's clock", took[rank]);
-            // A bucket is 9 % wide and the query interpolates in it; the asker's clock has what its process waited too.
+            println!("{of}: p{q} {found} s, imposed {imposed} s, {} s by the client's clock", took[rank]);
+            // A bucket is 9 % wide and the query interpolates in it; the client's clock has what its process waited too.
             ensure!(
                 found >= imposed * 0.91 && found <= took[rank] * 1.1,
-                "{of}: p{q} of its lookups is {found} s, imposed were {imposed} s, its clock says {} s",
+                "{of}: p{q} of its lookups is {found} s, imposed were {imposed} s, {} s by its clock",
                 took[rank]
             );
         }
@@ -155,7 +155,7 @@ root_test! {
             total("search", "dns_lookup_duration_seconds_count").replace("\"}", "\", error_type=\"NXDOMAIN\"}"),
             total("search", "dns_lookup_duration_seconds_count")
         ))?;
-        ensure!(missing == Some(0.25), "a quarter of the names are not there, PromQL says {missing:?}");
+        ensure!(missing == Some(0.25), "a quarter of the names are not there, PromQL gives {missing:?}");
 
         let ratio = |of: &str| format!("{} / {}", total(of, "podmeter_tcp_retransmits_total"), total(of, "podmeter_tcp_segments_total"));
         for (of, truth) in [("shop", loss_of_shop), ("search", loss_of_search)] {
@@ -163,7 +163,7 @@ root_test! {
             let found = backend.wait_for_value(&ratio(of), |found| (found - truth).abs() <= truth / 100.0)?;
             println!("{of}: loss {found}, {truth} by the kernel");
         }
-        // As the dashboard and the alert ask.
+        // As the dashboard and the alert query it.
         let rate = |name: &str| format!("sum(rate({}[1m]))", by_name("shop", name));
         let recent = backend.value(&format!("{} / {}", rate("podmeter_tcp_retransmits_total"), rate("podmeter_tcp_segments_total")))?;
         ensure!(recent.is_some_and(|recent| recent > 0.001), "the alert's ratio is {recent:?}, {loss_of_shop} were lost");

@@ -16,7 +16,7 @@ use nix::{
     unistd::{Gid, Uid},
 };
 
-use crate::patience;
+use crate::time::patience;
 
 /// The agent's executable: `PODMETER_BIN`, or what cargo has built beside this test.
 pub fn binary() -> Result<PathBuf> {
@@ -58,7 +58,7 @@ pub enum As {
     RootWithoutNetAdmin,
 }
 
-/// Runs `podmeter` with these arguments; it must end within `within`, for which [`patience`] is had.
+/// Runs `podmeter` with these arguments; it must end within `within`, more on an emulated CPU ([`patience`]).
 pub fn run(args: &[&str], user: As, within: Duration) -> Result<Output> {
     run_in(args, user, within, &[])
 }

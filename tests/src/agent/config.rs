@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::{Value as Json, json};
 
 use super::runner::{not_looked_at, runner};
-use crate::is_emulated;
+use crate::time::is_emulated;
 
 /// Names programs, by comma, that every agent of the tests does without: `bpf.leave_out`.
 const LEAVE_OUT: &str = "PODMETER_TESTS_LEAVE_OUT";

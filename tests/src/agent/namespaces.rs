@@ -37,15 +37,16 @@ pub(super) fn spawn_ahead(mut command: Command, seconds: u64) -> Result<Option<C
         unshare(CloneFlags::from_bits_retain(CLONE_NEWTIME)).context("could not make a time namespace")?;
         let offsets = format!("/proc/{}/timens_offsets", nix::unistd::gettid());
         fs::write(&offsets, format!("boottime {seconds} 0")).with_context(|| format!("could not write {offsets}"))?;
-        // SAFETY: nothing is done. It makes a fork of what would be a `vfork`, which older kernels refuse here (before 6.3 `copy_namespaces`
-        // lets no child share memory with a parent in another time namespace).
+        // SAFETY: nothing is done. It makes a fork of what would be a `vfork`, which older kernels refuse here (before 6.3
+        // `copy_namespaces` lets no child share memory with a parent in another time namespace).
         unsafe { command.pre_exec(|| Ok(())) };
         command.spawn().map(Some).with_context(|| format!("could not start {}", command.get_program().display()))
     });
     apart.join().map_err(|_| anyhow!("a thread panicked"))?
 }
 
-/// Starts it in the cgroup with this directory as the root of a cgroup namespace, whose hierarchy is mounted at `root` for it alone.
+/// Starts it in the cgroup with this directory as the root of a cgroup namespace, whose hierarchy is mounted at `root` for it
+/// alone.
 pub(super) fn spawn_in_cgroup_namespace(mut command: Command, cgroup: &Path, root: &Path) -> Result<Child> {
     let [procs, root] = [cgroup.join("cgroup.procs"), root.to_owned()];
     let enter = move || {

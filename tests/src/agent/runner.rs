@@ -7,8 +7,8 @@ use serde_json::{Value as Json, json};
 
 use super::command::{As, run};
 
-/// The signals that a runner's tests look at. On an emulated CPU their agents have no others, unless a test asks for them: to verify,
-/// run and export them all takes longer there than what is tested. Runners that are not here have all.
+/// The signals that a runner's tests look at. On an emulated CPU their agents have no others, unless a test requests them: to
+/// verify, run and export them all takes longer there than what is tested. Runners that are not here have all.
 const LOOKED_AT: &[(&str, &[&str])] = &[
     ("cgroups", &["cpu", "pressure"]),
     ("cpu", &["cpu"]),

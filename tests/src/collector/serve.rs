@@ -24,7 +24,7 @@ use super::state::{Answer, Call, CollectorState};
 use super::{grpc, http};
 use crate::watched::Watched;
 
-/// What the thread is told to do.
+/// An order to the thread.
 pub(super) enum Order {
     /// Close the listener and all connections.
     Refuse(oneshot::Sender<()>),

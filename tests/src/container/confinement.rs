@@ -14,8 +14,8 @@ const CAPABILITIES: &[(&str, u64)] = &[
     ("BPF", 39),
 ];
 
-/// System calls that the default profiles of containerd and Docker refuse to a container without `SYS_ADMIN` and the like. `bpf` and
-/// `perf_event_open` are not among them: those they allow by capability.
+/// System calls that the default profiles of containerd and Docker refuse to a container without `SYS_ADMIN` and the like. `bpf`
+/// and `perf_event_open` are not among them: those they allow by capability.
 const REFUSED: &[i64] = &[
     libc::SYS_mount,
     libc::SYS_umount2,

@@ -1,8 +1,9 @@
-//! A DNS server that does what the first label of a name tells it: words joined by `-`.
+//! A DNS server that answers as the first label of a name describes: words joined by `-`.
 //!
-//! `delay20` waits for 20 ms, `nxdomain`, `servfail`, `refused`, `formerr`, `notimp` and `rare` are outcomes, `cut` sets TC, `bare` leaves
-//! the question out of the answer, `never` gives no answer, `twice` gives two, `forged` gives one with another id and one to another question before the true one, `wide` fills a TCP
-//! answer up to 65 535 bytes, `transfer` lets two messages without a question follow over TCP, `split7` writes a TCP answer's first 7 bytes by themselves, `drip` each of the first 40.
+//! `delay20` waits for 20 ms, `nxdomain`, `servfail`, `refused`, `formerr`, `notimp` and `rare` are outcomes, `cut` sets TC,
+//! `bare` leaves the question out of the answer, `never` gives no answer, `twice` gives two, `forged` gives one with another id
+//! and one to another question before the true one, `wide` fills a TCP answer up to 65 535 bytes, `transfer` lets two messages
+//! without a question follow over TCP, `split7` writes a TCP answer's first 7 bytes by themselves, `drip` each of the first 40.
 
 use std::{
     io::Write as _,
@@ -68,13 +69,13 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.end.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            // One that panicked has said so.
+            // One that panicked has written why.
             let _ = thread.join();
         }
     }
 }
 
-/// What a name tells to do.
+/// What a name's words mean.
 struct Orders {
     delay: Duration,
     flags: u16,

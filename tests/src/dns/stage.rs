@@ -17,14 +17,14 @@ use crate::{
     truth::last_cpu,
 };
 
-/// How lookups ended, as the asking side sees them.
+/// How lookups ended, as the client sees them.
 pub const LOOKUPS: &str = "dns.lookup.duration";
 /// The same as the answering side sees them.
 pub const SERVED: &str = "podmeter.dns.server.duration";
 /// Queries, retries included.
 pub const QUERIES: &str = "podmeter.dns.queries";
 
-/// Where the tests' servers listen: an address of the loopback network that nobody else has.
+/// Where the tests' servers listen: an address of the loopback network that no other program uses.
 pub fn v4() -> SocketAddr {
     SocketAddr::from(([127, 53, 0, 1], 53))
 }
@@ -104,8 +104,8 @@ impl Stage {
     }
 }
 
-/// Keeps this thread, and those that it starts, on one CPU while it lives: each CPU has a queue of its own for loopback's packets,
-/// and on a busy machine those of a sender that moves overtake each other.
+/// Keeps this thread, and those that it starts, on one CPU while it lives: each CPU has a queue of its own for loopback's
+/// packets, and on a busy machine those of a sender that moves overtake each other.
 struct OneCpu {
     thread: Pid,
     allowed: CpuSet,
@@ -114,7 +114,7 @@ struct OneCpu {
 impl OneCpu {
     fn new() -> Result<Self> {
         let thread = gettid();
-        let allowed = sched_getaffinity(thread).context("could not ask which CPUs this thread may use")?;
+        let allowed = sched_getaffinity(thread).context("could not read which CPUs this thread may use")?;
         let cpu = last_cpu()?;
         let mut one = CpuSet::new();
         one.set(cpu).and_then(|()| sched_setaffinity(thread, &one)).with_context(|| format!("could not stay on CPU {cpu}"))?;

@@ -152,7 +152,7 @@ fn response(code: u16, stream: mpsc::UnboundedReceiver<Result<Bytes, std::io::Er
     response
 }
 
-/// What the API server says with a status.
+/// The API server's `Status` object with a code.
 fn status(code: u16, query: &HashMap<String, String>, path: &str, retry_after: Option<u64>) -> Response<Stream> {
     let (verb, resource) =
         (if query.contains_key("watch") { "watch" } else { "list" }, path.rsplit('/').next().unwrap_or_default());
@@ -171,7 +171,7 @@ fn status(code: u16, query: &HashMap<String, String>, path: &str, retry_after: O
     };
     let mut object = status_object(code, reason, &message);
     if let Some(seconds) = retry_after {
-        // The API server says it in both places.
+        // The API server has it in both places.
         object["details"] = json!({"retryAfterSeconds": seconds});
     }
     whole(code, object.to_string())

@@ -160,7 +160,7 @@ fn work(work: &Work, page: &Page) -> Result<(), i32> {
                     unsafe { libc::_exit(code) }
                 }
                 -1 => return Err(errno()),
-                // SAFETY: no status is asked for.
+                // SAFETY: no status is requested.
                 child => while unsafe { libc::waitpid(child as i32, std::ptr::null_mut(), 0) } == -1 && errno() == libc::EINTR {},
             }
             page.rounds.fetch_add(1, Relaxed);

@@ -131,7 +131,7 @@ pub(super) fn attributes_of(attributes: &[KeyValue]) -> Attributes {
     attributes.iter().map(|attribute| (attribute.key.clone(), text(attribute))).collect()
 }
 
-/// Adds the points of one metric. Fails where they are not what OTLP says they have to be.
+/// Adds the points of one metric. Fails where they are not valid OTLP.
 pub(super) fn add_points(
     resource: &Arc<Attributes>,
     metric: Arc<str>,

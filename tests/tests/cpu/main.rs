@@ -101,7 +101,7 @@ root_test! {
 
 root_test! {
     fn of_five_thousand_cgroups_that_find_too_few_slots_no_cpu_time_is_lost() {
-        // More at once than there are slots, however slow this machine is. Of an emulated one a tenth asks as much.
+        // More at once than there are slots, however slow this machine is. On an emulated one a tenth is as much work.
         let (slots, at_once, found) = if is_emulated() { (128, 160, 100) } else { (1024, 1250, 900) };
         let agent = Agent::start(json!({"cgroups": {"slots": slots}}))?;
         let parent = Cgroup::new("flood")?;

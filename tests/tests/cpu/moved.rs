@@ -29,10 +29,11 @@ use serde_json::json;
 
 use super::{CLOSE, check_cpu_time};
 
-/// CPU time of a cgroup between which and others running tasks were moved so often, where the cpu controller is the same for all of them.
+/// CPU time of a cgroup between which and others running tasks were moved so often, where the cpu controller is the same for all
+/// of them.
 ///
-/// The kernel changes a task's cgroup some µs before its tracepoint. A tick in between charges what was used since the one before to where
-/// the task comes into. An emulated CPU may be away for tens of ms right there, and between two ticks.
+/// The kernel changes a task's cgroup some µs before its tracepoint. A tick in between charges what was used since the one before
+/// to where the task comes into. An emulated CPU may be away for tens of ms right there, and between two ticks.
 fn moved(times: u32) -> Tolerance {
     if is_emulated() { Tolerance::new(0.002, 0.05 * f64::from(times)) } else { CLOSE }
 }
@@ -40,13 +41,13 @@ fn moved(times: u32) -> Tolerance {
 root_test! {
     fn a_running_task_that_is_moved_leaves_what_it_has_used_with_the_cgroup_it_was_in() {
         let agent = Agent::start(json!({}))?;
-        // Where the cpu controller is on, the kernel brings a task's accounts up to date in the midst of a move, and charges what was used
-        // since the last tick to where the task comes into. In this parent it is not.
+        // Where the cpu controller is on, the kernel brings a task's accounts up to date in the midst of a move, and charges what
+        // was used since the last tick to where the task comes into. In this parent it is not.
         let parent = Cgroup::new("moves")?;
         let (here, there) = (parent.child("here")?, parent.child("there")?);
         let unlimited = RealtimeUnlimited::new()?;
         let load = Load::spin(20 * SECOND).on_cpu(cpus() - 1).realtime().start(&here)?;
-        // Once in the midst of a long stretch, as a whole; then several times between two looks of the agent.
+        // Once in the midst of a long stretch, as a whole; then several times between two reads of the agent.
         thread::sleep(440 * MS);
         there.attach(load.pid())?;
         thread::sleep(470 * MS);
@@ -113,22 +114,22 @@ root_test! {
         let own = std::process::id() as i32;
         let done = AtomicBool::new(false);
         thread::scope(|scope| -> Result<()> {
-            let (tell, told) = mpsc::channel();
+            let (sender, receiver) = mpsc::channel();
             for cpu in 0..cpus() {
-                let (tell, done) = (tell.clone(), &done);
+                let (sender, done) = (sender.clone(), &done);
                 scope.spawn(move || {
                     let mut only = CpuSet::new();
                     let pinned = only.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &only));
                     // So that it does not let go of its CPU. The first is left to the thread that moves them.
                     let ready = pinned.map_err(anyhow::Error::from).and_then(|()| if cpu > 0 { realtime(gettid()) } else { Ok(()) });
-                    let _ = tell.send(ready.map(|()| (cpu, gettid().to_string())));
+                    let _ = sender.send(ready.map(|()| (cpu, gettid().to_string())));
                     while !done.load(Ordering::Relaxed) {
                         std::hint::spin_loop();
                     }
                 });
             }
-            drop(tell);
-            let threads = told.iter().take(cpus()).collect::<Result<Vec<_>>>();
+            drop(sender);
+            let threads = receiver.iter().take(cpus()).collect::<Result<Vec<_>>>();
             let moved = threads.and_then(|threads| {
                 let (_, thread) = threads.into_iter().max().context("no thread")?;
                 start.attach(own)?;

@@ -105,8 +105,8 @@ root_test! {
         let whole = windows.iter().filter(|(_, ns)| (29_500_000..longest).contains(ns)).count();
         ensure!(whole >= least, "the machine was too busy for bursts of 30 ms: {windows:?}");
         let burst = exports.histogram(cgroup.path(), BURST).context("no burst histogram")?;
-        // An emulated CPU's ticks come late now and then: the agent and the load then cut a burst at different moments, some of the
-        // longest among them.
+        // An emulated CPU's ticks come late now and then: the agent and the load then cut a burst at different moments, some of
+        // the longest among them.
         let rarest = if is_emulated() { 10 } else { 100 };
         let (low, high) = burst.quantile_bounds(1.0 - 1.0 / rarest as f64).context("the burst histogram is empty")?;
         let mut used: Vec<u64> = windows.iter().map(|(_, ns)| *ns).collect();
@@ -120,7 +120,8 @@ root_test! {
         let busy = burst.count - burst.zero_count;
         let known = windows.len() as u64;
         // It was forked and has ended in windows of their own, and a burst that begins or ends near an edge leaves some µs in the
-        // next window. An emulated CPU takes longer to fork, and by its late ticks a part of a burst is laid into the next window.
+        // next window. An emulated CPU takes longer to fork, and by its late ticks a part of a burst is laid into the next
+        // window.
         let others = if is_emulated() { known / 2 } else { 4 };
         ensure!((known..=known + others).contains(&busy), "{busy} busy windows, the load knows of {windows:?}");
 
@@ -151,7 +152,7 @@ fn hold_up(agent: &Agent, delay: Duration, until: Instant) -> Result<u32> {
         let mut signal = None;
         match stopped()? {
             WaitStatus::PtraceSyscall(_) => {
-                let info = ptrace::syscall_info(collector).context("could not ask for the system call")?;
+                let info = ptrace::syscall_info(collector).context("could not read the system call")?;
                 if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY {
                     // SAFETY: what is of an entry.
                     let entry = unsafe { info.u.entry };

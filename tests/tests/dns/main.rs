@@ -14,7 +14,7 @@ use podmeter_tests::{
     SECOND,
     cgroup::{Cgroup, inside},
     dns::{
-        self, ask, query,
+        self, look_up, query,
         server::Server,
         stage::{LOOKUPS, QUERIES, Stage, count, durations, number, v4, v6},
     },
@@ -29,10 +29,10 @@ root_test! {
         for address in [v4(), v6()] {
             let stage = Stage::set(json!({}), address)?;
             let socket = stage.udp()?;
-            let mut asked = Vec::new();
+            let mut took = Vec::new();
             for (delay_ms, times) in [(1_u64, 20_u16), (20, 10), (500, 3)] {
                 for i in 0..times {
-                    asked.push(ask(&socket, i, &format!("delay{delay_ms}.test"))?.as_secs_f64());
+                    took.push(look_up(&socket, i, &format!("delay{delay_ms}.test"))?.as_secs_f64());
                 }
             }
             stage.catch_up()?;
@@ -41,14 +41,14 @@ root_test! {
             let client = stage.lookups(None, "udp").context("no lookups")?;
             let server = stage.served(None, "udp").context("nothing served")?;
             // What the kernel sees at the client's socket lies between what the server did and what the client waited.
-            let (least, most) = (delays.iter().sum::<f64>(), asked.iter().sum::<f64>());
+            let (least, most) = (delays.iter().sum::<f64>(), took.iter().sum::<f64>());
             for (who, histogram) in [("client", &client), ("server", &server)] {
                 ensure!(histogram.count == 33, "{who}: {} lookups of 33", histogram.count);
                 ensure!((least..=most).contains(&histogram.sum), "{who}: {} s, not from {least} to {most} s", histogram.sum);
                 for q in [0.3, 0.75, 0.99] {
                     let rank = (q * 33.0_f64).ceil() as usize - 1;
                     let (low, high) = histogram.quantile_bounds(q).context("no quantile")?;
-                    let (mut slowest, mut fastest) = (asked.clone(), delays.clone());
+                    let (mut slowest, mut fastest) = (took.clone(), delays.clone());
                     slowest.sort_by(f64::total_cmp);
                     fastest.sort_by(f64::total_cmp);
                     ensure!(
@@ -80,7 +80,7 @@ root_test! {
         let (socket, mut stream) = (stage.udp()?, stage.tcp()?);
         for (i, (word, _)) in outcomes.iter().enumerate() {
             for n in 0..=i as u16 {
-                ask(&socket, 100 * i as u16 + n, &format!("{word}.TEST"))?;
+                look_up(&socket, 100 * i as u16 + n, &format!("{word}.TEST"))?;
                 dns::write_pieces(&mut stream, &[&dns::prefixed(&query(n, &format!("{word}.test")))])?;
                 dns::receive_from(&mut stream)?;
             }
@@ -98,7 +98,7 @@ root_test! {
 }
 
 root_test! {
-    fn retries_duplicates_forgeries_cut_answers_and_silence_are_told_apart() {
+    fn retries_duplicates_forgeries_cut_answers_and_silence_are_counted_apart() {
         let stage = Stage::set(json!({"dns": {"timeout": "1s"}}), v4())?;
         let socket = stage.udp()?;
         // Asked three times before the answer: one lookup, two retries, and two more answers than were waited for.
@@ -117,8 +117,8 @@ root_test! {
         dns::receive(&socket)?;
         socket.send(&query(3, "forged.test"))?;
         (0..3).try_for_each(|_| dns::receive(&socket).map(drop))?;
-        ask(&socket, 4, "cut.test")?;
-        // Seven that nobody answers, two of them over TCP.
+        look_up(&socket, 4, "cut.test")?;
+        // Seven that get no answer, two of them over TCP.
         for id in 10..15 {
             socket.send(&query(id, "never.test"))?;
         }
@@ -152,7 +152,7 @@ root_test! {
 }
 
 root_test! {
-    fn of_name_servers_that_are_asked_at_once_all_but_the_first_answer_what_was_answered() {
+    fn of_name_servers_that_are_queried_at_once_all_but_the_first_answer_what_was_answered() {
         let stage = Stage::set(json!({}), v4())?;
         let others = [2, 3].map(|n| Server::start(&stage.server_cgroup, SocketAddr::from(([127, 53, 0, n], 53))));
         let others = others.into_iter().collect::<Result<Vec<_>>>()?;
@@ -167,7 +167,7 @@ root_test! {
                 socket.send_to(&query(id, name), server)?;
             }
             (0..3).try_for_each(|_| dns::receive(&socket).map(drop))?;
-            // What nobody asked for stays what it is.
+            // What was not queried stays what it is.
             inside(&stage.server_cgroup, || {
                 let stranger = UdpSocket::bind("127.53.0.4:53").context("could not bind")?;
                 let answer = dns::message(id ^ 0x5555, dns::ANSWER, &dns::question(name, dns::A), &[]);
@@ -177,7 +177,7 @@ root_test! {
         }
         stage.catch_up()?;
         let found = (number(stage.lookups(None, "udp")), number(stage.served(None, "udp")));
-        ensure!(found == (20, 60), "{found:?} lookups, of 20 asked and 60 answered");
+        ensure!(found == (20, 60), "{found:?} lookups, of 20 queried and 60 answered");
         stage.check_counts("udp", &[
             (QUERIES, 60, 60),
             ("podmeter.dns.retries", 40, 0),
@@ -215,7 +215,7 @@ root_test! {
         let stage = Stage::set(json!({}), v4())?;
         let short = Cgroup::new("dns-short")?;
         let socket = inside(&short, || dns::udp(stage.server.address()))?;
-        ask(&socket, 1, "delay30.test")?;
+        look_up(&socket, 1, "delay30.test")?;
         socket.send(&query(2, "never.test"))?;
         drop(socket);
         let path = short.path().to_owned();
@@ -225,7 +225,7 @@ root_test! {
             let abandoned = count(exports, &path, "podmeter.dns.abandoned", "client", "udp");
             (lookups == Some(1) && abandoned == 1).then_some(())
         };
-        stage.agent.wait_for("the last words of a short container", 10 * SECOND, found)?;
+        stage.agent.wait_for("the final values of a short container", 10 * SECOND, found)?;
         stage.agent.stop().map(drop)
     }
 }

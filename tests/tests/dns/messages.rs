@@ -1,4 +1,4 @@
-//! What the messages hold: split, malformed, names; against what the test sent.
+//! DNS messages that are split, malformed or named, against what the test sent.
 
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -11,9 +11,9 @@ use podmeter_tests::{
     SECOND,
     cgroup::{Cgroup, inside},
     dns::{
-        self, ask,
+        self,
         corpus::CORPUS,
-        query,
+        look_up, query,
         stage::{QUERIES, Stage, number, v4},
     },
     otlp::Exports,
@@ -26,17 +26,17 @@ root_test! {
         let stage = Stage::set(json!({"dns": {"timeout": "1s"}}), v4())?;
         let (socket, mut stream) = (stage.udp()?, stage.tcp()?);
         for id in 0..10 {
-            ask(&socket, id, "formerr-bare.test")?;
-            ask(&socket, 100 + id, "notimp-bare-delay5.test")?;
-            ask(&socket, 200 + id, "fine.test")?;
+            look_up(&socket, id, "formerr-bare.test")?;
+            look_up(&socket, 100 + id, "notimp-bare-delay5.test")?;
+            look_up(&socket, 200 + id, "fine.test")?;
             dns::write_pieces(&mut stream, &[&dns::prefixed(&query(id, "formerr-bare.test"))])?;
             dns::receive_from(&mut stream)?;
             dns::write_pieces(&mut stream, &[&dns::prefixed(&query(100 + id, "transfer.test"))])?;
             (0..3).try_for_each(|_| dns::receive_from(&mut stream).map(drop))?;
         }
-        // Whether a bare answer is one to the first question or to the second nobody can say: the first is given up.
+        // A bare answer may be one to the first question or to the second: the first is given up.
         socket.send(&query(7, "never.first.test"))?;
-        ask(&socket, 7, "formerr-bare.second.test")?;
+        look_up(&socket, 7, "formerr-bare.second.test")?;
         // What waits in vain would be a timeout by then.
         thread::sleep(patience(2500 * Duration::from_millis(1)));
         stage.catch_up()?;
@@ -122,7 +122,7 @@ root_test! {
         let mut expected = [0_u64; 4];
         for (name, wire) in CORPUS {
             let kinds = ["query", "answer", "other", "malformed"];
-            let kind = kinds.iter().position(|kind| name.starts_with(kind)).context("a name says what it is")?;
+            let kind = kinds.iter().position(|kind| name.starts_with(kind)).context("a name begins with its kind")?;
             expected[kind] += 1;
             socket.send(wire).with_context(|| format!("could not send {name}"))?;
         }
@@ -143,42 +143,42 @@ root_test! {
             ])?;
         }
         drop((deaf, listener));
-        ensure!(ask(&stage.udp()?, 1, "fine.test").is_ok(), "the server is gone");
+        ensure!(look_up(&stage.udp()?, 1, "fine.test").is_ok(), "the server is gone");
         stage.agent.stop().map(drop)
     }
 }
 
 root_test! {
-    fn the_names_a_container_asks_for_most_are_counted_where_that_is_wanted() {
+    fn the_names_a_container_queries_most_are_counted_where_that_is_wanted() {
         const NAMES: &str = "podmeter.dns.name.queries";
         let stage = Stage::set(json!({"dns": {"top_names": 2}}), v4())?;
         let (socket, mut stream) = (stage.udp()?, stage.tcp()?);
         // Of `rare` too few; of the longest name no letter is missing.
         let longest = format!("fine.{0}.{0}.{0}.{1}", "x".repeat(63), "y".repeat(56));
         for (name, times) in [(longest.as_str(), 3), ("rare.test", 1), ("Fine.Test", 3)] {
-            (0..times).try_for_each(|id| ask(&socket, id, name).map(drop))?;
+            (0..times).try_for_each(|id| look_up(&socket, id, name).map(drop))?;
         }
         dns::write_pieces(&mut stream, &[&dns::prefixed(&dns::message(1, 0x0100, &dns::question("fine.test", 28), &[]))])?;
         dns::receive_from(&mut stream)?;
         stage.catch_up()?;
         let path = stage.client.path().to_owned();
-        let asked = |exports: &Exports, name: &str| exports.value(&path, NAMES, &[("dns.question.name", name)]);
+        let queried = |exports: &Exports, name: &str| exports.value(&path, NAMES, &[("dns.question.name", name)]);
         let expected = [("fine.test", Some(4.0)), (&longest, Some(3.0)), ("rare.test", None)];
         for (name, times) in expected {
-            let found = stage.agent.look(|exports| asked(exports, name));
-            ensure!(found == times, "{name} was asked for {found:?} times, not {times:?}");
+            let found = stage.agent.look(|exports| queried(exports, name));
+            ensure!(found == times, "{name} was queried {found:?} times, not {times:?}");
         }
         let served = stage.agent.look(|exports| exports.value(stage.server_cgroup.path(), NAMES, &[]));
-        ensure!(served.is_none(), "the server asked for nothing: {served:?}");
+        ensure!(served.is_none(), "the server queried nothing, not {served:?}");
         // The same for one that is gone before the next export.
         let short = Cgroup::new("dns-short")?;
         let path = short.path().to_owned();
         let socket = inside(&short, || dns::udp(stage.server.address()))?;
-        ask(&socket, 1, "fine.short.test")?;
+        look_up(&socket, 1, "fine.short.test")?;
         drop(socket);
         short.remove()?;
-        let told = |exports: &Exports| exports.value(&path, NAMES, &[("dns.question.name", "fine.short.test")]);
-        stage.agent.wait_for("the name of a short container", 10 * SECOND, |exports| (told(exports) == Some(1.0)).then_some(()))?;
+        let queried = |exports: &Exports| exports.value(&path, NAMES, &[("dns.question.name", "fine.short.test")]);
+        stage.agent.wait_for("the name of a short container", 10 * SECOND, |exports| (queried(exports) == Some(1.0)).then_some(()))?;
         stage.agent.stop().map(drop)
     }
 }

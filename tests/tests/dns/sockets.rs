@@ -12,7 +12,7 @@ use podmeter_tests::{
     agent::Agent,
     cgroup::{Cgroup, inside},
     dns::{
-        self, ask, query,
+        self, look_up, query,
         stage::{LOOKUPS, QUERIES, Stage, count, durations, v4},
     },
     namespace::{Cable, FAR, INTERFACE, NEAR, Namespace},
@@ -29,7 +29,7 @@ root_test! {
             let raw = || Socket::new(Domain::IPV4, Type::from(nix::libc::SOCK_RAW), Some(Protocol::UDP)).context("no raw socket");
             let raw = inside(&sniffer, raw)?;
             let socket = stage.udp()?;
-            (0..20).try_for_each(|id| ask(&socket, id, "fine.test").map(drop))?;
+            (0..20).try_for_each(|id| look_up(&socket, id, "fine.test").map(drop))?;
             raw.set_read_timeout(Some(patience(SECOND)))?;
             ensure!(raw.recv(&mut [std::mem::MaybeUninit::uninit(); 512]).is_ok(), "it got no copy: this would prove nothing");
             thread::sleep(patience(2500 * Duration::from_millis(1)));
@@ -88,7 +88,7 @@ root_test! {
             }
             // All queries of multicast DNS have the id 0; an answer has no question.
             for n in 0..10 {
-                asks.send_to(&query(0, &format!("printer{n}.local")), group).with_context(|| format!("could not ask {group}"))?;
+                asks.send_to(&query(0, &format!("printer{n}.local")), group).with_context(|| format!("could not query {group}"))?;
                 dns::receive(responds)?;
                 responds.send_to(&dns::bare(0, dns::ANSWER | 0x0400), group)?;
                 dns::receive(asks)?;

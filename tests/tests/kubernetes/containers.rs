@@ -1,4 +1,4 @@
-//! Containers of every kind, started again and resized, against what the API server's objects hold.
+//! Containers of every kind, started again and resized, against the objects of a fake API server and `cpu.stat`.
 
 use anyhow::{Context as _, ensure};
 use podmeter_tests::{
@@ -18,7 +18,7 @@ use podmeter_tests::{
 use serde_json::json;
 
 root_test! {
-    fn containers_of_every_kind_and_the_sandbox_are_told_apart() {
+    fn containers_of_every_kind_and_the_sandbox_are_named_by_their_kind() {
         let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
         let agent = Agent::start(cluster.server.agent_config()?)?;
         let [sandbox, init, sidecar, app, debugger] = std::array::from_fn(|_| container_id());

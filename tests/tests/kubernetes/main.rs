@@ -1,4 +1,4 @@
-//! Kubernetes: cgroups carry the names of their pods and containers, whatever the API server does.
+//! The names and states that Kubernetes has for cgroups, against the objects of a fake API server and `cpu.stat`.
 
 mod containers;
 
@@ -26,7 +26,7 @@ fn whole_loop(driver: Driver) -> Result<()> {
     let cluster = Cluster::new(driver, ApiOptions::default())?;
     let agent = Agent::start(cluster.server.agent_config()?)?;
 
-    // kubelet has the pod before it makes cgroups, and tells of the container after it has started it.
+    // kubelet has the pod before it makes cgroups, and reports the container after it has started it.
     let id = container_id();
     let requests = (json!({"cpu": "250m", "memory": "64Mi"}), json!({"cpu": "500m", "memory": "128Mi"}));
     let mut pod = Pod::new("web-5d8f7c9b4-abcde", vec![Container::new("app", "").with_resources(requests.0, requests.1)]);
@@ -166,7 +166,7 @@ root_test! {
 }
 
 root_test! {
-    fn a_container_that_dies_before_the_api_tells_of_it_is_exported_once_by_name() {
+    fn a_container_that_dies_before_the_api_reports_it_is_exported_once_by_name() {
         let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
         let agent = Agent::start(cluster.server.agent_config()?)?;
         let id = container_id();

@@ -16,17 +16,17 @@ use serde_json::json;
 
 use super::{BATCH, MIB, can_run, container, meminfo};
 
-/// What an OOM kill's line in the log says of one thing: `usage_bytes=123`.
-fn said<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+/// One value of an OOM kill's line in the log: `usage_bytes=123`.
+fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = line.split_once(&format!(" {name}="))?;
     Some(rest.split_whitespace().next()?.trim_matches('"'))
 }
 
-fn bytes_said(line: &str, name: &str) -> Result<f64> {
-    said(line, name).and_then(|text| text.parse().ok()).with_context(|| format!("no {name} in {line}"))
+fn bytes_field(line: &str, name: &str) -> Result<f64> {
+    field(line, name).and_then(|text| text.parse().ok()).with_context(|| format!("no {name} in {line}"))
 }
 
-/// The one line of the log that tells of a kill.
+/// The one line of the log about a kill.
 fn kill_line(agent: &Agent) -> Result<String> {
     agent.wait_for_log("a process was killed", 5 * SECOND)?;
     let log = agent.stderr();
@@ -41,7 +41,7 @@ fn kills(agent: &Agent, cgroup: &Cgroup, cause: &str) -> Result<f64> {
 }
 
 root_test! {
-    fn a_container_at_its_limit_is_killed_once_and_the_kill_is_told_with_its_memory() {
+    fn a_container_at_its_limit_is_killed_once_and_the_kill_is_logged_with_its_memory() {
         if !can_run(TEST)? {
             return Ok(());
         }
@@ -61,19 +61,19 @@ root_test! {
         ensure!(kills(&agent, &pod, "cgroup")? == 1.0, "a pod counts its containers'");
 
         let line = kill_line(&agent)?;
-        ensure!(said(&line, "pid") == Some(&pid.to_string()), "the victim was {pid}: {line}");
-        ensure!(said(&line, "cgroup") == Some(cgroup.path()), "{line}");
-        ensure!(said(&line, "limiting") == Some(cgroup.path()), "{line}");
-        ensure!(bytes_said(&line, "limit_bytes")? == limit as f64, "{line}");
+        ensure!(field(&line, "pid") == Some(&pid.to_string()), "the victim was {pid}: {line}");
+        ensure!(field(&line, "cgroup") == Some(cgroup.path()), "{line}");
+        ensure!(field(&line, "limiting") == Some(cgroup.path()), "{line}");
+        ensure!(bytes_field(&line, "limit_bytes")? == limit as f64, "{line}");
         let batch = Tolerance::new(0.0, BATCH);
-        let usage = bytes_said(&line, "usage_bytes")?;
+        let usage = bytes_field(&line, "usage_bytes")?;
         batch.check("usage at the kill", usage, limit as f64)?;
         let mut sum = 0.0;
         for part in ["anon_bytes", "file_bytes", "shmem_bytes", "kernel_bytes"] {
-            sum += bytes_said(&line, part)?;
+            sum += bytes_field(&line, part)?;
         }
         batch.check("its parts", sum, usage)?;
-        ensure!(bytes_said(&line, "anon_bytes")? > 0.8 * limit as f64, "it was anonymous memory: {line}");
+        ensure!(bytes_field(&line, "anon_bytes")? > 0.8 * limit as f64, "it was anonymous memory: {line}");
         agent.stop().map(drop)
     }
 }
@@ -87,7 +87,7 @@ root_test! {
         let export = json!({"exporter": "otlp", "protocol": "grpc", "endpoint": collector.grpc_endpoint()});
         let agent = Agent::spawn(json!({"export": export}))?;
         collector.wait_until("metrics", |collector| !collector.received().is_empty())?;
-        let (_pod, cgroup) = container("told")?;
+        let (_pod, cgroup) = container("logged")?;
         cgroup.write("memory.max", &(16 * MIB).to_string())?;
         let load = Load::hold(Memory::Anonymous, 64 * MIB, 60 * SECOND).start(&cgroup)?;
         let pid = load.pid();
@@ -136,16 +136,16 @@ root_test! {
         ensure!(cgroup.field("memory.events", "oom_kill") == Some(1), "the kernel counts another number");
         ensure!(kills(&agent, &cgroup, "cgroup")? == 1.0, "not counted once");
         let line = kill_line(&agent)?;
-        ensure!(said(&line, "pid") != Some(&load.pid().to_string()), "the child was killed: {line}");
-        ensure!(said(&line, "cgroup") == Some(cgroup.path()), "{line}");
-        ensure!(said(&line, "limiting") == Some(pod.path()), "the pod was at its limit: {line}");
+        ensure!(field(&line, "pid") != Some(&load.pid().to_string()), "the child was killed: {line}");
+        ensure!(field(&line, "cgroup") == Some(cgroup.path()), "{line}");
+        ensure!(field(&line, "limiting") == Some(pod.path()), "the pod was at its limit: {line}");
         load.kill()?;
         agent.stop().map(drop)
     }
 }
 
 root_test! {
-    fn a_kill_because_the_node_ran_out_is_told_from_one_at_a_limit() {
+    fn a_kill_because_the_node_ran_out_has_another_cause_than_one_at_a_limit() {
         if !can_run(TEST)? {
             return Ok(());
         }
@@ -163,7 +163,7 @@ root_test! {
         ensure!(kills(&agent, &cgroup, "node")? == 1.0, "not counted once");
         ensure!(kills(&agent, &cgroup, "cgroup")? == 0.0, "there was no limit");
         let line = kill_line(&agent)?;
-        ensure!(said(&line, "cause") == Some("node") && said(&line, "limiting").is_none(), "{line}");
+        ensure!(field(&line, "cause") == Some("node") && field(&line, "limiting").is_none(), "{line}");
         agent.stop().map(drop)
     }
 }

@@ -1,4 +1,4 @@
-//! Memory against the cgroup's own files and loads of known size; kills by the OOM killer; reclaim; pressure.
+//! Memory, reclaim and pressure against the cgroup's own files and loads of known size.
 
 mod kills;
 
@@ -22,7 +22,7 @@ use serde_json::{Value as Json, json};
 
 const MIB: usize = 1 << 20;
 
-/// A page batch: what two CPUs charge in advance (64 pages each), and as much that they have not told the statistics yet.
+/// A page batch: what two CPUs charge in advance (64 pages each), and as much that they have not added to the statistics yet.
 const BATCH: f64 = 4.0 * 64.0 * 4096.0;
 
 /// Something to read whose page cache is charged to the reader: a guest's disk, else a file that is on disk.
@@ -36,7 +36,7 @@ fn disk(bytes: usize) -> Result<File> {
     Ok(file)
 }
 
-/// Whether the memory controller is here; says so when not.
+/// Whether the memory controller is here; reports the test as skipped when not.
 fn can_run(test: &str) -> Result<bool> {
     let can = has_controller("memory")?;
     if !can {
@@ -125,7 +125,7 @@ fn check_every_kind(config: Json) -> Result<()> {
     let value = |metric| agent.look(|exports| exports.value(cgroup.path(), metric, &[])).with_context(|| format!("no {metric}"));
     ensure!(value(MEMORY_USAGE)? >= 0.95 * size as f64, "the page cache was not charged");
     ensure!(value(UNRECLAIMABLE)? <= 2.0 * MIB as f64, "page cache can be freed");
-    ensure!(value(WORKING_SET)? <= 2.0 * MIB as f64, "nobody has used that page cache twice");
+    ensure!(value(WORKING_SET)? <= 2.0 * MIB as f64, "no process has used that page cache twice");
     load.kill()?;
     agent.stop().map(drop)
 }
@@ -165,7 +165,7 @@ root_test! {
         ensure!(memory["on"] == true, "{memory}");
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
         if release.starts_with("5.") {
-            let note = memory["note"].as_str().context("files are read, and nothing says why")?;
+            let note = memory["note"].as_str().context("files are read, and no reason is given")?;
             ensure!(note.contains("read from files: this kernel cannot walk over cgroups"), "{note}");
         } else {
             ensure!(memory["note"].is_null(), "{memory}");
@@ -197,7 +197,7 @@ root_test! {
         let histogram = agent.look(|exports| exports.histogram(cgroup.path(), RECLAIM).cloned()).context("no histogram")?;
         let all = stalled + time(&cgroup, "node").unwrap_or(0.0);
         Tolerance::new(0.001, 0.001).check("sum of the histogram", histogram.sum, all)?;
-        // The kernel counts what it looked at for this cgroup, and each reclaim looks at some pages at least.
+        // The kernel counts what it scanned for this cgroup, and each reclaim scans some pages at least.
         let scanned = cgroup.field("memory.stat", "pgscan").context("no pgscan")?;
         ensure!(scanned > 0 && histogram.count > 0 && histogram.count <= scanned, "{} of {scanned}", histogram.count);
         rest.kill()?;
@@ -247,7 +247,7 @@ root_test! {
         load.wait_for_rounds(1, 10 * SECOND)?;
         agent.catch_up()?;
         agent.catch_up()?;
-        ensure!(child.number("memory.current").is_none(), "the child has a memory controller that nobody delegated");
+        ensure!(child.number("memory.current").is_none(), "the child has a memory controller that was not delegated");
         let value = agent.look(|exports| exports.value(child.path(), MEMORY_USAGE, &[]));
         ensure!(value.is_none(), "usage {value:?} of a cgroup without a memory controller");
         let used = agent.look(|exports| exports.node_value(NODE_MEMORY_USAGE, &[])).context("no memory of the node")?;
@@ -264,7 +264,7 @@ root_test! {
             return Ok(());
         }
         for walks in [true, false] {
-            // What becomes of their last words is another test's.
+            // What becomes of their final values is another test's.
             let mut agent = Agent::spawn(json!({"bpf": {"leave_out": if walks { "" } else { "memory_on_walk" }}, "export": {"exporter": "none"}}))?;
             agent.wait_for_log("podmeter runs", 15 * SECOND)?;
             let pod = Cgroup::new("vanishing")?;
@@ -297,7 +297,7 @@ root_test! {
         }
         let figures = memory::passes(Effort::Quick)?;
         println!("{}", table(&figures));
-        // No time is asked for: only that a walk is what it is there for.
+        // No time is compared: only that a walk is what it is there for.
         ensure!(figures[2].value.median < 0.5, "a walk takes {} of the time that files take", figures[2].value.median);
         Ok(())
     }

@@ -34,8 +34,8 @@ impl Counters {
     }
 }
 
-/// A cable on which nothing is but what a test sends: both ends know each other's hardware address, and there is no IPv6 that would
-/// look for neighbours. Large packets are cut into segments before they reach the cable, so that its counters count those.
+/// A cable on which nothing is but what a test sends: both ends know each other's hardware address, and there is no IPv6 that
+/// would look for neighbours. Large packets are cut into segments before they reach the cable, so that its counters count those.
 pub(super) fn quiet_cable() -> Result<Cable> {
     let cable = Cable::new()?.without_ipv6()?;
     let hardware = |namespace: &Namespace| -> Result<String> {

@@ -1,4 +1,4 @@
-//! The network signal against counted bytes and against the counters of an interface.
+//! Bytes and packets against what the test sent and the counters of an interface.
 
 mod interface;
 mod programs;
@@ -147,7 +147,7 @@ root_test! {
 }
 
 root_test! {
-    fn addresses_of_this_nodes_pods_are_the_clusters_for_as_long_as_kubernetes_tells_of_them() {
+    fn addresses_of_this_nodes_pods_are_the_clusters_for_as_long_as_kubernetes_lists_them() {
         const BYTES: usize = 1000;
         let cable = quiet_cable()?;
         let server = ApiServer::start(ApiOptions::default())?;

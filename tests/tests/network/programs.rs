@@ -9,7 +9,7 @@ use podmeter_tests::{
     agent::Agent,
     bpffs::BpfDir,
     cgroup::{Cgroup, inside, mount_point},
-    dns::{self, ask, server::Server as Resolver, stage},
+    dns::{self, look_up, server::Server as Resolver, stage},
     metric::NETWORK_PACKETS,
     namespace::FAR,
     otlp::Exports,
@@ -65,7 +65,7 @@ root_test! {
             let server = Resolver::start(&served, stage::v4())?;
             let lookups = |agent: &Agent| -> Result<()> {
                 let socket = inside(&client, || dns::udp(server.address()))?;
-                (0..5).try_for_each(|id| ask(&socket, id, "fine.test").map(drop))?;
+                (0..5).try_for_each(|id| look_up(&socket, id, "fine.test").map(drop))?;
                 // What was not seen to be answered would be a timeout by then.
                 thread::sleep(patience(2500 * MS));
                 agent.catch_up()
@@ -82,11 +82,11 @@ root_test! {
             let other = Program::exclusive("in_the_way", root.dir(), direction, PASS)?;
             let agent = Agent::start(config.clone())?;
             ensure!(!is_on(&agent, "network") && !is_on(&agent, "dns"), "network or dns is on: {}", agent.stderr());
-            let said = agent.stderr();
-            let why = |program: &str| said.contains(&format!("could not attach {program}: program "));
-            ensure!(said.contains("(in_the_way) is attached to"), "it does not say what is in the way: {said}");
+            let log = agent.stderr();
+            let why = |program: &str| log.contains(&format!("could not attach {program}: program "));
+            ensure!(log.contains("(in_the_way) is attached to"), "the log does not name what is in the way: {log}");
             let name = if direction == Direction::Ingress { "ingress" } else { "egress" };
-            ensure!(why(&format!("network_on_{name}")) && why(&format!("dns_on_{name}")), "{said}");
+            ensure!(why(&format!("network_on_{name}")) && why(&format!("dns_on_{name}")), "{log}");
             // An unpinned link is let go of a grace period later (`bpf_free_inode`).
             let deadline = Instant::now() + patience(2 * 1000 * MS);
             loop {
