@@ -14,7 +14,7 @@ use super::{Compression, Destination, Exporter, Protocol, Settings};
 use crate::aggregate::{Batch, ResourceEvent};
 use crate::event::{Detail, Event};
 use crate::join::{Resource, Sample};
-use crate::metric::{Metric, MetricKind, Point, Scope, Value};
+use crate::metric::{Metric, Point, Scope, Value};
 
 pub(super) use self::node::{Load, node};
 

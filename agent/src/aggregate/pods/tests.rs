@@ -1,7 +1,7 @@
 use super::{usage::WORKING_SET, *};
 use crate::{
     cgroups::name::CgroupKind,
-    metric::{MetricKind, Scope},
+    metric::Scope,
     pods::object::{KubernetesNode, Namespace, ReportedResources},
     signals::{cpu, limits},
 };
