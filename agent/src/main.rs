@@ -13,6 +13,7 @@ mod config;
 mod connect;
 mod event;
 mod export;
+mod failure_log;
 mod files;
 #[cfg(test)]
 mod fuzzing;

@@ -17,7 +17,20 @@ use source::{Word, words};
 
 /// The stages of the agent in the order data takes. A module may use those on its own line and on the lines above it.
 const STAGES: &[&[&str]] = &[
-    &["backoff", "bound", "causes", "config", "event", "files", "fuzzing", "histogram", "interrupt", "rate_limit", "url"],
+    &[
+        "backoff",
+        "bound",
+        "causes",
+        "config",
+        "event",
+        "failure_log",
+        "files",
+        "fuzzing",
+        "histogram",
+        "interrupt",
+        "rate_limit",
+        "url",
+    ],
     &["addresses", "metric"],
     &["connect"],
     &["kernel"],

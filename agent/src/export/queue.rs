@@ -11,11 +11,15 @@ use tokio::sync::Notify;
 use tracing::warn;
 
 use super::encode::{self, Bounds};
-use super::failure::{Kind, Log};
+use super::failure::Kind;
 use super::request::{self, Form, Request};
 use super::{Settings, logs};
 use crate::aggregate::Batch;
+use crate::failure_log::FailureLog;
 use crate::rate_limit::times;
+
+/// At most one line per kind of trouble in this time.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// Where batches go in, from any thread.
 #[derive(Clone, Debug)]
@@ -113,7 +117,7 @@ pub(super) struct State {
     exports: u64,
     /// Counts; the queue's own figures are filled in when asked for.
     pub(super) stats: Stats,
-    pub(super) log: Log,
+    pub(super) log: FailureLog<Kind>,
     /// When the first of the attempts failed that all failed since.
     pub(super) failing: Option<Instant>,
     /// The collector said that it takes no such requests: until then nothing is queued, what comes after it is a new question.
@@ -177,7 +181,7 @@ impl Shared {
             request_bytes: limits.request_bytes,
             exports: 0,
             stats: Stats::default(),
-            log: Log::default(),
+            log: FailureLog::new(1, QUIET),
             failing: None,
             unwanted_until: None,
             unwanted_logged: false,
