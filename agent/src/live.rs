@@ -12,7 +12,7 @@ use self::names::Names;
 use crate::{
     interrupt::Interrupt,
     kernel::facts,
-    pipeline::{Pipeline, Settings, StartError},
+    pipeline::{Pipeline, StartError, settings::PipelineSettings},
     top::{
         Source, TICK,
         view::{SignalState, View},
@@ -35,11 +35,11 @@ impl Live {
     ///
     /// # Errors
     /// When this kernel or these permissions do not allow it.
-    pub fn start(settings: Settings, names: Option<Names>) -> Result<Self, StartError> {
+    pub fn start(settings: PipelineSettings, names: Option<Names>) -> Result<Self, StartError> {
         let name = settings.node.name.clone();
         let cpus = facts::online_cpus().map_or(0, |cpus| cpus.len());
         let pods = names.as_ref().map(Names::shared);
-        let mut pipeline = Pipeline::start(Settings { pods, ..settings })?;
+        let mut pipeline = Pipeline::start(PipelineSettings { pods, ..settings })?;
         pipeline.wait_no_longer();
         let mut live = Self { pipeline, views: Views::new(name, cpus as f64), names };
         // What the first view is compared with.

@@ -20,16 +20,16 @@ pub(super) struct Accepted {
 
 /// A request that was not taken.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Failure {
+pub(super) struct SendError {
     /// Its kind.
-    pub(super) kind: Kind,
+    pub(super) kind: SendErrorKind,
     /// Why, for people.
     pub(super) reason: String,
     /// Whether to repeat it.
     pub(super) retry: Retry,
 }
 
-impl Failure {
+impl SendError {
     /// Where credentials were refused that come from files, those are read again; with new ones the request is another.
     pub(super) fn renewed(mut self, headers: &mut Headers) -> Self {
         if self.kind.is_about_credentials() && headers.renewed() {
@@ -54,7 +54,7 @@ pub(super) enum Retry {
 
 /// Kinds of trouble. Each is logged on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Kind {
+pub(super) enum SendErrorKind {
     /// No connection.
     Connect,
     /// No connection by the proxy.
@@ -88,7 +88,7 @@ pub(super) enum Kind {
     Dropped,
 }
 
-impl Kind {
+impl SendErrorKind {
     /// Whether the collector says that there is nothing at this address which takes such requests.
     pub(super) fn is_no_such_service(self) -> bool {
         matches!(self, Self::Grpc(Code::Unimplemented) | Self::Http(404 | 405))
