@@ -15,7 +15,7 @@ use crate::{
         load::{self, LOCKED_DOWN},
         mounts,
     },
-    pipeline::{Pipeline, Settings, State},
+    pipeline::{Pipeline, SignalStatus, settings::PipelineSettings},
     signals::{ALL, Signal},
 };
 
@@ -42,7 +42,7 @@ const CONTAINERS: &str = "containers";
 
 /// One signal: on, or off and why.
 #[derive(Debug)]
-struct SignalState {
+struct CheckedSignal {
     name: &'static str,
     help: &'static str,
     off: Option<String>,
@@ -52,13 +52,13 @@ struct SignalState {
 
 /// Everything that was found.
 #[derive(Debug)]
-pub struct Report {
+pub struct KernelReport {
     conditions: Vec<Condition>,
-    signals: Vec<SignalState>,
+    signals: Vec<CheckedSignal>,
 }
 
 /// Looks at this kernel and tries every signal: loads and attaches its programs for a moment.
-pub fn check(settings: Settings) -> Report {
+pub fn check(settings: PipelineSettings) -> KernelReport {
     let describe = |error: &(dyn std::error::Error + 'static)| chain(error);
     let rights = match capabilities::missing() {
         Ok(missing) if missing.is_empty() => Ok("all that are needed".to_owned()),
@@ -88,22 +88,23 @@ pub fn check(settings: Settings) -> Report {
         },
     ];
     conditions.extend(containers);
-    let signals = match Pipeline::start(Settings { pin: false, ..settings }) {
+    let signals = match Pipeline::start(PipelineSettings { pin: false, ..settings }) {
         Ok(mut pipeline) => {
             pipeline.collect(|_, _| ());
-            let state = |state: &State| {
+            let state = |state: &SignalStatus| {
                 let signal = state.signal;
-                SignalState { name: signal.name, help: signal.help, off: state.off.clone(), note: pipeline.note(signal) }
+                CheckedSignal { name: signal.name, help: signal.help, off: state.off.clone(), note: pipeline.note(signal) }
             };
             pipeline.states().iter().map(state).collect()
         }
         Err(error) => {
             let why = chain(&error);
-            let off = |signal: &Signal| SignalState { name: signal.name, help: signal.help, off: Some(why.clone()), note: None };
+            let off =
+                |signal: &Signal| CheckedSignal { name: signal.name, help: signal.help, off: Some(why.clone()), note: None };
             ALL.iter().map(off).collect()
         }
     };
-    Report { conditions, signals }
+    KernelReport { conditions, signals }
 }
 
 /// Whether cgroup2 has the node's containers.
@@ -128,7 +129,7 @@ fn lockdown() -> String {
     }
 }
 
-impl Report {
+impl KernelReport {
     /// Whether any signal runs.
     pub fn can_measure(&self) -> bool {
         self.signals.iter().any(|signal| signal.off.is_none())
@@ -193,12 +194,12 @@ mod tests {
 
     #[test]
     fn a_report_says_what_is_off_and_why() {
-        let report = Report {
+        let report = KernelReport {
             conditions: vec![
                 Condition { name: "btf", outcome: Err("no types\nlog".to_owned()) },
                 Condition { name: CONTAINERS, outcome: Err("2 elsewhere".to_owned()) },
             ],
-            signals: vec![SignalState { name: "cpu", help: "CPU", off: Some("no offset".to_owned()), note: None }],
+            signals: vec![CheckedSignal { name: "cpu", help: "CPU", off: Some("no offset".to_owned()), note: None }],
         };
         assert!(!report.can_measure());
         assert!(report.table().contains("btf           MISSING  no types\n"));

@@ -1,4 +1,4 @@
-//! What the agent is told: command line > environment > file > default.
+//! The configuration, precedence highest first: command line > environment > file > default.
 //!
 //! Every key is declared once, in `key.rs`. A value that is refused stops the agent at start, with the key, where the value
 //! came from, and what was expected. The higher source replaces the whole value, also of a map.
@@ -36,7 +36,7 @@ pub struct Config {
     /// Address of the health endpoints.
     pub listen: SocketAddr,
     /// Logging.
-    pub log: Log,
+    pub log: Logging,
     /// What is measured.
     pub signals: Signals,
     /// Where pods get their names from.
@@ -55,7 +55,7 @@ pub struct Config {
 
 /// Logging.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Log {
+pub struct Logging {
     /// Shape of a line.
     pub format: LogFormat,
     /// Directives of `tracing_subscriber::EnvFilter`, checked.
@@ -205,7 +205,7 @@ pub enum KubernetesSource {
 /// The cgroup tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cgroups {
-    /// Cgroups that can be told apart at one time.
+    /// Maximum number of cgroups tracked.
     pub slots: u32,
     /// Mount point of the cgroup2 hierarchy; `None`: as in /proc/mounts.
     pub root: Option<PathBuf>,
@@ -282,7 +282,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// Not YAML, or not of keys with values.
-    #[error("could not understand the configuration file {}, line {line}: {why}", path.display())]
+    #[error("could not parse the configuration file {}, line {line}: {why}", path.display())]
     Yaml {
         /// The file.
         path: PathBuf,
@@ -292,7 +292,7 @@ pub enum ConfigError {
         why: String,
     },
     /// A key that podmeter does not have.
-    #[error("there is no setting {key} ({origin}){}", similar(key))]
+    #[error("unknown setting {key} ({origin}){}", similar(key))]
     Unknown {
         /// The key as written, with its sections.
         key: String,
@@ -300,7 +300,7 @@ pub enum ConfigError {
         origin: Origin,
     },
     /// An environment variable that is nearly one of podmeter's.
-    #[error("there is no environment variable {name} of podmeter; did you mean {meant}?")]
+    #[error("unknown environment variable {name}; did you mean {meant}?")]
     Variable {
         /// As it is.
         name: String,
@@ -313,8 +313,8 @@ pub enum ConfigError {
         /// From 1.
         which: usize,
     },
-    /// A value that cannot be.
-    #[error("setting {key} cannot be used ({origin}): {why}")]
+    /// An invalid value.
+    #[error("invalid value of setting {key} ({origin}): {why}")]
     Invalid {
         /// The key.
         key: String,
@@ -397,7 +397,7 @@ impl Config {
     pub fn reference() -> String {
         let mut text = String::from(
             "# Configuration of podmeter. Every value here is the default.\n\
-             # What is higher wins: command line, environment, this file, default.\n",
+             # Precedence, highest first: command line, environment, this file, default.\n",
         );
         let mut open = Vec::new();
         for key in KEYS {
@@ -430,7 +430,7 @@ impl Config {
             cluster_name: None,
             interval: Duration::ZERO,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            log: Log::default(),
+            log: Logging::default(),
             signals: Signals::default(),
             kubernetes: Kubernetes::default(),
             cgroups: Cgroups::default(),
@@ -459,7 +459,7 @@ impl Loading {
             config.node_name = nix::unistd::gethostname()
                 .map_err(|errno| errno.to_string())
                 .and_then(|name| name.into_string().map_err(|_| "it is not UTF-8".to_owned()))
-                .map_err(|why| invalid("node_name", format!("could not ask for the host's name: {why}; set node_name")))?;
+                .map_err(|why| invalid("node_name", format!("could not read the host's name: {why}; set node_name")))?;
         }
         let wrong = |section: &'static str| move |(name, why)| invalid(&format!("{section}.{name}"), why);
         // An address for metrics only is no address for logs, and what is sent with it need not be meant for any other.

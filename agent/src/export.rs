@@ -31,11 +31,8 @@ mod tests;
 
 use std::path::PathBuf;
 
+use crate::config::{Compression, Destination, Export, Exporter, Protocol};
 use crate::connect::proxy::ProxyError;
-
-/// Where batches go and how: what the configuration says of it.
-pub use crate::config::Export as Settings;
-pub use crate::config::{Compression, Destination, Exporter, Protocol};
 
 impl std::fmt::Display for Protocol {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -33,14 +33,14 @@ const UNSENT: Duration = Duration::from_secs(600);
 pub struct Health {
     /// CLOCK_BOOTTIME of the last tick in ns.
     ticked_ns: AtomicU64,
-    state: Mutex<State>,
+    state: Mutex<HealthState>,
 }
 
 /// What is known since the last collection.
 #[derive(Debug, Default)]
-struct State {
+struct HealthState {
     collected: bool,
-    signals: Vec<Signal>,
+    signals: Vec<SignalHealth>,
     /// Since when every attempt to export has failed, and why the last one did.
     unsent: Option<(Instant, String)>,
     /// Why pods are not followed. Their names are missing then, no figures.
@@ -49,7 +49,7 @@ struct State {
 
 /// How a signal is.
 #[derive(Debug)]
-struct Signal {
+struct SignalHealth {
     name: &'static str,
     /// Why it was off from the start.
     off: Option<String>,
@@ -75,8 +75,8 @@ pub struct Collected<'a> {
 impl Health {
     /// Of an agent with these signals; with each, why it is off.
     pub fn new(signals: impl IntoIterator<Item = (&'static str, Option<String>)>) -> Self {
-        let signals = signals.into_iter().map(|(name, off)| Signal { name, off, missed: 0, error: String::new() });
-        let state = State { signals: signals.collect(), ..State::default() };
+        let signals = signals.into_iter().map(|(name, off)| SignalHealth { name, off, missed: 0, error: String::new() });
+        let state = HealthState { signals: signals.collect(), ..HealthState::default() };
         Self { ticked_ns: AtomicU64::new(facts::boottime_ns()), state: Mutex::new(state) }
     }
 
@@ -104,7 +104,7 @@ impl Health {
         state.pods = collected.pods;
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, HealthState> {
         // Values are replaced whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,7 +122,7 @@ impl Health {
                 let (status, text) = because(&(self.stuck() + &state.unready(Instant::now())));
                 (status, text + &state.details(Instant::now()))
             }
-            _ => (StatusCode::NOT_FOUND, "there are /healthz and /readyz\n".to_owned()),
+            _ => (StatusCode::NOT_FOUND, "not found; available are /healthz and /readyz\n".to_owned()),
         }
     }
 
@@ -130,18 +130,18 @@ impl Health {
     fn stuck(&self) -> String {
         let silent_ns = facts::boottime_ns().saturating_sub(self.ticked_ns.load(Ordering::Relaxed));
         let silent = Duration::from_nanos(silent_ns);
-        if silent < STUCK { String::new() } else { format!("the collector has not moved for {} s\n", silent.as_secs()) }
+        if silent < STUCK { String::new() } else { format!("the collector has been stuck for {} s\n", silent.as_secs()) }
     }
 }
 
-impl State {
+impl HealthState {
     /// Why the agent is not ready, a line for each reason; empty when it is.
     fn unready(&self, now: Instant) -> String {
         if !self.collected {
-            return "nothing was collected yet\n".to_owned();
+            return "no collection has finished yet\n".to_owned();
         }
         let mut text = String::new();
-        for Signal { name, missed, error, .. } in self.signals.iter().filter(|signal| signal.missed >= MISSED) {
+        for SignalHealth { name, missed, error, .. } in self.signals.iter().filter(|signal| signal.missed >= MISSED) {
             let _ = writeln!(text, "signal {name} could not be read in the last {missed} collections: {error}");
         }
         if let Some((since, error)) = &self.unsent {
@@ -156,7 +156,7 @@ impl State {
     /// How everything is, a line for each.
     fn details(&self, now: Instant) -> String {
         let mut text = String::new();
-        for Signal { name, off, missed, error } in &self.signals {
+        for SignalHealth { name, off, missed, error } in &self.signals {
             let _ = match (off, missed) {
                 (Some(why), _) => writeln!(text, "signal {name}: off: {why}"),
                 (None, 0) => writeln!(text, "signal {name}: on"),

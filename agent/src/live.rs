@@ -12,7 +12,7 @@ use self::pod_names::PodNames;
 use crate::{
     interrupt::Interrupt,
     kernel::facts,
-    pipeline::{Pipeline, Settings, StartError},
+    pipeline::{Pipeline, StartError, settings::PipelineSettings},
     snapshot::{
         builder::SnapshotBuilder,
         document::{SignalStatus, Snapshot},
@@ -35,11 +35,11 @@ impl LiveSource {
     ///
     /// # Errors
     /// When this kernel or these permissions do not allow it.
-    pub fn start(settings: Settings, names: Option<PodNames>) -> Result<Self, StartError> {
+    pub fn start(settings: PipelineSettings, names: Option<PodNames>) -> Result<Self, StartError> {
         let name = settings.node.name.clone();
         let cpus = facts::online_cpus().map_or(0, |cpus| cpus.len());
         let pods = names.as_ref().map(PodNames::shared);
-        let mut pipeline = Pipeline::start(Settings { pods, ..settings })?;
+        let mut pipeline = Pipeline::start(PipelineSettings { pods, ..settings })?;
         pipeline.wait_no_longer();
         let mut live = Self { pipeline, snapshots: SnapshotBuilder::new(name, cpus as f64), names };
         // The rates of the first snapshot start here.

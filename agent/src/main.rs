@@ -1,6 +1,7 @@
 //! podmeter: what every container on this node really uses, measured in the kernel, exported as OTLP.
 //!
-//! Exit codes: 0 fine, 1 failed while running, 2 wrong usage or configuration, 3 this kernel or these permissions do not allow it.
+//! Exit codes: 0 success, 1 failed while running, 2 invalid usage or configuration, 3 not allowed by this kernel or these permissions,
+//! 4 another agent runs.
 
 mod addresses;
 mod aggregate;
@@ -13,6 +14,7 @@ mod config;
 mod connect;
 mod event;
 mod export;
+mod failure_log;
 mod files;
 #[cfg(test)]
 mod fuzzing;
@@ -46,12 +48,15 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use causes::chain;
 use config::{Config, ConfigError, LogFormat, Overrides};
 use interrupt::Interrupt;
-use kernel::pin::Uninstalled;
+use kernel::pin::{PinError, Uninstalled};
 use live::{
     LiveSource,
     pod_names::{FIRST_LIST, PodNames},
 };
-use pipeline::StartError;
+use pipeline::{
+    StartError,
+    settings::{PipelineSettings, follow_settings},
+};
 use run::RunError;
 use top::Abilities;
 
@@ -59,8 +64,8 @@ use top::Abilities;
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 fine, 1 failed while running, 2 wrong usage or configuration, \
-    3 this kernel or these permissions do not allow it."
+    after_help = "Exit codes: 0 success, 1 failed while running, 2 invalid usage or configuration, \
+    3 not allowed by this kernel or these permissions, 4 another agent runs."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -71,13 +76,13 @@ struct Cli {
 enum Command {
     /// Measure and export until SIGTERM or SIGINT.
     Run(RunArgs),
-    /// Show what every workload uses now, by its names where Kubernetes is known; needs none of it, no configuration and no agent.
+    /// Show what every workload uses now. Works without Kubernetes, configuration and a running agent.
     Top(TopArgs),
-    /// Tell what this kernel allows: each signal on or off, and why. Exit 1 if none can run. With --endpoint, try the receivers.
+    /// Check what this kernel supports: each signal on or off, and why. Exit code 1 if no signal can run. With --endpoint, test the receivers.
     Check(CheckArgs),
     /// List every metric.
     Metrics {
-        /// As METRICS.md has it.
+        /// As Markdown, the format of METRICS.md.
         #[arg(long, conflicts_with = "json")]
         markdown: bool,
         /// As JSON.
@@ -86,7 +91,7 @@ enum Command {
     },
     /// Print the configuration file's reference: every key with its default and its environment variable.
     Config,
-    /// Remove the programs and maps that an agent left pinned in the kernel, and with them what they have counted.
+    /// Remove the programs and maps that an agent left pinned in the kernel, and their counts.
     Uninstall(UninstallArgs),
 }
 
@@ -94,7 +99,7 @@ enum Command {
 struct UninstallArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Stay until SIGTERM once all is removed, for a DaemonSet, which starts again what ends.
+    /// Keep running until SIGTERM after the removal: a DaemonSet restarts what exits.
     #[arg(long)]
     stay: bool,
 }
@@ -110,8 +115,8 @@ struct ConfigArgs {
 struct CheckArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Check the configuration and send one empty request to each OTLP receiver, instead of looking at the kernel: needs no
-    /// privileges. Exit 1 if one does not take it.
+    /// Check the configuration and send one empty request to each OTLP receiver, instead of checking the kernel. Needs no
+    /// privileges. Exit code 1 if a receiver does not accept it.
     #[arg(long)]
     endpoint: bool,
     /// One JSON document instead of a table.
@@ -138,13 +143,13 @@ struct RunArgs {
 struct TopArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Measure one interval, print it and end.
+    /// Measure one interval, print it and exit.
     #[arg(long)]
     once: bool,
     /// With --once: one JSON document instead of a table.
     #[arg(long, requires = "once")]
     json: bool,
-    /// Time between two looks: 100ms to 300s.
+    /// Time between two refreshes: 100ms to 300s.
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = interval)]
     interval: Duration,
     #[command(flatten)]
@@ -160,32 +165,37 @@ fn interval(text: &str) -> Result<Duration, String> {
 }
 
 /// What ends the program, and its exit code.
-enum Failure {
+enum CommandError {
     Config(ConfigError),
     Run(RunError),
     Other(Box<dyn std::error::Error>),
-    /// Said already.
-    Said,
+    /// It was reported already.
+    Reported,
     /// The user wanted to end.
     Interrupted,
 }
 
-impl<E: Into<Box<dyn std::error::Error>>> From<E> for Failure {
+impl<E: Into<Box<dyn std::error::Error>>> From<E> for CommandError {
     fn from(error: E) -> Self {
         Self::Other(error.into())
     }
 }
 
-impl Failure {
+impl CommandError {
     fn report(&self) -> ExitCode {
         let (code, text) = match self {
             Self::Config(error) => (2, chain(error)),
             Self::Run(error) => (error.exit_code(), chain(error)),
-            Self::Other(error) => match error.downcast_ref::<StartError>() {
-                Some(error) => (3, chain(error)),
-                None => (1, chain(&**error)),
-            },
-            Self::Said => return ExitCode::from(1),
+            Self::Other(error) => {
+                let code = match (error.downcast_ref::<StartError>(), error.downcast_ref::<PinError>()) {
+                    (Some(error), _) if error.is_in_use() => 4,
+                    (Some(_), _) => 3,
+                    (None, Some(error)) if error.is_in_use() => 4,
+                    (None, _) => 1,
+                };
+                (code, chain(&**error))
+            }
+            Self::Reported => return ExitCode::from(1),
             Self::Interrupted => return ExitCode::from(Interrupt::CODE),
         };
         let _ = writeln!(std::io::stderr(), "podmeter: {text}");
@@ -209,25 +219,25 @@ fn main() -> ExitCode {
 }
 
 /// The configuration, and the variables of the environment that look like podmeter's and are not.
-fn load(file: Option<&Path>, overrides: Overrides) -> Result<(Config, Vec<String>), Failure> {
+fn load(file: Option<&Path>, overrides: Overrides) -> Result<(Config, Vec<String>), CommandError> {
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    let unknown = config::unknown_variables(names).map_err(Failure::Config)?;
-    let config = Config::load(file, &|name| std::env::var(name).ok(), overrides).map_err(Failure::Config)?;
+    let unknown = config::unknown_variables(names).map_err(CommandError::Config)?;
+    let config = Config::load(file, &|name| std::env::var(name).ok(), overrides).map_err(CommandError::Config)?;
     Ok((config, unknown))
 }
 
-fn overrides(set: &[String]) -> Result<Overrides, Failure> {
+fn overrides(set: &[String]) -> Result<Overrides, CommandError> {
     let mut overrides = Overrides::default();
     for (i, text) in set.iter().enumerate() {
         // What was written may be a secret by mistake.
-        let expected = || Failure::Config(ConfigError::NoAssignment { which: i + 1 });
+        let expected = || CommandError::Config(ConfigError::NoAssignment { which: i + 1 });
         let (key, value) = text.split_once('=').ok_or_else(expected)?;
         overrides.set(key, value);
     }
     Ok(overrides)
 }
 
-fn run(args: &RunArgs) -> Result<(), Failure> {
+fn run(args: &RunArgs) -> Result<(), CommandError> {
     let mut overrides = overrides(&args.set)?;
     if let Some(exporter) = &args.exporter {
         overrides.set("export.exporter", exporter.as_str());
@@ -235,9 +245,9 @@ fn run(args: &RunArgs) -> Result<(), Failure> {
     let (config, unknown) = load(args.config.config.as_deref(), overrides)?;
     log_to_stderr(&config);
     for name in unknown {
-        tracing::warn!("the environment variable {name} is none of podmeter's; `podmeter config` lists them");
+        tracing::warn!("unknown environment variable {name}; `podmeter config` lists those that podmeter reads");
     }
-    run::run(&config).map_err(Failure::Run)
+    run::run(&config).map_err(CommandError::Run)
 }
 
 /// What is logged. The Kubernetes client says every request that fails, without end while the API server is away; podmeter says the same
@@ -260,22 +270,23 @@ fn log_to_stderr(config: &Config) {
     }
 }
 
-fn top(args: &TopArgs) -> Result<(), Failure> {
+fn top(args: &TopArgs) -> Result<(), CommandError> {
     let (config, _) = load(args.config.config.as_deref(), Overrides::default())?;
-    let mut settings = run::settings(&config);
+    let mut settings = PipelineSettings::of(&config);
     // Ends with the process, beside an agent or without one.
     settings.pin = false;
     // What a start leaves half-done in the kernel must be taken back.
     let interrupt = Interrupt::watch()?;
-    let names = run::pod_settings(&config).map(PodNames::follow).transpose().map_err(Failure::Run)?;
+    let names = follow_settings(&config).map(PodNames::follow).transpose().map_err(CommandError::Run)?;
     if let Some(Err(why)) = names.as_ref().filter(|_| args.once).map(|names| names.wait(FIRST_LIST)) {
-        let _ = writeln!(std::io::stderr(), "podmeter: pods have no names: {why}");
+        let _ = writeln!(std::io::stderr(), "podmeter: pod names are not available: {why}");
     }
     let source = LiveSource::start(settings, names)?;
     if !args.once {
         return Ok(top::live(Box::new(source), args.interval, &args.options, &interrupt)?);
     }
-    let snapshot = source.once(args.interval, &interrupt).map_err(|error| Failure::Other(error))?.ok_or(Failure::Interrupted)?;
+    let snapshot =
+        source.once(args.interval, &interrupt).map_err(|error| CommandError::Other(error))?.ok_or(CommandError::Interrupted)?;
     if args.json {
         return print(&top::once::json(&snapshot, &args.options));
     }
@@ -283,27 +294,30 @@ fn top(args: &TopArgs) -> Result<(), Failure> {
     print(&if Abilities::from_environment().unicode { text } else { top::to_ascii(&text).into_owned() })
 }
 
-fn check(args: &CheckArgs) -> Result<(), Failure> {
+fn check(args: &CheckArgs) -> Result<(), CommandError> {
     let (config, unknown) = load(args.config.config.as_deref(), overrides(&args.set)?)?;
     for name in unknown {
-        let _ = writeln!(std::io::stderr(), "podmeter: the environment variable {name} is none of podmeter's");
+        let _ = writeln!(
+            std::io::stderr(),
+            "podmeter: unknown environment variable {name}; `podmeter config` lists those that podmeter reads"
+        );
     }
     if args.endpoint {
-        let report = check::endpoint::check(&config).map_err(Failure::Run)?;
+        let report = check::endpoint::check(&config).map_err(CommandError::Run)?;
         print(&if args.json { report.json() } else { report.table() })?;
-        return if report.is_well() { Ok(()) } else { Err(Failure::Said) };
+        return if report.is_well() { Ok(()) } else { Err(CommandError::Reported) };
     }
     // What a start leaves half-done in the kernel must be taken back.
     let interrupt = Interrupt::watch()?;
-    let report = check::check(run::settings(&config));
+    let report = check::check(PipelineSettings::of(&config));
     if interrupt.came() {
-        return Err(Failure::Interrupted);
+        return Err(CommandError::Interrupted);
     }
     print(&if args.json { report.json() } else { report.table() })?;
-    if report.can_measure() { Ok(()) } else { Err(Failure::Said) }
+    if report.can_measure() { Ok(()) } else { Err(CommandError::Reported) }
 }
 
-fn uninstall(args: &UninstallArgs) -> Result<(), Failure> {
+fn uninstall(args: &UninstallArgs) -> Result<(), CommandError> {
     let interrupt = args.stay.then(Interrupt::watch).transpose()?;
     let (config, _) = load(args.config.config.as_deref(), Overrides::default())?;
     let directory = config.bpf.directory.display();
@@ -323,7 +337,7 @@ fn uninstall(args: &UninstallArgs) -> Result<(), Failure> {
 const STAYING: Duration = Duration::from_millis(200);
 
 /// Prints to stdout; a reader that went away (`| head`) is no failure.
-fn print(text: &str) -> Result<(), Failure> {
+fn print(text: &str) -> Result<(), CommandError> {
     match writeln!(std::io::stdout(), "{}", text.trim_end_matches('\n')) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),

@@ -1,13 +1,15 @@
 //! From the kernel to batches: the stages in a row, for whoever wants batches (`run` exports them, `top` shows them).
 
-use std::{error::Error, path::PathBuf, time::Instant};
+pub mod settings;
+
+use std::{error::Error, time::Instant};
+
+use self::settings::PipelineSettings;
 
 use crate::{
     aggregate::{Aggregate, Batch, PodsNow},
     causes::chain,
     cgroups::{self, CgroupError, Cgroups, legacy, name::Kubelets},
-    config,
-    join::NodeIdentity,
     kernel::{
         capabilities,
         clock::Clock,
@@ -20,26 +22,6 @@ use crate::{
     pods::SharedIndex,
     signals::{self, ActiveSignal, Readings, Signal, agent},
 };
-
-/// What a pipeline is made for.
-pub struct Settings {
-    /// The machine.
-    pub node: NodeIdentity,
-    /// What is known of the node's pods, where somebody is asked.
-    pub pods: Option<SharedIndex>,
-    /// Mount point of cgroup2; found when not given.
-    pub cgroup_root: Option<PathBuf>,
-    /// Slots for cgroups.
-    pub slots: u32,
-    /// Directory for pins in bpffs.
-    pub pin_directory: PathBuf,
-    /// Whether programs and maps outlive the process.
-    pub pin: bool,
-    /// Programs that are not loaded.
-    pub leave_out: Vec<String>,
-    /// What is measured.
-    pub signals: config::Signals,
-}
 
 /// Why counting cannot begin: something that a person must change.
 #[derive(Debug, thiserror::Error)]
@@ -67,9 +49,16 @@ pub enum StartError {
     NoSignal,
 }
 
+impl StartError {
+    /// Whether another agent runs.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::Load(LoadError::Pin(error)) if error.is_in_use())
+    }
+}
+
 /// Whether a signal counts, and if not, why.
 #[derive(Debug)]
-pub struct State {
+pub struct SignalStatus {
     /// The signal.
     pub signal: &'static Signal,
     /// Why it is off; `None` when it counts.
@@ -78,7 +67,7 @@ pub struct State {
     pub wanted: bool,
 }
 
-impl State {
+impl SignalStatus {
     /// `None` for a signal that nobody wants: that it is off is no fault.
     fn point(&self) -> Option<Point> {
         let point = Point::new(&agent::SIGNAL_ACTIVE, 0, Value::Int(self.off.is_none().into()));
@@ -90,7 +79,7 @@ impl State {
 pub struct Pipeline {
     cgroups: Cgroups,
     signals: Vec<(&'static Signal, Box<dyn ActiveSignal>)>,
-    states: Vec<State>,
+    states: Vec<SignalStatus>,
     aggregate: Aggregate,
     pods: Option<SharedIndex>,
     clock: Clock,
@@ -107,7 +96,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// For what a person must fix. A signal that this kernel cannot run is off, with its reason among the states.
-    pub fn start(settings: Settings) -> Result<Self, StartError> {
+    pub fn start(settings: PipelineSettings) -> Result<Self, StartError> {
         let started_ns = facts::boottime_ns();
         let lacking = capabilities::missing().map_err(StartError::Status)?;
         let missing: Vec<_> = lacking.iter().copied().filter(|right| capabilities::is_for_all(right)).collect();
@@ -151,7 +140,7 @@ impl Pipeline {
                     }
                 }
             };
-            states.push(State { signal, off, wanted });
+            states.push(SignalStatus { signal, off, wanted });
         }
         if running.is_empty() {
             return Err(StartError::NoSignal);
@@ -184,7 +173,7 @@ impl Pipeline {
     }
 
     /// Which signals count, and why the others do not.
-    pub fn states(&self) -> &[State] {
+    pub fn states(&self) -> &[SignalStatus] {
         &self.states
     }
 
@@ -254,7 +243,7 @@ impl Pipeline {
         // Before the readings: what is exported as of this moment has no less than was there then.
         let now_ns = facts::boottime_ns();
         let mut readings = Vec::with_capacity(self.signals.len());
-        let mut own: Vec<Point> = self.states.iter().filter_map(State::point).collect();
+        let mut own: Vec<Point> = self.states.iter().filter_map(SignalStatus::point).collect();
         for (signal, running) in &mut self.signals {
             let began = Instant::now();
             match running.collect(now_ns, &self.cgroups) {
@@ -287,8 +276,8 @@ mod tests {
 
     #[test]
     fn a_signal_that_the_configuration_switches_off_is_not_told_as_one_that_fails() {
-        let state = |off: Option<&str>, wanted| State { signal: &signals::ALL[0], off: off.map(str::to_owned), wanted };
-        let value = |state: State| state.point().map(|point| point.value);
+        let state = |off: Option<&str>, wanted| SignalStatus { signal: &signals::ALL[0], off: off.map(str::to_owned), wanted };
+        let value = |state: SignalStatus| state.point().map(|point| point.value);
         assert_eq!(value(state(None, true)), Some(Value::Int(1)));
         assert_eq!(value(state(Some("no such hook"), true)), Some(Value::Int(0)));
         assert_eq!(value(state(Some("switched off by the configuration"), false)), None);

@@ -59,6 +59,13 @@ impl<K: Eq + Hash> RateLimit<K> {
         Some(0)
     }
 
+    /// Notes an occurrence that is not to be said.
+    pub fn pass_over(&mut self, kind: K) {
+        if let Some(seen) = self.kinds.get_mut(&kind) {
+            seen.silent += 1;
+        }
+    }
+
     /// Forgets the kinds whose period is over: those of which not all was said, and how many were not.
     pub fn ended(&mut self, now: Instant) -> Vec<(K, u64)> {
         let period = self.period;

@@ -15,16 +15,18 @@ use tracing::{error, info, warn};
 
 use crate::{
     causes::chain,
-    config::{self, Config},
+    config::{Config, Exporter},
     export::{
         self, ExportError,
         series::Series,
         ship::{Queue, Shipper},
     },
     health::{self, Collected, Health},
-    join::NodeIdentity,
     kernel::{facts, sys},
-    pipeline::{Pipeline, Settings, StartError},
+    pipeline::{
+        Pipeline, StartError,
+        settings::{PipelineSettings, follow_settings},
+    },
     pods::{self, ApiError},
     rate_limit::{RateLimit, times},
 };
@@ -65,7 +67,7 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
-    /// A bug: the collecting thread ended while nobody asked it to.
+    /// A bug: the collecting thread ended by itself.
     #[error("the collector ended unexpectedly; this is a bug")]
     CollectorEnded,
 }
@@ -74,6 +76,7 @@ impl RunError {
     /// As the module of the command line lists them.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Start(error) if error.is_in_use() => 4,
             Self::Start(_) => 3,
             Self::Export(_) | Self::Pods(_) => 2,
             Self::Listen { .. } | Self::System { .. } | Self::CollectorEnded => 1,
@@ -93,16 +96,16 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         let mut terminate = signal(SignalKind::terminate()).map_err(system("waiting for SIGTERM"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("waiting for SIGINT"))?;
         let shipper = Shipper::new(&config.export)?;
-        if config.export.exporter == export::Exporter::Otlp && config.export.logs.is_none() {
+        if config.export.exporter == Exporter::Otlp && config.export.logs.is_none() {
             info!("events, such as OOM kills, are not sent: there is an address for metrics only; set export.logs.endpoint");
         }
         let listener = health::bind(config.listen).await.map_err(|source| RunError::Listen { address: config.listen, source })?;
 
-        let pods = match pod_settings(config) {
+        let pods = match follow_settings(config) {
             Some(settings) => Some(pods::follow(settings).await?),
             None => None,
         };
-        let pipeline = Pipeline::start(Settings { pods, ..settings(config) })?;
+        let pipeline = Pipeline::start(PipelineSettings { pods, ..PipelineSettings::of(config) })?;
         for state in pipeline.states() {
             match &state.off {
                 None => info!(signal = state.signal.name, "measuring"),
@@ -139,7 +142,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
             _ = interrupt.recv() => {}
         }
         let deadline = Instant::now() + config.export.shutdown_timeout;
-        info!("stopping: one last export");
+        info!("stopping: exporting the final values");
         // The collector answers a gone channel with its last batch and ends.
         drop(stop);
         if tokio::time::timeout_at(deadline.into(), ended).await.is_err() {
@@ -163,56 +166,6 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     // A name look-up or a write to stdout that hangs must not hold up the end.
     runtime.shutdown_background();
     ended
-}
-
-/// What the pipeline needs of the configuration.
-pub fn settings(config: &Config) -> Settings {
-    Settings {
-        node: NodeIdentity {
-            name: config.node_name.clone(),
-            in_cluster: pod_settings(config).is_some() || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
-            cluster: config.cluster_name.clone(),
-            attributes: config.resource.attributes.clone(),
-        },
-        pods: None,
-        cgroup_root: config.cgroups.root.clone(),
-        slots: config.cgroups.slots,
-        pin_directory: config.bpf.directory.clone(),
-        pin: config.bpf.pin,
-        leave_out: config.bpf.leave_out.clone(),
-        signals: config.signals.clone(),
-    }
-}
-
-/// Who is asked about pods, if anybody.
-pub fn pod_settings(config: &Config) -> Option<pods::FollowSettings> {
-    use config::KubernetesSource::{Api, Auto, Kubelet, Off};
-    let kubernetes = &config.kubernetes;
-    let by_api = || Some(pods::PodSource::Api { kubeconfig: kubernetes.kubeconfig.clone() });
-    let source = match kubernetes.source {
-        Off => None,
-        Auto if kubernetes.kubeconfig.is_none() && !pods::in_cluster() => None,
-        Auto | Api => by_api(),
-        Kubelet => Some(pods::PodSource::Kubelet {
-            url: kubernetes.kubelet_url.clone(),
-            ca: kubernetes.kubelet_ca.clone(),
-            verify: kubernetes.kubelet_verify,
-            token: kubernetes.kubelet_token.clone(),
-            interval: kubernetes.kubelet_interval,
-        }),
-    };
-    source.map(|source| pods::FollowSettings {
-        source,
-        node: config.node_name.clone(),
-        kept_labels: pods::object::KeptLabels {
-            labels: kubernetes.labels.clone(),
-            namespace_labels: kubernetes.namespace_labels.clone(),
-            service_labels: kubernetes.service_labels,
-        },
-        proxies: config.proxies.clone(),
-        spread: kubernetes.spread,
-        finished_kept: kubernetes.finished_pods,
-    })
 }
 
 /// The thread that looks at the kernel.
@@ -330,6 +283,13 @@ fn following(at: Instant, every: Duration, now: Instant) -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::{load::LoadError, pin::PinError};
+
+    #[test]
+    fn another_agent_has_its_own_exit_code() {
+        let in_use = StartError::Load(LoadError::Pin(PinError::InUse("/sys/fs/bpf/podmeter".into())));
+        assert_eq!([in_use, StartError::NoSignal].map(|error| RunError::Start(error).exit_code()), [4, 3]);
+    }
 
     #[test]
     fn what_cannot_be_read_is_said_once_and_not_without_end_where_it_comes_and_goes() {

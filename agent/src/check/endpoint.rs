@@ -12,7 +12,7 @@ use crate::{
 
 /// What came of one empty request to each receiver.
 #[derive(Debug)]
-pub struct Report {
+pub struct EndpointReport {
     probes: Vec<Probe>,
     /// What is not sent, and why.
     note: Option<&'static str>,
@@ -22,7 +22,7 @@ pub struct Report {
 ///
 /// # Errors
 /// When a person must correct a setting.
-pub fn check(config: &Config) -> Result<Report, RunError> {
+pub fn check(config: &Config) -> Result<EndpointReport, RunError> {
     let system = |source| RunError::System { what: "the runtime", source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
     let probes = runtime.block_on(probe(&config.export))?;
@@ -33,14 +33,14 @@ pub fn check(config: &Config) -> Result<Report, RunError> {
         (Exporter::Otlp, Some(_)) => None,
         (Exporter::Stdout | Exporter::None, _) => Some("nothing is sent to a receiver: export.exporter is not otlp"),
     };
-    Ok(Report { probes, note })
+    Ok(EndpointReport { probes, note })
 }
 
 fn ms(took: Duration) -> u128 {
     took.as_millis()
 }
 
-impl Report {
+impl EndpointReport {
     /// Whether all were accepted.
     pub fn is_well(&self) -> bool {
         self.probes.iter().all(|probe| probe.outcome.is_ok())
@@ -96,7 +96,7 @@ mod tests {
             took: Duration::from_millis(12),
             outcome,
         };
-        let mut report = Report { probes: vec![probe(Payload::Metrics, Ok("accepted".to_owned()))], note: None };
+        let mut report = EndpointReport { probes: vec![probe(Payload::Metrics, Ok("accepted".to_owned()))], note: None };
         assert!(report.is_well());
         report.probes.push(probe(Payload::Logs, Err("refused".to_owned())));
         assert!(!report.is_well());

@@ -24,7 +24,7 @@ pub(super) enum Value {
     Signal(String),
 }
 
-/// What a value is refused for.
+/// Whether a value is valid, and if not, why.
 pub(super) type Check = Result<(), String>;
 
 /// An environment variable beside a key's own, and how its text becomes a value.
@@ -92,7 +92,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("listen", Some("127.0.0.1:9464"), "Address and port of the health endpoints.", |l, v| {
         store(&mut l.config.listen, parsed::<SocketAddr>(v, "an address with a port, such as 127.0.0.1:9464 or [::]:9464")?)
     }),
-    Key::new("log.format", Some("text"), "Lines for people (text) or for machines (json), on stderr.", |l, v| {
+    Key::new("log.format", Some("text"), "Format of log lines on stderr: text or json.", |l, v| {
         store(&mut l.config.log.format, one_of(v, &[("text", LogFormat::Text), ("json", LogFormat::Json)])?)
     }),
     Key::new("log.level", Some("info"), "What is logged: a level, or directives such as info,podmeter::export=debug.", |l, v| {
@@ -101,16 +101,16 @@ pub(super) const KEYS: &[Key] = &[
         checked.map_err(|error| format!("expected a level (error, warn, info, debug, trace) or directives: {error}"))?;
         store(&mut l.config.log.level, level)
     }),
-    Key::new("signals.cpu", Some("true"), "Measure CPU: time, waiting, bursts.", |l, v| {
+    Key::new("signals.cpu", Some("true"), "Measure CPU: time, run queue wait, bursts.", |l, v| {
         boolean(v).map(|on| l.config.signals.switch("cpu", on))
     }),
-    Key::new("signals.memory", Some("true"), "Measure memory: what it consists of, OOM kills, reclaim.", |l, v| {
+    Key::new("signals.memory", Some("true"), "Measure memory: usage by type, OOM kills, reclaim.", |l, v| {
         boolean(v).map(|on| l.config.signals.switch("memory", on))
     }),
-    Key::new("signals.pressure", Some("true"), "Measure pressure (PSI): time that tasks stood still.", |l, v| {
+    Key::new("signals.pressure", Some("true"), "Measure pressure (PSI): time that tasks were stalled.", |l, v| {
         boolean(v).map(|on| l.config.signals.switch("pressure", on))
     }),
-    Key::new("signals.network", Some("true"), "Measure the network: bytes, packets, where they go.", |l, v| {
+    Key::new("signals.network", Some("true"), "Measure the network: bytes and packets, by destination.", |l, v| {
         boolean(v).map(|on| l.config.signals.switch("network", on))
     }),
     Key::new("signals.tcp", Some("true"), "Measure TCP: retransmits, round trips, connects, resets.", |l, v| {
@@ -119,14 +119,14 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("signals.drops", Some("true"), "Measure packets that the kernel drops, by reason.", |l, v| {
         boolean(v).map(|on| l.config.signals.switch("drops", on))
     }),
-    Key::new("signals.dns", Some("true"), "Measure DNS: lookups, how long they take, how they end.", |l, v| {
+    Key::new("signals.dns", Some("true"), "Measure DNS: lookups, their duration and result.", |l, v| {
         boolean(v).map(|on| l.config.signals.switch("dns", on))
     }),
     Key::new(
         "kubernetes.source",
         Some("auto"),
-        "Who tells which pods are on this node: api (the cluster's API: one watch of this node's pods), kubelet (this node's \
-         kubelet), off, or auto: api with a kubeconfig or with a pod's service account, else off.",
+        "Source of pod metadata: api (the cluster's API: one watch of this node's pods), kubelet (this node's kubelet), off, or \
+         auto: api with a kubeconfig or a pod's service account, else off.",
         |l, v| {
             let known = [
                 ("auto", KubernetesSource::Auto),
@@ -147,14 +147,14 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "kubernetes.labels",
         None,
-        "Keys of pod labels, separated by commas, that become attributes k8s.pod.label.<key>. Default: none.",
+        "Keys of pod labels, separated separated by commass, that become attributes k8s.pod.label.<key>. Default: none.",
         |l, v| store(&mut l.config.kubernetes.labels, words(v)?),
     )
     .example("team,app.kubernetes.io/part-of"),
     Key::new(
         "kubernetes.namespace_labels",
         None,
-        "Keys of namespace labels, separated by commas, that become attributes k8s.namespace.label.<key>. All namespaces are \
+        "Keys of namespace labels, separated separated by commass, that become attributes k8s.namespace.label.<key>. All namespaces are \
          watched for them. Default: none.",
         |l, v| store(&mut l.config.kubernetes.namespace_labels, words(v)?),
     )
@@ -177,15 +177,15 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "kubernetes.kubelet_ca",
         None,
-        "PEM file with the certificates that the kubelet's must be signed by. Default: those the host trusts.",
+        "PEM file with the CA certificates to verify the kubelet by. Default: those the host trusts.",
         |l, v| store(&mut l.config.kubernetes.kubelet_ca, Some(filled(v)?.into())),
     )
     .example("/etc/kubernetes/pki/ca.crt"),
     Key::new(
         "kubernetes.kubelet_verify",
         Some("true"),
-        "Whether the kubelet's certificate is checked. Many a kubelet signs its own; without a check, whoever listens at its \
-         address gets the token.",
+        "Whether to verify the kubelet's certificate. Many kubelets have a self-signed one. Without verification, any process that \
+         listens at that address gets the token.",
         |l, v| store(&mut l.config.kubernetes.kubelet_verify, boolean(v)?),
     ),
     Key::new(
@@ -202,45 +202,44 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "kubernetes.spread",
         Some("15s"),
-        "Lists are put off by a random time up to this, the first one too, so that the agents of a cluster do not ask the API server \
-         all at once: 0s to 300s. Containers wait for their names so much longer at start.",
+        "Longest random delay before pods are listed: 0s to 300s. It keeps the agents of a cluster from sending their requests to the \
+         API server at the same time. At start, container names are delayed by it too.",
         |l, v| store(&mut l.config.kubernetes.spread, duration(v, Duration::ZERO..=Duration::from_secs(300))?),
     ),
     Key::new(
         "kubernetes.finished_pods",
         Some("10m"),
-        "How long the state of a pod is exported after its end: 0s to 24h. Each is exported once at least; at one time no more than \
-         the latest hundred are. podmeter.agent.kubernetes.left_out is the number of the others.",
+        "How long the state of a pod is exported after its end: 0s to 24h. Each is exported at least once, and at most the \
+         latest hundred at a time. podmeter.agent.kubernetes.left_out is the number of the others.",
         |l, v| store(&mut l.config.kubernetes.finished_pods, duration(v, Duration::ZERO..=Duration::from_secs(24 * 3600))?),
     ),
     Key::new(
         "cgroups.slots",
         Some("1024"),
-        "Cgroups that can be told apart at one time: 16 to 65536. Others count as unattributed. Each costs kernel memory on \
+        "Maximum number of cgroups tracked: 16 to 65536. The others are counted as unattributed. Each needs kernel memory on \
          every CPU.",
         |l, v| store(&mut l.config.cgroups.slots, number(v, 16..=65536)?),
     ),
     Key::new(
         "cgroups.root",
         None,
-        "Where the cgroup2 hierarchy is mounted, or a directory in it: what is outside is not seen, such as the other node of a \
-         machine whose nodes are containers. Default: found in /proc/mounts.",
+        "Where the cgroup2 hierarchy is mounted, or a directory in it: cgroups outside of it are not measured, such as those of \
+         another node on the same machine. Default: found in /proc/mounts.",
         |l, v| store(&mut l.config.cgroups.root, Some(absolute(v)?)),
     )
     .example("/sys/fs/cgroup"),
     Key::new(
         "network.cluster_cidrs",
         None,
-        "Addresses of the cluster's pods and services, by comma. What Kubernetes tells is learnt beside them: the ranges that the \
-         cluster gives to this node's pods, and their own addresses. Pods on other nodes and services are in no range without this. \
-         Default: none.",
+        "Addresses of the cluster's pods and services, separated by commas. The pod ranges of this node and the addresses of its \
+         pods are added from Kubernetes. Without this setting, services and pods on other nodes are in no range. Default: none.",
         |l, v| store(&mut l.config.signals.network.cluster, ranges(v)?),
     )
     .example("10.244.0.0/16,10.96.0.0/12"),
     Key::new(
         "network.node_cidrs",
         None,
-        "Addresses of the cluster's nodes, by comma. Those of this node are learnt from Kubernetes. Default: none.",
+        "Addresses of the cluster's nodes, separated by commas. Those of this node are added from Kubernetes. Default: none.",
         |l, v| store(&mut l.config.signals.network.node, ranges(v)?),
     )
     .example("10.0.0.0/16"),
@@ -250,31 +249,31 @@ pub(super) const KEYS: &[Key] = &[
             "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,169.254.0.0/16,224.0.0.0/4,255.255.255.255,fc00::/7,fe80::/10,\
              ff00::/8",
         ),
-        "Other addresses that the internet does not route, by comma. Of several ranges with an address, the longest prefix holds.",
+        "Other addresses that the internet does not route, separated by commas. If several ranges contain an address, the longest prefix applies.",
         |l, v| store(&mut l.config.signals.network.private, ranges(v)?),
     ),
     Key::new(
         "dns.ports",
         Some("53"),
-        "Ports of DNS servers, up to 8, by comma. Where a pod's DNS listens on another: 53,5353.",
+        "Ports of DNS servers, up to 8, separated by commas. Where a pod's DNS listens on another: 53,5353.",
         |l, v| store(&mut l.config.signals.dns.ports, ports(v)?),
     ),
     Key::new(
         "dns.timeout",
         Some("5s"),
-        "A query that has waited this long for its answer counts as timed out: 100ms to 30s.",
+        "A query without an answer after this time counts as timed out: 100ms to 30s.",
         |l, v| store(&mut l.config.signals.dns.timeout, duration(v, Duration::from_millis(100)..=Duration::from_secs(30))?),
     ),
     Key::new(
         "dns.top_names",
         Some("0"),
-        "Count the names that each container asks for most by themselves, so many of them: 0 to 20. Each is a series.",
+        "Number of DNS names per container that get a series of their own, the most queried ones: 0 to 20.",
         |l, v| store(&mut l.config.signals.dns.top_names, number(v, 0..=20)? as usize),
     ),
     Key::new(
         "bpf.pin",
         Some("true"),
-        "Keep programs and counts in the kernel when the agent stops, so that a restart loses none.",
+        "Keep programs and counts in the kernel when the agent stops, so that a restart loses no counts.",
         |l, v| store(&mut l.config.bpf.pin, boolean(v)?),
     ),
     Key::new("bpf.directory", Some("/sys/fs/bpf/podmeter"), "Where they are pinned, on a bpf filesystem.", |l, v| {
@@ -283,9 +282,9 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "bpf.leave_out",
         Some(""),
-        "Programs not to load, by comma, as if this kernel refused them; `podmeter check` says what is missing without each. With \
-         memory_on_walk, memory is read from each cgroup's files, which costs several times as much. With bpf_probe_read_kernel, \
-         programs do as on a kernel that is locked down for confidentiality.",
+        "Programs not to load, separated by commas, as if this kernel refused them; `podmeter check` shows what is missing without each. With \
+         memory_on_walk, memory is read from each cgroup's files, which needs several times the CPU time. With bpf_probe_read_kernel, \
+         programs behave as on a kernel in lockdown mode confidentiality.",
         |l, v| store(&mut l.config.bpf.leave_out, words(v)?),
     ),
     Key::new("export.exporter", Some("otlp"), "Where metrics go: otlp, stdout, or none.", |l, v| {
@@ -339,7 +338,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "export.certificate",
         None,
-        "PEM file with the certificates that the receiver's must be signed by. Like the two below, it is read again when it \
+        "PEM file with the CA certificates to verify the receiver by. Like the next two files, it is read again when it \
          changes. Default: those the host trusts.",
         |l, v| store(&mut l.destination().certificate, file(v)?),
     )
@@ -361,21 +360,21 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "export.queue",
         Some("40"),
-        "Exports kept in memory while the receiver is away, 1 to 10000. When full the oldest goes and is counted.",
+        "Exports kept in memory while the receiver is unreachable: 1 to 10000. When the queue is full, the oldest is dropped and counted.",
         |l, v| store(&mut l.config.export.queue, number(v, 1..=10000)? as usize),
     ),
     Key::new(
         "export.queue_bytes",
         Some("32MiB"),
-        "Bytes that they may have, compressed as they are sent: 1MiB to 4GiB; as much again for events. When full the oldest request \
-         goes and is counted.",
+        "Maximum size of the queue, compressed: 1MiB to 4GiB; events have a second queue of this size. When it is full, the oldest \
+         request is dropped and counted.",
         |l, v| store(&mut l.config.export.queue_bytes, bytes(v, 1 << 20..=4 << 30)?),
     ),
     Key::new(
         "export.request_bytes",
         Some("2MiB"),
-        "Largest request, before compression: 64KiB to 64MiB. An export that is larger leaves as several. Receivers refuse what is \
-         too large for them, most often 4 MiB; what is refused so is sent again in halves.",
+        "Largest request, before compression: 64KiB to 64MiB. A larger export is sent as several requests. Receivers have a \
+         limit, often 4 MiB; a request refused for its size is sent again in halves.",
         |l, v| store(&mut l.config.export.request_bytes, bytes(v, 64 << 10..=64 << 20)?),
     ),
     Key::new(
@@ -387,17 +386,17 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "export.shutdown_timeout",
         Some("8s"),
-        "Time from SIGTERM to the end, at most: 1s to 300s. Within it the last values are read, and what is queued is sent. Whoever \
-         stops podmeter must wait longer than this before it kills: Kubernetes' terminationGracePeriodSeconds, docker's --stop-timeout.",
+        "Maximum time from SIGTERM to exit: 1s to 300s. In this time the final values are read and the queue is sent. What stops \
+         podmeter must wait longer than this before it sends SIGKILL: Kubernetes' terminationGracePeriodSeconds, docker's --stop-timeout.",
         |l, v| store(&mut l.config.export.shutdown_timeout, duration(v, Duration::from_secs(1)..=Duration::from_secs(300))?),
     ),
     Key::new(
         "export.logs.endpoint",
         None,
         "URL of the OTLP receiver of events, such as OOM kills. With http/protobuf, /v1/logs is appended to it unless it ends so; \
-         OTEL_EXPORTER_OTLP_LOGS_ENDPOINT is used as it is. Like all keys of export.logs, where it is not set the key of export \
-         of that name holds, but never what an OTEL_EXPORTER_OTLP_METRICS_ variable says: with an address for metrics only, \
-         events are not sent.",
+         OTEL_EXPORTER_OTLP_LOGS_ENDPOINT is used as it is. Each key of export.logs that is not set has the value of \
+         the key of the same name in export, but never that of an OTEL_EXPORTER_OTLP_METRICS_ variable: with an address for \
+         metrics only, events are not sent.",
         endpoint,
     )
     .example("http://localhost:4317")

@@ -53,7 +53,7 @@ fn the_defaults() {
         cluster_name: None,
         interval: Duration::from_secs(15),
         listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
-        log: Log { format: LogFormat::Text, level: "info".to_owned() },
+        log: Logging { format: LogFormat::Text, level: "info".to_owned() },
         signals: Signals {
             off: vec![],
             network: Network { cluster: vec![], node: vec![], private: config.signals.network.private.clone() },
@@ -156,7 +156,7 @@ fn a_file_sets_every_key() {
         cluster_name: Some("null".to_owned()),
         interval: Duration::from_secs(90),
         listen: "[::]:80".parse().expect("an address"),
-        log: Log { format: LogFormat::Json, level: "warn,podmeter=debug".to_owned() },
+        log: Logging { format: LogFormat::Json, level: "warn,podmeter=debug".to_owned() },
         signals: Signals {
             off: vec!["cpu"],
             network: Network {
@@ -225,76 +225,76 @@ fn every_error_of_a_file_names_the_key_and_the_line() {
     for (file, expected) in [
         (
             "intervall: 15s",
-            "there is no setting intervall (podmeter.yaml, line 1); did you mean interval? Else: there are node_name, cluster_name, \
+            "unknown setting intervall (podmeter.yaml, line 1); did you mean interval? Else: there are node_name, cluster_name, \
              interval, listen, log, signals, kubernetes, cgroups, network, dns, bpf, export, resource",
         ),
         (
             "export:\n  time-out: 1s",
-            "there is no setting export.time-out (podmeter.yaml, line 2); did you mean export.timeout? Else: export has exporter, \
+            "unknown setting export.time-out (podmeter.yaml, line 2); did you mean export.timeout? Else: export has exporter, \
              endpoint, protocol, headers, headers_file, token_file, compression, timeout, certificate, client_certificate, \
              client_key, queue, queue_bytes, request_bytes, attribute_bytes, shutdown_timeout, logs",
         ),
         (
             "\nendpoint: x",
-            "there is no setting endpoint (podmeter.yaml, line 2); did you mean export.endpoint or export.logs.endpoint? Else: there \
+            "unknown setting endpoint (podmeter.yaml, line 2); did you mean export.endpoint or export.logs.endpoint? Else: there \
              are node_name, cluster_name, interval, listen, log, signals, kubernetes, cgroups, network, dns, bpf, export, resource",
         ),
         (
             "openshift:\n  a: 1",
-            "there is no setting openshift (podmeter.yaml, line 1); there are node_name, cluster_name, interval, listen, log, signals, \
+            "unknown setting openshift (podmeter.yaml, line 1); there are node_name, cluster_name, interval, listen, log, signals, \
              kubernetes, cgroups, network, dns, bpf, export, resource",
         ),
         (
             "export: otlp",
-            "setting export cannot be used (podmeter.yaml, line 1): expected the keys of this section, indented below it",
+            "invalid value of setting export (podmeter.yaml, line 1): expected the keys of this section, indented below it",
         ),
-        ("interval: [1s]", "setting interval cannot be used (podmeter.yaml, line 1): expected one value, found a list"),
+        ("interval: [1s]", "invalid value of setting interval (podmeter.yaml, line 1): expected one value, found a list"),
         (
             "interval:\n  every: 1s",
-            "setting interval cannot be used (podmeter.yaml, line 1): expected one value, found keys with values",
+            "invalid value of setting interval (podmeter.yaml, line 1): expected one value, found keys with values",
         ),
         (
             "\n\ninterval: 15",
-            "setting interval cannot be used (podmeter.yaml, line 3): expected a duration with its unit, such as 15s or 500ms, \
+            "invalid value of setting interval (podmeter.yaml, line 3): expected a duration with its unit, such as 15s or 500ms, \
              from 1s to 5m, found \"15\"",
         ),
         (
             "signals:\n  cpu: yes",
-            "setting signals.cpu cannot be used (podmeter.yaml, line 2): expected true or false, found \"yes\"",
+            "invalid value of setting signals.cpu (podmeter.yaml, line 2): expected true or false, found \"yes\"",
         ),
-        ("interval: 1s\ninterval: 2s", "setting interval cannot be used (podmeter.yaml, line 2): is set twice"),
-        ("export:\n  headers: {a: 1, a: 2}", "setting export.headers.a cannot be used (podmeter.yaml, line 2): is set twice"),
+        ("interval: 1s\ninterval: 2s", "invalid value of setting interval (podmeter.yaml, line 2): is set twice"),
+        ("export:\n  headers: {a: 1, a: 2}", "invalid value of setting export.headers.a (podmeter.yaml, line 2): is set twice"),
         (
             "export:\n  headers:\n    a: [1]",
-            "setting export.headers.a cannot be used (podmeter.yaml, line 3): expected one value",
+            "invalid value of setting export.headers.a (podmeter.yaml, line 3): expected one value",
         ),
         (
             "export:\n  headers:\n    a b: 1",
-            "setting export.headers cannot be used (podmeter.yaml, line 2): the name of header 1 has characters that HTTP forbids: \
+            "invalid value of setting export.headers (podmeter.yaml, line 2): the name of header 1 has characters that HTTP forbids: \
              write name=value, or a map in the file",
         ),
         (
             "export: {client_key: k}",
-            "setting export.client_key cannot be used (podmeter.yaml, line 1): it needs a client_certificate beside it",
+            "invalid value of setting export.client_key (podmeter.yaml, line 1): it needs a client_certificate beside it",
         ),
         (
             "cluster_name: &c x\nnode_name: *c",
-            "setting node_name cannot be used (podmeter.yaml, line 2): YAML aliases are not supported",
+            "invalid value of setting node_name (podmeter.yaml, line 2): YAML aliases are not supported",
         ),
         (
             "interval: 1s\n---\ninterval: 2s",
-            "could not understand the configuration file podmeter.yaml, line 2: there is a second YAML document; podmeter reads one",
+            "could not parse the configuration file podmeter.yaml, line 2: there is a second YAML document; podmeter reads one",
         ),
         (
             "- a",
-            "could not understand the configuration file podmeter.yaml, line 1: expected keys with values, such as \"interval: 15s\"",
+            "could not parse the configuration file podmeter.yaml, line 1: expected keys with values, such as \"interval: 15s\"",
         ),
-        ("? [a]\n: b", "could not understand the configuration file podmeter.yaml, line 1: expected the name of a key"),
+        ("? [a]\n: b", "could not parse the configuration file podmeter.yaml, line 1: expected the name of a key"),
     ] {
         assert_eq!(message(from_file(file)), expected, "{file}");
     }
     let broken = message(from_file("interval: 1s\nexport: {queue: 3\nlog: x"));
-    assert!(broken.starts_with("could not understand the configuration file podmeter.yaml, line "), "{broken}");
+    assert!(broken.starts_with("could not parse the configuration file podmeter.yaml, line "), "{broken}");
     let missing = Config::load(Some(Path::new("/no/such/file")), &|_| None, Overrides::default()).expect_err("no file");
     assert_eq!(missing.to_string(), "could not read the configuration file /no/such/file");
 }
@@ -335,17 +335,17 @@ fn every_key_refuses_what_it_cannot_use_and_says_so() {
         let key = KEYS.iter().find(|key| key.name == *name).expect(name);
         for value in *values {
             let from_variable = message(from_env(&[(&key.variable(), value)]));
-            let start = format!("setting {name} cannot be used (environment variable {}): ", key.variable());
+            let start = format!("invalid value of setting {name} (environment variable {}): ", key.variable());
             assert!(from_variable.starts_with(&start) && from_variable.len() > start.len(), "{name}={value}: {from_variable}");
             let from_line = message(load("", &[], &[(name, value)]));
-            assert!(from_line.starts_with(&format!("setting {name} cannot be used (command line): ")), "{from_line}");
+            assert!(from_line.starts_with(&format!("invalid value of setting {name} (command line): ")), "{from_line}");
         }
     }
     for name in ["node_name", "cluster_name", "export.certificate", "export.endpoint", "cgroups.root", "log.level"] {
         let empty = message(load("", &[], &[(name, "")]));
-        assert_eq!(empty, format!("setting {name} cannot be used (command line): must not be empty"));
+        assert_eq!(empty, format!("invalid value of setting {name} (command line): must not be empty"));
     }
-    assert!(message(load("", &[], &[("port", "1")])).starts_with("there is no setting port (command line)"));
+    assert!(message(load("", &[], &[("port", "1")])).starts_with("unknown setting port (command line)"));
 }
 
 #[test]
@@ -432,7 +432,7 @@ fn the_endpoint_follows_opentelemetrys_rules() {
     }
     let path = message(from_env(&[(SIGNAL, "http://c:4318/v1/metrics")]));
     assert!(
-        path.starts_with(&format!("setting export.endpoint cannot be used (environment variable {SIGNAL}): it has a path")),
+        path.starts_with(&format!("invalid value of setting export.endpoint (environment variable {SIGNAL}): it has a path")),
         "{path}"
     );
     let query = message(from_env(&[(BASE, "http://c/?a=b"), ("PODMETER_EXPORT_PROTOCOL", "http/protobuf")]));
@@ -584,7 +584,7 @@ fn the_other_variables_of_opentelemetry() {
     for wrong in ["10s", "0", "-1", "1.5", "99999999999999999999"] {
         let error = message(from_env(&[("OTEL_EXPORTER_OTLP_TIMEOUT", wrong)]));
         assert!(
-            error.starts_with("setting export.timeout cannot be used (environment variable OTEL_EXPORTER_OTLP_TIMEOUT): "),
+            error.starts_with("invalid value of setting export.timeout (environment variable OTEL_EXPORTER_OTLP_TIMEOUT): "),
             "{error}"
         );
     }

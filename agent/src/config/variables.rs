@@ -64,7 +64,7 @@ mod tests {
             ("PODMETER_LOG_LEVL", "PODMETER_LOG_LEVEL"),
         ] {
             let error = check(&["PATH", given]).expect_err(given);
-            assert_eq!(error, format!("there is no environment variable {given} of podmeter; did you mean {meant}?"));
+            assert_eq!(error, format!("unknown environment variable {given}; did you mean {meant}?"));
         }
     }
 
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unlike_every_key_is_told_and_what_is_known_or_of_others_is_not() {
+    fn what_is_unlike_every_key_is_reported_and_what_is_known_or_of_others_is_not() {
         let known: Vec<_> = KEYS.iter().map(crate::config::Key::variable).collect();
         let mut names: Vec<_> = known.iter().map(String::as_str).collect();
         names.extend(["PODMETER_COLOUR", "NODE_NAME", "PODMETR_INTERVAL", "HOME"]);

@@ -11,7 +11,7 @@ use tonic::Code;
 use super::fixtures::{counted, destination};
 use super::probe::probe;
 use super::tests::{BOTH, Captured, arrived, eventful, quick, stats_until, to, with};
-use super::{Destination, Protocol, Settings};
+use super::{Destination, Export, Protocol};
 use crate::config::Proxies;
 
 /// Puts the files that a client needs where its settings say, one by one as a person or a program does.
@@ -21,7 +21,7 @@ fn install(tls: &Tls, dir: &Path) {
     }
 }
 
-fn mutual(collector: &Collector, protocol: Protocol, dir: &Path) -> Settings {
+fn mutual(collector: &Collector, protocol: Protocol, dir: &Path) -> Export {
     with(to(collector, protocol), |metrics| {
         metrics.certificate = Some(dir.join("ca.pem"));
         metrics.client_certificate = Some(dir.join("client.pem"));
@@ -149,7 +149,7 @@ async fn what_is_meant_for_metrics_is_not_sent_with_events() {
 }
 
 /// A destination whose name only the proxy can look up.
-fn behind(collector: &Collector, protocol: Protocol, proxies: Proxies) -> Settings {
+fn behind(collector: &Collector, protocol: Protocol, proxies: Proxies) -> Export {
     let endpoint = |url: &str| url.replace("127.0.0.1", "server.test");
     let mut settings = to(collector, protocol);
     for to in std::iter::once(&mut settings.metrics).chain(&mut settings.logs) {
@@ -282,7 +282,7 @@ async fn one_empty_request_tells_whether_a_receiver_takes_what_is_sent() {
         let probes = probe(&to(&collector, protocol)).await.expect("good settings");
         let error = probes[1].outcome.as_ref().expect_err("refused");
         assert!(probes[0].outcome.is_ok() && error.contains("check the credentials"), "{error}");
-        let nobody = Settings { metrics: destination("http://127.0.0.1:1", protocol), logs: None, ..to(&collector, protocol) };
+        let nobody = Export { metrics: destination("http://127.0.0.1:1", protocol), logs: None, ..to(&collector, protocol) };
         let nobody = with(nobody, |metrics| {
             if protocol == Protocol::HttpProtobuf {
                 metrics.endpoint += "/v1/metrics";
@@ -291,6 +291,6 @@ async fn one_empty_request_tells_whether_a_receiver_takes_what_is_sent() {
         let probes = probe(&nobody).await.expect("good settings");
         assert!(probes[0].outcome.as_ref().is_err_and(|error| error.contains("refused")), "{probes:?}");
         let bad: Destination = destination("ftp://x", protocol);
-        assert!(probe(&Settings { metrics: bad, ..to(&collector, protocol) }).await.is_err());
+        assert!(probe(&Export { metrics: bad, ..to(&collector, protocol) }).await.is_err());
     }
 }

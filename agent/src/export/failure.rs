@@ -1,13 +1,13 @@
-//! Why an attempt failed, whether to repeat it, and when to say so.
+//! Why an attempt failed, and whether to repeat it.
 
 use std::error::Error;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tonic::Code;
 
 use super::headers::Headers;
 pub(super) use crate::causes::one_line;
-use crate::{causes, connect::ConnectError, rate_limit::RateLimit};
+use crate::{causes, connect::ConnectError};
 
 /// What the collector made of a request it took.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -20,16 +20,16 @@ pub(super) struct Accepted {
 
 /// A request that was not taken.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Failure {
+pub(super) struct SendError {
     /// Its kind.
-    pub(super) kind: Kind,
+    pub(super) kind: SendErrorKind,
     /// Why, for people.
     pub(super) reason: String,
     /// Whether to repeat it.
     pub(super) retry: Retry,
 }
 
-impl Failure {
+impl SendError {
     /// Where credentials were refused that come from files, those are read again; with new ones the request is another.
     pub(super) fn renewed(mut self, headers: &mut Headers) -> Self {
         if self.kind.is_about_credentials() && headers.renewed() {
@@ -54,7 +54,7 @@ pub(super) enum Retry {
 
 /// Kinds of trouble. Each is logged on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Kind {
+pub(super) enum SendErrorKind {
     /// No connection.
     Connect,
     /// No connection by the proxy.
@@ -88,7 +88,7 @@ pub(super) enum Kind {
     Dropped,
 }
 
-impl Kind {
+impl SendErrorKind {
     /// Whether the collector says that there is nothing at this address which takes such requests.
     pub(super) fn is_no_such_service(self) -> bool {
         matches!(self, Self::Grpc(Code::Unimplemented) | Self::Http(404 | 405))
@@ -159,84 +159,9 @@ pub(super) fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rust
     causes::causes(error).find_map(|cause| cause.downcast_ref())
 }
 
-/// Decides what is logged: each kind of trouble when it begins, then at most once a minute with the number in between.
-#[derive(Debug)]
-pub(super) struct Log {
-    limit: RateLimit<Kind>,
-    /// Since when nothing was sent, if that was logged.
-    down: Option<Instant>,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { limit: RateLimit::new(1, QUIET), down: None }
-    }
-}
-
-/// At most one line per kind in this time.
-const QUIET: Duration = Duration::from_secs(60);
-
-impl Log {
-    /// Notes trouble: `Some(n)` when it is to be logged, n occurrences not having been logged since the last time.
-    pub(super) fn note(&mut self, kind: Kind, now: Instant) -> Option<u64> {
-        self.limit.admit(kind, now)
-    }
-
-    /// Notes an attempt that failed, as [`Log::note`] does.
-    pub(super) fn failed(&mut self, kind: Kind, now: Instant) -> Option<u64> {
-        let silent = self.note(kind, now);
-        if silent.is_some() {
-            self.down.get_or_insert(now);
-        }
-        silent
-    }
-
-    /// Notes an attempt that succeeded: for how long it did not, when that was logged.
-    pub(super) fn succeeded(&mut self, now: Instant) -> Option<Duration> {
-        self.down.take().map(|since| now.duration_since(since))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_kind_is_logged_when_it_begins_and_then_once_a_minute_with_its_count() {
-        let mut log = Log::default();
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let steps = [
-            (0, Kind::Connect, Some(0)),
-            (1, Kind::Connect, None),
-            (2, Kind::Timeout, Some(0)),
-            (3, Kind::Connect, None),
-            (59, Kind::Connect, None),
-            (60, Kind::Connect, Some(3)),
-            (61, Kind::Timeout, None),
-            (61, Kind::Connect, None),
-            (200, Kind::Connect, Some(1)),
-            (201, Kind::Grpc(Code::Unavailable), Some(0)),
-            (201, Kind::Grpc(Code::Internal), Some(0)),
-        ];
-        for (seconds, kind, want) in steps {
-            assert_eq!(log.failed(kind, at(seconds)), want, "{kind:?} at {seconds} s");
-        }
-    }
-
-    #[test]
-    fn recovery_is_told_once_and_flapping_stays_quiet() {
-        let mut log = Log::default();
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(log.succeeded(at(0)), None);
-        assert_eq!(log.failed(Kind::Connect, at(1)), Some(0));
-        assert_eq!(log.failed(Kind::Connect, at(2)), None);
-        assert_eq!(log.succeeded(at(5)), Some(Duration::from_secs(4)));
-        assert_eq!(log.succeeded(at(6)), None);
-        assert_eq!(log.failed(Kind::Connect, at(7)), None);
-        assert_eq!(log.succeeded(at(8)), None);
-    }
 
     #[test]
     fn a_refusal_for_size_is_known_by_its_words() {

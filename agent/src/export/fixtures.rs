@@ -10,7 +10,7 @@ use std::time::Duration;
 use opentelemetry_proto::tonic::metrics::v1::{ResourceMetrics, metric::Data};
 use prost::Message;
 
-use super::{Compression, Destination, Exporter, Protocol, Settings};
+use super::{Compression, Destination, Export, Exporter, Protocol};
 use crate::aggregate::{Batch, ResourceEvent};
 use crate::event::{Detail, Event};
 use crate::join::{Resource, Sample};
@@ -57,8 +57,8 @@ pub(super) fn destination(endpoint: &str, protocol: Protocol) -> Destination {
 }
 
 /// Metrics to an endpoint, events nowhere.
-pub(super) fn settings(endpoint: &str, protocol: Protocol) -> Settings {
-    Settings {
+pub(super) fn settings(endpoint: &str, protocol: Protocol) -> Export {
+    Export {
         exporter: Exporter::Otlp,
         metrics: destination(endpoint, protocol),
         logs: None,

@@ -15,7 +15,7 @@ use tonic_types::StatusExt;
 
 use super::compress::gunzip;
 use super::endpoint::Endpoint;
-use super::failure::{Accepted, Failure, Kind, Retry, one_line, says_too_large};
+use super::failure::{Accepted, Retry, SendError, SendErrorKind, one_line, says_too_large};
 use super::headers::Headers;
 use super::link::{Link, REPLY_LIMIT, Reply};
 use super::{Compression, Destination, ExportError, Payload};
@@ -52,7 +52,7 @@ impl Grpc {
     }
 
     /// Sends a message with its frame.
-    pub(super) async fn send(&mut self, body: Bytes) -> Result<Accepted, Failure> {
+    pub(super) async fn send(&mut self, body: Bytes) -> Result<Accepted, SendError> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.endpoint.uri.clone();
@@ -71,7 +71,7 @@ fn grpc_timeout(timeout: std::time::Duration) -> String {
     }
 }
 
-fn outcome(reply: &Reply) -> Result<Accepted, Failure> {
+fn outcome(reply: &Reply) -> Result<Accepted, SendError> {
     // A refusal may come in the headers alone.
     let status = Status::from_header_map(&reply.trailers).or_else(|| Status::from_header_map(&reply.headers));
     let status = status.unwrap_or_else(|| no_status(reply.status));
@@ -79,8 +79,8 @@ fn outcome(reply: &Reply) -> Result<Accepted, Failure> {
         return Ok(accepted(reply));
     }
     let retry = retry(&status);
-    Err(Failure {
-        kind: if retry == Retry::Smaller { Kind::TooLarge } else { Kind::Grpc(status.code()) },
+    Err(SendError {
+        kind: if retry == Retry::Smaller { SendErrorKind::TooLarge } else { SendErrorKind::Grpc(status.code()) },
         reason: one_line(&format!("{}: {}", name(status.code()), status.message())),
         retry,
     })
@@ -213,7 +213,7 @@ mod tests {
             let status = StatusCode::from_u16(http).expect("a status");
             let reply = Reply { status, headers: HeaderMap::new(), body: Bytes::new(), trailers: HeaderMap::new() };
             let failure = outcome(&reply).expect_err("no status");
-            let kind = if want == Retry::Smaller { Kind::TooLarge } else { Kind::Grpc(code) };
+            let kind = if want == Retry::Smaller { SendErrorKind::TooLarge } else { SendErrorKind::Grpc(code) };
             assert_eq!((failure.kind, failure.retry), (kind, want), "{http}");
             assert!(failure.reason.contains(&http.to_string()), "{}", failure.reason);
         }

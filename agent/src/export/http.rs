@@ -11,7 +11,7 @@ use prost::Message;
 
 use super::compress::gunzip;
 use super::endpoint::Endpoint;
-use super::failure::{Accepted, Failure, Kind, Retry, one_line, says_too_large};
+use super::failure::{Accepted, Retry, SendError, SendErrorKind, one_line, says_too_large};
 use super::headers::Headers;
 use super::link::{Link, REPLY_LIMIT, Reply};
 use super::{Compression, Destination, ExportError, Payload};
@@ -47,7 +47,7 @@ impl Http {
     }
 
     /// Sends a message.
-    pub(super) async fn send(&mut self, body: Bytes) -> Result<Accepted, Failure> {
+    pub(super) async fn send(&mut self, body: Bytes) -> Result<Accepted, SendError> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.endpoint.uri.clone();
@@ -57,7 +57,7 @@ impl Http {
     }
 }
 
-fn outcome(reply: &Reply) -> Result<Accepted, Failure> {
+fn outcome(reply: &Reply) -> Result<Accepted, SendError> {
     if reply.status.is_success() {
         // A reply that cannot be read changes nothing: the collector has taken the request.
         let response =
@@ -66,7 +66,7 @@ fn outcome(reply: &Reply) -> Result<Accepted, Failure> {
     }
     let (status, reason) = (reply.status.as_u16(), reason(reply));
     if status == 413 || status == 400 && says_too_large(&reason) {
-        return Err(Failure { kind: Kind::TooLarge, reason, retry: Retry::Smaller });
+        return Err(SendError { kind: SendErrorKind::TooLarge, reason, retry: Retry::Smaller });
     }
     let retry = match status {
         429 | 502..=504 => text(&reply.headers, RETRY_AFTER)
@@ -74,7 +74,7 @@ fn outcome(reply: &Reply) -> Result<Accepted, Failure> {
             .map_or(Retry::Backoff, Retry::After),
         _ => Retry::Never,
     };
-    Err(Failure { kind: Kind::Http(status), reason, retry })
+    Err(SendError { kind: SendErrorKind::Http(status), reason, retry })
 }
 
 /// The status and what the reply says: a `google.rpc.Status`, or the beginning of whatever text it is.
@@ -131,7 +131,7 @@ mod tests {
         for status in (300..600).filter(|status| *status != 413) {
             let want = if [429, 502, 503, 504].contains(&status) { Retry::Backoff } else { Retry::Never };
             let failure = outcome(&reply(status, &[], b"")).expect_err("not 2xx");
-            assert_eq!((failure.kind, failure.retry), (Kind::Http(status), want));
+            assert_eq!((failure.kind, failure.retry), (SendErrorKind::Http(status), want));
             let asked = outcome(&reply(status, &[("retry-after", "7")], b"")).expect_err("not 2xx").retry;
             let want = if want == Retry::Never { want } else { Retry::After(Duration::from_secs(7)) };
             assert_eq!(asked, want, "{status}");
@@ -144,10 +144,10 @@ mod tests {
             let failure = outcome(&reply(status, &[], body)).expect_err("not 2xx");
             (failure.kind, failure.retry)
         };
-        assert_eq!(of(413, b""), (Kind::TooLarge, Retry::Smaller));
-        assert_eq!(of(400, b"http: request body too large"), (Kind::TooLarge, Retry::Smaller));
-        assert_eq!(of(400, b"no such tenant"), (Kind::Http(400), Retry::Never));
-        assert_eq!(of(503, b"queue too large"), (Kind::Http(503), Retry::Backoff));
+        assert_eq!(of(413, b""), (SendErrorKind::TooLarge, Retry::Smaller));
+        assert_eq!(of(400, b"http: request body too large"), (SendErrorKind::TooLarge, Retry::Smaller));
+        assert_eq!(of(400, b"no such tenant"), (SendErrorKind::Http(400), Retry::Never));
+        assert_eq!(of(503, b"queue too large"), (SendErrorKind::Http(503), Retry::Backoff));
     }
 
     #[test]

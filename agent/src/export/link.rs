@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower::Service as _;
 
 use super::endpoint::Endpoint;
-use super::failure::{Failure, Kind, Retry, chain, is_proxys, one_line, tls_error};
+use super::failure::{Retry, SendError, SendErrorKind, chain, is_proxys, one_line, tls_error};
 use super::{Destination, ExportError, Protocol, tls};
 use crate::connect::Connector;
 
@@ -62,7 +62,7 @@ impl Link {
     }
 
     /// Sends a request and reads the whole reply, within the timeout.
-    pub(super) async fn call(&mut self, mut request: Request<Full<Bytes>>) -> Result<Reply, Failure> {
+    pub(super) async fn call(&mut self, mut request: Request<Full<Bytes>>) -> Result<Reply, SendError> {
         if let Some(authorization) = self.connector.proxy_authorization(request.uri()) {
             let authorization = authorization.clone();
             request.headers_mut().insert(PROXY_AUTHORIZATION, authorization);
@@ -74,12 +74,12 @@ impl Link {
         };
         let result = tokio::time::timeout(self.timeout, exchange).await.unwrap_or_else(|_| {
             let reason = format!("no reply within {:?}", self.timeout);
-            Err(Failure { kind: Kind::Timeout, reason, retry: Retry::Backoff })
+            Err(SendError { kind: SendErrorKind::Timeout, reason, retry: Retry::Backoff })
         });
         let mut failure = match result {
             Ok(reply) if self.tls.is_none() && wants_tls(&reply) => {
                 let reason = one_line(&String::from_utf8_lossy(&reply.body));
-                Failure { kind: Kind::WantsTls, reason, retry: Retry::Backoff }
+                SendError { kind: SendErrorKind::WantsTls, reason, retry: Retry::Backoff }
             }
             Ok(reply) => {
                 self.tried_tls = false;
@@ -91,16 +91,16 @@ impl Link {
         // gives up, a quarter of an hour later.
         self.client = client(&self.connector, self.protocol);
         match (&self.tls, failure.kind) {
-            (Some(tls), Kind::Broken | Kind::Tls) => {
+            (Some(tls), SendErrorKind::Broken | SendErrorKind::Tls) => {
                 tls.suspect();
-                if failure.kind == Kind::Broken {
-                    failure.kind = Kind::BrokenTls;
+                if failure.kind == SendErrorKind::Broken {
+                    failure.kind = SendErrorKind::BrokenTls;
                 }
             }
-            (None, Kind::Broken) if !std::mem::replace(&mut self.tried_tls, true) => {
+            (None, SendErrorKind::Broken) if !std::mem::replace(&mut self.tried_tls, true) => {
                 let left = self.timeout.saturating_sub(begun.elapsed());
                 if tokio::time::timeout(left, self.speaks_tls(&uri)).await == Ok(true) {
-                    failure.kind = Kind::WantsTls;
+                    failure.kind = SendErrorKind::WantsTls;
                 }
             }
             _ => {}
@@ -136,7 +136,7 @@ fn client(connector: &Connector, protocol: Protocol) -> Client<Connector, Full<B
         .build(connector.clone())
 }
 
-async fn read(response: Response<Incoming>) -> Result<Reply, Failure> {
+async fn read(response: Response<Incoming>) -> Result<Reply, SendError> {
     let (head, mut incoming) = response.into_parts();
     let mut body = BytesMut::new();
     let mut trailers = HeaderMap::new();
@@ -154,21 +154,21 @@ async fn read(response: Response<Incoming>) -> Result<Reply, Failure> {
     Ok(Reply { status: head.status, headers: head.headers, body: body.freeze(), trailers })
 }
 
-fn not_sent(error: &Error) -> Failure {
+fn not_sent(error: &Error) -> SendError {
     match error {
-        e if is_proxys(e) => Failure { kind: Kind::Proxy, ..broken(e) },
+        e if is_proxys(e) => SendError { kind: SendErrorKind::Proxy, ..broken(e) },
         e if tls_error(e).is_some() => broken(e),
-        e if e.is_connect() => Failure { kind: Kind::Connect, ..broken(e) },
+        e if e.is_connect() => SendError { kind: SendErrorKind::Connect, ..broken(e) },
         e => broken(e),
     }
 }
 
 /// A connection that broke. OTLP counts every one as worth another attempt, also where TLS said no: certificates are renewed.
-fn broken(error: &(dyn std::error::Error + 'static)) -> Failure {
+fn broken(error: &(dyn std::error::Error + 'static)) -> SendError {
     let kind = match tls_error(error) {
-        Some(rustls::Error::InvalidMessage(_)) => Kind::NoTls,
-        Some(_) => Kind::Tls,
-        None => Kind::Broken,
+        Some(rustls::Error::InvalidMessage(_)) => SendErrorKind::NoTls,
+        Some(_) => SendErrorKind::Tls,
+        None => SendErrorKind::Broken,
     };
-    Failure { kind, reason: chain(error), retry: Retry::Backoff }
+    SendError { kind, reason: chain(error), retry: Retry::Backoff }
 }

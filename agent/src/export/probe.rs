@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::ship::Sink;
-use super::{Destination, ExportError, Exporter, Payload, Settings};
+use super::{Destination, Export, ExportError, Exporter, Payload};
 
 /// What came of a request.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub struct Probe {
 ///
 /// # Errors
 /// What a person must correct in the settings.
-pub async fn probe(settings: &Settings) -> Result<Vec<Probe>, ExportError> {
+pub async fn probe(settings: &Export) -> Result<Vec<Probe>, ExportError> {
     let mut probes = Vec::new();
     if settings.exporter == Exporter::Otlp {
         probes.push(one(&settings.metrics, Payload::Metrics).await?);

@@ -11,20 +11,24 @@ use tokio::sync::Notify;
 use tracing::warn;
 
 use super::encode::{self, Bounds};
-use super::failure::{Kind, Log};
+use super::failure::SendErrorKind;
 use super::request::{self, Form, Request};
-use super::{Settings, logs};
+use super::{Export, logs};
 use crate::aggregate::Batch;
+use crate::failure_log::FailureLog;
 use crate::rate_limit::times;
+
+/// At most one line per kind of trouble in this time.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// Where batches go in, from any thread.
 #[derive(Clone, Debug)]
 pub struct Queue {
     /// Bytes of an attribute's value.
     pub(super) attribute_bytes: usize,
-    pub(super) metrics: Arc<Shared>,
+    pub(super) metrics: Arc<SharedQueue>,
     /// Where events go, unless they share the metrics' way (stdout) or nothing takes them.
-    pub(super) logs: Option<Arc<Shared>>,
+    pub(super) logs: Option<Arc<SharedQueue>>,
 }
 
 /// What became of the requests so far.
@@ -66,7 +70,7 @@ pub struct Stats {
 
 /// How much may wait, and how large a request may be.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct QueueLimits {
     /// Exports that requests wait of.
     pub(super) exports: usize,
     /// Bytes of all requests, as they are sent.
@@ -75,15 +79,15 @@ pub(super) struct Limits {
     pub(super) request_bytes: usize,
 }
 
-impl Limits {
-    pub(super) fn of(settings: &Settings) -> Self {
+impl QueueLimits {
+    pub(super) fn of(settings: &Export) -> Self {
         Self { exports: settings.queue, bytes: settings.queue_bytes, request_bytes: settings.request_bytes }
     }
 }
 
 /// A request on its way.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(super) struct QueuedRequest {
     pub(super) request: Request,
     /// Which export it is part of.
     pub(super) export: u64,
@@ -93,27 +97,27 @@ pub(super) struct Entry {
 
 /// A queue, shared by who fills it and who empties it.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct SharedQueue {
     /// What its requests are turned into.
     pub(super) form: Form,
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     pub(super) arrived: Notify,
 }
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct QueueState {
     /// Oldest first.
-    pub(super) waiting: VecDeque<Entry>,
+    pub(super) waiting: VecDeque<QueuedRequest>,
     /// The one being sent; older than all that wait.
-    pub(super) sending: Option<Entry>,
-    pub(super) limits: Limits,
+    pub(super) sending: Option<QueuedRequest>,
+    pub(super) limits: QueueLimits,
     /// Bytes of the requests to come: fewer than the limit allows where the collector has refused larger ones.
     pub(super) request_bytes: usize,
     /// Exports so far.
     exports: u64,
     /// Counts; the queue's own figures are filled in when asked for.
     pub(super) stats: Stats,
-    pub(super) log: Log,
+    pub(super) log: FailureLog<SendErrorKind>,
     /// When the first of the attempts failed that all failed since.
     pub(super) failing: Option<Instant>,
     /// The collector said that it takes no such requests: until then nothing is queued, what comes after it is a new question.
@@ -168,16 +172,16 @@ impl Queue {
     }
 }
 
-impl Shared {
-    pub(super) fn new(form: Form, limits: Limits) -> Self {
-        let state = State {
+impl SharedQueue {
+    pub(super) fn new(form: Form, limits: QueueLimits) -> Self {
+        let state = QueueState {
             waiting: VecDeque::new(),
             sending: None,
             limits,
             request_bytes: limits.request_bytes,
             exports: 0,
             stats: Stats::default(),
-            log: Log::default(),
+            log: FailureLog::new(1, QUIET),
             failing: None,
             unwanted_until: None,
             unwanted_logged: false,
@@ -199,28 +203,28 @@ impl Shared {
             return;
         }
         state.unwanted_until = None;
-        state.waiting.push_back(Entry { request, export, since: Instant::now() });
+        state.waiting.push_back(QueuedRequest { request, export, since: Instant::now() });
         state.drop_oldest();
         drop(state);
         self.arrived.notify_one();
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, QueueState> {
         // Counts stay usable whoever panicked.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl QueueState {
     /// Drops the oldest requests until no more wait than may.
     pub(super) fn drop_oldest(&mut self) {
         while self.is_full() {
             let Some(oldest) = self.waiting.pop_front() else { return };
             self.stats.dropped_requests += 1;
             self.stats.dropped_points += oldest.request.count;
-            if let Some(silent) = self.log.note(Kind::Dropped, Instant::now()) {
-                let Limits { exports, bytes, .. } = self.limits;
-                let (times, advice) = (times(silent), Kind::Dropped.advice());
+            if let Some(silent) = self.log.note(SendErrorKind::Dropped, Instant::now()) {
+                let QueueLimits { exports, bytes, .. } = self.limits;
+                let (times, advice) = (times(silent), SendErrorKind::Dropped.advice());
                 warn!("the export queue of {exports} exports and {bytes} bytes is full, the oldest was dropped{times}; {advice}");
             }
         }
@@ -255,14 +259,14 @@ mod tests {
     use crate::export::Compression;
     use crate::export::fixtures::{Load, node};
 
-    fn queue(limits: Limits) -> Queue {
-        let shared = || Arc::new(Shared::new(Form::Grpc(Compression::Gzip), limits));
+    fn queue(limits: QueueLimits) -> Queue {
+        let shared = || Arc::new(SharedQueue::new(Form::Grpc(Compression::Gzip), limits));
         Queue { attribute_bytes: 256, metrics: shared(), logs: Some(shared()) }
     }
 
     #[test]
     fn no_more_bytes_wait_than_may_and_the_oldest_go_first() {
-        let limits = Limits { exports: 1000, bytes: 400 << 10, request_bytes: 128 << 10 };
+        let limits = QueueLimits { exports: 1000, bytes: 400 << 10, request_bytes: 128 << 10 };
         let queue = queue(limits);
         let mut points = 0;
         let batch = node(20, Load::Busy);
@@ -283,10 +287,10 @@ mod tests {
 
     #[test]
     fn an_export_of_several_requests_counts_once_and_the_last_request_of_all_stays_however_large() {
-        let queue = queue(Limits { exports: 2, bytes: 1, request_bytes: 1 });
+        let queue = queue(QueueLimits { exports: 2, bytes: 1, request_bytes: 1 });
         queue.enqueue(&node(1, Load::Busy));
         assert_eq!(queue.stats().queue_length, 1, "one waits though it is too large");
-        let queue = self::queue(Limits { exports: 2, bytes: usize::MAX, request_bytes: 32 << 10 });
+        let queue = self::queue(QueueLimits { exports: 2, bytes: usize::MAX, request_bytes: 32 << 10 });
         queue.enqueue(&node(20, Load::Busy));
         let of_one = queue.stats().queue_length;
         assert!(of_one > 2, "{of_one}");

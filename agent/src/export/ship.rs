@@ -2,7 +2,7 @@
 //!
 //! A batch is encoded and compressed once, when it comes in; the queue holds these bytes. The task sends one request at a time,
 //! the oldest first, and repeats what OTLP allows to be repeated until it is taken or newer ones push it out. What is refused for
-//! its size is sent in halves. Counters are cumulative: a later batch makes up for a lost one, except for the last words of
+//! its size is sent in halves. Counters are cumulative: a later batch makes up for a lost one, except for the final values of
 //! containers that ended, which are in one batch only. That is why the queue is as long as an outage should be.
 
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use super::failure::{Accepted, Failure, Kind, Retry, chain};
+use super::failure::{Accepted, Retry, SendError, SendErrorKind, chain};
 use super::grpc::Grpc;
 use super::http::Http;
-use super::queue::{Entry, Limits, Shared, State};
+use super::queue::{QueueLimits, QueueState, QueuedRequest, SharedQueue};
 use super::request::{Form, Request};
-use super::{Destination, ExportError, Exporter, Payload, Protocol, Settings};
+use super::{Destination, Export, ExportError, Exporter, Payload, Protocol};
 use crate::backoff::{Backoff, Pacing};
 use crate::rate_limit::times;
 
@@ -41,7 +41,7 @@ pub struct Shipper {
 /// A queue and the task that empties it.
 #[derive(Debug)]
 struct Lane {
-    shared: Arc<Shared>,
+    shared: Arc<SharedQueue>,
     /// `Some(deadline)` once no more batches come.
     closing: watch::Sender<Option<Instant>>,
     task: Option<JoinHandle<()>>,
@@ -60,7 +60,7 @@ impl Shipper {
     ///
     /// # Errors
     /// What a person must correct: the URL, a header, a certificate. A collector that cannot be reached is none.
-    pub fn new(settings: &Settings) -> Result<Self, ExportError> {
+    pub fn new(settings: &Export) -> Result<Self, ExportError> {
         Self::with_pacing(settings, Pacing::default())
     }
 
@@ -68,7 +68,7 @@ impl Shipper {
     ///
     /// # Errors
     /// The same.
-    pub fn with_pacing(settings: &Settings, pacing: Pacing) -> Result<Self, ExportError> {
+    pub fn with_pacing(settings: &Export, pacing: Pacing) -> Result<Self, ExportError> {
         if settings.queue == 0 {
             return Err(ExportError::Queue);
         }
@@ -83,12 +83,12 @@ impl Shipper {
             None => None,
         };
         let mut shipper = Self::start(form, sink, settings, pacing);
-        shipper.logs = logs.map(|(form, sink)| Lane::start(form, Payload::Logs, Some(sink), Limits::of(settings), pacing));
+        shipper.logs = logs.map(|(form, sink)| Lane::start(form, Payload::Logs, Some(sink), QueueLimits::of(settings), pacing));
         Ok(shipper)
     }
 
-    fn start(form: Form, sink: Option<Sink>, settings: &Settings, pacing: Pacing) -> Self {
-        let metrics = Lane::start(form, Payload::Metrics, sink, Limits::of(settings), pacing);
+    fn start(form: Form, sink: Option<Sink>, settings: &Export, pacing: Pacing) -> Self {
+        let metrics = Lane::start(form, Payload::Metrics, sink, QueueLimits::of(settings), pacing);
         Self { attribute_bytes: settings.attribute_bytes, metrics, logs: None }
     }
 
@@ -117,8 +117,8 @@ impl Shipper {
 }
 
 impl Lane {
-    fn start(form: Form, payload: Payload, sink: Option<Sink>, limits: Limits, pacing: Pacing) -> Self {
-        let shared = Arc::new(Shared::new(form, limits));
+    fn start(form: Form, payload: Payload, sink: Option<Sink>, limits: QueueLimits, pacing: Pacing) -> Self {
+        let shared = Arc::new(SharedQueue::new(form, limits));
         let (closing, closed) = watch::channel(None);
         let task = sink.map(|sink| {
             let (shared, target, backoff) = (shared.clone(), sink.target(), Backoff::new(pacing));
@@ -170,7 +170,7 @@ impl Sink {
     }
 
     /// Sends a request without anything in it.
-    pub(super) async fn send_nothing(&mut self, destination: &Destination) -> Result<Accepted, Failure> {
+    pub(super) async fn send_nothing(&mut self, destination: &Destination) -> Result<Accepted, SendError> {
         self.send(Form::of(Exporter::Otlp, destination).nothing()).await
     }
 
@@ -183,12 +183,12 @@ impl Sink {
         }
     }
 
-    async fn send(&mut self, body: Bytes) -> Result<Accepted, Failure> {
+    async fn send(&mut self, body: Bytes) -> Result<Accepted, SendError> {
         match self {
             Self::Grpc(grpc) => grpc.send(body).await,
             Self::Http(http) => http.send(body).await,
             Self::Lines(out) => {
-                let failed = |e| Failure { kind: Kind::Stdout, reason: chain(&e), retry: Retry::Never };
+                let failed = |e| SendError { kind: SendErrorKind::Stdout, reason: chain(&e), retry: Retry::Never };
                 out.write_all(&body).await.map_err(failed)?;
                 out.flush().await.map_err(failed)?;
                 Ok(Accepted::default())
@@ -200,7 +200,7 @@ impl Sink {
 /// The task's side.
 struct Task {
     payload: Payload,
-    shared: Arc<Shared>,
+    shared: Arc<SharedQueue>,
     sink: Sink,
     /// For messages: where to and how.
     target: String,
@@ -241,7 +241,7 @@ impl Task {
     }
 
     /// The oldest request, once there is one; `None` when none will come.
-    async fn next(&mut self) -> Option<Entry> {
+    async fn next(&mut self) -> Option<QueuedRequest> {
         loop {
             {
                 let mut state = self.shared.state();
@@ -261,7 +261,7 @@ impl Task {
     }
 
     /// Counts and logs the outcome of an attempt.
-    fn settle(&mut self, entry: Entry, outcome: Result<Accepted, Failure>) -> Pause {
+    fn settle(&mut self, entry: QueuedRequest, outcome: Result<Accepted, SendError>) -> Pause {
         let halves = match &outcome {
             // Before the lock is taken, which the collecting thread may wait for: it takes some ten ms.
             Err(failure) if failure.retry == Retry::Smaller => self.halves(&entry.request),
@@ -297,11 +297,11 @@ impl Task {
     }
 
     /// Puts the parts of a request where it was; the next ones are made so small.
-    fn divided(&mut self, state: &mut State, entry: &Entry, halves: Vec<Request>, failure: &Failure) {
+    fn divided(&mut self, state: &mut QueueState, entry: &QueuedRequest, halves: Vec<Request>, failure: &SendError) {
         let size = entry.request.size;
         state.request_bytes = state.request_bytes.min((size / 2).max(SMALLEST));
         state.stats.retries += 1;
-        if let Some(silent) = state.log.note(Kind::Divided, Instant::now()) {
+        if let Some(silent) = state.log.note(SendErrorKind::Divided, Instant::now()) {
             let (payload, target, reason, bytes) = (self.payload, &self.target, &failure.reason, state.request_bytes);
             let times = times(silent);
             info!(
@@ -309,12 +309,12 @@ impl Task {
             );
         }
         for request in halves.into_iter().rev() {
-            state.waiting.push_front(Entry { request, ..entry.clone() });
+            state.waiting.push_front(QueuedRequest { request, ..entry.clone() });
         }
         state.drop_oldest();
     }
 
-    fn taken(&mut self, state: &mut State, request: &Request, accepted: &Accepted) {
+    fn taken(&mut self, state: &mut QueueState, request: &Request, accepted: &Accepted) {
         let now = Instant::now();
         self.backoff.reset();
         state.stats.sent_requests += 1;
@@ -324,7 +324,7 @@ impl Task {
         state.stats.last_error = None;
         state.failing = None;
         if std::mem::take(&mut state.unwanted_logged) {
-            info!("the collector at {} takes {} now", self.target, self.payload);
+            info!("the collector at {} accepts {} now", self.target, self.payload);
         }
         if let Some(down) = state.log.succeeded(now) {
             info!("{} are sent to {} again, after {} s", self.payload, self.target, down.as_secs());
@@ -332,23 +332,20 @@ impl Task {
         if *accepted == Accepted::default() {
             return;
         }
-        if let Some(silent) = state.log.note(Kind::Partial, now) {
+        if let Some(silent) = state.log.note(SendErrorKind::Partial, now) {
             let Accepted { rejected, message } = accepted;
-            let (target, times, advice) = (&self.target, times(silent), Kind::Partial.advice());
-            warn!("the collector at {target} rejected {rejected} points of a request it took: {message:?}{times}; {advice}");
+            let (target, times, advice) = (&self.target, times(silent), SendErrorKind::Partial.advice());
+            warn!("the collector at {target} rejected {rejected} points of an accepted request: {message:?}{times}; {advice}");
         }
     }
 
-    fn refused(&mut self, state: &mut State, entry: Entry, failure: Failure) -> Pause {
+    fn refused(&mut self, state: &mut QueueState, entry: QueuedRequest, failure: SendError) -> Pause {
         let (payload, target) = (self.payload, &self.target);
         if payload == Payload::Logs && failure.kind.is_no_such_service() {
             // Many backends take metrics only, and it is no fault of theirs; others start up, or have a route changed.
             if !std::mem::replace(&mut state.unwanted_logged, true) {
                 let (reason, minutes) = (failure.reason, self.ask_again.as_secs_f64() / 60.0);
-                info!(
-                    "the collector at {target} takes no logs ({reason}): events stay in this log, and the first after \
-                     {minutes:.0} min is sent again"
-                );
+                info!("the collector at {target} does not accept logs ({reason}): X                     {minutes:.0} min");
             }
             state.unwanted_until = Some(Instant::now() + self.ask_again);
             let waiting = state.waiting.drain(..).map(|entry| entry.request.count).sum::<u64>();
@@ -360,7 +357,7 @@ impl Task {
             let Request { count, size, .. } = entry.request;
             match failure.retry {
                 Retry::Never | Retry::Smaller => warn!("{error}; {count} points ({size} bytes) are lost{}", times(silent)),
-                Retry::Backoff | Retry::After(_) => warn!("{error}; it will be repeated{}", times(silent)),
+                Retry::Backoff | Retry::After(_) => warn!("{error}; it will be retried{}", times(silent)),
             }
         }
         state.stats.last_error = Some(error);

@@ -12,14 +12,14 @@ use tonic::Code;
 
 use super::fixtures::{TIME, counted, happened, settings};
 use super::ship::{Shipper, Stats};
-use super::{Compression, Destination, ExportError, Exporter, Protocol, Settings};
+use super::{Compression, Destination, Export, ExportError, Exporter, Protocol};
 use crate::backoff::Pacing;
 
 pub(super) const BOTH: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
 const QUICK: Pacing = Pacing { initial: Duration::from_millis(5), max: Duration::from_millis(20) };
 const POD: (&str, &str) = ("k8s.pod.name", "web-0");
 
-pub(super) fn to(collector: &Collector, protocol: Protocol) -> Settings {
+pub(super) fn to(collector: &Collector, protocol: Protocol) -> Export {
     let endpoint = match protocol {
         Protocol::Grpc => collector.grpc_endpoint(),
         Protocol::HttpProtobuf => collector.http_endpoint(),
@@ -35,7 +35,7 @@ pub(super) fn to(collector: &Collector, protocol: Protocol) -> Settings {
 }
 
 /// The same settings but for how metrics are sent.
-pub(super) fn with(mut settings: Settings, change: impl FnOnce(&mut Destination)) -> Settings {
+pub(super) fn with(mut settings: Export, change: impl FnOnce(&mut Destination)) -> Export {
     change(&mut settings.metrics);
     settings
 }
@@ -45,7 +45,7 @@ pub(super) fn eventful(seconds: u32) -> crate::aggregate::Batch {
     crate::aggregate::Batch { events: vec![happened("web-0", seconds.into())], ..counted(seconds) }
 }
 
-pub(super) fn quick(settings: &Settings) -> Shipper {
+pub(super) fn quick(settings: &Export) -> Shipper {
     Shipper::with_pacing(settings, QUICK).expect("good settings")
 }
 
@@ -247,7 +247,7 @@ async fn a_connection_reset_in_the_middle_of_a_request_loses_nothing() {
 async fn an_outage_keeps_the_newest_batches_and_says_where_and_why() {
     for protocol in BOTH {
         let collector = Collector::start().expect("a collector");
-        let shipper = quick(&Settings { queue: 3, ..to(&collector, protocol) });
+        let shipper = quick(&Export { queue: 3, ..to(&collector, protocol) });
         shipper.queue().enqueue(&counted(1));
         stats_until(&shipper, "the first is sent", |s| s.sent_requests == 1).await;
         collector.refuse();
@@ -425,7 +425,7 @@ async fn what_a_person_must_correct_is_an_error_at_start() {
     let (certificate, key) = (|| Some(tls.client_certificate()), || Some(tls.client_key()));
     let cases = [
         (changed(&|metrics| metrics.endpoint = "collector:4317".into()), "http:// or https://"),
-        (Settings { queue: 0, ..https.clone() }, "queue"),
+        (Export { queue: 0, ..https.clone() }, "queue"),
         (changed(&|metrics| metrics.timeout = Duration::ZERO), "timeout"),
         (changed(&|metrics| metrics.certificate = path(Path::new("/nonexistent/ca.pem"))), "/nonexistent/ca.pem: No such file"),
         (changed(&|metrics| metrics.certificate = path(&not_pem)), "there is no"),
@@ -451,8 +451,7 @@ async fn what_a_person_must_correct_is_an_error_at_start() {
 
 #[tokio::test]
 async fn with_no_exporter_nothing_is_queued() {
-    let shipper =
-        Shipper::new(&Settings { exporter: Exporter::None, ..settings("", Protocol::Grpc) }).expect("no endpoint needed");
+    let shipper = Shipper::new(&Export { exporter: Exporter::None, ..settings("", Protocol::Grpc) }).expect("no endpoint needed");
     shipper.queue().enqueue(&counted(1));
     assert_eq!(shipper.shutdown(Duration::from_secs(10)).await, Stats::default());
 }
@@ -589,9 +588,9 @@ async fn a_collector_that_took_no_logs_once_gets_the_events_of_later() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 assert!(events < 4000, "{refusal:?}: no event arrives though they are taken now");
             }
-            assert_eq!(log.lines_with("takes no logs").len(), 1, "{:?}", log.lines_with(""));
+            assert_eq!(log.lines_with("does not accept logs").len(), 1, "{:?}", log.lines_with(""));
             shipper.shutdown(Duration::from_secs(10)).await;
-            assert_eq!(log.lines_with("takes events now").len(), 1, "{:?}", log.lines_with(""));
+            assert_eq!(log.lines_with("accepts events now").len(), 1, "{:?}", log.lines_with(""));
         }
     }
 }

@@ -36,6 +36,13 @@ pub enum PinError {
     InUse(PathBuf),
 }
 
+impl PinError {
+    /// Whether another agent runs.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::InUse(_))
+    }
+}
+
 /// The directory that holds this agent's pins, locked against a second agent.
 #[derive(Debug)]
 pub struct Pins {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{causes::one_line, rate_limit::RateLimit};
+use crate::{causes::one_line, failure_log::FailureLog};
 
 /// A request that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,42 +90,29 @@ const AGAIN: Duration = Duration::from_secs(600);
 /// At most so many lines of a kind in that time, however often it begins anew.
 const BURST: u32 = 5;
 
-/// What was said of a row of failures.
+/// What was logged of a row of failures.
 #[derive(Debug)]
-pub struct Log {
-    since: Option<Instant>,
-    said: Option<(FollowErrorKind, Instant)>,
-    limit: RateLimit<FollowErrorKind>,
-}
+pub struct Log(FailureLog<FollowErrorKind>);
 
 impl Default for Log {
     fn default() -> Self {
-        Self { since: None, said: None, limit: RateLimit::new(BURST, AGAIN) }
+        Self(FailureLog::new(BURST, AGAIN))
     }
 }
 
 impl Log {
-    /// Whether to say this failure.
+    /// Whether to log this failure.
     pub fn failed(&mut self, kind: FollowErrorKind, now: Instant) -> bool {
-        let first = self.since.is_none();
-        self.since.get_or_insert(now);
-        if first && kind.is_usual() {
+        if !self.0.is_failing() && kind.is_usual() {
+            self.0.failed_silently(now);
             return false;
         }
-        match self.said {
-            Some((said, at)) if said == kind && now.saturating_duration_since(at) < AGAIN => false,
-            _ if self.limit.admit(kind, now).is_none() => false,
-            _ => {
-                self.said = Some((kind, now));
-                true
-            }
-        }
+        self.0.failed(kind, now).is_some()
     }
 
-    /// How long it did not work, where that was said.
+    /// How long it did not work, where that was logged.
     pub fn succeeded(&mut self, now: Instant) -> Option<Duration> {
-        let since = self.since.take();
-        self.said.take().and(since).map(|since| now.saturating_duration_since(since))
+        self.0.succeeded(now)
     }
 }
 

@@ -6,7 +6,7 @@ use super::{BOTH, Captured, quick, refusals, stats_until, to, with};
 use crate::aggregate::Batch;
 use crate::export::encode::{self, Bounds};
 use crate::export::fixtures::{IO, Load, counted, happened, node, point, series};
-use crate::export::{Compression, Protocol, Settings};
+use crate::export::{Compression, Export, Protocol};
 use crate::metric::Value;
 
 /// gRPC's limit on messages that every receiver has unless somebody raised it.
@@ -71,7 +71,7 @@ async fn tonics_own_limit_is_met_as_it_is_said_by_tonic() {
     for compression in [Compression::Gzip, Compression::None] {
         let batch = node(150, Load::Busy);
         let collector = Collector::start().expect("a collector");
-        let shipper = quick(&with(Settings { request_bytes: 64 << 20, ..to(&collector, Protocol::Grpc) }, |metrics| {
+        let shipper = quick(&with(Export { request_bytes: 64 << 20, ..to(&collector, Protocol::Grpc) }, |metrics| {
             metrics.compression = compression
         }));
         shipper.queue().enqueue(&batch);
@@ -129,7 +129,7 @@ async fn one_request_of_a_batch_that_is_refused_for_good_takes_no_other_with_it(
         let collector = Collector::start().expect("a collector");
         collector.next(1, Answer::Accept);
         collector.next(1, refusals(protocol).1);
-        let shipper = quick(&Settings { request_bytes: 256 << 10, ..to(&collector, protocol) });
+        let shipper = quick(&Export { request_bytes: 256 << 10, ..to(&collector, protocol) });
         shipper.queue().enqueue(&batch);
         let queued = shipper.queue().stats().queue_length as u64;
         let stats = stats_until(&shipper, "all is sent", |s| s.queue_length == 0).await;

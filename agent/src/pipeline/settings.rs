@@ -1,0 +1,81 @@
+//! Configuration -> the settings of a pipeline and of the source of pods: for `run`, `top` and `check`.
+
+use std::path::PathBuf;
+
+use crate::{
+    config::{self, Config},
+    join::NodeIdentity,
+    pods::{self, SharedIndex},
+};
+
+/// What a pipeline is made for.
+pub struct PipelineSettings {
+    /// The machine.
+    pub node: NodeIdentity,
+    /// What is known of the node's pods, where they are followed.
+    pub pods: Option<SharedIndex>,
+    /// Mount point of cgroup2; found when not given.
+    pub cgroup_root: Option<PathBuf>,
+    /// Slots for cgroups.
+    pub slots: u32,
+    /// Directory for pins in bpffs.
+    pub pin_directory: PathBuf,
+    /// Whether programs and maps outlive the process.
+    pub pin: bool,
+    /// Programs that are not loaded.
+    pub leave_out: Vec<String>,
+    /// What is measured.
+    pub signals: config::Signals,
+}
+
+impl PipelineSettings {
+    /// Those that the configuration gives. Whoever follows pods adds them.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            node: NodeIdentity {
+                name: config.node_name.clone(),
+                in_cluster: follow_settings(config).is_some() || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
+                cluster: config.cluster_name.clone(),
+                attributes: config.resource.attributes.clone(),
+            },
+            pods: None,
+            cgroup_root: config.cgroups.root.clone(),
+            slots: config.cgroups.slots,
+            pin_directory: config.bpf.directory.clone(),
+            pin: config.bpf.pin,
+            leave_out: config.bpf.leave_out.clone(),
+            signals: config.signals.clone(),
+        }
+    }
+}
+
+/// How pods are followed; `None` where they are not.
+pub fn follow_settings(config: &Config) -> Option<pods::FollowSettings> {
+    use config::KubernetesSource::{Api, Auto, Kubelet, Off};
+    let kubernetes = &config.kubernetes;
+    let by_api = || Some(pods::PodSource::Api { kubeconfig: kubernetes.kubeconfig.clone() });
+    let source = match kubernetes.source {
+        Off => None,
+        Auto if kubernetes.kubeconfig.is_none() && !pods::in_cluster() => None,
+        Auto | Api => by_api(),
+        Kubelet => Some(pods::PodSource::Kubelet {
+            url: kubernetes.kubelet_url.clone(),
+            ca: kubernetes.kubelet_ca.clone(),
+            verify: kubernetes.kubelet_verify,
+            token: kubernetes.kubelet_token.clone(),
+            interval: kubernetes.kubelet_interval,
+        }),
+    };
+    source.map(|source| pods::FollowSettings {
+        source,
+        node: config.node_name.clone(),
+        kept_labels: pods::object::KeptLabels {
+            labels: kubernetes.labels.clone(),
+            namespace_labels: kubernetes.namespace_labels.clone(),
+            service_labels: kubernetes.service_labels,
+        },
+        proxies: config.proxies.clone(),
+        spread: kubernetes.spread,
+        finished_kept: kubernetes.finished_pods,
+    })
+}
