@@ -22,7 +22,7 @@ pub(super) struct Task {
     /// For messages: where to and how.
     pub(super) target: String,
     pub(super) backoff: Backoff,
-    /// Time after which a collector that takes no logs is asked again.
+    /// Time after which a collector that takes no logs is tried again.
     pub(super) ask_again: Duration,
     pub(super) closed: watch::Receiver<Option<Instant>>,
     /// Until when what is refused for its size is not sent in parts: even the smallest were refused.
