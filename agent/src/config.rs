@@ -3,20 +3,24 @@
 //! Every key is declared once, in `key.rs`. A value that is refused stops the agent at start, with the key, where the value
 //! came from, and what was expected. The higher source replaces the whole value, also of a map.
 
+mod draft;
 mod export;
 mod key;
+mod load;
 mod proxies;
+mod reference;
 mod similar;
 mod value;
 mod variables;
 mod yaml;
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use draft::Loading;
 pub use export::{Compression, Destination, Export, Exporter, Protocol};
 use export::{Endpoint, LOGS_PATH, METRICS_PATH};
 use key::{Check, KEYS, Key, Value};
@@ -323,188 +327,6 @@ pub enum ConfigError {
         /// What was expected.
         why: String,
     },
-}
-
-/// A configuration in the making.
-struct Loading {
-    config: Config,
-    endpoint: Option<Endpoint>,
-    logs_endpoint: Option<Endpoint>,
-    /// How events are sent; in the configuration once it is known where to.
-    logs: Destination,
-    /// Whether keys of a destination are those of the events'.
-    for_logs: bool,
-}
-
-impl Config {
-    /// Reads the settings: of each key, the value of the highest source that sets it.
-    ///
-    /// An environment variable that is set but empty counts as not set, as OpenTelemetry has it. Unlike there, one that cannot
-    /// be used is an error: better no start than an export to the wrong place.
-    ///
-    /// # Errors
-    /// When the file cannot be read or is no YAML, has an unknown key, or when a value that is used cannot be.
-    pub fn load(file: Option<&Path>, env: &dyn Fn(&str) -> Option<String>, overrides: Overrides) -> Result<Self, ConfigError> {
-        let in_file = match file {
-            None => yaml::Settings::new(),
-            Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-                yaml::read(path, &text)?
-            }
-        };
-        if let Some((key, _)) = overrides.0.iter().find(|(key, _)| KEYS.iter().all(|known| known.name != key)) {
-            // What is no name of a key may be a value, and so a secret.
-            let is_name = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-            let key = if is_name { key.clone() } else { "(not shown)".to_owned() };
-            return Err(ConfigError::Unknown { key, origin: Origin::CommandLine });
-        }
-
-        let mut loading =
-            Loading { config: Self::blank(), endpoint: None, logs_endpoint: None, logs: Destination::default(), for_logs: false };
-        let on_command_line = |key: &Key| {
-            let (_, text) = overrides.0.iter().rfind(|(name, _)| name == key.name)?;
-            Some((Value::Text(text.clone()), Origin::CommandLine))
-        };
-        let default = |key: &Key| Some((Value::Text(key.default?.to_owned()), Origin::Default));
-        let mut origins = Origins::new();
-        for key in KEYS {
-            let set = |key: &'static Key, for_metrics| {
-                let highest = on_command_line(key).or_else(|| in_environment(key, env, for_metrics));
-                let (value, origin) = highest.or_else(|| in_file.get(key.name).cloned())?;
-                Some((key, value, origin))
-            };
-            let general = key.general().and_then(|name| KEYS.iter().find(|key| key.name == name));
-            let found = match general {
-                None => set(key, true).or_else(|| default(key).map(|(value, origin)| (key, value, origin))),
-                Some(general) => set(key, true)
-                    .or_else(|| set(general, false))
-                    .or_else(|| default(general).map(|(value, origin)| (general, value, origin))),
-            };
-            let Some((by, value, origin)) = found else { continue };
-            loading.for_logs = general.is_some();
-            (key.set)(&mut loading, value).map_err(|why| ConfigError::Invalid {
-                key: by.name.to_owned(),
-                origin: origin.clone(),
-                why,
-            })?;
-            origins.insert(key.name.to_owned(), (by.name, origin));
-        }
-        loading.config.proxies = Proxies::read(env);
-        loading.resolve(&origins)
-    }
-
-    /// The file with every default, and every key explained.
-    pub fn reference() -> String {
-        let mut text = String::from(
-            "# Configuration of podmeter. Every value here is the default.\n\
-             # Precedence, highest first: command line, environment, this file, default.\n",
-        );
-        let mut open = Vec::new();
-        for key in KEYS {
-            let mut sections: Vec<_> = key.name.split('.').collect();
-            let name = sections.pop().unwrap_or_default();
-            text.push('\n');
-            let same = sections.iter().zip(&open).take_while(|(a, b)| a == b).count();
-            for (depth, section) in sections.iter().enumerate().skip(same) {
-                let _ = writeln!(text, "{:1$}{section}:", "", 2 * depth);
-            }
-            let indent = " ".repeat(2 * sections.len());
-            open = sections;
-            let variables: Vec<_> =
-                std::iter::once(key.variable()).chain(key.aliases.iter().map(|(name, _)| (*name).to_owned())).collect();
-            for line in wrap(key.help).into_iter().chain(wrap(&format!("Environment: {}.", variables.join(", ")))) {
-                let _ = writeln!(text, "{indent}# {line}");
-            }
-            let _ = match key.default {
-                Some(default) => writeln!(text, "{indent}{name}: {default}"),
-                None => writeln!(text, "{indent}# {name}: {}", key.example),
-            };
-        }
-        text
-    }
-
-    /// What every key with a default then overwrites.
-    fn blank() -> Self {
-        Self {
-            node_name: String::new(),
-            cluster_name: None,
-            interval: Duration::ZERO,
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            log: Logging::default(),
-            signals: Signals::default(),
-            kubernetes: Kubernetes::default(),
-            cgroups: Cgroups::default(),
-            bpf: Bpf::default(),
-            export: Export::default(),
-            resource: Resource::default(),
-            proxies: Proxies::default(),
-        }
-    }
-}
-
-impl Loading {
-    /// What a key of a destination sets.
-    fn destination(&mut self) -> &mut Destination {
-        if self.for_logs { &mut self.logs } else { &mut self.config.export.metrics }
-    }
-
-    /// Settles what depends on several keys.
-    fn resolve(self, origins: &Origins) -> Result<Config, ConfigError> {
-        let Self { mut config, endpoint, logs_endpoint, mut logs, .. } = self;
-        let invalid = |key: &str, why: String| {
-            let (key, origin) = origins.get(key).cloned().unwrap_or((key, Origin::Default));
-            ConfigError::Invalid { key: key.to_owned(), origin, why }
-        };
-        if config.node_name.is_empty() {
-            config.node_name = nix::unistd::gethostname()
-                .map_err(|errno| errno.to_string())
-                .and_then(|name| name.into_string().map_err(|_| "it is not UTF-8".to_owned()))
-                .map_err(|why| invalid("node_name", format!("could not read the host's name: {why}; set node_name")))?;
-        }
-        let wrong = |section: &'static str| move |(name, why)| invalid(&format!("{section}.{name}"), why);
-        // An address for metrics only is no address for logs, and what is sent with it need not be meant for any other.
-        let for_metrics_only = endpoint.is_some() && logs_endpoint.is_none();
-        config.export.metrics.proxies = config.proxies.clone();
-        logs.proxies = config.proxies.clone();
-        config.export.metrics.settle(endpoint, METRICS_PATH).map_err(wrong("export"))?;
-        if !for_metrics_only {
-            logs.settle(logs_endpoint, LOGS_PATH).map_err(wrong("export.logs"))?;
-            config.export.logs = Some(logs);
-        }
-        Ok(config)
-    }
-}
-
-/// OpenTelemetry's variables that are for metrics only begin so.
-const FOR_METRICS: &str = "OTEL_EXPORTER_OTLP_METRICS_";
-
-/// By key: the key that holds for it, and who set that.
-type Origins = BTreeMap<String, (&'static str, Origin)>;
-
-/// The value of the first of a key's variables that is set, without those that are for metrics only unless they are wanted.
-fn in_environment(key: &Key, env: &dyn Fn(&str) -> Option<String>, for_metrics: bool) -> Option<(Value, Origin)> {
-    let read = |name: &str, value: fn(String) -> Value| {
-        let text = env(name).filter(|text| !text.trim().is_empty())?;
-        Some((value(text.trim().to_owned()), Origin::Variable(name.to_owned())))
-    };
-    let mut aliases = key.aliases.iter().filter(|(name, _)| for_metrics || !name.starts_with(FOR_METRICS));
-    read(&key.variable(), Value::Text).or_else(|| aliases.find_map(|(name, value)| read(name, *value)))
-}
-
-/// Lines of at most 100 bytes, broken between words.
-fn wrap(text: &str) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        match lines.last_mut() {
-            Some(line) if line.is_empty() => line.push_str(word),
-            Some(line) if line.len() + 1 + word.len() <= 100 => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }
 
 #[cfg(test)]

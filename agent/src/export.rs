@@ -20,6 +20,8 @@ mod queue;
 mod request;
 pub mod series;
 pub mod ship;
+mod sink;
+mod task;
 mod tls;
 
 #[cfg(test)]

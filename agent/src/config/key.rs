@@ -147,14 +147,14 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "kubernetes.labels",
         None,
-        "Keys of pod labels, separated separated by commass, that become attributes k8s.pod.label.<key>. Default: none.",
+        "Keys of pod labels, separated by commas, that become attributes k8s.pod.label.<key>. Default: none.",
         |l, v| store(&mut l.config.kubernetes.labels, words(v)?),
     )
     .example("team,app.kubernetes.io/part-of"),
     Key::new(
         "kubernetes.namespace_labels",
         None,
-        "Keys of namespace labels, separated separated by commass, that become attributes k8s.namespace.label.<key>. All namespaces are \
+        "Keys of namespace labels, separated by commas, that become attributes k8s.namespace.label.<key>. All namespaces are \
          watched for them. Default: none.",
         |l, v| store(&mut l.config.kubernetes.namespace_labels, words(v)?),
     )

@@ -82,8 +82,9 @@ pub(super) fn ranges(value: Value) -> Result<Vec<Range>, String> {
     let found = text(value)?;
     let wanted = found.split(',').map(str::trim).filter(|range| !range.is_empty());
     let ranges = wanted.map(|range| {
-        Range::parse(range)
-            .ok_or_else(|| format!("expected address ranges by comma, such as 10.0.0.0/8 or fd00::/8, found {range:?}"))
+        Range::parse(range).ok_or_else(|| {
+            format!("expected address ranges separated by commas, such as 10.0.0.0/8 or fd00::/8, found {range:?}")
+        })
     });
     let ranges = ranges.collect::<Result<Vec<_>, _>>()?;
     match ranges.len() {
@@ -96,7 +97,8 @@ pub(super) fn ports(value: Value) -> Result<Vec<u16>, String> {
     const MOST: usize = agent_common::dns::PORTS_LEN;
     let found = text(value)?;
     let parsed: Option<Vec<u16>> = found.split(',').map(|port| port.trim().parse().ok().filter(|port| *port > 0)).collect();
-    let mut ports = parsed.ok_or_else(|| format!("expected ports by comma, such as 53 or 53,5353, found {found:?}"))?;
+    let mut ports =
+        parsed.ok_or_else(|| format!("expected ports separated by commas, such as 53 or 53,5353, found {found:?}"))?;
     ports.sort_unstable();
     ports.dedup();
     if ports.len() > MOST { Err(format!("expected at most {MOST} ports, found {}", ports.len())) } else { Ok(ports) }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::ship::Sink;
+use super::sink::Sink;
 use super::{Destination, Export, ExportError, Exporter, Payload};
 
 /// What came of a request.

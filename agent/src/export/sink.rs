@@ -1,0 +1,57 @@
+//! Where requests go: a gRPC or HTTP client of an OTLP receiver, or stdout.
+
+use bytes::Bytes;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+use super::failure::{Accepted, Retry, SendError, SendErrorKind, chain};
+use super::grpc::Grpc;
+use super::http::Http;
+use super::request::Form;
+use super::{Destination, ExportError, Exporter, Payload, Protocol};
+
+/// Where requests go.
+pub(super) enum Sink {
+    Grpc(Box<Grpc>),
+    Http(Box<Http>),
+    Lines(Box<dyn AsyncWrite + Send + Unpin>),
+}
+
+impl Sink {
+    /// A client of an OTLP receiver.
+    pub(super) fn new(destination: &Destination, payload: Payload) -> Result<Self, ExportError> {
+        if destination.timeout.is_zero() {
+            return Err(ExportError::Timeout);
+        }
+        Ok(match destination.protocol {
+            Protocol::Grpc => Self::Grpc(Box::new(Grpc::new(destination, payload)?)),
+            Protocol::HttpProtobuf => Self::Http(Box::new(Http::new(destination, payload)?)),
+        })
+    }
+
+    /// Sends a request without anything in it.
+    pub(super) async fn send_nothing(&mut self, destination: &Destination) -> Result<Accepted, SendError> {
+        self.send(Form::of(Exporter::Otlp, destination).nothing()).await
+    }
+
+    /// For messages: where requests go.
+    pub(super) fn target(&self) -> String {
+        match self {
+            Self::Grpc(grpc) => grpc.target().into(),
+            Self::Http(http) => http.target().into(),
+            Self::Lines(_) => "stdout".into(),
+        }
+    }
+
+    pub(super) async fn send(&mut self, body: Bytes) -> Result<Accepted, SendError> {
+        match self {
+            Self::Grpc(grpc) => grpc.send(body).await,
+            Self::Http(http) => http.send(body).await,
+            Self::Lines(out) => {
+                let failed = |e| SendError { kind: SendErrorKind::Stdout, reason: chain(&e), retry: Retry::Never };
+                out.write_all(&body).await.map_err(failed)?;
+                out.flush().await.map_err(failed)?;
+                Ok(Accepted::default())
+            }
+        }
+    }
+}
