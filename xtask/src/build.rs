@@ -57,11 +57,11 @@ pub(crate) fn announce(binary: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Builds podmeter in the profile `quick`, which takes half the time: a first look does not need the optimiser.
+/// Builds podmeter in the profile `quick`, which takes two thirds of the time: a first look does not need the optimiser.
 fn quick(workspace: &Workspace) -> Result<PathBuf> {
     let mut cargo = workspace.cargo("build");
     cargo.args(["--profile", "quick", "--locked", "--package", "podmeter"]);
-    progress::build("podmeter, quickly (two to four minutes the first time)", &mut cargo)?;
+    progress::build("podmeter, hardly optimised (some minutes the first time)", &mut cargo)?;
     Ok(workspace.target.join("quick/podmeter"))
 }
 
