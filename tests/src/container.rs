@@ -166,9 +166,9 @@ fn counts_maps_as_locked() -> Result<bool> {
 /// Where a node has its BPF file system.
 const BPF: &str = "/sys/fs/bpf";
 
-/// A place to run containers of the image in, one after the other, like a node.
+/// A node of one container: a place to run containers of the image in, one after the other.
 #[derive(Debug)]
-pub struct Node {
+pub struct FakeNode {
     manifest: Manifest,
     root: TempDir,
     config: TempDir,
@@ -177,7 +177,7 @@ pub struct Node {
     cgroup: Cgroup,
 }
 
-impl Node {
+impl FakeNode {
     /// Unpacks the image: one file.
     pub fn new(binary: &Path) -> Result<Self> {
         let manifest = Manifest::read()?;
@@ -243,7 +243,7 @@ impl Node {
 
     /// Starts a container. It dies with the thread that the returned sender keeps alive.
     fn start(&self, args: &[&str], capabilities: &[String], env: &[(&str, String)]) -> Result<(Child, mpsc::Sender<()>)> {
-        let plan = Plan::new(self, capabilities)?;
+        let plan = ContainerPlan::new(self, capabilities)?;
         let mut command = Command::new("/podmeter");
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_configuration(&name.to_string_lossy())) {
@@ -276,7 +276,7 @@ fn inside(root: &Path, path: &str) -> PathBuf {
 }
 
 /// What a child does between fork and exec.
-struct Plan {
+struct ContainerPlan {
     procs: fs::File,
     root: CString,
     proc: CString,
@@ -287,8 +287,8 @@ struct Plan {
     confinement: Confinement,
 }
 
-impl Plan {
-    fn new(node: &Node, capabilities: &[String]) -> Result<Self> {
+impl ContainerPlan {
+    fn new(node: &FakeNode, capabilities: &[String]) -> Result<Self> {
         let path = |path: &Path| CString::new(path.as_os_str().as_encoded_bytes()).context("a path holds a NUL");
         let root = node.root.path();
         let binds = node.manifest.mounts.iter().map(|mount| {

@@ -179,7 +179,7 @@ impl Load {
     pub fn start(&self, cgroup: &Cgroup) -> Result<Process> {
         let shared = SharedPage::new()?;
         let dir = std::fs::File::open(cgroup.dir()).with_context(|| format!("could not open {}", cgroup.dir().display()))?;
-        let plan = child::Plan {
+        let plan = child::LoadPlan {
             work: self.work,
             cpu: self.cpu,
             realtime: self.realtime,
@@ -198,9 +198,9 @@ impl Load {
     }
 
     /// Starts it in this process' own cgroup and lets it begin only after it has been moved.
-    fn start_behind_gate(&self, cgroup: &Cgroup, plan: child::Plan, shared: &SharedPage) -> Result<i32> {
+    fn start_behind_gate(&self, cgroup: &Cgroup, plan: child::LoadPlan, shared: &SharedPage) -> Result<i32> {
         let (gate, opener) = nix::unistd::pipe().context("could not make a pipe")?;
-        let plan = child::Plan { gate: Some(gate.as_raw_fd()), ..plan };
+        let plan = child::LoadPlan { gate: Some(gate.as_raw_fd()), ..plan };
         let pid = fork(None, &plan, shared).context("could not fork a load")?;
         if let Err(error) = cgroup.attach(pid) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
@@ -230,7 +230,7 @@ fn ns(duration: Duration) -> u64 {
 }
 
 /// Forks; the child carries out `plan` and never returns from here.
-fn fork(cgroup: Option<&std::fs::File>, plan: &child::Plan, shared: &SharedPage) -> nix::Result<i32> {
+fn fork(cgroup: Option<&std::fs::File>, plan: &child::LoadPlan, shared: &SharedPage) -> nix::Result<i32> {
     // SAFETY: all-zero is the documented "nothing special" of every field.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.exit_signal = libc::SIGCHLD as u64;

@@ -8,7 +8,7 @@ use podmeter_tests::{
     MS,
     agent::Output,
     cgroup::Cgroup,
-    container::{Manifest, NODE_NAME, Node, static_binary},
+    container::{FakeNode, Manifest, NODE_NAME, static_binary},
     http,
     load::Load,
     metric::CPU_TIME,
@@ -27,7 +27,7 @@ fn signals_on(output: &Output) -> Result<Vec<String>> {
 root_test! {
     fn the_daemonsets_container_measures_what_the_kernel_counts_and_ends_in_time() {
         let Some(binary) = static_binary(TEST)? else { return Ok(()) };
-        let node = Node::new(&binary)?;
+        let node = FakeNode::new(&binary)?;
         // Another agent's, which is none of podmeter's business.
         let other = node.bpf_path("/sys/fs/bpf/other");
         std::fs::create_dir(&other).context("could not make a directory in bpffs")?;
@@ -56,7 +56,7 @@ root_test! {
         agent.stop()?;
 
         // What it has left in the kernel stays for the next one.
-        let pinned = |node: &Node| -> Result<usize> {
+        let pinned = |node: &FakeNode| -> Result<usize> {
             let own = node.bpf_path("/sys/fs/bpf/podmeter").read_dir().context("podmeter's directory is gone")?;
             Ok(own.count())
         };
@@ -78,7 +78,7 @@ root_test! {
 root_test! {
     fn the_daemonsets_capabilities_are_enough_for_every_signal_and_none_is_too_many() {
         let Some(binary) = static_binary(TEST)? else { return Ok(()) };
-        let node = Node::new(&binary)?;
+        let node = FakeNode::new(&binary)?;
         // What this kernel has no room for is off for root too.
         let as_root = podmeter_tests::agent::run(&["check", "--json"], podmeter_tests::agent::As::Root, 15_000 * MS)?;
         let all = node.output(&["check", "--json"], None)?;

@@ -14,7 +14,7 @@ use podmeter_tests::{
     agent::{Agent, unix_ns},
     bpffs::BpfDir,
     cgroup::{Cgroup, inside},
-    dns::{self, server::Server, stage::v4},
+    dns::{self, server::DnsServer, stage::v4},
     load::Load,
     metric::{
         BURST, CPU_TIME, FAULTS, NODE_CPU_TIME, PERIODS, PRESSURE, SEGMENTS, SWITCHES, THROTTLED_PERIODS, UNATTRIBUTED, WAIT,
@@ -82,7 +82,7 @@ fn the_same(old: u64, new: u64) -> bool {
 }
 
 /// A bit of everything that is counted.
-fn work(cgroup: &Cgroup, server: &Server) -> Result<()> {
+fn work(cgroup: &Cgroup, server: &DnsServer) -> Result<()> {
     Load::burn(20 * MS).start(cgroup)?.wait()?;
     inside(cgroup, || {
         let lookup = dns::udp(server.address())?;
@@ -106,7 +106,7 @@ fn two_lives(end: fn(Agent) -> Result<Exports>) -> Result<()> {
     // the other.
     let (lasting, dying, busy) = (Cgroup::new("lasting")?, Cgroup::new("dying")?, Cgroup::new("busy")?);
     let served = Cgroup::new("served")?;
-    let server = Server::start(&served, v4())?;
+    let server = DnsServer::start(&served, v4())?;
     let first = Agent::start(bpf.config())?;
     let young = Cgroup::new("young")?;
     Load::burn(100 * MS).start(&lasting)?.wait()?;
@@ -174,7 +174,7 @@ root_test! {
         let bpf = BpfDir::new()?;
         let old = Cgroup::new("old")?;
         let served = Cgroup::new("served")?;
-    let server = Server::start(&served, v4())?;
+        let server = DnsServer::start(&served, v4())?;
         let first = Agent::start(bpf.config())?;
         let young = Cgroup::new("young")?;
         [&old, &young].into_iter().try_for_each(|cgroup| work(cgroup, &server))?;
@@ -248,7 +248,7 @@ root_test! {
     fn a_service_that_is_started_again_within_an_interval_has_starts_of_its_own() {
         let slice = Cgroup::new("slice")?;
         let served = Cgroup::new("served")?;
-        let server = Server::start(&served, v4())?;
+        let server = DnsServer::start(&served, v4())?;
         let agent = Agent::start(json!({"interval": "5s"}))?;
         let service = slice.child("web.service")?;
         let path = service.path().to_owned();

@@ -120,7 +120,7 @@ root_test! {
         // One queries a server that always takes 20 ms and loses one packet of twenty; of the other every fiftieth lookup takes
         // 300 ms, which no average shows, and every fourth name is not there.
         let dns_cgroup = Cgroup::new("resolver")?;
-        let server = dns::server::Server::start(&dns_cgroup, SocketAddr::from(([127, 53, 0, 1], 53)))?;
+        let server = dns::server::DnsServer::start(&dns_cgroup, SocketAddr::from(([127, 53, 0, 1], 53)))?;
         let of_shop = shop.look_up(server.address(), &[(60, "delay20.test")])?;
         let of_search = search.look_up(server.address(), &[(72, "delay2.test"), (25, "nxdomain-delay2.test"), (3, "delay300.test")])?;
         let (loss_of_shop, loss_of_search) = (shop.lose(Some(20), 1500)?, search.lose(None, 500)?);

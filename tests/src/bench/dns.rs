@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use super::{Effort, Stop, packets::Contest, report::Figure};
 use crate::{
     cgroup::{Cgroup, inside},
-    dns::{query, server::Server, udp},
+    dns::{query, server::DnsServer, udp},
     namespace::Namespace,
 };
 
@@ -28,7 +28,7 @@ pub fn per_pair(effort: Effort, stop: &Stop) -> Result<Vec<Figure>> {
     let (rounds, slice) = (effort.pick(4, 16), Duration::from_millis(300));
     let cgroup = Cgroup::new("bench-dns")?;
     let namespace = Namespace::new()?;
-    let server = namespace.run(|| Server::start(&cgroup, SERVER.parse()?))?;
+    let server = namespace.run(|| DnsServer::start(&cgroup, SERVER.parse()?))?;
     let client = namespace.run(|| inside(&cgroup, || udp(server.address())))?;
     let mut contest = Contest::new("dns", stop)?;
     let end = AtomicBool::new(false);

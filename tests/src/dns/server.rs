@@ -26,14 +26,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A running server; it ends when this value is dropped.
 #[derive(Debug)]
-pub struct Server {
+pub struct DnsServer {
     address: SocketAddr,
     end: Arc<AtomicBool>,
     delays: Arc<Mutex<Vec<Duration>>>,
     threads: Vec<thread::JoinHandle<()>>,
 }
 
-impl Server {
+impl DnsServer {
     /// Answers over UDP and TCP at this address, with sockets of `cgroup`.
     pub fn start(cgroup: &Cgroup, address: SocketAddr) -> Result<Self> {
         let (udp, tcp) = inside(cgroup, || {
@@ -65,7 +65,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for DnsServer {
     fn drop(&mut self) {
         self.end.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {

@@ -8,7 +8,7 @@ use nix::{
     unistd::{Pid, gettid},
 };
 
-use super::server::Server;
+use super::server::DnsServer;
 use crate::{
     agent::Agent,
     cgroup::{Cgroup, inside},
@@ -43,7 +43,7 @@ pub struct Stage {
     /// The server's.
     pub server_cgroup: Cgroup,
     /// Answers.
-    pub server: Server,
+    pub server: DnsServer,
     _one_cpu: OneCpu,
 }
 
@@ -54,7 +54,7 @@ impl Stage {
         // After the agent, which may run anywhere.
         let _one_cpu = OneCpu::new()?;
         let (client, server_cgroup) = (Cgroup::new("dns-client")?, Cgroup::new("dns-server")?);
-        let server = Server::start(&server_cgroup, address)?;
+        let server = DnsServer::start(&server_cgroup, address)?;
         Ok(Self { agent, client, server_cgroup, server, _one_cpu })
     }
 

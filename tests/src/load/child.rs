@@ -17,7 +17,7 @@ const GO: u8 = 1;
 
 /// All a child has to know.
 #[derive(Clone, Copy)]
-pub(super) struct Plan {
+pub(super) struct LoadPlan {
     pub(super) work: Work,
     pub(super) cpu: Option<usize>,
     pub(super) realtime: bool,
@@ -31,7 +31,7 @@ pub(super) struct Plan {
 }
 
 /// Carries out the plan and exits: with 0, or with the errno of what failed.
-pub(super) fn run(plan: &Plan, shared: &SharedPage) -> ! {
+pub(super) fn run(plan: &LoadPlan, shared: &SharedPage) -> ! {
     let code = match prepare(plan) {
         Ok(()) => work(&plan.work, shared.page()).err().unwrap_or(0),
         Err(errno) => errno,
@@ -40,7 +40,7 @@ pub(super) fn run(plan: &Plan, shared: &SharedPage) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-fn prepare(plan: &Plan) -> Result<(), i32> {
+fn prepare(plan: &LoadPlan) -> Result<(), i32> {
     // SAFETY: system calls that take no pointers.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);

@@ -15,7 +15,7 @@ use podmeter_tests::{
     cgroup::{Cgroup, inside},
     dns::{
         self, look_up, query,
-        server::Server,
+        server::DnsServer,
         stage::{LOOKUPS, QUERIES, Stage, count, durations, number, v4, v6},
     },
     is_emulated,
@@ -154,7 +154,7 @@ root_test! {
 root_test! {
     fn of_name_servers_that_are_queried_at_once_all_but_the_first_answer_what_was_answered() {
         let stage = Stage::set(json!({}), v4())?;
-        let others = [2, 3].map(|n| Server::start(&stage.server_cgroup, SocketAddr::from(([127, 53, 0, n], 53))));
+        let others = [2, 3].map(|n| DnsServer::start(&stage.server_cgroup, SocketAddr::from(([127, 53, 0, n], 53))));
         let others = others.into_iter().collect::<Result<Vec<_>>>()?;
         let servers = [stage.server.address(), others[0].address(), others[1].address()];
         // No answer is there before the last query has left.

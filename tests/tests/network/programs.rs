@@ -9,7 +9,7 @@ use podmeter_tests::{
     agent::Agent,
     bpffs::BpfDir,
     cgroup::{Cgroup, inside, mount_point},
-    dns::{self, look_up, server::Server as Resolver, stage},
+    dns::{self, look_up, server::DnsServer, stage},
     metric::NETWORK_PACKETS,
     namespace::FAR,
     otlp::Exports,
@@ -62,7 +62,7 @@ root_test! {
             let config = json!({
                 "bpf": {"pin": true, "directory": bpf.path()}, "cgroups": {"root": root.dir()}, "dns": {"timeout": "1s"},
             });
-            let server = Resolver::start(&served, stage::v4())?;
+            let server = DnsServer::start(&served, stage::v4())?;
             let lookups = |agent: &Agent| -> Result<()> {
                 let socket = inside(&client, || dns::udp(server.address()))?;
                 (0..5).try_for_each(|id| look_up(&socket, id, "fine.test").map(drop))?;
