@@ -208,7 +208,7 @@ async fn a_collector_out_of_resources_that_names_no_time_is_not_asked_again() {
     let stats = stats_until(&shipper, "the batch is given up", |s| s.failed_requests == 1).await;
     assert_eq!((collector.attempts(), stats.retries), (1, 0));
     let error = stats.last_error.expect("an error");
-    assert!(error.contains("RESOURCE_EXHAUSTED: the fake collector says no"), "{error}");
+    assert!(error.contains("RESOURCE_EXHAUSTED: the fake collector refuses"), "{error}");
 }
 
 #[tokio::test]
