@@ -64,15 +64,24 @@ pub struct Message {
 }
 
 impl Message {
-    /// Whether an answer with the right id is one to this question.
+    /// Whether an answer with the right id ends the lookup of this question.
     ///
-    /// One without a question is an answer to any: servers that do not understand a query (FORMERR, NOTIMP) may answer with a header
-    /// alone, and resolvers take that.
+    /// Servers that do not understand a query or refuse it may answer with a header alone, without the question, and resolvers take
+    /// that. Any other answer must repeat the question, so that whoever guesses the port and the id cannot end a lookup with a header.
     #[inline(always)]
     pub const fn answers(&self, question: u64) -> bool {
+        self.question == question || (self.question == NO_QUESTION && REFUSALS >> self.rcode & 1 == 1)
+    }
+
+    /// Whether it may be a further answer to a lookup of this question: further messages of a zone transfer have no question.
+    #[inline(always)]
+    pub const fn continues(&self, question: u64) -> bool {
         self.question == NO_QUESTION || self.question == question
     }
 }
+
+/// Bits of the rcodes of answers that may come without a question: FORMERR, SERVFAIL, NOTIMP, REFUSED.
+const REFUSALS: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5;
 
 /// Why a message is no part of a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -370,7 +379,7 @@ impl Answered {
     /// Whether an answer with this key's hash is a further one to this lookup.
     #[inline(always)]
     pub const fn was(&self, hash: u64, answer: &Message, now_ns: u64, timeout_ns: u64) -> bool {
-        self.at_ns != 0 && self.key == hash && answer.answers(self.question) && now_ns.saturating_sub(self.at_ns) < timeout_ns
+        self.at_ns != 0 && self.key == hash && answer.continues(self.question) && now_ns.saturating_sub(self.at_ns) < timeout_ns
     }
 }
 

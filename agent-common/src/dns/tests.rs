@@ -196,14 +196,20 @@ fn the_corpus_is_what_its_names_say() {
 }
 
 #[test]
-fn an_answer_without_a_question_answers_any_and_one_with_a_question_only_its_own() {
+fn a_refusal_without_a_question_answers_any_and_other_answers_only_their_own() {
     let question = |wire: &[u8]| parsed(wire).expect("is well formed").question;
     let (ours, other) = (question(&query(&[b"www", b"example"])), question(&query(&[b"other", b"example"])));
-    // FORMERR and NOTIMP as CoreDNS's library makes them: a header, or one with an OPT record.
+    // FORMERR, SERVFAIL, NOTIMP and REFUSED, for example as CoreDNS's library makes them: a header, or one with an OPT record.
     for rest in [&[][..], &[0, 0, 41, 2, 0, 0, 0, 0, 0, 0, 0]] {
-        for rcode in [1, 4] {
+        for rcode in [1, 2, 4, 5] {
             let answer = parsed(&message(0x8180 | rcode, 0, rest)).expect("is well formed");
             assert!(answer.answers(ours) && answer.answers(other) && answer.answers(NO_QUESTION));
+        }
+        // NOERROR, NXDOMAIN and all others must repeat the question, or a neighbour that guesses the id could end any lookup. The further
+        // messages of a zone transfer have none.
+        for rcode in [0, 3, 6, 15] {
+            let answer = parsed(&message(0x8180 | rcode, 0, rest)).expect("is well formed");
+            assert!(!answer.answers(ours) && answer.answers(NO_QUESTION) && answer.continues(ours), "{rcode}");
         }
     }
     let answer = parsed(&message(0x8180, 1, &question_of(&[b"WWW", b"example"]))).expect("is well formed");
