@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
     MS,
-    agent::{Agent, unix_ns},
+    agent::{Agent, As, config_file, run, unix_ns},
     bpffs::BpfDir,
     cgroup::{Cgroup, inside},
     dns::{self, server::DnsServer, stage::v4},
@@ -323,6 +323,27 @@ root_test! {
         agent.stop()?;
         let after = bpf.entries()?;
         ensure!(after == before, "left behind in {}: {after:?}", bpf.path().display());
+        Ok(())
+    }
+}
+
+root_test! {
+    fn a_second_agent_with_the_same_directory_ends_with_4_and_the_first_goes_on() {
+        let bpf = BpfDir::new()?;
+        let mut first = Agent::start(bpf.config())?;
+        let config = config_file(&bpf.config().to_string())?;
+        let config = config.path().to_str().context("the file's path is not UTF-8")?;
+        let pinned = bpf.entries()?;
+        for arguments in [
+            &["run", "--config", config, "--exporter", "stdout", "--set", "listen=127.0.0.1:0"][..],
+            &["uninstall", "--config", config][..],
+        ] {
+            let ended = run(arguments, As::Root, 15_000 * MS)?;
+            let named = ended.stderr.contains(&bpf.path().display().to_string());
+            ensure!(ended.code == Some(4) && named && ended.stdout.is_empty(), "{arguments:?}: {ended:?}");
+        }
+        ensure!(first.alive()? && bpf.entries()? == pinned, "the first agent was disturbed: {}", first.stderr());
+        first.stop()?;
         Ok(())
     }
 }
