@@ -145,9 +145,9 @@ mod tests {
 
     #[test]
     fn prometheus_names_as_backends_make_them() {
-        assert_eq!(prometheus_name(&cpu::TIME), "container_cpu_time_seconds_total");
-        assert_eq!(prometheus_name(&cpu::BURST), "podmeter_cpu_burst");
-        assert_eq!(prometheus_name(&cpu::WAIT), "podmeter_cpu_wait_seconds");
+        assert_eq!(prometheus_name(&cpu::metrics::TIME), "container_cpu_time_seconds_total");
+        assert_eq!(prometheus_name(&cpu::metrics::BURST), "podmeter_cpu_burst");
+        assert_eq!(prometheus_name(&cpu::metrics::WAIT), "podmeter_cpu_wait_seconds");
         assert_eq!(prometheus_name(&limits::MEMORY_LIMIT), "k8s_container_memory_limit_current_bytes");
     }
 

@@ -46,7 +46,7 @@ pub type Start = fn(&mut Kernel, &Cgroups, &config::Signals) -> Result<Box<dyn A
 pub struct Signal {
     /// Its name in configuration, in `podmeter check`, of its eBPF object and of its pins.
     pub name: &'static str,
-    /// What it tells, for people.
+    /// What it measures, in one line.
     pub help: &'static str,
     /// Tracepoints that its programs are attached to.
     pub tracepoints: &'static [&'static str],
@@ -72,7 +72,9 @@ pub trait ActiveSignal: Send {
     ///
     /// # Errors
     /// When the kernel cannot be read; the next tick tries again.
-    fn tick(&mut self, cgroups: &Cgroups) -> Result<(), SignalError>;
+    fn tick(&mut self, _cgroups: &Cgroups) -> Result<(), SignalError> {
+        Ok(())
+    }
 
     /// Before a collection: what has to be learnt once of cgroups that are new, of which more may be born meanwhile.
     ///
@@ -90,8 +92,10 @@ pub trait ActiveSignal: Send {
         Ok(())
     }
 
-    /// The last word on a cgroup that is gone: its final points. Its counters are zeroed for the slot's next owner.
-    fn retire(&mut self, cgroup: &Cgroup) -> Vec<Point>;
+    /// The final points of a cgroup that is gone. Zeroes its records for the slot's next owner.
+    fn retire(&mut self, _cgroup: &Cgroup) -> Vec<Point> {
+        Vec::new()
+    }
 
     /// A collection: the points of every cgroup, and the node's. `now_ns` is CLOCK_BOOTTIME.
     ///
@@ -110,7 +114,7 @@ pub trait ActiveSignal: Send {
     }
 }
 
-/// What one signal says in one collection.
+/// What one signal gives in one collection.
 #[derive(Debug, Default)]
 pub struct Readings {
     /// Points by slot.

@@ -2,7 +2,7 @@ use super::*;
 use crate::{cgroups::table::tests::cgroup, metric::Value, signals::cpu};
 
 pub(super) fn point(value: f64) -> Point {
-    Point::new(&cpu::TIME, 0, Value::Float(value))
+    Point::new(&cpu::metrics::TIME, 0, Value::Float(value))
 }
 
 fn paths(batch: &Batch) -> Vec<(&str, bool, usize)> {
@@ -44,7 +44,7 @@ fn a_service_that_was_started_again_counts_when_its_predecessors_final_values_ha
     (successor.id, successor.born_ns) = (2000, 8);
     table.insert(successor);
     table.insert(dead.clone());
-    let both = |n: f64| vec![point(n), Point::new(&cpu::USAGE, 0, Value::Float(n))];
+    let both = |n: f64| vec![point(n), Point::new(&cpu::metrics::USAGE, 0, Value::Float(n))];
     let readings = || vec![Readings { cgroups: vec![(1, both(1.0)), (2, both(2.0))], node: Vec::new() }];
     let exported = |batch: &Batch| -> Vec<_> {
         let of = |sample: &Sample| (sample.time_ns, sample.points.iter().map(|p| (p.metric.kind, p.value.clone())).collect());

@@ -8,50 +8,59 @@ pub const METRICS: &[&Metric] =
     &[&POINTS, &EVENTS, &RETRIES, &QUEUE, &QUEUE_BYTES, &QUEUE_AGE, &CUT_VALUES, &LEFT_OUT_ATTRIBUTES];
 
 /// `podmeter.agent.export.points`
-pub static POINTS: Metric = Metric::counter("podmeter.agent.export.points", "{point}", Scope::Agent, "Points by what became of them: sent, rejected (by the collector, out of a request it took), failed (refused for good), dropped (pushed out of the full queue).").attributes(&["outcome"]);
-/// `podmeter.agent.export.events`
-pub static EVENTS: Metric = Metric::counter("podmeter.agent.export.events", "{event}", Scope::Agent, "Events by what became of them on their way to an OTLP receiver, as for points; dropped also where the receiver takes no logs.").attributes(&["outcome"]);
-/// `podmeter.agent.export.retries`
-pub static RETRIES: Metric = Metric::counter(
-    "podmeter.agent.export.retries",
-    "{attempt}",
+pub static POINTS: Metric = Metric::counter(
+    "podmeter.agent.export.points",
+    "{point}",
     Scope::Agent,
-    "Attempts to send that failed and were repeated.",
-);
+    "Points by outcome: sent, rejected (by the receiver, out of a request that it accepted), failed (refused for \
+     good) or dropped (the queue was full).",
+)
+.attributes(&["outcome"]);
+/// `podmeter.agent.export.events`
+pub static EVENTS: Metric = Metric::counter(
+    "podmeter.agent.export.events",
+    "{event}",
+    Scope::Agent,
+    "Events by outcome, as for podmeter.agent.export.points; also dropped where the receiver accepts no logs.",
+)
+.attributes(&["outcome"]);
+/// `podmeter.agent.export.retries`
+pub static RETRIES: Metric =
+    Metric::counter("podmeter.agent.export.retries", "{attempt}", Scope::Agent, "Failed attempts to send that were repeated.");
 /// `podmeter.agent.export.queue.length`
 pub static QUEUE: Metric = Metric::gauge(
     "podmeter.agent.export.queue.length",
     "{request}",
     Scope::Agent,
-    "Requests that wait to be sent: an export is one or several.",
+    "Requests in the queue; an export is one or several.",
 );
 /// `podmeter.agent.export.queue.size`
 pub static QUEUE_BYTES: Metric = Metric::gauge(
     "podmeter.agent.export.queue.size",
     "By",
     Scope::Agent,
-    "Bytes of the requests that wait to be sent, as they are sent.",
+    "Bytes of the requests in the queue, as they are sent.",
 );
 /// `podmeter.agent.export.queue.age`
 pub static QUEUE_AGE: Metric = Metric::gauge(
     "podmeter.agent.export.queue.age",
     "s",
     Scope::Agent,
-    "How long the oldest request has waited. Absent when none waits.",
+    "Age of the oldest request in the queue. Absent while it is empty.",
 );
 /// `podmeter.agent.attributes.truncated`
 pub static CUT_VALUES: Metric = Metric::counter(
     "podmeter.agent.attributes.truncated",
     "{value}",
     Scope::Agent,
-    "Values of attributes that were longer than export.attribute_bytes and left cut, in each export anew: an annotation, a path or a name without measure.",
+    "Attribute values that were cut to export.attribute_bytes, counted in each export.",
 );
 /// `podmeter.agent.attributes.dropped`
 pub static LEFT_OUT_ATTRIBUTES: Metric = Metric::counter(
     "podmeter.agent.attributes.dropped",
     "{attribute}",
     Scope::Agent,
-    "Attributes that were left out of a resource that had 64, in each export anew: configured ones first, then labels.",
+    "Attributes left out of a resource with 64, counted in each export: configured ones first, then labels.",
 );
 
 /// The counts as points; `events` are those of what is sent apart.

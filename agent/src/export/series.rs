@@ -278,7 +278,7 @@ fn zero_ns(point: &Point, counted_ns: Option<u64>, before_ns: u64, complete: boo
 
 /// Whether a metric is a list of the largest: what is not in it is merely smaller.
 fn is_listed(metric: &'static Metric) -> bool {
-    std::ptr::eq(metric, &dns::NAME_QUERIES)
+    std::ptr::eq(metric, &dns::metrics::NAME_QUERIES)
 }
 
 /// Nothing, as a value of the same type; `None` for what is nothing already.

@@ -8,7 +8,14 @@ use crate::metric::{Metric, Point, Scope, Value};
 /// Every metric of this module.
 pub const METRICS: &[&Metric] = &[&CURRENT, &OBJECTS, &SILENCE, &REQUESTS, &EVENTS, &MALFORMED, &ERRORS, &UNLABELLED, &LEFT_OUT];
 
-static CURRENT: Metric = Metric::gauge("podmeter.agent.kubernetes.current", "1", Scope::Agent, "1 while what is known of pods, nodes or namespaces is current, 0 while the API cannot be reached: then the last known state is used.").attributes(&["resource"]);
+static CURRENT: Metric = Metric::gauge(
+    "podmeter.agent.kubernetes.current",
+    "1",
+    Scope::Agent,
+    "1 while what is known of pods, nodes or namespaces is current, 0 while the API cannot be reached: then the \
+     last known state is used.",
+)
+.attributes(&["resource"]);
 static OBJECTS: Metric = Metric::gauge(
     "podmeter.agent.kubernetes.objects",
     "{object}",
@@ -20,7 +27,8 @@ static SILENCE: Metric = Metric::gauge(
     "podmeter.agent.kubernetes.silence",
     "s",
     Scope::Agent,
-    "How long ago the Kubernetes API last sent something; about a minute at most while all is well. Absent before its first response.",
+    "How long ago the Kubernetes API last sent something; about a minute at most while all is well. Absent before \
+     its first response.",
 );
 static REQUESTS: Metric = Metric::counter(
     "podmeter.agent.kubernetes.requests",
@@ -51,15 +59,16 @@ static UNLABELLED: Metric = Metric::gauge(
     "podmeter.agent.kubernetes.unlabelled",
     "{cgroup}",
     Scope::Agent,
-    "Cgroups of pods that Kubernetes has not reported: exported by pod UID and container id after a wait of 10 s to 5 min.",
+    "Cgroups of pods that Kubernetes has not reported: exported by pod UID and container id after a wait of 10 s \
+     to 5 min.",
 );
 
 static LEFT_OUT: Metric = Metric::gauge(
     "podmeter.agent.kubernetes.left_out",
     "{pod}",
     Scope::Agent,
-    "Pods without an exported state: finished ones that have been exported and are older than kubernetes.finished_pods, or \
-           not among the latest hundred; and pods beyond those that one node can have.",
+    "Pods without an exported state: finished ones that have been exported and are older than \
+     kubernetes.finished_pods, or not among the latest hundred; and pods beyond those that one node can have.",
 );
 
 /// Cgroups and pods that a batch lacks.

@@ -62,7 +62,8 @@ pub static CPU_LIMIT_USED: Metric = Metric::gauge(
     "k8s.container.cpu.limit.utilization",
     "1",
     Scope::Container,
-    "CPUs used over the last interval as a share of the limit in force: cpu.max, else the status', else the spec's.",
+    "CPUs used over the last interval as a share of the limit in force: cpu.max, else the status', else the \
+     spec's.",
 );
 /// `podmeter.memory.request.utilization`
 pub static MEMORY_REQUEST_USED: Metric = Metric::gauge(
@@ -83,24 +84,26 @@ pub static CPU_SLACK: Metric = Metric::gauge(
     "podmeter.cpu.slack",
     "{cpu}",
     Scope::Container,
-    "CPUs reserved but not used over the last interval: request in force minus usage, never below 0, so that sums show what \
-     could be given back. Of the pod, not of its containers, where spec.resources requests for all of them.",
+    "CPUs reserved but not used over the last interval: request in force minus usage, never below 0, so that sums \
+     show what could be given back. Of the pod, not of its containers, where spec.resources requests for all of \
+     them.",
 );
 /// `podmeter.memory.slack`
 pub static MEMORY_SLACK: Metric = Metric::gauge(
     "podmeter.memory.slack",
     "By",
     Scope::Container,
-    "Memory reserved but not used: request in force minus working set, never below 0. Of the pod where spec.resources requests.",
+    "Memory reserved but not used: request in force minus working set, never below 0. Of the pod where \
+     spec.resources requests.",
 );
 /// `podmeter.pod.cpu.request`
 pub static POD_CPU_REQUEST: Metric = Metric::gauge(
     "podmeter.pod.cpu.request",
     "{cpu}",
     Scope::Pod,
-    "CPUs that the scheduler sets aside for the pod: containers, init containers, spec.resources and overhead by its rule; during \
-     a resize the largest of what is requested, admitted and in force, without what the node has refused. Absent when the pod is \
-     over.",
+    "CPUs that the scheduler sets aside for the pod: containers, init containers, spec.resources and overhead by \
+     its rule; during a resize the largest of what is requested, admitted and in force, without what the node has \
+     refused. Absent when the pod is over.",
 );
 /// `podmeter.pod.cpu.limit`
 pub static POD_CPU_LIMIT: Metric = Metric::gauge(

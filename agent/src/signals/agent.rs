@@ -8,7 +8,7 @@ use nix::{time::ClockId, unistd::SysconfVar};
 
 use super::{ActiveSignal, Readings, Signal, SignalError};
 use crate::{
-    cgroups::{Cgroup, Cgroups},
+    cgroups::Cgroups,
     kernel::facts,
     metric::{Metric, Point, Scope, Value},
 };
@@ -29,8 +29,8 @@ pub static SIGNAL_ACTIVE: Metric = Metric::gauge(
     "podmeter.agent.signal.active",
     "{signal}",
     Scope::Agent,
-    "1 for each signal that is measured, 0 for one that could not be started: `podmeter check` and the agent's log say why. \
-           Absent for one that the configuration switches off.",
+    "1 for each signal that is measured, 0 for one that could not be started; `podmeter check` and the log have \
+     the reason. Absent for one that the configuration switches off.",
 )
 .attributes(&["signal"]);
 /// `podmeter.agent.signal.read_time`
@@ -38,7 +38,7 @@ pub static READ_TIME: Metric = Metric::gauge(
     "podmeter.agent.signal.read_time",
     "s",
     Scope::Agent,
-    "How long it took to read the signal for this export, all cgroups together.",
+    "Time to read the signal for this export, for all cgroups.",
 )
 .attributes(&["signal"]);
 /// `podmeter.agent.cpu.time`
@@ -46,36 +46,37 @@ pub static CPU_TIME: Metric = Metric::counter(
     "podmeter.agent.cpu.time",
     "s",
     Scope::Agent,
-    "CPU time of the agent's process. What its programs use in the kernel is part of the tasks they interrupt.",
+    "CPU time of the agent's process. Its programs in the kernel run on the time of the tasks that they \
+     interrupt, which is not included.",
 );
 /// `podmeter.agent.memory.rss`
 pub static MEMORY: Metric = Metric::gauge(
     "podmeter.agent.memory.rss",
     "By",
     Scope::Agent,
-    "Resident memory of the agent's process, the pages of its BPF maps that it has read included.",
+    "Resident memory of the agent's process, with the pages of its BPF maps that it has read.",
 );
 /// `podmeter.agent.cgroups`
 pub static CGROUPS: Metric = Metric::gauge(
     "podmeter.agent.cgroups",
     "{cgroup}",
     Scope::Agent,
-    "Cgroups that hold a slot, those included that died within the last seconds.",
+    "Cgroups that have a slot, with those that were removed within the last seconds.",
 );
 /// `podmeter.agent.slots`
 pub static SLOTS: Metric = Metric::gauge(
     "podmeter.agent.slots",
     "{slot}",
     Scope::Agent,
-    "Slots for cgroups (cgroups.slots), of which one is the unattributed.",
+    "Slots for cgroups (cgroups.slots). One of them holds the unattributed counts.",
 );
 /// `podmeter.agent.cgroups.without_slot`
 pub static WITHOUT_SLOT: Metric = Metric::counter(
     "podmeter.agent.cgroups.without_slot",
     "{cgroup}",
     Scope::Agent,
-    "Cgroups that were born when all slots were taken, or three quarters of them where it is more than four levels deep: what they use \
-           and what is below them is unattributed. They get a slot when an eighth of all is free.",
+    "Cgroups that were created when no slot was free for them: all were taken, or three quarters for a cgroup \
+     more than four levels deep. Their use is unattributed until an eighth of all slots is free.",
 );
 
 /// Nothing is kept: the kernel counts.
@@ -84,14 +85,6 @@ struct Agent {
 }
 
 impl ActiveSignal for Agent {
-    fn tick(&mut self, _: &Cgroups) -> Result<(), SignalError> {
-        Ok(())
-    }
-
-    fn retire(&mut self, _: &Cgroup) -> Vec<Point> {
-        Vec::new()
-    }
-
     fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
         let cpu_s = facts::clock_ns(ClockId::CLOCK_PROCESS_CPUTIME_ID) as f64 / 1e9;
         let mut node = vec![

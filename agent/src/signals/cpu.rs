@@ -4,7 +4,9 @@
 
 pub mod account;
 mod before;
+pub mod metrics;
 mod sleeps;
+mod windows;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,7 +20,14 @@ use agent_common::{
 };
 use nix::time::ClockId;
 
-use self::account::{Account, Before, CpuUse, Reading};
+use self::{
+    account::{Account, Before, CpuReading, CpuUse},
+    metrics::{
+        BURST, LOST_WINDOWS, NODE_TIME, NODE_USAGE, PERIODS, SWITCHES, THROTTLED_PERIODS, TIME, UNATTRIBUTED_TIME, USAGE, WAIT,
+        WAIT_TIME,
+    },
+    windows::LogReader,
+};
 use super::{ActiveSignal, Readings, Signal, SignalError};
 use crate::{
     cgroups::{Cgroup, Cgroups, files},
@@ -28,7 +37,7 @@ use crate::{
         load::{Hook, Kernel, LOCKED_DOWN, LoadError, Object, Optional, Plan},
         sys::MappedArray,
     },
-    metric::{Metric, Point, Scope, Value},
+    metric::{Point, Value},
 };
 
 /// See the module.
@@ -36,96 +45,11 @@ pub const SIGNAL: Signal = Signal {
     name: "cpu",
     help: "CPU time, run-queue wait split by cause, CPUs used per 100 ms",
     tracepoints: &["sched_switch", "sched_process_fork", "cgroup_attach_task"],
-    metrics: &[
-        &TIME,
-        &USAGE,
-        &WAIT_TIME,
-        &WAIT,
-        &BURST,
-        &SWITCHES,
-        &PERIODS,
-        &THROTTLED_PERIODS,
-        &NODE_TIME,
-        &NODE_USAGE,
-        &UNATTRIBUTED_TIME,
-        &LOST_WINDOWS,
-    ],
+    metrics: metrics::ALL,
     capability: None,
     missing: |btf| offsets(btf).err().map(|error| error.to_string()),
     start: |kernel, cgroups, _| Ok(Box::new(Cpu::start(kernel, cgroups)?)),
 };
-
-/// `container.cpu.time`
-pub static TIME: Metric = Metric::counter(
-    "container.cpu.time",
-    "s",
-    Scope::Cgroup,
-    "CPU time since the cgroup was made, descendants included: what cpu.stat's usage_usec counts.",
-);
-/// `container.cpu.usage`
-pub static USAGE: Metric = Metric::gauge("container.cpu.usage", "{cpu}", Scope::Cgroup, "CPUs used over the last interval.");
-/// `podmeter.cpu.wait.time`
-pub static WAIT_TIME: Metric = Metric::counter(
-    "podmeter.cpu.wait.time",
-    "s",
-    Scope::Cgroup,
-    "Time that tasks were runnable and did not run: throttled by the cgroup's own cpu.max, or in contention with others. \
-           Without a cpu controller in cgroup2 nothing is known of throttling: all of it is contention.",
-)
-.attributes(&["cause"]);
-/// `podmeter.cpu.wait`
-pub static WAIT: Metric =
-    Metric::histogram("podmeter.cpu.wait", "s", Scope::Cgroup, "How long a task waited before each time it got a CPU.");
-/// `podmeter.cpu.burst`
-pub static BURST: Metric = Metric::histogram(
-    "podmeter.cpu.burst",
-    "{cpu}",
-    Scope::Cgroup,
-    "CPUs used in each 100 ms window, idle windows included: its percentiles are real demand, not averages.",
-);
-/// `podmeter.cpu.switches`
-pub static SWITCHES: Metric =
-    Metric::counter("podmeter.cpu.switches", "{switch}", Scope::Cgroup, "Times that a task was taken off a CPU.");
-/// `podmeter.cpu.periods`
-pub static PERIODS: Metric = Metric::counter(
-    "podmeter.cpu.periods",
-    "{period}",
-    Scope::Cgroup,
-    "Enforcement periods of cpu.max in which the cgroup ran. Absent without a cpu controller.",
-);
-/// `podmeter.cpu.throttled.periods`
-pub static THROTTLED_PERIODS: Metric = Metric::counter(
-    "podmeter.cpu.throttled.periods",
-    "{period}",
-    Scope::Cgroup,
-    "Enforcement periods of cpu.max in which the cgroup used up its quota. Absent without a cpu controller.",
-);
-/// `k8s.node.cpu.time`
-pub static NODE_TIME: Metric = Metric::counter(
-    "k8s.node.cpu.time",
-    "s",
-    Scope::Node,
-    "CPU time of all tasks of the node since boot: all cgroups and the unattributed.",
-);
-/// `k8s.node.cpu.usage`
-pub static NODE_USAGE: Metric =
-    Metric::gauge("k8s.node.cpu.usage", "{cpu}", Scope::Node, "CPUs used by all tasks of the node over the last interval.");
-/// `podmeter.cpu.unattributed`
-pub static UNATTRIBUTED_TIME: Metric = Metric::counter(
-    "podmeter.cpu.unattributed",
-    "s",
-    Scope::Node,
-    "CPU time of cgroups that were born when all slots were taken: the books balance, raise cgroups.slots when it grows.",
-);
-
-/// `podmeter.cpu.windows.lost`
-pub static LOST_WINDOWS: Metric = Metric::counter(
-    "podmeter.cpu.windows.lost",
-    "{window}",
-    Scope::Node,
-    "Windows of single cgroups on single CPUs that were overwritten before they were read, or written after the window was \
-           closed: bursts are incomplete when it grows.",
-);
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cpu"));
 
@@ -239,8 +163,8 @@ impl Cpu {
                     on_cpu_ns: carried.before_counting_ns.cast_signed(),
                     throttled_ns: carried.throttled_before_ns,
                 });
-                let dead = Reading { on_cpu_ns: carried.on_cpu_ns, wait_ns: carried.wait_ns, waits: carried.waits };
-                if before.is_some() || dead != Reading::ZERO || carried.contention_ns > 0 {
+                let dead = CpuReading { on_cpu_ns: carried.on_cpu_ns, wait_ns: carried.wait_ns, waits: carried.waits };
+                if before.is_some() || dead != CpuReading::ZERO || carried.contention_ns > 0 {
                     cpu.account.restore(slot, &dead, before, carried.contention_ns);
                 }
             }
@@ -250,8 +174,8 @@ impl Cpu {
         Ok(cpu)
     }
 
-    /// Counts what the running tasks have used since they were switched in, and says up to when that is so on every CPU: the moment
-    /// before the first was asked, CLOCK_MONOTONIC in ns. The last may be asked much later.
+    /// Counts what the running tasks have used since they were switched in, and returns up to when that is so on every CPU: the moment
+    /// before the first was settled, CLOCK_MONOTONIC in ns. The last may be settled much later.
     fn settle(&mut self) -> Result<u64, LoadError> {
         let began_ns = facts::clock_ns(ClockId::CLOCK_MONOTONIC);
         self.object.run_on_each("cpu_settle")?;
@@ -275,7 +199,7 @@ impl Cpu {
         self.account.close_windows(until, &used, cgroups.table());
     }
 
-    /// What each slot used of one CPU in each window of `wanted`, and moves on behind the entries that nobody will ask for again.
+    /// What each slot used of one CPU in each window of `wanted`, and moves on behind the entries that are not needed again.
     fn read_windows(&mut self, cpu: u32, wanted: Range<u64>, current: u64) -> HashMap<u64, HashMap<u32, u64>> {
         let (Some(now), Some(reader)) = (self.now.read(cpu), self.readers.get_mut(cpu as usize)) else { return HashMap::new() };
         let entry = |number: u32| self.log.read(cpu * LOG_LEN + (number & (LOG_LEN - 1)));
@@ -292,9 +216,9 @@ impl Cpu {
     }
 
     /// Leaves what a dead cgroup and its descendants used to its parent, also for an agent after this one.
-    fn carry(&self, dead: &Cgroup, last: &Reading) {
-        let heir = dead.parent.and_then(|parent| Some((parent, self.carried.read(parent)?)));
-        if let (Some((parent, mut carried)), Some(own)) = (heir, self.carried.read(dead.slot)) {
+    fn carry(&self, dead: &Cgroup, last: &CpuReading) {
+        let above = dead.parent.and_then(|parent| Some((parent, self.carried.read(parent)?)));
+        if let (Some((parent, mut carried)), Some(own)) = (above, self.carried.read(dead.slot)) {
             carried.on_cpu_ns += own.on_cpu_ns + last.on_cpu_ns;
             carried.wait_ns += own.wait_ns + last.wait_ns;
             for ((sum, own), last) in carried.waits.iter_mut().zip(&own.waits).zip(&last.waits) {
@@ -325,8 +249,8 @@ impl Cpu {
     }
 
     /// One slot's counts, added up over CPUs.
-    fn read(&self, slot: u32) -> Reading {
-        let mut reading = Reading::ZERO;
+    fn read(&self, slot: u32) -> CpuReading {
+        let mut reading = CpuReading::ZERO;
         for record in (0..self.cpus).filter_map(|cpu| self.records.read(cpu * self.slots + slot)) {
             reading.on_cpu_ns += record.on_cpu_ns;
             reading.wait_ns += record.wait_ns;
@@ -428,64 +352,6 @@ fn wait_points(counting: u64, used: &CpuUse, counted: bool) -> Vec<Point> {
     points
 }
 
-/// How far one CPU's log of windows was read.
-#[derive(Clone, Copy, Debug)]
-struct LogReader {
-    /// Number of the first entry that was not read to the end.
-    tail: u32,
-    /// Number of the first entry that was not seen at all.
-    unseen: u32,
-}
-
-impl LogReader {
-    fn at(head: u32) -> Self {
-        Self { tail: head, unseen: head }
-    }
-
-    /// What each slot used in each window of `wanted`, and how many entries are lost: those that were overwritten, and those that come
-    /// only now, of windows that have been closed. `first_window` is where closing began.
-    fn read(
-        &mut self,
-        head: u32,
-        entry: impl Fn(u32) -> Option<WindowEntry>,
-        wanted: &Range<u64>,
-        current: u64,
-        first_window: u64,
-    ) -> (HashMap<u64, HashMap<u32, u64>>, u64) {
-        let mut used: HashMap<u64, HashMap<u32, u64>> = HashMap::new();
-        let mut lost = 0;
-        let behind = head.wrapping_sub(self.tail);
-        if behind > LOG_LEN {
-            lost += u64::from(behind - LOG_LEN);
-            self.tail = head.wrapping_sub(LOG_LEN);
-        }
-        let mut unseen = head.wrapping_sub(self.unseen);
-        // Entries come nearly in order of their windows; those of open windows still grow and are read again.
-        let mut finished = true;
-        let mut number = self.tail;
-        while number != head {
-            let Some(entry) = entry(number) else { break };
-            let window = widen(entry.window, current);
-            let is_new = head.wrapping_sub(number) <= unseen;
-            if is_new && (first_window..wanted.start).contains(&window) {
-                lost += 1;
-            }
-            finished &= window < wanted.end;
-            number = number.wrapping_add(1);
-            if finished {
-                self.tail = number;
-            }
-            if wanted.contains(&window) {
-                *used.entry(window).or_default().entry(entry.slot).or_default() += entry.on_cpu_ns;
-            }
-        }
-        unseen = head.wrapping_sub(number).min(unseen);
-        self.unseen = head.wrapping_sub(unseen);
-        used.values_mut().for_each(fit_into_window);
-        (used, lost)
-    }
-}
-
 /// What is missing where the root of cgroup2 does not have the cpu controller: it may be mounted as cgroup v1, where limits are not
 /// looked for.
 fn without_controller(controllers: Option<&str>) -> Option<String> {
@@ -498,20 +364,6 @@ fn without_controller(controllers: Option<&str>) -> Option<String> {
 /// what it cuts off.
 fn whole_us(ns: u64) -> u64 {
     ns - ns % 1000
-}
-
-/// A window has room for 100 ms of one CPU. Where a stretch that was settled ended is known to a tick at worst, and may be laid
-/// into the time of the next; the excess is taken from the largest share.
-fn fit_into_window(by_slot: &mut HashMap<u32, u64>) {
-    let excess_ns = by_slot.values().sum::<u64>().saturating_sub(WINDOW_NS);
-    if let Some(largest) = by_slot.values_mut().max() {
-        *largest = largest.saturating_sub(excess_ns);
-    }
-}
-
-/// The window nearest to `current` of which the low 32 bits are known. A settled stretch may reach a tick into the next one.
-fn widen(low: u32, current: u64) -> u64 {
-    current.saturating_add_signed(i64::from(low.wrapping_sub(current as u32).cast_signed()))
 }
 
 /// Where this kernel keeps what the program reads.
@@ -543,49 +395,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_window_holds_more_than_its_length_of_one_cpu() {
-        let mut used = HashMap::from([(1, WINDOW_NS), (2, 5)]);
-        fit_into_window(&mut used);
-        assert_eq!(used, HashMap::from([(1, WINDOW_NS - 5), (2, 5)]));
-        let mut used = HashMap::from([(1, 7)]);
-        fit_into_window(&mut used);
-        assert_eq!(used, HashMap::from([(1, 7)]));
-    }
-
-    /// A log of (slot, window, ns) as one CPU writes it.
-    fn log(entries: &[(u32, u64, u64)]) -> impl Fn(u32) -> Option<WindowEntry> {
-        move |number| {
-            let &(slot, window, on_cpu_ns) = entries.get(number as usize)?;
-            Some(WindowEntry { slot, window: window as u32, on_cpu_ns })
-        }
-    }
-
-    #[test]
-    fn what_is_counted_after_its_window_was_closed_is_lost_and_said() {
-        let mut reader = LogReader::at(0);
-        let early = [(1, 100, 50), (1, 101, 60), (1, 102, 7)];
-        let (used, lost) = reader.read(3, log(&early), &(100..102), 103, 100);
-        assert_eq!((used[&100][&1], used[&101][&1], used.len(), lost), (50, 60, 2, 0));
-        // The open window has grown; an entry of a closed one comes too late. It is lost once, however often it is read.
-        let late = [early[0], early[1], (1, 102, 80), (2, 101, 9), (1, 103, 5)];
-        let (used, lost) = reader.read(5, log(&late), &(102..103), 104, 100);
-        assert_eq!((used[&102][&1], used.len(), lost), (80, 1, 1));
-        let (used, lost) = reader.read(5, log(&late), &(103..105), 106, 100);
-        assert_eq!((used[&103][&1], used.len(), lost), (5, 1, 0));
-        // What a stretch used before counting began is nobody's loss.
-        let mut reader = LogReader::at(0);
-        assert_eq!(reader.read(1, log(&[(1, 99, 5)]), &(100..102), 103, 100).1, 0);
-    }
-
-    #[test]
-    fn entries_that_were_overwritten_are_lost() {
-        let mut reader = LogReader::at(10);
-        let entry = |number: u32| Some(WindowEntry { slot: 1, window: 100, on_cpu_ns: u64::from(number > 0) });
-        let (used, lost) = reader.read(10 + LOG_LEN + 3, entry, &(100..101), 102, 90);
-        assert_eq!((used[&100][&1], lost), (u64::from(LOG_LEN), 3));
-    }
-
-    #[test]
     fn it_is_said_where_throttling_is_not_known() {
         for (controllers, noted) in [
             (None, false),
@@ -611,14 +420,5 @@ mod tests {
         let names = |counted| wait_points(1, &used, counted).iter().map(|point| point.metric.name).collect::<Vec<_>>();
         assert_eq!(names(true), [WAIT.name, WAIT_TIME.name, WAIT_TIME.name]);
         assert!(names(false).is_empty());
-    }
-
-    #[test]
-    fn windows_are_widened_to_the_nearest() {
-        let current = (5_u64 << 32) + 3;
-        assert_eq!(widen(3, current), current);
-        assert_eq!(widen(1, current), current - 2);
-        assert_eq!(widen(u32::MAX, current), current - 4);
-        assert_eq!(widen(4, current), current + 1);
     }
 }

@@ -3,6 +3,7 @@
 //! The kernel side (`agent-ebpf/src/bin/dns.rs`) brings queries and answers together. This side gives up on those that were never
 //! answered, and keeps the [`slot_counts`](super::slot_counts); [`rows`] are those of the durations.
 
+pub mod metrics;
 mod names;
 mod rows;
 mod shares;
@@ -19,7 +20,15 @@ use agent_common::{
 use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData, MapError, ProgramArray};
 use nix::time::ClockId;
 
-use self::{names::Names, rows::Rows, shares::Shares};
+use self::{
+    metrics::{
+        ABANDONED, DUPLICATES, GAPS, IGNORED, IN_FLIGHT, LOOKUPS, LOST, MALFORMED, NAME_QUERIES, QUERIES, RETRIES, SERVED,
+        TRUNCATED, UNATTRIBUTED_QUERIES, UNMATCHED,
+    },
+    names::QueriedNames,
+    rows::Rows,
+    shares::Shares,
+};
 use super::{ActiveSignal, Readings, Signal, SignalError, slot_counts::SlotCounts, socket};
 use crate::{
     cgroups::{Cgroup, Cgroups},
@@ -30,127 +39,19 @@ use crate::{
         load::{Hook, Kernel, LoadError, Object, Plan, clear_calls},
         sys::{self, MappedArray},
     },
-    metric::{Metric, Point, Scope, Value},
+    metric::{Point, Value},
 };
 
 /// See the module.
 pub const SIGNAL: Signal = Signal {
     name: "dns",
-    help: "DNS lookups, how long they take and how they end, asked and answered",
+    help: "DNS lookups, how long they take and how they end, as client and as server",
     tracepoints: &[],
-    metrics: &[
-        &LOOKUPS,
-        &SERVED,
-        &QUERIES,
-        &RETRIES,
-        &TRUNCATED,
-        &ABANDONED,
-        &LOST,
-        &DUPLICATES,
-        &UNMATCHED,
-        &MALFORMED,
-        &IGNORED,
-        &GAPS,
-        &NAME_QUERIES,
-        &IN_FLIGHT,
-        &UNATTRIBUTED_QUERIES,
-    ],
+    metrics: metrics::ALL,
     capability: Some(&capabilities::NET_ADMIN),
     missing: |_| None,
     start: |kernel, cgroups, config| Ok(Box::new(Dns::start(kernel, cgroups, &config.dns)?)),
 };
-
-const ENDS: &[&str] = &["error.type", "network.transport"];
-const WAYS: &[&str] = &["side", "network.transport"];
-
-/// `dns.lookup.duration`
-pub static LOOKUPS: Metric = Metric::histogram("dns.lookup.duration", "s", Scope::Cgroup, "From a query to its answer, as the asking container's socket sees them, retries with the same id included. error.type is \
-           absent for NOERROR, an rcode's name, _OTHER for a rare one, or timeout: no answer in dns.timeout, which is then the duration.").attributes(ENDS);
-/// `podmeter.dns.server.duration`
-pub static SERVED: Metric = Metric::histogram(
-    "podmeter.dns.server.duration",
-    "s",
-    Scope::Cgroup,
-    "From a query to its answer, as the answering container's socket sees them. error.type as for dns.lookup.duration.",
-)
-.attributes(ENDS);
-/// `podmeter.dns.queries`
-pub static QUERIES: Metric = Metric::counter("podmeter.dns.queries", "{query}", Scope::Cgroup, "Queries sent (side client) and received (side server), retries included: retries, lookups, abandoned, lost, and those in flight.").attributes(WAYS);
-/// `podmeter.dns.retries`
-pub static RETRIES: Metric = Metric::counter("podmeter.dns.retries", "{query}", Scope::Cgroup, "Queries asked again on the same socket with the same id before there was an answer: of the same name server, or of another, as musl \
-     asks all at once.").attributes(WAYS);
-/// `podmeter.dns.truncated`
-pub static TRUNCATED: Metric = Metric::counter(
-    "podmeter.dns.truncated",
-    "{answer}",
-    Scope::Cgroup,
-    "Answers that were cut to fit into a datagram (TC). Asking again over TCP is a lookup of its own.",
-)
-.attributes(WAYS);
-/// `podmeter.dns.abandoned`
-pub static ABANDONED: Metric = Metric::counter(
-    "podmeter.dns.abandoned",
-    "{query}",
-    Scope::Cgroup,
-    "Queries whose cgroup was gone before an answer or the end of dns.timeout.",
-)
-.attributes(WAYS);
-/// `podmeter.dns.lost`
-pub static LOST: Metric = Metric::counter("podmeter.dns.lost", "{query}", Scope::Cgroup, "Queries that could not be followed to their end: the cgroup had as many in flight as there was room left for others, no memory, \
-     a gap in their TCP stream, or another question with the same id on the same socket before there was an answer.").attributes(WAYS);
-/// `podmeter.dns.duplicates`
-pub static DUPLICATES: Metric = Metric::counter("podmeter.dns.duplicates", "{message}", Scope::Cgroup, "Further answers to a lookup that had been answered within dns.timeout: by another of the name servers that were asked at once, given \
-     twice, or the rest of a zone transfer.").attributes(WAYS);
-/// `podmeter.dns.unmatched`
-pub static UNMATCHED: Metric = Metric::counter(
-    "podmeter.dns.unmatched",
-    "{message}",
-    Scope::Cgroup,
-    "Answers that nobody had asked for, or not any more: late or forged; and messages that went the wrong way.",
-)
-.attributes(WAYS);
-/// `podmeter.dns.malformed`
-pub static MALFORMED: Metric = Metric::counter(
-    "podmeter.dns.malformed",
-    "{message}",
-    Scope::Cgroup,
-    "Messages on a port of DNS whose header or question cannot be read.",
-)
-.attributes(WAYS);
-/// `podmeter.dns.ignored`
-pub static IGNORED: Metric = Metric::counter(
-    "podmeter.dns.ignored",
-    "{message}",
-    Scope::Cgroup,
-    "Messages that are no lookups: notifications and updates of zones, and multicast.",
-)
-.attributes(WAYS);
-/// `podmeter.dns.gaps`
-pub static GAPS: Metric = Metric::counter(
-    "podmeter.dns.gaps",
-    "{gap}",
-    Scope::Cgroup,
-    "Times that a TCP connection's messages could not be followed: segments came out of order, or too many messages in one.",
-)
-.attributes(WAYS);
-/// `podmeter.dns.name.queries`
-pub static NAME_QUERIES: Metric = Metric::counter("podmeter.dns.name.queries", "{query}", Scope::Cgroup, "Queries that the container itself sent, by name: the dns.top_names most asked, none unless that is set. Of all containers \
-           4096 names are kept, of one at most as many as are free; its least asked then make room, and begin anew when they come back.").attributes(&["dns.question.name"]);
-/// `podmeter.dns.in_flight`
-pub static IN_FLIGHT: Metric = Metric::gauge(
-    "podmeter.dns.in_flight",
-    "{query}",
-    Scope::Node,
-    "Queries that waited for an answer when it was last looked: there is room for 16384.",
-);
-/// `podmeter.dns.unattributed`
-pub static UNATTRIBUTED_QUERIES: Metric = Metric::counter(
-    "podmeter.dns.unattributed",
-    "{query}",
-    Scope::Node,
-    "Queries of cgroups that were born when all slots were taken.",
-)
-.attributes(WAYS);
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dns"));
 
@@ -170,7 +71,7 @@ struct Dns {
     /// the same map: this side adds to it too.
     records: MappedArray<DnsCounts>,
     rows: Rows,
-    names: Names,
+    names: QueriedNames,
     in_flight: BpfHashMap<MapData, QueryKey, Query>,
     shares: Shares,
     gaps: MappedArray<Gaps>,
@@ -238,7 +139,7 @@ impl Dns {
             counts: SlotCounts::open(&object, "DNS_COUNTS", 1, slots)?,
             records: object.mapped("DNS_COUNTS")?,
             rows: Rows::new(object.take("DNS_ROWS")?),
-            names: Names::new(object.take("DNS_NAMES")?, config.top_names),
+            names: QueriedNames::new(object.take("DNS_NAMES")?, config.top_names),
             in_flight: object.take("DNS_IN_FLIGHT")?,
             shares: Shares::open(&object, slots)?,
             gaps: object.mapped("DNS_GAPS")?,

@@ -9,7 +9,7 @@ use std::{collections::HashMap, io::Read as _};
 
 use agent_common::drops::{DropCounts, Facts};
 
-use self::{namespaces::Namespaces, reasons::Reasons};
+use self::{namespaces::CgroupNamespaces, reasons::Reasons};
 use super::{ActiveSignal, Readings, Signal, SignalError, slot_counts::SlotCounts, socket};
 use crate::{
     cgroups::{Cgroup, Cgroups},
@@ -32,13 +32,20 @@ pub const SIGNAL: Signal = Signal {
 };
 
 /// `podmeter.network.drops`
-pub static DROPS: Metric = Metric::counter("podmeter.network.drops", "{packet}", Scope::Cgroup, "Packets that the kernel dropped, by its own reason in lower case (enum skb_drop_reason); reasons that are no loss are left out.").attributes(&["reason"]);
+pub static DROPS: Metric = Metric::counter(
+    "podmeter.network.drops",
+    "{packet}",
+    Scope::Cgroup,
+    "Packets that the kernel dropped, by its reason in lower case (enum skb_drop_reason). Reasons that are no \
+     loss are left out.",
+)
+.attributes(&["reason"]);
 /// `podmeter.network.drops.unattributed`
 pub static UNATTRIBUTED: Metric = Metric::counter(
     "podmeter.network.drops.unattributed",
     "{packet}",
     Scope::Node,
-    "Packets that the kernel dropped of no cgroup that is known: neither their socket nor their network namespace leads to one.",
+    "Packets that the kernel dropped and that belong to no known cgroup, by their socket or network namespace.",
 )
 .attributes(&["reason"]);
 
@@ -63,7 +70,7 @@ struct Drops {
     _object: Object,
     counts: SlotCounts<DropCounts>,
     reasons: Reasons,
-    namespaces: Namespaces,
+    namespaces: CgroupNamespaces,
     /// What this kernel does not allow, and why.
     lacks: Vec<String>,
     /// Since when the kernel side counts, CLOCK_BOOTTIME in ns.
@@ -108,7 +115,7 @@ impl Drops {
         }
         Ok(Self {
             counts: SlotCounts::open(&object, "DROPS_COUNTS", 1, slots)?,
-            namespaces: Namespaces::open(&mut object, slots)?,
+            namespaces: CgroupNamespaces::open(&mut object, slots)?,
             since_ns: object.since_ns(),
             _object: object,
             reasons,

@@ -27,24 +27,24 @@ pub static CPU_REQUEST: Metric = Metric::gauge(
     "k8s.container.cpu.request.current",
     "{cpu}",
     Scope::Cgroup,
-    "CPUs requested, as in force: of a container that Kubernetes knows its status', else its spec's; of a pod what the scheduler sets \
-     aside. Of pods and containers that Kubernetes does not know what cpu.weight stands for, where it is known by which curve the \
-     runtime made it. Absent without a request.",
+    "CPUs requested, in force: a container's from its status, else its spec; a pod's as the scheduler sets aside. \
+     Where Kubernetes does not know the cgroup, it is derived from cpu.weight if the runtime's conversion is \
+     known. Absent without a request.",
 );
 /// `k8s.container.cpu.limit.current`
 pub static CPU_LIMIT: Metric = Metric::gauge(
     "k8s.container.cpu.limit.current",
     "{cpu}",
     Scope::Cgroup,
-    "CPUs allowed: cpu.max, quota over period. Absent without a limit.",
+    "CPUs allowed: quota by period of cpu.max. Absent without a limit.",
 );
 /// `k8s.container.memory.request.current`
 pub static MEMORY_REQUEST: Metric = Metric::gauge(
     "k8s.container.memory.request.current",
     "By",
     Scope::Cgroup,
-    "Memory requested, as in force: by Kubernetes as k8s.container.cpu.request.current; of what it does not know what is protected \
-     from reclaim, memory.min, else memory.low. Absent without a request.",
+    "Memory requested, in force: as k8s.container.cpu.request.current. Where Kubernetes does not know the cgroup, \
+     it is memory.min, else memory.low. Absent without a request.",
 );
 /// `k8s.container.memory.limit.current`
 pub static MEMORY_LIMIT: Metric = Metric::gauge(
@@ -62,14 +62,6 @@ pub static CPU_WEIGHT: Metric =
 struct Files;
 
 impl ActiveSignal for Files {
-    fn tick(&mut self, _: &Cgroups) -> Result<(), SignalError> {
-        Ok(())
-    }
-
-    fn retire(&mut self, _: &Cgroup) -> Vec<Point> {
-        Vec::new()
-    }
-
     fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
         let of = |cgroup: &Cgroup| (cgroup.slot, points(&files::limits(&cgroups.directory(cgroup), cgroup.controllers)));
         let with_limits = cgroups.table().iter().filter(|c| c.lives()).map(of).filter(|(_, points)| !points.is_empty());

@@ -2,12 +2,12 @@
 //!
 //! The memory controller's own counters are copied by `agent-ebpf/src/bin/memory.rs` in one walk over all cgroups, where the
 //! kernel can be walked (6.1) and its counters can be found ([`layout`]); else they are read from each cgroup's files. Both give
-//! [`figures::Figures`]. A walk is compared with the files before it is believed.
+//! [`parts::MemoryParts`]. A walk is compared with the files before it is believed.
 
-mod figures;
 mod kills;
 mod layout;
 pub mod metrics;
+mod parts;
 
 use std::{
     collections::HashMap,
@@ -20,9 +20,9 @@ use agent_common::memory::{Counts, Facts, Index, Items, Usage, Walk};
 use nix::unistd::SysconfVar;
 
 use self::{
-    figures::{Figures, Files, MemInfo},
     kills::Kills,
-    layout::Layout,
+    layout::MemoryLayout,
+    parts::{Files, MemInfo, MemoryParts},
 };
 use super::{ActiveSignal, Readings, Signal, SignalError, slot_counts::SlotCounts};
 use crate::{
@@ -52,7 +52,7 @@ pub const SIGNAL: Signal = Signal {
     ],
     metrics: metrics::ALL,
     capability: None,
-    missing: |btf| Layout::find(btf, |_| None).err().map(|error| error.to_string()),
+    missing: |btf| MemoryLayout::find(btf, |_| None).err().map(|error| error.to_string()),
     start: |kernel, cgroups, _| Ok(Box::new(Memory::start(kernel, cgroups)?)),
 };
 
@@ -86,7 +86,7 @@ const BATCH_PAGES: u64 = 64;
 
 /// Where the figures come from.
 #[derive(Debug)]
-enum Source {
+enum MemorySource {
     /// A walk, which agreed with the files.
     Walk,
     /// A walk that no file could be compared with yet.
@@ -100,7 +100,7 @@ enum Source {
 /// The signal while it counts.
 struct Memory {
     object: Object,
-    source: Source,
+    source: MemorySource,
     files: Files,
     records: MappedArray<Usage>,
     walk: MappedArray<Walk>,
@@ -119,7 +119,7 @@ struct Memory {
 }
 
 /// The programs that this kernel can run, and what it cannot tell.
-fn programs(btf: &Btf, layout: &Layout) -> (Vec<(&'static str, Hook)>, Vec<String>) {
+fn programs(btf: &Btf, layout: &MemoryLayout) -> (Vec<(&'static str, Hook)>, Vec<String>) {
     let has = |tracepoint: &str| btf.typedef_id(&format!("btf_trace_{tracepoint}")).is_ok();
     let (mut programs, mut lacks) = (Vec::new(), Vec::new());
     let mut add = |group: &[(&'static str, &'static str)], what: &str| match group.iter().find(|(_, on)| !has(on)) {
@@ -156,7 +156,7 @@ impl Memory {
             let text = symbols.get_or_init(|| fs::read_to_string("/proc/kallsyms").unwrap_or_default());
             layout::address_in(text, name)
         };
-        let mut layout = Layout::find(&kernel.btf, symbol)?;
+        let mut layout = MemoryLayout::find(&kernel.btf, symbol)?;
         drop(symbols);
         if !kernel.reads_by_address {
             layout.cannot_be_read(LOCKED_DOWN);
@@ -199,7 +199,7 @@ impl Memory {
         }
         lacks.extend(object.lacks());
         let memory = Self {
-            source: no_walk.or(unwalkable).map_or(Source::Unchecked, Source::Files),
+            source: no_walk.or(unwalkable).map_or(MemorySource::Unchecked, MemorySource::Files),
             files: Files::default(),
             records: object.mapped("MEMORY_USAGE")?,
             walk: object.mapped("MEMORY_WALK")?,
@@ -220,12 +220,12 @@ impl Memory {
         Ok(memory)
     }
 
-    /// Compares a walk with the files of some cgroups, until there were any to compare with. What a walk says is taken only when
+    /// Compares a walk with the files of some cgroups, until there were any to compare with. A walk is used only when
     /// all that both know agrees: a kernel that keeps its counters otherwise must not lead to wrong figures.
     fn check_walk(&mut self, cgroups: &Cgroups) {
         match self.source {
-            Source::Unchecked => {}
-            Source::FilesUntil(until, _) if Instant::now() >= until => self.source = Source::Unchecked,
+            MemorySource::Unchecked => {}
+            MemorySource::FilesUntil(until, _) if Instant::now() >= until => self.source = MemorySource::Unchecked,
             _ => return,
         }
         // Both are as old as the kernel's last flush, which another cgroup's reading may bring about in between: three times then.
@@ -233,29 +233,29 @@ impl Memory {
             match self.disagreement(cgroups) {
                 Ok(None) => return,
                 Ok(Some(Ok(()))) => {
-                    self.source = Source::Walk;
+                    self.source = MemorySource::Walk;
                     return;
                 }
-                Ok(Some(Err(why))) => self.source = Source::Files(why),
+                Ok(Some(Err(why))) => self.source = MemorySource::Files(why),
                 Err(error) => {
                     // It may be for want of memory or descriptors.
                     let why = format!("cgroups cannot be walked: {}", chain(&error));
-                    self.source = Source::FilesUntil(Instant::now() + WALK_AGAIN, why);
+                    self.source = MemorySource::FilesUntil(Instant::now() + WALK_AGAIN, why);
                     break;
                 }
             }
         }
-        if let Source::Files(why) | Source::FilesUntil(_, why) = &self.source {
+        if let MemorySource::Files(why) | MemorySource::FilesUntil(_, why) = &self.source {
             tracing::warn!(why, "memory is read from files");
         }
     }
 
     /// `None` when there was nothing to compare.
     fn disagreement(&mut self, cgroups: &Cgroups) -> Result<Option<Result<(), String>>, LoadError> {
-        let read = |c: &Cgroup| Figures::read(&cgroups.directory(c), true, &self.files).map(|figures| (c.slot, figures));
+        let read = |c: &Cgroup| MemoryParts::read(&cgroups.directory(c), true, &self.files).map(|parts| (c.slot, parts));
         // Those with most in them say most.
-        let mut before: Vec<(u32, Figures)> = with_memory(cgroups).filter_map(read).take(64).collect();
-        before.sort_by_key(|(_, figures)| std::cmp::Reverse(figures.usage));
+        let mut before: Vec<(u32, MemoryParts)> = with_memory(cgroups).filter_map(read).take(64).collect();
+        before.sort_by_key(|(_, parts)| std::cmp::Reverse(parts.usage));
         before.truncate(CHECKED);
         if before.is_empty() {
             return Ok(None);
@@ -264,7 +264,7 @@ impl Memory {
         let slack = 2 * BATCH_PAGES * u64::from(self.cpus) * self.page_bytes;
         for (slot, before) in before {
             let Some(cgroup) = cgroups.table().get(slot) else { continue };
-            let Some(after) = Figures::read(&cgroups.directory(cgroup), true, &self.files) else { continue };
+            let Some(after) = MemoryParts::read(&cgroups.directory(cgroup), true, &self.files) else { continue };
             let Some(own) = walked.get(&slot) else {
                 return Ok(Some(Err(format!("a walk over cgroups does not find the memory of {}", cgroup.path))));
             };
@@ -276,7 +276,7 @@ impl Memory {
     }
 
     /// Walks over all cgroups and reads what the kernel wrote down of each.
-    fn walk(&mut self, cgroups: &Cgroups) -> Result<HashMap<u32, Figures>, LoadError> {
+    fn walk(&mut self, cgroups: &Cgroups) -> Result<HashMap<u32, MemoryParts>, LoadError> {
         let number = self.walk.word(0, 0).unwrap_or(0) + 1;
         self.walk.write(0, &Walk { number, ..Walk::ZERO });
         // The kernel brings the statistics of all cgroups up to date when those of the root are read, if enough has changed.
@@ -288,21 +288,21 @@ impl Memory {
         while file.read(&mut nothing).map_err(failed)? > 0 {}
         let own = |c: &Cgroup| {
             let record = self.records.read(c.slot).filter(|record| record.id == c.id && record.walk == number)?;
-            Some((c.slot, Figures::of(&record, self.page_bytes)))
+            Some((c.slot, MemoryParts::of(&record, self.page_bytes)))
         };
         Ok(with_memory(cgroups).filter_map(own).collect())
     }
 
     /// Every cgroup's figures, by slot; the root has none of its own.
-    fn figures(&mut self, cgroups: &Cgroups, swap: bool) -> Result<HashMap<u32, Figures>, SignalError> {
+    fn parts(&mut self, cgroups: &Cgroups, swap: bool) -> Result<HashMap<u32, MemoryParts>, SignalError> {
         if with_memory(cgroups).next().is_none() {
             return Ok(HashMap::new());
         }
         self.check_walk(cgroups);
-        if matches!(self.source, Source::Walk | Source::Unchecked) {
+        if matches!(self.source, MemorySource::Walk | MemorySource::Unchecked) {
             return Ok(self.walk(cgroups)?);
         }
-        let read = |c: &Cgroup| Some((c.slot, Figures::read(&cgroups.directory(c), swap, &self.files)?));
+        let read = |c: &Cgroup| Some((c.slot, MemoryParts::read(&cgroups.directory(c), swap, &self.files)?));
         Ok(with_memory(cgroups).filter_map(read).collect())
     }
 }
@@ -320,8 +320,8 @@ impl ActiveSignal for Memory {
 
     fn note(&self) -> Option<String> {
         let source = match &self.source {
-            Source::Files(why) | Source::FilesUntil(_, why) => Some(format!("read from files: {why}")),
-            Source::Walk | Source::Unchecked => None,
+            MemorySource::Files(why) | MemorySource::FilesUntil(_, why) => Some(format!("read from files: {why}")),
+            MemorySource::Walk | MemorySource::Unchecked => None,
         };
         let notes: Vec<String> = source.into_iter().chain(self.lacks.iter().cloned()).collect();
         (!notes.is_empty()).then(|| notes.join("; "))
@@ -339,14 +339,14 @@ impl ActiveSignal for Memory {
         let swap = info.is_some_and(|info| info.swap_total > 0);
         // With vm.swappiness 0 the kernel swaps nothing of a cgroup that is at its limit (`get_scan_count`).
         let swap_free = if swap && swaps() { swap_free } else { 0 };
-        let figures = self.figures(cgroups, swap)?;
+        let parts = self.parts(cgroups, swap)?;
         let totals = self.counts.totals(cgroups.table());
-        let mut points = Vec::with_capacity(figures.len());
+        let mut points = Vec::with_capacity(parts.len());
         for cgroup in cgroups.table().iter() {
             let mut of_cgroup = Vec::new();
-            if let Some(own) = figures.get(&cgroup.slot) {
+            if let Some(own) = parts.get(&cgroup.slot) {
                 let above = std::iter::successors(Some(cgroup.slot), |slot| cgroups.table().parent(*slot));
-                let room = above.filter_map(|slot| figures.get(&slot)).map(Figures::swap_room).min();
+                let room = above.filter_map(|slot| parts.get(&slot)).map(MemoryParts::swap_room).min();
                 of_cgroup = metrics::of_figures(own, room.unwrap_or(u64::MAX).min(swap_free), cgroup.made_ns());
             }
             if let Some(counts) = totals.get(&cgroup.slot) {

@@ -1,7 +1,7 @@
 //! The network signal: bytes and packets of every cgroup's sockets, and where they go.
 //!
-//! The kernel side (`agent-ebpf/src/bin/network.rs`) counts each packet at its socket. This side tells it which addresses are
-//! whose, and keeps the [`slot_counts`](super::slot_counts).
+//! The kernel side (`agent-ebpf/src/bin/network.rs`) counts each packet at its socket. This side fills in the address ranges
+//! and keeps the [`slot_counts`](super::slot_counts).
 
 mod ranges;
 
@@ -34,32 +34,58 @@ pub const SIGNAL: Signal = Signal {
 };
 
 /// `container.network.io`
-pub static IO: Metric = Metric::counter("container.network.io", "By", Scope::Cgroup, "Bytes of IP packets that the cgroup's sockets received and sent: IP and transport headers of every segment included, the link's \
-     not. A datagram above the MTU counts as the one packet that the socket sent or received, not as the fragments that it travels in. \
-     Loopback is apart.").attributes(&[DIRECTION]);
+pub static IO: Metric = Metric::counter(
+    "container.network.io",
+    "By",
+    Scope::Cgroup,
+    "Bytes of IP packets that the cgroup's sockets received and sent, with the IP and transport headers of each \
+     segment, without the link's. A datagram above the MTU counts as one packet, not as its fragments. Loopback \
+     is not included.",
+)
+.attributes(&[DIRECTION]);
 /// `podmeter.network.packets`
-pub static PACKETS: Metric = Metric::counter("podmeter.network.packets", "{packet}", Scope::Cgroup, "IP packets that the cgroup's sockets received and sent. Large packets of TCP and UDP segmentation count as their segments on the \
-     wire; a datagram above the MTU is one packet, whatever number of fragments it travels in. Loopback is apart.").attributes(&[DIRECTION]);
+pub static PACKETS: Metric = Metric::counter(
+    "podmeter.network.packets",
+    "{packet}",
+    Scope::Cgroup,
+    "IP packets that the cgroup's sockets received and sent. Large packets of TCP and UDP segmentation count as \
+     their segments on the wire; a datagram above the MTU counts as one packet. Loopback is not included.",
+)
+.attributes(&[DIRECTION]);
 /// `podmeter.network.egress`
-pub static EGRESS: Metric = Metric::counter("podmeter.network.egress", "By", Scope::Cgroup, "Bytes sent by where they go: cluster (network.cluster_cidrs, and what Kubernetes tells of this node's pods), node \
-     (network.node_cidrs, and this node), private (network.private_cidrs), internet (all else). They add up to what container.network.io says was sent.").attributes(&["scope"]);
+pub static EGRESS: Metric = Metric::counter(
+    "podmeter.network.egress",
+    "By",
+    Scope::Cgroup,
+    "Bytes sent, by destination: cluster (network.cluster_cidrs, and the pod ranges of this node), node \
+     (network.node_cidrs, and this node), private (network.private_cidrs), internet (all else). The sum equals \
+     the sent bytes of container.network.io.",
+)
+.attributes(&["scope"]);
 /// `podmeter.network.loopback`
 pub static LOOPBACK: Metric = Metric::counter(
     "podmeter.network.loopback",
     "By",
     Scope::Cgroup,
-    "Bytes received and sent by a loopback interface: within a pod, or a machine.",
+    "Bytes received and sent on a loopback interface: within a pod, or within a machine.",
 )
 .attributes(&[DIRECTION]);
 /// `k8s.node.network.io`
-pub static NODE_IO: Metric = Metric::counter("k8s.node.network.io", "By", Scope::Node, "Bytes of all sockets of the node: all cgroups and the unattributed. What the node forwards for others is not part of it, nor are the \
-     copies of TCP and UDP packets that raw sockets get.").attributes(&[DIRECTION]);
+pub static NODE_IO: Metric = Metric::counter(
+    "k8s.node.network.io",
+    "By",
+    Scope::Node,
+    "Bytes of all sockets of the node: all cgroups and the unattributed. Forwarded packets are not included, nor \
+     are copies for raw sockets.",
+)
+.attributes(&[DIRECTION]);
 /// `podmeter.network.unattributed`
 pub static UNATTRIBUTED_IO: Metric = Metric::counter(
     "podmeter.network.unattributed",
     "By",
     Scope::Node,
-    "Bytes of sockets whose cgroup has no slot: born when all were taken, or gone for longer than a second.",
+    "Bytes of sockets of a cgroup without a slot: it was created when all were taken, or is gone for more than a \
+     second.",
 )
 .attributes(&[DIRECTION]);
 
@@ -119,10 +145,6 @@ fn forget_dns(object: &mut Object) -> Result<(), LoadError> {
 }
 
 impl ActiveSignal for Network {
-    fn tick(&mut self, _: &Cgroups) -> Result<(), SignalError> {
-        Ok(())
-    }
-
     fn learn(&mut self, addresses: &Addresses, cgroups: &Cgroups) -> Result<(), SignalError> {
         let learnt = self.ranges.learn(addresses);
         if !matches!(learnt, Ok(false)) {

@@ -8,7 +8,7 @@ use std::{collections::HashMap, fs, io, path::Path};
 
 use super::{ActiveSignal, Readings, Signal, SignalError};
 use crate::{
-    cgroups::{Cgroup, Cgroups},
+    cgroups::Cgroups,
     kernel::{btf::Btf, facts},
     metric::{Metric, Point, Scope, Value},
 };
@@ -29,8 +29,8 @@ pub static TIME: Metric = Metric::counter(
     "podmeter.pressure.time",
     "s",
     Scope::Cgroup,
-    "Time in which some or all (full) of the cgroup's tasks stood still for want of cpu, memory or io: total of its \
-           <resource>.pressure. Absent where the kernel does not account it.",
+    "Time that some or all (full) tasks of the cgroup were stalled on cpu, memory or io: total of \
+     <resource>.pressure. Absent where the kernel does not account it.",
 )
 .attributes(&["resource", "stall"]);
 /// `podmeter.node.pressure.time`
@@ -38,8 +38,8 @@ pub static NODE_TIME: Metric = Metric::counter(
     "podmeter.node.pressure.time",
     "s",
     Scope::Node,
-    "Time in which some or all (full) of the node's tasks stood still for want of cpu, memory or io: total of \
-           /proc/pressure/<resource>.",
+    "Time that some or all (full) tasks of the node were stalled on cpu, memory or io: total of \
+     /proc/pressure/<resource>.",
 )
 .attributes(&["resource", "stall"]);
 
@@ -119,14 +119,6 @@ impl Absent {
 }
 
 impl ActiveSignal for Pressure {
-    fn tick(&mut self, _: &Cgroups) -> Result<(), SignalError> {
-        Ok(())
-    }
-
-    fn retire(&mut self, _: &Cgroup) -> Vec<Point> {
-        Vec::new()
-    }
-
     fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
         let living = cgroups.table().iter().filter(|c| c.lives() && c.path != "/");
         let mut absent = HashMap::new();

@@ -7,7 +7,7 @@ mod namespaces;
 
 use agent_common::tcp::{ConnectError, FIRST, Facts, Mode, TcpCounts};
 
-use self::namespaces::{Namespaces, read_to_end};
+use self::namespaces::{SocketNamespaces, read_to_end};
 use super::{ActiveSignal, Readings, Signal, SignalError, slot_counts::SlotCounts, socket};
 use crate::{
     cgroups::{Cgroup, Cgroups},
@@ -46,7 +46,7 @@ pub static SEGMENTS: Metric = Metric::counter(
     "podmeter.tcp.segments",
     "{segment}",
     Scope::Cgroup,
-    "TCP segments sent for the first time, as OutSegs of /proc/net/snmp counts them: a segment is what goes over the wire.",
+    "TCP segments sent for the first time, counted on the wire as OutSegs of /proc/net/snmp.",
 )
 .attributes(&[]);
 /// `podmeter.tcp.retransmits`
@@ -54,7 +54,8 @@ pub static RETRANSMITS: Metric = Metric::counter(
     "podmeter.tcp.retransmits",
     "{segment}",
     Scope::Cgroup,
-    "TCP segments sent again, as RetransSegs of /proc/net/snmp counts them: over podmeter.tcp.segments, the share that was lost.",
+    "TCP segments sent again, as RetransSegs of /proc/net/snmp. Divided by podmeter.tcp.segments it is the share \
+     that was lost.",
 )
 .attributes(&[]);
 /// `podmeter.tcp.rtt`
@@ -62,35 +63,59 @@ pub static RTT: Metric = Metric::histogram(
     "podmeter.tcp.rtt",
     "s",
     Scope::Cgroup,
-    "Smoothed round-trip time of a connection (the kernel's srtt), once per round trip in which data was acknowledged; of \
-           connections older than the agent, once per interval with such data.",
+    "Smoothed round-trip time of a connection (the kernel's srtt), once per round trip in which data was \
+     acknowledged; for connections older than the agent once per interval.",
 );
 /// `podmeter.tcp.connect.duration`
 pub static CONNECT_DURATION: Metric = Metric::histogram(
     "podmeter.tcp.connect.duration",
     "s",
     Scope::Cgroup,
-    "Time from a connect's first SYN to its answer, of connects that succeeded.",
+    "Time from the first SYN of a successful connect to its answer.",
 );
 /// `podmeter.tcp.connect.failures`
-pub static CONNECT_FAILURES: Metric = Metric::counter("podmeter.tcp.connect.failures", "{connect}", Scope::Cgroup, "Connects that failed: refused, timeout, unreachable, reset, canceled (closed by the caller before an answer), other, or not_sent: \
-     without a SYN, nearly always since no local port was free (EADDRNOTAVAIL); absent before Linux 5.11. One that finds no route fails \
-     before it begins and is not counted.").attributes(&["error.type"]);
+pub static CONNECT_FAILURES: Metric = Metric::counter(
+    "podmeter.tcp.connect.failures",
+    "{connect}",
+    Scope::Cgroup,
+    "Connects that failed, by error.type: refused, timeout, unreachable, reset, canceled (closed by the caller \
+     before an answer), not_sent (no SYN, nearly always because no local port was free; since Linux 5.11) or \
+     other. A connect without a route fails earlier and is not counted.",
+)
+.attributes(&["error.type"]);
 /// `podmeter.tcp.resets`
-pub static RESETS: Metric =
-    Metric::counter("podmeter.tcp.resets", "{segment}", Scope::Cgroup, "TCP resets sent and received by sockets of the cgroup.")
-        .attributes(&["direction"]);
+pub static RESETS: Metric = Metric::counter(
+    "podmeter.tcp.resets",
+    "{segment}",
+    Scope::Cgroup,
+    "TCP resets that sockets of the cgroup sent and received.",
+)
+.attributes(&["direction"]);
 /// `podmeter.tcp.listen.drops`
-pub static LISTEN_DROPS: Metric = Metric::counter("podmeter.tcp.listen.drops", "{packet}", Scope::Cgroup, "Packets that a listening socket dropped, most often since its queue was full (sk_drops): each of ListenDrops of /proc/net/netstat, \
-     and the acknowledgements and repeated SYNs of connects that it has no room for.").attributes(&[]);
+pub static LISTEN_DROPS: Metric = Metric::counter(
+    "podmeter.tcp.listen.drops",
+    "{packet}",
+    Scope::Cgroup,
+    "Packets that a listening socket dropped, most often because its queue was full (sk_drops). It includes \
+     ListenDrops of /proc/net/netstat, and acknowledgements and repeated SYNs of connects that the queue has no \
+     room for.",
+)
+.attributes(&[]);
 /// `podmeter.tcp.uncounted`
-pub static UNCOUNTED: Metric = Metric::counter("podmeter.tcp.uncounted", "{socket}", Scope::Cgroup, "TCP sockets that the kernel gave no storage, for want of memory: what they send is in no other figure. Absent while there is none.").attributes(&[]);
+pub static UNCOUNTED: Metric = Metric::counter(
+    "podmeter.tcp.uncounted",
+    "{socket}",
+    Scope::Cgroup,
+    "TCP sockets that got no socket storage because memory was short. Their traffic is in no other TCP metric. \
+     Absent while there is none.",
+)
+.attributes(&[]);
 /// `podmeter.tcp.unattributed`
 pub static UNATTRIBUTED: Metric = Metric::counter(
     "podmeter.tcp.unattributed",
     "{segment}",
     Scope::Node,
-    "TCP segments of sockets whose cgroup has no slot, and resets that were sent for no socket.",
+    "TCP segments of sockets of a cgroup without a slot, and resets that were sent for no socket.",
 )
 .attributes(&[]);
 
@@ -115,7 +140,7 @@ enum Living {
     /// By a walk over all of them.
     Walk,
     /// At their acknowledgements and retransmits, and by walks over the sockets of network namespaces.
-    Namespaces(Namespaces),
+    SocketNamespaces(SocketNamespaces),
     /// At their acknowledgements and retransmits alone.
     Events,
 }
@@ -165,7 +190,7 @@ impl Tcp {
         let at_events = object.does_without(WALK);
         object.mapped::<Mode>("TCP_MODE")?.write(0, &Mode { at_events: at_events.into() });
         kernel.attach(&mut object)?;
-        let mut namespaces = Namespaces::default();
+        let mut namespaces = SocketNamespaces::default();
         let finds = facts.by_callback == 0 && !object.does_without(FIND);
         if finds {
             namespaces.walk_all(&mut object);
@@ -176,7 +201,7 @@ impl Tcp {
         lacks.extend(object.lacks());
         let living = match (at_events, finds) {
             (false, _) => Living::Walk,
-            (true, true) => Living::Namespaces(namespaces),
+            (true, true) => Living::SocketNamespaces(namespaces),
             (true, false) => Living::Events,
         };
         for lack in &lacks {
@@ -217,10 +242,6 @@ impl Tcp {
 }
 
 impl ActiveSignal for Tcp {
-    fn tick(&mut self, _: &Cgroups) -> Result<(), SignalError> {
-        Ok(())
-    }
-
     fn retire(&mut self, cgroup: &Cgroup) -> Vec<Point> {
         let last = self.counts.retire(cgroup);
         self.points(cgroup.counted_since(self.since_ns), &last)
@@ -233,7 +254,7 @@ impl ActiveSignal for Tcp {
     fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
         match &mut self.living {
             Living::Walk => read_to_end(self.object.walk_sockets(WALK, "TCP_SOCKETS")?)?,
-            Living::Namespaces(namespaces) => namespaces.walk_some(&mut self.object)?,
+            Living::SocketNamespaces(namespaces) => namespaces.walk_some(&mut self.object)?,
             Living::Events => {}
         }
         let totals = self.counts.totals(cgroups.table());

@@ -72,10 +72,10 @@ impl SnapshotBuilder {
         NodeUsage {
             name: self.node.clone(),
             cpu: NodeCpu {
-                time_seconds: number(sample, &cpu::NODE_TIME).unwrap_or_default(),
-                usage_cores: number(sample, &cpu::NODE_USAGE),
+                time_seconds: number(sample, &cpu::metrics::NODE_TIME).unwrap_or_default(),
+                usage_cores: number(sample, &cpu::metrics::NODE_USAGE),
                 capacity_cores: self.capacity_cores,
-                unattributed_seconds: number(sample, &cpu::UNATTRIBUTED_TIME).unwrap_or_default(),
+                unattributed_seconds: number(sample, &cpu::metrics::UNATTRIBUTED_TIME).unwrap_or_default(),
             },
             memory: known(memory),
             network: known(network),

@@ -27,7 +27,7 @@ impl LookupTotals {
     /// The lookups of a sample.
     pub fn of(sample: &Sample) -> Self {
         let ended = |wanted: fn(Option<&str>) -> bool| -> u64 {
-            let of = points(sample, &dns::LOOKUPS).filter(|point| wanted(attribute(point, "error.type")));
+            let of = points(sample, &dns::metrics::LOOKUPS).filter(|point| wanted(attribute(point, "error.type")));
             of.map(|point| if let Value::Histogram(histogram) = &point.value { histogram.count } else { 0 }).sum()
         };
         Self {
@@ -36,7 +36,7 @@ impl LookupTotals {
             timeouts: ended(|error| error == Some(TIMEOUT)),
             no_such_name: ended(|error| error == Some(NO_SUCH_NAME)),
             // The duration of a timeout is not a response time.
-            answers: histogram(sample, &dns::LOOKUPS, |point| attribute(point, "error.type") != Some(TIMEOUT)),
+            answers: histogram(sample, &dns::metrics::LOOKUPS, |point| attribute(point, "error.type") != Some(TIMEOUT)),
         }
     }
 }

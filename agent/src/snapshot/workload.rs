@@ -92,7 +92,7 @@ pub fn workload(
     let interval = Interval { sample, now_ns, elapsed_s, seen_before: previous.is_some() };
     let mut kept = previous.unwrap_or_default();
     // Windows of 100 ms are counted from before the first snapshot.
-    let counted_since = points(sample, &cpu::BURST).map(|point| point.start_ns).min();
+    let counted_since = points(sample, &cpu::metrics::BURST).map(|point| point.start_ns).min();
     kept.memory = kept.memory.and(counted_since.unwrap_or(now_ns).min(now_ns), whole(sample, &metrics::UNRECLAIMABLE));
     let watched_seconds = kept.memory.seconds(sample.time_ns.unwrap_or(now_ns));
     let workload = WorkloadUsage {
@@ -109,15 +109,15 @@ pub fn workload(
 
 fn cpu_usage(interval: &Interval, watched_seconds: Option<f64>, kept: &mut CpuTotals) -> CpuUsage {
     let sample = interval.sample;
-    let wait = |cause| sum_where(sample, &cpu::WAIT_TIME, "cause", |value| value == cause);
+    let wait = |cause| sum_where(sample, &cpu::metrics::WAIT_TIME, "cause", |value| value == cause);
     let (contention, throttled) = (wait("contention"), wait("throttled"));
     // Where nothing can throttle, all of the wait is contention.
     let total = contention.map(|contention| contention + throttled.unwrap_or(0.0));
-    let burst = histogram(sample, &cpu::BURST, |_| true);
+    let burst = histogram(sample, &cpu::metrics::BURST, |_| true);
     let recent_burst = recent(burst.as_ref(), kept.burst.as_ref());
     let usage = CpuUsage {
-        time_seconds: number(sample, &cpu::TIME).unwrap_or_default(),
-        usage_cores: number(sample, &cpu::USAGE),
+        time_seconds: number(sample, &cpu::metrics::TIME).unwrap_or_default(),
+        usage_cores: number(sample, &cpu::metrics::USAGE),
         wait_seconds: total,
         throttled_seconds: throttled,
         contention_seconds: contention,
@@ -184,7 +184,7 @@ fn tcp_usage(interval: &Interval, kept: &mut TcpWindows) -> TcpUsage {
 
 /// `None` for what has sent no query.
 fn dns_usage(interval: &Interval, kept: &mut DnsWindow) -> Option<DnsUsage> {
-    let queries = sum_where(interval.sample, &dns::QUERIES, "side", |side| side == "client");
+    let queries = sum_where(interval.sample, &dns::metrics::QUERIES, "side", |side| side == "client");
     let before = std::mem::replace(&mut kept.queries, queries);
     let now = LookupTotals::of(interval.sample);
     let then = kept.lookups.ending(interval.now_ns, now.all, &now);

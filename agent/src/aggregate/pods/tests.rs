@@ -34,7 +34,7 @@ fn pod(containers: Vec<Container>) -> Pod {
 fn using(cores: f64, bytes: u64) -> Vec<Point> {
     static MEMORY: Metric = Metric::gauge(WORKING_SET, "By", Scope::Container, "As the memory signal has it.");
     vec![
-        Point::new(&cpu::USAGE, 0, Value::Float(cores)),
+        Point::new(&cpu::metrics::USAGE, 0, Value::Float(cores)),
         Point::new(&MEMORY, 0, Value::Int(bytes)),
         Point::new(&limits::CPU_LIMIT, 0, Value::Float(2.0)),
     ]

@@ -37,7 +37,7 @@ impl Usage {
             }
         };
         Self {
-            cores: value(&|metric| std::ptr::eq(metric, &cpu::USAGE)),
+            cores: value(&|metric| std::ptr::eq(metric, &cpu::metrics::USAGE)),
             working_set_bytes: value(&|metric| metric.name == WORKING_SET),
             limit_cores: value(&|metric| std::ptr::eq(metric, &limits::CPU_LIMIT)),
             limit_bytes: value(&|metric| std::ptr::eq(metric, &limits::MEMORY_LIMIT)),

@@ -259,7 +259,9 @@ fn final_values_come_after_what_an_earlier_process_exported_of_the_same_death() 
 #[test]
 fn what_enters_a_top_list_was_not_zero_before() {
     let (mut series, mut receiver) = (Series::new(SECOND), Receiver::default());
-    let asked = |name: &'static str, n| Point::new(&dns::NAME_QUERIES, 2 * SECOND, Value::Int(n)).with("dns.question.name", name);
+    let asked = |name: &'static str, n| {
+        Point::new(&dns::metrics::NAME_QUERIES, 2 * SECOND, Value::Int(n)).with("dns.question.name", name)
+    };
     run(
         &mut series,
         &mut receiver,
@@ -270,7 +272,7 @@ fn what_enters_a_top_list_was_not_zero_before() {
         &mut receiver,
         batch(30 * SECOND, vec![sample(1, "/a", None, vec![time(2 * SECOND, 1.0), asked("b.test", 12)])]),
     );
-    assert_eq!(receiver.of("b.test", &dns::NAME_QUERIES), [(30_000, Some(12.0))]);
+    assert_eq!(receiver.of("b.test", &dns::metrics::NAME_QUERIES), [(30_000, Some(12.0))]);
     let kept: usize = series.lives.values().map(|life| life.series.len()).sum();
     assert_eq!(kept, 2, "nothing is kept of what has left the list");
 }

@@ -1,6 +1,6 @@
-//! The books of the cpu signal (pure): own counts per slot -> totals per cgroup as `cpu.stat` has them, and burst histograms.
+//! The accounts of the cpu signal (pure): counts per slot -> totals per cgroup as `cpu.stat` has them, and burst histograms.
 //!
-//! The kernel side counts each task's time in the one cgroup it is in. A cgroup's figure includes its descendants, the dead ones
+//! The kernel side counts each task's time in the one cgroup it is in. A cgroup's totals include its descendants, the removed ones
 //! too: when a slot is given back, what it counted is carried by its parent.
 
 use std::{
@@ -24,7 +24,7 @@ use crate::{
 
 /// One read of a slot's records, added up over CPUs; cumulative since the slot was taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reading {
+pub struct CpuReading {
     /// Time on CPUs in ns.
     pub on_cpu_ns: u64,
     /// Run-queue wait in ns.
@@ -33,12 +33,12 @@ pub struct Reading {
     pub waits: [u32; WAIT_LEN],
 }
 
-impl Reading {
+impl CpuReading {
     /// Nothing counted.
     pub const ZERO: Self = Self { on_cpu_ns: 0, wait_ns: 0, waits: [0; WAIT_LEN] };
 }
 
-/// What a cgroup used: since it was born, or where it is older than counting, as each field says.
+/// What a cgroup used: since it was born, or where it is older than counting, see each field.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CpuUse {
     /// CPU time in ns since the cgroup was born, descendants included; `None` where it starts from a `cpu.stat` that was gone
@@ -96,11 +96,11 @@ impl Totals {
     }
 }
 
-/// One slot's page in the books.
+/// The account of one slot.
 #[derive(Debug)]
-struct Ledger {
-    /// What the records said last.
-    last: Reading,
+struct SlotAccount {
+    /// The last reading.
+    last: CpuReading,
     /// Own counts and those of dead descendants.
     totals: Totals,
     /// Where it starts from `cpu.stat`.
@@ -115,10 +115,10 @@ struct Ledger {
     contention_ns: u64,
 }
 
-/// The books of all slots.
+/// The accounts of all slots.
 #[derive(Debug, Default)]
 pub struct Account {
-    ledgers: HashMap<u32, Ledger>,
+    slots: HashMap<u32, SlotAccount>,
     /// The window in which counting began: incomplete for what was there before.
     first_window: u64,
     /// Windows before this one are closed.
@@ -132,12 +132,12 @@ pub struct Account {
 }
 
 impl Account {
-    /// Begins the books in the window that is current now. The records have counted since `since_ns`, CLOCK_BOOTTIME.
+    /// Begins in the window that is current now. The records have counted since `since_ns`, CLOCK_BOOTTIME.
     pub fn new(window: u64, since_ns: u64) -> Self {
         Self { first_window: window, open_window: window, since_ns, ..Self::default() }
     }
 
-    /// A look at both clocks, at every tick; boot time was read first.
+    /// Reads both clocks, at every tick; boot time was read first.
     pub fn look(&mut self, boottime_ns: u64, monotonic_ns: u64) {
         self.sleeps.look(boottime_ns, monotonic_ns);
     }
@@ -159,10 +159,10 @@ impl Account {
 
     /// Enters what an earlier agent knew of a slot: what dead descendants had used, what was used before counting, and the time in
     /// contention in ns that it exported last.
-    pub fn restore(&mut self, slot: u32, carried: &Reading, before: Option<Before>, contention_ns: u64) {
-        let ledger = self.ledger(slot);
-        (ledger.before, ledger.contention_ns) = (before, contention_ns);
-        let totals = &mut ledger.totals;
+    pub fn restore(&mut self, slot: u32, carried: &CpuReading, before: Option<Before>, contention_ns: u64) {
+        let slot_account = self.slot_mut(slot);
+        (slot_account.before, slot_account.contention_ns) = (before, contention_ns);
+        let totals = &mut slot_account.totals;
         totals.on_cpu_ns += carried.on_cpu_ns;
         totals.wait_ns += carried.wait_ns;
         for (total, n) in totals.waits.iter_mut().zip(&carried.waits) {
@@ -171,15 +171,15 @@ impl Account {
     }
 
     /// Enters a slot's current counts. `None` for [`UNATTRIBUTED`], which has no owner.
-    pub fn enter(&mut self, slot: u32, reading: Reading) {
-        let ledger = self.ledger(slot);
-        let totals = &mut ledger.totals;
-        totals.on_cpu_ns += reading.on_cpu_ns.saturating_sub(ledger.last.on_cpu_ns);
-        totals.wait_ns += reading.wait_ns.saturating_sub(ledger.last.wait_ns);
-        for ((total, now), last) in totals.waits.iter_mut().zip(&reading.waits).zip(&ledger.last.waits) {
+    pub fn enter(&mut self, slot: u32, reading: CpuReading) {
+        let slot_account = self.slot_mut(slot);
+        let totals = &mut slot_account.totals;
+        totals.on_cpu_ns += reading.on_cpu_ns.saturating_sub(slot_account.last.on_cpu_ns);
+        totals.wait_ns += reading.wait_ns.saturating_sub(slot_account.last.wait_ns);
+        for ((total, now), last) in totals.waits.iter_mut().zip(&reading.waits).zip(&slot_account.last.waits) {
             *total += u64::from(now.wrapping_sub(*last));
         }
-        ledger.last = reading;
+        slot_account.last = reading;
     }
 
     /// Closes the windows before `until`: `used` is CPU time in ns by window and slot, own counts. What a window used counts for
@@ -198,7 +198,7 @@ impl Account {
                 if table.get(slot).is_none_or(|cgroup| window < self.first_window_of(cgroup)) {
                     continue;
                 }
-                self.ledger(slot).burst.record(ns as f64 / WINDOW_NS as f64, 1);
+                self.slot_mut(slot).burst.record(ns as f64 / WINDOW_NS as f64, 1);
             }
         }
         self.open_window = self.open_window.max(until);
@@ -208,7 +208,7 @@ impl Account {
     pub fn counted_ns(&self, table: &Table) -> HashMap<u32, u64> {
         let mut counted: HashMap<u32, u64> = HashMap::with_capacity(table.len());
         for slot in table.leaves_first() {
-            let own_ns = self.ledgers.get(&slot).map_or(0, |ledger| ledger.totals.on_cpu_ns);
+            let own_ns = self.slots.get(&slot).map_or(0, |slot_account| slot_account.totals.on_cpu_ns);
             let sum_ns = *counted.entry(slot).and_modify(|ns| *ns += own_ns).or_insert(own_ns);
             if let Some(parent) = table.parent(slot) {
                 *counted.entry(parent).or_default() += sum_ns;
@@ -220,7 +220,7 @@ impl Account {
     /// Lets a slot's CPU time start from what its owner had used before counting began: `cpu.stat` minus
     /// [`counted_ns`](Self::counted_ns) at one moment. Until then it is not known.
     pub fn begin(&mut self, slot: u32, before: Before) {
-        self.ledger(slot).before = Some(before);
+        self.slot_mut(slot).before = Some(before);
     }
 
     /// A collection: what every cgroup used up to now. `cpu_stat` reads the kernel's own figure of a cgroup.
@@ -237,7 +237,7 @@ impl Account {
 
         let mut totals: HashMap<u32, Totals> = HashMap::with_capacity(table.len());
         for slot in table.leaves_first() {
-            let own = self.ledger(slot).totals.clone();
+            let own = self.slot_mut(slot).totals.clone();
             let sum = totals.entry(slot).or_insert(Totals::ZERO);
             sum.add(&own);
             let sum = sum.clone();
@@ -254,32 +254,32 @@ impl Account {
         used
     }
 
-    /// The last word on a cgroup that is gone, its last counts entered. Its parent carries them from now on.
+    /// The final totals of a cgroup that is gone, its last counts entered. They are added to its parent's.
     ///
     /// Its children must have been retired before.
     pub fn retire(&mut self, cgroup: &Cgroup) -> Option<CpuUse> {
-        let sum = self.ledgers.get(&cgroup.slot)?.totals.clone();
+        let sum = self.slots.get(&cgroup.slot)?.totals.clone();
         let last = self.state(cgroup, &sum, None, None);
-        self.ledgers.remove(&cgroup.slot);
+        self.slots.remove(&cgroup.slot);
         if let Some(parent) = cgroup.parent {
-            self.ledger(parent).totals.add(&sum);
+            self.slot_mut(parent).totals.add(&sum);
         }
         Some(last)
     }
 
     /// What a slot's owner had used before counting began; `None` when it is not known, or there is none.
     pub fn before(&self, slot: u32) -> Option<Before> {
-        self.ledgers.get(&slot)?.before
+        self.slots.get(&slot)?.before
     }
 
     /// The largest time in contention of a slot's owner so far, in ns.
     pub fn contention_ns(&self, slot: u32) -> u64 {
-        self.ledgers.get(&slot).map_or(0, |ledger| ledger.contention_ns)
+        self.slots.get(&slot).map_or(0, |slot_account| slot_account.contention_ns)
     }
 
     /// CPU time in ns of cgroups that had no slot.
     pub fn unattributed_ns(&self) -> u64 {
-        self.ledgers.get(&UNATTRIBUTED).map_or(0, |ledger| ledger.totals.on_cpu_ns)
+        self.slots.get(&UNATTRIBUTED).map_or(0, |slot_account| slot_account.totals.on_cpu_ns)
     }
 
     fn state(&mut self, cgroup: &Cgroup, sum: &Totals, stat: Option<CpuStat>, elapsed_s: Option<f64>) -> CpuUse {
@@ -287,10 +287,10 @@ impl Account {
         let until = died.map_or(self.open_window, |died| self.open_window.min(died + 1));
         let windows = until.saturating_sub(self.first_window_of(cgroup));
         let older = self.is_older(cgroup);
-        self.ledger(cgroup.slot).state(older, sum, stat, windows, elapsed_s)
+        self.slot_mut(cgroup.slot).state(older, sum, stat, windows, elapsed_s)
     }
 
-    /// The first window that counts for a cgroup: that of its birth, or the first whole one where it is older than these books.
+    /// The first window that counts for a cgroup: that of its birth, or the first whole one where it is older than the counting.
     fn first_window_of(&self, cgroup: &Cgroup) -> u64 {
         let born = self.window_of(cgroup.born_ns);
         if self.is_older(cgroup) || born < self.first_window { self.first_window + 1 } else { born }
@@ -300,9 +300,9 @@ impl Account {
         self.sleeps.monotonic_ns(boottime_ns) / WINDOW_NS
     }
 
-    fn ledger(&mut self, slot: u32) -> &mut Ledger {
-        self.ledgers.entry(slot).or_insert_with(|| Ledger {
-            last: Reading::ZERO,
+    fn slot_mut(&mut self, slot: u32) -> &mut SlotAccount {
+        self.slots.entry(slot).or_insert_with(|| SlotAccount {
+            last: CpuReading::ZERO,
             totals: Totals::ZERO,
             before: None,
             burst: Histogram::default(),
@@ -313,7 +313,7 @@ impl Account {
     }
 }
 
-impl Ledger {
+impl SlotAccount {
     fn state(&mut self, older: bool, sum: &Totals, stat: Option<CpuStat>, windows: u64, elapsed_s: Option<f64>) -> CpuUse {
         let before = if older { self.before } else { Some(Before::default()) };
         let time_ns = before.map(|before| sum.on_cpu_ns.saturating_add_signed(before.on_cpu_ns));

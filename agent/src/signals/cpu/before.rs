@@ -97,7 +97,7 @@ mod tests {
         };
         assert_eq!(bracket(&stat(1000, 7), &stat(1000, 7), 400), (0, 600, 7));
         assert_eq!(bracket(&stat(1000, 7), &stat(1200, 9), 400), (200, 700, 9));
-        // Records are read after cpu.stat's last word on a task that runs.
+        // Records are read after the last update of cpu.stat for a running task.
         assert_eq!(bracket(&CpuStat::default(), &CpuStat::default(), 50), (0, -50, 0));
     }
 }

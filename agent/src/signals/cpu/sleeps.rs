@@ -9,12 +9,12 @@ const NOISE_NS: u64 = 1_000_000;
 pub struct Sleeps {
     /// From which moment of boot time on the machine had slept for how long in all, in ns: one entry more for each suspend.
     asleep: Vec<(u64, u64)>,
-    /// When both clocks were looked at last, CLOCK_BOOTTIME in ns.
+    /// When both clocks were read last, CLOCK_BOOTTIME in ns.
     looked_ns: u64,
 }
 
 impl Sleeps {
-    /// A look at both clocks, every second: boot time was read first, or a pause in between would be taken for a suspend.
+    /// Notes both clocks, every second: boot time is read first, or a pause in between would be taken for a suspend.
     pub fn look(&mut self, boottime_ns: u64, monotonic_ns: u64) {
         let asleep_ns = boottime_ns.saturating_sub(monotonic_ns);
         let before_ns = self.asleep.last().map(|(_, asleep_ns)| *asleep_ns);

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The names of all slots.
-pub(super) struct Names {
+pub(super) struct QueriedNames {
     map: BpfHashMap<MapData, NameKey, Name>,
     /// Names of one slot that are told.
     top: usize,
@@ -23,7 +23,7 @@ pub(super) struct Names {
     read: HashMap<u32, Vec<(NameKey, Name)>>,
 }
 
-impl Names {
+impl QueriedNames {
     pub(super) fn new(map: BpfHashMap<MapData, NameKey, Name>, top: usize) -> Self {
         Self { map, top, read: HashMap::new() }
     }

@@ -42,8 +42,8 @@ impl Rows {
         Ok(totals)
     }
 
-    /// The last durations of a slot whose owner is gone; `heir` carries them from now on.
-    pub(super) fn retire(&mut self, slot: u32, heir: u32) -> Vec<(RowKey, Histogram)> {
+    /// The last durations of a slot whose owner is gone; `parent` carries them from now on.
+    pub(super) fn retire(&mut self, slot: u32, parent: u32) -> Vec<(RowKey, Histogram)> {
         let mut last = Vec::new();
         for kind in 0..ROW_KINDS {
             let mut sum: Option<Row> = None;
@@ -54,10 +54,10 @@ impl Rows {
                 let _ = self.0.remove(&key);
             }
             let Some(sum) = sum else { continue };
-            let carried = RowKey { slot: heir, kind: kind | ROW_CARRIED };
+            let carried = RowKey { slot: parent, kind: kind | ROW_CARRIED };
             let mut row = self.0.get(&carried, 0).unwrap_or(Row::ZERO);
             row.add(&sum);
-            // No room: the heir lacks what its child had, which was exported for the child.
+            // No room: the parent lacks what its child had, which was exported for the child.
             let _ = self.0.insert(carried, row, 0);
             last.push((RowKey { slot, kind }, histogram(&sum)));
         }

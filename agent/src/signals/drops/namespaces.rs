@@ -21,7 +21,7 @@ use crate::{
 const NAMESPACE: usize = std::mem::offset_of!(Place, namespace) / 8;
 
 /// The cgroups' namespaces.
-pub struct Namespaces {
+pub struct CgroupNamespaces {
     slots: u32,
     places: MappedArray<Place>,
     owners: BpfHashMap<MapData, u64, u64>,
@@ -29,7 +29,7 @@ pub struct Namespaces {
     known: Option<Vec<(u32, u64)>>,
 }
 
-impl Namespaces {
+impl CgroupNamespaces {
     /// Opens the tables of `object`.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ const HARMLESS: &[&str] = &[
     // Not dropped.
     "SKB_NOT_DROPPED_YET",
     "SKB_CONSUMED",
-    // Freed by code that says no reason: an error path, but as often the plain end of a message (netlink, a unix socket, a closed
+    // Freed by code that gives no reason: an error path, but as often the plain end of a message (netlink, a unix socket, a closed
     // queue). Counted, it would be the largest number everywhere and mean nothing. Newer kernels use it for less and less.
     "SKB_DROP_REASON_NOT_SPECIFIED",
     // Nobody reads any more: the end of a socket, not of a packet on its way.

@@ -1,5 +1,5 @@
 //! The ring of kills by the OOM killer, read every second: each becomes a line of the log and an event, up to a number for each pod or
-//! other cgroup and minute. A process that is killed and started again without end is told of by that many, and counted in full.
+//! other cgroup and minute. A process that is killed and started again without end is reported that often, and counted in full.
 
 use std::time::{Duration, Instant};
 
@@ -25,8 +25,8 @@ const HEAD: usize = std::mem::offset_of!(Ring, head) / 8;
 const TAIL: usize = std::mem::offset_of!(Ring, tail) / 8;
 const UNWRITTEN: usize = std::mem::offset_of!(Ring, unwritten) / 8;
 
-/// Kills that are told of each pod, or of each other cgroup's path, in a minute.
-const TOLD: u32 = 10;
+/// Kills that are reported of each pod, or of each other cgroup's path, in a minute.
+const REPORTED: u32 = 10;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// The ring, and where it was read up to, which outlives the agent.
@@ -35,13 +35,13 @@ pub struct Kills {
     kills: MappedArray<OomKill>,
     /// What the ring said of kills that were not written when the agent started.
     unwritten_before: u64,
-    /// Kills that were not told.
-    untold: u64,
-    limit: RateLimit<Whose>,
+    /// kills that were not reported.
+    unreported: u64,
+    limit: RateLimit<KillOwner>,
 }
 
-/// Who shares the number of kills that are told: a pod's UID, the path of a cgroup of none, or the id of one that is not known.
-type Whose = String;
+/// The owner of a share of the reported kills: a pod's UID, the path of a cgroup of none, or the id of one that is not known.
+type KillOwner = String;
 
 impl Kills {
     /// Opens the ring of `object`.
@@ -51,47 +51,47 @@ impl Kills {
     pub fn open(object: &Object) -> Result<Self, LoadError> {
         let ring: MappedArray<Ring> = object.mapped("OOM_RING")?;
         let unwritten_before = ring.word(0, UNWRITTEN).unwrap_or(0);
-        let limit = RateLimit::new(TOLD, MINUTE);
-        Ok(Self { ring, kills: object.mapped("OOM_KILLS")?, unwritten_before, untold: 0, limit })
+        let limit = RateLimit::new(REPORTED, MINUTE);
+        Ok(Self { ring, kills: object.mapped("OOM_KILLS")?, unwritten_before, unreported: 0, limit })
     }
 
     /// Kills without an event, since the agent started.
     pub fn lost(&self) -> u64 {
-        self.untold + self.ring.word(0, UNWRITTEN).map_or(0, |now| now.saturating_sub(self.unwritten_before))
+        self.unreported + self.ring.word(0, UNWRITTEN).map_or(0, |now| now.saturating_sub(self.unwritten_before))
     }
 
-    /// The kills since the last call that are to be told, the last agent's included.
+    /// The kills since the last call to report, the last agent's included.
     pub fn take(&mut self, table: &Table) -> Vec<Event> {
         let (Some(head), Some(tail)) = (self.ring.word(0, HEAD), self.ring.word(0, TAIL)) else { return Vec::new() };
         let kills: Vec<OomKill> =
             (tail..head).filter_map(|number: u64| self.kills.read(number as u32 & (KILLS_LEN - 1))).collect();
         self.ring.set_word(0, TAIL, head);
         let now = Instant::now();
-        let (told, untold) = within(&mut self.limit, kills, table, now);
-        self.untold += untold;
-        for (whose, kills) in self.limit.ended(now) {
-            warn!(event = EVENT, whose, kills, "out of memory: more processes were killed in the last minute than are logged");
+        let (reported, unreported) = within(&mut self.limit, kills, table, now);
+        self.unreported += unreported;
+        for (owner, kills) in self.limit.ended(now) {
+            warn!(event = EVENT, owner, kills, "out of memory: more processes were killed in the last minute than are logged");
         }
-        told.iter().map(|kill| self::told(kill, table)).collect()
+        reported.iter().map(|kill| event_of(kill, table)).collect()
     }
 }
 
-/// The kills that are told, and the number of the others.
-fn within(limit: &mut RateLimit<Whose>, kills: Vec<OomKill>, table: &Table, now: Instant) -> (Vec<OomKill>, u64) {
+/// The kills to report, and the number of the others.
+fn within(limit: &mut RateLimit<KillOwner>, kills: Vec<OomKill>, table: &Table, now: Instant) -> (Vec<OomKill>, u64) {
     let all = kills.len();
-    let told: Vec<OomKill> = kills.into_iter().filter(|kill| limit.admit(whose(kill, table), now).is_some()).collect();
-    let untold = all - told.len();
-    (told, untold as u64)
+    let reported: Vec<OomKill> = kills.into_iter().filter(|kill| limit.admit(owner(kill, table), now).is_some()).collect();
+    let unreported = all - reported.len();
+    (reported, unreported as u64)
 }
 
-fn whose(kill: &OomKill, table: &Table) -> Whose {
+fn owner(kill: &OomKill, table: &Table) -> KillOwner {
     let owner = table.get(kill.slot).filter(|cgroup| cgroup.id == kill.cgroup);
     let name = |cgroup: &Cgroup| cgroup.name.pod_uid.clone().unwrap_or_else(|| cgroup.path.clone());
     owner.map_or_else(|| format!("cgroup {}", kill.cgroup), name)
 }
 
 /// Logs a kill and makes an event of it.
-fn told(kill: &OomKill, table: &Table) -> Event {
+fn event_of(kill: &OomKill, table: &Table) -> Event {
     let path = |id: u64| table.iter().find(|c| c.id == id).map(|c| c.path.clone());
     let path = |id: u64| match id {
         UNKNOWN => "(unknown)".to_owned(),
@@ -160,7 +160,7 @@ mod tests {
     use crate::cgroups::table::tests::cgroup;
 
     #[test]
-    fn a_loop_of_kills_is_told_ten_times_a_minute_and_a_neighbour_in_full() {
+    fn a_loop_of_kills_is_reported_ten_times_a_minute_and_a_neighbour_in_full() {
         let mut table = Table::default();
         let pod = "/kubepods.slice/kubepods-pod01234567_89ab_cdef_0123_456789abcdef.slice";
         let container = |n: u32| format!("{pod}/cri-containerd-{}.scope", format!("{n:x}").repeat(64));
@@ -168,13 +168,13 @@ mod tests {
             table.insert(cgroup(slot, &path, None));
         }
         let kill = |slot: u32| OomKill { cgroup: 1000 + u64::from(slot), slot, ..OomKill::ZERO };
-        let mut limit = RateLimit::new(TOLD, MINUTE);
+        let mut limit = RateLimit::new(REPORTED, MINUTE);
         let now = Instant::now();
         // Two containers of one pod in turns, each in a loop; then one kill of another.
         let kills = (0..200).map(|n| kill(3 + n % 2)).chain([kill(5)]).collect();
-        let (told, untold) = within(&mut limit, kills, &table, now);
-        assert_eq!((told.len(), untold), (TOLD as usize + 1, 190));
-        assert_eq!(told.last().map(|kill| kill.slot), Some(5));
+        let (reported, unreported) = within(&mut limit, kills, &table, now);
+        assert_eq!((reported.len(), unreported), (REPORTED as usize + 1, 190));
+        assert_eq!(reported.last().map(|kill| kill.slot), Some(5));
         assert_eq!(limit.ended(now + MINUTE), [("01234567-89ab-cdef-0123-456789abcdef".to_owned(), 190)]);
     }
 
@@ -182,12 +182,12 @@ mod tests {
     fn a_name_with_control_characters_breaks_no_line() {
         let mut kill = OomKill { cgroup: 9, tgid: 7, ..OomKill::ZERO };
         kill.comm[..8].copy_from_slice(b"a\n\x1b[2Jb\r");
-        let event = told(&kill, &Table::default());
+        let event = event_of(&kill, &Table::default());
         assert_eq!(event.body, "process a  [2Jb (7) was killed: the node ran out of memory");
     }
 
     #[test]
-    fn a_kill_is_told_with_all_that_is_known_and_nothing_else() {
+    fn a_kill_is_reported_with_all_that_is_known_and_nothing_else() {
         let mut table = Table::default();
         table.insert(cgroup(3, "/pod/container", None));
         table.insert(cgroup(4, "/pod", None));
@@ -195,7 +195,7 @@ mod tests {
             OomKill { cgroup: 1003, slot: 3, limiting: 1004, tgid: 77, time_ns: 99, usage_bytes: 4096, ..OomKill::ZERO };
         kill.comm[..5].copy_from_slice(b"stres");
         (kill.kernel_bytes, kill.anon_bytes) = (UNKNOWN, 1000);
-        let event = told(&kill, &table);
+        let event = event_of(&kill, &table);
         let of = |name: &str| event.attributes.iter().find(|(key, _)| *key == name).map(|(_, detail)| detail.clone());
         assert_eq!(event.body, "process stres (77) was killed: /pod reached its memory limit");
         assert_eq!((event.name, event.cgroup, event.time_ns), ("podmeter.oom.kill", (3, 1003), 99));
@@ -205,10 +205,10 @@ mod tests {
             (of("podmeter.memory.usage"), of("podmeter.memory.kernel")),
             (Some(Detail::Int(4096)), Some(Detail::Int(3096)))
         );
-        let unknown = told(&OomKill { anon_bytes: UNKNOWN, ..kill }, &table);
+        let unknown = event_of(&OomKill { anon_bytes: UNKNOWN, ..kill }, &table);
         assert!(!unknown.attributes.iter().any(|(key, _)| ["podmeter.memory.kernel", "podmeter.memory.anon"].contains(key)));
 
-        let event = told(&OomKill { limiting: 0, cgroup: 9, ..kill }, &table);
+        let event = event_of(&OomKill { limiting: 0, cgroup: 9, ..kill }, &table);
         assert_eq!(event.body, "process stres (77) was killed: the node ran out of memory");
         assert!(event.attributes.contains(&("podmeter.oom.cause", Detail::Text("node".to_owned()))));
         assert!(event.attributes.contains(&("podmeter.oom.victim.cgroup.path", Detail::Text("(gone, id 9)".to_owned()))));

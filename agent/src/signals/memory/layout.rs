@@ -1,7 +1,7 @@
 //! Where this kernel keeps the memory controller's counters: offsets from its BTF, and, since 6.11, from its own index tables.
 //!
 //! A memory cgroup's statistics were one array with a place for every statistic the kernel knows. 6.11 keeps only those that
-//! cgroups have, and finds them through a table (`mem_cgroup_stats_index`) of which BTF says nothing but that the array is
+//! cgroups have, and finds them through a table (`mem_cgroup_stats_index`) of which BTF has nothing but that the array is
 //! shorter than the list of names. The table is read out of the kernel, and taken only when it is a table of that array: one that
 //! leads to each place exactly once.
 
@@ -10,27 +10,27 @@ use agent_common::memory::{Facts, ITEMS, Index, Items, UNKNOWN};
 use crate::kernel::btf::{Btf, BtfError};
 
 /// A statistic's enum and name, in the order of [`agent_common::memory::Item`].
-const NAMES: [(Kind, &str); ITEMS] = [
-    (Kind::Node, "NR_ANON_MAPPED"),
-    (Kind::Node, "NR_FILE_PAGES"),
-    (Kind::Node, "NR_SHMEM"),
-    (Kind::Memcg, "MEMCG_KMEM"),
-    (Kind::Node, "NR_SLAB_RECLAIMABLE_B"),
-    (Kind::Node, "NR_SLAB_UNRECLAIMABLE_B"),
-    (Kind::Node, "NR_INACTIVE_ANON"),
-    (Kind::Node, "NR_ACTIVE_ANON"),
-    (Kind::Node, "NR_INACTIVE_FILE"),
-    (Kind::Node, "NR_ACTIVE_FILE"),
-    (Kind::Node, "NR_UNEVICTABLE"),
-    (Kind::Node, "WORKINGSET_REFAULT_ANON"),
-    (Kind::Node, "WORKINGSET_REFAULT_FILE"),
-    (Kind::Event, "PGFAULT"),
-    (Kind::Event, "PGMAJFAULT"),
+const NAMES: [(ItemKind, &str); ITEMS] = [
+    (ItemKind::Node, "NR_ANON_MAPPED"),
+    (ItemKind::Node, "NR_FILE_PAGES"),
+    (ItemKind::Node, "NR_SHMEM"),
+    (ItemKind::Memcg, "MEMCG_KMEM"),
+    (ItemKind::Node, "NR_SLAB_RECLAIMABLE_B"),
+    (ItemKind::Node, "NR_SLAB_UNRECLAIMABLE_B"),
+    (ItemKind::Node, "NR_INACTIVE_ANON"),
+    (ItemKind::Node, "NR_ACTIVE_ANON"),
+    (ItemKind::Node, "NR_INACTIVE_FILE"),
+    (ItemKind::Node, "NR_ACTIVE_FILE"),
+    (ItemKind::Node, "NR_UNEVICTABLE"),
+    (ItemKind::Node, "WORKINGSET_REFAULT_ANON"),
+    (ItemKind::Node, "WORKINGSET_REFAULT_FILE"),
+    (ItemKind::Event, "PGFAULT"),
+    (ItemKind::Event, "PGMAJFAULT"),
 ];
 
 /// Which list a statistic is in.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum ItemKind {
     /// `enum node_stat_item`
     Node,
     /// `enum memcg_stat_item`, which goes on where the former ends
@@ -39,7 +39,7 @@ enum Kind {
     Event,
 }
 
-impl Kind {
+impl ItemKind {
     fn list(self) -> &'static str {
         match self {
             Self::Node => "node_stat_item",
@@ -67,7 +67,7 @@ impl Array {
 }
 
 /// What was found.
-pub struct Layout {
+pub struct MemoryLayout {
     /// For the programs.
     pub facts: Facts,
     /// The kernel lacks what a walk reads, and why. The facts suffice for the other programs all the same.
@@ -78,8 +78,8 @@ pub struct Layout {
     places: [Option<usize>; ITEMS],
 }
 
-impl Layout {
-    /// Finds all that BTF tells. `symbol` gives the address of one of the kernel's variables, where those may be seen.
+impl MemoryLayout {
+    /// Finds all that is in BTF. `symbol` gives the address of one of the kernel's variables, where those may be seen.
     ///
     /// # Errors
     /// When a struct that every kernel has is not as expected, or the kernel has no memory controller.
@@ -112,7 +112,7 @@ impl Layout {
         // A pointer to struct memcg_vmstats since 6.0, that struct itself since 5.13, before that a plain array.
         let in_struct = btf.has_member("memcg_vmstats", "state");
         facts.vmstats_is_pointer = u64::from(in_struct && !btf.has_member("mem_cgroup", "vmstats.state"));
-        let names = |kind: Kind, last: &str| {
+        let names = |kind: ItemKind, last: &str| {
             let all = btf.enum_names(kind.list()).unwrap_or_default();
             all.iter().find(|(_, name)| name == last).map_or(0, |(n, _)| *n as usize)
         };
@@ -120,7 +120,7 @@ impl Layout {
             let (base, bytes) = (btf.offset(name, member).ok()?, btf.member_size(name, member).ok()?);
             (names > 0).then_some(Array { base: u64::from(base) - from, len: bytes as usize / 8, names })
         };
-        let (states, events) = (names(Kind::Memcg, "MEMCG_NR_STAT"), names(Kind::Event, "NR_VM_EVENT_ITEMS"));
+        let (states, events) = (names(ItemKind::Memcg, "MEMCG_NR_STAT"), names(ItemKind::Event, "NR_VM_EVENT_ITEMS"));
         let (states, events) = if in_struct {
             (array("memcg_vmstats", "state", 0, states), array("memcg_vmstats", "events", 0, events))
         } else {
@@ -128,7 +128,7 @@ impl Layout {
             (array("mem_cgroup", "vmstats", facts.memcg_vmstats, states), None)
         };
         let mut layout = Self { facts, no_walk: None, states, events, places: [None; ITEMS] };
-        for kind in [Kind::Node, Kind::Memcg, Kind::Event] {
+        for kind in [ItemKind::Node, ItemKind::Memcg, ItemKind::Event] {
             let list = btf.enum_names(kind.list())?;
             for (place, (of, name)) in layout.places.iter_mut().zip(NAMES).filter(|(_, (of, _))| *of == kind) {
                 debug_assert!(of == kind);
@@ -190,21 +190,21 @@ impl Layout {
         let events = resolve(&self.events, &index.events, "mem_cgroup_events_index");
         let mut items = Items { offsets: [UNKNOWN; ITEMS] };
         for ((offset, (kind, _)), place) in items.offsets.iter_mut().zip(NAMES).zip(self.places) {
-            let array = if kind == Kind::Event { &events } else { &states };
+            let array = if kind == ItemKind::Event { &events } else { &states };
             *offset = place.and_then(|place| *array.get(place)?).unwrap_or(UNKNOWN);
         }
         (items, wrong)
     }
 }
 
-/// What a table of `names` entries says: a statistic's place in an array of `len`, or that it is not there.
+/// The meaning of an entry of a table of `names`: a statistic's place in an array of `len`, or that it is not there.
 ///
 /// The entry's type has changed: a signed byte or an int that is 0 where there is no place and one more than the place elsewhere,
 /// and since 6.13 or so a byte that is the place, or 255. Only one reading leads to every place once.
 fn places_in(table: &[u8], names: usize, len: usize) -> Option<Vec<Option<usize>>> {
     let byte = |n: usize| table.get(n).copied().map(u32::from);
     let word = |n: usize| Some(u32::from_ne_bytes(*table.get(4 * n..)?.first_chunk()?));
-    // Whether an entry is a word, and what it says where there is no place: 0, and one more than the place elsewhere, or 255.
+    // Whether an entry is a word, and its value where there is no place: 0, and one more than the place elsewhere, or 255.
     let readings = [(false, 0), (false, 255), (true, 0)];
     readings.iter().find_map(|(wide, none)| {
         let place = |entry: u32| match none {

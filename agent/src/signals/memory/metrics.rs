@@ -2,7 +2,7 @@
 
 use agent_common::memory::{Counts, RECLAIM_FIRST};
 
-use super::figures::{Figures, MemInfo};
+use super::parts::{MemInfo, MemoryParts};
 use crate::{
     histogram::Histogram,
     metric::{Metric, Point, Scope, Value},
@@ -38,7 +38,8 @@ pub static WORKING_SET: Metric = Metric::gauge(
     "container.memory.working_set",
     "By",
     Scope::Cgroup,
-    "Usage less the page cache that was not used lately, by kubelet's rule. It holds active page cache, which can be freed.",
+    "Usage less inactive page cache, as kubelet computes it. It includes active page cache, which the kernel can \
+     free.",
 );
 /// `container.memory.rss`
 pub static RSS: Metric =
@@ -55,7 +56,7 @@ pub static FAULTS: Metric = Metric::counter(
     "container.memory.paging.faults",
     "{fault}",
     Scope::Cgroup,
-    "Page faults: major ones had to read from a disk, minor ones did not.",
+    "Page faults by type: a major fault had to read from a disk, a minor one had not.",
 )
 .attributes(&["system.paging.fault.type"]);
 /// `podmeter.memory.unreclaimable`
@@ -63,23 +64,24 @@ pub static UNRECLAIMABLE: Metric = Metric::gauge(
     "podmeter.memory.unreclaimable",
     "By",
     Scope::Cgroup,
-    "What the kernel could not free before it called the OOM killer: usage less page cache (active_file + inactive_file), less \
-     slab_reclaimable, less anonymous memory and tmpfs as far as there is swap left for it.",
+    "Memory that the kernel cannot free before it calls the OOM killer: usage less page cache (active_file + \
+     inactive_file), less slab_reclaimable, less the anonymous memory and tmpfs that swap has room for.",
 );
 /// `podmeter.memory.peak`
 pub static PEAK: Metric = Metric::gauge(
     "podmeter.memory.peak",
     "By",
     Scope::Cgroup,
-    "The most that was ever charged to the cgroup: memory.peak. Absent before 5.19.",
+    "Largest usage since the cgroup was made: memory.peak. Absent before Linux 5.19.",
 );
 /// `podmeter.memory.state`
 pub static STATE: Metric = Metric::gauge(
     "podmeter.memory.state",
     "By",
     Scope::Cgroup,
-    "What usage consists of beside rss, as in memory.stat: file (page cache, shmem included), shmem (tmpfs and shared memory), \
-           kernel (since 5.18; slab included), slab_reclaimable, slab_unreclaimable; and swap, which is not part of usage.",
+    "Parts of usage beside rss, as in memory.stat: file (page cache, shmem included), shmem (tmpfs and shared \
+     memory), kernel (since Linux 5.18; slab included), slab_reclaimable, slab_unreclaimable; and swap, which is \
+     not part of usage.",
 )
 .attributes(&["state"]);
 /// `podmeter.memory.refaults`
@@ -87,19 +89,26 @@ pub static REFAULTS: Metric = Metric::counter(
     "podmeter.memory.refaults",
     "{page}",
     Scope::Cgroup,
-    "Pages that came back soon after they had been evicted, by state (anon, file): memory is too small for what is used.",
+    "Pages that were read back soon after they had been evicted, by state (anon, file). A steady rate means too \
+     little memory.",
 )
 .attributes(&["state"]);
 /// `podmeter.memory.oom.kills`
-pub static OOM_KILLS: Metric = Metric::counter("podmeter.memory.oom.kills", "{process}", Scope::Cgroup, "Processes that the OOM killer killed, children included, by cause: cgroup (a cgroup at or above it was at its limit), node (the \
-     node ran out). Counted at the kill.").attributes(&["cause"]);
+pub static OOM_KILLS: Metric = Metric::counter(
+    "podmeter.memory.oom.kills",
+    "{process}",
+    Scope::Cgroup,
+    "Processes that the OOM killer killed, child processes included, by cause: cgroup (it or a cgroup above it \
+     was at its limit) or node (the node ran out of memory).",
+)
+.attributes(&["cause"]);
 /// `podmeter.memory.reclaim.time`
 pub static RECLAIM_TIME: Metric = Metric::counter(
     "podmeter.memory.reclaim.time",
     "s",
     Scope::Cgroup,
-    "Time that tasks were held up by direct reclaim, by cause: cgroup (a limit or memory.high was reached), node (the node ran \
-     short). Absent until there is any.",
+    "Time that tasks were stopped for direct reclaim, by cause: cgroup (a limit or memory.high was reached) or \
+     node (the node ran short of memory). Absent until there is any.",
 )
 .attributes(&["cause"]);
 /// `podmeter.memory.reclaim`
@@ -107,18 +116,14 @@ pub static RECLAIM: Metric = Metric::histogram(
     "podmeter.memory.reclaim",
     "s",
     Scope::Cgroup,
-    "How long each direct reclaim held a task up, whatever the cause. Absent until there is any.",
+    "How long each direct reclaim stopped a task, from either cause. Absent until there is any.",
 );
 /// `k8s.node.memory.usage`
 pub static NODE_USAGE: Metric =
-    Metric::gauge("k8s.node.memory.usage", "By", Scope::Node, "All memory that is not free: MemTotal less MemFree.");
+    Metric::gauge("k8s.node.memory.usage", "By", Scope::Node, "Memory in use: MemTotal less MemFree.");
 /// `k8s.node.memory.working_set`
-pub static NODE_WORKING_SET: Metric = Metric::gauge(
-    "k8s.node.memory.working_set",
-    "By",
-    Scope::Node,
-    "Usage less the page cache that was not used lately, by kubelet's rule.",
-);
+pub static NODE_WORKING_SET: Metric =
+    Metric::gauge("k8s.node.memory.working_set", "By", Scope::Node, "Usage less inactive page cache, as kubelet computes it.");
 /// `k8s.node.memory.rss`
 pub static NODE_RSS: Metric = Metric::gauge("k8s.node.memory.rss", "By", Scope::Node, "Mapped anonymous memory.");
 /// `k8s.node.memory.available`
@@ -129,40 +134,40 @@ pub static UNATTRIBUTED_KILLS: Metric = Metric::counter(
     "podmeter.memory.oom.kills.unattributed",
     "{process}",
     Scope::Node,
-    "Kills in cgroups that were born when all slots were taken.",
+    "OOM kills in cgroups that were created when all slots were taken.",
 );
 /// `podmeter.memory.oom.events.lost`
 pub static LOST_KILLS: Metric = Metric::counter(
     "podmeter.memory.oom.events.lost",
     "{event}",
     Scope::Node,
-    "Kills without an event, which are counted all the same: more than 10 of a pod or other cgroup in a minute, or so many at once \
-           that room had to be kept for those of others.",
+    "OOM kills that were counted but not exported as events: more than 10 a minute of one pod or cgroup, or too \
+     many at once.",
 );
 
 /// What a cgroup's memory consists of. `swappable` is how much more it could swap out, `made_ns` since when the kernel counts for it.
-pub fn of_figures(figures: &Figures, swappable: u64, made_ns: u64) -> Vec<Point> {
+pub fn of_figures(parts: &MemoryParts, swappable: u64, made_ns: u64) -> Vec<Point> {
     let gauge = |metric, bytes: Option<u64>| bytes.map(|bytes| Point::new(metric, 0, Value::Int(bytes)));
     let state = |bytes: Option<u64>, state: &'static str| gauge(&STATE, bytes).map(|point| point.with("state", state));
     let counted =
         |metric, n: Option<u64>, key, value: &'static str| n.map(|n| Point::new(metric, made_ns, Value::Int(n)).with(key, value));
     [
-        gauge(&USAGE, Some(figures.usage)),
-        gauge(&WORKING_SET, figures.working_set()),
-        gauge(&RSS, figures.anon),
-        gauge(&AVAILABLE, figures.available()),
-        gauge(&UNRECLAIMABLE, figures.unreclaimable(swappable)),
-        gauge(&PEAK, figures.peak),
-        state(figures.file, "file"),
-        state(figures.shmem, "shmem"),
-        state(figures.kernel, "kernel"),
-        state(figures.slab_reclaimable, "slab_reclaimable"),
-        state(figures.slab_unreclaimable, "slab_unreclaimable"),
-        state(figures.swap, "swap"),
-        counted(&REFAULTS, figures.refaults_anon, "state", "anon"),
-        counted(&REFAULTS, figures.refaults_file, "state", "file"),
-        counted(&FAULTS, figures.minor_faults(), "system.paging.fault.type", "minor"),
-        counted(&FAULTS, figures.major_faults, "system.paging.fault.type", "major"),
+        gauge(&USAGE, Some(parts.usage)),
+        gauge(&WORKING_SET, parts.working_set()),
+        gauge(&RSS, parts.anon),
+        gauge(&AVAILABLE, parts.available()),
+        gauge(&UNRECLAIMABLE, parts.unreclaimable(swappable)),
+        gauge(&PEAK, parts.peak),
+        state(parts.file, "file"),
+        state(parts.shmem, "shmem"),
+        state(parts.kernel, "kernel"),
+        state(parts.slab_reclaimable, "slab_reclaimable"),
+        state(parts.slab_unreclaimable, "slab_unreclaimable"),
+        state(parts.swap, "swap"),
+        counted(&REFAULTS, parts.refaults_anon, "state", "anon"),
+        counted(&REFAULTS, parts.refaults_file, "state", "file"),
+        counted(&FAULTS, parts.minor_faults(), "system.paging.fault.type", "minor"),
+        counted(&FAULTS, parts.major_faults, "system.paging.fault.type", "major"),
     ]
     .into_iter()
     .flatten()
@@ -205,8 +210,8 @@ mod tests {
 
     #[test]
     fn what_is_not_known_has_no_point_and_what_is_has_one() {
-        let figures = Figures { usage: 100, inactive_file: Some(40), anon: Some(5), ..Figures::default() };
-        let points = of_figures(&figures, 0, 7);
+        let parts = MemoryParts { usage: 100, inactive_file: Some(40), anon: Some(5), ..MemoryParts::default() };
+        let points = of_figures(&parts, 0, 7);
         let names: Vec<_> = points.iter().map(|p| (p.metric.name, p.value.clone())).collect();
         assert_eq!(
             names,

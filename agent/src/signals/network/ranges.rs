@@ -1,4 +1,4 @@
-//! Which addresses are whose: the tables of ranges that the kernel side looks into, as configured and as learnt from Kubernetes.
+//! Address ranges by scope: the tables that the kernel side looks up, as configured and as learnt from Kubernetes.
 
 use std::{
     collections::{BTreeMap, HashSet},

@@ -23,7 +23,7 @@ const PROGRAM: &str = "tcp_on_find";
 
 /// Walks over the sockets of network namespaces.
 #[derive(Debug, Default)]
-pub(super) struct Namespaces {
+pub(super) struct SocketNamespaces {
     /// Those still to be visited in this round.
     left: VecDeque<Namespace>,
     /// Why no other namespace than the agent's own can be entered, once that was tried.
@@ -38,7 +38,7 @@ struct Namespace {
     inode: u64,
 }
 
-impl Namespaces {
+impl SocketNamespaces {
     /// Why only the agent's own namespace is walked, if so.
     pub(super) fn closed(&self) -> Option<&str> {
         self.closed.as_deref()

@@ -15,7 +15,7 @@ fn a_request_is_suggested_by_all_that_was_seen_and_with_the_time_it_took() {
     let at = |second: u64, bursts: &[f64], unreclaimable: Option<u64>| {
         let mut batch = batch(second * SECOND, 0.0, bursts);
         let points = &mut batch.cgroups[0].sample.points;
-        points.iter_mut().filter(|point| std::ptr::eq(point.metric, &cpu::BURST)).for_each(|p| p.start_ns = 2 * SECOND);
+        points.iter_mut().filter(|point| std::ptr::eq(point.metric, &cpu::metrics::BURST)).for_each(|p| p.start_ns = 2 * SECOND);
         points.extend(unreclaimable.map(|bytes| Point::new(&metrics::UNRECLAIMABLE, 0, Value::Int(bytes))));
         batch
     };
@@ -38,10 +38,10 @@ fn batch(time_ns: u64, wait: f64, bursts: &[f64]) -> Batch {
     let owner = cgroup(1, "/a", None);
     let node = join::NodeIdentity { name: "n".to_owned(), ..join::NodeIdentity::default() };
     let points = vec![
-        Point::new(&cpu::TIME, 0, Value::Float(5.0)),
-        Point::new(&cpu::WAIT_TIME, 0, Value::Float(wait)).with("cause", "contention"),
-        Point::new(&cpu::WAIT_TIME, 0, Value::Float(1.0)).with("cause", "throttled"),
-        Point::new(&cpu::BURST, 0, Value::Histogram(Arc::new(burst))),
+        Point::new(&cpu::metrics::TIME, 0, Value::Float(5.0)),
+        Point::new(&cpu::metrics::WAIT_TIME, 0, Value::Float(wait)).with("cause", "contention"),
+        Point::new(&cpu::metrics::WAIT_TIME, 0, Value::Float(1.0)).with("cause", "throttled"),
+        Point::new(&cpu::metrics::BURST, 0, Value::Histogram(Arc::new(burst))),
         Point::new(&limits::MEMORY_LIMIT, 0, Value::Int(7)),
     ];
     let resource = Arc::new(node.resource_of(&owner));
@@ -62,11 +62,11 @@ fn network_rates_are_of_the_interval_and_shares_of_enough_events_to_have_a_share
             Point::new(&network::IO, 0, Value::Int(received)).with("network.io.direction", "receive"),
             Point::new(&tcp::SEGMENTS, 0, Value::Int(segments[0])),
             Point::new(&tcp::RETRANSMITS, 0, Value::Int(segments[1])),
-            Point::new(&dns::QUERIES, 0, Value::Int(9)).with("side", "client").with("network.transport", "udp"),
-            Point::new(&dns::QUERIES, 0, Value::Int(70)).with("side", "server").with("network.transport", "udp"),
-            Point::new(&dns::LOOKUPS, 0, answered).with("network.transport", "udp"),
-            Point::new(&dns::LOOKUPS, 0, no_such_name).with("error.type", "NXDOMAIN").with("network.transport", "udp"),
-            Point::new(&dns::LOOKUPS, 0, refused).with("error.type", "REFUSED").with("network.transport", "udp"),
+            Point::new(&dns::metrics::QUERIES, 0, Value::Int(9)).with("side", "client").with("network.transport", "udp"),
+            Point::new(&dns::metrics::QUERIES, 0, Value::Int(70)).with("side", "server").with("network.transport", "udp"),
+            Point::new(&dns::metrics::LOOKUPS, 0, answered).with("network.transport", "udp"),
+            Point::new(&dns::metrics::LOOKUPS, 0, no_such_name).with("error.type", "NXDOMAIN").with("network.transport", "udp"),
+            Point::new(&dns::metrics::LOOKUPS, 0, refused).with("error.type", "REFUSED").with("network.transport", "udp"),
         ];
         batch
     };
@@ -115,8 +115,8 @@ fn where_nothing_can_throttle_all_of_the_wait_is_contention() {
     let at = |second: u64, wait: Option<f64>| {
         let mut batch = batch(second * 1_000_000_000, 0.0, &[]);
         let points = &mut batch.cgroups[0].sample.points;
-        points.retain(|point| !std::ptr::eq(point.metric, &cpu::WAIT_TIME));
-        points.extend(wait.map(|s| Point::new(&cpu::WAIT_TIME, 0, Value::Float(s)).with("cause", "contention")));
+        points.retain(|point| !std::ptr::eq(point.metric, &cpu::metrics::WAIT_TIME));
+        points.extend(wait.map(|s| Point::new(&cpu::metrics::WAIT_TIME, 0, Value::Float(s)).with("cause", "contention")));
         batch
     };
     let mut snapshots = SnapshotBuilder::new("n".to_owned(), 2.0);

@@ -3,8 +3,8 @@
 use super::*;
 use crate::cgroups::table::tests::cgroup;
 
-fn reading(on_cpu_ns: u64, wait_ns: u64) -> Reading {
-    let mut reading = Reading { on_cpu_ns, wait_ns, ..Reading::ZERO };
+fn reading(on_cpu_ns: u64, wait_ns: u64) -> CpuReading {
+    let mut reading = CpuReading { on_cpu_ns, wait_ns, ..CpuReading::ZERO };
     reading.waits[agent_common::cpu::wait_position(wait_ns)] += 1;
     reading
 }
@@ -176,7 +176,7 @@ fn what_was_throttled_before_counting_is_no_part_of_the_wait() {
     assert_eq!(causes, Some(Causes { throttled_ns: Some(300), contention_ns: 700 }));
     // The next agent goes on from there, though the kernel's figure is ahead again.
     let mut next = Account::new(0, 0);
-    next.restore(1, &Reading::ZERO, account.before(1), account.contention_ns(1));
+    next.restore(1, &CpuReading::ZERO, account.before(1), account.contention_ns(1));
     next.enter(1, reading(0, 1000));
     let causes = next.collect(1, &table, |_| Some(files(5200)))[&1].causes;
     assert_eq!(causes, Some(Causes { throttled_ns: Some(300), contention_ns: 700 }));
@@ -197,7 +197,7 @@ fn an_agent_that_goes_on_divides_the_wait_of_what_was_born_since_as_the_one_befo
     let causes = causes_of(&mut first, 300);
     assert_eq!(causes, Some(Causes { throttled_ns: Some(300), contention_ns: 700 }));
     let mut next = Account::new(5000, 100);
-    next.restore(1, &Reading::ZERO, first.before(1), first.contention_ns(1));
+    next.restore(1, &CpuReading::ZERO, first.before(1), first.contention_ns(1));
     assert_eq!(causes_of(&mut next, 300), causes);
     assert_eq!(next.before(1), None, "there is nothing to learn from cpu.stat");
 }

@@ -6,7 +6,7 @@ use agent_common::memory::{Item, NO_LIMIT_PAGES, UNKNOWN, Usage};
 
 /// A cgroup's memory, in bytes where nothing else is said. What is not known is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Figures {
+pub struct MemoryParts {
     /// `memory.current`
     pub usage: u64,
     /// `memory.peak`, since 5.19.
@@ -56,7 +56,7 @@ pub struct Files {
     no_swap: Cell<bool>,
 }
 
-impl Figures {
+impl MemoryParts {
     /// From the record that a walk made.
     pub fn of(record: &Usage, page_bytes: u64) -> Self {
         let pages = |pages: u64| pages.saturating_mul(page_bytes);
@@ -93,7 +93,7 @@ impl Figures {
 
     /// From the files of the cgroup at `directory`. `None` without a memory controller, and when the cgroup is gone.
     ///
-    /// `swap` says whether the node has any: the file of its limit is not read else. What this kernel lacks is noted in `files`.
+    /// `swap` says whether the node has any: otherwise the file of its limit is not read. What this kernel lacks is noted in `files`.
     pub fn read(directory: &Path, swap: bool, files: &Files) -> Option<Self> {
         let text = |file: &str| fs::read_to_string(directory.join(file));
         let number = |text: String| text.trim().parse::<u64>().ok();
@@ -105,7 +105,7 @@ impl Figures {
             text(file).inspect_err(|error| missing.set(is_missing(error, directory))).ok().and_then(number)
         };
         let stat = text("memory.stat").ok()?;
-        let mut figures = Self {
+        let mut parts = Self {
             usage: bytes("memory.current")?,
             peak: optional(&files.no_peak, "memory.peak"),
             limit: bytes("memory.max"),
@@ -113,10 +113,10 @@ impl Figures {
             ..Self::default()
         };
         if swap && !files.no_swap.get() {
-            figures.swap_limit = bytes("memory.swap.max");
+            parts.swap_limit = bytes("memory.swap.max");
         }
-        figures.take_stat(&stat);
-        Some(figures)
+        parts.take_stat(&stat);
+        Some(parts)
     }
 
     /// The lines of `memory.stat`. A line that does not parse is not there.
@@ -183,26 +183,26 @@ impl Figures {
     /// The name of a figure that is in neither of two readings' range, give or take `slack` bytes (or events): a walk between two
     /// readings of the files must lie between them.
     pub fn outside(&self, before: &Self, after: &Self, slack: u64) -> Option<&'static str> {
-        let known = |figures: &Self| {
+        let known = |parts: &Self| {
             [
-                ("memory.current", Some(figures.usage)),
-                ("memory.peak", figures.peak),
-                ("memory.swap.current", figures.swap),
-                ("anon", figures.anon),
-                ("file", figures.file),
-                ("shmem", figures.shmem),
-                ("kernel", figures.kernel),
-                ("slab_reclaimable", figures.slab_reclaimable),
-                ("slab_unreclaimable", figures.slab_unreclaimable),
-                ("inactive_anon", figures.inactive_anon),
-                ("active_anon", figures.active_anon),
-                ("inactive_file", figures.inactive_file),
-                ("active_file", figures.active_file),
-                ("unevictable", figures.unevictable),
-                ("workingset_refault_anon", figures.refaults_anon),
-                ("workingset_refault_file", figures.refaults_file),
-                ("pgfault", figures.faults),
-                ("pgmajfault", figures.major_faults),
+                ("memory.current", Some(parts.usage)),
+                ("memory.peak", parts.peak),
+                ("memory.swap.current", parts.swap),
+                ("anon", parts.anon),
+                ("file", parts.file),
+                ("shmem", parts.shmem),
+                ("kernel", parts.kernel),
+                ("slab_reclaimable", parts.slab_reclaimable),
+                ("slab_unreclaimable", parts.slab_unreclaimable),
+                ("inactive_anon", parts.inactive_anon),
+                ("active_anon", parts.active_anon),
+                ("inactive_file", parts.inactive_file),
+                ("active_file", parts.active_file),
+                ("unevictable", parts.unevictable),
+                ("workingset_refault_anon", parts.refaults_anon),
+                ("workingset_refault_file", parts.refaults_file),
+                ("pgfault", parts.faults),
+                ("pgmajfault", parts.major_faults),
             ]
         };
         let readings = known(self).into_iter().zip(known(before)).zip(known(after));
@@ -285,10 +285,10 @@ mod tests {
         inactive_file 16384\nactive_file 12288\nunevictable 0\nslab_reclaimable 100\nslab_unreclaimable 200\n\
         workingset_refault_anon 3\nworkingset_refault_file 4\npgfault 50\npgmajfault 7\nanon_thp 0\nbad\nbad x\n";
 
-    fn figures() -> Figures {
-        let mut figures = Figures { usage: 65_536, limit: Some(100_000), ..Figures::default() };
-        figures.take_stat(STAT);
-        figures
+    fn parts() -> MemoryParts {
+        let mut parts = MemoryParts { usage: 65_536, limit: Some(100_000), ..MemoryParts::default() };
+        parts.take_stat(STAT);
+        parts
     }
 
     #[test]
@@ -297,15 +297,15 @@ mod tests {
         record.swap_pages = 2;
         record.swap_limit_pages = 3;
         record.items = [1, 10, 3, 2, 100, 200, 2, 2, 4, 3, 0, 3, 4, 50, 7];
-        let mut files = Figures { usage: 65_536, peak: Some(81_920), ..Figures::default() };
+        let mut files = MemoryParts { usage: 65_536, peak: Some(81_920), ..MemoryParts::default() };
         (files.swap, files.swap_limit) = (Some(8192), Some(12_288));
         files.take_stat(STAT);
-        assert_eq!(Figures::of(&record, 4096), files);
+        assert_eq!(MemoryParts::of(&record, 4096), files);
         assert_eq!(files.swap_room(), 4096);
 
         record.items = [UNKNOWN; ITEMS];
         record.items[Item::Anon as usize] = (-5_i64).cast_unsigned();
-        let unknown = Figures::of(&record, 4096);
+        let unknown = MemoryParts::of(&record, 4096);
         assert_eq!((unknown.anon, unknown.file, unknown.working_set(), unknown.unreclaimable(0)), (Some(0), None, None, None));
     }
 
@@ -314,39 +314,39 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let write = |file: &str, text: &str| fs::write(directory.path().join(file), text).expect("written");
         let files = Files::default();
-        assert_eq!(Figures::read(directory.path(), true, &files), None);
+        assert_eq!(MemoryParts::read(directory.path(), true, &files), None);
         assert!(!files.no_peak.get(), "the cgroup may be gone");
         write("memory.stat", STAT);
         write("memory.current", "65536\n");
         write("memory.max", "100000\n");
-        assert_eq!(Figures::read(directory.path(), true, &files), Some(figures()));
+        assert_eq!(MemoryParts::read(directory.path(), true, &files), Some(parts()));
         assert!(files.no_peak.get() && files.no_swap.get());
         write("memory.peak", "70000\n");
-        assert_eq!(Figures::read(directory.path(), true, &files), Some(figures()));
-        let peak = Figures::read(directory.path(), true, &Files::default()).and_then(|figures| figures.peak);
+        assert_eq!(MemoryParts::read(directory.path(), true, &files), Some(parts()));
+        let peak = MemoryParts::read(directory.path(), true, &Files::default()).and_then(|parts| parts.peak);
         assert_eq!(peak, Some(70_000));
     }
 
     #[test]
     fn what_is_derived_follows_kubelet_opentelemetry_and_the_kernel() {
-        let figures = figures();
-        assert_eq!(figures.working_set(), Some(65_536 - 16_384));
-        assert_eq!(figures.available(), Some(100_000 - (65_536 - 16_384)));
-        assert_eq!(figures.minor_faults(), Some(43));
-        assert_eq!(figures.unreclaimable(0), Some(65_536 - 16_384 - 12_288 - 100));
-        assert_eq!(figures.unreclaimable(5000), Some(65_536 - 16_384 - 12_288 - 100 - 5000));
-        assert_eq!(figures.unreclaimable(u64::MAX), Some(65_536 - 16_384 - 12_288 - 100 - 16_384));
-        assert_eq!(Figures { usage: 10, ..figures }.working_set(), Some(0), "never below nothing");
-        assert_eq!(Figures { limit: None, ..figures }.available(), None);
+        let parts = parts();
+        assert_eq!(parts.working_set(), Some(65_536 - 16_384));
+        assert_eq!(parts.available(), Some(100_000 - (65_536 - 16_384)));
+        assert_eq!(parts.minor_faults(), Some(43));
+        assert_eq!(parts.unreclaimable(0), Some(65_536 - 16_384 - 12_288 - 100));
+        assert_eq!(parts.unreclaimable(5000), Some(65_536 - 16_384 - 12_288 - 100 - 5000));
+        assert_eq!(parts.unreclaimable(u64::MAX), Some(65_536 - 16_384 - 12_288 - 100 - 16_384));
+        assert_eq!(MemoryParts { usage: 10, ..parts }.working_set(), Some(0), "never below nothing");
+        assert_eq!(MemoryParts { limit: None, ..parts }.available(), None);
     }
 
     #[test]
     fn a_figure_outside_of_what_the_files_say_is_named() {
-        let (before, after) = (figures(), Figures { anon: Some(8192), ..figures() });
-        assert_eq!(Figures { anon: Some(6000), ..figures() }.outside(&before, &after, 0), None);
-        assert_eq!(Figures { anon: Some(9000), ..figures() }.outside(&before, &after, 0), Some("anon"));
-        assert_eq!(Figures { anon: Some(9000), ..figures() }.outside(&before, &after, 1000), None);
-        assert_eq!(Figures { kernel: None, ..figures() }.outside(&before, &after, 0), None, "not known is not wrong");
+        let (before, after) = (parts(), MemoryParts { anon: Some(8192), ..parts() });
+        assert_eq!(MemoryParts { anon: Some(6000), ..parts() }.outside(&before, &after, 0), None);
+        assert_eq!(MemoryParts { anon: Some(9000), ..parts() }.outside(&before, &after, 0), Some("anon"));
+        assert_eq!(MemoryParts { anon: Some(9000), ..parts() }.outside(&before, &after, 1000), None);
+        assert_eq!(MemoryParts { kernel: None, ..parts() }.outside(&before, &after, 0), None, "not known is not wrong");
     }
 
     #[test]

@@ -1,0 +1,95 @@
+//! The metrics of the cpu signal.
+
+use crate::metric::{Metric, Scope};
+
+/// Every metric of the signal.
+pub const ALL: &[&Metric] = &[
+    &TIME,
+    &USAGE,
+    &WAIT_TIME,
+    &WAIT,
+    &BURST,
+    &SWITCHES,
+    &PERIODS,
+    &THROTTLED_PERIODS,
+    &NODE_TIME,
+    &NODE_USAGE,
+    &UNATTRIBUTED_TIME,
+    &LOST_WINDOWS,
+];
+
+/// `container.cpu.time`
+pub static TIME: Metric = Metric::counter(
+    "container.cpu.time",
+    "s",
+    Scope::Cgroup,
+    "CPU time since the cgroup was made, descendants included: what cpu.stat's usage_usec counts.",
+);
+/// `container.cpu.usage`
+pub static USAGE: Metric = Metric::gauge("container.cpu.usage", "{cpu}", Scope::Cgroup, "CPUs used over the last interval.");
+/// `podmeter.cpu.wait.time`
+pub static WAIT_TIME: Metric = Metric::counter(
+    "podmeter.cpu.wait.time",
+    "s",
+    Scope::Cgroup,
+    "Time that tasks were runnable and did not run, by cause: throttled (held back by the cgroup's own cpu.max) \
+     or contention (others had the CPUs). Without a cpu controller in cgroup2 throttling is not known, and all of \
+     it is contention.",
+)
+.attributes(&["cause"]);
+/// `podmeter.cpu.wait`
+pub static WAIT: Metric = Metric::histogram(
+    "podmeter.cpu.wait",
+    "s",
+    Scope::Cgroup,
+    "How long a task waited for a CPU, one observation each time it got one.",
+);
+/// `podmeter.cpu.burst`
+pub static BURST: Metric = Metric::histogram(
+    "podmeter.cpu.burst",
+    "{cpu}",
+    Scope::Cgroup,
+    "CPUs used in each 100 ms window, idle windows included. Its percentiles show peaks that averages hide.",
+);
+/// `podmeter.cpu.switches`
+pub static SWITCHES: Metric =
+    Metric::counter("podmeter.cpu.switches", "{switch}", Scope::Cgroup, "Times that a task was taken off a CPU.");
+/// `podmeter.cpu.periods`
+pub static PERIODS: Metric = Metric::counter(
+    "podmeter.cpu.periods",
+    "{period}",
+    Scope::Cgroup,
+    "Enforcement periods of cpu.max in which the cgroup ran. Absent without a cpu controller.",
+);
+/// `podmeter.cpu.throttled.periods`
+pub static THROTTLED_PERIODS: Metric = Metric::counter(
+    "podmeter.cpu.throttled.periods",
+    "{period}",
+    Scope::Cgroup,
+    "Enforcement periods of cpu.max in which the cgroup used up its quota. Absent without a cpu controller.",
+);
+/// `k8s.node.cpu.time`
+pub static NODE_TIME: Metric = Metric::counter(
+    "k8s.node.cpu.time",
+    "s",
+    Scope::Node,
+    "CPU time of all tasks of the node since boot: all cgroups and the unattributed time.",
+);
+/// `k8s.node.cpu.usage`
+pub static NODE_USAGE: Metric =
+    Metric::gauge("k8s.node.cpu.usage", "{cpu}", Scope::Node, "CPUs used by all tasks of the node over the last interval.");
+/// `podmeter.cpu.unattributed`
+pub static UNATTRIBUTED_TIME: Metric = Metric::counter(
+    "podmeter.cpu.unattributed",
+    "s",
+    Scope::Node,
+    "CPU time of cgroups that were created when all slots were taken. Raise cgroups.slots when it grows.",
+);
+/// `podmeter.cpu.windows.lost`
+pub static LOST_WINDOWS: Metric = Metric::counter(
+    "podmeter.cpu.windows.lost",
+    "{window}",
+    Scope::Node,
+    "Entries of the 100 ms log, one per cgroup, CPU and window, that were overwritten before they were read or \
+     came after their window was closed. Bursts are incomplete when it grows.",
+);
