@@ -4,7 +4,12 @@
 //! The bytes come from `/sys/kernel/btf/vmlinux`; the format is the kernel's `Documentation/bpf/btf.rst`. Nothing in them is
 //! trusted: a damaged file gives an error. [`Btf`] keeps the file and about four bytes per type, and is dropped after start.
 
-use std::path::{Path, PathBuf};
+mod error;
+mod member;
+
+use std::path::Path;
+
+pub use self::error::BtfError;
 
 /// Where the kernel shows its types.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -16,9 +21,6 @@ const HEADER_LEN: usize = 24;
 const TYPE_LEN: usize = 12;
 /// Modifiers and arrays followed from one type: the kernel's own bound (`MAX_RESOLVE_DEPTH`).
 const MAX_DEPTH: usize = 32;
-/// Members looked at for one name. task_struct has about 300; a file that needs more was made to keep us busy.
-const MAX_MEMBERS: usize = 10_000;
-
 /// `BTF_KIND_*` of `include/uapi/linux/btf.h`.
 mod kind {
     pub(super) const INT: u32 = 1;
@@ -40,91 +42,6 @@ mod kind {
     pub(super) const DECL_TAG: u32 = 17;
     pub(super) const TYPE_TAG: u32 = 18;
     pub(super) const ENUM64: u32 = 19;
-}
-
-/// Why an offset could not be found.
-#[derive(Debug, thiserror::Error)]
-pub enum BtfError {
-    /// There is no file, or no permission.
-    #[error("could not read this kernel's types from {}: it needs a kernel built with CONFIG_DEBUG_INFO_BTF=y, and /sys", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the kernel said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Written on a machine of the other byte order.
-    #[error("the kernel's types (BTF) are in the other byte order: they are not of the kernel this runs on")]
-    ForeignEndian,
-    /// Not BTF, truncated, or contradicting itself.
-    #[error("the kernel's types (BTF) are damaged: {what} at byte {at}")]
-    Malformed {
-        /// What is wrong.
-        what: &'static str,
-        /// Where in the file.
-        at: usize,
-    },
-    /// A kernel newer than this reader: without the kind's length nothing behind it can be found.
-    #[error("the kernel's types (BTF) use kind {kind} (type {id}), which this version of podmeter does not know")]
-    UnknownKind {
-        /// `BTF_KIND_*`.
-        kind: u32,
-        /// Id of the type.
-        id: u32,
-    },
-    /// This kernel has no such type.
-    #[error("this kernel has no {what} {name}")]
-    NoType {
-        /// `struct or union` or `enum`.
-        what: &'static str,
-        /// The name asked for.
-        name: String,
-    },
-    /// This kernel has the type, but not the member.
-    #[error("in this kernel {type_name} has no member {member}")]
-    NoMember {
-        /// The struct or union.
-        type_name: String,
-        /// The member asked for, or the part of the path that failed.
-        member: String,
-    },
-    /// The path leads through a pointer or a number, which one load cannot follow.
-    #[error("in this kernel {type_name}.{member} is not a struct that lies inside {type_name}")]
-    NotInside {
-        /// The struct or union.
-        type_name: String,
-        /// The part of the path that is no struct or union.
-        member: String,
-    },
-    /// The member is a bitfield: it has no byte offset of its own.
-    #[error("in this kernel {type_name}.{member} is a bitfield, which has no offset in bytes")]
-    Bitfield {
-        /// The struct or union.
-        type_name: String,
-        /// The member asked for.
-        member: String,
-    },
-    /// The member is not as wide as what would be loaded from there.
-    #[error("in this kernel {type_name}.{member} has {found} bytes, not {wanted}")]
-    Size {
-        /// The struct or union.
-        type_name: String,
-        /// The member asked for.
-        member: String,
-        /// Its size in bytes.
-        found: u32,
-        /// The size in bytes of the load.
-        wanted: u32,
-    },
-    /// Types of the same name disagree: any answer could be the wrong one.
-    #[error("this kernel has several types {type_name}, and {member} lies elsewhere in each")]
-    Ambiguous {
-        /// The struct or union.
-        type_name: String,
-        /// The member asked for.
-        member: String,
-    },
 }
 
 /// The types of one kernel.
@@ -151,14 +68,6 @@ struct Type {
     flag: bool,
     /// Its size in bytes, or the type it refers to.
     size_or_type: u32,
-}
-
-/// Where a member is.
-struct Member {
-    /// From the start of the outermost struct.
-    bits: u64,
-    bitfield: bool,
-    type_id: u32,
 }
 
 impl Btf {
@@ -376,102 +285,6 @@ impl Btf {
             Ok((value, String::from_utf8_lossy(self.name(self.u32(at)?, at)?).into_owned()))
         };
         (0..t.len).map(value).collect()
-    }
-
-    /// The member of every type with that name, if they agree where it is.
-    fn member(&self, type_name: &str, path: &str) -> Result<Member, BtfError> {
-        let mut found: Option<Member> = None;
-        let mut missing = None;
-        for t in self.named(type_name, &[kind::STRUCT, kind::UNION]) {
-            match (self.walk(t?, type_name, path), &found) {
-                (Ok(member), None) => found = Some(member),
-                (Ok(member), Some(other)) if (member.bits, member.bitfield) == (other.bits, other.bitfield) => {}
-                (Ok(_), Some(_)) => {
-                    return Err(BtfError::Ambiguous { type_name: type_name.to_owned(), member: path.to_owned() });
-                }
-                (Err(error @ (BtfError::NoMember { .. } | BtfError::NotInside { .. })), _) => missing = Some(error),
-                (Err(error), _) => return Err(error),
-            }
-        }
-        let no_type = || BtfError::NoType { what: "struct or union", name: type_name.to_owned() };
-        found.ok_or_else(|| missing.unwrap_or_else(no_type))
-    }
-
-    /// Follows a path with dots from one struct.
-    fn walk(&self, outer: Type, type_name: &str, path: &str) -> Result<Member, BtfError> {
-        let mut at = Member { bits: 0, bitfield: false, type_id: 0 };
-        let mut within = outer;
-        let mut walked = 0;
-        for name in path.split('.') {
-            if walked > 0 {
-                within = self.resolve(at.type_id)?;
-            }
-            if !matches!(within.kind, kind::STRUCT | kind::UNION) {
-                let member = path[..walked - 1].to_owned();
-                return Err(BtfError::NotInside { type_name: type_name.to_owned(), member });
-            }
-            walked += name.len() + 1;
-            let Some(next) = self.find(within, name)? else {
-                let member = path[..walked - 1].to_owned();
-                return Err(BtfError::NoMember { type_name: type_name.to_owned(), member });
-            };
-            at = Member { bits: at.bits + next.bits, ..next };
-        }
-        Ok(at)
-    }
-
-    /// Looks for a member in a struct or union and in the anonymous ones inside it.
-    fn find(&self, outer: Type, name: &str) -> Result<Option<Member>, BtfError> {
-        // An anonymous struct that contains itself must not keep us: the number of members looked at is bounded, and so is this.
-        let mut open = vec![(outer, 0_u64)];
-        let mut seen = 0;
-        while let Some((within, base)) = open.pop() {
-            for i in 0..within.len {
-                seen += 1;
-                if seen > MAX_MEMBERS {
-                    return Err(BtfError::Malformed { what: "a struct that never ends", at: outer.at });
-                }
-                let at = within.at + TYPE_LEN + 12 * i;
-                let member_name = self.name(self.u32(at)?, at)?;
-                if !member_name.is_empty() && member_name != name.as_bytes() {
-                    continue;
-                }
-                let type_id = self.u32(at + 4)?;
-                let raw = self.u32(at + 8)?;
-                // With the flag, the upper byte is a bitfield's size. Without, a bitfield shows in its integer type.
-                let (bits, bitfield) = match within.flag {
-                    true => (raw & 0xff_ffff, raw >> 24 != 0),
-                    false => (raw, false),
-                };
-                let bits = base + u64::from(bits);
-                if !member_name.is_empty() {
-                    let bitfield = bitfield || (!within.flag && self.is_partial_int(type_id)?);
-                    return Ok(Some(Member { bits, bitfield, type_id }));
-                }
-                // An unnamed bitfield is padding; an unnamed member of another kind is a struct or union to look into.
-                if !bitfield && type_id != 0 {
-                    let inner = self.resolve(type_id)?;
-                    if matches!(inner.kind, kind::STRUCT | kind::UNION) {
-                        open.push((inner, bits));
-                    }
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// Whether an integer uses only some bits of its bytes: how structs without the flag say bitfield.
-    fn is_partial_int(&self, id: u32) -> Result<bool, BtfError> {
-        if id == 0 {
-            return Ok(false);
-        }
-        let t = self.resolve(id)?;
-        if t.kind != kind::INT {
-            return Ok(false);
-        }
-        // BTF_INT_OFFSET and BTF_INT_BITS.
-        let encoding = self.u32(t.at + TYPE_LEN)?;
-        Ok((encoding >> 16) & 0xff != 0 || u64::from(encoding & 0xff) != u64::from(t.size_or_type) * 8)
     }
 
     /// The type behind typedefs and qualifiers.

@@ -1,27 +1,21 @@
 //! Objects into the kernel: offsets frozen, maps sized and shared, programs verified, attached and pinned.
 
+mod attach;
 mod error;
-mod stand_in;
+mod object;
+mod placeholder;
 
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Map, MapData, MapError, ProgramArray},
-    programs::{
-        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, ProgramType, RawTracePoint, RawTracePointRunOptions,
-        TestRun as _,
-        links::{FdLink, LinkError, PinnedLink},
-        loaded_programs,
-    },
+    programs::{Program, ProgramError, ProgramType, links::FdLink},
     sys::{BpfHelper, is_helper_supported},
 };
 
-pub use self::error::LoadError;
-use self::stand_in::stand_in;
+use self::placeholder::placeholder;
+pub use self::{error::LoadError, object::clear_calls};
 use super::{
     btf::Btf,
     clock::Clock,
@@ -29,7 +23,6 @@ use super::{
     pin::{self, PinError, Pins},
     sys::{self, MappedArray},
 };
-use crate::causes::chain;
 
 /// Why programs do without the helpers that read kernel memory by address.
 pub const LOCKED_DOWN: &str = "the kernel is locked down for confidentiality and lets no program read its memory by address";
@@ -162,7 +155,7 @@ impl Kernel {
         mounts::ensure_bpffs(directory)?;
         let pins = pins()?;
         let cpus = facts::cpu_ids().map_err(LoadError::Cpus)?;
-        let typed = stand_in(&btf, tracepoints)?;
+        let typed = placeholder(&btf, tracepoints)?;
         let reads_by_address = reads_by_address() && !leave_out.iter().any(|name| name == BY_ADDRESS);
         Ok(Self { btf, cpus, reads_by_address, leave_out, root, typed, pins, in_use: Vec::new() })
     }
@@ -245,129 +238,6 @@ impl Kernel {
         .map_err(|error| LoadError::of_load(program, error))
     }
 
-    /// Attaches an object's programs, or takes over the links that an earlier agent pinned. From here on it counts, unless it has been
-    /// counting since then: see [`Object::since_ns`].
-    ///
-    /// # Errors
-    /// When the kernel refuses a program that the object cannot do without. Then none of its programs stays attached: what was attached
-    /// last is detached first.
-    pub fn attach(&mut self, object: &mut Object) -> Result<(), LoadError> {
-        let attached = self.attach_all(object);
-        if attached.is_err() {
-            object.detach(|_| true)?;
-            self.forget(object.name)?;
-        }
-        attached
-    }
-
-    /// An object is of no use after all, since what it is for could not start: nothing of it stays in bpffs, and nobody can call it or be
-    /// called by it. Its programs are detached with its [`Object`].
-    ///
-    /// # Errors
-    /// When bpffs refuses.
-    pub fn forget(&mut self, object: &str) -> Result<(), LoadError> {
-        let (its, others) = std::mem::take(&mut self.in_use).into_iter().partition(|place| is_place_of(place, object));
-        self.in_use = others;
-        its.iter().try_for_each(|place: &PathBuf| pin::remove(place)).map_err(LoadError::from)
-    }
-
-    fn attach_all(&self, object: &mut Object) -> Result<(), LoadError> {
-        for (program, hook) in object.attach.clone() {
-            if !hook.has_link() || object.does_without(program) {
-                continue;
-            }
-            match self.attached(object, program, hook) {
-                Ok(link) => object.links.push((program, link)),
-                Err(error) => object.refuse(program, error)?,
-            }
-        }
-        if !object.adopted {
-            object.since_ns = facts::boottime_ns();
-            if self.pins.keeps() {
-                pin::keep_since(&object.pins, object.since_ns)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A program's link: the pinned one of an earlier agent, or a new one.
-    fn attached(&self, object: &mut Object, program: &'static str, hook: Hook) -> Result<FdLink, LoadError> {
-        let unlinked = |action, source: Box<dyn std::error::Error + Send + Sync>| LoadError::Link {
-            action,
-            program: program.to_owned(),
-            source,
-        };
-        let place = object.pins.join(program);
-        if object.runs_already(program) {
-            let link = PinnedLink::from_pin(&place).map_err(|e: LinkError| unlinked("open", e.into()))?;
-            return Ok(link.into());
-        }
-        let link = self.link(object, program, hook)?;
-        if self.pins.keeps() { Ok(link.pin(&place).map_err(|e| unlinked("pin", e.into()))?.into()) } else { Ok(link) }
-    }
-
-    fn link(&self, object: &mut Object, program: &'static str, hook: Hook) -> Result<FdLink, LoadError> {
-        let failed = |source: ProgramError| match self.in_the_way(hook, &source) {
-            Some(others) => LoadError::Exclusive { program: program.to_owned(), others, path: self.root.clone() },
-            None => LoadError::Program { action: "attach", program: program.to_owned(), source: Box::new(source) },
-        };
-        let root = || File::open(&self.root).map_err(|source| LoadError::Root { path: self.root.clone(), source });
-        // A link is one of many on its cgroup, whatever others attach: only the old kind of attachment needs a mode.
-        let mode = CgroupAttachMode::Single;
-        let missing = LoadError::Missing { object: object.name, what: "program", name: program.to_owned() };
-        match (object.ebpf.program_mut(program).ok_or(missing)?, hook) {
-            (Program::BtfTracePoint(loaded), Hook::Tracepoint(_)) => {
-                let id = loaded.attach().map_err(failed)?;
-                Ok(loaded.take_link(id).map_err(failed)?.into())
-            }
-            (Program::CgroupSkb(loaded), Hook::Ingress | Hook::Egress) => {
-                let way = if hook == Hook::Ingress { CgroupSkbAttachType::Ingress } else { CgroupSkbAttachType::Egress };
-                let id = loaded.attach(root()?, way, mode).map_err(failed)?;
-                let link = loaded.take_link(id).map_err(failed)?;
-                link.try_into().map_err(|e: LinkError| LoadError::Link {
-                    action: "make",
-                    program: program.to_owned(),
-                    source: e.into(),
-                })
-            }
-            (Program::SockOps(loaded), Hook::SockOps) => {
-                let id = loaded.attach(root()?, mode).map_err(failed)?;
-                let link = loaded.take_link(id).map_err(failed)?;
-                link.try_into().map_err(|e: LinkError| LoadError::Link {
-                    action: "make",
-                    program: program.to_owned(),
-                    source: e.into(),
-                })
-            }
-            _ => Err(failed(ProgramError::UnexpectedProgramType)),
-        }
-    }
-
-    /// Which programs are in the way of one at the root of the cgroup tree, as the beginning of a sentence. `None` where that is not why it
-    /// was refused.
-    ///
-    /// A program is attached exclusively with flags 0, or so that one below may replace it (`BPF_F_ALLOW_OVERRIDE`); the kernel then answers
-    /// every other attachment with EPERM (`__cgroup_bpf_attach`).
-    fn in_the_way(&self, hook: Hook, refused: &ProgramError) -> Option<String> {
-        const ALLOW_MULTI: u32 = 2;
-        let ProgramError::SyscallError(error) = refused else { return None };
-        if error.io_error.raw_os_error() != Some(nix::libc::EPERM) {
-            return None;
-        }
-        let (flags, ids) = sys::attached_to(File::open(&self.root).ok()?, hook.attach_type()?).ok()?;
-        if ids.is_empty() || flags & ALLOW_MULTI != 0 {
-            return None;
-        }
-        let name = |id: &u32| {
-            let info = loaded_programs().filter_map(Result::ok).find(|info| info.id() == *id);
-            info.and_then(|info| info.name_as_str().map(|name| format!("{id} ({name})"))).unwrap_or_else(|| id.to_string())
-        };
-        Some(match &ids[..] {
-            [id] => format!("program {} is attached", name(id)),
-            ids => format!("programs {} are attached", ids.iter().map(name).collect::<Vec<_>>().join(", ")),
-        })
-    }
-
     /// The table of programs that `map` of `object` calls, where that object was loaded before this one and counts.
     ///
     /// # Errors
@@ -411,18 +281,6 @@ impl Kernel {
     }
 }
 
-/// Takes the first program out of a table, if there is one: nobody calls it any more.
-///
-/// # Errors
-/// When the kernel refuses.
-pub fn clear_calls(table: &mut ProgramArray<MapData>, map: &'static str) -> Result<(), LoadError> {
-    match table.clear_index(&0) {
-        Ok(()) => Ok(()),
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(()),
-        Err(source) => Err(LoadError::Map { action: "clear", map, source: source.into() }),
-    }
-}
-
 /// Whether the directory in bpffs is that of an object of this name.
 fn is_place_of(place: &Path, object: &str) -> bool {
     let name = place.file_name().map(|name| name.to_string_lossy());
@@ -449,157 +307,5 @@ impl Object {
     /// Whether an optional program is left out: the kernel refused it, or another of its group.
     pub fn does_without(&self, program: &str) -> bool {
         self.refused.iter().any(|refused| refused.what.programs.contains(&program))
-    }
-
-    /// Whether an earlier agent has left the program running: its link is pinned.
-    fn runs_already(&self, program: &str) -> bool {
-        self.adopted && self.pins.join(program).exists()
-    }
-
-    /// Leaves out the group of optional programs that this one is of.
-    ///
-    /// # Errors
-    /// With `error`, when it is of none; when what an earlier agent has pinned of the group cannot be removed.
-    fn refuse(&mut self, program: &str, error: LoadError) -> Result<(), LoadError> {
-        let Some(what) = self.optional.iter().find(|optional| optional.programs.contains(&program)).copied() else {
-            return Err(error);
-        };
-        self.detach(|name| what.programs.contains(&name))?;
-        for name in what.programs {
-            pin::remove_file(&self.pins.join(name))?;
-        }
-        // The verifier's log, on further lines, is for the log of the agent.
-        let error = chain(&error);
-        tracing::debug!(program, error, "the kernel refuses an optional program");
-        let reason = error.lines().next().unwrap_or_default().to_owned();
-        self.refused.push(Refused { what, reason });
-        Ok(())
-    }
-
-    /// Detaches programs, the one that was attached last first, pinned links too.
-    ///
-    /// # Errors
-    /// When what is pinned cannot be removed.
-    fn detach(&mut self, wanted: impl Fn(&str) -> bool) -> Result<(), PinError> {
-        for i in (0..self.links.len()).rev().filter(|i| wanted(self.links[*i].0)).collect::<Vec<_>>() {
-            let (program, link) = self.links.remove(i);
-            pin::remove_file(&self.pins.join(program))?;
-            drop(link);
-        }
-        Ok(())
-    }
-
-    /// An array map as memory.
-    ///
-    /// # Errors
-    /// When there is no such map or it cannot be mapped.
-    pub fn mapped<T: Pod>(&self, map: &'static str) -> Result<MappedArray<T>, LoadError> {
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| LoadError::Map { action: "map into memory", map, source };
-        let data = match self.ebpf.map(map) {
-            Some(Map::Array(data)) => data,
-            _ => return Err(LoadError::Missing { object: self.name, what: "map", name: map.to_owned() }),
-        };
-        let entries = data.info().map_err(|e| failed(e.into()))?.max_entries();
-        MappedArray::new(data.fd(), entries).map_err(|e| failed(e.into()))
-    }
-
-    /// A map for access by system calls: taken out of the object.
-    ///
-    /// # Errors
-    /// When there is no such map, or it is of another kind.
-    pub fn take<M>(&mut self, map: &'static str) -> Result<M, LoadError>
-    where
-        M: TryFrom<Map, Error = MapError>,
-    {
-        let taken = self.ebpf.take_map(map).ok_or(LoadError::Missing { object: self.name, what: "map", name: map.to_owned() })?;
-        M::try_from(taken).map_err(|e| LoadError::Map { action: "open", map, source: e.into() })
-    }
-
-    /// Has a program called from a table of another object's.
-    ///
-    /// # Errors
-    /// When the program is missing or the kernel refuses.
-    pub fn call_from(&self, table: &mut ProgramArray<MapData>, index: u32, program: &'static str) -> Result<(), LoadError> {
-        let failed = |source| LoadError::Program { action: "call", program: program.to_owned(), source: Box::new(source) };
-        let missing = LoadError::Missing { object: self.name, what: "program", name: program.to_owned() };
-        let fd = self.ebpf.program(program).ok_or(missing)?.fd().map_err(failed)?;
-        table.set(index, fd, 0).map_err(|e| failed(e.into()))
-    }
-
-    /// Runs a raw-tracepoint program once on each CPU that is online.
-    ///
-    /// One that goes offline meanwhile is left out: nothing runs there.
-    ///
-    /// # Errors
-    /// When the program is missing, the CPUs are not known or the kernel refuses.
-    pub fn run_on_each(&self, program: &'static str) -> Result<(), LoadError> {
-        for cpu in facts::online_cpus().map_err(LoadError::Cpus)? {
-            self.run(program, Some(cpu)).or_else(|error| if error.is_of_no_cpu() { Ok(()) } else { Err(error) })?;
-        }
-        Ok(())
-    }
-
-    /// Runs a raw-tracepoint program once, on whichever CPU.
-    ///
-    /// # Errors
-    /// When the program is missing or the kernel refuses.
-    pub fn run_once(&self, program: &'static str) -> Result<(), LoadError> {
-        self.run(program, None)
-    }
-
-    fn run(&self, program: &'static str, cpu: Option<u32>) -> Result<(), LoadError> {
-        let failed = |source| LoadError::Program { action: "run", program: program.to_owned(), source: Box::new(source) };
-        let loaded: &RawTracePoint = self
-            .ebpf
-            .program(program)
-            .ok_or(LoadError::Missing { object: self.name, what: "program", name: program.to_owned() })?
-            .try_into()
-            .map_err(failed)?;
-        let mut options = RawTracePointRunOptions::new();
-        options.cpu = cpu;
-        loaded.test_run(options).map_err(failed)?;
-        Ok(())
-    }
-
-    /// Walks over all objects of a [`Hook::Walk`] program's kind: the program runs once for each while the file is read to its end.
-    ///
-    /// Cgroups are walked from `root` down, parents first; any other kind in the kernel's order.
-    ///
-    /// # Errors
-    /// When the program is missing or the kernel refuses.
-    pub fn walk(&mut self, program: &'static str, root: &Path) -> Result<File, LoadError> {
-        let failed = |action, source: Box<dyn std::error::Error + Send + Sync>| LoadError::Link {
-            action,
-            program: program.to_owned(),
-            source,
-        };
-        let over = self.attach.iter().find_map(|(name, hook)| match hook {
-            Hook::Walk(over) if *name == program => Some(*over),
-            _ => None,
-        });
-        let missing = LoadError::Missing { object: self.name, what: "program", name: program.to_owned() };
-        let (Some(over), Some(Program::Iter(loaded))) = (over, self.ebpf.program_mut(program)) else { return Err(missing) };
-        if over == "cgroup" {
-            let root = File::open(root).map_err(|source| LoadError::Root { path: root.to_owned(), source })?;
-            let fd = loaded.fd().map_err(|e| failed("read", e.into()))?;
-            return sys::walk_cgroups(fd, root).map_err(|e| failed("make", e.into()));
-        }
-        let id = loaded.attach().map_err(|e| failed("make", e.into()))?;
-        let link = loaded.take_link(id).map_err(|e| failed("make", e.into()))?;
-        link.into_file().map_err(|e| failed("make", e.into()))
-    }
-
-    /// Walks over all sockets that have storage in `map`, of every network namespace: the program runs once for each while the file
-    /// is read to its end.
-    ///
-    /// # Errors
-    /// When the program or the map is missing or the kernel refuses.
-    pub fn walk_sockets(&self, program: &'static str, map: &'static str) -> Result<File, LoadError> {
-        let missing = |what, name: &str| LoadError::Missing { object: self.name, what, name: name.to_owned() };
-        let failed = |source| LoadError::Link { action: "make", program: program.to_owned(), source };
-        let Some(Program::Iter(loaded)) = self.ebpf.program(program) else { return Err(missing("program", program)) };
-        let Some(Map::SkStorage(storage)) = self.ebpf.map(map) else { return Err(missing("map", map)) };
-        let program_fd = loaded.fd().map_err(|e| failed(e.into()))?;
-        sys::walk_sockets(program_fd, storage.fd()).map_err(|e| failed(e.into()))
     }
 }

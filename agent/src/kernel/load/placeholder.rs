@@ -12,7 +12,7 @@ const WALKS: [&str; 3] = ["bpf_sk_storage_map", "cgroup", "tcp"];
 /// name.
 ///
 /// aya finds a tracepoint by a typedef's name, an iterator by a function's, and tells the kernel its id.
-pub(super) fn stand_in(btf: &Btf, tracepoints: &[&str]) -> Result<aya::Btf, LoadError> {
+pub(super) fn placeholder(btf: &Btf, tracepoints: &[&str]) -> Result<aya::Btf, LoadError> {
     const FWD: u32 = 7 << 24;
     const TYPEDEF: u32 = 8 << 24;
     const FUNC: u32 = 12 << 24;
