@@ -31,9 +31,16 @@ pub struct CgroupWalk {
     pub cgroup: u64,
 }
 
-/// Defines the license section and the panic handler that every object needs.
+/// Defines what every object needs: the license section, the panic handler, and the frozen global of its facts, where it has one:
+/// `object!(FACTS: Facts)`.
 #[macro_export]
 macro_rules! object {
+    ($facts:ident: $type:ty) => {
+        $crate::object!();
+
+        #[unsafe(no_mangle)]
+        static $facts: $type = <$type>::ZERO;
+    };
     () => {
         #[unsafe(link_section = "license")]
         #[unsafe(no_mangle)]

@@ -41,10 +41,7 @@ use self::{
     stream::segment,
 };
 
-agent_ebpf::object!();
-
-#[unsafe(no_mangle)]
-static FACTS: Facts = Facts::ZERO;
+agent_ebpf::object!(FACTS: Facts);
 
 #[btf_map]
 static CGROUP_SLOTS: CgroupSlots = CgroupSlots::new();

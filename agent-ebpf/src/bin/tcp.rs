@@ -29,10 +29,7 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, SockOpsContext},
 };
 
-agent_ebpf::object!();
-
-#[unsafe(no_mangle)]
-static FACTS: Facts = Facts::ZERO;
+agent_ebpf::object!(FACTS: Facts);
 
 #[btf_map]
 static CGROUP_SLOTS: CgroupSlots = CgroupSlots::new();
