@@ -358,7 +358,7 @@ record! {
     /// A lookup that was answered, at [`Answered::position`] of the array `DNS_ANSWERED`, until another takes its place.
     ///
     /// It tells further answers from those that nobody asked for: of the name servers that musl asks all at once, all but the first answer
-    /// what has been answered; a zone transfer has many messages. CPUs may mix theirs, which makes it nobody's.
+    /// what has been answered; a zone transfer has many messages. CPUs may mix theirs, which matches no key.
     pub struct Answered {
         /// [`QueryKey::hash`]
         pub key: u64,

@@ -2,7 +2,7 @@
 
 use crate::socket::SocketFacts;
 
-/// Reasons that are told apart, by the kernel's own numbers. Position 0 holds all that have a larger number: those of subsystems that
+/// Reasons that are counted apart, by the kernel's own numbers. Position 0 holds all that have a larger number: those of subsystems that
 /// number their own, and of kernels much newer than this.
 pub const REASONS: usize = 192;
 

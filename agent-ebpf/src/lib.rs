@@ -186,7 +186,7 @@ pub fn opaque(number: u64) -> u64 {
     same
 }
 
-/// The same number, if it fits the mask, of which the verifier knows nothing but that. It follows every value it can tell apart through
+/// The same number, if it fits the mask, of which the verifier knows nothing but that. It follows every value that it knows to differ through
 /// all that comes after; where it need not, this makes one of many. `noise` is any number that the verifier does not know.
 #[inline(always)]
 pub fn forgotten(number: u64, mask: u64, noise: u64) -> u64 {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Kinds that are told apart at one time. Whatever is of more kinds than that is not said.
+/// Kinds that are tracked at one time. Lines of further kinds are not logged.
 const KINDS: usize = 1024;
 
 /// Of each kind, a number of occurrences per period is said; of the rest, how many they were.

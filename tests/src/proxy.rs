@@ -96,7 +96,7 @@ impl Proxy {
     }
 
     /// The requests so far, the first of each connection.
-    pub fn asked(&self) -> Vec<ProxyRequest> {
+    pub fn requests(&self) -> Vec<ProxyRequest> {
         self.shared.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

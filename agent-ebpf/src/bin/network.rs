@@ -209,7 +209,7 @@ const KEY: u64 = !0xffff;
 #[derive(Clone, Copy)]
 struct Peer {
     v6: bool,
-    /// The address; of IPv4 the first word.
+    /// The address; of IPv4 the first field.
     words: [u32; 4],
     port: u16,
     own: u16,

@@ -235,7 +235,7 @@ mod tests {
             let error = from_environment(&proxies(&[("https_proxy", value)]), &to).expect_err(value).to_string();
             assert!(error.contains("https_proxy") && !error.contains("hunter2"), "{error}");
         }
-        // One that is not needed is nobody's business.
+        // One that is not needed is not checked.
         assert_eq!(leads(&[("HTTP_PROXY", "ftp://a")], "https://x"), None);
     }
 }

@@ -183,9 +183,9 @@ async fn exports_go_through_the_environments_proxy_with_its_credentials() {
         collector.until("the events", |c| c.logs().len() == 3).await.expect("events");
         assert_eq!(arrived(&collector), [1.0, 2.0, 3.0]);
         let port = collector.address().port();
-        let asked = proxy.asked();
+        let requests = proxy.requests();
         // Plain HTTP/1.1 needs no tunnel, which many a proxy opens to the ports of TLS only.
-        let mut lines: Vec<_> = asked.iter().map(|asked| asked.line.clone()).collect();
+        let mut lines: Vec<_> = requests.iter().map(|request| request.line.clone()).collect();
         lines.sort();
         if protocol == Protocol::HttpProtobuf && !tls {
             let post = |path: &str| format!("POST http://server.test:{port}/v1/{path} HTTP/1.1");
@@ -193,7 +193,7 @@ async fn exports_go_through_the_environments_proxy_with_its_credentials() {
         } else {
             assert_eq!(lines, [format!("CONNECT server.test:{port} HTTP/1.1"), format!("CONNECT server.test:{port} HTTP/1.1")]);
         }
-        assert!(asked.iter().all(|asked| asked.authorization.as_deref() == Some(LOGIN)), "{asked:?}");
+        assert!(requests.iter().all(|request| request.authorization.as_deref() == Some(LOGIN)), "{requests:?}");
         // It is the proxy's, and nobody else's.
         if tls || protocol == Protocol::Grpc {
             let received = collector.received();

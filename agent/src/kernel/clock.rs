@@ -34,7 +34,7 @@ impl UnixOffset {
     }
 }
 
-/// One look at both clocks.
+/// One reading of both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Look {
     offset_ns: i64,

@@ -105,7 +105,7 @@ impl<T: Pod> MappedArray<T> {
         }
     }
 
-    /// Replaces the value at `index`, its first word last; nothing beyond the array's end.
+    /// Replaces the value at `index`, its first 8 bytes last; nothing beyond the array's end.
     ///
     /// Only for records that the kernel side does not write at this time.
     pub fn write(&self, index: u32, value: &T) {

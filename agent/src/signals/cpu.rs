@@ -56,7 +56,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cp
 const OPTIONAL: &[Optional] = &[
     Optional {
         programs: &["cpu_on_fork"],
-        lost: "a new task whose first switch the kernel does not trace is counted from its second on",
+        lost: "a new task is counted from its second switch on where the kernel does not trace the first",
     },
     Optional {
         programs: &["cpu_on_move"],

@@ -119,15 +119,15 @@ async fn the_environments_proxy_leads_to_the_api_and_the_kubeconfigs_own_goes_be
     let path = kubeconfig(dir.path(), authority.clone(), &json!({}), &address);
     let mut by_environment = api(&path, &proxies("10.0.0.0/8,.svc,")).await;
     assert_eq!(request(&mut by_environment).await, FollowErrorKind::Status);
-    let asked = environment.asked();
-    assert_eq!((asked[0].line.as_str(), asked[0].authorization.as_deref()), (tunnel.as_str(), Some(LOGIN)));
+    let requests = environment.requests();
+    assert_eq!((requests[0].line.as_str(), requests[0].authorization.as_deref()), (tunnel.as_str(), Some(LOGIN)));
     let shown = by_environment.address();
     assert!(shown.contains("by the proxy http://127.0.0.1:") && !shown.contains("hunter2"), "{shown}");
 
     // Nobody but the proxy knows the name.
     let mut direct = api(&path, &proxies("server.test")).await;
     assert_eq!(request(&mut direct).await, FollowErrorKind::Connection);
-    assert_eq!(environment.asked().len(), 1);
+    assert_eq!(environment.requests().len(), 1);
 
     let own = FakeProxy::start().unwrap();
     let mut cluster = authority;
@@ -135,7 +135,7 @@ async fn the_environments_proxy_leads_to_the_api_and_the_kubeconfigs_own_goes_be
     let path = kubeconfig(dir.path(), cluster, &json!({}), &address);
     let mut by_own = api(&path, &proxies("server.test")).await;
     assert_eq!(request(&mut by_own).await, FollowErrorKind::Status);
-    assert_eq!((own.asked()[0].line.as_str(), environment.asked().len()), (tunnel.as_str(), 1));
+    assert_eq!((own.requests()[0].line.as_str(), environment.requests().len()), (tunnel.as_str(), 1));
 
     let refusing = FakeProxy::that_refuses("503 Service Unavailable").unwrap();
     let path = kubeconfig(dir.path(), json!({"proxy-url": refusing.url_of("me", "hunter2")}), &json!({}), &address);
