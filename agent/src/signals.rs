@@ -36,7 +36,8 @@ pub const ALL: &[Signal] = &[
     agent::SIGNAL,
 ];
 
-/// Why a signal cannot start, or cannot be read this time.
+/// Why a signal cannot start, or cannot be read this time. Boxed: each signal has the errors of what it reads, no caller matches on them, and
+/// they are only reported.
 pub type SignalError = Box<dyn Error + Send + Sync>;
 
 /// Brings a signal into the kernel, as it is configured.

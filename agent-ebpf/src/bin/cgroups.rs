@@ -35,6 +35,16 @@ static GENERATION: Generation = Generation::new();
 #[btf_map]
 static TALLY: Array<Tally, 1, MMAPABLE> = Array::new();
 
+/// What is cached of addresses and sockets does not count any more. Added atomically: the agent adds too, and a lost one would leave an
+/// outdated entry valid.
+#[inline(always)]
+fn start_generation() {
+    if let Some(generation) = GENERATION.get_ptr_mut(0) {
+        // SAFETY: a map value.
+        unsafe { add(generation, 1) };
+    }
+}
+
 /// Adds one to a counter that only `cgroup_mkdir` counts: the kernel holds `cgroup_mutex` there, so no other CPU does.
 #[inline(always)]
 fn increment(counter: *mut u64) {
@@ -67,9 +77,7 @@ fn cgroups_on_mkdir(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: argument 0 is a struct cgroup by the tracepoint's prototype.
     let Some(id) = (unsafe { default_hierarchy_id(cgroup) }) else { return 0 };
     // Before anything can fail: also a cgroup without a slot may have the address of one whose slot is still cached.
-    if let Some(generation) = GENERATION.get_ptr_mut(0) {
-        increment(generation);
-    }
+    start_generation();
     // SAFETY: typed loads along the members that OFFSETS names.
     let (name, parent_id) = unsafe {
         let kn = load(cgroup, frozen!(OFFSETS.cgroup_kn));
@@ -107,9 +115,7 @@ fn cgroups_on_mkdir(ctx: BtfTracePointContext) -> i32 {
     }
     // The table has room for as many cgroups as there are slots.
     let _ = CGROUP_SLOTS.insert(id, slot, 0);
-    if let Some(generation) = GENERATION.get_ptr_mut(0) {
-        increment(generation);
-    }
+    start_generation();
     0
 }
 

@@ -161,10 +161,7 @@ impl Slots {
 
     /// Makes every CPU forget which slot a cgroup's address leads to, and every socket what was looked up for it.
     pub(super) fn start_generation(&self) {
-        // The kernel side also counts here; whichever write wins, the number is another than before.
-        if let Some(generation) = self.generation.read(0) {
-            self.generation.write(0, &generation.wrapping_add(1));
-        }
+        self.generation.add_to_word(0, 0, 1);
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{
     facts,
-    pin::{PinError, Pins, Word},
+    pin::{PinError, PinnedNumber, Pins},
 };
 
 /// A difference up to this is noise of reading two clocks, not a step: what is kept holds.
@@ -59,7 +59,7 @@ impl Look {
 pub struct Clock {
     kept: UnixOffset,
     /// The same for an agent after this one, which then says the same times to the ns.
-    word: Option<Word>,
+    word: Option<PinnedNumber>,
 }
 
 impl Clock {

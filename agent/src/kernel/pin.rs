@@ -102,7 +102,7 @@ impl Pins {
     pub fn object(&self, object: &str, hash: u64, links: &[&str]) -> Result<(PathBuf, Option<u64>), PinError> {
         let place = self.directory.join(format!("{object}-{hash:016x}"));
         let linked = links.iter().all(|link| place.join(link).exists());
-        let since = if linked { Word::open(&place.join(SINCE))? } else { None };
+        let since = if linked { PinnedNumber::open(&place.join(SINCE))? } else { None };
         if since.is_none() {
             remove(&place)?;
         }
@@ -123,15 +123,15 @@ impl Pins {
     ///
     /// # Errors
     /// When bpffs refuses.
-    pub fn clock(&self, first: impl FnOnce() -> u64) -> Result<Option<Word>, PinError> {
+    pub fn clock(&self, first: impl FnOnce() -> u64) -> Result<Option<PinnedNumber>, PinError> {
         if self.transient {
             return Ok(None);
         }
         let place = self.directory.join(CLOCK);
         fs::create_dir_all(&place).map_err(|source| PinError::Io { action: "make", path: place.clone(), source })?;
         let path = place.join("offset");
-        let left = Word::open(&path)?;
-        Ok(Some(left.map_or_else(|| Word::make(&path, first()), Ok)?))
+        let left = PinnedNumber::open(&path)?;
+        Ok(Some(left.map_or_else(|| PinnedNumber::make(&path, first()), Ok)?))
     }
 
     /// Whether what is loaded stays when the process ends.
@@ -159,9 +159,9 @@ impl Pins {
 
 /// A number that outlives the agent: a pinned array with this one entry.
 #[derive(Debug)]
-pub struct Word(MappedArray<u64>);
+pub struct PinnedNumber(MappedArray<u64>);
 
-impl Word {
+impl PinnedNumber {
     /// `BPF_F_MMAPABLE`
     const MMAPABLE: u32 = 1 << 10;
 
@@ -211,7 +211,7 @@ impl Word {
 /// # Errors
 /// When the kernel or bpffs refuses.
 pub fn keep_since(place: &Path, since_ns: u64) -> Result<(), PinError> {
-    Word::make(&place.join(SINCE), since_ns).map(drop)
+    PinnedNumber::make(&place.join(SINCE), since_ns).map(drop)
 }
 
 /// The name of that pin: no map's or program's.
