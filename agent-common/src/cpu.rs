@@ -22,7 +22,7 @@ pub const STRETCH_WINDOWS: u32 = 64;
 /// Entries of one CPU's cache from cgroup pointer to slot, a power of two.
 pub const SLOT_CACHE_LEN: u32 = 1024;
 
-/// Entries of the table that says up to where each task has been counted, a power of two.
+/// Entries of the table of marks: up to where each task has been counted, a power of two.
 pub const TASKS_LEN: u32 = 16384;
 
 /// A slot that was not looked up: [`CpuNow::slot`].
@@ -74,9 +74,9 @@ record! {
         pub on_cpu_ns: u64,
         /// Run-queue wait of its dead descendants in ns.
         pub wait_ns: u64,
-        /// What `cpu.stat` said less what was counted, in ns, two's complement: CPU time from before counting began.
+        /// `cpu.stat` less what was counted, in ns, two's complement: CPU time from before counting began.
         pub before_counting_ns: u64,
-        /// What `cpu.stat` said of throttling when counting began, in ns: `throttled_usec` from before.
+        /// `throttled_usec` of `cpu.stat` when counting began, in ns.
         pub throttled_before_ns: u64,
         /// 1 once the two above are known.
         pub before_counting_known: u64,
@@ -129,7 +129,7 @@ record! {
         pub idle: u64,
         /// Moves ever noted for this CPU; the next one's number. Written by whichever CPU moves a task, one at a time.
         pub moves: u64,
-        /// Number of the first move that this CPU has not looked at.
+        /// Number of the first move that this CPU has not seen.
         pub moves_seen: u64,
         /// Fills the record to two cache lines, so that no two CPUs share one.
         pub reserved: [u64; 2],
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(wait_position(499_999_900), 18 * 8);
         assert_eq!(wait_position(500_000_100), 18 * 8 + 1);
         assert_eq!((wait_position(60_000_000_000), wait_position(u64::MAX)), (WAIT_LEN - 1, WAIT_LEN - 1));
-        // Whatever the shortcut for short waits skips is what the whole rule says.
+        // Whatever the shortcut for short waits skips is what the whole rule gives.
         for ns in 0..=1907 {
             assert_eq!(bucket::position::<WAIT_FIRST, WAIT_LEN>((ns * 281_475) >> 18), 0, "{ns}");
         }

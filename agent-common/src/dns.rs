@@ -1,6 +1,6 @@
 //! The `dns` signal: the wire parser that kernel and tests share, and the records in its maps.
 //!
-//! Of a message only its header and its question are looked at (RFC 1035, section 4.1): enough to tell a query from an answer, to
+//! Of a message only the header and the question are read (RFC 1035, section 4.1): enough to tell a query from an answer, to
 //! bring both together, and to know how the lookup ended. What follows, EDNS included, is never read.
 
 use crate::bucket;
@@ -11,13 +11,13 @@ pub const HEADER_LEN: usize = 12;
 /// The longest name on the wire, length bytes and root included (RFC 1035, section 3.1).
 pub const NAME_LEN: usize = 255;
 
-/// Bytes of a message that are ever looked at: header, the longest name, type and class.
+/// Bytes of a message that are read at most: header, the longest name, type and class.
 pub const HEAD_LEN: usize = HEADER_LEN + NAME_LEN + 4;
 
 /// Bytes before each message on TCP: its length (RFC 1035, section 4.2.2).
 pub const PREFIX_LEN: usize = 2;
 
-/// Ports that can be told to be those of DNS.
+/// Maximum number of DNS ports.
 pub const PORTS_LEN: usize = 8;
 
 /// What is no port.
@@ -28,7 +28,7 @@ pub trait Source {
     /// The byte at `at`, `None` beyond the message's end. `at` is below [`HEAD_LEN`].
     fn byte(&self, at: usize) -> Option<u8>;
 
-    /// The hash of the question, `None` when it cannot be read: what [`question`] says, in a function of its own on the kernel side.
+    /// The hash of the question, `None` when it cannot be read: the result of [`question`], by a separate function on the kernel side.
     #[inline(always)]
     fn question(&self) -> Option<u64> {
         question(self)
@@ -48,10 +48,10 @@ impl Source for [u8] {
     }
 }
 
-/// What a message says of its lookup.
+/// The fields of a message that matter to its lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Chosen by who asks; the answer has the same.
+    /// Chosen by the client; the answer has the same.
     pub id: u16,
     /// Whether it is an answer (QR).
     pub answer: bool,
@@ -102,7 +102,7 @@ pub enum Refused {
 #[inline(always)]
 pub fn parse(source: &(impl Source + ?Sized)) -> Result<Message, Refused> {
     let byte = |at| source.byte(at).ok_or(Refused::Malformed);
-    // All of the header must be there, whatever it says.
+    // All of the header must be there.
     byte(HEADER_LEN - 1)?;
     let (high, low) = (byte(2)?, byte(3)?);
     if high & 0x78 != 0 {
@@ -201,7 +201,7 @@ pub const fn duration_position(ns: u64) -> usize {
 /// Which end of a lookup a socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// It asks: its queries go out to a DNS port.
+    /// The client: its queries go out to a DNS port.
     Client,
     /// It answers: queries come in to its DNS port.
     Server,
@@ -251,20 +251,20 @@ counts! {
     pub struct DnsCounts {
         /// Queries, retries included.
         pub queries: Counts4,
-        /// Queries that had been asked before, on the same socket with the same id and question, and not been answered yet.
+        /// Queries repeated on the same socket with the same id and question before an answer.
         pub retries: Counts4,
         /// Queries that were not answered in time.
         pub timeouts: Counts4,
-        /// Queries whose cgroup was gone before an answer or the end of the time for it.
+        /// Queries of a cgroup that was gone before an answer or the timeout.
         pub abandoned: Counts4,
-        /// Queries whose answers could not be waited for: the slot's share of those in flight was used up, no room for another row, part of
-        /// a stream lost, or another question asked on the same socket with the same id.
+        /// Queries that could not be followed: the slot's share of those in flight was used up, no room for another row, part of
+        /// a stream lost, or another question on the same socket with the same id.
         pub lost: Counts4,
         /// Answers, among the lookups, that were cut to fit into a datagram.
         pub truncated: Counts4,
         /// Answers to what had been answered already: see [`Answered`].
         pub duplicates: Counts4,
-        /// Answers that nobody waited for (late, forged), and messages that went the wrong way.
+        /// Answers without a query in flight (late, forged), and messages in the wrong direction.
         pub unmatched: Counts4,
         /// Messages that could not be read.
         pub malformed: Counts4,
@@ -318,7 +318,7 @@ record! {
         pub cookie: u64,
         /// [`Message::id`] in the lower half, [`Way::index`] in the upper one.
         pub id: u32,
-        /// A hash of who asked, where one socket serves many (a server's UDP socket); else 0.
+        /// A hash of the client, where one socket serves many (a server's UDP socket); else 0.
         pub peer: u32,
     }
 }
@@ -335,7 +335,7 @@ impl QueryKey {
 }
 
 record! {
-    /// What was asked, when first, and by whom.
+    /// A query in flight: its question, its slot, and when it was first sent.
     pub struct Query {
         /// CLOCK_MONOTONIC in ns.
         pub asked_ns: u64,
@@ -357,7 +357,7 @@ pub const ANSWERED_LEN: usize = 4096;
 record! {
     /// A lookup that was answered, at [`Answered::position`] of the array `DNS_ANSWERED`, until another takes its place.
     ///
-    /// It tells further answers from those that nobody asked for: of the name servers that musl asks all at once, all but the first answer
+    /// It distinguishes further answers from unmatched ones: musl queries all name servers at once, and all but the first answer
     /// what has been answered; a zone transfer has many messages. CPUs may mix theirs, which matches no key.
     pub struct Answered {
         /// [`QueryKey::hash`]
@@ -386,7 +386,7 @@ impl Answered {
 record! {
     /// What a slot has in the tables that all slots share: `DNS_TAKEN[slot]`, and all of them together `DNS_TAKEN_ALL[0]`.
     ///
-    /// The kernel side adds and subtracts; the agent, which looks at all entries anyway, puts it right every time.
+    /// The kernel side adds and subtracts; the agent, which reads all entries anyway, corrects it every time.
     pub struct Taken {
         /// Queries in flight.
         pub queries: u64,
@@ -399,7 +399,7 @@ record! {
 pub const GAPS_LEN: usize = 8;
 
 record! {
-    /// When streams of a slot's TCP connections were last lost: `DNS_GAPS[slot]`. What was asked before on such a connection may have been
+    /// When streams of a slot's TCP connections were last lost: `DNS_GAPS[slot]`. An earlier query on such a connection may have been
     /// answered unseen.
     pub struct Gaps {
         /// The connection's socket cookie, at a position by the cookie; 0 for none.
@@ -431,7 +431,7 @@ record! {
     pub struct NameKey {
         /// By [`name_hash`].
         pub name: u64,
-        /// The slot of who asked.
+        /// The slot of the client.
         pub slot: u32,
         /// Fills the record.
         pub reserved: u32,
@@ -439,7 +439,7 @@ record! {
 }
 
 record! {
-    /// How often a name was asked for.
+    /// How often a name was queried.
     pub struct Name {
         /// Queries, retries included.
         pub queries: u64,
@@ -456,7 +456,7 @@ pub const STREAM_HEAD: usize = PREFIX_LEN + HEAD_LEN;
 record! {
     /// One direction of a TCP connection: where in the stream the next message begins, and what is there of it.
     pub struct Stream {
-        /// Sequence number of the next byte to look at.
+        /// Sequence number of the next byte to read.
         pub next: u32,
         /// Bytes in `head`.
         pub have: u32,
@@ -464,8 +464,8 @@ record! {
         pub state: u32,
         /// Fills the record.
         pub reserved: u32,
-        /// What came of a message whose head is in several segments, its length included. Twice as long as needed: the verifier adds the
-        /// largest position to the largest number of bytes.
+        /// The part so far of a message with its head in several segments, its length included. Twice as long as needed: the verifier
+        /// adds the largest position to the largest number of bytes.
         pub head: [u8; 2 * STREAM_HEAD + 6],
     }
 }

@@ -6,7 +6,7 @@ use crate::socket::SocketFacts;
 /// number their own, and of kernels much newer than this.
 pub const REASONS: usize = 192;
 
-/// Ways from a cgroup to its tasks that a walk looks at, and tasks on each, for one that has a network namespace.
+/// Lists of a cgroup's tasks that a walk reads, and tasks of each, for one that has a network namespace.
 pub const LINKS: u32 = 8;
 /// See [`LINKS`].
 pub const TASKS: u32 = 8;
@@ -67,7 +67,7 @@ record! {
         pub css_set_tasks: u64,
         /// `task_struct.cg_list`
         pub task_node: u64,
-        /// 1 where the tracepoint says which socket a packet was to be received by (since 6.11).
+        /// 1 where the tracepoint has the socket that a packet was to be received by (since 6.11).
         pub tells_receiver: u64,
         /// A bit for each reason that is no loss.
         pub harmless: [u64; REASONS / 64 + 1],

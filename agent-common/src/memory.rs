@@ -26,7 +26,7 @@ pub const OF_CGROUP: u32 = 1;
 /// Reclaim because the machine ran short.
 pub const OF_NODE: u32 = 2;
 
-/// Memory cgroups above a task that are looked at for the one at its limit. Kubernetes makes four.
+/// Memory cgroups above a task that are searched for the one at its limit. Kubernetes makes four.
 pub const LEVELS: u32 = 24;
 
 /// The position of a reclaim's duration in ns among the [`RECLAIM_LEN`] buckets.
@@ -77,7 +77,7 @@ pub enum Item {
 pub const ITEMS: usize = Item::MajorFaults as usize + 1;
 
 record! {
-    /// What the memory controller says of one cgroup, descendants included. `MEMORY_USAGE[slot]`, written by `memory_on_walk`.
+    /// The memory controller's counts of one cgroup, descendants included. `MEMORY_USAGE[slot]`, written by `memory_on_walk`.
     pub struct Usage {
         /// The cgroup's id: the record is of that cgroup, not of the slot's owner before it. Written last.
         pub id: u64,
@@ -184,7 +184,7 @@ record! {
         pub time_ns: u64,
         /// The victim's cgroup.
         pub cgroup: u64,
-        /// The cgroup whose limit was reached; 0 when the node had run out.
+        /// The cgroup that was at its limit; 0 when the node had run out.
         pub limiting: u64,
         /// That cgroup's limit in bytes, else that of the victim's own; [`UNKNOWN`] without one. The rest is of the same cgroup.
         pub limit_bytes: u64,

@@ -66,11 +66,11 @@ record! {
 }
 
 record! {
-    /// What the programs are told, frozen before they load.
+    /// Facts for the programs, frozen before they load.
     pub struct Facts {
         /// Number of slots.
         pub slots: u64,
-        /// A hash of the address ranges: with others, all sockets must be looked at anew.
+        /// A hash of the address ranges: when they change, all sockets are classified anew.
         pub ranges: u64,
         /// The ports of DNS; [`crate::dns::NO_PORT`] for none.
         pub ports: [u64; PORTS_LEN],

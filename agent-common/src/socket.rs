@@ -1,11 +1,11 @@
 //! What programs need to know of the kernel's sockets.
 
 record! {
-    /// Offsets that lead from a socket to its cgroup, in bytes; part of the facts of every program that looks at sockets.
+    /// Offsets that lead from a socket to its cgroup, in bytes; part of the facts of every program that reads sockets.
     pub struct SocketFacts {
         /// `sock.sk_cgrp_data.cgroup`, or `.val` where the former does not exist (before 5.15).
         pub cgroup: u64,
-        /// 1 where the cgroup is held as a number, whose lowest bit says that it is none.
+        /// 1 where the cgroup is held as a number, with the lowest bit set where it is none.
         pub cgroup_is_number: u64,
         /// `cgroup.kn`
         pub cgroup_kn: u64,
@@ -20,7 +20,7 @@ record! {
 pub mod state {
     /// A connection.
     pub const ESTABLISHED: u8 = 1;
-    /// A connection that was asked for and is not answered yet.
+    /// A connection with its SYN sent and not answered yet (SYN_SENT).
     pub const SYN_SENT: u8 = 2;
     /// What is left of a connection: no full socket.
     pub const TIME_WAIT: u8 = 6;
@@ -28,6 +28,6 @@ pub mod state {
     pub const CLOSE: u8 = 7;
     /// Waits for connections.
     pub const LISTEN: u8 = 10;
-    /// A connection that was asked for from elsewhere: no full socket.
+    /// An incoming connection that is not established yet: no full socket (NEW_SYN_RECV).
     pub const NEW_SYN_RECV: u8 = 12;
 }

@@ -26,7 +26,7 @@ pub const fn connect_position(ns: u64) -> usize {
 /// Why a connect failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectError {
-    /// The other end answered with a reset: nobody listens.
+    /// The other end answered with a reset: the port is closed.
     Refused,
     /// No answer to any try.
     Timeout,
@@ -151,7 +151,7 @@ record! {
         pub srtt: u64,
         /// `tcp_sock.bpf_sock_ops_cb_flags`, 8 bits
         pub callbacks: u64,
-        /// 1 where tracing programs cannot use socket storage (before 5.11): then a callback of the socket's tells of its states.
+        /// 1 where tracing programs cannot use socket storage (before 5.11): then a callback of the socket reports its states.
         pub by_callback: u64,
     }
 }

@@ -136,7 +136,7 @@ pub unsafe fn probe_str(to: *mut u8, room: u32, address: u64) -> Option<u32> {
     if !reads_by_address() {
         return None;
     }
-    // SAFETY: the helper writes no more than it is told, and survives any address.
+    // SAFETY: the helper writes at most the given length, and survives any address.
     let copied = unsafe { bpf_probe_read_kernel_str(to.cast(), room, address as *const _) };
     if copied > 0 { Some(copied as u32 - 1) } else { None }
 }
@@ -148,7 +148,7 @@ pub unsafe fn probe_str(to: *mut u8, room: u32, address: u64) -> Option<u32> {
 #[inline(always)]
 pub unsafe fn probe_bytes(to: *mut u8, len: u32, address: u64) {
     if reads_by_address() {
-        // SAFETY: the helper writes no more than it is told, and survives any address.
+        // SAFETY: the helper writes at most the given length, and survives any address.
         unsafe { aya_ebpf::helpers::generated::bpf_probe_read_kernel(to.cast(), len, address as *const _) };
     }
 }
@@ -186,8 +186,8 @@ pub fn opaque(number: u64) -> u64 {
     same
 }
 
-/// The same number, if it fits the mask, of which the verifier knows nothing but that. It follows every value that it knows to differ through
-/// all that comes after; where it need not, this makes one of many. `noise` is any number that the verifier does not know.
+/// The same number, if it fits the mask, of which the verifier knows nothing but that. It follows every value that it knows to differ
+/// through all that comes after; where it need not, this makes one of many. `noise` is any number that the verifier does not know.
 #[inline(always)]
 pub fn forgotten(number: u64, mask: u64, noise: u64) -> u64 {
     (opaque(number ^ noise) ^ noise) & mask

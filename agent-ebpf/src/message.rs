@@ -24,7 +24,7 @@ impl Pieces {
     /// Of the message of `len` bytes that begins at `at`.
     ///
     /// # Safety
-    /// `skb` must be a program's context, and `piece` outlive the value and be nobody else's.
+    /// `skb` must be a program's context, and `piece` must outlive the value and be used by nothing else.
     #[inline(always)]
     pub unsafe fn new(skb: *mut __sk_buff, at: u32, len: u32, piece: &mut [u64; PIECE_LEN / 8]) -> Self {
         Self { skb, at, len, piece: (&raw mut *piece).cast() }

@@ -36,8 +36,8 @@ pub const ALL: &[Signal] = &[
     agent::SIGNAL,
 ];
 
-/// Why a signal cannot start, or cannot be read this time. Boxed: each signal has the errors of what it reads, no caller matches on them, and
-/// they are only reported.
+/// Why a signal cannot start, or cannot be read this time. Boxed: each signal has the errors of what it reads; no caller matches on
+/// them, they are only reported.
 pub type SignalError = Box<dyn Error + Send + Sync>;
 
 /// Brings a signal into the kernel, as it is configured.
@@ -104,7 +104,7 @@ pub trait ActiveSignal: Send {
     /// When the kernel cannot be read: nothing is better than wrong.
     fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, SignalError>;
 
-    /// What happened since the last call, asked for after every tick.
+    /// Events since the last call; called after every tick.
     fn events(&mut self) -> Vec<Event> {
         Vec::new()
     }

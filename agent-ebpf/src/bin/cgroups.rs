@@ -70,7 +70,7 @@ unsafe fn default_hierarchy_id(cgroup: u64) -> Option<u64> {
 
 /// `cgroup_mkdir(struct cgroup *cgrp, const char *path)`: takes a slot and writes down its owner.
 ///
-/// The path is not looked at: it begins at the hierarchy's root, whatever the agent sees.
+/// The path is not used: it begins at the hierarchy's root, whatever the agent sees.
 #[btf_tracepoint(function = "cgroup_mkdir")]
 fn cgroups_on_mkdir(ctx: BtfTracePointContext) -> i32 {
     let cgroup: u64 = ctx.arg(0);
@@ -100,7 +100,7 @@ fn cgroups_on_mkdir(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: a field of a map value, 8-byte aligned.
     unsafe { add(&raw mut (*tally).taken, 1) };
     let Some(owner) = OWNERS.get_ptr_mut(slot) else { return 0 };
-    // SAFETY: `owner` is a map value that nobody else writes while its slot is neither free nor in CGROUP_SLOTS; the helper
+    // SAFETY: `owner` is a map value that nothing else writes while its slot is neither free nor in CGROUP_SLOTS; the helper
     // bounds what it copies and terminates it.
     unsafe {
         (*owner).parent = parent_id;

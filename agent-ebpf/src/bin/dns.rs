@@ -67,7 +67,7 @@ static DNS_EMPTY_ROW: Array<Row, 1> = Array::new();
 /// Empty unless names are wanted.
 #[btf_map]
 static DNS_NAMES: HashMap<NameKey, Name, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
-/// A name that nobody asked for yet: too large for a program's stack.
+/// A name without queries yet: too large for a program's stack.
 #[btf_map]
 static DNS_NO_NAME: Array<Name, 1> = Array::new();
 #[btf_map]
@@ -127,7 +127,7 @@ fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) -> Option<()> {
     let slot = unsafe { CGROUP_SLOTS.get(cgroup) }.copied().unwrap_or(UNATTRIBUTED);
     let counts = DNS_COUNTS.get_ptr_mut(slot)?;
     if matches!(transport, Transport::Udp) && packet.goes_to_many(ctx) {
-        // Multicast DNS and LLMNR: whoever knows answers, and nobody has to.
+        // Multicast DNS and LLMNR: any host may answer, and none has to.
         let side = if own != 0 { Side::Server } else { Side::Client };
         // SAFETY: a field of a map value.
         unsafe { one(&raw mut (*counts).other, Way { side, transport }) };

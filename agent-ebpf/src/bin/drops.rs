@@ -186,7 +186,7 @@ unsafe fn enter(place: *mut Place, slot: u32, namespace: u64, process: u64) {
             let _ = DROPS_NAMESPACES.remove(before);
         }
         core::ptr::write_volatile(&raw mut (*place).namespace, namespace);
-        // There already: the agent knows whose it is.
+        // There already: the agent knows the owner.
         let _ = DROPS_NAMESPACES.insert(namespace, slot as u64, BPF_NOEXIST.into());
     }
 }
@@ -194,7 +194,7 @@ unsafe fn enter(place: *mut Place, slot: u32, namespace: u64, process: u64) {
 /// Run once for each cgroup when the agent starts: notes the namespaces of processes that were there before the programs.
 ///
 /// The kernel holds `cgroup_mutex`, but the lists of tasks may change: what they lead to is read by a helper, and believed only where
-/// the task says that it is of this very list.
+/// the task is of this very list.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/cgroup")]
 extern "C" fn drops_on_walk(context: *const CgroupWalk) -> i32 {

@@ -285,13 +285,14 @@ fn killed(pid: u32) -> i32 {
     let reclaim = unsafe { RECLAIMS.get(this) }.map_or(0, |reclaim| reclaim.kind);
     let own = victim.memcg.wrapping_sub(frozen!(FACTS.memcg_css));
     let full = if reclaim == OF_NODE { 0 } else { at_its_limit(own) };
-    // Where counters cannot be read, what the task reclaimed last tells whose limit it was, though not which cgroup's.
+    // Where counters cannot be read, the task's last reclaim shows whether a cgroup was at its limit or the node, though not which
+    // cgroup.
     let of_cgroup = if reads_by_address() { full != 0 } else { reclaim == OF_CGROUP };
     let counts = MEMORY_COUNTS.get_ptr_mut(slot);
     let (Some(counts), Some(ring), Some(taken)) = (counts, OOM_RING.get_ptr_mut(0), OOM_TAKEN.get_ptr_mut(slot)) else {
         return 0;
     };
-    // SAFETY: map values. The kernel holds `oom_lock` here, so nobody else writes the ring.
+    // SAFETY: map values. The kernel holds `oom_lock` here, so nothing else writes the ring.
     unsafe {
         add(if of_cgroup { &raw mut (*counts).cgroup_kills } else { &raw mut (*counts).node_kills }, 1);
         let (head, tail) = ((*ring).head, core::ptr::read_volatile(&raw const (*ring).tail));

@@ -202,7 +202,7 @@ unsafe fn peer_of<const EGRESS: bool>(ctx: &SkBuffContext, socket: *mut bpf_sock
     }
 }
 
-/// The part of [`Socket::peer`] that tells one peer from another.
+/// The part of [`Socket::peer`] that distinguishes peers.
 const KEY: u64 = !0xffff;
 
 /// An address and a port of it, and the socket's own port. Words are as they are on the wire, ports are numbers.
@@ -237,7 +237,7 @@ impl Peer {
         Some(Self { v6, words, port, own })
     }
 
-    /// What tells it from others. Of IPv4 it is exact; two addresses of IPv6 have the same with a chance of 2^-48.
+    /// What distinguishes it from others. Of IPv4 it is exact; two addresses of IPv6 have the same with a chance of 2^-48.
     #[inline(always)]
     fn key(&self) -> u64 {
         if !self.v6 {
@@ -272,7 +272,7 @@ fn is_dns(port: u16) -> u64 {
 /// Bytes and packets as they are on the wire, from the network layer on.
 ///
 /// A large packet (`gso_size` is the payload of each segment) has its headers once; on the wire each segment has them. Some drivers
-/// do not say how many segments they put together (`gso_segs` is 0), so that follows from the payload.
+/// do not have the number of segments they consist of (`gso_segs` is 0), so that follows from the payload.
 #[inline(always)]
 fn on_the_wire(ctx: &SkBuffContext) -> (u64, u64) {
     let skb = ctx.skb.skb;

@@ -1,10 +1,10 @@
 //! The tcp signal: segments, retransmits, round-trip times, connects and resets of every cgroup's TCP sockets.
 //!
-//! Nothing runs per packet. The kernel keeps totals in each socket; what a socket sent is the difference between two looks at
+//! Nothing runs per packet. The kernel keeps totals in each socket; what a socket sent is the difference between two reads of
 //! them: when it is closed, and while it lives whenever the agent walks over all sockets. Where the kernel refuses the walk over
 //! all of them, they are also counted once per round trip and when something is sent again, and a walk over the sockets of a
 //! network namespace counts the rest. Up to where a socket has been counted is kept in its own storage, which ends with it. Two
-//! looks at one socket at the same moment would count a difference twice; they take some tens of ns each.
+//! reads of one socket at the same moment would count a difference twice; they take some tens of ns each.
 #![no_std]
 #![no_main]
 #![allow(missing_docs, reason = "the program macros make undocumented functions beside the documented ones")]
@@ -40,7 +40,7 @@ static TCP_SOCKETS: SkStorage<Counted> = SkStorage::new();
 #[btf_map]
 static TCP_MODE: Array<Mode, 1, MMAPABLE> = Array::new();
 
-/// What happens to a connection, told by the socket itself to all who asked for it.
+/// What happens to a connection, reported by the socket to each program that requested it.
 #[sock_ops]
 fn tcp_on_event(ctx: SockOpsContext) -> u32 {
     let op = ctx.op();
@@ -106,7 +106,7 @@ fn tcp_on_event(ctx: SockOpsContext) -> u32 {
     1
 }
 
-/// Asks for the callbacks of this socket, beside what others have asked for.
+/// Requests the callbacks of this socket, in addition to those that others have requested.
 #[inline(always)]
 fn listen_to(ctx: &SockOpsContext) {
     let states = if frozen!(FACTS.by_callback) != 0 { BPF_SOCK_OPS_STATE_CB_FLAG } else { 0 };
@@ -220,7 +220,7 @@ extern "C" fn tcp_on_find(walk: *const TcpWalk) -> i32 {
     0
 }
 
-/// Counts what a socket has sent, and observes its round-trip time where it does not tell of it itself.
+/// Counts what a socket has sent, and observes its round-trip time where the socket does not report it itself.
 #[inline(always)]
 unsafe fn look_at(counted: *mut Counted, tcp: u64) {
     // SAFETY: a map value and typed loads; see the callers.
@@ -363,7 +363,7 @@ unsafe fn connected(counted: *mut Counted, tcp: u64) {
     }
 }
 
-/// Begins to count a connection that was asked for from elsewhere: its SYN-ACKs were sent by the kernel before there was a socket.
+/// Begins to count an incoming connection: its SYN-ACKs were sent by the kernel before there was a socket.
 ///
 /// `OutSegs` has each of them, and those that were sent again are in `RetransSegs` too (`tcp_make_synack`, `tcp_rtx_synack`); the
 /// socket inherits their number as `total_retrans`.

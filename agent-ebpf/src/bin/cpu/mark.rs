@@ -11,7 +11,7 @@ pub(crate) struct Mark {
     pub(crate) run_delay_ns: u64,
 }
 
-/// The entry of the task at `address` in the table that says up to where each task has been counted.
+/// The mark of the task at `address`.
 ///
 /// The values at switch-in are not enough for that. When the load balancer moves a waiting task, the kernel adds the wait so
 /// far to `run_delay` (`sched_info_dequeue`) while the task still waits, and a wait counted from the switch-in on would leave
@@ -27,7 +27,7 @@ pub(crate) fn entry_of(address: u64) -> Option<*mut TaskMark> {
 ///
 /// An entry that another task overwrote does not carry this task's check: then `switched_in` counts. Without either, the stretch
 /// began before our time. A mark beyond where this task stands was left by an earlier one at its address: not every new task is
-/// told by `sched_process_fork` (io_uring's workers are not).
+/// traced by `sched_process_fork` (io_uring's workers are not).
 #[inline(always)]
 pub(crate) unsafe fn counted(entry: *mut TaskMark, address: u64, switched_in: Option<Mark>, reached: Mark) -> Option<Mark> {
     // SAFETY: a map value; a torn set of words fails the check.

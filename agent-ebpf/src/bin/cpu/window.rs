@@ -113,7 +113,7 @@ pub(crate) unsafe fn begin_window(now: *mut CpuNow, clock_ns: u64) {
     }
 }
 
-/// Length of a jiffy in ns. Never zero, and said so, or rustc adds a panic that the verifier refuses.
+/// Length of a jiffy in ns. Never zero, visibly, or rustc adds a panic that the verifier refuses.
 #[inline(always)]
 pub(crate) fn tick_ns() -> u64 {
     frozen!(FACTS.tick_ns) | 1
@@ -121,7 +121,7 @@ pub(crate) fn tick_ns() -> u64 {
 
 /// When the accounts of a running task were last brought up to date, on CLOCK_MONOTONIC: at the last tick or so.
 ///
-/// `exec_start` says it on the CPU's own clock, which stands still in interrupts and while the hypervisor has stolen the CPU.
+/// `exec_start` has it on the CPU's own clock, which stands still in interrupts and while the hypervisor has stolen the CPU.
 /// The difference between the clocks is known from the last switch near a window's edge; when it turns out to be off by more
 /// than two ticks, it is learnt anew.
 #[inline(always)]

@@ -142,7 +142,7 @@ unsafe fn queried(flow: &Flow, way: Way, key: &QueryKey, question: u64) {
                 if in_time && (*before).question == question {
                     return one(&raw mut (*flow.counts).retries, way);
                 }
-                // Too late for the first, which nobody has taken away yet; or another question took its id.
+                // Too late for the first, which the agent has not removed yet; or another question took its id.
                 if let Some(counts) = DNS_COUNTS.get_ptr_mut((*before).slot) {
                     one(if in_time { &raw mut (*counts).lost } else { &raw mut (*counts).timeouts }, way);
                 }

@@ -22,7 +22,7 @@ impl InPacket {
     #[inline(always)]
     pub(crate) fn new(skb: *mut __sk_buff, at: u32, len: u32) -> Self {
         let mut header = [0; HEADER_LEN];
-        // SAFETY: as long as said; the helper refuses what lies beyond the packet.
+        // SAFETY: of the length given; the helper refuses what lies beyond the packet.
         let loaded = unsafe { bpf_skb_load_bytes(skb.cast(), at, (&raw mut header).cast(), HEADER_LEN as u32) } == 0;
         Self { skb, at, len: if loaded { len } else { 0 }, header }
     }
@@ -43,7 +43,7 @@ impl Source for InPacket {
     }
 }
 
-/// A message whose head is in its stream's memory, of which `len` bytes are there.
+/// A message with its head in its stream's memory, of which `len` bytes are there.
 pub(crate) struct InStream {
     pub(crate) skb: *mut __sk_buff,
     pub(crate) at: *const u8,
@@ -69,7 +69,7 @@ impl Source for InStream {
 
 /// The hash of the question of the message of `len` bytes at `at` in the packet, 0 when it cannot be read.
 ///
-/// A global function, which the verifier looks at once, whatever calls it: hence numbers go in and out.
+/// A global function, which the verifier checks once, whatever calls it: hence numbers go in and out.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn dns_question_in_packet(skb: *mut __sk_buff, at: u32, len: u32) -> u64 {
@@ -102,7 +102,7 @@ extern "C" fn dns_question_in_stream(skb: *mut __sk_buff, egress: u32, len: u32)
     question(&unsafe { Head::new(at, len) }).unwrap_or(0)
 }
 
-/// What was read, with every field set in every case: the verifier refuses to copy what was never written, even where nobody uses it.
+/// What was read, with every field set in every case: the verifier refuses to copy what was never written, even where it is not used.
 #[derive(Clone, Copy)]
 pub(crate) struct Seen {
     pub(crate) refused: Option<Refused>,

@@ -13,7 +13,7 @@ use crate::{
     message::{InPacket, InStream, Seen, see, stream},
 };
 
-/// Messages of one segment that are looked at.
+/// Messages of one segment that are read at most.
 const MESSAGES: u32 = 32;
 
 /// States of a [`Stream`].
@@ -35,7 +35,7 @@ pub(crate) fn segment<const EGRESS: bool>(skb: *mut __sk_buff, packet: &Packet, 
             return;
         }
     }
-    // More than are looked at.
+    // More than are read.
     if let Some((_, stream)) = stream::<EGRESS>(skb) {
         // SAFETY: a map value.
         unsafe { lose(flow, stream, packet.sequence.wrapping_add(packet.payload_len)) };
@@ -45,7 +45,7 @@ pub(crate) fn segment<const EGRESS: bool>(skb: *mut __sk_buff, packet: &Packet, 
 /// Looks at the next message of an outgoing segment; 0 when there is none left.
 ///
 /// `first` is the segment's sequence number, `place` where its payload begins in the packet and, in the lower half, its length, `who`
-/// the slot and, in the lower half, [`Flow::ends`]. A global function, which the verifier looks at once, whatever calls it how often:
+/// the slot and, in the lower half, [`Flow::ends`]. A global function, which the verifier checks once, however often it is called:
 /// hence numbers go in and out.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -77,7 +77,7 @@ fn message<const EGRESS: bool>(skb: *mut __sk_buff, first: u32, place: u64, who:
     }
 }
 
-/// Follows one direction of a connection by sequence numbers, and counts the next message whose head ends in this segment; whether
+/// Follows one direction of a connection by sequence numbers, and counts the next message with its head's end in this segment; whether
 /// there is more behind it.
 #[inline(always)]
 unsafe fn follow<const EGRESS: bool>(
