@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-/// How long to wait between attempts when the other side does not say.
+/// How long to wait between attempts when the other side gives no time.
 #[derive(Clone, Copy, Debug)]
 pub struct Pacing {
     /// The wait after a first failure.
@@ -17,7 +17,7 @@ impl Default for Pacing {
     }
 }
 
-/// The longest wait that can be asked for: a mistaken date must not silence a node for good.
+/// Longest wait that is accepted from the other side: a mistaken date must not silence a node for good.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 /// Exponential backoff with jitter, so that the agents of a fleet do not come back all at once.
@@ -40,9 +40,9 @@ impl Backoff {
         whole.mul_f64(0.5 + 0.5 * fastrand::f64())
     }
 
-    /// The wait when the other side asked for `asked`: never shorter, and spread by up to `initial`.
-    pub fn wait_as_asked(&self, asked: Duration) -> Duration {
-        asked.min(LONGEST_WAIT) + self.pacing.initial.mul_f64(fastrand::f64())
+    /// The wait when the other side requested `requested`: never shorter, and spread by up to `initial`.
+    pub fn wait_at_least(&self, requested: Duration) -> Duration {
+        requested.min(LONGEST_WAIT) + self.pacing.initial.mul_f64(fastrand::f64())
     }
 
     /// Starts over, after a success.
@@ -51,7 +51,7 @@ impl Backoff {
     }
 }
 
-/// The wait a `Retry-After` header asks for: seconds or an HTTP date (RFC 9110, 10.2.3). `None` when it is neither.
+/// The wait that a `Retry-After` header requests: seconds or an HTTP date (RFC 9110, 10.2.3). `None` when it is neither.
 pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
@@ -83,10 +83,10 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_was_asked_for_is_never_cut_short_nor_endless() {
+    fn a_wait_that_was_requested_is_never_cut_short_nor_endless() {
         let backoff = Backoff::new(Pacing::default());
-        for (asked, least) in [(0, 0), (7, 7), (u64::MAX, 3600)] {
-            let (wait, least) = (backoff.wait_as_asked(Duration::from_secs(asked)), Duration::from_secs(least));
+        for (requested, least) in [(0, 0), (7, 7), (u64::MAX, 3600)] {
+            let (wait, least) = (backoff.wait_at_least(Duration::from_secs(requested)), Duration::from_secs(least));
             assert!(least <= wait && wait <= least + Duration::from_secs(1), "{wait:?}");
         }
     }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 /// Bytes of the mark that ends a text that was cut: `~` and a hash of the whole text.
 const MARK: usize = 17;
 
-/// `text`, or as much of it as fits into `most` bytes with a mark that two different texts do not share: what tells one thing
+/// `text`, or as much of it as fits into `most` bytes with a mark that two different texts do not share: what distinguishes one thing
 /// from another still does when only its end was another. `most` has room for the mark.
 ///
 /// The hash is FNV-1a: the same on every node and in every release. Whoever makes two texts with one hash only mixes up their own.

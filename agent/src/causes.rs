@@ -10,7 +10,7 @@ pub fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a 
     })
 }
 
-/// An error and its causes, joined by colons; what was said already is not repeated.
+/// An error and its causes, joined by colons, without repetition.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     for error in causes(error) {

@@ -1,4 +1,4 @@
-//! `podmeter check`: what this kernel allows, in words that tell what to do.
+//! `podmeter check`: what this kernel allows, and what to do where it does not.
 
 pub mod endpoint;
 
@@ -124,7 +124,7 @@ fn lockdown() -> String {
         (mode, true) => mode.unwrap_or("none").to_owned(),
         (mode, false) => {
             let mode = mode.unwrap_or("confidentiality");
-            format!("{mode}: {LOCKED_DOWN}; below, each signal says what it does without")
+            format!("{mode}: {LOCKED_DOWN}; the notes of each signal below have what it lacks")
         }
     }
 }

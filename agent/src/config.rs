@@ -81,7 +81,7 @@ pub enum LogFormat {
 pub struct Signals {
     /// Names of the signals that are not wanted, each once.
     pub off: Vec<&'static str>,
-    /// Which addresses are whose.
+    /// Address ranges by scope.
     pub network: Network,
     /// How DNS is measured.
     pub dns: Dns,
@@ -97,7 +97,7 @@ impl Signals {
     }
 }
 
-/// Which addresses are whose. An address is of the list with the longest prefix that it has.
+/// Address ranges by scope. An address belongs to the list with the longest matching prefix.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Network {
     /// Of pods and services.
@@ -108,7 +108,7 @@ pub struct Network {
     pub private: Vec<Range>,
 }
 
-/// A range of addresses: those whose first `prefix` bits are those of `address`, of which the others are 0.
+/// A range of addresses: all that share the first `prefix` bits of `address`, in which the other bits are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Range {
     /// The first one.
@@ -159,14 +159,14 @@ pub struct Dns {
     pub timeout: Duration,
     /// The ports of DNS: at least one, each once.
     pub ports: Vec<u16>,
-    /// Names of each container that are counted by themselves: those it asked for most.
+    /// Names of each container that are exported: those with the most queries.
     pub top_names: usize,
 }
 
 /// Where pods get their names from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kubernetes {
-    /// Who is asked.
+    /// Where pods are read from.
     pub source: KubernetesSource,
     /// How to reach the API; `None`: with the service account.
     pub kubeconfig: Option<PathBuf>,
@@ -192,10 +192,10 @@ pub struct Kubernetes {
     pub finished_pods: Duration,
 }
 
-/// Who is asked about pods.
+/// Where pods are read from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KubernetesSource {
-    /// The API where there is a service account or a kubeconfig, else nobody.
+    /// The API where there is a service account or a kubeconfig; otherwise pods are not followed.
     #[default]
     Auto,
     /// The cluster's API.
@@ -281,7 +281,7 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: std::io::Error,
     },

@@ -26,7 +26,7 @@ use tower::Service;
 
 use self::proxy::{Proxy, Scheme};
 
-/// Why there is no connection, where this module knows more than the system said.
+/// Why there is no connection, where this module knows more than the system's error.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The proxy is away, or TLS to it failed.
@@ -45,7 +45,7 @@ pub enum ConnectError {
         proxy: String,
         /// The server, with its port.
         server: String,
-        /// What it said.
+        /// Its answer.
         answer: String,
     },
     /// All of it took too long.
@@ -155,7 +155,7 @@ impl Connector {
         }
         let io = self.reach(proxy).await?;
         let failed = |error: hyper::Error| ConnectError::Unreachable { proxy: proxy.to_string(), source: error.into() };
-        // hyper's own client: what the server says right behind the proxy's answer, as HTTP/2 servers do, is not lost.
+        // hyper's own client: what the server sends right behind the proxy's answer, as HTTP/2 servers do, is not lost.
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(failed)?;
         tokio::spawn(connection.with_upgrades());
         let mut request = Request::builder().method(Method::CONNECT).uri(&server).header(http::header::HOST, &server);

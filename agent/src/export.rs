@@ -87,7 +87,7 @@ pub enum ExportError {
     HeaderFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong, without a word of it.
+        /// What is wrong, without the value.
         reason: String,
     },
     /// The environment's proxy.

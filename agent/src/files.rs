@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Notices that files have changed: by what `stat` says of each, so that a look costs a system call per file.
+/// Notices that files have changed: by `stat` of each, one system call per file.
 #[derive(Debug)]
 pub struct Watched {
     files: Vec<(PathBuf, Option<Stamp>)>,

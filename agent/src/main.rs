@@ -131,7 +131,7 @@ struct CheckArgs {
 struct RunArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Where metrics go, instead of what the configuration says: otlp, stdout (one line of OTLP JSON per export), none.
+    /// Where metrics go, in place of the configuration's export.exporter: otlp, stdout (one line of OTLP JSON per export), none.
     #[arg(long, value_name = "EXPORTER")]
     exporter: Option<String>,
     /// Set any key of the configuration, such as `--set export.timeout=5s`.
@@ -250,8 +250,8 @@ fn run(args: &RunArgs) -> Result<(), CommandError> {
     run::run(&config).map_err(CommandError::Run)
 }
 
-/// What is logged. The Kubernetes client says every request that fails, without end while the API server is away; podmeter says the same
-/// itself, now and then. Whoever debugs, or names the client, has its lines.
+/// What is logged. The Kubernetes client logs every request that fails, without end while the API server is away; podmeter itself logs that
+/// sparingly. At level debug, or where the filter names the client, its lines are shown.
 fn filter(level: &str) -> EnvFilter {
     let filter = EnvFilter::builder().parse_lossy(level);
     let asked = level.contains("kube_client") || filter.max_level_hint() > Some(LevelFilter::INFO);
@@ -261,7 +261,7 @@ fn filter(level: &str) -> EnvFilter {
     }
 }
 
-/// stdout is for what was asked for: batches, tables, documents.
+/// stdout has only what was requested: batches, tables, documents.
 fn log_to_stderr(config: &Config) {
     let log = tracing_subscriber::fmt().with_env_filter(filter(&config.log.level)).with_writer(std::io::stderr);
     match config.log.format {

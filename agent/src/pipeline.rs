@@ -68,7 +68,7 @@ pub struct SignalStatus {
 }
 
 impl SignalStatus {
-    /// `None` for a signal that nobody wants: that it is off is no fault.
+    /// `None` for a signal that the configuration switches off, which is no fault.
     fn point(&self) -> Option<Point> {
         let point = Point::new(&agent::SIGNAL_ACTIVE, 0, Value::Int(self.off.is_none().into()));
         self.wanted.then(|| point.with("signal", self.signal.name))
@@ -199,7 +199,7 @@ impl Pipeline {
     /// When the kernel refuses something that it allowed before; the next tick tries again.
     pub fn tick(&mut self) -> Result<(), Box<dyn Error + Send + Sync>> {
         self.cgroups.refresh();
-        // What fails now is said at the end: slots must be given back all the same.
+        // Errors are returned at the end: slots must be given back all the same.
         let mut ticked = self.learn();
         for (_, signal) in &mut self.signals {
             ticked = signal.tick(&self.cgroups).and(ticked);
@@ -216,7 +216,7 @@ impl Pipeline {
         ticked
     }
 
-    /// Hands on what Kubernetes tells of addresses, where that has changed.
+    /// Passes the addresses that Kubernetes has on to the signals, when they have changed.
     fn learn(&mut self) -> Result<(), Box<dyn Error + Send + Sync>> {
         let Some(index) = self.pods.as_ref().map(SharedIndex::snapshot) else { return Ok(()) };
         let revision = index.addresses_revision().filter(|revision| self.addresses_revision != Some(*revision));
@@ -231,7 +231,7 @@ impl Pipeline {
         self.aggregate.wait_no_longer();
     }
 
-    /// Everything known now. A signal that cannot be read is left out and said in `failed`.
+    /// Everything known now. A signal that cannot be read is left out and is in `failed`.
     pub fn collect(&mut self, mut failed: impl FnMut(&'static str, &(dyn Error + 'static))) -> Batch {
         self.cgroups.refresh();
         self.cgroups.learn_controllers();

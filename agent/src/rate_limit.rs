@@ -1,5 +1,5 @@
-//! How often the like is said: what repeats is said a few times, then counted. Tenants and a broken surrounding cause lines of the log
-//! only through this.
+//! How often similar lines are logged: what repeats is logged a few times, then counted. All lines that a tenant or a broken surrounding
+//! can cause go through this.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use std::{
 /// Kinds that are tracked at one time. Lines of further kinds are not logged.
 const KINDS: usize = 1024;
 
-/// Of each kind, a number of occurrences per period is said; of the rest, how many they were.
+/// Of each kind, a number of occurrences per period is logged; of the rest, their number.
 #[derive(Debug)]
 pub struct RateLimit<K> {
     burst: u32,
@@ -20,7 +20,7 @@ pub struct RateLimit<K> {
 
 #[derive(Debug)]
 struct Seen {
-    /// The first that was said in this period.
+    /// The first that was logged in this period.
     since: Instant,
     said: u32,
     /// Occurrences that were not.
@@ -33,7 +33,7 @@ impl<K: Eq + Hash> RateLimit<K> {
         Self { burst, period, kinds: HashMap::new() }
     }
 
-    /// Notes an occurrence: `Some(n)` when it is to be said, n of its kind not having been said since the last that was.
+    /// Notes an occurrence: `Some(n)` when it is to be logged, n of its kind not having been logged since the last one.
     pub fn admit(&mut self, kind: K, now: Instant) -> Option<u64> {
         if let Some(seen) = self.kinds.get_mut(&kind) {
             if now.saturating_duration_since(seen.since) >= self.period {
@@ -59,14 +59,14 @@ impl<K: Eq + Hash> RateLimit<K> {
         Some(0)
     }
 
-    /// Notes an occurrence that is not to be said.
+    /// Notes an occurrence that is not to be logged.
     pub fn pass_over(&mut self, kind: K) {
         if let Some(seen) = self.kinds.get_mut(&kind) {
             seen.silent += 1;
         }
     }
 
-    /// Forgets the kinds whose period is over: those of which not all was said, and how many were not.
+    /// Forgets kinds at the end of their period; returns those of which some were not logged, and how many.
     pub fn ended(&mut self, now: Instant) -> Vec<(K, u64)> {
         let period = self.period;
         let over = self.kinds.extract_if(|_, seen| now.saturating_duration_since(seen.since) >= period);
@@ -96,7 +96,7 @@ mod tests {
             assert_eq!(limit.admit(kind, at(seconds)), want, "{kind} at {seconds} s");
         }
         assert_eq!((limit.admit('a', at(61)), limit.admit('a', at(62))), (Some(0), None));
-        assert_eq!(limit.ended(at(100)), [], "b was said in full");
+        assert_eq!(limit.ended(at(100)), [], "b was logged in full");
         assert_eq!(limit.ended(at(120)), [('a', 1)]);
         assert!(limit.kinds.is_empty());
     }

@@ -54,7 +54,7 @@ pub enum RunError {
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: std::io::Error,
     },
@@ -63,7 +63,7 @@ pub enum RunError {
     System {
         /// What it was.
         what: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: std::io::Error,
     },
@@ -130,7 +130,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
             .name("collector".to_owned())
             .spawn(move || {
                 collector.work(&stopped);
-                // Nobody asks any more when the time for the end is over.
+                // No one waits any more when the time for the end is over.
                 let _ = ending.send(());
             })
             .map_err(system("the collector's thread"))?;
@@ -168,7 +168,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     ended
 }
 
-/// The thread that looks at the kernel.
+/// The thread that reads the kernel.
 struct Collector {
     pipeline: Pipeline,
     health: Arc<Health>,
@@ -180,12 +180,12 @@ struct Collector {
     failing: Failing,
 }
 
-/// What failed last time: said once, and once more when it works again, but not without end where it comes and goes.
+/// What failed last time: logged once, and once more when it works again, but not without end where it comes and goes.
 struct Failing {
     /// Each with what could not be read.
     now: Vec<Failed>,
     limit: RateLimit<&'static str>,
-    /// Whether anything was said since all could be read.
+    /// Whether anything was logged since all could be read.
     said: bool,
 }
 
@@ -193,7 +193,7 @@ struct Failing {
 type Failed = (&'static str, String);
 
 impl Failing {
-    /// What is to be said now that this fails.
+    /// What is to be logged now that this fails.
     fn replace(&mut self, failing: Vec<Failed>, now: Instant) -> Vec<String> {
         let mut lines = Vec::new();
         for failure in failing.iter().filter(|failure| !self.now.contains(failure)) {
@@ -206,7 +206,7 @@ impl Failing {
         lines
     }
 
-    /// Whether to say that all can be read again.
+    /// Whether to log that all can be read again.
     fn recovered(&mut self) -> bool {
         self.now.is_empty() && std::mem::take(&mut self.said)
     }
@@ -242,7 +242,7 @@ impl Collector {
         self.report(failing);
     }
 
-    /// Collects, and queues it together with what became of the batches before.
+    /// Collects, and queues it together with the outcomes of the batches before.
     fn collect(&mut self, failing: &mut Vec<Failed>) {
         let mut missed = Vec::new();
         let mut batch = self.pipeline.collect(|signal, cause| missed.push((signal, chain(cause))));

@@ -120,7 +120,7 @@ impl fmt::Debug for Headers {
     }
 }
 
-/// A checked URL whose path waits for the protocol.
+/// A checked URL; its path depends on the protocol.
 pub(super) enum Endpoint {
     /// Gets the signal's path with HTTP.
     Base(String),

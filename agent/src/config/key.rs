@@ -456,7 +456,7 @@ pub(super) const KEYS: &[Key] = &[
     .aliases(&[("OTEL_RESOURCE_ATTRIBUTES", Value::Text)]),
 ];
 
-/// The endpoint of metrics or of events. What ends in the path of its own signal is used as it is.
+/// The endpoint of metrics or of events. A URL that ends in its signal's path is used as it is.
 fn endpoint(l: &mut Loading, value: Value) -> Check {
     let (own, other) = if l.for_logs { (LOGS_PATH, METRICS_PATH) } else { (METRICS_PATH, LOGS_PATH) };
     let endpoint = match value {

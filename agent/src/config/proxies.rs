@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What each variable that is set says, with the name that it was read by. `Debug` shows the names: values have passwords.
+/// The value of each variable that is set, with its name as found. `Debug` shows the names: values have passwords.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Proxies {
     /// For https.

@@ -136,7 +136,7 @@ pub(super) fn pairs(value: Value) -> Result<Vec<(String, String)>, String> {
         Value::Pairs(pairs) => return Ok(pairs),
         other => text(other)?,
     };
-    // Not a word of the text in these errors: it may be a secret.
+    // These errors hold nothing of the text: it may be a secret.
     let decoded = |part: &str, which: usize| {
         let text = percent_decode_str(part.trim()).decode_utf8();
         text.map(String::from).map_err(|_| format!("pair {which} is not UTF-8 when percent-decoded"))

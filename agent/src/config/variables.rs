@@ -10,7 +10,7 @@ use super::{ConfigError, KEYS};
 /// What all of podmeter's own begin with.
 const PREFIX: &str = "PODMETER_";
 
-/// The variables that begin as podmeter's own do and are none of them, to be told about.
+/// Variables that begin like podmeter's own and are none of them, to be reported.
 ///
 /// # Errors
 /// When one of them is nearly one that podmeter has.
@@ -33,7 +33,7 @@ pub fn unknown(names: impl IntoIterator<Item = String>) -> Result<Vec<String>, C
     Ok(unknown)
 }
 
-/// Whether Kubernetes makes such a variable for a service whose name begins with `podmeter`.
+/// Whether Kubernetes makes such a variable for a service with a name that begins with `podmeter`.
 fn is_of_a_service(name: &str) -> bool {
     let ends_well = |rest: &str| matches!(rest, "" | "_PROTO" | "_PORT" | "_ADDR");
     let of_a_port = |rest: &str| {

@@ -9,7 +9,7 @@ use rustls::ClientConfig;
 
 use crate::{config::Proxies, url::shown};
 
-/// A variable that names a proxy nobody can use. Its value, which may have a password, is not shown.
+/// A variable that names a proxy that cannot be used. Its value, which may have a password, is not shown.
 #[derive(Debug, thiserror::Error)]
 #[error("could not use the proxy that {name} gives for {address}: {why} (its value is not shown)")]
 pub struct ProxyError {

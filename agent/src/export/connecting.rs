@@ -1,4 +1,4 @@
-//! The shipper's connections against a fake collector and a fake proxy: what is read again, what leads where, what is said.
+//! The shipper's connections against a fake collector and a fake proxy: files that are read again, proxies, and what is logged.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use super::tests::{BOTH, Captured, arrived, eventful, quick, stats_until, to, wi
 use super::{Destination, Export, Protocol};
 use crate::config::Proxies;
 
-/// Puts the files that a client needs where its settings say, one by one as a person or a program does.
+/// Puts the files that a client needs where its settings have them, one by one as a person or a program does.
 fn install(tls: &Tls, dir: &Path) {
     for (from, name) in [(tls.ca(), "ca.pem"), (tls.client_certificate(), "client.pem"), (tls.client_key(), "client.key")] {
         fs::copy(from, dir.join(name)).expect("a copy");
@@ -78,7 +78,7 @@ async fn a_file_that_is_broken_in_the_middle_of_its_rotation_changes_nothing_and
         let shipper = quick(&mutual(&collector, protocol, dir.path()));
         fs::write(dir.path().join("client.key"), "-----BEGIN PRIVATE KEY-----\nhunter2").expect("a file");
         for batch in 1..=3 {
-            // Each by a connection of its own.
+            // Each by a separate connection.
             collector.refuse();
             collector.listen();
             shipper.queue().enqueue(&counted(batch));
@@ -148,7 +148,7 @@ async fn what_is_meant_for_metrics_is_not_sent_with_events() {
     }
 }
 
-/// A destination whose name only the proxy can look up.
+/// A destination with a name that only the proxy can look up.
 fn behind(collector: &Collector, protocol: Protocol, proxies: Proxies) -> Export {
     let endpoint = |url: &str| url.replace("127.0.0.1", "server.test");
     let mut settings = to(collector, protocol);
@@ -194,7 +194,7 @@ async fn exports_go_through_the_environments_proxy_with_its_credentials() {
             assert_eq!(lines, [format!("CONNECT server.test:{port} HTTP/1.1"), format!("CONNECT server.test:{port} HTTP/1.1")]);
         }
         assert!(requests.iter().all(|request| request.authorization.as_deref() == Some(LOGIN)), "{requests:?}");
-        // It is the proxy's, and nobody else's.
+        // Only the proxy gets it.
         if tls || protocol == Protocol::Grpc {
             let received = collector.received();
             assert!(received.iter().all(|request| !request.headers.contains_key("proxy-authorization")), "{protocol}");

@@ -1,7 +1,7 @@
 //! Batch -> OTLP messages (pure).
 //!
 //! Counters become monotonic cumulative sums, gauges gauges, distributions cumulative exponential histograms. What cannot be
-//! told truthfully is left out: a value that is no number, a value whose type contradicts its metric's declaration. What others
+//! exported truthfully is left out: a value that is no number, a value whose type contradicts its metric's declaration. What others
 //! write - names, annotations, paths - has a bound.
 
 use std::cell::Cell;
@@ -45,7 +45,7 @@ impl Bounds {
         self.left_out.get()
     }
 
-    /// An attribute whose value is text.
+    /// An attribute with a text value.
     pub(super) fn attribute(&self, key: &str, value: &str) -> KeyValue {
         let value = Some(AnyValue { value: Some(any_value::Value::StringValue(self.text(value, self.most))) });
         KeyValue { key: key.into(), value, ..Default::default() }
@@ -89,7 +89,7 @@ impl Times {
         self.offset.unix_ns(self.time_ns)
     }
 
-    /// When a point's counting began, Unix time in ns. Never after the sample's time, whatever a signal says: the counts of a cgroup
+    /// When a point's counting began, Unix time in ns. Never after the sample's time, whatever a signal gives: the counts of a cgroup
     /// that was gone when counting began are from no time at all.
     fn start(self, point: &Point) -> u64 {
         self.offset.unix_ns(point.start_ns.min(self.time_ns))

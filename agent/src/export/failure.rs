@@ -14,7 +14,7 @@ use crate::{causes, connect::ConnectError};
 pub(super) struct Accepted {
     /// Points it rejected (partial success).
     pub(super) rejected: u64,
-    /// What it said about them, or a warning when it rejected none; empty mostly.
+    /// Its message about them, or a warning when it rejected none; mostly empty.
     pub(super) message: String,
 }
 
@@ -48,7 +48,7 @@ pub(super) enum Retry {
     Smaller,
     /// After a wait of our own choosing.
     Backoff,
-    /// After the wait the collector asked for.
+    /// After the wait that the receiver requested.
     After(Duration),
 }
 
@@ -69,7 +69,7 @@ pub(super) enum SendErrorKind {
     Timeout,
     /// A connection that broke.
     Broken,
-    /// The same inside TLS. A server that misses the client's certificate says so in an alert that TLS 1.3 sends after the
+    /// The same inside TLS. A server that requires a client certificate reports it in an alert that TLS 1.3 sends after the
     /// handshake, and that HTTP/2 mostly loses.
     BrokenTls,
     /// A gRPC status other than OK.
@@ -89,7 +89,7 @@ pub(super) enum SendErrorKind {
 }
 
 impl SendErrorKind {
-    /// Whether the collector says that there is nothing at this address which takes such requests.
+    /// Whether the receiver reports that nothing at this address accepts such requests.
     pub(super) fn is_no_such_service(self) -> bool {
         matches!(self, Self::Grpc(Code::Unimplemented) | Self::Http(404 | 405))
     }
@@ -132,8 +132,8 @@ impl SendErrorKind {
     }
 }
 
-/// Whether a refusal is for the request's size, by what it says. There is no status of its own for that in gRPC, and the
-/// OpenTelemetry Collector's HTTP receiver answers 400. These are the words of grpc-go and gRPC's C core ("larger than max"),
+/// Whether a refusal is for the request's size, by its text. There is no status of its own for that in gRPC, and the
+/// OpenTelemetry Collector's HTTP receiver answers 400. These are the texts of grpc-go and gRPC's C core ("larger than max"),
 /// grpc-java ("exceeds maximum size"), grpc-dotnet ("exceeds the maximum configured message size"), tonic ("too large", "size
 /// limit"), Go's net/http ("too large") and VictoriaMetrics ("too big").
 pub(super) fn says_too_large(message: &str) -> bool {
@@ -143,7 +143,7 @@ pub(super) fn says_too_large(message: &str) -> bool {
     WORDS.iter().any(|words| message.contains(words))
 }
 
-/// An error and its causes on one line, none said twice.
+/// An error and its causes on one line, without repetition.
 pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     one_line(&causes::chain(error))
 }

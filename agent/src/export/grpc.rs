@@ -86,7 +86,7 @@ fn outcome(reply: &Reply) -> Result<Accepted, SendError> {
     })
 }
 
-/// The OTLP specification's table of retryable codes; a collector out of resources must say when to come back. What is refused
+/// The OTLP specification's table of retryable codes; a receiver out of resources must give a time to retry. What is refused
 /// for its size would be for ever, whatever the code: RESOURCE_EXHAUSTED of most, OUT_OF_RANGE of tonic, INTERNAL of older ones,
 /// UNKNOWN of a proxy's 413.
 fn retry(status: &Status) -> Retry {
@@ -123,7 +123,7 @@ fn no_status(status: StatusCode) -> Status {
     Status::new(code, format!("the reply is not gRPC's (HTTP status {status})"))
 }
 
-/// What an OK says. A reply that cannot be read changes nothing: the collector has taken the request.
+/// The outcome of an OK. A reply that cannot be read changes nothing: the receiver has accepted the request.
 fn accepted(reply: &Reply) -> Accepted {
     let message = match reply.body.split_first_chunk::<5>() {
         Some(([1, ..], gzipped)) => gunzip(gzipped, REPLY_LIMIT).unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! The headers of every request: from the configuration, and from files whose content others replace, as tokens are.
+//! The headers of every request: from the configuration, and from files that others replace, such as tokens.
 
 use std::path::{Path, PathBuf};
 
@@ -112,7 +112,7 @@ fn text(path: &Path) -> Result<String, ExportError> {
 fn lines(path: &Path, text: &str) -> Result<Vec<(HeaderName, HeaderValue)>, ExportError> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
     let read = lines.map(|(i, line)| {
-        // Not a word of the line in these errors.
+        // These errors hold nothing of the line.
         let wrong = |reason: &str| ExportError::HeaderFile { path: path.into(), reason: format!("line {}: {reason}", i + 1) };
         let (name, value) = line.split_once(':').ok_or_else(|| wrong("expected name: value"))?;
         header(name.trim(), value.trim()).map_err(wrong)

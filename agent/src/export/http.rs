@@ -77,7 +77,7 @@ fn outcome(reply: &Reply) -> Result<Accepted, SendError> {
     Err(SendError { kind: SendErrorKind::Http(status), reason, retry })
 }
 
-/// The status and what the reply says: a `google.rpc.Status`, or the beginning of whatever text it is.
+/// The status and the reply's text: that of a `google.rpc.Status`, or its beginning.
 fn reason(reply: &Reply) -> String {
     let body = plain(reply);
     let said = if is_protobuf(reply) {

@@ -9,7 +9,7 @@ pub(super) fn to_json(message: &impl serde::Serialize) -> String {
     without_nulls(&serde_json::to_string(message).unwrap_or_default())
 }
 
-/// JSON without the fields whose value is `null`; it has no white space, and no `null` in an array.
+/// JSON without `null` fields; it has no white space, and no `null` in an array.
 fn without_nulls(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     // Where the last string begins in `out`: before a `null`, that is the field's name.

@@ -87,7 +87,7 @@ impl Link {
             }
             Err(failure) => failure,
         };
-        // An HTTP/2 connection outlives the requests that time out on it: one whose peer vanished would be used until TCP
+        // An HTTP/2 connection outlives the requests that time out on it: one with a vanished peer would be used until TCP
         // gives up, a quarter of an hour later.
         self.client = client(&self.connector, self.protocol);
         match (&self.tls, failure.kind) {
@@ -122,7 +122,7 @@ impl Link {
     }
 }
 
-/// Whether a server of TLS says so in plain text, as those of Go and nginx do.
+/// Whether a TLS server answers in plain text that it expects TLS, as those of Go and nginx do.
 fn wants_tls(reply: &Reply) -> bool {
     reply.status == StatusCode::BAD_REQUEST && reply.body.windows(6).any(|word| word == b"HTTPS ")
 }
@@ -163,7 +163,7 @@ fn not_sent(error: &Error) -> SendError {
     }
 }
 
-/// A connection that broke. OTLP counts every one as worth another attempt, also where TLS said no: certificates are renewed.
+/// A connection that broke. OTLP retries each of them, also after a TLS error: certificates are renewed.
 fn broken(error: &(dyn std::error::Error + 'static)) -> SendError {
     let kind = match tls_error(error) {
         Some(rustls::Error::InvalidMessage(_)) => SendErrorKind::NoTls,

@@ -13,7 +13,7 @@ use crate::aggregate::ResourceEvent;
 use crate::event::{Detail, Event};
 use crate::kernel::clock::UnixOffset;
 
-/// Bytes of a sentence for people: it may name two cgroups, whose paths have a bound of their own as attributes.
+/// Bytes of a sentence for people: it may name two cgroups; as attributes their paths have another bound.
 const BODY: usize = 1024;
 
 /// Encodes the events of a batch that was read at `observed_ns`, CLOCK_BOOTTIME; those of one resource together.

@@ -1,4 +1,4 @@
-//! What became of the exports, as metrics: the next batch tells of those before it.
+//! The outcome of exports, as metrics: each batch has those of the batches before it.
 
 use super::ship::Stats;
 use crate::metric::{Metric, Point, Scope, Value};

@@ -1,4 +1,4 @@
-//! One empty request to each receiver: what `podmeter check --endpoint` tells.
+//! One empty request to each receiver: `podmeter check --endpoint`.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 //! What waits to be sent: requests in their order, bounded in exports and in bytes.
 //!
-//! Each request has a fate of its own: one that is refused takes none of the same batch with it. When the queue is full the
+//! Requests of one batch succeed or fail independently. When the queue is full the
 //! oldest request goes.
 
 use std::collections::VecDeque;
@@ -31,7 +31,7 @@ pub struct Queue {
     pub(super) logs: Option<Arc<SharedQueue>>,
 }
 
-/// What became of the requests so far.
+/// The outcomes of requests so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Requests the collector took.
@@ -115,12 +115,13 @@ pub(super) struct QueueState {
     pub(super) request_bytes: usize,
     /// Exports so far.
     exports: u64,
-    /// Counts; the queue's own figures are filled in when asked for.
+    /// Counts; the queue's length, bytes and age are filled in at each call.
     pub(super) stats: Stats,
     pub(super) log: FailureLog<SendErrorKind>,
     /// When the first of the attempts failed that all failed since.
     pub(super) failing: Option<Instant>,
-    /// The collector said that it takes no such requests: until then nothing is queued, what comes after it is a new question.
+    /// The receiver has reported that it accepts no such requests: until then nothing is queued. The next request after that is a new
+    /// attempt.
     pub(super) unwanted_until: Option<Instant>,
     /// Whether that was logged since it last took one.
     pub(super) unwanted_logged: bool,
@@ -161,12 +162,12 @@ impl Queue {
         }
     }
 
-    /// What became of the events so far; `None` when they have no way of their own.
+    /// The outcomes of events so far; `None` when they are not sent separately.
     pub fn event_stats(&self) -> Option<Stats> {
         Some(self.logs.as_ref()?.state().stats())
     }
 
-    /// What became of the requests with points so far.
+    /// The outcomes of requests with points so far.
     pub fn stats(&self) -> Stats {
         self.metrics.state().stats()
     }

@@ -44,7 +44,7 @@ pub(super) struct Request {
     pub(super) size: usize,
 }
 
-/// What a request is made of: what it says of one resource.
+/// A part of a request: the data of one resource.
 pub(super) trait Group: Message + Default + serde::Serialize {
     /// The metrics or the records of the resource.
     type Part: Message;

@@ -1,9 +1,9 @@
-//! Series as receivers see them (pure): each counter begins at zero, each gauge that ends says so, and no series has two points
+//! Series as receivers see them (pure): each counter begins at zero, each gauge that ends is marked, and no series has two points
 //! at one moment or goes back in time.
 //!
 //! A receiver knows a series only by its points. The increase before a counter's first point is invisible to it, so that a
 //! container that lived between two exports would seem to have used nothing: such a counter gets a point of value 0 at its start.
-//! A gauge's last value counts for five more minutes in Prometheus and its like, unless a point says that there is none any more:
+//! A gauge's last value counts for five more minutes in Prometheus and its like, unless a point marks its end:
 //! OTLP's flag NO_RECORDED_VALUE.
 
 use std::{
@@ -79,7 +79,7 @@ struct Newest {
     batch: u64,
 }
 
-/// What tells series of one resource apart.
+/// The identity of a series within one resource.
 #[derive(Debug)]
 struct Shape {
     metric: &'static Metric,
@@ -134,7 +134,7 @@ impl Series {
         Self { before_ns, complete: false, batch: 0, lives: HashMap::new(), newest: HashMap::new(), shapes: Shapes::default() }
     }
 
-    /// Adds to a batch what receivers need: zero points, and markers for what has ended. `complete` says that all signals could be read
+    /// Adds to a batch what receivers need: zero points, and markers for what has ended. `complete`: all signals could be read
     /// for it. Returns how many points were left out because another has their series and moment.
     pub fn complete(&mut self, batch: &mut Batch, complete: bool) -> u64 {
         self.batch += 1;

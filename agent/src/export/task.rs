@@ -41,7 +41,7 @@ enum Pause {
     None,
     /// A wait of our own choosing: the end cuts it short.
     Backoff(Duration),
-    /// A wait the collector asked for.
+    /// A wait that the receiver requested.
     Asked(Duration),
 }
 
@@ -189,7 +189,7 @@ impl Task {
                 return Pause::None;
             }
             Retry::Backoff => Pause::Backoff(self.backoff.wait()),
-            Retry::After(asked) => Pause::Asked(self.backoff.wait_as_asked(asked)),
+            Retry::After(asked) => Pause::Asked(self.backoff.wait_at_least(asked)),
         };
         state.stats.retries += 1;
         state.waiting.push_front(entry);

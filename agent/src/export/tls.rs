@@ -83,7 +83,7 @@ fn config(settings: &Destination, tls: bool) -> Result<ClientConfig, ExportError
     Ok(config)
 }
 
-/// Export that trust nobody: enough to learn whether the other side speaks TLS.
+/// TLS settings without trusted authorities: enough to learn whether the other side speaks TLS.
 pub(super) fn trusting_nobody() -> Result<ClientConfig, ExportError> {
     unnegotiated(&Destination::default(), false)
 }

@@ -41,7 +41,7 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// Answers for ever.
 pub async fn serve(listener: TcpListener, health: Arc<Health>) {
     let mut open: VecDeque<AbortHandle> = VecDeque::with_capacity(CONNECTIONS);
-    // A descriptor to give up for a connection when there is no other: what has used them all is what a probe must be told.
+    // A descriptor to give up for a connection when there is no other: when they are used up, a probe must still get the answer.
     let mut reserve = spare();
     loop {
         let stream = match listener.accept().await {
@@ -119,7 +119,7 @@ mod tests {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let _ = stream.write_all(request).await;
         let mut answer = Vec::new();
-        // A connection that is reset has said what it had to say.
+        // A connection that is reset needs no answer.
         let _ = timeout(CONNECTION * 3, stream.read_to_end(&mut answer)).await.expect("closed in time");
         String::from_utf8_lossy(&answer).into_owned()
     }

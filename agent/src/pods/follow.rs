@@ -172,7 +172,7 @@ impl<T: ApiObject> Follower<T> {
         }
         let wait = match failure.retry_after {
             // Others have got the same response: each failure spreads them further.
-            Some(delay) => self.backoff.wait_as_asked(delay) + self.backoff.wait(),
+            Some(delay) => self.backoff.wait_at_least(delay) + self.backoff.wait(),
             None => self.backoff.wait(),
         };
         sleep(wait).await;

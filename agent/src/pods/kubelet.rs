@@ -52,7 +52,7 @@ impl Poller {
                 }
                 Err(failure) => {
                     let wait = match failure.retry_after {
-                        Some(delay) => backoff.wait_as_asked(delay),
+                        Some(delay) => backoff.wait_at_least(delay),
                         None => backoff.wait(),
                     };
                     let advice = match failure.kind {

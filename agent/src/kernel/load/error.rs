@@ -56,7 +56,7 @@ pub enum LoadError {
         action: &'static str,
         /// The program.
         program: String,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: Box<ProgramError>,
     },
@@ -85,7 +85,7 @@ pub enum LoadError {
     Root {
         /// The mount point of cgroup2.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
@@ -96,7 +96,7 @@ pub enum LoadError {
         action: &'static str,
         /// The program.
         program: String,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -107,7 +107,7 @@ pub enum LoadError {
         action: &'static str,
         /// The map.
         map: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
