@@ -41,7 +41,7 @@ use crate::{
 /// See the module.
 pub const SIGNAL: Signal = Signal {
     name: "memory",
-    help: "memory used and what of it can be freed, OOM kills, time lost to reclaim",
+    help: "memory usage and how much can be freed, OOM kills, time in direct reclaim",
     tracepoints: &[
         "mm_vmscan_memcg_reclaim_begin",
         "mm_vmscan_memcg_reclaim_end",
@@ -238,7 +238,7 @@ impl Memory {
                 }
                 Ok(Some(Err(why))) => self.source = MemorySource::Files(why),
                 Err(error) => {
-                    // It may be for want of memory or descriptors.
+                    // Memory or descriptors may be short.
                     let why = format!("cgroups cannot be walked: {}", chain(&error));
                     self.source = MemorySource::FilesUntil(Instant::now() + WALK_AGAIN, why);
                     break;

@@ -1,4 +1,4 @@
-//! The pressure signal: time that tasks stood still for want of CPU, memory or I/O (PSI), from the cgroups' files.
+//! The pressure signal: time that tasks were stalled on CPU, memory or I/O (PSI), from the cgroups' files.
 //!
 //! A kernel may be built without it, have it switched off (`psi=0`, or by default: there are no files, or reading them fails), or have it
 //! switched off for a cgroup (`cgroup.pressure`) or all of them (`cgroup_disable=pressure`). What cannot be read is absent, and looked for
@@ -16,7 +16,7 @@ use crate::{
 /// See the module.
 pub const SIGNAL: Signal = Signal {
     name: "pressure",
-    help: "time that tasks stood still for want of CPU, memory or I/O (PSI), from the cgroup's files",
+    help: "time that tasks were stalled on CPU, memory or I/O (PSI), from the cgroup's files",
     tracepoints: &[],
     metrics: &[&TIME, &NODE_TIME],
     capability: None,

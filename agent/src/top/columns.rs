@@ -36,7 +36,7 @@ pub enum Column {
     BurstP99,
     /// Waiting, whatever the cause.
     Wait,
-    /// Waiting because of the own limit.
+    /// Waiting because of the cgroup's own limit.
     Throttled,
     /// Waiting because others had the CPU.
     Contention,
@@ -60,7 +60,7 @@ pub enum Column {
     MemoryLimit,
     /// Working set as a share of the limit.
     MemoryLimitShare,
-    /// Kills for want of memory.
+    /// OOM kills.
     OomKills,
     /// Bytes received per s.
     Receive,

@@ -12,9 +12,9 @@ pub enum Sort {
     Cpu,
     /// 99th percentile of CPUs per 100 ms.
     Burst,
-    /// Waiting in the interval.
+    /// Time that tasks waited for a CPU in the interval.
     Wait,
-    /// Waiting because of the own limit.
+    /// Waiting because of the cgroup's own limit.
     Throttled,
     /// Waiting because others had the CPU.
     Contention,
@@ -26,9 +26,9 @@ pub enum Sort {
     Time,
     /// Memory that counts against the limit.
     Memory,
-    /// The same as a share of the limit.
+    /// That as a share of the limit.
     MemoryLimit,
-    /// Processes killed for want of memory.
+    /// Processes that the OOM killer killed.
     #[value(name = "killed")]
     OomKills,
     /// Bytes per s in both directions.

@@ -16,10 +16,10 @@ use crate::snapshot::document::{CpuUsage, MemoryUsage, WorkloadUsage};
 /// How the rows are laid out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum RowLayout {
-    /// Units, with their parts below them; a pod with one container is one row.
+    /// Pods and services, with their containers below them; a pod with one container is one row.
     #[default]
     Tree,
-    /// Units only.
+    /// Pods and services only.
     Folded,
     /// Every cgroup.
     Flat,
