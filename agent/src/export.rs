@@ -1,9 +1,10 @@
 //! Batches -> OTLP, over gRPC, over HTTP or as lines on stdout.
 //!
 //! [`encode`] makes the messages and `request` cuts them into requests (pure); [`ship::Queue`] keeps these, bounded, as the bytes
-//! that go over the wire, and [`ship::Shipper`] sends them by the rules of the OTLP specification (1.9, "OTLP/gRPC" and "OTLP/HTTP"). Nothing here waits for the
-//! collector but the shipper's own task.
+//! that go over the wire, and [`ship::Shipper`] sends them by the rules of the OTLP specification (1.9, "OTLP/gRPC" and "OTLP/HTTP").
+//! Only the shipper's own task waits for the receiver.
 
+mod client;
 mod compress;
 pub mod encode;
 mod endpoint;

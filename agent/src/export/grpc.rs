@@ -1,66 +1,38 @@
 //! OTLP over gRPC.
 //!
 //! One unary method with one small reply. The queue keeps requests compressed and framed, and a generated client would take
-//! messages and compress them anew at every attempt: so HTTP/2 and the reading of statuses are left to hyper and tonic, and
-//! there is no client.
+//! messages and compress them anew at every attempt. So HTTP/2 and the reading of statuses are left to hyper and tonic, and
+//! no generated client is used.
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, TE};
-use hyper::{Method, Request, StatusCode};
+use hyper::{StatusCode, Version};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
 use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use super::client::Wire;
 use super::compress::gunzip;
-use super::endpoint::Endpoint;
 use super::failure::{Accepted, Retry, SendError, SendErrorKind, one_line, says_too_large};
-use super::headers::Headers;
-use super::link::{Link, REPLY_LIMIT, Reply};
-use super::{Compression, Destination, ExportError, Payload};
+use super::link::{REPLY_LIMIT, Reply};
+use super::{Compression, Destination};
 
-/// A gRPC client of the OTLP metrics or logs service.
-#[derive(Debug)]
-pub(super) struct Grpc {
-    endpoint: Endpoint,
-    headers: Headers,
-    link: Link,
-}
+/// OTLP/gRPC.
+pub(super) const WIRE: Wire = Wire { version: Version::HTTP_2, headers, outcome };
 
-impl Grpc {
-    /// Checks the settings; connects with the first request.
-    pub(super) fn new(destination: &Destination, payload: Payload) -> Result<Self, ExportError> {
-        let endpoint = Endpoint::new(destination, payload)?;
-        let link = Link::new(&endpoint, destination)?;
-        let mut headers = Headers::new(destination)?;
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-        headers.insert(HeaderName::from_static("grpc-accept-encoding"), HeaderValue::from_static("gzip,identity"));
-        if destination.compression == Compression::Gzip {
-            headers.insert(HeaderName::from_static("grpc-encoding"), HeaderValue::from_static("gzip"));
-        }
-        if let Ok(timeout) = HeaderValue::from_str(&grpc_timeout(destination.timeout)) {
-            headers.insert(HeaderName::from_static("grpc-timeout"), timeout);
-        }
-        Ok(Self { endpoint, headers, link })
+fn headers(destination: &Destination) -> Vec<(HeaderName, HeaderValue)> {
+    let mut headers = vec![
+        (CONTENT_TYPE, HeaderValue::from_static("application/grpc")),
+        (TE, HeaderValue::from_static("trailers")),
+        (HeaderName::from_static("grpc-accept-encoding"), HeaderValue::from_static("gzip,identity")),
+    ];
+    if destination.compression == Compression::Gzip {
+        headers.push((HeaderName::from_static("grpc-encoding"), HeaderValue::from_static("gzip")));
     }
-
-    /// For messages: where requests go.
-    pub(super) fn target(&self) -> &str {
-        &self.endpoint.shown
+    if let Ok(timeout) = HeaderValue::from_str(&grpc_timeout(destination.timeout)) {
+        headers.push((HeaderName::from_static("grpc-timeout"), timeout));
     }
-
-    /// Sends a message with its frame.
-    pub(super) async fn send(&mut self, body: Bytes) -> Result<Accepted, SendError> {
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.endpoint.uri.clone();
-        *request.version_mut() = hyper::Version::HTTP_2;
-        *request.headers_mut() = self.headers.current();
-        let outcome = outcome(&self.link.call(request).await?);
-        outcome.map_err(|failure| failure.renewed(&mut self.headers))
-    }
+    headers
 }
 
 /// A duration as gRPC writes it: at most eight digits and a unit.
@@ -168,6 +140,7 @@ fn name(code: Code) -> &'static str {
 mod tests {
     use std::time::Duration;
 
+    use bytes::Bytes;
     use hyper::HeaderMap;
     use tonic_types::ErrorDetails;
 

@@ -3,58 +3,30 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
-use hyper::{HeaderMap, Method, Request};
+use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
+use hyper::{HeaderMap, Version};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
 use prost::Message;
 
+use super::client::Wire;
 use super::compress::gunzip;
-use super::endpoint::Endpoint;
 use super::failure::{Accepted, Retry, SendError, SendErrorKind, one_line, says_too_large};
-use super::headers::Headers;
-use super::link::{Link, REPLY_LIMIT, Reply};
-use super::{Compression, Destination, ExportError, Payload};
+use super::link::{REPLY_LIMIT, Reply};
+use super::{Compression, Destination};
 use crate::backoff::retry_after;
 
 const PROTOBUF: &str = "application/x-protobuf";
 
-/// An HTTP client of an OTLP endpoint for metrics or logs.
-#[derive(Debug)]
-pub(super) struct Http {
-    endpoint: Endpoint,
-    headers: Headers,
-    link: Link,
-}
+/// OTLP/HTTP with protobuf bodies.
+pub(super) const WIRE: Wire = Wire { version: Version::HTTP_11, headers, outcome };
 
-impl Http {
-    /// Checks the settings; connects with the first request.
-    pub(super) fn new(destination: &Destination, payload: Payload) -> Result<Self, ExportError> {
-        let endpoint = Endpoint::new(destination, payload)?;
-        let link = Link::new(&endpoint, destination)?;
-        let mut headers = Headers::new(destination)?;
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROTOBUF));
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
-        if destination.compression == Compression::Gzip {
-            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        }
-        Ok(Self { endpoint, headers, link })
+fn headers(destination: &Destination) -> Vec<(HeaderName, HeaderValue)> {
+    let mut headers =
+        vec![(CONTENT_TYPE, HeaderValue::from_static(PROTOBUF)), (ACCEPT_ENCODING, HeaderValue::from_static("gzip"))];
+    if destination.compression == Compression::Gzip {
+        headers.push((CONTENT_ENCODING, HeaderValue::from_static("gzip")));
     }
-
-    /// For messages: where requests go.
-    pub(super) fn target(&self) -> &str {
-        &self.endpoint.shown
-    }
-
-    /// Sends a message.
-    pub(super) async fn send(&mut self, body: Bytes) -> Result<Accepted, SendError> {
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.endpoint.uri.clone();
-        *request.headers_mut() = self.headers.current();
-        let outcome = outcome(&self.link.call(request).await?);
-        outcome.map_err(|failure| failure.renewed(&mut self.headers))
-    }
+    headers
 }
 
 fn outcome(reply: &Reply) -> Result<Accepted, SendError> {
@@ -107,7 +79,7 @@ fn plain(reply: &Reply) -> Bytes {
     }
 }
 
-fn text(headers: &HeaderMap, name: hyper::header::HeaderName) -> Option<&str> {
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 

@@ -3,16 +3,14 @@
 use bytes::Bytes;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
+use super::client::Client;
 use super::failure::{Accepted, Retry, SendError, SendErrorKind, chain};
-use super::grpc::Grpc;
-use super::http::Http;
 use super::request::Form;
-use super::{Destination, ExportError, Exporter, Payload, Protocol};
+use super::{Destination, ExportError, Exporter, Payload, Protocol, grpc, http};
 
 /// Where requests go.
 pub(super) enum Sink {
-    Grpc(Box<Grpc>),
-    Http(Box<Http>),
+    Receiver(Box<Client>),
     Lines(Box<dyn AsyncWrite + Send + Unpin>),
 }
 
@@ -22,10 +20,11 @@ impl Sink {
         if destination.timeout.is_zero() {
             return Err(ExportError::Timeout);
         }
-        Ok(match destination.protocol {
-            Protocol::Grpc => Self::Grpc(Box::new(Grpc::new(destination, payload)?)),
-            Protocol::HttpProtobuf => Self::Http(Box::new(Http::new(destination, payload)?)),
-        })
+        let wire = match destination.protocol {
+            Protocol::Grpc => &grpc::WIRE,
+            Protocol::HttpProtobuf => &http::WIRE,
+        };
+        Ok(Self::Receiver(Box::new(Client::new(destination, payload, wire)?)))
     }
 
     /// Sends a request without anything in it.
@@ -36,16 +35,14 @@ impl Sink {
     /// For messages: where requests go.
     pub(super) fn target(&self) -> String {
         match self {
-            Self::Grpc(grpc) => grpc.target().into(),
-            Self::Http(http) => http.target().into(),
+            Self::Receiver(client) => client.target().into(),
             Self::Lines(_) => "stdout".into(),
         }
     }
 
     pub(super) async fn send(&mut self, body: Bytes) -> Result<Accepted, SendError> {
         match self {
-            Self::Grpc(grpc) => grpc.send(body).await,
-            Self::Http(http) => http.send(body).await,
+            Self::Receiver(client) => client.send(body).await,
             Self::Lines(out) => {
                 let failed = |e| SendError { kind: SendErrorKind::Stdout, reason: chain(&e), retry: Retry::Never };
                 out.write_all(&body).await.map_err(failed)?;
