@@ -28,9 +28,10 @@ const APART_NS: u64 = 1_000_000;
 /// How far a point of value 0 may lie in the past: Prometheus refuses what is older than its newest samples by an hour.
 const PAST_NS: u64 = 30 * 60 * 1_000_000_000;
 
-/// Batches for which a cgroup that is missing is remembered. A service that was started again waits until its predecessor's final
-/// values have left.
+/// Batches for which a cgroup that is missing is remembered, and the least time. A service that was started again waits until its
+/// predecessor's final values have left, and a container for its name, which may take five minutes (`aggregate/labels.rs`).
 const REMEMBERED: u64 = 8;
+const REMEMBERED_NS: u64 = 6 * 60 * 1_000_000_000;
 
 /// What has been exported of each series.
 #[derive(Debug)]
@@ -61,8 +62,9 @@ struct Life {
     series: Vec<Arc<Shape>>,
     /// When its counters were exported last.
     counted_ns: Option<u64>,
-    /// The last batch that had it.
+    /// The last batch that had it, and its time.
     batch: u64,
+    seen_ns: u64,
 }
 
 impl Life {
@@ -150,8 +152,9 @@ impl Series {
         for life in self.lives.values_mut().filter(|life| life.batch + 1 == self.batch) {
             ended.push(life.end_gauges());
         }
-        self.lives.retain(|_, life| life.batch + REMEMBERED > self.batch);
-        self.newest.retain(|_, newest| newest.batch + REMEMBERED > self.batch);
+        let remembered = |batch: u64, ns: u64| batch + REMEMBERED > self.batch || ns + REMEMBERED_NS > now_ns;
+        self.lives.retain(|_, life| remembered(life.batch, life.seen_ns));
+        self.newest.retain(|_, newest| remembered(newest.batch, newest.ns));
         batch.ended.extend(self.markers(ended));
         self.complete = complete;
         self.shapes.sweep();
@@ -166,6 +169,7 @@ impl Series {
             series: Vec::new(),
             counted_ns: None,
             batch: self.batch,
+            seen_ns: now_ns,
         });
         if life.resource != sample.resource {
             // What the counters had was exported under the former name; they go on.
@@ -231,7 +235,7 @@ impl Series {
         }
         zeros.sort_by_key(|zeros| zeros.time_ns);
         sample.earlier = zeros;
-        life.batch = self.batch;
+        (life.batch, life.seen_ns) = (self.batch, now_ns);
         if life.counted_ns.is_some() || !life.series.is_empty() {
             self.lives.insert(owner, life);
         }

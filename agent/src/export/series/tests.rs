@@ -113,6 +113,23 @@ fn what_an_earlier_process_may_have_exported_does_not_begin_again() {
 }
 
 #[test]
+fn a_series_that_is_missing_for_minutes_of_short_intervals_does_not_begin_again() {
+    let (mut series, mut receiver) = (Series::new(SECOND), Receiver::default());
+    let alone = |at: u64, value: f64| batch(at * SECOND, vec![sample(1, "/a", None, vec![time(5 * SECOND, value)])]);
+    run(&mut series, &mut receiver, alone(10, 1.0));
+    for at in 11..310 {
+        run(&mut series, &mut receiver, batch(at * SECOND, vec![]));
+    }
+    run(&mut series, &mut receiver, alone(310, 3.0));
+    assert_eq!(receiver.of("/a", &TIME), [(5_000, Some(0.0)), (10_000, Some(1.0)), (310_000, Some(3.0))]);
+    // Memory is bounded: what was not seen for longer is forgotten.
+    for at in 311..700 {
+        run(&mut series, &mut receiver, batch(at * SECOND, vec![]));
+    }
+    assert!(series.lives.is_empty() && series.newest.is_empty());
+}
+
+#[test]
 fn a_counter_that_appears_late_was_zero_in_the_batch_before() {
     let (mut series, mut receiver) = (Series::new(10 * SECOND), Receiver::default());
     run(&mut series, &mut receiver, batch(15 * SECOND, vec![sample(1, "/a", None, vec![time(SECOND, 5.0)])]));
@@ -237,12 +254,12 @@ fn a_point_of_value_0_lies_no_further_back_than_receivers_take() {
 fn nothing_is_kept_of_what_is_gone() {
     let mut series = Series::new(SECOND);
     for n in 0..100 {
-        let mut born = batch((15 + n) * SECOND, vec![sample(n, &format!("/{n}"), None, vec![usage(1.0), time(n, 1.0)])]);
+        let mut born = batch((15 + 60 * n) * SECOND, vec![sample(n, &format!("/{n}"), None, vec![usage(1.0), time(n, 1.0)])]);
         series.complete(&mut born, true);
     }
     assert!(series.lives.len() <= REMEMBERED as usize + 1 && series.newest.len() <= REMEMBERED as usize + 1);
     for n in 0..20 {
-        series.complete(&mut batch((200 + n) * SECOND, vec![]), true);
+        series.complete(&mut batch((6100 + 60 * n) * SECOND, vec![]), true);
     }
     assert!(series.lives.is_empty() && series.newest.is_empty() && series.shapes.0.is_empty());
 }
