@@ -66,6 +66,12 @@ record! {
     }
 }
 
+/// Bit of [`Carried::known`]: CPU time and throttled time from before counting began are known.
+pub const CARRIED_BEFORE: u64 = 1;
+
+/// Bit of [`Carried::known`]: throttling was read of this cgroup, so its waiting is never called contention without another reading.
+pub const CARRIED_THROTTLED: u64 = 2;
+
 record! {
     /// What a slot's owner used that its records do not show, kept by the agent where it outlives the agent.
     /// `CPU_CARRIED[slot]`. The programs do not touch it.
@@ -78,8 +84,8 @@ record! {
         pub before_counting_ns: u64,
         /// `throttled_usec` of `cpu.stat` when counting began, in ns.
         pub throttled_before_ns: u64,
-        /// 1 once the two above are known.
-        pub before_counting_known: u64,
+        /// What is known: [`CARRIED_BEFORE`] where the two above are, [`CARRIED_THROTTLED`] where `cpu.stat` has had throttling.
+        pub known: u64,
         /// The largest time in contention that was ever exported, in ns: it never goes down.
         pub contention_ns: u64,
         /// Waits of its dead descendants by duration; wraps.

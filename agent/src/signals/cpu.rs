@@ -16,7 +16,10 @@ use std::{
 
 use agent_common::{
     cgroups::UNATTRIBUTED,
-    cpu::{Carried, CpuNow, CpuRecord, Facts, LOG_LEN, MOVES_LEN, SLOT_CACHE_LEN, WINDOW_NS, WindowEntry},
+    cpu::{
+        CARRIED_BEFORE, CARRIED_THROTTLED, Carried, CpuNow, CpuRecord, Facts, LOG_LEN, MOVES_LEN, SLOT_CACHE_LEN, WINDOW_NS,
+        WindowEntry,
+    },
 };
 use nix::time::ClockId;
 
@@ -67,7 +70,7 @@ const OPTIONAL: &[Optional] = &[
 /// Words of [`Carried`].
 const BEFORE: usize = std::mem::offset_of!(Carried, before_counting_ns) / 8;
 const THROTTLED_BEFORE: usize = std::mem::offset_of!(Carried, throttled_before_ns) / 8;
-const KNOWN: usize = std::mem::offset_of!(Carried, before_counting_known) / 8;
+const KNOWN: usize = std::mem::offset_of!(Carried, known) / 8;
 const CONTENTION: usize = std::mem::offset_of!(Carried, contention_ns) / 8;
 
 /// Windows that stay open behind the current one: running tasks are settled up to their last tick only.
@@ -159,13 +162,14 @@ impl Cpu {
         }
         for slot in 1..slots {
             if let Some(carried) = cpu.carried.read(slot).filter(|_| cpu.object.adopted()) {
-                let before = (carried.before_counting_known != 0).then_some(Before {
+                let before = (carried.known & CARRIED_BEFORE != 0).then_some(Before {
                     on_cpu_ns: carried.before_counting_ns.cast_signed(),
                     throttled_ns: carried.throttled_before_ns,
                 });
                 let dead = CpuReading { on_cpu_ns: carried.on_cpu_ns, wait_ns: carried.wait_ns, waits: carried.waits };
-                if before.is_some() || dead != CpuReading::ZERO || carried.contention_ns > 0 {
-                    cpu.account.restore(slot, &dead, before, carried.contention_ns);
+                let throttled = carried.known & CARRIED_THROTTLED != 0;
+                if before.is_some() || throttled || dead != CpuReading::ZERO || carried.contention_ns > 0 {
+                    cpu.account.restore(slot, &dead, before, carried.contention_ns, throttled);
                 }
             }
         }
@@ -234,10 +238,18 @@ impl Cpu {
     fn keep(&self, cgroups: &Cgroups) {
         for cgroup in cgroups.table().iter() {
             let slot = cgroup.slot;
-            if let (Some(before), Some(0)) = (self.account.before(slot), self.carried.word(slot, KNOWN)) {
+            let Some(known) = self.carried.word(slot, KNOWN) else { continue };
+            let mut now_known = known;
+            if let Some(before) = self.account.before(slot).filter(|_| known & CARRIED_BEFORE == 0) {
                 self.carried.set_word(slot, BEFORE, before.on_cpu_ns.cast_unsigned());
                 self.carried.set_word(slot, THROTTLED_BEFORE, before.throttled_ns);
-                self.carried.set_word(slot, KNOWN, 1);
+                now_known |= CARRIED_BEFORE;
+            }
+            if self.account.knows_throttling(slot) {
+                now_known |= CARRIED_THROTTLED;
+            }
+            if now_known != known {
+                self.carried.set_word(slot, KNOWN, now_known);
             }
             self.carried.set_word(slot, CONTENTION, self.account.contention_ns(slot));
         }

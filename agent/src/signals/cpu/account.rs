@@ -111,6 +111,8 @@ struct SlotAccount {
     previous_ns: Option<u64>,
     /// What `cpu.stat` said of throttling when the cgroup still lived.
     throttling: Option<Throttling>,
+    /// Throttling was read by this agent or the one before: without a reading the wait has no known cause.
+    throttles: bool,
     /// The largest time in contention so far.
     contention_ns: u64,
 }
@@ -157,11 +159,11 @@ impl Account {
         self.open_window
     }
 
-    /// Enters what an earlier agent knew of a slot: what dead descendants had used, what was used before counting, and the time in
-    /// contention in ns that it exported last.
-    pub fn restore(&mut self, slot: u32, carried: &CpuReading, before: Option<Before>, contention_ns: u64) {
+    /// Enters what an earlier agent knew of a slot: what dead descendants had used, what was used before counting, the time in
+    /// contention in ns that it exported last, and whether it had read of throttling.
+    pub fn restore(&mut self, slot: u32, carried: &CpuReading, before: Option<Before>, contention_ns: u64, throttles: bool) {
         let slot_account = self.slot_mut(slot);
-        (slot_account.before, slot_account.contention_ns) = (before, contention_ns);
+        (slot_account.before, slot_account.contention_ns, slot_account.throttles) = (before, contention_ns, throttles);
         let totals = &mut slot_account.totals;
         totals.on_cpu_ns += carried.on_cpu_ns;
         totals.wait_ns += carried.wait_ns;
@@ -277,6 +279,11 @@ impl Account {
         self.slots.get(&slot).map_or(0, |slot_account| slot_account.contention_ns)
     }
 
+    /// Whether throttling was read of a slot's owner, by this agent or the one before.
+    pub fn knows_throttling(&self, slot: u32) -> bool {
+        self.slots.get(&slot).is_some_and(|slot_account| slot_account.throttles)
+    }
+
     /// CPU time in ns of cgroups that had no slot.
     pub fn unattributed_ns(&self) -> u64 {
         self.slots.get(&UNATTRIBUTED).map_or(0, |slot_account| slot_account.totals.on_cpu_ns)
@@ -308,6 +315,7 @@ impl Account {
             burst: Histogram::default(),
             previous_ns: None,
             throttling: None,
+            throttles: false,
             contention_ns: 0,
         })
     }
@@ -318,6 +326,9 @@ impl SlotAccount {
         let before = if older { self.before } else { Some(Before::default()) };
         let time_ns = before.map(|before| sum.on_cpu_ns.saturating_add_signed(before.on_cpu_ns));
         self.throttling = stat.and_then(|stat| stat.throttling).or(self.throttling);
+        self.throttles |= self.throttling.is_some();
+        // Throttled waiting of an earlier agent's time must not become contention because a file could not be read.
+        let divided = before.filter(|_| !self.throttles || self.throttling.is_some());
 
         let since_ns = std::mem::replace(&mut self.previous_ns, time_ns).or((!older).then_some(0));
         let usage_cores = match (time_ns, since_ns, elapsed_s) {
@@ -336,7 +347,7 @@ impl SlotAccount {
             time_ns,
             usage_cores,
             wait_ns: sum.wait_ns,
-            causes: before.map(|before| self.causes(sum.wait_ns, before.throttled_ns)),
+            causes: divided.map(|before| self.causes(sum.wait_ns, before.throttled_ns)),
             periods: self.throttling.map(|t| (t.periods, t.throttled_periods)),
             waits: Arc::new(Histogram::of_durations(WAIT_FIRST, &sum.waits, sum.wait_ns)),
             burst: Arc::new(burst),

@@ -176,7 +176,7 @@ fn what_was_throttled_before_counting_is_no_part_of_the_wait() {
     assert_eq!(causes, Some(Causes { throttled_ns: Some(300), contention_ns: 700 }));
     // The next agent goes on from there, though the kernel's figure is ahead again.
     let mut next = Account::new(0, 0);
-    next.restore(1, &CpuReading::ZERO, account.before(1), account.contention_ns(1));
+    next.restore(1, &CpuReading::ZERO, account.before(1), account.contention_ns(1), account.knows_throttling(1));
     next.enter(1, reading(0, 1000));
     let causes = next.collect(1, &table, |_| Some(files(5200)))[&1].causes;
     assert_eq!(causes, Some(Causes { throttled_ns: Some(300), contention_ns: 700 }));
@@ -197,9 +197,31 @@ fn an_agent_that_goes_on_divides_the_wait_of_what_was_born_since_as_the_one_befo
     let causes = causes_of(&mut first, 300);
     assert_eq!(causes, Some(Causes { throttled_ns: Some(300), contention_ns: 700 }));
     let mut next = Account::new(5000, 100);
-    next.restore(1, &CpuReading::ZERO, first.before(1), first.contention_ns(1));
+    next.restore(1, &CpuReading::ZERO, first.before(1), first.contention_ns(1), first.knows_throttling(1));
     assert_eq!(causes_of(&mut next, 300), causes);
     assert_eq!(next.before(1), None, "there is nothing to learn from cpu.stat");
+}
+
+#[test]
+fn what_an_earlier_agent_exported_as_throttled_does_not_become_contention_when_cpu_stat_cannot_be_read() {
+    let mut table = Table::default();
+    table.insert(cgroup(1, "/a", None));
+    let mut first = Account::new(0, 0);
+    first.enter(1, reading(0, 1000));
+    let causes = first.collect(1, &table, |_| Some(files(300)))[&1].causes;
+    assert_eq!(causes, Some(Causes { throttled_ns: Some(300), contention_ns: 700 }));
+    let mut next = Account::new(0, 0);
+    next.restore(1, &CpuReading::ZERO, first.before(1), first.contention_ns(1), first.knows_throttling(1));
+    next.enter(1, reading(0, 1200));
+    assert_eq!(next.collect(2, &table, |_| None)[&1].causes, None, "missing beats wrong");
+    assert_eq!(next.contention_ns(1), 700);
+    let causes = next.collect(3, &table, |_| Some(files(450)))[&1].causes;
+    assert_eq!(causes, Some(Causes { throttled_ns: Some(450), contention_ns: 750 }));
+    // Where there never was a cpu controller, all waiting is contention as before.
+    let mut without = Account::new(0, 0);
+    without.restore(1, &CpuReading::ZERO, None, 700, false);
+    without.enter(1, reading(0, 1200));
+    assert_eq!(without.collect(2, &table, |_| None)[&1].causes, Some(Causes { throttled_ns: None, contention_ns: 1200 }));
 }
 
 fn files(throttled_ns: u64) -> CpuStat {
