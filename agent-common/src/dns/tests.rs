@@ -1,6 +1,9 @@
 use std::{cell::Cell, fs, path::Path};
 
-use super::*;
+use super::{
+    message::{HASH_SEED, hashed},
+    *,
+};
 
 /// A question's name by its labels, type A, class IN.
 fn question_of(labels: &[&[u8]]) -> Vec<u8> {

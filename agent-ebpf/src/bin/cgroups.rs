@@ -19,10 +19,7 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 
-agent_ebpf::object!();
-
-#[unsafe(no_mangle)]
-static OFFSETS: Offsets = Offsets::ZERO;
+agent_ebpf::object!(OFFSETS: Offsets);
 
 #[btf_map]
 static CGROUP_SLOTS: CgroupSlots = CgroupSlots::new();

@@ -22,13 +22,10 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, RawTracePointContext},
 };
 
-agent_ebpf::object!();
+agent_ebpf::object!(FACTS: Facts);
 
 /// What kill(2) calls it.
 const SIGKILL: i32 = 9;
-
-#[unsafe(no_mangle)]
-static FACTS: Facts = Facts::ZERO;
 
 #[btf_map]
 static CGROUP_SLOTS: CgroupSlots = CgroupSlots::new();
