@@ -1,9 +1,8 @@
 //! Suggested requests: what a workload should request, by its use so far (pure).
 //!
-//! CPU is shared by the moment: the suggestion covers what was used in 95 of 100 windows of 100 ms, idle ones included; what is
-//! above that waits, or takes what others leave. Memory cannot be lent and taken back: the suggestion is the most that the kernel
-//! could not have reclaimed in any interval, and a margin for peaks between two reads and in the future.
-//! Both depend on how long the workload was watched, which is therefore shown with them. Below [`LEAST_SECONDS`] there is none.
+//! CPU: what was used in 95 of 100 windows of 100 ms, idle ones included; more than that waits, or takes what others leave. Memory:
+//! the most that the kernel could not have reclaimed in any interval, and a margin for peaks between two reads and in the future.
+//! Both depend on how long the workload was watched, which is shown with them. Below [`LEAST_SECONDS`] there is none.
 
 use crate::histogram::Histogram;
 

@@ -3,12 +3,9 @@
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
-use super::super::order::Sort;
-use super::super::pages::TablePage;
-use super::super::state::TopState;
-use super::super::theme::Theme;
-use super::super::tree::RowLayout;
-use super::super::{TopOptions, keys, once, render};
+use super::super::{
+    TopOptions, keys, once, order::Sort, pages::TablePage, render, state::TopState, theme::Theme, tree::RowLayout,
+};
 use super::{ALL_COLUMNS, lines, names, new, press, text, with, with_options, workload};
 use crate::snapshot::document::{KubernetesStatus, SignalStatus};
 use crate::snapshot::synthetic;
