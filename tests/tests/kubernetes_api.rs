@@ -332,7 +332,7 @@ root_test! {
         let args = ["top", "--once", "--interval", "100ms", "--config", &path];
         let output = podmeter_tests::agent::run(&args, As::Root, 15 * SECOND)?;
         ensure!(output.code == Some(0) && output.stdout.contains("NAME"), "{output:?}");
-        let why = format!("podmeter: pods have no names: could not follow pods at http://{api}/: ");
+        let why = format!("podmeter: pod names are not available: could not follow pods at http://{api}/: ");
         ensure!(output.stderr.contains(&why) && output.stderr.contains("refused"), "{output:?}");
         Ok(())
     }

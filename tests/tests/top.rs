@@ -144,7 +144,7 @@ root_test! {
 
         let began = Instant::now();
         let (view, stderr) = once_in(&cluster)?;
-        ensure!(stderr.starts_with("podmeter: pods have no names: ") && stderr.lines().count() == 1, "the reason is written once: {stderr}");
+        ensure!(stderr.starts_with("podmeter: pod names are not available: ") && stderr.lines().count() == 1, "the reason is written once: {stderr}");
         // Less than the agent waits for a name alone.
         ensure!(began.elapsed() < podmeter_tests::patience(Duration::from_secs(10)), "it took {:?}", began.elapsed());
         ensure!(!cluster.server.requests().is_empty(), "the server got no request");
