@@ -46,7 +46,7 @@ root_test! {
         for (name, notes) in [
             ("tcp", ["no resets: could not load tcp_on_reset_sent", "connections that are older than this start"]),
             ("memory", ["no OOM kills: could not load memory_on_signal", "no reclaim: could not load memory_on_node_reclaim"]),
-            ("cpu", ["counted from its second on: could not load cpu_on_fork", "bpf.leave_out names it"]),
+            ("cpu", ["does not trace the first: could not load cpu_on_fork", "bpf.leave_out names it"]),
         ] {
             let signal = signal(&left, name)?;
             if signal["on"] != true {
