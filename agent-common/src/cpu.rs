@@ -1,6 +1,8 @@
 //! The records of the `cpu` signal.
 //!
-//! All of them live in memory-mapped arrays that the kernel side writes and the agent only reads.
+//! A CPU counts in its own small cache of cgroups, [`CachedCgroup`], which is flushed into one record per slot, [`CpuRecord`]: so that
+//! memory does not grow with slots times CPUs, and a context switch touches one cache line of counts. The agent reads records and the log
+//! of windows; the caches and the marks are the kernel side's alone.
 
 use crate::bucket;
 
@@ -13,22 +15,37 @@ pub const WAIT_LEN: usize = 170;
 /// Length of a burst window in ns.
 pub const WINDOW_NS: u64 = 100_000_000;
 
-/// Entries of one CPU's window log, a power of two: 250 busy containers for 1.6 s on one CPU.
+/// Entries of one CPU's window log, a power of two: 250 busy containers for 1.5 s on one CPU, flushed once.
 pub const LOG_LEN: u32 = 4096;
 
 /// Windows one uninterrupted stretch may fill at once: 6.4 s. The agent settles the running tasks every second.
 pub const STRETCH_WINDOWS: u32 = 64;
 
-/// Entries of one CPU's cache from cgroup pointer to slot, a power of two.
-pub const SLOT_CACHE_LEN: u32 = 1024;
+/// Sets of one CPU's cache of cgroups, a power of two.
+pub const CACHE_SETS: u32 = 512;
 
-/// Entries of the table of marks: up to where each task has been counted, a power of two.
-pub const TASKS_LEN: u32 = 16384;
+/// Cgroups in a set.
+pub const CACHE_WAYS: usize = 2;
 
-/// A slot that was not looked up: [`CpuNow::slot`].
-pub const SLOT_UNKNOWN: u64 = u64::MAX;
+/// Cgroups that one CPU counts for without a flush: so many as a full node has busy on one CPU, twice and more.
+pub const CACHE_LEN: u32 = CACHE_SETS * CACHE_WAYS as u32;
 
-/// Beside a slot in [`CpuNow::slot`]: the wait before the stretch has been counted, in the cgroup that the task has left since.
+/// Waits by position that a cached cgroup keeps until they are added to its record; those at position 0 are only counted.
+pub const CACHED_WAITS: usize = 20;
+
+/// Cgroups that one run of `cpu_settle` flushes: interrupts are off meanwhile, for some 10 us.
+pub const FLUSHED_AT_ONCE: u32 = 64;
+
+/// The fewest entries of the table of marks: up to where each task has been counted. The number is a power of two.
+pub const MARKS_LEAST: u32 = 16384;
+
+/// The most entries of the table of marks: 2 MiB.
+pub const MARKS_MOST: u32 = 131_072;
+
+/// No place in the cache of cgroups: [`CpuNow::place`].
+pub const PLACE_UNKNOWN: u64 = u64::MAX;
+
+/// Beside a place in [`CpuNow::place`]: the wait before the stretch has been counted, in the cgroup that the task has left since.
 pub const WAIT_COUNTED: u64 = 1 << 32;
 
 /// CPUs on which a move between cgroups is noted, as long as a loop may be for the verifier of Linux 5.10.
@@ -48,21 +65,61 @@ pub const fn wait_position(ns: u64) -> usize {
     bucket::duration_position::<WAIT_FIRST, WAIT_LEN>(ns)
 }
 
-record! {
-    /// What one slot used on one CPU, since the slot was taken. `CPU_RECORDS[cpu * slots + slot]`.
-    ///
-    /// One compact record, counters and buckets side by side: what costs on a real node is the number of cold lines touched.
+counts! {
+    /// What one slot used, since the slot was taken, and what dead descendants of its owner had used. `CPU_RECORDS[slot]`.
     pub struct CpuRecord {
-        /// Time on this CPU in ns: `sum_exec_runtime` deltas, what `cpu.stat usage_usec` counts.
+        /// Time on CPUs in ns: `sum_exec_runtime` deltas, what `cpu.stat usage_usec` counts.
         pub on_cpu_ns: u64,
         /// Run-queue wait in ns: `sched_info.run_delay` deltas, throttled time included (see `agent-ebpf/src/bin/cpu.rs`).
         pub wait_ns: u64,
-        /// The burst window that `log` is the entry of; low 32 bits of CLOCK_MONOTONIC / [`WINDOW_NS`].
+        /// Waits by duration, one per dispatch.
+        pub waits: [u64; WAIT_LEN],
+    }
+}
+
+record! {
+    /// What a CPU has counted for one cgroup and not yet flushed. `CPU_CACHE[cpu * CACHE_SETS + set]` holds [`CACHE_WAYS`] of them.
+    ///
+    /// A cache line: what costs on a real node is the number of cold lines touched.
+    pub struct CachedCgroup {
+        /// Address of the `struct cgroup`.
+        pub cgroup: u64,
+        /// The slot; [`UNATTRIBUTED`](crate::cgroups::UNATTRIBUTED) of a cgroup that has none.
+        pub slot: u32,
+        /// The generation in which the slot was looked up; a cgroup born since then may have reused the address.
+        pub generation: u32,
+        /// As [`CpuRecord::on_cpu_ns`].
+        pub on_cpu_ns: u64,
+        /// As [`CpuRecord::wait_ns`].
+        pub wait_ns: u64,
+        /// The burst window of the time below: low 32 bits of CLOCK_MONOTONIC / [`WINDOW_NS`].
         pub window: u32,
-        /// Number of the log entry of the current window, counting all entries ever written on this CPU.
-        pub log: u32,
-        /// Waits by duration, one per dispatch; wraps: readers take wrapping differences.
-        pub waits: [u32; WAIT_LEN],
+        /// Time inside that window in ns that is not in the log yet.
+        pub window_ns: u32,
+        /// Waits at position 0.
+        pub shortest_waits: u16,
+        /// 1 where it is in the list of what is to be flushed: [`ToFlush`].
+        pub listed: u8,
+        /// How many of `waits` there are.
+        pub waits_len: u8,
+        /// Positions of waits.
+        pub waits: [u8; CACHED_WAITS],
+    }
+}
+
+record! {
+    /// One set of a CPU's cache.
+    pub struct CacheSet {
+        /// The cgroups in it.
+        pub ways: [CachedCgroup; CACHE_WAYS],
+    }
+}
+
+record! {
+    /// The cached cgroups of one CPU that have counted something, by place. `CPU_TO_FLUSH[cpu]`, [`CpuNow::to_flush`] of them.
+    pub struct ToFlush {
+        /// Their places: `set * CACHE_WAYS + way`.
+        pub places: [u16; CACHE_LEN as usize],
     }
 }
 
@@ -73,13 +130,9 @@ pub const CARRIED_BEFORE: u64 = 1;
 pub const CARRIED_THROTTLED: u64 = 2;
 
 record! {
-    /// What a slot's owner used that its records do not show, kept by the agent where it outlives the agent.
+    /// What is known of a slot's owner that its record does not show, kept by the agent where it outlives the agent.
     /// `CPU_CARRIED[slot]`. The programs do not touch it.
     pub struct Carried {
-        /// CPU time of its dead descendants in ns.
-        pub on_cpu_ns: u64,
-        /// Run-queue wait of its dead descendants in ns.
-        pub wait_ns: u64,
         /// `cpu.stat` less what was counted, in ns, two's complement: CPU time from before counting began.
         pub before_counting_ns: u64,
         /// `throttled_usec` of `cpu.stat` when counting began, in ns.
@@ -88,13 +141,11 @@ record! {
         pub known: u64,
         /// The largest time in contention that was ever exported, in ns: it never goes down.
         pub contention_ns: u64,
-        /// Waits of its dead descendants by duration; wraps.
-        pub waits: [u32; WAIT_LEN],
     }
 }
 
 record! {
-    /// CPU time of one slot in one window on one CPU. `CPU_WINDOWS[cpu * LOG_LEN + (number & (LOG_LEN - 1))]`.
+    /// CPU time of one slot in one window on one CPU, or a part of it. `CPU_WINDOWS[cpu * LOG_LEN + (number & (LOG_LEN - 1))]`.
     pub struct WindowEntry {
         /// The slot.
         pub slot: u32,
@@ -128,17 +179,19 @@ record! {
         pub switches: u64,
         /// Scratch: a kernel pointer stored here can be read back as a number, which the verifier lets us compute with.
         pub scratch: u64,
-        /// The slot of the cgroup in which the running task began its stretch, or in which it was when it was last settled; with
-        /// [`WAIT_COUNTED`] where the wait before the stretch has been counted already, [`SLOT_UNKNOWN`] where it was not looked up.
-        pub slot: u64,
+        /// The place in the cache of the cgroup in which the running task began its stretch, or in which it was when it was last settled;
+        /// with [`WAIT_COUNTED`] where the wait before the stretch has been counted already, [`PLACE_UNKNOWN`] where there is none.
+        pub place: u64,
         /// Address of this CPU's idle task as a number; 0 until it was seen.
         pub idle: u64,
         /// Moves ever noted for this CPU; the next one's number. Written by whichever CPU moves a task, one at a time.
         pub moves: u64,
         /// Number of the first move that this CPU has not seen.
         pub moves_seen: u64,
-        /// Fills the record to two cache lines, so that no two CPUs share one.
-        pub reserved: [u64; 2],
+        /// Cached cgroups that have counted something since they were flushed.
+        pub to_flush: u64,
+        /// Stretches of tasks whose mark was of another task, so that what was counted before is known from their switch-in alone.
+        pub marks_lost: u64,
     }
 }
 
@@ -157,30 +210,69 @@ record! {
 }
 
 record! {
-    /// One entry of a CPU's slot cache. `CPU_SLOT_CACHE[..]`, per CPU.
-    pub struct CachedSlot {
-        /// Address of the `struct cgroup`.
-        pub cgroup: u64,
-        /// The slot.
-        pub slot: u32,
-        /// The generation in which it was looked up; a cgroup born since then may have reused the address.
-        pub generation: u32,
+    /// Up to where a task has been counted. `CPU_MARKS[MarkPlace::index]`.
+    ///
+    /// Both words hold a value in ns above [`TAG_BITS`] bits of the task's address. Two CPUs may write one entry at once when two tasks
+    /// share it; a torn entry belongs to neither task.
+    pub struct TaskMark {
+        /// `sum_exec_runtime`.
+        pub exec: u64,
+        /// `run_delay`.
+        pub run_delay: u64,
     }
 }
 
-record! {
-    /// Up to where a task has been counted. `CPU_TASKS[hash of the task's address]`.
-    ///
-    /// Two CPUs may write one entry at once when two tasks share it; a torn entry belongs to neither task.
-    pub struct TaskMark {
-        /// The task's address XOR the two fields below.
-        pub check: u64,
-        /// `run_delay` in ns.
-        pub run_delay_ns: u64,
-        /// `sum_exec_runtime` in ns.
-        pub exec_ns: u64,
-        /// Half a cache line: an entry never crosses one.
-        pub reserved: u64,
+/// Bits of each word of a [`TaskMark`] that tell whose it is.
+pub const TAG_BITS: u32 = 15;
+
+/// Bits of a task's address that differ among tasks: they begin at multiples of 64 bytes, and no machine has more than 64 TiB of memory
+/// in one piece.
+const ADDRESS_BITS: u32 = 40;
+
+/// The most that a task may have used since its mark, in ns: 73 minutes. More is not believed, but taken for another task's mark. A mark
+/// is made at each switch and every second.
+const MARK_REACH_NS: u64 = 1 << 42;
+
+/// Where the mark of a task is, and how it is told from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MarkPlace {
+    /// Index in the table.
+    pub index: u32,
+    /// Upper and lower half of what index and tags have of the address. Together they are of one task alone.
+    tags: (u64, u64),
+}
+
+impl MarkPlace {
+    /// That of the task at an address, in a table of `1 << len_log2` marks, from 2^10 to 2^32 of them.
+    #[inline(always)]
+    pub const fn of(address: u64, len_log2: u32) -> Self {
+        const MASK: u64 = (1 << ADDRESS_BITS) - 1;
+        // An odd factor maps the addresses one to one.
+        let hash = ((address >> 6) & MASK).wrapping_mul(0x9e_3779_b97f) & MASK;
+        Self {
+            index: (hash >> (ADDRESS_BITS - len_log2)) as u32,
+            tags: ((hash >> TAG_BITS) & ((1 << TAG_BITS) - 1), hash & ((1 << TAG_BITS) - 1)),
+        }
+    }
+
+    /// The mark of a task that has been counted up to these.
+    #[inline(always)]
+    pub const fn mark(&self, exec_ns: u64, run_delay_ns: u64) -> TaskMark {
+        TaskMark { exec: exec_ns << TAG_BITS | self.tags.0, run_delay: run_delay_ns << TAG_BITS | self.tags.1 }
+    }
+
+    /// `exec_ns` and `run_delay_ns` of a mark, if it is this task's and no later than `limits`, where the task stands.
+    #[inline(always)]
+    pub const fn read(&self, mark: &TaskMark, limits: (u64, u64)) -> Option<(u64, u64)> {
+        const TAG: u64 = (1 << TAG_BITS) - 1;
+        const VALUE: u64 = u64::MAX >> TAG_BITS;
+        let exec_since = limits.0.wrapping_sub(mark.exec >> TAG_BITS) & VALUE;
+        let delay_since = limits.1.wrapping_sub(mark.run_delay >> TAG_BITS) & VALUE;
+        let own = mark.exec & TAG == self.tags.0 && mark.run_delay & TAG == self.tags.1;
+        // A mark beyond the limit, or far behind it, was left by an earlier task at this address: not each new one is traced.
+        let near = exec_since < MARK_REACH_NS && delay_since < MARK_REACH_NS;
+        let begun = exec_since <= limits.0 && delay_since <= limits.1;
+        if own && near && begun { Some((limits.0 - exec_since, limits.1 - delay_since)) } else { None }
     }
 }
 
@@ -208,8 +300,8 @@ record! {
         pub kn_id: u64,
         /// Length of a jiffy in ns.
         pub tick_ns: u64,
-        /// Number of slots.
-        pub slots: u64,
+        /// Number of marks: a power of two, by its exponent.
+        pub marks_log2: u64,
         /// One more than the largest id of a CPU.
         pub cpus: u64,
     }
@@ -218,6 +310,42 @@ record! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mark_is_of_one_task_alone_and_holds_what_it_was_made_of() {
+        const TASK: u64 = 0xffff_8881_0234_5680;
+        let place = MarkPlace::of(TASK, 14);
+        assert!(place.index < 1 << 14);
+        let mark = place.mark(5_000, 300);
+        assert_eq!(place.read(&mark, (5_000, 300)), Some((5_000, 300)));
+        assert_eq!(place.read(&mark, (9_000, 301)), Some((5_000, 300)));
+        assert_eq!(place.read(&mark, (4_999, 300)), None, "a later one");
+        assert_eq!(place.read(&mark, (5_000, 299)), None, "a later one");
+        assert_eq!(place.read(&TaskMark::ZERO, (5_000, 300)), None, "none");
+        // Months of CPU time do not fit into a mark; what is since then does.
+        let long_ns = 90 * 86_400_000_000_000;
+        let mark = place.mark(long_ns, 2 * long_ns);
+        assert_eq!(place.read(&mark, (long_ns + 7, 2 * long_ns)), Some((long_ns, 2 * long_ns)));
+        assert_eq!(place.read(&mark, (7, 7)), None, "an earlier task at this address");
+        assert_eq!(place.read(&place.mark(0, 0), (2 * MARK_REACH_NS, 0)), None, "too long ago to be believed");
+        // Every address has an index and tags of its own.
+        let mut places: Vec<_> = (0..200_000).map(|n| MarkPlace::of(TASK + n * 64, 14)).map(|p| (p.index, p.tags)).collect();
+        places.sort_unstable();
+        places.dedup();
+        assert_eq!(places.len(), 200_000);
+        // Another task with the same index does not take the mark for its own, nor half of it.
+        let other = (1..).map(|n| MarkPlace::of(TASK + n * 64, 14)).find(|other| other.index == place.index).unwrap();
+        let (own, theirs) = (place.mark(1, 1), other.mark(1, 1));
+        assert_eq!(place.read(&theirs, (1, 1)), None);
+        let torn = TaskMark { exec: own.exec, run_delay: theirs.run_delay };
+        assert!(place.read(&torn, (1, 1)).is_none() && other.read(&torn, (1, 1)).is_none());
+    }
+
+    #[test]
+    fn a_cached_cgroup_is_a_cache_line() {
+        assert_eq!((size_of::<CachedCgroup>(), size_of::<CpuNow>(), size_of::<TaskMark>()), (64, 128, 16));
+        assert!(WAIT_LEN <= 1 << 8, "positions of waits are bytes");
+    }
 
     #[test]
     fn waits_are_counted_by_seconds_boundaries() {

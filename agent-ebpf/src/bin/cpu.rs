@@ -1,5 +1,5 @@
 //! The cpu signal: CPU time, run-queue wait and 100 ms windows per cgroup, from one program on sched_switch; others note each fork and
-//! each move between cgroups.
+//! each move between cgroups. Each CPU counts in a cache of its own (`cache`), which is flushed when the agent reads.
 //!
 //! The kernel's own accounting does the work. When `sched_switch(preempt, prev, next)` is traced, `prev`'s
 //! `sum_exec_runtime` is up to date (`update_curr` ran) and its `run_delay` holds all its waiting up to the moment it was
@@ -15,6 +15,8 @@
 #![no_main]
 #![allow(missing_docs, reason = "the program macros make undocumented functions beside the documented ones")]
 
+#[path = "cpu/cache.rs"]
+mod cache;
 #[path = "cpu/mark.rs"]
 mod mark;
 #[path = "cpu/window.rs"]
@@ -23,8 +25,8 @@ mod window;
 use agent_common::{
     cgroups::UNATTRIBUTED,
     cpu::{
-        CachedSlot, Carried, CpuNow, CpuRecord, Facts, MOVE_CPUS, MOVES_LEN, Move, SLOT_CACHE_LEN, SLOT_UNKNOWN, TASKS_LEN,
-        TaskMark, WAIT_COUNTED, WAIT_LEN, WindowEntry, wait_position,
+        CacheSet, Carried, CpuNow, CpuRecord, Facts, MARKS_LEAST, MOVE_CPUS, MOVES_LEN, Move, PLACE_UNKNOWN, TaskMark, ToFlush,
+        WAIT_COUNTED, WindowEntry,
     },
 };
 use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, frozen, load, opaque, probe, probe_bytes};
@@ -37,8 +39,9 @@ use aya_ebpf::{
 };
 
 use self::{
-    mark::{Mark, count_up_to, counted, entry_of},
-    window::{Stretch, accounted_until, add_to_window, begin_window, divide},
+    cache::{Cached, add_time, add_wait, flush_listed, list},
+    mark::{Mark, MarkEntry},
+    window::{Stretch, accounted_until, begin_window, divide},
 };
 
 agent_ebpf::object!(FACTS: Facts);
@@ -62,10 +65,13 @@ static CPU_WINDOWS: Array<WindowEntry, 1, MMAPABLE> = Array::new();
 /// Running tasks that were moved to another cgroup, written by whichever CPU moves them, one move at a time.
 #[btf_map]
 static CPU_MOVES: Array<Move, 1, MMAPABLE> = Array::new();
+/// Mappable so that its entries are on cache lines; no agent looks at it.
 #[btf_map]
-static CPU_SLOT_CACHE: Array<CachedSlot, 1, MMAPABLE> = Array::new();
+static CPU_CACHE: Array<CacheSet, 1, MMAPABLE> = Array::new();
 #[btf_map]
-static CPU_TASKS: Array<TaskMark, { TASKS_LEN as usize }, MMAPABLE> = Array::new();
+static CPU_TO_FLUSH: Array<ToFlush, 1> = Array::new();
+#[btf_map]
+static CPU_MARKS: Array<TaskMark, { MARKS_LEAST as usize }, MMAPABLE> = Array::new();
 
 /// `sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next, …)`: counts the stretch that `prev` ends.
 #[btf_tracepoint(function = "sched_switch")]
@@ -87,9 +93,9 @@ fn cpu_on_switch(ctx: BtfTracePointContext) -> i32 {
 fn cpu_on_fork(ctx: BtfTracePointContext) -> i32 {
     // The verifier forbids arithmetic on pointers; what a helper reads from memory is a number.
     let Some(child) = probe(ctx.as_ptr() as u64, size_of::<u64>() as u64) else { return 0 };
-    if let Some(entry) = entry_of(child) {
+    if let Some(mark) = MarkEntry::of(child) {
         // SAFETY: a map value.
-        unsafe { count_up_to(entry, child, Mark { exec_ns: 0, run_delay_ns: 0 }) };
+        unsafe { mark.count_up_to(Mark { exec_ns: 0, run_delay_ns: 0 }) };
     }
     0
 }
@@ -160,54 +166,78 @@ unsafe fn note_move(now: *mut CpuNow, cpu: u32, address: u64, exec_ns: u64, slot
 unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
     // SAFETY: see the caller.
     unsafe {
-        let task = core::ptr::read_volatile(&raw const (*now).task);
-        let began_in = (*now).slot;
-        let exec_ns = load(prev, frozen!(FACTS.task_exec));
-        let run_delay_ns = run_delay(prev);
-        let switched_in = Mark { exec_ns: (*now).exec_ns, run_delay_ns: (*now).run_delay_ns };
+        let began = Began {
+            task: core::ptr::read_volatile(&raw const (*now).task),
+            mark: Mark { exec_ns: (*now).exec_ns, run_delay_ns: (*now).run_delay_ns },
+            place: (*now).place,
+        };
+        let reached = Mark { exec_ns: load(prev, frozen!(FACTS.task_exec)), run_delay_ns: run_delay(prev) };
 
         (*now).task = next;
         (*now).exec_ns = load(next, frozen!(FACTS.task_exec));
         (*now).run_delay_ns = run_delay(next);
-        // A stretch is of the cgroup in which it begins: it may be moved before it ends.
-        (*now).slot = if next == (*now).idle { SLOT_UNKNOWN } else { u64::from(slot_of_task(now, cpu, next)) };
         (*now).switches += 1;
         // What is noted from here on is of the next.
         let moves = ((*now).moves_seen, core::ptr::read_volatile(&raw const (*now).moves));
         (*now).moves_seen = moves.1;
 
         // The idle task never accrues any run time.
-        if exec_ns == 0 {
+        if reached.exec_ns == 0 {
             (*now).idle = prev;
-            return;
+        } else {
+            count_stretch(now, cpu, prev, &began, reached, moves);
         }
+        // A stretch is of the cgroup in which it begins: it may be moved before it ends.
+        (*now).place = PLACE_UNKNOWN;
+        if next != (*now).idle
+            && let Some(cached) = cached_of_task(now, cpu, next)
+        {
+            (*now).place = cached.place.into();
+        }
+    }
+}
+
+/// What was noted when the task was switched in that runs now, or when it was last settled.
+struct Began {
+    task: u64,
+    mark: Mark,
+    place: u64,
+}
+
+/// Counts the stretch that a task ends whose accounts stand at `reached`.
+#[inline(always)]
+unsafe fn count_stretch(now: *mut CpuNow, cpu: u32, prev: u64, began: &Began, reached: Mark, moves: (u64, u64)) -> Option<()> {
+    // SAFETY: see the caller.
+    unsafe {
         // The verifier forbids arithmetic on pointers; what is read back from a map is a number.
         (*now).scratch = prev;
         let address = core::ptr::read_volatile(&raw const (*now).scratch);
-        let reached = Mark { exec_ns, run_delay_ns };
-        let Some(entry) = entry_of(address) else { return };
-        let seen = task == prev;
-        let counted = counted(entry, address, if seen { Some(switched_in) } else { None }, reached);
-        count_up_to(entry, address, reached);
-        let Some(counted) = counted else { return };
-        let waited_ns = run_delay_ns - counted.run_delay_ns;
+        let mark = MarkEntry::of(address)?;
+        let seen = began.task == prev;
+        let counted = mark.counted(if seen { Some(began.mark) } else { None }, reached);
+        mark.count_up_to(reached);
+        let Some((counted, own)) = counted else { return None };
+        if !own {
+            (*now).marks_lost += 1;
+        }
+        let waited_ns = reached.run_delay_ns - counted.run_delay_ns;
 
-        let known = seen && began_in != SLOT_UNKNOWN;
-        let slot = if known { began_in as u32 } else { slot_of_task(now, cpu, prev) };
-        let Some(record) = CPU_RECORDS.get_ptr_mut(cpu * frozen!(FACTS.slots) as u32 + slot) else { return };
-        add_wait(record, waited_ns, known && began_in & WAIT_COUNTED != 0);
+        let known = seen && began.place != PLACE_UNKNOWN;
+        let cached = if known { cache::at(cpu, began.place as u32)? } else { cached_of_task(now, cpu, prev)? };
+        list(now, cpu, cached);
+        add_wait(cached.entry, waited_ns, known && began.place & WAIT_COUNTED != 0);
         // The whole stretch lies in the current window while that window cannot have ended.
         if bpf_jiffies64() < (*now).window_until && moves.0 == moves.1 {
-            let ran_ns = exec_ns - counted.exec_ns;
-            (*record).on_cpu_ns += ran_ns;
-            add_to_window(now, cpu, record, slot, (*now).window, ran_ns);
+            add_time(now, cpu, cached.entry, (*now).window, reached.exec_ns - counted.exec_ns);
         } else {
             let end_ns = bpf_ktime_get_ns();
             (*now).clock_offset_ns = end_ns.wrapping_sub(load(prev, frozen!(FACTS.task_exec_start)));
             begin_window(now, end_ns);
-            divide(now, cpu, slot, &Stretch { address, from_ns: counted.exec_ns, to_ns: exec_ns, end_ns, moves });
+            let (from_ns, to_ns) = (counted.exec_ns, reached.exec_ns);
+            divide(now, cpu, cached.entry, &Stretch { address, from_ns, to_ns, end_ns, moves });
         }
     }
+    Some(())
 }
 
 /// How long a task has waited for a CPU so far, in ns; 0 where the kernel keeps no account of it.
@@ -217,28 +247,6 @@ unsafe fn run_delay(task: u64) -> u64 {
     if frozen!(FACTS.waits) == 0 { 0 } else { unsafe { load(task, frozen!(FACTS.task_run_delay)) } }
 }
 
-/// Counts a wait that ended when its task got this CPU. One that was `counted` before, when the task was moved, is not another.
-#[inline(always)]
-unsafe fn add_wait(record: *mut CpuRecord, waited_ns: u64, counted: bool) {
-    // SAFETY: a map value of this CPU.
-    unsafe {
-        (*record).wait_ns += waited_ns;
-        let position = wait_position(waited_ns);
-        if position < WAIT_LEN && !(counted && waited_ns == 0) {
-            let bucket = (&raw mut (*record).waits).cast::<u32>().add(position);
-            *bucket += 1;
-        }
-    }
-}
-
-/// The id of the cgroup that the task at an address is in.
-#[inline(always)]
-fn id_of_task(address: u64) -> Option<u64> {
-    let css_set = probe(address, frozen!(FACTS.task_cgroups))?;
-    let cgroup = probe(css_set, frozen!(FACTS.css_set_cgroup))?;
-    probe(probe(cgroup, frozen!(FACTS.cgroup_kn))?, frozen!(FACTS.kn_id))
-}
-
 /// The slot of the cgroup with an id; [`UNATTRIBUTED`] when it has none.
 #[inline(always)]
 fn slot_by_id(id: u64) -> u32 {
@@ -246,53 +254,56 @@ fn slot_by_id(id: u64) -> u32 {
     unsafe { CGROUP_SLOTS.get(id).copied() }.unwrap_or(UNATTRIBUTED)
 }
 
-/// The slot of the cgroup that a task is in.
+/// The cached cgroup that a task is in.
 #[inline(always)]
-unsafe fn slot_of_task(now: *mut CpuNow, cpu: u32, task: u64) -> u32 {
-    // SAFETY: `task` is a typed pointer to a task_struct; the rest as for `slot_of`.
-    unsafe { slot_of(now, cpu, load(load(task, frozen!(FACTS.task_cgroups)), frozen!(FACTS.css_set_cgroup))) }
-}
-
-/// The slot of a cgroup by its address, through this CPU's cache; [`UNATTRIBUTED`] when it has none.
-///
-/// Looking it up by id would be two more dependent loads and a hash on a cold node. An address is reused only for a cgroup
-/// that is born later, and each birth starts a new generation.
-#[inline(always)]
-unsafe fn slot_of(now: *mut CpuNow, cpu: u32, cgroup: u64) -> u32 {
-    // SAFETY: `now` and the cache entry are map values of this CPU; `cgroup` is a typed pointer to a struct cgroup.
+unsafe fn cached_of_task(now: *mut CpuNow, cpu: u32, task: u64) -> Option<Cached> {
+    // SAFETY: `task` is a typed pointer to a task_struct, and what is loaded through it typed too; `now` belongs to this CPU.
     unsafe {
+        let cgroup = load(load(task, frozen!(FACTS.task_cgroups)), frozen!(FACTS.css_set_cgroup));
         // The verifier forbids arithmetic on pointers; what is read back from a map is a number.
         (*now).scratch = cgroup;
         let address = core::ptr::read_volatile(&raw const (*now).scratch);
-        let hash = ((address >> 11) ^ (address >> 18)) as u32 & (SLOT_CACHE_LEN - 1);
-        let Some(cached) = CPU_SLOT_CACHE.get_ptr_mut(cpu * SLOT_CACHE_LEN + hash) else { return UNATTRIBUTED };
-        let Some(generation) = GENERATION.get_ptr(0) else { return UNATTRIBUTED };
-        let generation = core::ptr::read_volatile(generation) as u32;
-        if (*cached).cgroup == address && (*cached).generation == generation {
-            return (*cached).slot;
-        }
-        let id = load(load(cgroup, frozen!(FACTS.cgroup_kn)), frozen!(FACTS.kn_id));
-        let Some(slot) = CGROUP_SLOTS.get(id).copied() else { return UNATTRIBUTED };
-        (*cached).cgroup = address;
-        (*cached).generation = generation;
-        (*cached).slot = slot;
-        slot
+        cache::of(now, cpu, address, || slot_by_id(load(load(cgroup, frozen!(FACTS.cgroup_kn)), frozen!(FACTS.kn_id))))
     }
 }
 
+/// The address of the cgroup that the task at an address is in.
+#[inline(always)]
+fn cgroup_of(task: u64) -> Option<u64> {
+    probe(probe(task, frozen!(FACTS.task_cgroups))?, frozen!(FACTS.css_set_cgroup))
+}
+
+/// The cached cgroup that the task at an address is in.
+#[inline(always)]
+unsafe fn cached_of_address(now: *mut CpuNow, cpu: u32, task: u64) -> Option<Cached> {
+    let cgroup = cgroup_of(task)?;
+    let id = probe(probe(cgroup, frozen!(FACTS.cgroup_kn))?, frozen!(FACTS.kn_id))?;
+    // SAFETY: `now` belongs to this CPU.
+    unsafe { cache::of(now, cpu, cgroup, || slot_by_id(id)) }
+}
+
 /// Run by the agent on each CPU (`BPF_PROG_TEST_RUN` with `BPF_F_TEST_RUN_ON_CPU`) before it reads: counts what the running
-/// task has used so far, or begins to watch it when its switch-in was before the agent's time.
+/// task has used so far, or begins to watch it when its switch-in was before the agent's time. Then flushes what this CPU has counted,
+/// and returns how many cgroups are left: the agent runs it again until there is none.
+///
+/// With an argument of n + 1 it only flushes what CPU n has counted, which is offline.
 ///
 /// It runs in an interrupt of that CPU, when no switch can be under way. The kernel's accounting of a running task is as old as
 /// the last tick; waits are counted when the stretch ends.
 #[raw_tracepoint(tracepoint = "sched_switch")]
-fn cpu_settle(_ctx: RawTracePointContext) -> i32 {
+fn cpu_settle(ctx: RawTracePointContext) -> i32 {
+    let offline: u64 = ctx.arg(0);
     // SAFETY: helpers without arguments.
-    let (cpu, task) = unsafe { (bpf_get_smp_processor_id(), bpf_get_current_task()) };
+    let (own, task) = unsafe { (bpf_get_smp_processor_id(), bpf_get_current_task()) };
+    let cpu = if offline == 0 { own } else { offline as u32 - 1 };
     let Some(now) = CPU_NOW.get_ptr_mut(cpu) else { return 0 };
-    // SAFETY: `now` belongs to this CPU.
-    unsafe { settle(now, cpu, task) };
-    0
+    // SAFETY: `now` belongs to this CPU, or to one on which nothing runs.
+    unsafe {
+        if offline == 0 {
+            settle(now, cpu, task);
+        }
+        flush_listed(now, cpu) as i32
+    }
 }
 
 #[inline(always)]
@@ -306,46 +317,49 @@ unsafe fn settle(now: *mut CpuNow, cpu: u32, task: u64) -> Option<()> {
     if exec_ns == 0 {
         return None;
     }
-    let here = slot_by_id(id_of_task(task)?);
     // SAFETY: map values of this CPU.
     unsafe {
         let reached = Mark { exec_ns, run_delay_ns };
         let seen = (*now).task == task;
         let switched_in = Mark { exec_ns: (*now).exec_ns, run_delay_ns: (*now).run_delay_ns };
-        let entry = entry_of(task)?;
-        let counted = counted(entry, task, if seen { Some(switched_in) } else { None }, reached);
-        let (slot, waited) = match (*now).slot {
-            began_in if seen && began_in != SLOT_UNKNOWN => (began_in as u32, began_in & WAIT_COUNTED),
-            _ => (here, 0),
-        };
+        let mark = MarkEntry::of(task)?;
+        let counted = mark.counted(if seen { Some(switched_in) } else { None }, reached);
+        let place = if seen { (*now).place } else { PLACE_UNKNOWN };
+        let began = if place == PLACE_UNKNOWN { cached_of_address(now, cpu, task)? } else { cache::at(cpu, place as u32)? };
+        let mut waited = if place == PLACE_UNKNOWN { 0 } else { place & WAIT_COUNTED };
         if !seen {
             (*now).task = task;
             (*now).run_delay_ns = run_delay_ns;
         }
         (*now).exec_ns = exec_ns;
-        (*now).slot = u64::from(here) | waited;
+        (*now).place = u64::from(began.place) | waited;
         (*now).moves_seen = moves.1;
-        let Some(counted) = counted else {
-            count_up_to(entry, task, reached);
+        let Some((counted, _)) = counted else {
+            mark.count_up_to(reached);
             return None;
         };
-        let record = CPU_RECORDS.get_ptr_mut(cpu * frozen!(FACTS.slots) as u32 + slot)?;
         // The wait before this stretch is counted at its end, or else it would go along to where the task was moved.
+        let moved = cgroup_of(task)? != (*began.entry).cgroup;
         let mut counted_up_to = Mark { exec_ns, run_delay_ns: counted.run_delay_ns };
-        if slot != here {
-            add_wait(record, run_delay_ns - counted.run_delay_ns, waited != 0);
+        if moved {
+            list(now, cpu, began);
+            add_wait(began.entry, run_delay_ns - counted.run_delay_ns, waited != 0);
             counted_up_to = reached;
             (*now).run_delay_ns = run_delay_ns;
-            (*now).slot = u64::from(here) | WAIT_COUNTED;
+            waited = WAIT_COUNTED;
         }
-        count_up_to(entry, task, counted_up_to);
-        if exec_ns == counted.exec_ns {
-            return None;
+        mark.count_up_to(counted_up_to);
+        if exec_ns != counted.exec_ns {
+            list(now, cpu, began);
+            let clock_ns = bpf_ktime_get_ns();
+            begin_window(now, clock_ns);
+            let end_ns = accounted_until(now, exec_start_ns, clock_ns);
+            divide(now, cpu, began.entry, &Stretch { address: task, from_ns: counted.exec_ns, to_ns: exec_ns, end_ns, moves });
         }
-        let clock_ns = bpf_ktime_get_ns();
-        begin_window(now, clock_ns);
-        let end_ns = accounted_until(now, exec_start_ns, clock_ns);
-        divide(now, cpu, slot, &Stretch { address: task, from_ns: counted.exec_ns, to_ns: exec_ns, end_ns, moves });
+        // Last: where the task is now may take the place of where it was.
+        if moved {
+            (*now).place = u64::from(cached_of_address(now, cpu, task)?.place) | waited;
+        }
     }
     Some(())
 }

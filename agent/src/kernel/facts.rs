@@ -2,7 +2,10 @@
 
 use std::{fs, io, ops::RangeInclusive, time::Duration};
 
-use nix::time::{ClockId, clock_getres, clock_gettime};
+use nix::{
+    time::{ClockId, clock_getres, clock_gettime},
+    unistd::SysconfVar,
+};
 
 /// A clock's reading in ns.
 pub fn clock_ns(clock: ClockId) -> u64 {
@@ -25,6 +28,12 @@ pub(super) fn unix_ns() -> u64 {
 /// Length of a jiffy in ns: the resolution of the coarse clocks, which advance once a tick (`TICK_NSEC`).
 pub fn tick_ns() -> u64 {
     clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_or(4_000_000, |t| Duration::from(t).as_nanos() as u64).max(1)
+}
+
+/// Memory of the machine in bytes, `None` where it is not known.
+pub fn memory_bytes() -> Option<u64> {
+    let of = |name| nix::unistd::sysconf(name).ok().flatten().and_then(|n| u64::try_from(n).ok());
+    Some(of(SysconfVar::_PHYS_PAGES)? * of(SysconfVar::PAGE_SIZE)?)
 }
 
 /// Ids of the CPUs that are online at this moment.

@@ -66,7 +66,7 @@ pub enum Hook {
     SockOps,
     /// A walk over all objects of that kind, `cgroup`, `tcp` or `bpf_sk_storage_map`, whenever the agent wants one: see [`Object::walk`].
     Walk(&'static str),
-    /// Nothing by itself: the agent runs it, see [`Object::run_on_each`], or another program calls it.
+    /// Nothing by itself: the agent runs it, see [`Object::run`], or another program calls it.
     Call,
 }
 

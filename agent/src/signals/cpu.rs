@@ -1,6 +1,7 @@
 //! The cpu signal: CPU time, run-queue wait and bursts of every cgroup, counted in the kernel at each context switch.
 //!
-//! Reads the mapped arrays that `agent-ebpf/src/bin/cpu.rs` fills; [`account`] turns them into what a cgroup used.
+//! Reads the mapped arrays that `agent-ebpf/src/bin/cpu.rs` fills, after each CPU has flushed into them what it has counted; [`account`]
+//! turns them into what a cgroup used.
 
 pub mod account;
 mod before;
@@ -8,28 +9,24 @@ pub mod metrics;
 mod sleeps;
 mod windows;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fs,
-    ops::Range,
-};
+use std::fs;
 
 use agent_common::{
     cgroups::UNATTRIBUTED,
     cpu::{
-        CARRIED_BEFORE, CARRIED_THROTTLED, Carried, CpuNow, CpuRecord, Facts, LOG_LEN, MOVES_LEN, SLOT_CACHE_LEN, WINDOW_NS,
-        WindowEntry,
+        CACHE_LEN, CACHE_SETS, CARRIED_BEFORE, CARRIED_THROTTLED, Carried, CpuNow, CpuRecord, FLUSHED_AT_ONCE, Facts, LOG_LEN,
+        MARKS_LEAST, MARKS_MOST, MOVES_LEN, WINDOW_NS, WindowEntry,
     },
 };
 use nix::time::ClockId;
 
 use self::{
-    account::{Account, Before, CpuReading, CpuUse},
+    account::{Account, Before, CpuUse},
     metrics::{
         BURST, LOST_WINDOWS, NODE_TIME, NODE_USAGE, PERIODS, SWITCHES, THROTTLED_PERIODS, TIME, UNATTRIBUTED_TIME, USAGE, WAIT,
         WAIT_TIME,
     },
-    windows::LogReader,
+    windows::{LogReader, Used},
 };
 use super::{ActiveSignal, Readings, Signal, SignalError};
 use crate::{
@@ -67,6 +64,12 @@ const OPTIONAL: &[Optional] = &[
     },
 ];
 
+/// A word of [`CpuRecord`].
+const ON_CPU: usize = std::mem::offset_of!(CpuRecord, on_cpu_ns) / 8;
+
+/// A word of [`CpuNow`].
+const LOG_HEAD: usize = std::mem::offset_of!(CpuNow, log_head) / 8;
+
 /// Words of [`Carried`].
 const BEFORE: usize = std::mem::offset_of!(Carried, before_counting_ns) / 8;
 const THROTTLED_BEFORE: usize = std::mem::offset_of!(Carried, throttled_before_ns) / 8;
@@ -80,7 +83,6 @@ const OPEN_WINDOWS: u64 = 2;
 struct Cpu {
     object: Object,
     cpus: u32,
-    slots: u32,
     now: MappedArray<CpuNow>,
     records: MappedArray<CpuRecord>,
     /// What the records do not show, kept for the next agent: written here alone, and pinned like the rest.
@@ -110,18 +112,21 @@ impl Cpu {
         let slots = cgroups.slots();
         let mut offsets = offsets(&kernel.btf)?;
         let no_waits = waits(&kernel.btf, &mut offsets).err();
+        let marks = marks(facts::memory_bytes());
+        let (tick_ns, marks_log2) = (facts::tick_ns(), marks.ilog2().into());
         let mut object = kernel.load(&Plan {
             object: SIGNAL.name,
             bytes: OBJECT,
-            facts: ("FACTS", Facts { tick_ns: facts::tick_ns(), slots: slots.into(), cpus: cpus.into(), ..offsets }),
+            facts: ("FACTS", Facts { tick_ns, marks_log2, cpus: cpus.into(), ..offsets }),
             maps: &[
                 ("CPU_NOW", Some(cpus)),
-                ("CPU_RECORDS", Some(cpus * slots)),
+                ("CPU_RECORDS", Some(slots)),
                 ("CPU_CARRIED", Some(slots)),
                 ("CPU_WINDOWS", Some(cpus * LOG_LEN)),
                 ("CPU_MOVES", Some(cpus * MOVES_LEN)),
-                ("CPU_SLOT_CACHE", Some(cpus * SLOT_CACHE_LEN)),
-                ("CPU_TASKS", None),
+                ("CPU_CACHE", Some(cpus * CACHE_SETS)),
+                ("CPU_TO_FLUSH", Some(cpus)),
+                ("CPU_MARKS", Some(marks)),
             ],
             shared: &[("CGROUP_SLOTS", cgroups.object()), ("GENERATION", cgroups.object())],
             programs: &[
@@ -138,7 +143,6 @@ impl Cpu {
         let since_ns = object.since_ns();
         let mut cpu = Self {
             cpus,
-            slots,
             records: object.mapped("CPU_RECORDS")?,
             carried: object.mapped("CPU_CARRIED")?,
             log: object.mapped("CPU_WINDOWS")?,
@@ -166,10 +170,9 @@ impl Cpu {
                     on_cpu_ns: carried.before_counting_ns.cast_signed(),
                     throttled_ns: carried.throttled_before_ns,
                 });
-                let dead = CpuReading { on_cpu_ns: carried.on_cpu_ns, wait_ns: carried.wait_ns, waits: carried.waits };
                 let throttled = carried.known & CARRIED_THROTTLED != 0;
-                if before.is_some() || throttled || dead != CpuReading::ZERO || carried.contention_ns > 0 {
-                    cpu.account.restore(slot, &dead, before, carried.contention_ns, throttled);
+                if before.is_some() || throttled || carried.contention_ns > 0 {
+                    cpu.account.restore(slot, before, carried.contention_ns, throttled);
                 }
             }
         }
@@ -178,59 +181,70 @@ impl Cpu {
         Ok(cpu)
     }
 
-    /// Counts what the running tasks have used since they were switched in, and returns up to when that is so on every CPU: the moment
-    /// before the first was settled, CLOCK_MONOTONIC in ns. The last may be settled much later.
+    /// Counts what the running tasks have used since they were switched in, flushes what every CPU has counted, and returns up to when
+    /// that is so everywhere: the moment before the first was settled, CLOCK_MONOTONIC in ns. The last may be settled much later.
+    ///
+    /// A CPU that has been idle since it was settled last is left alone.
     fn settle(&mut self) -> Result<u64, LoadError> {
         let began_ns = facts::clock_ns(ClockId::CLOCK_MONOTONIC);
-        self.object.run_on_each("cpu_settle")?;
-        Ok(began_ns)
+        let mut online = vec![false; self.cpus as usize];
+        let mut settled = Ok(());
+        for cpu in facts::online_cpus().map_err(LoadError::Cpus)? {
+            if let Some(online) = online.get_mut(cpu as usize) {
+                *online = true;
+            }
+            if !self.now.read(cpu).is_some_and(|now| is_settled(&now)) {
+                settled = settled.and(self.settle_one(cpu, 0));
+            }
+        }
+        // What is offline counts nothing, but may have counted until then.
+        for cpu in (0..self.cpus).filter(|cpu| !online[*cpu as usize]) {
+            if self.now.read(cpu).is_some_and(|now| now.to_flush > 0) {
+                settled = settled.and(self.settle_one(cpu, u64::from(cpu) + 1));
+            }
+        }
+        settled.map(|()| began_ns)
+    }
+
+    /// Runs `cpu_settle` until nothing is left to flush: on that CPU, or for the one that `offline` says.
+    fn settle_one(&self, cpu: u32, offline: u64) -> Result<(), LoadError> {
+        // More than any CPU can have listed: what is counted meanwhile is for the next time.
+        for _ in 0..2 * CACHE_LEN / FLUSHED_AT_ONCE {
+            match self.object.run("cpu_settle", (offline == 0).then_some(cpu), offline) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.is_of_no_cpu() => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Reads the window logs of all CPUs and closes the windows that had ended everywhere when the tasks were settled at `settled_ns`.
     fn close_windows(&mut self, settled_ns: u64, cgroups: &Cgroups) {
         self.account.look(facts::boottime_ns(), facts::clock_ns(ClockId::CLOCK_MONOTONIC));
         let current = settled_ns / WINDOW_NS;
-        let (open, until) = (self.account.open_window(), current.saturating_sub(OPEN_WINDOWS));
-        let mut used: BTreeMap<u64, HashMap<u32, u64>> = BTreeMap::new();
-        for cpu in 0..self.cpus {
-            for (window, by_slot) in self.read_windows(cpu, open..until, current) {
-                let used = used.entry(window).or_default();
-                for (slot, ns) in by_slot {
-                    *used.entry(slot).or_default() += ns;
-                }
-            }
+        let (first, open, until) =
+            (self.account.first_window(), self.account.open_window(), current.saturating_sub(OPEN_WINDOWS));
+        for (cpu, reader) in (0..self.cpus).zip(&mut self.readers) {
+            let Some(head) = self.now.word(cpu, LOG_HEAD) else { continue };
+            let entry = |number: u32| self.log.read(cpu * LOG_LEN + (number & (LOG_LEN - 1)));
+            self.lost_windows += reader.read(head as u32, entry, first, open, current);
         }
-        self.account.close_windows(until, &used, cgroups.table());
+        while let Some(window) = self.readers.iter().filter_map(|reader| reader.first_before(until)).min() {
+            let used: Used = self.readers.iter_mut().flat_map(|reader| reader.close(window)).collect();
+            self.account.close_window(window, &used, cgroups.table());
+        }
+        self.account.close_until(until);
     }
 
-    /// What each slot used of one CPU in each window of `wanted`, and moves on behind the entries that are not needed again.
-    fn read_windows(&mut self, cpu: u32, wanted: Range<u64>, current: u64) -> HashMap<u64, HashMap<u32, u64>> {
-        let (Some(now), Some(reader)) = (self.now.read(cpu), self.readers.get_mut(cpu as usize)) else { return HashMap::new() };
-        let entry = |number: u32| self.log.read(cpu * LOG_LEN + (number & (LOG_LEN - 1)));
-        let (used, lost) = reader.read(now.log_head as u32, entry, &wanted, current, self.account.first_window());
-        self.lost_windows += lost;
-        used
-    }
-
-    fn enter_all(&mut self, cgroups: &Cgroups) {
-        for slot in cgroups.table().iter().map(|c| c.slot).chain([UNATTRIBUTED]) {
-            let reading = self.read(slot);
-            self.account.enter(slot, reading);
-        }
-    }
-
-    /// Leaves what a dead cgroup and its descendants used to its parent, also for an agent after this one.
-    fn carry(&self, dead: &Cgroup, last: &CpuReading) {
-        let above = dead.parent.and_then(|parent| Some((parent, self.carried.read(parent)?)));
-        if let (Some((parent, mut carried)), Some(own)) = (above, self.carried.read(dead.slot)) {
-            carried.on_cpu_ns += own.on_cpu_ns + last.on_cpu_ns;
-            carried.wait_ns += own.wait_ns + last.wait_ns;
-            for ((sum, own), last) in carried.waits.iter_mut().zip(&own.waits).zip(&last.waits) {
-                *sum = sum.wrapping_add(*own).wrapping_add(*last);
-            }
-            self.carried.write(parent, &carried);
-        }
+    /// Adds what a dead cgroup and its descendants used to its parent's record, also for an agent after this one, and zeroes its own.
+    fn take_last(&self, dead: &Cgroup) -> CpuRecord {
+        let last = self.records.read(dead.slot).unwrap_or(CpuRecord::ZERO);
+        self.records.add(dead.parent.unwrap_or(UNATTRIBUTED), &last);
+        self.records.write(dead.slot, &CpuRecord::ZERO);
         self.carried.write(dead.slot, &Carried::ZERO);
+        last
     }
 
     /// Keeps for an agent after this one what cgroups had used before counting began, once that is known, and how long they were in
@@ -260,19 +274,6 @@ impl Cpu {
         (0..self.cpus).filter_map(|cpu| self.now.read(cpu)).map(|now| now.unwindowed_ns / WINDOW_NS).sum()
     }
 
-    /// One slot's counts, added up over CPUs.
-    fn read(&self, slot: u32) -> CpuReading {
-        let mut reading = CpuReading::ZERO;
-        for record in (0..self.cpus).filter_map(|cpu| self.records.read(cpu * self.slots + slot)) {
-            reading.on_cpu_ns += record.on_cpu_ns;
-            reading.wait_ns += record.wait_ns;
-            for (sum, n) in reading.waits.iter_mut().zip(&record.waits) {
-                *sum = sum.wrapping_add(*n);
-            }
-        }
-        reading
-    }
-
     fn points(&self, cgroup: &Cgroup, used: &CpuUse) -> Vec<Point> {
         let (counting, born) = (cgroup.counted_since(self.since_ns), cgroup.made_ns());
         // Without `cpu.stat` for what was before its slot, its time began with that.
@@ -293,7 +294,7 @@ impl Cpu {
     }
 
     fn node_points(&mut self, now_ns: u64, root_ns: Option<u64>) -> Vec<Point> {
-        let unattributed_ns = self.account.unattributed_ns();
+        let unattributed_ns = self.records.word(UNATTRIBUTED, ON_CPU).unwrap_or(0);
         let seconds = |ns: u64| Value::Float(ns as f64 / 1e9);
         let mut points = vec![
             Point::new(&UNATTRIBUTED_TIME, self.since_ns, seconds(unattributed_ns)),
@@ -322,13 +323,9 @@ impl ActiveSignal for Cpu {
     }
 
     fn retire(&mut self, cgroup: &Cgroup) -> Vec<Point> {
-        let last = self.read(cgroup.slot);
-        self.account.enter(cgroup.slot, last.clone());
-        self.carry(cgroup, &last);
-        for cpu in 0..self.cpus {
-            self.records.write(cpu * self.slots + cgroup.slot, &CpuRecord::ZERO);
-        }
-        self.account.retire(cgroup).map(|used| self.points(cgroup, &used)).unwrap_or_default()
+        let last = self.take_last(cgroup);
+        let used = self.account.retire(cgroup, &last);
+        self.points(cgroup, &used)
     }
 
     fn begin(&mut self, cgroups: &mut Cgroups) -> Result<(), SignalError> {
@@ -337,9 +334,10 @@ impl ActiveSignal for Cpu {
 
     fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
         let settled_ns = self.settle()?;
-        self.enter_all(cgroups);
         self.close_windows(settled_ns, cgroups);
-        let used = self.account.collect(now_ns, cgroups.table(), |cgroup| files::cpu_stat(&cgroups.directory(cgroup)));
+        let own = |slot| self.records.read(slot);
+        let stat = |cgroup: &Cgroup| files::cpu_stat(&cgroups.directory(cgroup));
+        let used = self.account.collect(now_ns, cgroups.table(), own, stat);
         self.keep(cgroups);
         let root_ns = cgroups.table().iter().find(|c| c.path == "/").and_then(|c| used.get(&c.slot)).and_then(|u| u.time_ns);
         let points = cgroups.table().iter().filter_map(|c| Some((c.slot, self.points(c, used.get(&c.slot)?)))).collect();
@@ -350,6 +348,17 @@ impl ActiveSignal for Cpu {
         let notes: Vec<String> = self.notes.iter().cloned().chain(self.object.lacks()).collect();
         (!notes.is_empty()).then(|| notes.join("; "))
     }
+}
+
+/// Whether a CPU has been idle since all it counted was flushed: nothing can have been used there, and an interrupt would only wake it.
+fn is_settled(now: &CpuNow) -> bool {
+    now.to_flush == 0 && now.idle != 0 && now.task == now.idle
+}
+
+/// How many marks there are on a machine with that much memory: one for each MiB, where a full node has fewer tasks.
+fn marks(memory_bytes: Option<u64>) -> u32 {
+    let of_memory = memory_bytes.map_or(MARKS_LEAST, |bytes| u32::try_from(bytes >> 20).unwrap_or(MARKS_MOST));
+    of_memory.clamp(MARKS_LEAST, MARKS_MOST).next_power_of_two()
 }
 
 /// The waits of a cgroup, where the kernel counts them.

@@ -185,7 +185,7 @@ impl Memory {
             optional: OPTIONAL,
         })?;
         if layout.needs_index() && !object.does_without("memory_copy_index") {
-            object.run_once("memory_copy_index")?;
+            object.run("memory_copy_index", None, 0)?;
         }
         let index = object.mapped::<Index>("MEMORY_INDEX")?.read(0).unwrap_or(Index::ZERO);
         let (items, no_walk) = layout.items(&index);

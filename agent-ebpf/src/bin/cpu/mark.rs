@@ -1,8 +1,9 @@
 //! Marks: up to where each task has been counted.
 
-use agent_common::cpu::{TASKS_LEN, TaskMark};
+use agent_common::cpu::{MarkPlace, TaskMark};
+use agent_ebpf::frozen;
 
-use crate::CPU_TASKS;
+use crate::{CPU_MARKS, FACTS};
 
 /// The kernel's accounts of a task at one moment.
 #[derive(Clone, Copy)]
@@ -11,44 +12,45 @@ pub(crate) struct Mark {
     pub(crate) run_delay_ns: u64,
 }
 
-/// The mark of the task at `address`.
-///
-/// The values at switch-in are not enough for that. When the load balancer moves a waiting task, the kernel adds the wait so
-/// far to `run_delay` (`sched_info_dequeue`) while the task still waits, and a wait counted from the switch-in on would leave
-/// that part out. Nor is every switch traced (on 6.18 some were seen that ftrace missed too). With the values that were
-/// counted last, every ns is counted exactly once whatever was missed in between.
-#[inline(always)]
-pub(crate) fn entry_of(address: u64) -> Option<*mut TaskMark> {
-    let hash = (address >> 6).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - TASKS_LEN.trailing_zeros());
-    CPU_TASKS.get_ptr_mut(hash as u32)
+/// Where a task's mark is.
+#[derive(Clone, Copy)]
+pub(crate) struct MarkEntry {
+    place: MarkPlace,
+    entry: *mut TaskMark,
 }
 
-/// Up to where the task at `address`, whose accounts stand at `reached`, has been counted.
-///
-/// An entry that another task overwrote does not carry this task's check: then `switched_in` counts. Without either, the stretch
-/// began before our time. A mark beyond where this task stands was left by an earlier one at its address: not every new task is
-/// traced by `sched_process_fork` (io_uring's workers are not).
-#[inline(always)]
-pub(crate) unsafe fn counted(entry: *mut TaskMark, address: u64, switched_in: Option<Mark>, reached: Mark) -> Option<Mark> {
-    // SAFETY: a map value; a torn set of words fails the check.
-    let (owner, mark) = unsafe {
-        let exec_ns = core::ptr::read_volatile(&raw const (*entry).exec_ns);
-        let run_delay_ns = core::ptr::read_volatile(&raw const (*entry).run_delay_ns);
-        let owner = core::ptr::read_volatile(&raw const (*entry).check) ^ exec_ns ^ run_delay_ns;
-        (owner, Mark { exec_ns, run_delay_ns })
-    };
-    let limit = switched_in.unwrap_or(reached);
-    let own = owner == address && mark.exec_ns <= limit.exec_ns && mark.run_delay_ns <= limit.run_delay_ns;
-    if own { Some(mark) } else { switched_in }
-}
+impl MarkEntry {
+    /// The mark of the task at `address`.
+    ///
+    /// The values at switch-in are not enough for that. When the load balancer moves a waiting task, the kernel adds the wait so
+    /// far to `run_delay` (`sched_info_dequeue`) while the task still waits, and a wait counted from the switch-in on would leave
+    /// that part out. Nor is every switch traced (on 6.18 some were seen that ftrace missed too). With the values that were
+    /// counted last, every ns is counted exactly once whatever was missed in between.
+    #[inline(always)]
+    pub(crate) fn of(address: u64) -> Option<Self> {
+        let place = MarkPlace::of(address, frozen!(FACTS.marks_log2) as u32);
+        CPU_MARKS.get_ptr_mut(place.index).map(|entry| Self { place, entry })
+    }
 
-/// Notes that the task at `address` has been counted up to `mark`.
-#[inline(always)]
-pub(crate) unsafe fn count_up_to(entry: *mut TaskMark, address: u64, mark: Mark) {
-    // SAFETY: a map value.
-    unsafe {
-        core::ptr::write_volatile(&raw mut (*entry).exec_ns, mark.exec_ns);
-        core::ptr::write_volatile(&raw mut (*entry).run_delay_ns, mark.run_delay_ns);
-        core::ptr::write_volatile(&raw mut (*entry).check, address ^ mark.exec_ns ^ mark.run_delay_ns);
+    /// Up to where the task, whose accounts stand at `reached`, has been counted.
+    ///
+    /// A mark that another task overwrote is not this task's: then `switched_in` counts, and `false` says so. Without either, the
+    /// stretch began before our time.
+    #[inline(always)]
+    pub(crate) unsafe fn counted(&self, switched_in: Option<Mark>, reached: Mark) -> Option<(Mark, bool)> {
+        let limit = switched_in.unwrap_or(reached);
+        // SAFETY: a map value; words of two tasks are of neither.
+        let mark = unsafe { core::ptr::read_volatile(self.entry) };
+        match self.place.read(&mark, (limit.exec_ns, limit.run_delay_ns)) {
+            Some((exec_ns, run_delay_ns)) => Some((Mark { exec_ns, run_delay_ns }, true)),
+            None => switched_in.map(|mark| (mark, false)),
+        }
+    }
+
+    /// Notes that the task has been counted up to `mark`.
+    #[inline(always)]
+    pub(crate) unsafe fn count_up_to(&self, mark: Mark) {
+        // SAFETY: a map value.
+        unsafe { core::ptr::write_volatile(self.entry, self.place.mark(mark.exec_ns, mark.run_delay_ns)) };
     }
 }

@@ -1,10 +1,13 @@
 //! Stretches of CPU time divided among 100 ms windows and among the cgroups that a task was moved between.
 
-use agent_common::cpu::{CpuNow, CpuRecord, LOG_LEN, MOVES_LEN, STRETCH_WINDOWS, WINDOW_NS};
-use agent_ebpf::{forgotten, frozen};
+use agent_common::cpu::{CachedCgroup, CpuNow, MOVES_LEN, STRETCH_WINDOWS, WINDOW_NS};
+use agent_ebpf::{add, forgotten, frozen};
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 
-use crate::{CPU_MOVES, CPU_RECORDS, CPU_WINDOWS, FACTS};
+use crate::{
+    CPU_MOVES, CPU_RECORDS, FACTS,
+    cache::{add_time, log},
+};
 
 /// What a task ran without letting go of its CPU, or since it was settled.
 pub(crate) struct Stretch {
@@ -20,11 +23,12 @@ pub(crate) struct Stretch {
     pub(crate) moves: (u64, u64),
 }
 
-/// Counts a stretch that began in the cgroup of `slot`, divided among the windows and the cgroups it was spent in.
+/// Counts a stretch that began in the cgroup of `entry`, divided among the windows and the cgroups it was spent in.
 #[inline(always)]
-pub(crate) unsafe fn divide(now: *mut CpuNow, cpu: u32, slot: u32, stretch: &Stretch) {
+pub(crate) unsafe fn divide(now: *mut CpuNow, cpu: u32, entry: *mut CachedCgroup, stretch: &Stretch) {
     // SAFETY: map values of this CPU; a torn move fails the check.
     unsafe {
+        let slot = (*entry).slot;
         let Stretch { address, from_ns, to_ns, end_ns, moves: (first_move, moves) } = *stretch;
         let earliest_ns = (end_ns / WINDOW_NS).saturating_sub(STRETCH_WINDOWS as u64 - 2) * WINDOW_NS;
         let (mut slot, mut at_ns) = (slot, from_ns);
@@ -47,10 +51,10 @@ pub(crate) unsafe fn divide(now: *mut CpuNow, cpu: u32, slot: u32, stretch: &Str
             }
             let mut next = slot;
             if number != moves {
-                let Some(entry) = CPU_MOVES.get_ptr(cpu * MOVES_LEN + (number as u32 & (MOVES_LEN - 1))) else { return };
-                let exec_ns = core::ptr::read_volatile(&raw const (*entry).exec_ns);
-                let moved_to = core::ptr::read_volatile(&raw const (*entry).slot);
-                let owner = core::ptr::read_volatile(&raw const (*entry).check) ^ exec_ns ^ moved_to;
+                let Some(noted) = CPU_MOVES.get_ptr(cpu * MOVES_LEN + (number as u32 & (MOVES_LEN - 1))) else { return };
+                let exec_ns = core::ptr::read_volatile(&raw const (*noted).exec_ns);
+                let moved_to = core::ptr::read_volatile(&raw const (*noted).slot);
+                let owner = core::ptr::read_volatile(&raw const (*noted).check) ^ exec_ns ^ moved_to;
                 if owner != address || exec_ns < at_ns {
                     number += 1;
                     continue;
@@ -61,12 +65,16 @@ pub(crate) unsafe fn divide(now: *mut CpuNow, cpu: u32, slot: u32, stretch: &Str
                 }
             }
             if until_ns > at_ns {
-                let Some(record) = CPU_RECORDS.get_ptr_mut(cpu * frozen!(FACTS.slots) as u32 + slot) else { return };
-                (*record).on_cpu_ns += until_ns - at_ns;
+                let ns = until_ns - at_ns;
                 if too_old {
-                    (*now).unwindowed_ns += until_ns - at_ns;
+                    (*now).unwindowed_ns += ns;
+                }
+                if slot == (*entry).slot && !too_old {
+                    add_time(now, cpu, entry, window, ns);
                 } else {
-                    add_to_window(now, cpu, record, slot, window, until_ns - at_ns);
+                    let Some(record) = CPU_RECORDS.get_ptr_mut(slot) else { return };
+                    add(&raw mut (*record).on_cpu_ns, ns);
+                    log(now, cpu, slot, window as u32, if too_old { 0 } else { ns });
                 }
             }
             if until_ns >= to_ns {
@@ -74,30 +82,6 @@ pub(crate) unsafe fn divide(now: *mut CpuNow, cpu: u32, slot: u32, stretch: &Str
             }
             (slot, at_ns) = (next, until_ns);
         }
-    }
-}
-
-/// Adds time to the log entry of (slot, window), which it begins when the slot's current entry is of another window.
-///
-/// The log holds only what was active, so the agent's reading of it costs by activity, not by slots times CPUs.
-#[inline(always)]
-pub(crate) unsafe fn add_to_window(now: *mut CpuNow, cpu: u32, record: *mut CpuRecord, slot: u32, window: u64, ns: u64) {
-    // SAFETY: map values of this CPU.
-    unsafe {
-        let head = (*now).log_head as u32;
-        let continues = (*record).window == window as u32 && head.wrapping_sub((*record).log) <= LOG_LEN;
-        let number = if continues { (*record).log } else { head };
-        let Some(entry) = CPU_WINDOWS.get_ptr_mut(cpu * LOG_LEN + (number & (LOG_LEN - 1))) else { return };
-        if continues {
-            (*entry).on_cpu_ns += ns;
-            return;
-        }
-        (*record).window = window as u32;
-        (*record).log = head;
-        (*entry).slot = slot;
-        (*entry).window = window as u32;
-        (*entry).on_cpu_ns = ns;
-        core::ptr::write_volatile(&raw mut (*now).log_head, (*now).log_head + 1);
     }
 }
 

@@ -115,7 +115,7 @@ pub enum LoadError {
 
 impl LoadError {
     /// Whether a program could not be run because its CPU is offline (`bpf_prog_test_run_raw_tp`, `smp_call_function_single`).
-    pub(super) fn is_of_no_cpu(&self) -> bool {
+    pub fn is_of_no_cpu(&self) -> bool {
         let Self::Program { action: "run", source, .. } = self else { return false };
         matches!(&**source, ProgramError::SyscallError(error) if error.io_error.raw_os_error() == Some(nix::libc::ENXIO))
     }

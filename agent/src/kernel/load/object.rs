@@ -9,10 +9,7 @@ use aya::{
 };
 
 use super::{Hook, LoadError, Object};
-use crate::kernel::{
-    facts,
-    sys::{self, MappedArray},
-};
+use crate::kernel::sys::{self, MappedArray};
 
 impl Object {
     /// An array map as memory.
@@ -52,32 +49,11 @@ impl Object {
         table.set(index, fd, 0).map_err(|e| failed(e.into()))
     }
 
-    /// Runs a raw-tracepoint program once on each CPU that is online.
-    ///
-    /// One that goes offline meanwhile is left out: nothing runs there. An error on one CPU does not keep it from the others.
+    /// Runs a raw-tracepoint program once, on the CPU given or on whichever, with that first argument, and returns what it returns.
     ///
     /// # Errors
-    /// When the program is missing, the CPUs are not known or the kernel refuses.
-    pub fn run_on_each(&self, program: &'static str) -> Result<(), LoadError> {
-        let mut outcome = Ok(());
-        for cpu in facts::online_cpus().map_err(LoadError::Cpus)? {
-            match self.run(program, Some(cpu)) {
-                Err(error) if !error.is_of_no_cpu() && outcome.is_ok() => outcome = Err(error),
-                _ => {}
-            }
-        }
-        outcome
-    }
-
-    /// Runs a raw-tracepoint program once, on whichever CPU.
-    ///
-    /// # Errors
-    /// When the program is missing or the kernel refuses.
-    pub fn run_once(&self, program: &'static str) -> Result<(), LoadError> {
-        self.run(program, None)
-    }
-
-    fn run(&self, program: &'static str, cpu: Option<u32>) -> Result<(), LoadError> {
+    /// When the program is missing or the kernel refuses; [`LoadError::is_of_no_cpu`] where the CPU is offline.
+    pub fn run(&self, program: &'static str, cpu: Option<u32>, argument: u64) -> Result<u32, LoadError> {
         let failed = |source| LoadError::Program { action: "run", program: program.to_owned(), source: Box::new(source) };
         let loaded: &RawTracePoint = self
             .ebpf
@@ -87,8 +63,8 @@ impl Object {
             .map_err(failed)?;
         let mut options = RawTracePointRunOptions::new();
         options.cpu = cpu;
-        loaded.test_run(options).map_err(failed)?;
-        Ok(())
+        options.args[0] = argument;
+        Ok(loaded.test_run(options).map_err(failed)?.return_value)
     }
 
     /// Walks over all objects of a [`Hook::Walk`] program's kind: the program runs once for each while the file is read to its end.

@@ -1,16 +1,13 @@
 //! The accounts of the cpu signal (pure): counts per slot -> totals per cgroup as `cpu.stat` has them, and burst histograms.
 //!
 //! The kernel side counts each task's time in the one cgroup it is in. A cgroup's totals include its descendants, the removed ones
-//! too: when a slot is given back, what it counted is carried by its parent.
+//! too: when a slot is given back, what it counted is added to its parent's record.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use agent_common::{
-    cgroups::UNATTRIBUTED,
-    cpu::{WAIT_FIRST, WAIT_LEN, WINDOW_NS},
+    Counts as _,
+    cpu::{CpuRecord, WAIT_FIRST, WINDOW_NS},
 };
 
 use super::sleeps::Sleeps;
@@ -21,22 +18,6 @@ use crate::{
     },
     histogram::Histogram,
 };
-
-/// One read of a slot's records, added up over CPUs; cumulative since the slot was taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CpuReading {
-    /// Time on CPUs in ns.
-    pub on_cpu_ns: u64,
-    /// Run-queue wait in ns.
-    pub wait_ns: u64,
-    /// Waits by duration; wraps at 2^32.
-    pub waits: [u32; WAIT_LEN],
-}
-
-impl CpuReading {
-    /// Nothing counted.
-    pub const ZERO: Self = Self { on_cpu_ns: 0, wait_ns: 0, waits: [0; WAIT_LEN] };
-}
 
 /// What a cgroup used: since it was born, or where it is older than counting, see each field.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,33 +57,9 @@ pub struct Before {
     pub throttled_ns: u64,
 }
 
-/// Counts that add up along the tree.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Totals {
-    on_cpu_ns: u64,
-    wait_ns: u64,
-    waits: [u64; WAIT_LEN],
-}
-
-impl Totals {
-    const ZERO: Self = Self { on_cpu_ns: 0, wait_ns: 0, waits: [0; WAIT_LEN] };
-
-    fn add(&mut self, other: &Self) {
-        self.on_cpu_ns += other.on_cpu_ns;
-        self.wait_ns += other.wait_ns;
-        for (mine, theirs) in self.waits.iter_mut().zip(&other.waits) {
-            *mine += theirs;
-        }
-    }
-}
-
-/// The account of one slot.
-#[derive(Debug)]
+/// What is known of one slot's owner beside its record.
+#[derive(Debug, Default)]
 struct SlotAccount {
-    /// The last reading.
-    last: CpuReading,
-    /// Own counts and those of dead descendants.
-    totals: Totals,
     /// Where it starts from `cpu.stat`.
     before: Option<Before>,
     /// CPUs used per non-idle window.
@@ -159,58 +116,43 @@ impl Account {
         self.open_window
     }
 
-    /// Enters what an earlier agent knew of a slot: what dead descendants had used, what was used before counting, the time in
-    /// contention in ns that it exported last, and whether it had read of throttling.
-    pub fn restore(&mut self, slot: u32, carried: &CpuReading, before: Option<Before>, contention_ns: u64, throttles: bool) {
+    /// Enters what an earlier agent knew of a slot: what was used before counting, the time in contention in ns that it exported last,
+    /// and whether it had read of throttling.
+    pub fn restore(&mut self, slot: u32, before: Option<Before>, contention_ns: u64, throttles: bool) {
         let slot_account = self.slot_mut(slot);
         (slot_account.before, slot_account.contention_ns, slot_account.throttles) = (before, contention_ns, throttles);
-        let totals = &mut slot_account.totals;
-        totals.on_cpu_ns += carried.on_cpu_ns;
-        totals.wait_ns += carried.wait_ns;
-        for (total, n) in totals.waits.iter_mut().zip(&carried.waits) {
-            *total += u64::from(*n);
-        }
     }
 
-    /// Enters a slot's current counts. `None` for [`UNATTRIBUTED`], which has no owner.
-    pub fn enter(&mut self, slot: u32, reading: CpuReading) {
-        let slot_account = self.slot_mut(slot);
-        let totals = &mut slot_account.totals;
-        totals.on_cpu_ns += reading.on_cpu_ns.saturating_sub(slot_account.last.on_cpu_ns);
-        totals.wait_ns += reading.wait_ns.saturating_sub(slot_account.last.wait_ns);
-        for ((total, now), last) in totals.waits.iter_mut().zip(&reading.waits).zip(&slot_account.last.waits) {
-            *total += u64::from(now.wrapping_sub(*last));
+    /// Closes a window, of which all before are closed: `used` is CPU time in ns by slot, own counts, in any order and as many of a slot
+    /// as there are CPUs. What a window used counts for the slot and all above it, together, as one observation each.
+    pub fn close_window(&mut self, window: u64, used: &[(u32, u64)], table: &Table) {
+        // Sums by slot, of few slots in a window: sorted, for they are as many as were active and not as many as there are.
+        let mut totals: Vec<(u32, u64)> = Vec::with_capacity(used.len() * 4);
+        for &(slot, ns) in used {
+            let above = std::iter::successors(Some(slot), |slot| table.parent(*slot));
+            totals.extend(above.map(|slot| (slot, ns)));
         }
-        slot_account.last = reading;
+        totals.sort_unstable_by_key(|(slot, _)| *slot);
+        for of_slot in totals.chunk_by(|a, b| a.0 == b.0) {
+            let Some(cgroup) = of_slot.first().and_then(|(slot, _)| table.get(*slot)) else { continue };
+            if window >= self.first_window_of(cgroup) {
+                let ns: u64 = of_slot.iter().map(|(_, ns)| ns).sum();
+                self.slot_mut(cgroup.slot).burst.record(ns as f64 / WINDOW_NS as f64, 1);
+            }
+        }
+        self.close_until(window + 1);
     }
 
-    /// Closes the windows before `until`: `used` is CPU time in ns by window and slot, own counts. What a window used counts for
-    /// the slot and all above it, together, as one observation each.
-    pub fn close_windows(&mut self, until: u64, used: &BTreeMap<u64, HashMap<u32, u64>>, table: &Table) {
-        for (&window, by_slot) in used.range(self.open_window..until) {
-            let mut totals: HashMap<u32, u64> = HashMap::with_capacity(by_slot.len() * 2);
-            for (&slot, &ns) in by_slot {
-                let mut at = Some(slot);
-                while let Some(slot) = at {
-                    *totals.entry(slot).or_default() += ns;
-                    at = table.parent(slot);
-                }
-            }
-            for (slot, ns) in totals {
-                if table.get(slot).is_none_or(|cgroup| window < self.first_window_of(cgroup)) {
-                    continue;
-                }
-                self.slot_mut(slot).burst.record(ns as f64 / WINDOW_NS as f64, 1);
-            }
-        }
+    /// Closes the windows before `until`: nothing was used in those that were not closed one by one.
+    pub fn close_until(&mut self, until: u64) {
         self.open_window = self.open_window.max(until);
     }
 
-    /// CPU time in ns that was counted of each cgroup and its descendants, by slot, from the readings entered last.
-    pub fn counted_ns(&self, table: &Table) -> HashMap<u32, u64> {
+    /// CPU time in ns that was counted of each cgroup and its descendants, by slot, from what its `own` record has.
+    pub fn counted_ns(table: &Table, own: impl Fn(u32) -> u64) -> HashMap<u32, u64> {
         let mut counted: HashMap<u32, u64> = HashMap::with_capacity(table.len());
         for slot in table.leaves_first() {
-            let own_ns = self.slots.get(&slot).map_or(0, |slot_account| slot_account.totals.on_cpu_ns);
+            let own_ns = own(slot);
             let sum_ns = *counted.entry(slot).and_modify(|ns| *ns += own_ns).or_insert(own_ns);
             if let Some(parent) = table.parent(slot) {
                 *counted.entry(parent).or_default() += sum_ns;
@@ -225,48 +167,44 @@ impl Account {
         self.slot_mut(slot).before = Some(before);
     }
 
-    /// A collection: what every cgroup used up to now. `cpu_stat` reads the kernel's own figure of a cgroup.
+    /// A collection: what every cgroup used up to now, children before their parents. `own` reads a slot's record, `cpu_stat` the kernel's
+    /// own figure of a cgroup.
     ///
-    /// The readings must have been entered just before, and `cpu_stat` must read the files just after.
+    /// The records must have been flushed just before, and `cpu_stat` must read after them.
     pub fn collect(
         &mut self,
         now_ns: u64,
         table: &Table,
+        own: impl Fn(u32) -> Option<CpuRecord>,
         mut cpu_stat: impl FnMut(&Cgroup) -> Option<CpuStat>,
     ) -> HashMap<u32, CpuUse> {
         let elapsed_s = self.collected_ns.map(|then| now_ns.saturating_sub(then) as f64 / 1e9);
         self.collected_ns = Some(now_ns);
 
-        let mut totals: HashMap<u32, Totals> = HashMap::with_capacity(table.len());
-        for slot in table.leaves_first() {
-            let own = self.slot_mut(slot).totals.clone();
-            let sum = totals.entry(slot).or_insert(Totals::ZERO);
-            sum.add(&own);
-            let sum = sum.clone();
-            if let Some(parent) = table.parent(slot) {
-                totals.entry(parent).or_insert(Totals::ZERO).add(&sum);
-            }
-        }
+        // Records are long: sums are kept of those only that have children still to come above them.
+        let mut below: HashMap<u32, CpuRecord> = HashMap::new();
         let mut used = HashMap::with_capacity(table.len());
-        for cgroup in table.iter() {
-            let Some(sum) = totals.get(&cgroup.slot) else { continue };
+        for cgroup in table.leaves_first().into_iter().filter_map(|slot| table.get(slot)) {
+            let mut sum = below.remove(&cgroup.slot).unwrap_or(CpuRecord::ZERO);
+            if let Some(own) = own(cgroup.slot) {
+                sum.add(&own);
+            }
             let stat = if cgroup.lives() { cpu_stat(cgroup) } else { None };
-            used.insert(cgroup.slot, self.state(cgroup, sum, stat, elapsed_s));
+            used.insert(cgroup.slot, self.state(cgroup, &sum, stat, elapsed_s));
+            if let Some(parent) = cgroup.parent {
+                below.entry(parent).or_insert(CpuRecord::ZERO).add(&sum);
+            }
         }
         used
     }
 
-    /// The final totals of a cgroup that is gone, its last counts entered. They are added to its parent's.
+    /// The final totals of a cgroup that is gone, of its last record.
     ///
     /// Its children must have been retired before.
-    pub fn retire(&mut self, cgroup: &Cgroup) -> Option<CpuUse> {
-        let sum = self.slots.get(&cgroup.slot)?.totals.clone();
-        let last = self.state(cgroup, &sum, None, None);
+    pub fn retire(&mut self, cgroup: &Cgroup, last: &CpuRecord) -> CpuUse {
+        let used = self.state(cgroup, last, None, None);
         self.slots.remove(&cgroup.slot);
-        if let Some(parent) = cgroup.parent {
-            self.slot_mut(parent).totals.add(&sum);
-        }
-        Some(last)
+        used
     }
 
     /// What a slot's owner had used before counting began; `None` when it is not known, or there is none.
@@ -284,12 +222,7 @@ impl Account {
         self.slots.get(&slot).is_some_and(|slot_account| slot_account.throttles)
     }
 
-    /// CPU time in ns of cgroups that had no slot.
-    pub fn unattributed_ns(&self) -> u64 {
-        self.slots.get(&UNATTRIBUTED).map_or(0, |slot_account| slot_account.totals.on_cpu_ns)
-    }
-
-    fn state(&mut self, cgroup: &Cgroup, sum: &Totals, stat: Option<CpuStat>, elapsed_s: Option<f64>) -> CpuUse {
+    fn state(&mut self, cgroup: &Cgroup, sum: &CpuRecord, stat: Option<CpuStat>, elapsed_s: Option<f64>) -> CpuUse {
         let died = cgroup.died_ns.map(|died_ns| self.window_of(died_ns));
         let until = died.map_or(self.open_window, |died| self.open_window.min(died + 1));
         let windows = until.saturating_sub(self.first_window_of(cgroup));
@@ -308,21 +241,12 @@ impl Account {
     }
 
     fn slot_mut(&mut self, slot: u32) -> &mut SlotAccount {
-        self.slots.entry(slot).or_insert_with(|| SlotAccount {
-            last: CpuReading::ZERO,
-            totals: Totals::ZERO,
-            before: None,
-            burst: Histogram::default(),
-            previous_ns: None,
-            throttling: None,
-            throttles: false,
-            contention_ns: 0,
-        })
+        self.slots.entry(slot).or_default()
     }
 }
 
 impl SlotAccount {
-    fn state(&mut self, older: bool, sum: &Totals, stat: Option<CpuStat>, windows: u64, elapsed_s: Option<f64>) -> CpuUse {
+    fn state(&mut self, older: bool, sum: &CpuRecord, stat: Option<CpuStat>, windows: u64, elapsed_s: Option<f64>) -> CpuUse {
         let before = if older { self.before } else { Some(Before::default()) };
         let time_ns = before.map(|before| sum.on_cpu_ns.saturating_add_signed(before.on_cpu_ns));
         self.throttling = stat.and_then(|stat| stat.throttling).or(self.throttling);

@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::{Cpu, account::Before};
+use super::{
+    Cpu, ON_CPU,
+    account::{Account, Before},
+};
 use crate::{
     cgroups::{
         Cgroup, Cgroups,
@@ -51,9 +54,8 @@ impl Cpu {
         self.settle()?;
         // What was born since counts for its parent too.
         cgroups.refresh();
-        self.enter_all(cgroups);
+        let counted = Account::counted_ns(cgroups.table(), |slot| self.records.word(slot, ON_CPU).unwrap_or(0));
         let late: Vec<Option<CpuStat>> = some.iter().rev().map(|c| stat(c, cgroups)).collect();
-        let counted = self.account.counted_ns(cgroups.table());
         for ((cgroup, early), late) in some.iter().zip(early).zip(late.into_iter().rev()) {
             let (Some(early), Some(late), Some(&counted_ns)) = (early, late, counted.get(&cgroup.slot)) else { continue };
             let bracket = Bracket::new(&early, &late, counted_ns);

@@ -1,72 +1,83 @@
 //! The log of windows that each CPU writes: what each slot used in which window (pure).
 
-use std::{collections::HashMap, ops::Range};
+use std::collections::BTreeMap;
 
 use agent_common::cpu::{LOG_LEN, WINDOW_NS, WindowEntry};
 
-/// How far one CPU's log of windows was read.
-#[derive(Clone, Copy, Debug)]
+/// What slots used in a window, in ns, in the order of the log.
+pub(super) type Used = Vec<(u32, u64)>;
+
+/// One CPU's log of windows, as far as it was read.
+#[derive(Debug)]
 pub(super) struct LogReader {
-    /// Number of the first entry that was not read to the end.
-    tail: u32,
-    /// Number of the first entry that was not seen at all.
-    unseen: u32,
+    /// Number of the first entry that was not read.
+    next: u32,
+    /// What was read of windows that are still open.
+    open: BTreeMap<u64, Used>,
 }
 
 impl LogReader {
     pub(super) fn at(head: u32) -> Self {
-        Self { tail: head, unseen: head }
+        Self { next: head, open: BTreeMap::new() }
     }
 
-    /// What each slot used in each window of `wanted`, and how many entries are lost: those that were overwritten, and those that come
-    /// only now, of windows that have been closed. `first_window` is where closing began.
+    /// Reads what was written since, and returns how many entries are lost: those that were overwritten, and those that come only now,
+    /// of windows that have been closed: the ones from `first` on and before `open`. `current` is near the windows of all entries.
     pub(super) fn read(
         &mut self,
         head: u32,
         entry: impl Fn(u32) -> Option<WindowEntry>,
-        wanted: &Range<u64>,
+        first: u64,
+        open: u64,
         current: u64,
-        first_window: u64,
-    ) -> (HashMap<u64, HashMap<u32, u64>>, u64) {
-        let mut used: HashMap<u64, HashMap<u32, u64>> = HashMap::new();
+    ) -> u64 {
         let mut lost = 0;
-        let behind = head.wrapping_sub(self.tail);
+        let behind = head.wrapping_sub(self.next);
         if behind > LOG_LEN {
             lost += u64::from(behind - LOG_LEN);
-            self.tail = head.wrapping_sub(LOG_LEN);
+            self.next = head.wrapping_sub(LOG_LEN);
         }
-        let mut unseen = head.wrapping_sub(self.unseen);
-        // Entries come nearly in order of their windows; those of open windows still grow and are read again.
-        let mut finished = true;
-        let mut number = self.tail;
-        while number != head {
-            let Some(entry) = entry(number) else { break };
+        while self.next != head {
+            let Some(entry) = entry(self.next) else { break };
+            self.next = self.next.wrapping_add(1);
             let window = widen(entry.window, current);
-            let is_new = head.wrapping_sub(number) <= unseen;
-            if is_new && (first_window..wanted.start).contains(&window) {
+            if window >= open {
+                self.open.entry(window).or_default().push((entry.slot, entry.on_cpu_ns));
+            } else if window >= first {
                 lost += 1;
             }
-            finished &= window < wanted.end;
-            number = number.wrapping_add(1);
-            if finished {
-                self.tail = number;
-            }
-            if wanted.contains(&window) {
-                *used.entry(window).or_default().entry(entry.slot).or_default() += entry.on_cpu_ns;
-            }
         }
-        unseen = head.wrapping_sub(number).min(unseen);
-        self.unseen = head.wrapping_sub(unseen);
-        used.values_mut().for_each(fit_into_window);
-        (used, lost)
+        lost
+    }
+
+    /// The first window before `until` of which something was read.
+    pub(super) fn first_before(&self, until: u64) -> Option<u64> {
+        self.open.keys().next().copied().filter(|window| *window < until)
+    }
+
+    /// Takes what was read of a window, which nothing is added to any more.
+    pub(super) fn close(&mut self, window: u64) -> Used {
+        let mut used = self.open.remove(&window).unwrap_or_default();
+        fit_into_window(&mut used);
+        used
     }
 }
 
 /// A window has room for 100 ms of one CPU. Where a stretch that was settled ended is known to a tick at worst, and may be laid
 /// into the time of the next; the excess is taken from the largest share.
-fn fit_into_window(by_slot: &mut HashMap<u32, u64>) {
-    let excess_ns = by_slot.values().sum::<u64>().saturating_sub(WINDOW_NS);
-    if let Some(largest) = by_slot.values_mut().max() {
+fn fit_into_window(used: &mut Used) {
+    let excess_ns = used.iter().map(|(_, ns)| ns).sum::<u64>().saturating_sub(WINDOW_NS);
+    if excess_ns == 0 {
+        return;
+    }
+    // A slot may have several entries.
+    used.sort_unstable();
+    used.dedup_by(|later, kept| {
+        let same = later.0 == kept.0;
+        kept.1 += if same { later.1 } else { 0 };
+        same
+    });
+    if let Some((_, largest)) = used.iter_mut().max_by_key(|(_, ns)| *ns) {
         *largest = largest.saturating_sub(excess_ns);
     }
 }
@@ -82,12 +93,12 @@ mod tests {
 
     #[test]
     fn no_window_holds_more_than_its_length_of_one_cpu() {
-        let mut used = HashMap::from([(1, WINDOW_NS), (2, 5)]);
+        let mut used = vec![(2, 5), (1, WINDOW_NS / 2), (1, WINDOW_NS / 2)];
         fit_into_window(&mut used);
-        assert_eq!(used, HashMap::from([(1, WINDOW_NS - 5), (2, 5)]));
-        let mut used = HashMap::from([(1, 7)]);
+        assert_eq!(used, [(1, WINDOW_NS - 5), (2, 5)]);
+        let mut used = vec![(1, 7), (1, 8)];
         fit_into_window(&mut used);
-        assert_eq!(used, HashMap::from([(1, 7)]));
+        assert_eq!(used.iter().map(|(_, ns)| ns).sum::<u64>(), 15);
     }
 
     /// A log of (slot, window, ns) as one CPU writes it.
@@ -102,25 +113,28 @@ mod tests {
     fn what_is_counted_after_its_window_was_closed_is_lost_and_said() {
         let mut reader = LogReader::at(0);
         let early = [(1, 100, 50), (1, 101, 60), (1, 102, 7)];
-        let (used, lost) = reader.read(3, log(&early), &(100..102), 103, 100);
-        assert_eq!((used[&100][&1], used[&101][&1], used.len(), lost), (50, 60, 2, 0));
-        // The open window has grown; an entry of a closed one comes too late. It is lost once, however often it is read.
-        let late = [early[0], early[1], (1, 102, 80), (2, 101, 9), (1, 103, 5)];
-        let (used, lost) = reader.read(5, log(&late), &(102..103), 104, 100);
-        assert_eq!((used[&102][&1], used.len(), lost), (80, 1, 1));
-        let (used, lost) = reader.read(5, log(&late), &(103..105), 106, 100);
-        assert_eq!((used[&103][&1], used.len(), lost), (5, 1, 0));
+        assert_eq!(reader.read(3, log(&early), 100, 100, 103), 0);
+        assert_eq!((reader.first_before(102), reader.close(100)), (Some(100), vec![(1, 50)]));
+        assert_eq!((reader.first_before(102), reader.close(101)), (Some(101), vec![(1, 60)]));
+        assert_eq!(reader.first_before(102), None);
+        // The open window goes on; an entry of a closed one comes too late.
+        let late = [early[0], early[1], early[2], (1, 102, 80), (2, 101, 9), (1, 103, 5)];
+        assert_eq!(reader.read(6, log(&late), 100, 102, 104), 1);
+        assert_eq!((reader.first_before(103), reader.close(102)), (Some(102), vec![(1, 7), (1, 80)]));
+        assert_eq!(reader.read(6, log(&late), 100, 103, 106), 0, "it is lost once");
+        assert_eq!(reader.close(103), [(1, 5)]);
         // What a stretch used before counting began is not lost.
         let mut reader = LogReader::at(0);
-        assert_eq!(reader.read(1, log(&[(1, 99, 5)]), &(100..102), 103, 100).1, 0);
+        assert_eq!(reader.read(1, log(&[(1, 99, 5)]), 100, 100, 102), 0);
+        assert_eq!(reader.first_before(u64::MAX), None);
     }
 
     #[test]
     fn entries_that_were_overwritten_are_lost() {
         let mut reader = LogReader::at(10);
         let entry = |number: u32| Some(WindowEntry { slot: 1, window: 100, on_cpu_ns: u64::from(number > 0) });
-        let (used, lost) = reader.read(10 + LOG_LEN + 3, entry, &(100..101), 102, 90);
-        assert_eq!((used[&100][&1], lost), (u64::from(LOG_LEN), 3));
+        assert_eq!(reader.read(10 + LOG_LEN + 3, entry, 90, 100, 102), 3);
+        assert_eq!(reader.close(100).iter().map(|(_, ns)| ns).sum::<u64>(), u64::from(LOG_LEN));
     }
 
     #[test]

@@ -1,12 +1,23 @@
-//! Birth, death, slot reuse, wrapping buckets, windows: by hand-made readings.
+//! Birth, death, slot reuse, windows: by hand-made records.
 
 use super::*;
 use crate::cgroups::table::tests::cgroup;
 
-fn reading(on_cpu_ns: u64, wait_ns: u64) -> CpuReading {
-    let mut reading = CpuReading { on_cpu_ns, wait_ns, ..CpuReading::ZERO };
-    reading.waits[agent_common::cpu::wait_position(wait_ns)] += 1;
-    reading
+/// A record with one wait.
+fn record(on_cpu_ns: u64, wait_ns: u64) -> CpuRecord {
+    let mut record = CpuRecord { on_cpu_ns, wait_ns, ..CpuRecord::ZERO };
+    record.waits[agent_common::cpu::wait_position(wait_ns)] += 1;
+    record
+}
+
+/// Records by slot.
+fn records<const N: usize>(of: [(u32, CpuRecord); N]) -> impl Fn(u32) -> Option<CpuRecord> {
+    let of = HashMap::from(of);
+    move |slot| of.get(&slot).copied()
+}
+
+fn nothing(_: u32) -> Option<CpuRecord> {
+    None
 }
 
 fn table() -> Table {
@@ -25,23 +36,23 @@ fn times(used: &HashMap<u32, CpuUse>) -> Vec<u64> {
 #[test]
 fn totals_include_descendants_and_survive_their_death() {
     let (mut account, mut table) = (Account::new(0, 0), table());
-    account.enter(2, reading(1, 0));
-    account.enter(3, reading(10, 0));
-    account.enter(4, reading(100, 0));
-    assert_eq!(times(&account.collect(1, &table, |_| None)), [111, 111, 10, 100]);
+    let own = records([(2, record(1, 0)), (3, record(10, 0)), (4, record(100, 0))]);
+    assert_eq!(times(&account.collect(1, &table, own, |_| None)), [111, 111, 10, 100]);
 
-    account.enter(3, reading(15, 7));
     let dead = table.remove(3).expect("known");
-    let last = account.retire(&dead).expect("known");
+    let last = account.retire(&dead, &record(15, 7));
     assert_eq!((last.time_ns, last.wait_ns, last.usage_cores), (Some(15), 7, None));
-    let used = account.collect(2, &table, |_| None);
+    // The parent's record has what it was.
+    let mut above = record(1, 0);
+    above.add(&record(15, 7));
+    let used = account.collect(2, &table, records([(2, above), (4, record(100, 0))]), |_| None);
     assert_eq!(times(&used), [116, 116, 0, 100]);
-    assert_eq!(used[&2].waits.count, 3, "waits are carried too");
+    assert_eq!(used[&2].waits.count, 3, "waits too");
 
-    // Another cgroup takes the slot: zeroed records, a fresh page.
+    // Another cgroup takes the slot: a zeroed record.
     table.insert(cgroup(3, "/pod/c", Some(2)));
-    account.enter(3, reading(4, 0));
-    assert_eq!(times(&account.collect(3, &table, |_| None)), [120, 120, 4, 100]);
+    let own = records([(2, above), (3, record(4, 0)), (4, record(100, 0))]);
+    assert_eq!(times(&account.collect(3, &table, own, |_| None)), [120, 120, 4, 100]);
 }
 
 #[test]
@@ -50,32 +61,19 @@ fn a_cgroup_older_than_counting_starts_from_the_kernels_figure() {
     let mut old = cgroup(1, "/", None);
     old.found = true;
     table.insert(old);
-    account.enter(1, reading(50, 0));
-    let used = account.collect(1, &table, |_| None);
+    let used = account.collect(1, &table, records([(1, record(50, 0))]), |_| None);
     assert_eq!((used[&1].time_ns, used[&1].wait_ns), (None, 0), "not known is not zero");
     let mut young = cgroup(2, "/young", Some(1));
     young.born_ns = 5;
     table.insert(young);
-    account.enter(2, reading(7, 0));
-    assert_eq!(account.counted_ns(&table), HashMap::from([(1, 57), (2, 7)]));
+    let own = records([(1, record(50, 0)), (2, record(7, 0))]);
+    assert_eq!(Account::counted_ns(&table, |slot| own(slot).map_or(0, |own| own.on_cpu_ns)), HashMap::from([(1, 57), (2, 7)]));
     account.begin(1, Before { on_cpu_ns: 1000, throttled_ns: 0 });
-    let used = account.collect(1_000_000_000, &table, |_| None);
+    let used = account.collect(1_000_000_000, &table, own, |_| None);
     assert_eq!((used[&1].time_ns, used[&1].usage_cores), (Some(1057), None));
-    account.enter(1, reading(500_000_043, 0));
-    account.enter(2, reading(14, 0));
-    let used = account.collect(2_000_000_000, &table, |_| None);
+    let own = records([(1, record(500_000_043, 0)), (2, record(14, 0))]);
+    let used = account.collect(2_000_000_000, &table, own, |_| None);
     assert_eq!((used[&1].time_ns, used[&1].usage_cores), (Some(500_001_057), Some(0.5)));
-}
-
-#[test]
-fn buckets_that_wrap_lose_nothing() {
-    let (mut account, table) = (Account::new(0, 0), table());
-    let mut at = reading(0, 0);
-    at.waits[3] = u32::MAX;
-    account.enter(3, at.clone());
-    at.waits[3] = 5;
-    account.enter(3, at);
-    assert_eq!(account.collect(1, &table, |_| None)[&3].waits.count, u64::from(u32::MAX) + 6 + 1);
 }
 
 #[test]
@@ -84,23 +82,20 @@ fn a_window_is_one_observation_for_each_level() {
     for cgroup in table.entries_mut() {
         cgroup.born_ns = 10 * WINDOW_NS;
     }
-    let used = BTreeMap::from([
-        (9, HashMap::from([(3, WINDOW_NS)])), // before counting began
-        (10, HashMap::from([(3, WINDOW_NS), (4, WINDOW_NS / 2)])),
-        (12, HashMap::from([(4, WINDOW_NS / 4)])),
-        (14, HashMap::from([(4, WINDOW_NS)])), // still open
-    ]);
-    // All were born in window 10.
-    account.close_windows(14, &used, &table);
-    let collected = account.collect(2, &table, |_| None);
+    // All were born in window 10. One slot's time may be of several CPUs.
+    account.close_window(9, &[(3, WINDOW_NS)], &table); // before counting began
+    account.close_window(10, &[(3, WINDOW_NS / 2), (4, WINDOW_NS / 2), (3, WINDOW_NS / 2)], &table);
+    account.close_window(12, &[(4, WINDOW_NS / 4)], &table);
+    account.close_until(14);
+    let collected = account.collect(2, &table, nothing, |_| None);
     let burst = |slot: u32| (collected[&slot].burst.count, collected[&slot].burst.zero_count, collected[&slot].burst.sum);
     assert_eq!(burst(3), (4, 3, 1.0));
     assert_eq!(burst(4), (4, 2, 0.75));
     assert_eq!(burst(2), (4, 2, 1.75));
     assert_eq!(burst(1), (4, 2, 1.75));
     assert_eq!(account.open_window(), 14);
-    account.close_windows(15, &used, &table);
-    assert_eq!(account.collect(3, &table, |_| None)[&4].burst.count, 5);
+    account.close_window(14, &[(4, WINDOW_NS)], &table);
+    assert_eq!(account.collect(3, &table, nothing, |_| None)[&4].burst.count, 5);
 }
 
 #[test]
@@ -111,14 +106,15 @@ fn after_a_suspend_windows_count_for_what_is_born_then_and_go_on_for_what_was_th
         cgroup.born_ns = 9 * SECOND;
     }
     account.look(10 * SECOND, 10 * SECOND);
-    account.close_windows(100, &BTreeMap::new(), &table);
+    account.close_until(100);
     // An hour's sleep.
     account.look(3611 * SECOND, 11 * SECOND);
     let mut young = cgroup(4, "/pod/b", Some(2));
     young.born_ns = 3611 * SECOND;
     table.insert(young);
-    account.close_windows(115, &BTreeMap::from([(112, HashMap::from([(4, WINDOW_NS)]))]), &table);
-    let collected = account.collect(1, &table, |_| None);
+    account.close_window(112, &[(4, WINDOW_NS)], &table);
+    account.close_until(115);
+    let collected = account.collect(1, &table, nothing, |_| None);
     let burst = |slot: u32| (collected[&slot].burst.count, collected[&slot].burst.zero_count, collected[&slot].burst.sum);
     assert_eq!((burst(4), burst(3)), ((5, 4, 1.0), (25, 25, 0.0)));
     assert_eq!(burst(2), (25, 24, 1.0));
@@ -139,11 +135,10 @@ fn what_is_older_than_the_records_is_known_by_when_they_began() {
 #[test]
 fn throttled_time_never_exceeds_the_wait_and_stays_when_the_cgroup_is_gone() {
     let (mut account, mut table) = (Account::new(0, 0), table());
-    account.enter(3, reading(10, 1000));
     let throttling = files(5000);
-    account.collect(1, &table, |c| (c.slot == 3).then_some(throttling));
+    account.collect(1, &table, records([(3, record(10, 1000))]), |c| (c.slot == 3).then_some(throttling));
     let dead = table.remove(3).expect("known");
-    let last = account.retire(&dead).expect("known");
+    let last = account.retire(&dead, &record(10, 1000));
     assert_eq!((last.wait_ns, last.causes), (1000, Some(Causes { throttled_ns: Some(1000), contention_ns: 0 })));
 }
 
@@ -153,8 +148,8 @@ fn both_causes_together_are_the_wait_and_neither_goes_down() {
     let mut last = (0, 0);
     // The kernel's figure runs ahead of the wait, lags behind it, and catches up.
     for (wait_ns, throttled_ns) in [(0, 0), (100, 400), (600, 400), (650, 700), (1500, 1400), (1500, 1400), (1600, 1450)] {
-        account.enter(3, reading(0, wait_ns));
-        let causes = account.collect(1, &table, |c| (c.slot == 3).then_some(files(throttled_ns)))[&3].causes.expect("known");
+        let own = records([(3, record(0, wait_ns))]);
+        let causes = account.collect(1, &table, own, |c| (c.slot == 3).then_some(files(throttled_ns)))[&3].causes.expect("known");
         let now = (causes.throttled_ns.expect("a controller"), causes.contention_ns);
         assert_eq!(now.0 + now.1, wait_ns);
         assert!(now.0 >= last.0 && now.1 >= last.1, "{now:?} after {last:?}");
@@ -169,16 +164,15 @@ fn what_was_throttled_before_counting_is_no_part_of_the_wait() {
     let mut old = cgroup(1, "/", None);
     old.found = true;
     table.insert(old);
-    account.enter(1, reading(0, 1000));
-    assert_eq!(account.collect(1, &table, |_| Some(files(5000)))[&1].causes, None);
+    let own = || records([(1, record(0, 1000))]);
+    assert_eq!(account.collect(1, &table, own(), |_| Some(files(5000)))[&1].causes, None);
     account.begin(1, Before { on_cpu_ns: 0, throttled_ns: 4700 });
-    let causes = account.collect(2, &table, |_| Some(files(5000)))[&1].causes;
+    let causes = account.collect(2, &table, own(), |_| Some(files(5000)))[&1].causes;
     assert_eq!(causes, Some(Causes { throttled_ns: Some(300), contention_ns: 700 }));
     // The next agent goes on from there, though the kernel's figure is ahead again.
     let mut next = Account::new(0, 0);
-    next.restore(1, &CpuReading::ZERO, account.before(1), account.contention_ns(1), account.knows_throttling(1));
-    next.enter(1, reading(0, 1000));
-    let causes = next.collect(1, &table, |_| Some(files(5200)))[&1].causes;
+    next.restore(1, account.before(1), account.contention_ns(1), account.knows_throttling(1));
+    let causes = next.collect(1, &table, own(), |_| Some(files(5200)))[&1].causes;
     assert_eq!(causes, Some(Causes { throttled_ns: Some(300), contention_ns: 700 }));
 }
 
@@ -189,15 +183,14 @@ fn an_agent_that_goes_on_divides_the_wait_of_what_was_born_since_as_the_one_befo
     young.born_ns = 200;
     table.insert(young);
     let causes_of = |account: &mut Account, throttled_ns| {
-        account.enter(1, reading(0, 1000));
-        account.collect(1, &table, |_| Some(files(throttled_ns)))[&1].causes
+        account.collect(1, &table, records([(1, record(0, 1000))]), |_| Some(files(throttled_ns)))[&1].causes
     };
     // The records have counted since before its birth, whenever this agent came.
     let mut first = Account::new(0, 100);
     let causes = causes_of(&mut first, 300);
     assert_eq!(causes, Some(Causes { throttled_ns: Some(300), contention_ns: 700 }));
     let mut next = Account::new(5000, 100);
-    next.restore(1, &CpuReading::ZERO, first.before(1), first.contention_ns(1), first.knows_throttling(1));
+    next.restore(1, first.before(1), first.contention_ns(1), first.knows_throttling(1));
     assert_eq!(causes_of(&mut next, 300), causes);
     assert_eq!(next.before(1), None, "there is nothing to learn from cpu.stat");
 }
@@ -207,21 +200,19 @@ fn what_an_earlier_agent_exported_as_throttled_does_not_become_contention_when_c
     let mut table = Table::default();
     table.insert(cgroup(1, "/a", None));
     let mut first = Account::new(0, 0);
-    first.enter(1, reading(0, 1000));
-    let causes = first.collect(1, &table, |_| Some(files(300)))[&1].causes;
+    let causes = first.collect(1, &table, records([(1, record(0, 1000))]), |_| Some(files(300)))[&1].causes;
     assert_eq!(causes, Some(Causes { throttled_ns: Some(300), contention_ns: 700 }));
     let mut next = Account::new(0, 0);
-    next.restore(1, &CpuReading::ZERO, first.before(1), first.contention_ns(1), first.knows_throttling(1));
-    next.enter(1, reading(0, 1200));
-    assert_eq!(next.collect(2, &table, |_| None)[&1].causes, None, "missing beats wrong");
+    next.restore(1, first.before(1), first.contention_ns(1), first.knows_throttling(1));
+    let own = || records([(1, record(0, 1200))]);
+    assert_eq!(next.collect(2, &table, own(), |_| None)[&1].causes, None, "missing beats wrong");
     assert_eq!(next.contention_ns(1), 700);
-    let causes = next.collect(3, &table, |_| Some(files(450)))[&1].causes;
+    let causes = next.collect(3, &table, own(), |_| Some(files(450)))[&1].causes;
     assert_eq!(causes, Some(Causes { throttled_ns: Some(450), contention_ns: 750 }));
     // Where there never was a cpu controller, all waiting is contention as before.
     let mut without = Account::new(0, 0);
-    without.restore(1, &CpuReading::ZERO, None, 700, false);
-    without.enter(1, reading(0, 1200));
-    assert_eq!(without.collect(2, &table, |_| None)[&1].causes, Some(Causes { throttled_ns: None, contention_ns: 1200 }));
+    without.restore(1, None, 700, false);
+    assert_eq!(without.collect(2, &table, own(), |_| None)[&1].causes, Some(Causes { throttled_ns: None, contention_ns: 1200 }));
 }
 
 fn files(throttled_ns: u64) -> CpuStat {
@@ -231,9 +222,7 @@ fn files(throttled_ns: u64) -> CpuStat {
 
 #[test]
 fn waits_in_seconds_keep_their_magnitude() {
-    let mut totals = Totals::ZERO;
     let wait_ns = 5_000_000_u64;
-    totals.waits[agent_common::cpu::wait_position(wait_ns)] = 1;
-    let median = Histogram::of_durations(WAIT_FIRST, &totals.waits, wait_ns).quantile(0.5).expect("one wait");
+    let median = Histogram::of_durations(WAIT_FIRST, &record(0, wait_ns).waits, wait_ns).quantile(0.5).expect("one wait");
     assert!((median / 0.005 - 1.0).abs() < 0.045, "{median}");
 }

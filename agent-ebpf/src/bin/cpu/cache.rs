@@ -1,0 +1,251 @@
+//! What a CPU counts, by cgroup: a small cache of its own, which is flushed into the record of the slot.
+//!
+//! A cached cgroup is touched by its own CPU alone, with interrupts off. Records are added to atomically, by every CPU and by the agent.
+
+use agent_common::{
+    cgroups::UNATTRIBUTED,
+    cpu::{
+        CACHE_LEN, CACHE_SETS, CACHE_WAYS, CACHED_WAITS, CacheSet, CachedCgroup, CpuNow, FLUSHED_AT_ONCE, LOG_LEN, WAIT_LEN,
+        wait_position,
+    },
+};
+use agent_ebpf::add;
+
+use crate::{CPU_CACHE, CPU_RECORDS, CPU_TO_FLUSH, CPU_WINDOWS, GENERATION};
+
+/// A cached cgroup and where it is.
+#[derive(Clone, Copy)]
+pub(crate) struct Cached {
+    /// `set * CACHE_WAYS + way`.
+    pub(crate) place: u32,
+    pub(crate) entry: *mut CachedCgroup,
+}
+
+/// The cached cgroup at a place.
+#[inline(always)]
+pub(crate) fn at(cpu: u32, place: u32) -> Option<Cached> {
+    let way = place & (CACHE_WAYS as u32 - 1);
+    let set = CPU_CACHE.get_ptr_mut(cpu * CACHE_SETS + (place / CACHE_WAYS as u32 & (CACHE_SETS - 1)))?;
+    Some(Cached { place, entry: way_of(set, way) })
+}
+
+#[inline(always)]
+fn way_of(set: *mut CacheSet, way: u32) -> *mut CachedCgroup {
+    // SAFETY: one of two, inside of the set.
+    unsafe { (&raw mut (*set).ways).cast::<CachedCgroup>().add((way & 1) as usize) }
+}
+
+/// The cached cgroup of the one at `address`; where it is not in the cache, `slot` looks it up.
+///
+/// Looking the slot up each time would be two more dependent loads and a hash on a cold node. An address is reused only for a cgroup
+/// that is born later, and each birth starts a new generation.
+///
+/// # Safety
+/// `now` must be of this CPU.
+#[inline(always)]
+pub(crate) unsafe fn of(now: *mut CpuNow, cpu: u32, address: u64, slot: impl FnOnce() -> u32) -> Option<Cached> {
+    const FACTOR: u32 = 0x9e37_79b9;
+    let hash = ((address >> 7) as u32).wrapping_mul(FACTOR) >> (u32::BITS - CACHE_SETS.ilog2());
+    let set = CPU_CACHE.get_ptr_mut(cpu * CACHE_SETS + hash)?;
+    let (first, second) = (way_of(set, 0), way_of(set, 1));
+    // SAFETY: map values of this CPU.
+    unsafe {
+        let generation = core::ptr::read_volatile(GENERATION.get_ptr(0)?) as u32;
+        if (*first).cgroup == address && (*first).generation == generation {
+            return Some(Cached { place: hash * CACHE_WAYS as u32, entry: first });
+        }
+        if (*second).cgroup == address && (*second).generation == generation {
+            return Some(Cached { place: hash * CACHE_WAYS as u32 + 1, entry: second });
+        }
+        let slot = slot();
+        // One of an older generation at this address, one with nothing to flush, or either in turn.
+        let turn = (*now).switches as u32 & 1;
+        let way = if (*first).cgroup == address {
+            0
+        } else if (*second).cgroup == address {
+            1
+        } else if (*first).listed == 0 {
+            0
+        } else if (*second).listed == 0 {
+            1
+        } else {
+            turn
+        };
+        let entry = way_of(set, way);
+        if (*entry).slot != slot {
+            flush(now, cpu, entry);
+            (*entry).slot = slot;
+        }
+        (*entry).cgroup = address;
+        (*entry).generation = generation;
+        Some(Cached { place: hash * CACHE_WAYS as u32 + way, entry })
+    }
+}
+
+/// Has a cached cgroup flushed when the agent reads: before anything is counted in it.
+///
+/// # Safety
+/// `now` must be of this CPU, and `cached` too.
+#[inline(always)]
+pub(crate) unsafe fn list(now: *mut CpuNow, cpu: u32, cached: Cached) {
+    // SAFETY: map values of this CPU.
+    unsafe {
+        if (*cached.entry).listed != 0 {
+            return;
+        }
+        let Some(list) = CPU_TO_FLUSH.get_ptr_mut(cpu) else { return };
+        let len = (*now).to_flush as u32 & (CACHE_LEN - 1);
+        (&raw mut (*list).places).cast::<u16>().add(len as usize).write(cached.place as u16);
+        (*now).to_flush = u64::from(len) + 1;
+        (*cached.entry).listed = 1;
+    }
+}
+
+/// Counts a wait that ended when its task got this CPU. One that was `counted` before, when the task was moved, is not another.
+///
+/// # Safety
+/// `entry` must be listed.
+#[inline(always)]
+pub(crate) unsafe fn add_wait(entry: *mut CachedCgroup, waited_ns: u64, counted: bool) {
+    // SAFETY: a map value of this CPU.
+    unsafe {
+        (*entry).wait_ns += waited_ns;
+        if counted && waited_ns == 0 {
+            return;
+        }
+        let position = wait_position(waited_ns);
+        if position == 0 {
+            (*entry).shortest_waits += 1;
+            if (*entry).shortest_waits == u16::MAX {
+                flush_waits(entry);
+            }
+            return;
+        }
+        let len = (*entry).waits_len as usize;
+        if len < CACHED_WAITS {
+            (&raw mut (*entry).waits).cast::<u8>().add(len).write(position as u8);
+        }
+        (*entry).waits_len = len as u8 + 1;
+        if len + 1 >= CACHED_WAITS {
+            flush_waits(entry);
+        }
+    }
+}
+
+/// Counts time on this CPU inside one window.
+///
+/// # Safety
+/// `now` must be of this CPU, and `entry` too, and listed.
+#[inline(always)]
+pub(crate) unsafe fn add_time(now: *mut CpuNow, cpu: u32, entry: *mut CachedCgroup, window: u64, ns: u64) {
+    // SAFETY: map values of this CPU.
+    unsafe {
+        (*entry).on_cpu_ns += ns;
+        if (*entry).window != window as u32 {
+            log(now, cpu, (*entry).slot, (*entry).window, (*entry).window_ns.into());
+            (*entry).window = window as u32;
+            (*entry).window_ns = 0;
+        }
+        // A window is 10^8 ns long, and none holds more but by what clocks are apart.
+        (*entry).window_ns = (*entry).window_ns.saturating_add(ns as u32);
+    }
+}
+
+/// Writes into the log what a slot used in a window. The log holds only what was active, so the agent's reading of it costs by activity,
+/// not by slots times CPUs.
+///
+/// # Safety
+/// `now` must be of that CPU.
+#[inline(always)]
+pub(crate) unsafe fn log(now: *mut CpuNow, cpu: u32, slot: u32, window: u32, ns: u64) {
+    if ns == 0 {
+        return;
+    }
+    // SAFETY: map values of this CPU.
+    unsafe {
+        let Some(entry) = CPU_WINDOWS.get_ptr_mut(cpu * LOG_LEN + ((*now).log_head as u32 & (LOG_LEN - 1))) else { return };
+        (*entry).slot = slot;
+        (*entry).window = window;
+        (*entry).on_cpu_ns = ns;
+        core::ptr::write_volatile(&raw mut (*now).log_head, (*now).log_head + 1);
+    }
+}
+
+/// Adds what a cached cgroup has counted to its slot's record and to the log.
+///
+/// # Safety
+/// `now` must be of that CPU, and `entry` too.
+#[inline(never)]
+pub(crate) unsafe fn flush(now: *mut CpuNow, cpu: u32, entry: *mut CachedCgroup) {
+    // SAFETY: map values, aligned.
+    unsafe {
+        let Some(record) = CPU_RECORDS.get_ptr_mut((*entry).slot) else { return };
+        if (*entry).on_cpu_ns != 0 {
+            add(&raw mut (*record).on_cpu_ns, (*entry).on_cpu_ns);
+            (*entry).on_cpu_ns = 0;
+        }
+        if (*entry).wait_ns != 0 {
+            add(&raw mut (*record).wait_ns, (*entry).wait_ns);
+            (*entry).wait_ns = 0;
+        }
+        log(now, cpu, (*entry).slot, (*entry).window, (*entry).window_ns.into());
+        (*entry).window_ns = 0;
+        flush_waits(entry);
+    }
+}
+
+/// Adds the waits of a cached cgroup to its slot's record.
+///
+/// # Safety
+/// `entry` must be a map value.
+#[inline(never)]
+unsafe fn flush_waits(entry: *mut CachedCgroup) {
+    // SAFETY: map values, aligned.
+    unsafe {
+        let Some(record) = CPU_RECORDS.get_ptr_mut((*entry).slot) else { return };
+        let waits = (&raw mut (*record).waits).cast::<u64>();
+        if (*entry).shortest_waits != 0 {
+            add(waits, (*entry).shortest_waits.into());
+            (*entry).shortest_waits = 0;
+        }
+        let len = (*entry).waits_len as usize;
+        (*entry).waits_len = 0;
+        for n in 0..CACHED_WAITS {
+            if n >= len {
+                break;
+            }
+            let position = core::ptr::read_volatile((&raw const (*entry).waits).cast::<u8>().add(n)) as usize;
+            if position < WAIT_LEN {
+                add(waits.add(position), 1);
+            }
+        }
+    }
+}
+
+/// Flushes some of what a CPU has counted, and returns how many cgroups are left.
+///
+/// # Safety
+/// `now` must be of that CPU, and nothing else may run on it meanwhile.
+#[inline(always)]
+pub(crate) unsafe fn flush_listed(now: *mut CpuNow, cpu: u32) -> u32 {
+    let Some(list) = CPU_TO_FLUSH.get_ptr(cpu) else { return 0 };
+    for _ in 0..FLUSHED_AT_ONCE {
+        // SAFETY: map values of that CPU.
+        unsafe {
+            let len = (*now).to_flush as u32;
+            if len == 0 {
+                break;
+            }
+            let last = (len - 1) & (CACHE_LEN - 1);
+            (*now).to_flush = last.into();
+            let place = core::ptr::read_volatile((&raw const (*list).places).cast::<u16>().add(last as usize));
+            let Some(cached) = at(cpu, place.into()) else { break };
+            flush(now, cpu, cached.entry);
+            (*cached.entry).listed = 0;
+        }
+    }
+    // SAFETY: a map value of that CPU.
+    unsafe { (*now).to_flush as u32 }
+}
+
+const _: () = assert!(CACHE_WAYS == 2 && UNATTRIBUTED == 0);
