@@ -39,7 +39,7 @@ use aya_ebpf::{
 };
 
 use self::{
-    cache::{Cached, add_time, add_wait, flush_listed, list},
+    cache::{Cached, Wanted, add_time, add_wait, flush_listed, list},
     mark::{Mark, MarkEntry},
     window::{Stretch, accounted_until, begin_window, divide},
 };
@@ -171,6 +171,13 @@ unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
             mark: Mark { exec_ns: (*now).exec_ns, run_delay_ns: (*now).run_delay_ns },
             place: (*now).place,
         };
+        // What takes long to load comes first, so that the processor waits for all of it at once: the next task's cgroup, where it is
+        // counted, and the mark of the one before.
+        // The verifier forbids arithmetic on pointers; what is read back from a map is a number.
+        (*now).scratch = prev;
+        let mark = MarkEntry::of(core::ptr::read_volatile(&raw const (*now).scratch));
+        let wanted = cgroup_of_typed(now, next);
+        let found = wanted.find(cpu);
         let reached = Mark { exec_ns: load(prev, frozen!(FACTS.task_exec)), run_delay_ns: run_delay(prev) };
 
         (*now).task = next;
@@ -185,13 +192,21 @@ unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
         if reached.exec_ns == 0 {
             (*now).idle = prev;
         } else {
-            count_stretch(now, cpu, prev, &began, reached, moves);
+            if let Some(mark) = mark {
+                count_stretch(now, cpu, prev, &began, &mark, reached, moves);
+            }
         }
         // A stretch is of the cgroup in which it begins: it may be moved before it ends.
         (*now).place = PLACE_UNKNOWN;
-        if next != (*now).idle
-            && let Some(cached) = cached_of_task(now, cpu, next)
-        {
+        if next == (*now).idle {
+            return;
+        }
+        let found = match found {
+            // Nothing has taken its place since.
+            Some(cached) if (*cached.entry).cgroup == wanted.cgroup => Some(cached),
+            _ => wanted.insert(now, cpu, slot_of_typed(next)),
+        };
+        if let Some(cached) = found {
             (*now).place = cached.place.into();
         }
     }
@@ -206,13 +221,17 @@ struct Began {
 
 /// Counts the stretch that a task ends whose accounts stand at `reached`.
 #[inline(always)]
-unsafe fn count_stretch(now: *mut CpuNow, cpu: u32, prev: u64, began: &Began, reached: Mark, moves: (u64, u64)) -> Option<()> {
+unsafe fn count_stretch(
+    now: *mut CpuNow,
+    cpu: u32,
+    prev: u64,
+    began: &Began,
+    mark: &MarkEntry,
+    reached: Mark,
+    moves: (u64, u64),
+) -> Option<()> {
     // SAFETY: see the caller.
     unsafe {
-        // The verifier forbids arithmetic on pointers; what is read back from a map is a number.
-        (*now).scratch = prev;
-        let address = core::ptr::read_volatile(&raw const (*now).scratch);
-        let mark = MarkEntry::of(address)?;
         let seen = began.task == prev;
         let counted = mark.counted(if seen { Some(began.mark) } else { None }, reached);
         mark.count_up_to(reached);
@@ -234,7 +253,7 @@ unsafe fn count_stretch(now: *mut CpuNow, cpu: u32, prev: u64, began: &Began, re
             (*now).clock_offset_ns = end_ns.wrapping_sub(load(prev, frozen!(FACTS.task_exec_start)));
             begin_window(now, end_ns);
             let (from_ns, to_ns) = (counted.exec_ns, reached.exec_ns);
-            divide(now, cpu, cached.entry, &Stretch { address, from_ns, to_ns, end_ns, moves });
+            divide(now, cpu, cached.entry, &Stretch { address: mark.address, from_ns, to_ns, end_ns, moves });
         }
     }
     Some(())
@@ -254,16 +273,40 @@ fn slot_by_id(id: u64) -> u32 {
     unsafe { CGROUP_SLOTS.get(id).copied() }.unwrap_or(UNATTRIBUTED)
 }
 
+/// The cgroup that a task is in.
+#[inline(always)]
+unsafe fn cgroup_of_typed(now: *mut CpuNow, task: u64) -> Wanted {
+    // SAFETY: `task` is a typed pointer to a task_struct, and what is loaded through it typed too; `now` belongs to this CPU.
+    unsafe {
+        let css_set = load(task, frozen!(FACTS.task_cgroups));
+        // The verifier forbids arithmetic on pointers; what is read back from a map is a number.
+        (*now).scratch = css_set;
+        let number = core::ptr::read_volatile(&raw const (*now).scratch);
+        (*now).scratch = load(css_set, frozen!(FACTS.css_set_cgroup));
+        Wanted { css_set: number, cgroup: core::ptr::read_volatile(&raw const (*now).scratch) }
+    }
+}
+
+/// The slot of the cgroup that a task is in.
+#[inline(always)]
+unsafe fn slot_of_typed(task: u64) -> u32 {
+    // SAFETY: as above.
+    unsafe {
+        let cgroup = load(load(task, frozen!(FACTS.task_cgroups)), frozen!(FACTS.css_set_cgroup));
+        slot_by_id(load(load(cgroup, frozen!(FACTS.cgroup_kn)), frozen!(FACTS.kn_id)))
+    }
+}
+
 /// The cached cgroup that a task is in.
 #[inline(always)]
 unsafe fn cached_of_task(now: *mut CpuNow, cpu: u32, task: u64) -> Option<Cached> {
-    // SAFETY: `task` is a typed pointer to a task_struct, and what is loaded through it typed too; `now` belongs to this CPU.
+    // SAFETY: as above.
     unsafe {
-        let cgroup = load(load(task, frozen!(FACTS.task_cgroups)), frozen!(FACTS.css_set_cgroup));
-        // The verifier forbids arithmetic on pointers; what is read back from a map is a number.
-        (*now).scratch = cgroup;
-        let address = core::ptr::read_volatile(&raw const (*now).scratch);
-        cache::of(now, cpu, address, || slot_by_id(load(load(cgroup, frozen!(FACTS.cgroup_kn)), frozen!(FACTS.kn_id))))
+        let wanted = cgroup_of_typed(now, task);
+        match wanted.find(cpu) {
+            Some(cached) => Some(cached),
+            None => wanted.insert(now, cpu, slot_of_typed(task)),
+        }
     }
 }
 
@@ -276,10 +319,17 @@ fn cgroup_of(task: u64) -> Option<u64> {
 /// The cached cgroup that the task at an address is in.
 #[inline(always)]
 unsafe fn cached_of_address(now: *mut CpuNow, cpu: u32, task: u64) -> Option<Cached> {
-    let cgroup = cgroup_of(task)?;
+    let css_set = probe(task, frozen!(FACTS.task_cgroups))?;
+    let cgroup = probe(css_set, frozen!(FACTS.css_set_cgroup))?;
     let id = probe(probe(cgroup, frozen!(FACTS.cgroup_kn))?, frozen!(FACTS.kn_id))?;
+    let wanted = Wanted { css_set, cgroup };
     // SAFETY: `now` belongs to this CPU.
-    unsafe { cache::of(now, cpu, cgroup, || slot_by_id(id)) }
+    unsafe {
+        match wanted.find(cpu) {
+            Some(cached) => Some(cached),
+            None => wanted.insert(now, cpu, slot_by_id(id)),
+        }
+    }
 }
 
 /// Run by the agent on each CPU (`BPF_PROG_TEST_RUN` with `BPF_F_TEST_RUN_ON_CPU`) before it reads: counts what the running

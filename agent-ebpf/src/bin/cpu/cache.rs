@@ -35,50 +35,73 @@ fn way_of(set: *mut CacheSet, way: u32) -> *mut CachedCgroup {
     unsafe { (&raw mut (*set).ways).cast::<CachedCgroup>().add((way & 1) as usize) }
 }
 
-/// The cached cgroup of the one at `address`; where it is not in the cache, `slot` looks it up.
-///
-/// Looking the slot up each time would be two more dependent loads and a hash on a cold node. An address is reused only for a cgroup
-/// that is born later, and each birth starts a new generation.
-///
-/// # Safety
-/// `now` must be of this CPU.
-#[inline(always)]
-pub(crate) unsafe fn of(now: *mut CpuNow, cpu: u32, address: u64, slot: impl FnOnce() -> u32) -> Option<Cached> {
-    const FACTOR: u32 = 0x9e37_79b9;
-    let hash = ((address >> 7) as u32).wrapping_mul(FACTOR) >> (u32::BITS - CACHE_SETS.ilog2());
-    let set = CPU_CACHE.get_ptr_mut(cpu * CACHE_SETS + hash)?;
-    let (first, second) = (way_of(set, 0), way_of(set, 1));
-    // SAFETY: map values of this CPU.
-    unsafe {
-        let generation = core::ptr::read_volatile(GENERATION.get_ptr(0)?) as u32;
-        if (*first).cgroup == address && (*first).generation == generation {
-            return Some(Cached { place: hash * CACHE_WAYS as u32, entry: first });
+/// A cgroup by its address, to be looked for in the set that its css_set leads to: so the set is loaded at the same time as the
+/// css_set, and not after it. Tasks of one cgroup may have several css_sets; each then has an entry of its own for that cgroup.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted {
+    pub(crate) css_set: u64,
+    pub(crate) cgroup: u64,
+}
+
+impl Wanted {
+    #[inline(always)]
+    fn set(&self) -> u32 {
+        const FACTOR: u32 = 0x9e37_79b9;
+        ((self.css_set >> 6) as u32).wrapping_mul(FACTOR) >> (u32::BITS - CACHE_SETS.ilog2())
+    }
+
+    /// The cached cgroup, if there is one. An address is reused only for a cgroup that is born later, and each birth starts a new
+    /// generation.
+    #[inline(always)]
+    pub(crate) unsafe fn find(&self, cpu: u32) -> Option<Cached> {
+        let hash = self.set();
+        let set = CPU_CACHE.get_ptr_mut(cpu * CACHE_SETS + hash)?;
+        let (first, second) = (way_of(set, 0), way_of(set, 1));
+        // SAFETY: map values of this CPU.
+        unsafe {
+            let generation = core::ptr::read_volatile(GENERATION.get_ptr(0)?) as u32;
+            if (*first).cgroup == self.cgroup && (*first).generation == generation {
+                return Some(Cached { place: hash * CACHE_WAYS as u32, entry: first });
+            }
+            if (*second).cgroup == self.cgroup && (*second).generation == generation {
+                return Some(Cached { place: hash * CACHE_WAYS as u32 + 1, entry: second });
+            }
         }
-        if (*second).cgroup == address && (*second).generation == generation {
-            return Some(Cached { place: hash * CACHE_WAYS as u32 + 1, entry: second });
+        None
+    }
+
+    /// Puts it into the cache, with its slot. Looking the slot up each time would be two more dependent loads and a hash on a cold node.
+    ///
+    /// # Safety
+    /// `now` must be of this CPU.
+    #[inline(always)]
+    pub(crate) unsafe fn insert(&self, now: *mut CpuNow, cpu: u32, slot: u32) -> Option<Cached> {
+        let hash = self.set();
+        let set = CPU_CACHE.get_ptr_mut(cpu * CACHE_SETS + hash)?;
+        let (first, second) = (way_of(set, 0), way_of(set, 1));
+        // SAFETY: map values of this CPU.
+        unsafe {
+            // One of an older generation at this address, one with nothing to flush, or either in turn.
+            let way = if (*first).cgroup == self.cgroup {
+                0
+            } else if (*second).cgroup == self.cgroup {
+                1
+            } else if (*first).listed == 0 {
+                0
+            } else if (*second).listed == 0 {
+                1
+            } else {
+                (*now).switches as u32 & 1
+            };
+            let entry = way_of(set, way);
+            if (*entry).slot != slot {
+                flush(now, cpu, entry);
+                (*entry).slot = slot;
+            }
+            (*entry).cgroup = self.cgroup;
+            (*entry).generation = core::ptr::read_volatile(GENERATION.get_ptr(0)?) as u32;
+            Some(Cached { place: hash * CACHE_WAYS as u32 + way, entry })
         }
-        let slot = slot();
-        // One of an older generation at this address, one with nothing to flush, or either in turn.
-        let turn = (*now).switches as u32 & 1;
-        let way = if (*first).cgroup == address {
-            0
-        } else if (*second).cgroup == address {
-            1
-        } else if (*first).listed == 0 {
-            0
-        } else if (*second).listed == 0 {
-            1
-        } else {
-            turn
-        };
-        let entry = way_of(set, way);
-        if (*entry).slot != slot {
-            flush(now, cpu, entry);
-            (*entry).slot = slot;
-        }
-        (*entry).cgroup = address;
-        (*entry).generation = generation;
-        Some(Cached { place: hash * CACHE_WAYS as u32 + way, entry })
     }
 }
 

@@ -15,8 +15,12 @@ pub(crate) struct Mark {
 /// Where a task's mark is.
 #[derive(Clone, Copy)]
 pub(crate) struct MarkEntry {
+    /// The task's address.
+    pub(crate) address: u64,
     place: MarkPlace,
     entry: *mut TaskMark,
+    /// What it was when it was found.
+    mark: TaskMark,
 }
 
 impl MarkEntry {
@@ -29,7 +33,10 @@ impl MarkEntry {
     #[inline(always)]
     pub(crate) fn of(address: u64) -> Option<Self> {
         let place = MarkPlace::of(address, frozen!(FACTS.marks_log2) as u32);
-        CPU_MARKS.get_ptr_mut(place.index).map(|entry| Self { place, entry })
+        let entry = CPU_MARKS.get_ptr_mut(place.index)?;
+        // SAFETY: a map value; words of two tasks are of neither.
+        let mark = unsafe { core::ptr::read_volatile(entry) };
+        Some(Self { address, place, entry, mark })
     }
 
     /// Up to where the task, whose accounts stand at `reached`, has been counted.
@@ -37,11 +44,9 @@ impl MarkEntry {
     /// A mark that another task overwrote is not this task's: then `switched_in` counts, and `false` says so. Without either, the
     /// stretch began before our time.
     #[inline(always)]
-    pub(crate) unsafe fn counted(&self, switched_in: Option<Mark>, reached: Mark) -> Option<(Mark, bool)> {
+    pub(crate) fn counted(&self, switched_in: Option<Mark>, reached: Mark) -> Option<(Mark, bool)> {
         let limit = switched_in.unwrap_or(reached);
-        // SAFETY: a map value; words of two tasks are of neither.
-        let mark = unsafe { core::ptr::read_volatile(self.entry) };
-        match self.place.read(&mark, (limit.exec_ns, limit.run_delay_ns)) {
+        match self.place.read(&self.mark, (limit.exec_ns, limit.run_delay_ns)) {
             Some((exec_ns, run_delay_ns)) => Some((Mark { exec_ns, run_delay_ns }, true)),
             None => switched_in.map(|mark| (mark, false)),
         }
