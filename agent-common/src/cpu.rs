@@ -21,14 +21,17 @@ pub const LOG_LEN: u32 = 4096;
 /// Windows one uninterrupted stretch may fill at once: 6.4 s. The agent settles the running tasks every second.
 pub const STRETCH_WINDOWS: u32 = 64;
 
-/// Sets of one CPU's cache of cgroups, a power of two.
-pub const CACHE_SETS: u32 = 512;
+/// Sets of one CPU's cache of cgroups: with the kernel's head of an array 32 KiB, see [`MARKS_IN_BLOCK`].
+pub const CACHE_SETS: u32 = 251;
 
 /// Cgroups in a set.
 pub const CACHE_WAYS: usize = 2;
 
-/// Cgroups that one CPU counts for without a flush: so many as a full node has busy on one CPU, twice and more.
+/// Cgroups that one CPU counts for without a flush: so many as a full node has busy on one CPU, twice.
 pub const CACHE_LEN: u32 = CACHE_SETS * CACHE_WAYS as u32;
+
+/// Room for all of them: a power of two.
+pub const LIST_LEN: u32 = 512;
 
 /// Waits by position that a cached cgroup keeps until they are added to its record; those at position 0 are only counted.
 pub const CACHED_WAITS: usize = 20;
@@ -36,11 +39,12 @@ pub const CACHED_WAITS: usize = 20;
 /// Cgroups that one run of `cpu_settle` flushes: interrupts are off meanwhile, for some 10 us.
 pub const FLUSHED_AT_ONCE: u32 = 64;
 
-/// The fewest entries of the table of marks: up to where each task has been counted. The number is a power of two.
-pub const MARKS_LEAST: u32 = 16384;
+/// Marks in one block of the table: with the kernel's head of an array at most 32 KiB, the most that is allocated in one piece and so
+/// mapped with large pages.
+pub const MARKS_IN_BLOCK: usize = 2015;
 
-/// The most entries of the table of marks: 2 MiB.
-pub const MARKS_MOST: u32 = 131_072;
+/// The fewest blocks in the table of marks, and the most: 2 MiB. The number is a power of two.
+pub const MARK_BLOCKS: (u32, u32) = (8, 64);
 
 /// No place in the cache of cgroups: [`CpuNow::place`].
 pub const PLACE_UNKNOWN: u64 = u64::MAX;
@@ -78,7 +82,7 @@ counts! {
 }
 
 record! {
-    /// What a CPU has counted for one cgroup and not yet flushed. `CPU_CACHE[cpu * CACHE_SETS + set]` holds [`CACHE_WAYS`] of them.
+    /// What a CPU has counted for one cgroup and not yet flushed.
     ///
     /// A cache line: what costs on a real node is the number of cold lines touched.
     pub struct CachedCgroup {
@@ -116,10 +120,20 @@ record! {
 }
 
 record! {
+    /// One CPU's cache, and room to begin it at a cache line. `CPU_CACHE[cpu][0]`.
+    pub struct Cache {
+        /// The sets.
+        pub sets: [CacheSet; CACHE_SETS as usize],
+        /// Room.
+        pub room: [u64; 8],
+    }
+}
+
+record! {
     /// The cached cgroups of one CPU that have counted something, by place. `CPU_TO_FLUSH[cpu]`, [`CpuNow::to_flush`] of them.
     pub struct ToFlush {
         /// Their places: `set * CACHE_WAYS + way`.
-        pub places: [u16; CACHE_LEN as usize],
+        pub places: [u16; LIST_LEN as usize],
     }
 }
 
@@ -190,8 +204,10 @@ record! {
         pub moves_seen: u64,
         /// Cached cgroups that have counted something since they were flushed.
         pub to_flush: u64,
-        /// Stretches of tasks whose mark was of another task, so that what was counted before is known from their switch-in alone.
-        pub marks_lost: u64,
+        /// Stretches of tasks whose mark was of another task, so that what was counted before is known from their switch-in alone; wraps.
+        pub marks_lost: u32,
+        /// 1 where the agent never interrupts this CPU, which then flushes after each stretch. The agent writes it.
+        pub undisturbed: u32,
     }
 }
 
@@ -210,7 +226,7 @@ record! {
 }
 
 record! {
-    /// Up to where a task has been counted. `CPU_MARKS[MarkPlace::index]`.
+    /// Up to where a task has been counted. [`MarkPlace`] says where.
     ///
     /// Both words hold a value in ns above [`TAG_BITS`] bits of the task's address. Two CPUs may write one entry at once when two tasks
     /// share it; a torn entry belongs to neither task.
@@ -219,6 +235,14 @@ record! {
         pub exec: u64,
         /// `run_delay`.
         pub run_delay: u64,
+    }
+}
+
+record! {
+    /// A block of marks, and room to begin them at a multiple of 16 bytes. `CPU_MARKS[block][0]`.
+    pub struct MarkBlock {
+        /// The marks.
+        pub marks: [TaskMark; MARKS_IN_BLOCK + 1],
     }
 }
 
@@ -236,21 +260,25 @@ const MARK_REACH_NS: u64 = 1 << 42;
 /// Where the mark of a task is, and how it is told from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MarkPlace {
-    /// Index in the table.
+    /// The block.
+    pub block: u32,
+    /// Index in the block, less than [`MARKS_IN_BLOCK`].
     pub index: u32,
     /// Upper and lower half of what index and tags have of the address. Together they are of one task alone.
     tags: (u64, u64),
 }
 
 impl MarkPlace {
-    /// That of the task at an address, in a table of `1 << len_log2` marks, from 2^10 to 2^32 of them.
+    /// That of the task at an address, in a table of `1 << blocks_log2` blocks.
     #[inline(always)]
-    pub const fn of(address: u64, len_log2: u32) -> Self {
+    pub const fn of(address: u64, blocks_log2: u32) -> Self {
         const MASK: u64 = (1 << ADDRESS_BITS) - 1;
         // An odd factor maps the addresses one to one.
         let hash = ((address >> 6) & MASK).wrapping_mul(0x9e_3779_b97f) & MASK;
         Self {
-            index: (hash >> (ADDRESS_BITS - len_log2)) as u32,
+            block: (hash >> (ADDRESS_BITS - blocks_log2)) as u32,
+            // Of eleven bits, less than 2^11: two numbers that come together differ in their lowest bits, which are in the tag too.
+            index: ((hash >> (ADDRESS_BITS - blocks_log2 - 11) & 0x7ff) * MARKS_IN_BLOCK as u64 >> 11) as u32,
             tags: ((hash >> TAG_BITS) & ((1 << TAG_BITS) - 1), hash & ((1 << TAG_BITS) - 1)),
         }
     }
@@ -300,8 +328,12 @@ record! {
         pub kn_id: u64,
         /// Length of a jiffy in ns.
         pub tick_ns: u64,
-        /// Number of marks: a power of two, by its exponent.
-        pub marks_log2: u64,
+        /// Blocks of marks: a power of two, by its exponent.
+        pub mark_blocks_log2: u64,
+        /// Where marks begin in a block in bytes, so that they do so at a multiple of 16.
+        pub mark_skew: u64,
+        /// Where sets begin in a cache in bytes, so that they do so at a multiple of 64.
+        pub cache_skew: u64,
         /// One more than the largest id of a CPU.
         pub cpus: u64,
     }
@@ -314,8 +346,8 @@ mod tests {
     #[test]
     fn a_mark_is_of_one_task_alone_and_holds_what_it_was_made_of() {
         const TASK: u64 = 0xffff_8881_0234_5680;
-        let place = MarkPlace::of(TASK, 14);
-        assert!(place.index < 1 << 14);
+        let place = MarkPlace::of(TASK, 3);
+        assert!(place.block < 8 && (place.index as usize) < MARKS_IN_BLOCK);
         let mark = place.mark(5_000, 300);
         assert_eq!(place.read(&mark, (5_000, 300)), Some((5_000, 300)));
         assert_eq!(place.read(&mark, (9_000, 301)), Some((5_000, 300)));
@@ -329,12 +361,16 @@ mod tests {
         assert_eq!(place.read(&mark, (7, 7)), None, "an earlier task at this address");
         assert_eq!(place.read(&place.mark(0, 0), (2 * MARK_REACH_NS, 0)), None, "too long ago to be believed");
         // Every address has an index and tags of its own.
-        let mut places: Vec<_> = (0..200_000).map(|n| MarkPlace::of(TASK + n * 64, 14)).map(|p| (p.index, p.tags)).collect();
+        let mut places: Vec<_> =
+            (0..200_000).map(|n| MarkPlace::of(TASK + n * 64, 3)).map(|p| (p.block, p.index, p.tags)).collect();
         places.sort_unstable();
         places.dedup();
         assert_eq!(places.len(), 200_000);
         // Another task with the same index does not take the mark for its own, nor half of it.
-        let other = (1..).map(|n| MarkPlace::of(TASK + n * 64, 14)).find(|other| other.index == place.index).unwrap();
+        let other = (1..)
+            .map(|n| MarkPlace::of(TASK + n * 64, 3))
+            .find(|other| (other.block, other.index) == (place.block, place.index))
+            .unwrap();
         let (own, theirs) = (place.mark(1, 1), other.mark(1, 1));
         assert_eq!(place.read(&theirs, (1, 1)), None);
         let torn = TaskMark { exec: own.exec, run_delay: theirs.run_delay };
@@ -344,6 +380,8 @@ mod tests {
     #[test]
     fn a_cached_cgroup_is_a_cache_line() {
         assert_eq!((size_of::<CachedCgroup>(), size_of::<CpuNow>(), size_of::<TaskMark>()), (64, 128, 16));
+        // With the head of an array, of which no kernel has more.
+        const { assert!(size_of::<Cache>() + 512 <= 32 << 10 && size_of::<MarkBlock>() + 512 <= 32 << 10) };
         assert!(WAIT_LEN <= 1 << 8, "positions of waits are bytes");
     }
 

@@ -17,6 +17,7 @@ mod yaml;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -81,6 +82,8 @@ pub enum LogFormat {
 pub struct Signals {
     /// Names of the signals that are not wanted, each once.
     pub off: Vec<&'static str>,
+    /// How CPU time is measured.
+    pub cpu: Cpu,
     /// Address ranges by scope.
     pub network: Network,
     /// How DNS is measured.
@@ -95,6 +98,13 @@ impl Signals {
             self.off.push(name);
         }
     }
+}
+
+/// How CPU time is measured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cpu {
+    /// CPUs that are never interrupted.
+    pub undisturbed: Vec<RangeInclusive<u32>>,
 }
 
 /// Address ranges by scope. An address belongs to the list with the longest matching prefix.

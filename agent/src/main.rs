@@ -12,6 +12,7 @@ mod cgroups;
 mod check;
 mod config;
 mod connect;
+mod cpu_list;
 mod event;
 mod export;
 mod failure_log;

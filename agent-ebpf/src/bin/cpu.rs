@@ -25,21 +25,21 @@ mod window;
 use agent_common::{
     cgroups::UNATTRIBUTED,
     cpu::{
-        CacheSet, Carried, CpuNow, CpuRecord, Facts, MARKS_LEAST, MOVE_CPUS, MOVES_LEN, Move, PLACE_UNKNOWN, TaskMark, ToFlush,
-        WAIT_COUNTED, WindowEntry,
+        Cache, Carried, CpuNow, CpuRecord, Facts, MOVE_CPUS, MOVES_LEN, MarkBlock, Move, PLACE_UNKNOWN, ToFlush, WAIT_COUNTED,
+        WindowEntry,
     },
 };
 use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, frozen, load, opaque, probe, probe_bytes};
 use aya_ebpf::{
     EbpfContext as _,
-    btf_maps::Array,
+    btf_maps::{Array, ArrayOfMaps},
     helpers::generated::{bpf_get_current_task, bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_ns},
     macros::{btf_map, btf_tracepoint, raw_tracepoint},
     programs::{BtfTracePointContext, RawTracePointContext},
 };
 
 use self::{
-    cache::{Cached, Wanted, add_time, add_wait, flush_listed, list},
+    cache::{Cached, Wanted, add_time, add_wait, flush, flush_listed, list},
     mark::{Mark, MarkEntry},
     window::{Stretch, accounted_until, begin_window, divide},
 };
@@ -65,13 +65,14 @@ static CPU_WINDOWS: Array<WindowEntry, 1, MMAPABLE> = Array::new();
 /// Running tasks that were moved to another cgroup, written by whichever CPU moves them, one move at a time.
 #[btf_map]
 static CPU_MOVES: Array<Move, 1, MMAPABLE> = Array::new();
-/// Mappable so that its entries are on cache lines; no agent looks at it.
+/// The cache of each CPU and the blocks of marks are arrays of their own, of at most 32 KiB: the kernel then takes them from memory
+/// that it has mapped with large pages, and a cold one costs no walk of page tables.
 #[btf_map]
-static CPU_CACHE: Array<CacheSet, 1, MMAPABLE> = Array::new();
+static CPU_CACHE: ArrayOfMaps<Array<Cache, 1>, 1> = ArrayOfMaps::new();
 #[btf_map]
 static CPU_TO_FLUSH: Array<ToFlush, 1> = Array::new();
 #[btf_map]
-static CPU_MARKS: Array<TaskMark, { MARKS_LEAST as usize }, MMAPABLE> = Array::new();
+static CPU_MARKS: ArrayOfMaps<Array<MarkBlock, 1>, 1> = ArrayOfMaps::new();
 
 /// `sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next, …)`: counts the stretch that `prev` ends.
 #[btf_tracepoint(function = "sched_switch")]
@@ -254,6 +255,9 @@ unsafe fn count_stretch(
             begin_window(now, end_ns);
             let (from_ns, to_ns) = (counted.exec_ns, reached.exec_ns);
             divide(now, cpu, cached.entry, &Stretch { address: mark.address, from_ns, to_ns, end_ns, moves });
+        }
+        if (*now).undisturbed != 0 {
+            flush(now, cpu, cached.entry);
         }
     }
     Some(())

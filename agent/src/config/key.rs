@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::value::{
-    absolute, boolean, bytes, checked_url, duration, file, filled, headers, milliseconds, number, one_of, pairs, parsed, ports,
-    ranges, store, timeout, words,
+    absolute, boolean, bytes, checked_url, cpus, duration, file, filled, headers, milliseconds, number, one_of, pairs, parsed,
+    ports, ranges, store, timeout, words,
 };
 use super::{Compression, Endpoint, Exporter, KubernetesSource, LOGS_PATH, Loading, LogFormat, METRICS_PATH, Protocol};
 
@@ -269,6 +269,13 @@ pub(super) const KEYS: &[Key] = &[
         Some("0"),
         "Number of DNS names per container that get a series of their own, the most queried ones: 0 to 20.",
         |l, v| store(&mut l.config.signals.dns.top_names, number(v, 0..=20)? as usize),
+    ),
+    Key::new(
+        "cpu.undisturbed",
+        Some(""),
+        "CPUs that are never interrupted, as a list like 2-5,8: those of nohz_full or isolcpus, say. CPU time there is counted when \
+         a task leaves its CPU, and not every second before.",
+        |l, v| store(&mut l.config.signals.cpu.undisturbed, cpus(v)?),
     ),
     Key::new(
         "bpf.pin",

@@ -59,6 +59,7 @@ fn the_defaults() {
         log: Logging { format: LogFormat::Text, level: "info".to_owned() },
         signals: Signals {
             off: vec![],
+            cpu: Cpu::default(),
             network: Network { cluster: vec![], node: vec![], private: config.signals.network.private.clone() },
             dns: Dns { timeout: Duration::from_secs(5), ports: vec![53], top_names: 0 },
         },
@@ -131,7 +132,7 @@ fn a_file_sets_every_key() {
          \x20 kubelet_url: https://n:10250/\n  kubelet_ca: a\n  kubelet_verify: false\n  kubelet_token: t\n  kubelet_interval: 1m\n\
          \x20 spread: 0s\n  finished_pods: 1h\n\
          network:\n  cluster_cidrs: 10.2.0.0/16\n  node_cidrs: fd00::/8\n  private_cidrs: ''\n\
-         dns:\n  ports: 5353,53\n  timeout: 1s\n  top_names: 3\ncgroups:\n  slots: 65536\n  root: /cg\nbpf:\n  pin: false\n  directory: /b\n\
+         dns:\n  ports: 5353,53\n  timeout: 1s\n  top_names: 3\ncpu:\n  undisturbed: 2-3,5\ncgroups:\n  slots: 65536\n  root: /cg\nbpf:\n  pin: false\n  directory: /b\n\
          export:\n  exporter: stdout\n  endpoint: https://c:1/x\n  protocol: http/protobuf\n  headers:\n    X-Key: 1.10\n\
          \x20 compression: none\n  timeout: 500ms\n  certificate: a\n  client_certificate: b\n  client_key: c\n  queue: 1\n\
          \x20 queue_bytes: 1024KiB\n  request_bytes: 4 MiB\n  attribute_bytes: 1024\n  shutdown_timeout: 1m\n\
@@ -162,6 +163,7 @@ fn a_file_sets_every_key() {
         log: Logging { format: LogFormat::Json, level: "warn,podmeter=debug".to_owned() },
         signals: Signals {
             off: vec!["cpu"],
+            cpu: Cpu { undisturbed: vec![2..=3, 5..=5] },
             network: Network {
                 cluster: vec![Range { address: "10.2.0.0".parse().expect("an address"), prefix: 16 }],
                 node: vec![Range { address: "fd00::".parse().expect("an address"), prefix: 8 }],
@@ -229,7 +231,7 @@ fn every_error_of_a_file_names_the_key_and_the_line() {
         (
             "intervall: 15s",
             "unknown setting intervall (podmeter.yaml, line 1); did you mean interval? Else: there are node_name, cluster_name, \
-             interval, listen, log, signals, kubernetes, cgroups, network, dns, bpf, export, resource",
+             interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, resource",
         ),
         (
             "export:\n  time-out: 1s",
@@ -240,12 +242,12 @@ fn every_error_of_a_file_names_the_key_and_the_line() {
         (
             "\nendpoint: x",
             "unknown setting endpoint (podmeter.yaml, line 2); did you mean export.endpoint or export.logs.endpoint? Else: there \
-             are node_name, cluster_name, interval, listen, log, signals, kubernetes, cgroups, network, dns, bpf, export, resource",
+             are node_name, cluster_name, interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, resource",
         ),
         (
             "openshift:\n  a: 1",
             "unknown setting openshift (podmeter.yaml, line 1); there are node_name, cluster_name, interval, listen, log, signals, \
-             kubernetes, cgroups, network, dns, bpf, export, resource",
+             kubernetes, cgroups, network, dns, cpu, bpf, export, resource",
         ),
         (
             "export: otlp",

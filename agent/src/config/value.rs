@@ -12,6 +12,7 @@ use http::{HeaderName, HeaderValue, Uri};
 use percent_encoding::percent_decode_str;
 
 use super::{Check, Range, Value};
+use crate::cpu_list;
 use crate::url::shown;
 
 pub(super) fn store<T>(place: &mut T, value: T) -> Check {
@@ -123,6 +124,15 @@ pub(super) fn words(value: Value) -> Result<Vec<String>, String> {
         }
     }
     Ok(words)
+}
+
+/// CPUs as the kernel lists them; none for an empty text.
+pub(super) fn cpus(value: Value) -> Result<Vec<RangeInclusive<u32>>, String> {
+    let list = text(value)?;
+    if list.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    cpu_list::parse(&list).ok_or_else(|| format!("expected a list of CPUs such as 2-5,8, found {list:?}"))
 }
 
 pub(super) fn absolute(value: Value) -> Result<PathBuf, String> {

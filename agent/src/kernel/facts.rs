@@ -7,6 +7,8 @@ use nix::{
     unistd::SysconfVar,
 };
 
+use crate::cpu_list;
+
 /// A clock's reading in ns.
 pub fn clock_ns(clock: ClockId) -> u64 {
     clock_gettime(clock).map_or(0, |t| Duration::from(t).as_nanos() as u64)
@@ -58,19 +60,8 @@ fn cpus_in(list: &str) -> io::Result<Vec<RangeInclusive<u32>>> {
     let path = format!("/sys/devices/system/cpu/{list}");
     let with_path = |error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"));
     let text = fs::read_to_string(&path).map_err(with_path)?;
-    cpu_ranges(&text).ok_or_else(|| with_path(io::Error::new(io::ErrorKind::InvalidData, format!("{text:?} is no list of CPUs"))))
-}
-
-/// The ranges of a list of CPUs as the kernel prints it: `0-3,8,10-11`. `None` for anything else, and for ids that no kernel has
-/// (`NR_CPUS` is at most 8192).
-fn cpu_ranges(list: &str) -> Option<Vec<RangeInclusive<u32>>> {
-    const MOST: u32 = 1 << 16;
-    let id = |text: &str| text.parse().ok().filter(|id| *id < MOST);
-    let range = |text: &str| {
-        let (first, last) = text.split_once('-').unwrap_or((text, text));
-        Some(id(first)?..=id(last)?).filter(|range| !range.is_empty())
-    };
-    list.trim().split(',').map(range).collect()
+    cpu_list::parse(&text)
+        .ok_or_else(|| with_path(io::Error::new(io::ErrorKind::InvalidData, format!("{text:?} is no list of CPUs"))))
 }
 
 /// Whether the kernel keeps account of how long tasks wait for a CPU (`sched_info_on`); if not, why.
@@ -105,13 +96,6 @@ mod tests {
 
     #[test]
     fn arrays_by_cpu_reach_to_the_largest_id_where_ids_have_gaps() {
-        let ids = |list| cpu_ranges(list).map(|ranges| ranges.into_iter().flatten().collect::<Vec<_>>());
-        assert_eq!(ids("0-3\n"), Some(vec![0, 1, 2, 3]));
-        assert_eq!(ids("0\n"), Some(vec![0]));
-        assert_eq!(ids("0-1,4,6-7\n"), Some(vec![0, 1, 4, 6, 7]));
-        for bad in ["", "\n", "x", "0-", "3-1", "0,,1", "-1", "0-99999999"] {
-            assert_eq!(ids(bad), None, "{bad:?}");
-        }
         // This machine's, by whatever ids.
         let (ids, online) = (cpu_ids().expect("possible CPUs"), online_cpus().expect("online CPUs"));
         assert!(!online.is_empty() && online.iter().all(|cpu| *cpu < ids), "{online:?} of {ids}");

@@ -14,8 +14,8 @@ use std::fs;
 use agent_common::{
     cgroups::UNATTRIBUTED,
     cpu::{
-        CACHE_LEN, CACHE_SETS, CARRIED_BEFORE, CARRIED_THROTTLED, Carried, CpuNow, CpuRecord, FLUSHED_AT_ONCE, Facts, LOG_LEN,
-        MARKS_LEAST, MARKS_MOST, MOVES_LEN, WINDOW_NS, WindowEntry,
+        CACHE_LEN, CARRIED_BEFORE, CARRIED_THROTTLED, Cache, CachedCgroup, Carried, CpuNow, CpuRecord, FLUSHED_AT_ONCE, Facts,
+        LOG_LEN, MARK_BLOCKS, MOVES_LEN, MarkBlock, TaskMark, WINDOW_NS, WindowEntry,
     },
 };
 use nix::time::ClockId;
@@ -23,14 +23,15 @@ use nix::time::ClockId;
 use self::{
     account::{Account, Before, CpuUse},
     metrics::{
-        BURST, LOST_WINDOWS, NODE_TIME, NODE_USAGE, PERIODS, SWITCHES, THROTTLED_PERIODS, TIME, UNATTRIBUTED_TIME, USAGE, WAIT,
-        WAIT_TIME,
+        BURST, LOST_MARKS, LOST_WINDOWS, NODE_TIME, NODE_USAGE, PERIODS, SWITCHES, THROTTLED_PERIODS, TIME, UNATTRIBUTED_TIME,
+        USAGE, WAIT, WAIT_TIME,
     },
     windows::{LogReader, Used},
 };
 use super::{ActiveSignal, Readings, Signal, SignalError};
 use crate::{
     cgroups::{Cgroup, Cgroups, files},
+    config,
     kernel::{
         btf::{Btf, BtfError},
         facts,
@@ -48,7 +49,7 @@ pub const SIGNAL: Signal = Signal {
     metrics: metrics::ALL,
     capability: None,
     missing: |btf| offsets(btf).err().map(|error| error.to_string()),
-    start: |kernel, cgroups, _| Ok(Box::new(Cpu::start(kernel, cgroups)?)),
+    start: |kernel, cgroups, settings| Ok(Box::new(Cpu::start(kernel, cgroups, &settings.cpu)?)),
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cpu"));
@@ -67,8 +68,10 @@ const OPTIONAL: &[Optional] = &[
 /// A word of [`CpuRecord`].
 const ON_CPU: usize = std::mem::offset_of!(CpuRecord, on_cpu_ns) / 8;
 
-/// A word of [`CpuNow`].
+/// Words of [`CpuNow`].
 const LOG_HEAD: usize = std::mem::offset_of!(CpuNow, log_head) / 8;
+/// The word with `marks_lost` in its lower half and `undisturbed` in its upper one.
+const UNDISTURBED: usize = std::mem::offset_of!(CpuNow, marks_lost) / 8;
 
 /// Words of [`Carried`].
 const BEFORE: usize = std::mem::offset_of!(Carried, before_counting_ns) / 8;
@@ -84,6 +87,8 @@ struct Cpu {
     object: Object,
     cpus: u32,
     now: MappedArray<CpuNow>,
+    /// By CPU, whether it is never interrupted.
+    undisturbed: Vec<bool>,
     records: MappedArray<CpuRecord>,
     /// What the records do not show, kept for the next agent: written here alone, and pinned like the rest.
     carried: MappedArray<Carried>,
@@ -92,6 +97,9 @@ struct Cpu {
     readers: Vec<LogReader>,
     /// Log entries that were overwritten before they were read, or came after their window was closed.
     lost_windows: u64,
+    /// Marks that were lost since this process began, and the programs' own count when it was last read, per CPU.
+    lost_marks: u64,
+    lost_marks_seen: Vec<u32>,
     /// What the programs could put into no window before this process began.
     unwindowed_before: u64,
     account: Account,
@@ -107,26 +115,35 @@ struct Cpu {
 }
 
 impl Cpu {
-    fn start(kernel: &mut Kernel, cgroups: &Cgroups) -> Result<Self, LoadError> {
+    fn start(kernel: &mut Kernel, cgroups: &Cgroups, settings: &config::Cpu) -> Result<Self, LoadError> {
         let cpus = kernel.cpus;
         let slots = cgroups.slots();
         let mut offsets = offsets(&kernel.btf)?;
         let no_waits = waits(&kernel.btf, &mut offsets).err();
-        let marks = marks(facts::memory_bytes());
-        let (tick_ns, marks_log2) = (facts::tick_ns(), marks.ilog2().into());
+        let blocks = mark_blocks(facts::memory_bytes());
         let mut object = kernel.load(&Plan {
             object: SIGNAL.name,
             bytes: OBJECT,
-            facts: ("FACTS", Facts { tick_ns, marks_log2, cpus: cpus.into(), ..offsets }),
+            facts: (
+                "FACTS",
+                Facts {
+                    mark_blocks_log2: blocks.ilog2().into(),
+                    mark_skew: skew(&kernel.btf, size_of::<TaskMark>()),
+                    cache_skew: skew(&kernel.btf, size_of::<CachedCgroup>()),
+                    tick_ns: facts::tick_ns(),
+                    cpus: cpus.into(),
+                    ..offsets
+                },
+            ),
             maps: &[
                 ("CPU_NOW", Some(cpus)),
                 ("CPU_RECORDS", Some(slots)),
                 ("CPU_CARRIED", Some(slots)),
                 ("CPU_WINDOWS", Some(cpus * LOG_LEN)),
                 ("CPU_MOVES", Some(cpus * MOVES_LEN)),
-                ("CPU_CACHE", Some(cpus * CACHE_SETS)),
+                ("CPU_CACHE", Some(cpus)),
                 ("CPU_TO_FLUSH", Some(cpus)),
-                ("CPU_MARKS", Some(marks)),
+                ("CPU_MARKS", Some(blocks)),
             ],
             shared: &[("CGROUP_SLOTS", cgroups.object()), ("GENERATION", cgroups.object())],
             programs: &[
@@ -137,12 +154,16 @@ impl Cpu {
             ],
             optional: OPTIONAL,
         })?;
+        object.fill::<Cache>("CPU_CACHE")?;
+        object.fill::<MarkBlock>("CPU_MARKS")?;
         kernel.attach(&mut object)?;
         let now: MappedArray<CpuNow> = object.mapped("CPU_NOW")?;
         let readers = (0..cpus).map(|cpu| LogReader::at(now.read(cpu).map_or(0, |n| n.log_head as u32))).collect();
+        let lost_marks_seen = (0..cpus).map(|cpu| now.read(cpu).map_or(0, |n| n.marks_lost)).collect();
         let since_ns = object.since_ns();
         let mut cpu = Self {
             cpus,
+            undisturbed: vec![false; cpus as usize],
             records: object.mapped("CPU_RECORDS")?,
             carried: object.mapped("CPU_CARRIED")?,
             log: object.mapped("CPU_WINDOWS")?,
@@ -150,6 +171,8 @@ impl Cpu {
             object,
             readers,
             lost_windows: 0,
+            lost_marks: 0,
+            lost_marks_seen,
             unwindowed_before: 0,
             account: Account::new(facts::clock_ns(ClockId::CLOCK_MONOTONIC) / WINDOW_NS, since_ns),
             since_ns,
@@ -176,6 +199,15 @@ impl Cpu {
                 }
             }
         }
+        for id in 0..cpus {
+            let undisturbed = settings.undisturbed.iter().any(|ids| ids.contains(&id));
+            cpu.now.set_word(
+                id,
+                UNDISTURBED,
+                u64::from(undisturbed) << 32 | cpu.now.word(id, UNDISTURBED).unwrap_or(0) & u64::from(u32::MAX),
+            );
+            cpu.undisturbed[id as usize] = undisturbed;
+        }
         // Begins to watch what runs right now and may not switch for long.
         cpu.settle()?;
         Ok(cpu)
@@ -193,7 +225,8 @@ impl Cpu {
             if let Some(online) = online.get_mut(cpu as usize) {
                 *online = true;
             }
-            if !self.now.read(cpu).is_some_and(|now| is_settled(&now)) {
+            let undisturbed = self.undisturbed.get(cpu as usize).is_some_and(|undisturbed| *undisturbed);
+            if !undisturbed && !self.now.read(cpu).is_some_and(|now| is_settled(&now)) {
                 settled = settled.and(self.settle_one(cpu, 0));
             }
         }
@@ -304,6 +337,11 @@ impl Cpu {
                 Value::Int(self.lost_windows + self.unwindowed() - self.unwindowed_before),
             ),
         ];
+        for (cpu, seen) in (0..self.cpus).zip(&mut self.lost_marks_seen) {
+            let lost = self.now.read(cpu).map_or(*seen, |now| now.marks_lost);
+            self.lost_marks += u64::from(lost.wrapping_sub(std::mem::replace(seen, lost)));
+        }
+        points.push(Point::new(&LOST_MARKS, self.started_ns, Value::Int(self.lost_marks)));
         let Some(root_ns) = root_ns else { return points };
         let time_ns = root_ns + unattributed_ns;
         points.push(Point::new(&NODE_TIME, facts::BOOTED_NS, seconds(whole_us(time_ns))));
@@ -355,10 +393,18 @@ fn is_settled(now: &CpuNow) -> bool {
     now.to_flush == 0 && now.idle != 0 && now.task == now.idle
 }
 
-/// How many marks there are on a machine with that much memory: one for each MiB, where a full node has fewer tasks.
-fn marks(memory_bytes: Option<u64>) -> u32 {
-    let of_memory = memory_bytes.map_or(MARKS_LEAST, |bytes| u32::try_from(bytes >> 20).unwrap_or(MARKS_MOST));
-    of_memory.clamp(MARKS_LEAST, MARKS_MOST).next_power_of_two()
+/// How many blocks of marks there are on a machine with that much memory: one mark for each MiB, where a full node has fewer tasks.
+fn mark_blocks(memory_bytes: Option<u64>) -> u32 {
+    let (least, most) = MARK_BLOCKS;
+    let of_memory = memory_bytes.map_or(least, |bytes| u32::try_from(bytes >> 31).unwrap_or(most));
+    of_memory.clamp(least, most).next_power_of_two()
+}
+
+/// Where the records of a block must begin that its kernel's array has at its end, so that none of that length crosses a cache line.
+/// Nothing breaks where it is not known.
+fn skew(btf: &Btf, record: usize) -> u64 {
+    let head = btf.offset("bpf_array", "value").unwrap_or(0) as usize;
+    (head.next_multiple_of(record) - head) as u64
 }
 
 /// The waits of a cgroup, where the kernel counts them.

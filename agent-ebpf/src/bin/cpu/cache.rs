@@ -1,17 +1,17 @@
 //! What a CPU counts, by cgroup: a small cache of its own, which is flushed into the record of the slot.
 //!
-//! A cached cgroup is touched by its own CPU alone, with interrupts off. Records are added to atomically, by every CPU and by the agent.
+//! A cached cgroup is touched by its own CPU alone, where no switch can come in between. Records are added to atomically, by every CPU and by the agent.
 
 use agent_common::{
     cgroups::UNATTRIBUTED,
     cpu::{
-        CACHE_LEN, CACHE_SETS, CACHE_WAYS, CACHED_WAITS, CacheSet, CachedCgroup, CpuNow, FLUSHED_AT_ONCE, LOG_LEN, WAIT_LEN,
+        CACHE_SETS, CACHE_WAYS, CACHED_WAITS, CacheSet, CachedCgroup, CpuNow, FLUSHED_AT_ONCE, LIST_LEN, LOG_LEN, WAIT_LEN,
         wait_position,
     },
 };
-use agent_ebpf::add;
+use agent_ebpf::{add, frozen, opaque};
 
-use crate::{CPU_CACHE, CPU_RECORDS, CPU_TO_FLUSH, CPU_WINDOWS, GENERATION};
+use crate::{CPU_CACHE, CPU_RECORDS, CPU_TO_FLUSH, CPU_WINDOWS, FACTS, GENERATION};
 
 /// A cached cgroup and where it is.
 #[derive(Clone, Copy)]
@@ -24,9 +24,20 @@ pub(crate) struct Cached {
 /// The cached cgroup at a place.
 #[inline(always)]
 pub(crate) fn at(cpu: u32, place: u32) -> Option<Cached> {
-    let way = place & (CACHE_WAYS as u32 - 1);
-    let set = CPU_CACHE.get_ptr_mut(cpu * CACHE_SETS + (place / CACHE_WAYS as u32 & (CACHE_SETS - 1)))?;
-    Some(Cached { place, entry: way_of(set, way) })
+    let set = set_of(cpu, place / CACHE_WAYS as u32)?;
+    Some(Cached { place, entry: way_of(set, place & (CACHE_WAYS as u32 - 1)) })
+}
+
+#[inline(always)]
+fn set_of(cpu: u32, set: u32) -> Option<*mut CacheSet> {
+    let cache = CPU_CACHE.get_value_ptr_mut(cpu, &0)?;
+    let set = opaque(set.into());
+    if set >= CACHE_SETS.into() {
+        return None;
+    }
+    let at = set as usize * size_of::<CacheSet>() + (frozen!(FACTS.cache_skew) & 63) as usize;
+    // SAFETY: inside of the cache, which has room for so much more.
+    Some(unsafe { cache.cast::<u8>().add(at).cast() })
 }
 
 #[inline(always)]
@@ -47,7 +58,7 @@ impl Wanted {
     #[inline(always)]
     fn set(&self) -> u32 {
         const FACTOR: u32 = 0x9e37_79b9;
-        ((self.css_set >> 6) as u32).wrapping_mul(FACTOR) >> (u32::BITS - CACHE_SETS.ilog2())
+        (((self.css_set >> 6) as u32).wrapping_mul(FACTOR) >> 16) * CACHE_SETS >> 16
     }
 
     /// The cached cgroup, if there is one. An address is reused only for a cgroup that is born later, and each birth starts a new
@@ -55,7 +66,7 @@ impl Wanted {
     #[inline(always)]
     pub(crate) unsafe fn find(&self, cpu: u32) -> Option<Cached> {
         let hash = self.set();
-        let set = CPU_CACHE.get_ptr_mut(cpu * CACHE_SETS + hash)?;
+        let set = set_of(cpu, hash)?;
         let (first, second) = (way_of(set, 0), way_of(set, 1));
         // SAFETY: map values of this CPU.
         unsafe {
@@ -77,7 +88,7 @@ impl Wanted {
     #[inline(always)]
     pub(crate) unsafe fn insert(&self, now: *mut CpuNow, cpu: u32, slot: u32) -> Option<Cached> {
         let hash = self.set();
-        let set = CPU_CACHE.get_ptr_mut(cpu * CACHE_SETS + hash)?;
+        let set = set_of(cpu, hash)?;
         let (first, second) = (way_of(set, 0), way_of(set, 1));
         // SAFETY: map values of this CPU.
         unsafe {
@@ -117,7 +128,7 @@ pub(crate) unsafe fn list(now: *mut CpuNow, cpu: u32, cached: Cached) {
             return;
         }
         let Some(list) = CPU_TO_FLUSH.get_ptr_mut(cpu) else { return };
-        let len = (*now).to_flush as u32 & (CACHE_LEN - 1);
+        let len = (*now).to_flush as u32 & (LIST_LEN - 1);
         (&raw mut (*list).places).cast::<u16>().add(len as usize).write(cached.place as u16);
         (*now).to_flush = u64::from(len) + 1;
         (*cached.entry).listed = 1;
@@ -249,7 +260,7 @@ unsafe fn flush_waits(entry: *mut CachedCgroup) {
 ///
 /// # Safety
 /// `now` must be of that CPU, and nothing else may run on it meanwhile.
-#[inline(always)]
+#[inline(never)]
 pub(crate) unsafe fn flush_listed(now: *mut CpuNow, cpu: u32) -> u32 {
     let Some(list) = CPU_TO_FLUSH.get_ptr(cpu) else { return 0 };
     for _ in 0..FLUSHED_AT_ONCE {
@@ -259,7 +270,7 @@ pub(crate) unsafe fn flush_listed(now: *mut CpuNow, cpu: u32) -> u32 {
             if len == 0 {
                 break;
             }
-            let last = (len - 1) & (CACHE_LEN - 1);
+            let last = (len - 1) & (LIST_LEN - 1);
             (*now).to_flush = last.into();
             let place = core::ptr::read_volatile((&raw const (*list).places).cast::<u16>().add(last as usize));
             let Some(cached) = at(cpu, place.into()) else { break };

@@ -1,6 +1,6 @@
 //! Marks: up to where each task has been counted.
 
-use agent_common::cpu::{MarkPlace, TaskMark};
+use agent_common::cpu::{MARKS_IN_BLOCK, MarkPlace, TaskMark};
 use agent_ebpf::frozen;
 
 use crate::{CPU_MARKS, FACTS};
@@ -32,10 +32,17 @@ impl MarkEntry {
     /// counted last, every ns is counted exactly once whatever was missed in between.
     #[inline(always)]
     pub(crate) fn of(address: u64) -> Option<Self> {
-        let place = MarkPlace::of(address, frozen!(FACTS.marks_log2) as u32);
-        let entry = CPU_MARKS.get_ptr_mut(place.index)?;
-        // SAFETY: a map value; words of two tasks are of neither.
-        let mark = unsafe { core::ptr::read_volatile(entry) };
+        let place = MarkPlace::of(address, frozen!(FACTS.mark_blocks_log2) as u32);
+        let block = CPU_MARKS.get_value_ptr_mut(place.block, &0)?;
+        let at = place.index as usize * size_of::<TaskMark>();
+        if at >= MARKS_IN_BLOCK * size_of::<TaskMark>() {
+            return None;
+        }
+        // SAFETY: inside of the block, which has room for one more. Words of two tasks are of neither.
+        let (entry, mark) = unsafe {
+            let entry = block.cast::<u8>().add(at + (frozen!(FACTS.mark_skew) & 15) as usize).cast::<TaskMark>();
+            (entry, core::ptr::read_volatile(entry))
+        };
         Some(Self { address, place, entry, mark })
     }
 

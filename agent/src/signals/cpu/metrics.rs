@@ -16,6 +16,7 @@ pub const ALL: &[&Metric] = &[
     &NODE_USAGE,
     &UNATTRIBUTED_TIME,
     &LOST_WINDOWS,
+    &LOST_MARKS,
 ];
 
 /// `container.cpu.time`
@@ -84,6 +85,14 @@ pub static UNATTRIBUTED_TIME: Metric = Metric::counter(
     "s",
     Scope::Node,
     "CPU time of cgroups that were created when all slots were taken. Raise cgroups.slots when it grows.",
+);
+/// `podmeter.cpu.marks.lost`
+pub static LOST_MARKS: Metric = Metric::counter(
+    "podmeter.cpu.marks.lost",
+    "{stretch}",
+    Scope::Node,
+    "Times that a task left its CPU whose last count another task had overwritten, in a table of about one entry per MiB of memory. \
+     Its time is complete; a wait in the queue of another CPU may be missing. Grows where a node has many more tasks.",
 );
 /// `podmeter.cpu.windows.lost`
 pub static LOST_WINDOWS: Metric = Metric::counter(
