@@ -9,6 +9,7 @@ mod runner;
 use std::{
     any::Any,
     fs,
+    io::Write as _,
     net::SocketAddr,
     path::Path,
     process::{Child, Command},
@@ -108,6 +109,13 @@ impl Agent {
         merge(&mut config, json!({"cgroups": {"root": root}}));
         let spawn = |command| namespaces::spawn_in_cgroup_namespace(command, cgroup, root);
         Self::spawn_by(config, &[], spawn)?.started()
+    }
+
+    /// As [`Agent::spawn`], where it sees so many possible CPUs. Its maps are as long as on such a machine.
+    pub fn spawn_with_cpus(config: Json, cpus: u32) -> Result<Self> {
+        let mut list = tempfile::NamedTempFile::new().context("could not make a file")?;
+        writeln!(list, "0-{}", cpus.saturating_sub(1)).context("could not write a list of CPUs")?;
+        Self::spawn_by(config, &[], |command| namespaces::spawn_with_cpus(command, list.path()))
     }
 
     fn started(self) -> Result<Self> {

@@ -6,14 +6,18 @@
 pub mod agent;
 pub mod described;
 pub mod dns;
+mod empty;
 pub mod kubernetes;
 pub mod memory;
 pub mod network;
+pub mod node;
 pub mod packets;
 pub mod pods;
 pub mod programs;
 pub mod report;
+pub mod soak;
 pub mod switches;
+mod ticks;
 
 use std::{
     sync::{

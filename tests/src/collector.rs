@@ -41,6 +41,8 @@ pub struct Options {
     /// Bytes of the largest request that it takes, before compression, as real ones have such a limit: beyond it gRPC is answered
     /// with RESOURCE_EXHAUSTED without `RetryInfo`, in grpc-go's words, and HTTP with 413. `None`: tonic's own for gRPC, 4 MiB.
     pub limit: Option<usize>,
+    /// Keep no request with metrics: for hours of them.
+    pub forgets: bool,
 }
 
 /// A running collector. It ends with this value.
@@ -76,7 +78,7 @@ impl Collector {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").context("could not listen on 127.0.0.1")?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Watched::new(CollectorState::new(options.plain_replies, options.limit)));
+        let shared = Arc::new(Watched::new(CollectorState::new(&options)));
         let (orders, inbox) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("collector".into()).spawn({

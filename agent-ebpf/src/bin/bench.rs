@@ -4,8 +4,8 @@
 #![allow(missing_docs, reason = "the program macros make undocumented functions beside the documented ones")]
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, cgroup_skb},
-    programs::{BtfTracePointContext, SkBuffContext},
+    macros::{btf_tracepoint, cgroup_skb, sock_ops},
+    programs::{BtfTracePointContext, SkBuffContext, SockOpsContext},
 };
 
 agent_ebpf::object!();
@@ -13,6 +13,12 @@ agent_ebpf::object!();
 /// Does nothing at each context switch.
 #[btf_tracepoint(function = "sched_switch")]
 fn bench_empty_on_switch(_ctx: BtfTracePointContext) -> i32 {
+    0
+}
+
+/// Does nothing with each packet that the kernel drops.
+#[btf_tracepoint(function = "kfree_skb")]
+fn bench_empty_on_free(_ctx: BtfTracePointContext) -> i32 {
     0
 }
 
@@ -25,5 +31,11 @@ fn bench_empty_on_egress(_ctx: SkBuffContext) -> i32 {
 /// Does nothing with each packet that a socket receives.
 #[cgroup_skb(ingress)]
 fn bench_empty_on_ingress(_ctx: SkBuffContext) -> i32 {
+    1
+}
+
+/// Does nothing at each event of a TCP socket.
+#[sock_ops]
+fn bench_empty_on_event(_ctx: SockOpsContext) -> u32 {
     1
 }

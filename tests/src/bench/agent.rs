@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use nix::{time::ClockId, unistd::Pid};
 use opentelemetry_proto::tonic::{collector::metrics::v1::ExportMetricsServiceRequest, common::v1::any_value::Value};
 use serde_json::json;
@@ -13,14 +13,22 @@ use serde_json::json;
 use super::{
     Effort, Stop,
     pods::Pods,
-    programs::{Held, MapMemory, count_run_time},
+    programs::{Held, count_run_time},
     report::Figure,
+    ticks::{Bursts, Watch},
 };
 use crate::{agent::Agent, collector::Collector};
 
 /// CPU and memory at the default interval.
-pub const EVERY_15_S: [&str; 5] =
-    ["agent.cpu_percent_15s", "agent.kernel_cpu_percent", "agent.kernel_runs_per_second", "agent.rss_mib", "agent.rss_peak_mib"];
+pub const EVERY_15_S: [&str; 7] = [
+    "agent.cpu_percent_15s",
+    "agent.tick_ms",
+    "agent.collection_ms",
+    "agent.kernel_cpu_percent",
+    "agent.kernel_runs_per_second",
+    "agent.rss_mib",
+    "agent.rss_peak_mib",
+];
 
 /// CPU at the shortest interval.
 pub const EVERY_1_S: [&str; 1] = ["agent.cpu_percent_1s"];
@@ -31,8 +39,8 @@ pub const START: [&str; 1] = ["agent.start_to_first_export_seconds"];
 /// Size of an export.
 pub const BYTES: [&str; 1] = ["export.bytes_per_cgroup"];
 
-/// Memory of the maps.
-pub const MAPS: [&str; 2] = ["agent.map_kib", "agent.map_kib_per_cpu"];
+/// Memory of the maps: at the default number of slots, then on two sizes of node.
+pub const MAPS: [&str; 4] = ["agent.map_kib", "agent.map_kib_per_cpu", "agent.map_mib_2_cpus", "agent.map_mib_128_cpus"];
 
 /// The node that is watched: 300 containers with a process in each.
 const PODS: usize = 100;
@@ -45,8 +53,11 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// How long the processes live at most; they are killed before.
 const LIFE: Duration = Duration::from_secs(600);
 
-/// Maps with a share for every CPU; the others cost the same on any machine.
-const PER_CPU_MAPS: [&str; 4] = ["CPU_NOW", "CPU_RECORDS", "CPU_WINDOWS", "CPU_SLOT_CACHE"];
+/// Slots by default, and on a node with 1 000 cgroups.
+const SLOTS: [u32; 2] = [1024, 2048];
+
+/// A small and a large node.
+const CPUS: [u32; 2] = [2, 128];
 
 /// A node's containers, and where an agent sends what it sees.
 pub struct Node {
@@ -91,9 +102,11 @@ impl Node {
         let used = agent.use_of(1, effort.pick(1, 2))?;
         let memory = Memory::of(agent.agent.pid())?;
         agent.agent.stop()?;
-        let [cpu, kernel, runs, resident, peak] = EVERY_15_S;
+        let [cpu, tick, collection, kernel, runs, resident, peak] = EVERY_15_S;
         Ok(vec![
-            Figure::once(cpu, "%", Some(0.3), used.cpu_percent),
+            Figure::once(cpu, "%", Some(0.1), used.cpu_percent),
+            Figure::of(tick, "ms", Some(0.5), used.bursts.ticks)?,
+            Figure::of(collection, "ms", Some(15.0), used.bursts.collections)?,
             Figure::once(kernel, "%", None, used.kernel_percent),
             Figure::once(runs, "1/s", None, used.runs_per_second),
             Figure::once(resident, "MiB", Some(15.0), memory.resident_mib),
@@ -163,11 +176,15 @@ impl Watching<'_> {
     fn use_of(&mut self, warm_up: usize, exports: usize) -> Result<Use> {
         self.wait_for_exports(warm_up)?;
         let held = Held::by(self.agent.pid())?;
+        let watch = Watch::start(self.agent.pid())?;
         let (began, cpu, runs) = (Instant::now(), cpu_time(self.agent.pid())?, held.runs());
         self.wait_for_exports(warm_up + exports)?;
+        // The collecting thread may still be at the end of the last collection.
+        self.node.stop.pause(Duration::from_millis(100))?;
         let (took, cpu, runs) = (began.elapsed(), cpu_time(self.agent.pid())? - cpu, held.runs().since(runs));
         let seconds = took.as_secs_f64();
         Ok(Use {
+            bursts: watch.bursts(exports)?,
             cpu_percent: cpu.as_secs_f64() / seconds * 100.0,
             kernel_percent: runs.ns as f64 / 1e9 / seconds * 100.0,
             runs_per_second: runs.count as f64 / seconds,
@@ -177,6 +194,7 @@ impl Watching<'_> {
 
 /// Of one core.
 struct Use {
+    bursts: Bursts,
     cpu_percent: f64,
     kernel_percent: f64,
     runs_per_second: f64,
@@ -211,12 +229,33 @@ impl Memory {
     }
 }
 
-/// What the maps take, in all and for each of the CPUs that the agent found.
-pub fn maps(maps: &[MapMemory], cpus: usize) -> Vec<Figure> {
-    let kib = |bytes: u64| bytes as f64 / 1024.0;
-    let all = maps.iter().map(|map| map.bytes).sum();
-    let per_cpu: u64 = maps.iter().filter(|map| PER_CPU_MAPS.contains(&map.name.as_str())).map(|map| map.bytes).sum();
-    vec![Figure::once(MAPS[0], "KiB", None, kib(all)), Figure::once(MAPS[1], "KiB", None, kib(per_cpu) / cpus as f64)]
+/// What the maps take of the memory of nodes with few and many CPUs. The part that each CPU adds is the difference between them, so
+/// no map that grows with the CPUs can be left out.
+pub fn maps() -> Result<Vec<Figure>> {
+    let [[few, many], [few_large, many_large]] = [
+        [map_bytes(SLOTS[0], CPUS[0])?, map_bytes(SLOTS[0], CPUS[1])?],
+        [map_bytes(SLOTS[1], CPUS[0])?, map_bytes(SLOTS[1], CPUS[1])?],
+    ];
+    let [all, per_cpu, small, large] = MAPS;
+    let mib = |bytes: f64| bytes / 1024.0 / 1024.0;
+    Ok(vec![
+        Figure::once(all, "KiB", None, few / 1024.0),
+        Figure::once(per_cpu, "KiB", None, (many - few) / f64::from(CPUS[1] - CPUS[0]) / 1024.0),
+        Figure::once(small, "MiB", Some(16.0), mib(few_large)),
+        Figure::once(large, "MiB", Some(32.0), mib(many_large)),
+    ])
+}
+
+/// What the kernel charges for all maps of an agent with so many slots on so many CPUs.
+fn map_bytes(slots: u32, cpus: u32) -> Result<f64> {
+    let agent =
+        Agent::spawn_with_cpus(json!({"interval": "300s", "cgroups": {"slots": slots}, "export": {"exporter": "none"}}), cpus)?;
+    agent.wait_for_log("podmeter runs", Duration::from_secs(20))?;
+    let maps = Held::by(agent.pid())?.maps()?;
+    agent.stop()?;
+    // The kernel itself knows how many CPUs there are.
+    let possible = aya::util::nr_cpus().map_err(|(what, error)| anyhow!("could not count CPUs: {what}: {error}"))?;
+    Ok(maps.iter().map(|map| map.bytes_with(cpus, possible)).sum())
 }
 
 /// Number of cgroups in a request.
@@ -240,12 +279,5 @@ mod tests {
         let memory = Memory::parse("Name:\tpodmeter\nVmHWM:\t   20480 kB\nVmRSS:\t   10240 kB\n").expect("is complete");
         assert_eq!((memory.resident_mib, memory.peak_mib), (10.0, 20.0));
         assert!(Memory::parse("Name:\tkthreadd\n").is_none());
-    }
-
-    #[test]
-    fn only_maps_with_a_share_for_every_cpu_count_per_cpu() {
-        let map = |name: &str, bytes| MapMemory { name: name.to_owned(), bytes };
-        let figures = maps(&[map("CPU_RECORDS", 16384), map("OWNERS", 4096)], 2);
-        assert_eq!(figures.iter().map(|figure| figure.value.median).collect::<Vec<_>>(), [20.0, 8.0]);
     }
 }

@@ -6,6 +6,17 @@ pub fn what(name: &str) -> Option<&'static str> {
 }
 
 const DESCRIPTIONS: &[(&str, &str)] = &[
+    ("node.programs_cpu_percent", "all programs together, of one core, without what as many runs of empty programs take"),
+    ("node.programs_cpu_percent_with_statistics", "the same with what every program costs, and the kernel's statistics"),
+    ("node.agent_cpu_percent", "CPU of the agent there, interval 15 s, of one core"),
+    ("node.switch_ns_above_empty", "`cpu_on_switch` above an empty program on the same tracepoint"),
+    ("node.switch_ns_empty", "the empty program itself"),
+    ("node.packet_ns_above_empty_sent", "a small packet sent over UDP or TCP, above an empty program"),
+    ("node.packet_ns_above_empty_received", "a small packet received over UDP or TCP, above an empty program"),
+    ("node.packet_ns_empty_sent", "the empty program itself, per packet sent"),
+    ("node.packet_ns_empty_received", "the empty program itself, per packet received"),
+    ("node.switches_per_second", "switches per second in that measurement"),
+    ("node.packets_per_second", "packets per second in that measurement, each way"),
     (
         "cpu.switch_ns_above_empty",
         "`cpu_on_switch` above an empty program on the same tracepoint, two processes that wake each other",
@@ -28,8 +39,18 @@ const DESCRIPTIONS: &[(&str, &str)] = &[
         "a packet of a loopback TCP stream (up to 64 KiB) received, above an empty program",
     ),
     ("network.packet_ns_empty_tcp", "an empty program, per TCP packet"),
+    (
+        "network.udp_slowdown_percent_above_empty",
+        "a flood of small UDP packets, slowdown by the whole agent, above that by empty programs on the same hooks",
+    ),
+    ("network.udp_slowdown_percent_of_cpu_above_empty", "the same in CPU time per packet"),
     ("network.udp_slowdown_percent", "a flood of small UDP packets, slowdown by the whole agent"),
     ("network.udp_slowdown_percent_of_cpu", "the same in CPU time per packet"),
+    (
+        "network.tcp_slowdown_percent_above_empty",
+        "a loopback TCP stream, slowdown by the whole agent, above that by empty programs on the same hooks",
+    ),
+    ("network.tcp_slowdown_percent_of_cpu_above_empty", "the same in CPU time per byte"),
     ("network.tcp_slowdown_percent", "a loopback TCP stream, slowdown by the whole agent"),
     ("network.tcp_slowdown_percent_of_cpu", "the same in CPU time per byte"),
     ("network.map_kib", "kernel memory of the network signal's maps"),
@@ -41,10 +62,14 @@ const DESCRIPTIONS: &[(&str, &str)] = &[
     ("dns.pair_ns_empty", "the empty program itself"),
     ("agent.map_kib", "kernel memory of all maps"),
     ("agent.map_kib_per_cpu", "the part of it that each CPU adds"),
+    ("agent.map_mib_2_cpus", "kernel memory of all maps with 2 048 slots, 2 CPUs"),
+    ("agent.map_mib_128_cpus", "the same with 128 CPUs"),
     ("agent.start_to_first_export_seconds", "start to the first export"),
     ("export.bytes_per_cgroup", "OTLP, gzip, per cgroup and export"),
     ("agent.cpu_percent_1s", "CPU of the agent, interval 1 s, of one core"),
     ("agent.cpu_percent_15s", "CPU of the agent, interval 15 s, of one core"),
+    ("agent.tick_ms", "CPU time of what the agent does each second"),
+    ("agent.collection_ms", "CPU time to read, encode and compress an export"),
     ("agent.kernel_cpu_percent", "CPU of all programs in the kernel, of one core"),
     ("agent.kernel_runs_per_second", "runs of programs per second in that measurement"),
     ("agent.rss_mib", "memory after an export"),
@@ -53,22 +78,27 @@ const DESCRIPTIONS: &[(&str, &str)] = &[
     ("kubernetes.rss_peak_mib", "the same at its peak"),
     ("kubernetes.rss_above_no_kubernetes_mib", "what following pods adds to the memory"),
     ("kubernetes.cpu_percent_15s", "a node's pods followed: CPU, interval 15 s, of one core"),
+    ("kubernetes.tick_ms", "a node's pods followed: CPU time of what the agent does each second"),
+    ("kubernetes.collection_ms", "a node's pods followed: CPU time to read, encode and compress an export"),
     ("kubernetes.requests_per_hour", "requests to the API server, idle"),
     ("kubernetes.start_to_labelled_seconds", "start of a container to its first sample with its name, interval 1 s"),
     ("memory.walk_ms", "memory of all cgroups by the walk in the kernel"),
     ("memory.files_ms", "the same by files"),
     ("memory.walk_over_files", "the walk's part of the time that files take"),
+    ("soak.rss_growth_mib", "growth of the agent's memory within the hour, after the first 5 minutes"),
+    ("soak.rss_mib", "memory at the end of that hour"),
 ];
 
 #[cfg(test)]
 mod tests {
-    use super::super::{agent, dns, kubernetes, memory, network, switches};
+    use super::super::{agent, dns, kubernetes, memory, network, node, soak, switches};
     use super::*;
 
     #[test]
     fn every_figure_is_described() {
         let figures = [
-            &switches::IN_CACHE[..],
+            &node::NODE[..],
+            &switches::IN_CACHE,
             &switches::AMONG_PODS,
             &switches::SLOWDOWN,
             &network::PER_PACKET,
@@ -83,6 +113,7 @@ mod tests {
             &kubernetes::WATCHING,
             &kubernetes::LABELLED,
             &memory::PASS,
+            &soak::GROWTH,
         ];
         let figures = figures.concat();
         assert_eq!(figures.len(), DESCRIPTIONS.len());

@@ -10,6 +10,7 @@ use super::{
     agent::{Memory, cpu_time},
     pods::Pods,
     report::Figure,
+    ticks::Watch,
 };
 use crate::{
     agent::Agent,
@@ -23,11 +24,13 @@ use crate::{
 };
 
 /// Memory, CPU and requests of a node with 250 pods of three containers.
-pub const WATCHING: [&str; 5] = [
+pub const WATCHING: [&str; 7] = [
     "kubernetes.rss_mib",
     "kubernetes.rss_peak_mib",
     "kubernetes.rss_above_no_kubernetes_mib",
     "kubernetes.cpu_percent_15s",
+    "kubernetes.tick_ms",
+    "kubernetes.collection_ms",
     "kubernetes.requests_per_hour",
 ];
 
@@ -104,21 +107,26 @@ impl Cluster {
         // The second has all names.
         self.wait_for_exports(&mut agent, before + 2)?;
         let (began, used, asked) = (Instant::now(), cpu_time(agent.pid())?, self.server.requests().len());
-        self.wait_for_exports(&mut agent, before + 2 + effort.pick(1, 4))?;
+        let (watch, exports) = (Watch::start(agent.pid())?, effort.pick(1, 4));
+        self.wait_for_exports(&mut agent, before + 2 + exports)?;
+        self.stop.pause(Duration::from_millis(200))?;
         let seconds = began.elapsed().as_secs_f64();
         let cpu = (cpu_time(agent.pid())? - used).as_secs_f64();
+        let bursts = watch.bursts(exports)?;
         let idle = self.server.requests().len() - asked;
         let memory = Memory::of(agent.pid())?;
         ensure!(self.server.open_watches() == 2, "{} watches are open", self.server.open_watches());
         // A watch lasts 300 to 600 s: in a minute none may end, so the figure follows from their length.
         let per_hour = self.server.open_watches() as f64 * 3600.0 / self.mean_watch_seconds() + idle as f64 * 3600.0 / seconds;
         agent.stop()?;
-        let [resident, peak, above, percent, requests] = WATCHING;
+        let [resident, peak, above, percent, tick, collection, requests] = WATCHING;
         Ok(vec![
             Figure::once(resident, "MiB", Some(25.0), memory.resident_mib),
-            Figure::once(peak, "MiB", None, memory.peak_mib),
+            Figure::once(peak, "MiB", Some(40.0), memory.peak_mib),
             Figure::once(above, "MiB", None, memory.resident_mib - without.resident_mib),
-            Figure::once(percent, "%", Some(0.5), cpu / seconds * 100.0),
+            Figure::once(percent, "%", Some(0.3), cpu / seconds * 100.0),
+            Figure::of(tick, "ms", None, bursts.ticks)?,
+            Figure::of(collection, "ms", None, bursts.collections)?,
             Figure::once(requests, "1/h", Some(30.0), per_hour),
         ])
     }

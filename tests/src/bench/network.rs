@@ -17,6 +17,7 @@ use serde_json::json;
 
 use super::{
     Effort, Stop,
+    empty::Empties,
     packets::{Contest, Round},
     programs::Held,
     report::Figure,
@@ -37,9 +38,13 @@ pub const PER_PACKET: [&str; 6] = [
 ];
 
 /// What the same loads lose to the whole agent: in throughput on the clock, and in work for each second of CPU time.
-pub const SLOWDOWN: [&str; 4] = [
+pub const SLOWDOWN: [&str; 8] = [
+    "network.udp_slowdown_percent_above_empty",
+    "network.udp_slowdown_percent_of_cpu_above_empty",
     "network.udp_slowdown_percent",
     "network.udp_slowdown_percent_of_cpu",
+    "network.tcp_slowdown_percent_above_empty",
+    "network.tcp_slowdown_percent_of_cpu_above_empty",
     "network.tcp_slowdown_percent",
     "network.tcp_slowdown_percent_of_cpu",
 ];
@@ -74,30 +79,50 @@ pub fn per_packet(effort: Effort, stop: &Stop) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// Throughput with an agent at its defaults against throughput without one, in turns. At most 2 % less: a ratio of 0.98.
+/// Throughput with nothing, with empty programs on the same hooks, and with an agent at its defaults, in turns.
 pub fn slowdown(effort: Effort, stop: &Stop) -> Result<Vec<Figure>> {
-    let (rounds, slice) = (effort.pick(4, 16), Duration::from_millis(600));
+    let (rounds, slice) = (effort.pick(4, 24), Duration::from_millis(600));
     let cgroup = Cgroup::new("bench-packets")?;
+    let mut empties = Empties::load()?;
     let mut figures = Vec::new();
-    for (start, names) in [(Load::udp as fn(&Cgroup) -> Result<Load>, &SLOWDOWN[..2]), (Load::tcp, &SLOWDOWN[2..])] {
+    for (start, names, targets) in [
+        (Load::udp as fn(&Cgroup) -> Result<Load>, &SLOWDOWN[..4], [Some(3.0), None, Some(2.0), None]),
+        (Load::tcp, &SLOWDOWN[4..], [None, None, Some(2.0), None]),
+    ] {
         let load = start(&cgroup)?;
         stop.pause(slice)?;
-        let (mut on_clock, mut of_cpu) = (Vec::new(), Vec::new());
+        let mut values = [const { Vec::new() }; 4];
         for round in 0..rounds {
-            let (with, without) = if round % 2 == 0 {
-                let without = load.rates(slice, stop)?;
-                (with_agent(&load, slice, stop)?, without)
-            } else {
-                let with = with_agent(&load, slice, stop)?;
-                (with, load.rates(slice, stop)?)
-            };
-            on_clock.push((1.0 - with.per_second / without.per_second) * 100.0);
-            of_cpu.push((1.0 - with.per_cpu_second / without.per_cpu_second) * 100.0);
+            let mut rates = [Rates::default(); 3];
+            // Who goes first alternates: what changes steadily meets all of them.
+            for turn in 0..3 {
+                let which = (round + turn) % 3;
+                rates[which] = match which {
+                    0 => load.rates(slice, stop)?,
+                    1 => with_empties(&mut empties, &load, slice, stop)?,
+                    _ => with_agent(&load, slice, stop)?,
+                };
+            }
+            let [none, empty, agent] = rates;
+            let percent = |from: f64, to: f64, of: f64| (from - to) / of * 100.0;
+            values[0].push(percent(empty.per_second, agent.per_second, none.per_second));
+            values[1].push(percent(empty.per_cpu_second, agent.per_cpu_second, none.per_cpu_second));
+            values[2].push(percent(none.per_second, agent.per_second, none.per_second));
+            values[3].push(percent(none.per_cpu_second, agent.per_cpu_second, none.per_cpu_second));
         }
-        figures.push(Figure::of(names[0], "%", Some(2.0), on_clock)?);
-        figures.push(Figure::of(names[1], "%", None, of_cpu)?);
+        for ((name, target), values) in names.iter().zip(targets).zip(values) {
+            figures.push(Figure::of(name, "%", target, values)?);
+        }
     }
     Ok(figures)
+}
+
+fn with_empties(empties: &mut Empties, load: &Load, slice: Duration, stop: &Stop) -> Result<Rates> {
+    empties.attach()?;
+    stop.pause(Duration::from_millis(200))?;
+    let rates = load.rates(slice, stop);
+    empties.detach()?;
+    rates
 }
 
 fn with_agent(load: &Load, slice: Duration, stop: &Stop) -> Result<Rates> {
@@ -127,7 +152,7 @@ pub fn maps() -> Result<Vec<Figure>> {
 }
 
 /// Work on the clock and by CPU time.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Rates {
     per_second: f64,
     per_cpu_second: f64,

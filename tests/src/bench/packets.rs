@@ -62,11 +62,11 @@ impl OnPacket {
 type PerWay = [f64; 2];
 
 /// A program for each way.
-struct Pair([OnPacket; 2]);
+pub(super) struct Pair([OnPacket; 2]);
 
 impl Pair {
     /// The programs that do nothing.
-    fn empty() -> Result<Self> {
+    pub(super) fn empty() -> Result<Self> {
         let mut ebpf = load_empty()?;
         let mut load = |(end, way): (&str, _)| {
             let name = format!("bench_empty_on_{end}");
@@ -78,15 +78,16 @@ impl Pair {
         Ok(Self([load(WAYS[0])?, load(WAYS[1])?]))
     }
 
-    fn attach(&mut self, cgroup: &File) -> Result<()> {
+    pub(super) fn attach(&mut self, cgroup: &File) -> Result<()> {
         self.0.iter_mut().try_for_each(|program| program.attach(cgroup))
     }
 
-    fn detach(&mut self) -> Result<()> {
+    pub(super) fn detach(&mut self) -> Result<()> {
         self.0.iter_mut().try_for_each(OnPacket::detach)
     }
 
-    fn runs(&self) -> Result<[Runs; 2]> {
+    /// Of what is sent and of what is received.
+    pub(super) fn runs(&self) -> Result<[Runs; 2]> {
         Ok([self.0[0].runs()?, self.0[1].runs()?])
     }
 

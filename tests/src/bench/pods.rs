@@ -57,6 +57,11 @@ impl Pods {
         Ok(())
     }
 
+    /// The containers' cgroups.
+    pub fn cgroups(&self) -> &[Cgroup] {
+        &self.containers
+    }
+
     /// Paths of the containers' cgroups.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
         self.containers.iter().map(Cgroup::path)

@@ -11,8 +11,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Btf, Ebpf,
-    maps::MapInfo,
-    programs::{BtfTracePoint, ProgramInfo, links::PinnedLink, loaded_programs, tp_btf::BtfTracePointLinkId},
+    maps::{MapInfo, MapType},
+    programs::{BtfTracePoint, ProgramInfo, ProgramType, links::PinnedLink, loaded_programs, tp_btf::BtfTracePointLinkId},
     sys::{Stats, enable_stats},
 };
 use serde_json::json;
@@ -23,11 +23,8 @@ use crate::agent::Agent;
 /// The program under test.
 const CPU: &str = "cpu_on_switch";
 
-/// The one that does nothing.
-const EMPTY: &str = "bench_empty_on_switch";
-
 /// The kernel keeps the first bytes of a name.
-const KERNEL_NAME_LEN: usize = 15;
+pub(super) const KERNEL_NAME_LEN: usize = 15;
 
 /// Counts runs and run time of all programs while it lives. That costs a few ns per run, in every program alike.
 pub fn count_run_time() -> Result<OwnedFd> {
@@ -48,10 +45,33 @@ impl Runs {
         Self { count: info.run_count(), ns: info.run_time().as_nanos() as u64 }
     }
 
+    /// Mean; `None` of no run.
+    pub fn ns_per_run(self) -> Option<f64> {
+        (self.count > 0).then(|| self.ns as f64 / self.count as f64)
+    }
+
+    /// These and those.
+    pub fn and(self, other: Self) -> Self {
+        Self { count: self.count + other.count, ns: self.ns + other.ns }
+    }
+
     /// What came after `earlier`.
     pub fn since(self, earlier: Self) -> Self {
         Self { count: self.count.saturating_sub(earlier.count), ns: self.ns.saturating_sub(earlier.ns) }
     }
+}
+
+/// A program of the agent's and its runs.
+#[derive(Clone, Debug)]
+pub struct Counted {
+    /// The kernel's number of it.
+    pub id: u32,
+    /// Its name, as far as the kernel keeps it.
+    pub name: String,
+    /// `None` of a type that is neither `CgroupSkb` nor `SockOps`.
+    pub kind: Option<ProgramType>,
+    /// Runs so far.
+    pub runs: Runs,
 }
 
 /// A map of the agent's.
@@ -61,6 +81,16 @@ pub struct MapMemory {
     pub name: String,
     /// Memory in bytes, as the kernel accounts for it.
     pub bytes: u64,
+    /// Whether the kernel has a value for each of its own CPUs, however many the agent sees.
+    pub per_cpu: bool,
+}
+
+impl MapMemory {
+    /// Memory in bytes of an agent that saw `seen` CPUs where the kernel has `possible`, on a machine that has all of these.
+    pub(super) fn bytes_with(&self, seen: u32, possible: usize) -> f64 {
+        let bytes = self.bytes as f64;
+        if self.per_cpu { bytes * f64::from(seen) / possible as f64 } else { bytes }
+    }
 }
 
 /// The kernel objects that a process holds open.
@@ -103,8 +133,18 @@ impl Held {
 
     /// Runs of all the programs together.
     pub fn runs(&self) -> Runs {
-        let add = |sum: Runs, one: Runs| Runs { count: sum.count + one.count, ns: sum.ns + one.ns };
-        self.infos().map(|info| Runs::of(&info)).fold(Runs::default(), add)
+        self.infos().map(|info| Runs::of(&info)).fold(Runs::default(), Runs::and)
+    }
+
+    /// Runs of each program.
+    pub fn each(&self) -> Vec<Counted> {
+        let counted = |info: ProgramInfo| Counted {
+            id: info.id(),
+            name: info.name_as_str().unwrap_or_default().to_owned(),
+            kind: [ProgramType::CgroupSkb, ProgramType::SockOps].into_iter().find(|&kind| info.program_type() == kind.into()),
+            runs: Runs::of(&info),
+        };
+        self.infos().map(counted).collect()
     }
 
     /// The program with this name.
@@ -119,7 +159,9 @@ impl Held {
         let mut maps = Vec::new();
         for (&id, &bytes) in &self.maps {
             let info = MapInfo::from_id(id).with_context(|| format!("could not look at map {id}"))?;
-            maps.push(MapMemory { name: info.name_as_str().unwrap_or_default().to_owned(), bytes });
+            let name = info.name_as_str().unwrap_or_default().to_owned();
+            let per_cpu = matches!(info.map_type(), Ok(MapType::PerCpuArray | MapType::PerCpuHash | MapType::LruPerCpuHash));
+            maps.push(MapMemory { name, bytes, per_cpu });
         }
         maps.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
         Ok(maps)
@@ -134,33 +176,42 @@ pub(super) fn load_empty() -> Result<Ebpf> {
     Ebpf::load(&object).with_context(|| format!("could not load {}", file.display()))
 }
 
-/// A program on sched_switch that is attached when it is wanted.
-pub struct OnSwitch {
+/// A program on a tracepoint that is attached when it is wanted.
+pub struct OnTracepoint {
     program: BtfTracePoint,
     link: Option<BtfTracePointLinkId>,
 }
 
-impl OnSwitch {
+impl OnTracepoint {
     fn new(info: ProgramInfo, name: &'static str) -> Result<Self> {
-        // SAFETY: both programs that get here were loaded as BTF-typed tracepoints of sched_switch.
+        // SAFETY: the programs that get here were loaded as BTF-typed tracepoints.
         let program = unsafe { BtfTracePoint::from_program_info(info, name.into()) };
         Ok(Self { program: program.with_context(|| format!("could not take over {name}"))?, link: None })
     }
 
-    /// Loads the program that does nothing.
-    pub fn empty() -> Result<Self> {
-        let mut ebpf = load_empty()?;
-        let program = ebpf.program_mut(EMPTY).with_context(|| format!("the bench object has no program {EMPTY}"))?;
-        let program: &mut BtfTracePoint = program.try_into()?;
-        let btf = Btf::from_sys_fs().context("could not read the kernel's types")?;
-        program.load("sched_switch", &btf).with_context(|| format!("could not load {EMPTY}"))?;
-        Self::new(program.info()?, EMPTY)
+    /// Loads the program that does nothing at a context switch.
+    pub fn empty_on_switch() -> Result<Self> {
+        Self::empty("bench_empty_on_switch", "sched_switch")
     }
 
-    /// Lets it run at each switch of any CPU.
+    /// Loads the program that does nothing with a packet that the kernel drops.
+    pub fn empty_on_free() -> Result<Self> {
+        Self::empty("bench_empty_on_free", "kfree_skb")
+    }
+
+    fn empty(name: &'static str, tracepoint: &str) -> Result<Self> {
+        let mut ebpf = load_empty()?;
+        let program = ebpf.program_mut(name).with_context(|| format!("the bench object has no program {name}"))?;
+        let program: &mut BtfTracePoint = program.try_into()?;
+        let btf = Btf::from_sys_fs().context("could not read the kernel's types")?;
+        program.load(tracepoint, &btf).with_context(|| format!("could not load {name}"))?;
+        Self::new(program.info()?, name)
+    }
+
+    /// Lets it run on any CPU.
     pub fn attach(&mut self) -> Result<()> {
         if self.link.is_none() {
-            self.link = Some(self.program.attach().context("could not attach a program to sched_switch")?);
+            self.link = Some(self.program.attach().context("could not attach a program to a tracepoint")?);
         }
         Ok(())
     }
@@ -168,7 +219,7 @@ impl OnSwitch {
     /// Ends that.
     pub fn detach(&mut self) -> Result<()> {
         match self.link.take() {
-            Some(link) => self.program.detach(link).context("could not detach a program from sched_switch"),
+            Some(link) => self.program.detach(link).context("could not detach a program from a tracepoint"),
             None => Ok(()),
         }
     }
@@ -182,9 +233,7 @@ impl OnSwitch {
 /// The cpu signal's program with its maps, as a real agent left them, without the agent.
 pub struct CpuSignal {
     /// `cpu_on_switch`, detached.
-    pub on_switch: OnSwitch,
-    /// What all maps of the agent take.
-    pub maps: Vec<MapMemory>,
+    pub on_switch: OnTracepoint,
     _pins: Pins,
 }
 
@@ -199,8 +248,7 @@ impl CpuSignal {
         }))?;
         agent.wait_for_log("podmeter runs", Duration::from_secs(20))?;
         let held = Held::by(agent.pid())?;
-        let maps = held.maps()?;
-        let on_switch = OnSwitch::new(held.program(CPU)?, CPU)?;
+        let on_switch = OnTracepoint::new(held.program(CPU)?, CPU)?;
         agent.stop()?;
 
         let link = PinnedLink::from_pin(pins.link(CPU)?).context("could not open the agent's link")?;
@@ -213,7 +261,7 @@ impl CpuSignal {
             let now = on_switch.runs()?;
             Ok(std::mem::replace(&mut before, now) == now)
         })?;
-        Ok(Self { on_switch, maps, _pins: pins })
+        Ok(Self { on_switch, _pins: pins })
     }
 }
 
@@ -269,6 +317,12 @@ mod tests {
         held.add("pos:\t0\nflags:\t02\n");
         assert_eq!(held.programs, BTreeSet::from([31]));
         assert_eq!(held.maps, BTreeMap::from([(7, 8192)]));
+    }
+
+    #[test]
+    fn a_map_by_the_kernels_cpus_grows_with_those_that_an_agent_sees() {
+        let map = |per_cpu| MapMemory { name: String::new(), bytes: 4096, per_cpu };
+        assert_eq!([map(false).bytes_with(128, 2), map(true).bytes_with(128, 2)], [4096.0, 262_144.0]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use super::{
     Effort, Stop,
     pods::Pods,
-    programs::{CpuSignal, MapMemory, OnSwitch, count_run_time},
+    programs::{CpuSignal, OnTracepoint, count_run_time},
     report::Figure,
 };
 use crate::{
@@ -45,7 +45,7 @@ const NODE_PERIOD: Duration = Duration::from_micros(13_333);
 
 /// The two programs that take turns.
 pub struct Contest {
-    empty: OnSwitch,
+    empty: OnTracepoint,
     cpu: CpuSignal,
     stop: Stop,
 }
@@ -53,12 +53,7 @@ pub struct Contest {
 impl Contest {
     /// Brings both into the kernel, detached.
     pub fn new(stop: &Stop) -> Result<Self> {
-        Ok(Self { empty: OnSwitch::empty()?, cpu: CpuSignal::take_over(stop)?, stop: stop.clone() })
-    }
-
-    /// What the maps of the agent take.
-    pub fn maps(&self) -> &[MapMemory] {
-        &self.cpu.maps
+        Ok(Self { empty: OnTracepoint::empty_on_switch()?, cpu: CpuSignal::take_over(stop)?, stop: stop.clone() })
     }
 
     /// ns per switch by the kernel's own statistics, in cache.
@@ -151,7 +146,7 @@ struct Compared {
 }
 
 /// ns per run of a program while it is attached, and runs per second.
-fn measure(program: &mut OnSwitch, slice: Duration, stop: &Stop) -> Result<(f64, f64)> {
+fn measure(program: &mut OnTracepoint, slice: Duration, stop: &Stop) -> Result<(f64, f64)> {
     program.attach()?;
     stop.pause(SETTLE)?;
     let (before, began) = (program.runs()?, Instant::now());
@@ -181,7 +176,7 @@ impl PingPong {
     ///
     /// The load never sleeps both sides at once, so alone on its CPU this is the time on the clock; what others take of that CPU
     /// is left out. A program on sched_switch runs on the account of the task that is switched in.
-    fn ns_per_round(&self, program: Option<&mut OnSwitch>, slice: Duration, stop: &Stop) -> Result<f64> {
+    fn ns_per_round(&self, program: Option<&mut OnTracepoint>, slice: Duration, stop: &Stop) -> Result<f64> {
         let on_cpu = || -> Result<u64> { Ok(self.ping.schedstat()?.on_cpu_ns + self.pong.schedstat()?.on_cpu_ns) };
         let during = || -> Result<f64> {
             stop.pause(SETTLE)?;

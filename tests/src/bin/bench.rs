@@ -4,10 +4,10 @@
 //! that is made here is removed at the end, also after Ctrl-C. A missed target is reported, and is no error: on a busy machine it may be
 //! the machine's.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use podmeter_tests::{
     agent::binary,
     bench::{
@@ -16,7 +16,9 @@ use podmeter_tests::{
         dns,
         kubernetes::{self, Cluster},
         memory, network,
+        node::{self, pair},
         report::{self, Figure},
+        soak,
         switches::{self, Contest},
     },
 };
@@ -25,16 +27,35 @@ use podmeter_tests::{
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
 struct Arguments {
-    /// Measure only what has a name that starts so, as in `cpu` or `agent.cpu_percent`.
+    /// Measure only what has a name that starts so, as in `cpu` or `agent.cpu_percent`. `soak`, which takes an hour, is
+    /// measured only so.
     #[arg(long, value_name = "PREFIX")]
     only: Option<String>,
     /// Measure less: to see that everything works, not to rely on.
     #[arg(long)]
     quick: bool,
+    /// What the benchmark starts itself as.
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+/// A process of the load of `node`.
+#[derive(Debug, Subcommand)]
+enum Part {
+    #[command(name = pair::CLIENT, hide = true)]
+    Client { delay_us: u64 },
+    #[command(name = pair::SERVER, hide = true)]
+    Server,
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    let done = match arguments.part {
+        Some(Part::Client { delay_us }) => pair::client(Duration::from_micros(delay_us)).map(|()| true),
+        Some(Part::Server) => pair::server().map(|()| true),
+        None => run(&arguments),
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -57,11 +78,13 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let report = report::target_directory()?.join("bench");
     println!("{} on {}", binary()?.display(), report::machine()?);
 
+    session.node()?;
     session.switches()?;
     session.packets()?;
     session.agent()?;
     session.kubernetes()?;
     session.memory()?;
+    session.soak()?;
 
     ensure!(
         !session.figures.is_empty() || !session.complete,
@@ -104,18 +127,31 @@ impl Session {
         Ok(())
     }
 
+    /// What all of it costs on a node.
+    fn node(&mut self) -> Result<()> {
+        let stop = self.stop.clone();
+        self.part(&node::NODE, |effort| node::figures(effort, &stop))
+    }
+
     /// What the programs cost.
     fn switches(&mut self) -> Result<()> {
-        let parts = [&switches::IN_CACHE[..], &switches::AMONG_PODS, &switches::SLOWDOWN, &agent::MAPS];
+        let parts = [&switches::IN_CACHE[..], &switches::AMONG_PODS, &switches::SLOWDOWN];
         if !parts.iter().any(|names| self.wants(names)) {
             return Ok(());
         }
         let mut contest = Contest::new(&self.stop)?;
-        let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("could not count CPUs: {what}: {error}"))?;
-        self.part(&agent::MAPS, |_| Ok(agent::maps(contest.maps(), cpus)))?;
         self.part(&switches::IN_CACHE, |effort| contest.in_cache(effort))?;
         self.part(&switches::AMONG_PODS, |effort| contest.among_pods(effort))?;
         self.part(&switches::SLOWDOWN, |effort| contest.slowdown(effort))
+    }
+
+    /// Whether memory grows: an hour, so only where it is requested.
+    fn soak(&mut self) -> Result<()> {
+        if self.only.is_empty() {
+            return Ok(());
+        }
+        let stop = self.stop.clone();
+        self.part(&soak::GROWTH, |effort| soak::growth(effort, &stop))
     }
 
     /// What reading memory costs.
@@ -138,6 +174,7 @@ impl Session {
 
     /// What the agent costs.
     fn agent(&mut self) -> Result<()> {
+        self.part(&agent::MAPS, |_| agent::maps())?;
         let parts = [&agent::START[..], &agent::BYTES, &agent::EVERY_1_S, &agent::EVERY_15_S];
         if !parts.iter().any(|names| self.wants(names)) {
             return Ok(());

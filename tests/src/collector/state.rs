@@ -9,6 +9,8 @@ use opentelemetry_proto::tonic::collector::metrics::v1::{
 };
 use prost::Message;
 
+use super::Options;
+
 /// What a request is answered with.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
@@ -88,6 +90,7 @@ pub(super) struct Call {
 pub(super) struct CollectorState {
     pub(super) plain_replies: bool,
     pub(super) limit: Option<usize>,
+    pub(super) forgets: bool,
     pub(super) script: VecDeque<Answer>,
     pub(super) standing: Answer,
     pub(super) received: Vec<Received>,
@@ -102,10 +105,11 @@ pub(super) struct CollectorState {
 
 impl CollectorState {
     /// It accepts everything and has seen nothing yet.
-    pub(super) fn new(plain_replies: bool, limit: Option<usize>) -> Self {
+    pub(super) fn new(options: &Options) -> Self {
         Self {
-            plain_replies,
-            limit,
+            plain_replies: options.plain_replies,
+            limit: options.limit,
+            forgets: options.forgets,
             script: VecDeque::new(),
             standing: Answer::Accept,
             received: Vec::new(),
@@ -160,7 +164,7 @@ impl CollectorState {
             Protocol::Http => "content-encoding",
         };
         let content_encoding = call.headers.get(encoding).cloned();
-        if call.answer.takes() {
+        if call.answer.takes() && !self.forgets {
             let Call { path, headers, .. } = call;
             let received = Received { request, protocol, path, headers, content_encoding, at: Instant::now() };
             self.received.push(received);

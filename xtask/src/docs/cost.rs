@@ -17,6 +17,9 @@ use crate::workspace::Workspace;
 
 const NAME: &str = "bench";
 
+/// The figures that the table begins with: all of podmeter, on what looks like a node.
+const FIRST: &str = "node";
+
 /// Where the benchmark leaves its figures.
 pub(crate) fn report(workspace: &Workspace) -> PathBuf {
     workspace.target.join("bench/report.json")
@@ -80,7 +83,8 @@ fn merged(kept: &str, figures: &Json, run: &Run) -> Option<String> {
             Some(place) => rows[place] = row,
             None => {
                 let last = rows.iter().rposition(|row| row.starts_with(&start(&format!("{group}."))));
-                rows.insert(last.map_or(rows.len(), |last| last + 1), row);
+                let end = if group == FIRST { 0 } else { rows.len() };
+                rows.insert(last.map_or(end, |last| last + 1), row);
             }
         }
     }
@@ -144,6 +148,15 @@ mod tests {
         let once = json!({"name": "a.b", "what": "w", "unit": "", "value": 1590.4, "min": 1590.4, "max": 1590.4});
         assert_eq!(row(&once, "`c` d").unwrap(), "| `a.b` | w | 1590 |  | `c` d |");
         assert_eq!(row(&json!({"name": "a.b"}), ""), None);
+    }
+
+    #[test]
+    fn what_a_node_pays_comes_first_whenever_it_was_measured() {
+        let before = merged("", &json!([figure("cpu.x", 1.0)]), &run("old")).unwrap();
+        let after =
+            merged(&before, &json!([figure("node.x", 1.0), figure("node.y", 1.0), figure("soak.x", 1.0)]), &run("new")).unwrap();
+        let names: Vec<&str> = after.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+        assert_eq!(names[..4], ["node.x", "node.y", "cpu.x", "soak.x"]);
     }
 
     #[test]
