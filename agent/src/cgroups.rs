@@ -14,7 +14,7 @@ pub mod table;
 pub mod weight;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     path::{Path, PathBuf},
 };
 
@@ -80,6 +80,10 @@ pub struct Cgroups {
     table: Table,
     kubelets: Kubelets,
     left_out: LeftOut,
+    /// Slots to be looked at once more: what changed last time, and cgroups whose parent was not known yet.
+    again: Vec<u32>,
+    /// Slots whose owners are gone, until these are released.
+    dying: BTreeSet<u32>,
 }
 
 /// What the last scan left without a slot.
@@ -115,6 +119,7 @@ impl Cgroups {
                 ("OWNERS", Some(slots)),
                 ("GENERATION", None),
                 ("TALLY", None),
+                ("CHANGES", None),
             ],
             shared: &[],
             programs: &[
@@ -130,6 +135,8 @@ impl Cgroups {
             table: Table::default(),
             kubelets,
             left_out: LeftOut::default(),
+            again: Vec::new(),
+            dying: BTreeSet::new(),
         };
         if !cgroups.object.adopted() {
             cgroups.slots.free_all()?;
@@ -191,13 +198,29 @@ impl Cgroups {
         self.slots.set_exported_ns(boottime_ns);
     }
 
-    /// Reads births and deaths since the last call.
+    /// Reads births and deaths since the last call. Costs what has changed: slots whose owners are as they were are not looked at, but the
+    /// first time, and after more changes than the kernel side notes.
     pub fn refresh(&mut self) {
+        let mut look = match self.slots.changed() {
+            // What has changed is looked at twice: another CPU's writes to a record may be seen later than its note of them.
+            Some(changed) => std::mem::replace(&mut self.again, changed.clone()).into_iter().chain(changed).collect(),
+            None => {
+                self.again.clear();
+                Vec::from_iter(1..self.slots.count())
+            }
+        };
+        look.sort_unstable();
+        look.dedup();
         let mut born = Vec::new();
-        for slot in 1..self.slots.count() {
+        for slot in look {
             let Some(id) = self.slots.owner_id(slot) else { continue };
             match self.table.entries.get_mut(slot as usize).and_then(Option::as_mut) {
-                Some(known) => known.died_ns = self.slots.died_ns(slot),
+                Some(known) => {
+                    known.died_ns = self.slots.died_ns(slot);
+                    if known.died_ns.is_some() {
+                        self.dying.insert(slot);
+                    }
+                }
                 None => born.extend(self.slots.owner(slot).filter(|owner| owner.id == id).map(|owner| (slot, owner))),
             }
         }
@@ -207,7 +230,10 @@ impl Cgroups {
             let parent = match self.table.by_id(owner.parent) {
                 None if owner.parent == 0 => None,
                 // It was born after the loop above had passed its slot: its child waits for the next call.
-                None if self.slots.has(owner.parent) => continue,
+                None if self.slots.has(owner.parent) => {
+                    self.again.push(slot);
+                    continue;
+                }
                 // Both are gone, and an earlier agent ended before it gave this slot back.
                 None => self.table.iter().find(|cgroup| cgroup.level == 0),
                 parent => parent,
@@ -220,6 +246,9 @@ impl Cgroups {
                 self.slots.set_name(slot, &mut owner, &name);
             }
             let cgroup = Cgroup::new(slot, &owner, parent, self.kubelets);
+            if !cgroup.lives() {
+                self.dying.insert(slot);
+            }
             self.table.insert(cgroup);
         }
     }
@@ -239,7 +268,8 @@ impl Cgroups {
     pub fn close(&mut self) -> Result<(), CgroupError> {
         let now_ns = facts::boottime_ns();
         let mut closed = false;
-        for cgroup in self.table.entries.iter_mut().flatten() {
+        for slot in &self.dying {
+            let Some(cgroup) = self.table.entries.get_mut(*slot as usize).and_then(Option::as_mut) else { continue };
             let gone = cgroup.died_ns.is_some_and(|died| now_ns.saturating_sub(died) >= GRACE_NS);
             if !gone || cgroup.phase == SlotPhase::Closed {
                 continue;
@@ -270,7 +300,8 @@ impl Cgroups {
 
     /// The slots whose final counts can be read: closed by an earlier call of [`Cgroups::close`]. Children before parents.
     pub fn closed(&self) -> Vec<u32> {
-        let mut closed: Vec<&Cgroup> = self.table.iter().filter(|c| c.phase == SlotPhase::Closed).collect();
+        let dying = self.dying.iter().filter_map(|slot| self.table.get(*slot));
+        let mut closed: Vec<&Cgroup> = dying.filter(|cgroup| cgroup.phase == SlotPhase::Closed).collect();
         closed.sort_by_key(|c| (c.died_ns, std::cmp::Reverse(c.level)));
         closed.iter().map(|c| c.slot).collect()
     }
@@ -281,10 +312,10 @@ impl Cgroups {
     /// When the kernel refuses.
     pub fn release(&mut self, slot: u32) -> Result<Option<Cgroup>, CgroupError> {
         let Some(cgroup) = self.table.remove(slot) else { return Ok(None) };
+        self.dying.remove(&slot);
         let above = cgroup.parent.and_then(|slot| self.table.get(slot)).map(|parent| parent.id);
-        for child in self.table.entries.iter_mut().flatten().filter(|c| c.parent == Some(slot)) {
-            child.parent = cgroup.parent;
-            self.slots.set_parent(child.slot, above.unwrap_or(0));
+        for child in self.table.adopt_children(&cgroup) {
+            self.slots.set_parent(child, above.unwrap_or(0));
         }
         self.slots.give_back(slot)?;
         Ok(Some(cgroup))
