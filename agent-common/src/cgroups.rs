@@ -73,8 +73,6 @@ record! {
         pub kn_parent: u64,
         /// `kernfs_node.name`
         pub kn_name: u64,
-        /// Number of slots.
-        pub slots: u64,
         /// Id of the cgroup that is the agent's root. No program reads it: it is here so that an agent with another root begins anew.
         pub root: u64,
     }

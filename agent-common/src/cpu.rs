@@ -208,8 +208,6 @@ record! {
         pub kn_id: u64,
         /// Length of a jiffy in ns.
         pub tick_ns: u64,
-        /// Number of slots.
-        pub slots: u64,
         /// One more than the largest id of a CPU.
         pub cpus: u64,
     }

@@ -28,11 +28,14 @@ use self::{controllers::Parents, name::Kubelets, slots::Slots, table::SlotPhase}
 use crate::kernel::{
     btf::{Btf, BtfError},
     facts,
-    load::{Hook, Kernel, LoadError, Object, Plan},
+    load::{Hook, Kernel, LoadError, Object, Plan, Size},
 };
 
 /// The tracepoints that the programs of this module are attached to.
 pub const TRACEPOINTS: [&str; 2] = ["cgroup_mkdir", "cgroup_rmdir"];
+
+/// The name of its object and pins.
+pub const NAME: &str = "cgroups";
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cgroups"));
 
@@ -79,6 +82,8 @@ pub struct Cgroups {
     slots: Slots,
     table: Table,
     kubelets: Kubelets,
+    /// The [`Owner::found`] of what had no slot as this began.
+    found: u32,
     left_out: LeftOut,
     /// Slots to be looked at once more: what changed last time, and cgroups whose parent was not known yet.
     again: Vec<u32>,
@@ -98,8 +103,8 @@ struct LeftOut {
 }
 
 impl Cgroups {
-    /// Begins to follow the cgroups below `root`, a directory of the cgroup2 hierarchy, with that many slots. In a cgroup namespace
-    /// its mount point is not the hierarchy's root; what is outside of it is not seen.
+    /// Begins to follow the cgroups below `root`, a directory of the cgroup2 hierarchy, with as many slots as `kernel` has. In a cgroup
+    /// namespace its mount point is not the hierarchy's root; what is outside of it is not seen.
     ///
     /// The programs are attached before the tree is scanned: a cgroup made meanwhile has its slot from the kernel, if its parent has one
     /// by then, and the scan leaves what has a slot alone. What was made while the scan was at its parent is found by a second one, when
@@ -107,19 +112,19 @@ impl Cgroups {
     ///
     /// # Errors
     /// When the kernel refuses a program or the tree cannot be read.
-    pub fn start(kernel: &mut Kernel, root: PathBuf, slots: u32, kubelets: Kubelets) -> Result<Self, CgroupError> {
+    pub fn start(kernel: &mut Kernel, root: PathBuf, kubelets: Kubelets) -> Result<Self, CgroupError> {
         let id = scan::id(&root).map_err(|source| CgroupError::Scan { path: root.clone(), source })?;
         let mut object = kernel.load(&Plan {
-            object: "cgroups",
+            object: NAME,
             bytes: OBJECT,
-            facts: ("OFFSETS", Offsets { slots: slots.into(), root: id, ..offsets(&kernel.btf)? }),
+            facts: ("OFFSETS", Offsets { root: id, ..offsets(&kernel.btf)? }),
             maps: &[
-                ("CGROUP_SLOTS", Some(slots)),
-                ("FREE_SLOTS", Some(slots)),
-                ("OWNERS", Some(slots)),
-                ("GENERATION", None),
-                ("TALLY", None),
-                ("CHANGES", None),
+                ("CGROUP_SLOTS", Size::Slots(1)),
+                ("FREE_SLOTS", Size::Slots(1)),
+                ("OWNERS", Size::Slots(1)),
+                ("GENERATION", Size::Fixed),
+                ("TALLY", Size::Fixed),
+                ("CHANGES", Size::Fixed),
             ],
             shared: &[],
             programs: &[
@@ -128,23 +133,28 @@ impl Cgroups {
             ],
             optional: &[],
         })?;
+        kernel.take_over(&mut object)?;
+        let mut slots = Slots::of(&mut object, kernel.slots)?;
+        if !object.runs() {
+            slots.free_all_others()?;
+        }
+        // Where this object goes on, a cgroup without a slot had found none; what it did is unattributed.
+        let found = if object.adopted() { table::LATE } else { 1 };
         let mut cgroups = Self {
             root,
-            slots: Slots::of(&mut object, slots)?,
+            slots,
             object,
             table: Table::default(),
             kubelets,
+            found,
             left_out: LeftOut::default(),
             again: Vec::new(),
             dying: BTreeSet::new(),
         };
-        if !cgroups.object.adopted() {
-            cgroups.slots.free_all()?;
-        }
         kernel.attach(&mut cgroups.object)?;
-        // Where this object goes on, others may too, and lack what a cgroup without a slot did until now.
-        let before = if cgroups.object.adopted() { Vec::new() } else { kernel.left_by_others("cgroups", "OWNERS") };
-        cgroups.scan(&slots::births(&before), 1)?;
+        // Where it does not, other objects lack what a cgroup did until now.
+        let before = if cgroups.object.adopted() { Vec::new() } else { kernel.left_by_others(NAME, "OWNERS") };
+        cgroups.scan(&slots::births(&before), found)?;
         Ok(cgroups)
     }
 
@@ -153,7 +163,7 @@ impl Cgroups {
     /// # Errors
     /// When the tree cannot be read.
     pub fn counting_begins(&mut self) -> Result<(), CgroupError> {
-        self.scan(&HashMap::new(), 1)?;
+        self.scan(&HashMap::new(), self.found)?;
         self.refresh();
         Ok(())
     }
@@ -171,6 +181,16 @@ impl Cgroups {
     /// Number of slots, the unattributed one included.
     pub fn slots(&self) -> u32 {
         self.slots.count()
+    }
+
+    /// Number of slots that have an owner.
+    pub fn taken(&self) -> u64 {
+        self.slots.taken()
+    }
+
+    /// Whether a cgroup has found no slot since the last time that all of them were looked for.
+    pub fn lacks_slots(&self) -> bool {
+        self.left_out.any || self.left_out.without_slot != self.without_slot()
     }
 
     /// The directory of the root.
@@ -287,11 +307,9 @@ impl Cgroups {
     /// Looks for cgroups that found no slot, when an eighth of the slots is free. They count from now on; what they did before is
     /// unattributed.
     fn scan_again(&mut self, now_ns: u64) -> Result<(), CgroupError> {
-        let LeftOut { any, without_slot, at_ns } = self.left_out;
-        let some = any || without_slot != self.without_slot();
         let slots = self.slots.count();
         let room = self.slots.taken().saturating_add(u64::from(slots / 8)) < slots.into();
-        if some && room && now_ns.saturating_sub(at_ns) >= SCAN_AGAIN_NS {
+        if self.lacks_slots() && room && now_ns.saturating_sub(self.left_out.at_ns) >= SCAN_AGAIN_NS {
             self.scan(&HashMap::new(), table::LATE)
         } else {
             Ok(())
@@ -380,6 +398,19 @@ impl Cgroups {
         }
         Ok(true)
     }
+}
+
+/// Number of cgroups below a directory, itself included; 1 where it cannot be read.
+pub fn count(root: &Path) -> u32 {
+    let mut found = 1_u32;
+    let mut above = vec![root.to_owned()];
+    while let Some(directory) = above.pop() {
+        for child in scan::children(&directory).into_iter().flatten() {
+            found = found.saturating_add(1);
+            above.push(directory.join(child.name));
+        }
+    }
+    found
 }
 
 /// Where this kernel keeps what the programs read.

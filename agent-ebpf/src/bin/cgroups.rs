@@ -11,7 +11,7 @@
 #![allow(missing_docs, reason = "the program macros make undocumented functions beside the documented ones")]
 
 use agent_common::cgroups::{CHANGES_LEN, NAME_LEN, Offsets, Owner, Tally, change, may_take};
-use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, add, frozen, load, load32, probe_str};
+use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, add, frozen, load, load32, probe_str, slots};
 use aya_ebpf::{
     btf_maps::{Array, Queue},
     helpers::generated::bpf_ktime_get_boot_ns,
@@ -111,7 +111,7 @@ fn cgroups_on_mkdir(ctx: BtfTracePointContext) -> i32 {
     let Some(tally) = TALLY.get_ptr_mut(0) else { return 0 };
     // SAFETY: a field of a map value.
     let taken = unsafe { core::ptr::read_volatile(&raw const (*tally).taken) };
-    let room = may_take(level as u32, taken, frozen!(OFFSETS.slots) as u32);
+    let room = may_take(level as u32, taken, slots());
     let Some(slot) = (if room { FREE_SLOTS.pop().ok().flatten() } else { None }) else {
         // SAFETY: a field of a map value.
         increment(unsafe { &raw mut (*tally).without_slot });

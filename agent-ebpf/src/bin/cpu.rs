@@ -27,7 +27,7 @@ use agent_common::{
         TaskMark, WAIT_COUNTED, WAIT_LEN, WindowEntry, wait_position,
     },
 };
-use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, frozen, load, opaque, probe, probe_bytes};
+use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, frozen, load, opaque, probe, probe_bytes, slots};
 use aya_ebpf::{
     EbpfContext as _,
     btf_maps::Array,
@@ -194,7 +194,7 @@ unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
 
         let known = seen && began_in != SLOT_UNKNOWN;
         let slot = if known { began_in as u32 } else { slot_of_task(now, cpu, prev) };
-        let Some(record) = CPU_RECORDS.get_ptr_mut(cpu * frozen!(FACTS.slots) as u32 + slot) else { return };
+        let Some(record) = CPU_RECORDS.get_ptr_mut(cpu * slots() + slot) else { return };
         add_wait(record, waited_ns, known && began_in & WAIT_COUNTED != 0);
         // The whole stretch lies in the current window while that window cannot have ended.
         if bpf_jiffies64() < (*now).window_until && moves.0 == moves.1 {
@@ -329,7 +329,7 @@ unsafe fn settle(now: *mut CpuNow, cpu: u32, task: u64) -> Option<()> {
             count_up_to(entry, task, reached);
             return None;
         };
-        let record = CPU_RECORDS.get_ptr_mut(cpu * frozen!(FACTS.slots) as u32 + slot)?;
+        let record = CPU_RECORDS.get_ptr_mut(cpu * slots() + slot)?;
         // The wait before this stretch is counted at its end, or else it would go along to where the task was moved.
         let mut counted_up_to = Mark { exec_ns, run_delay_ns: counted.run_delay_ns };
         if slot != here {

@@ -52,11 +52,17 @@ impl Slots {
         })
     }
 
-    /// Makes all slots free: in maps that are new.
-    pub(super) fn free_all(&mut self) -> Result<(), CgroupError> {
+    /// Makes all slots free that have no owner: in maps that are new, and that no program uses yet.
+    pub(super) fn free_all_others(&mut self) -> Result<(), CgroupError> {
+        let mut taken = 0;
         for slot in 1..self.count {
-            self.free.push(slot, 0).map_err(|source| CgroupError::Slots { action: "make", source })?;
+            if self.owner_id(slot).is_some() {
+                taken += 1;
+            } else {
+                self.free.push(slot, 0).map_err(|source| CgroupError::Slots { action: "make", source })?;
+            }
         }
+        self.tally.set_word(0, TAKEN, taken);
         Ok(())
     }
 

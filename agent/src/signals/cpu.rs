@@ -31,13 +31,13 @@ use self::{
     },
     windows::LogReader,
 };
-use super::{ActiveSignal, Readings, Signal, SignalError};
+use super::{ActiveSignal, Kept, Readings, Signal, SignalError};
 use crate::{
     cgroups::{Cgroup, Cgroups, files},
     kernel::{
         btf::{Btf, BtfError},
         facts,
-        load::{Hook, Kernel, LOCKED_DOWN, LoadError, Object, Optional, Plan},
+        load::{Hook, Kernel, LOCKED_DOWN, LoadError, Object, Optional, Plan, Size},
         sys::MappedArray,
     },
     metric::{Point, Value},
@@ -104,6 +104,16 @@ struct Cpu {
     notes: Vec<String>,
 }
 
+/// What goes on with more slots: see the fields of [`Cpu`].
+struct Counted {
+    readers: Vec<LogReader>,
+    lost_windows: u64,
+    unwindowed_before: u64,
+    account: Account,
+    started_ns: u64,
+    node: Option<(u64, u64)>,
+}
+
 impl Cpu {
     fn start(kernel: &mut Kernel, cgroups: &Cgroups) -> Result<Self, LoadError> {
         let cpus = kernel.cpus;
@@ -113,15 +123,15 @@ impl Cpu {
         let mut object = kernel.load(&Plan {
             object: SIGNAL.name,
             bytes: OBJECT,
-            facts: ("FACTS", Facts { tick_ns: facts::tick_ns(), slots: slots.into(), cpus: cpus.into(), ..offsets }),
+            facts: ("FACTS", Facts { tick_ns: facts::tick_ns(), cpus: cpus.into(), ..offsets }),
             maps: &[
-                ("CPU_NOW", Some(cpus)),
-                ("CPU_RECORDS", Some(cpus * slots)),
-                ("CPU_CARRIED", Some(slots)),
-                ("CPU_WINDOWS", Some(cpus * LOG_LEN)),
-                ("CPU_MOVES", Some(cpus * MOVES_LEN)),
-                ("CPU_SLOT_CACHE", Some(cpus * SLOT_CACHE_LEN)),
-                ("CPU_TASKS", None),
+                ("CPU_NOW", Size::Entries(cpus)),
+                ("CPU_RECORDS", Size::Slots(cpus)),
+                ("CPU_CARRIED", Size::Slots(1)),
+                ("CPU_WINDOWS", Size::Entries(cpus * LOG_LEN)),
+                ("CPU_MOVES", Size::Entries(cpus * MOVES_LEN)),
+                ("CPU_SLOT_CACHE", Size::Entries(cpus * SLOT_CACHE_LEN)),
+                ("CPU_TASKS", Size::Fixed),
             ],
             shared: &[("CGROUP_SLOTS", cgroups.object()), ("GENERATION", cgroups.object())],
             programs: &[
@@ -344,6 +354,29 @@ impl ActiveSignal for Cpu {
         let root_ns = cgroups.table().iter().find(|c| c.path == "/").and_then(|c| used.get(&c.slot)).and_then(|u| u.time_ns);
         let points = cgroups.table().iter().filter_map(|c| Some((c.slot, self.points(c, used.get(&c.slot)?)))).collect();
         Ok(Readings { cgroups: points, node: self.node_points(now_ns, root_ns) })
+    }
+
+    fn hand_over(&mut self) -> Option<Kept> {
+        Some(Box::new(Counted {
+            readers: std::mem::take(&mut self.readers),
+            lost_windows: self.lost_windows,
+            unwindowed_before: self.unwindowed_before,
+            account: std::mem::take(&mut self.account),
+            started_ns: self.started_ns,
+            node: self.node,
+        }))
+    }
+
+    fn go_on_with(&mut self, kept: Kept) {
+        let Ok(counted) = kept.downcast::<Counted>() else { return };
+        Counted {
+            readers: self.readers,
+            lost_windows: self.lost_windows,
+            unwindowed_before: self.unwindowed_before,
+            account: self.account,
+            started_ns: self.started_ns,
+            node: self.node,
+        } = *counted;
     }
 
     fn note(&self) -> Option<String> {

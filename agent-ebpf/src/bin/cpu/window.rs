@@ -1,7 +1,7 @@
 //! Stretches of CPU time divided among 100 ms windows and among the cgroups that a task was moved between.
 
 use agent_common::cpu::{CpuNow, CpuRecord, LOG_LEN, MOVES_LEN, STRETCH_WINDOWS, WINDOW_NS};
-use agent_ebpf::{forgotten, frozen};
+use agent_ebpf::{forgotten, frozen, slots};
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 
 use crate::{CPU_MOVES, CPU_RECORDS, CPU_WINDOWS, FACTS};
@@ -61,7 +61,7 @@ pub(crate) unsafe fn divide(now: *mut CpuNow, cpu: u32, slot: u32, stretch: &Str
                 }
             }
             if until_ns > at_ns {
-                let Some(record) = CPU_RECORDS.get_ptr_mut(cpu * frozen!(FACTS.slots) as u32 + slot) else { return };
+                let Some(record) = CPU_RECORDS.get_ptr_mut(cpu * slots() + slot) else { return };
                 (*record).on_cpu_ns += until_ns - at_ns;
                 if too_old {
                     (*now).unwindowed_ns += until_ns - at_ns;
