@@ -255,6 +255,8 @@ impl Pipeline {
         readings.push(Readings { node: own, ..Readings::default() });
         // A moment's: the source goes on while the batch is made of it.
         let known = self.pods.as_ref().map(SharedIndex::snapshot);
+        let pods = known.as_deref().and_then(|known| known.node()?.pods);
+        self.when_full = pods.map_or(0, |pods| slots::when_full(u32::try_from(pods.bytes()).unwrap_or(u32::MAX), self.running.cgroups.table()));
         let offset = self.running.clock.offset();
         let names = known.as_deref().map(|known| PodsNow {
             index: known,
