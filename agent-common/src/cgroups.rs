@@ -11,6 +11,22 @@ pub const NAME_LEN: usize = 256;
 /// The deepest level below the agent's root on which cgroups may take any slot: where a node has its pods' containers, and services.
 pub const SHALLOW: u32 = 4;
 
+/// Births and deaths that are noted since they were last looked at, a power of two. Behind more than that many the agent looks at all slots.
+pub const CHANGES_LEN: u32 = 1024;
+
+/// The entry of a birth or a death: the slot, and which it is of all since the maps were made, counted from 1. That tells an entry that was
+/// overwritten, or is not written yet, from the one that was looked for.
+#[inline(always)]
+pub const fn change(number: u64, slot: u32) -> u64 {
+    number << 32 | slot as u64
+}
+
+/// The slot of an entry, if it is the one with that number.
+#[inline(always)]
+pub const fn changed_slot(entry: u64, number: u64) -> Option<u32> {
+    if entry >> 32 == number & 0xffff_ffff { Some(entry as u32) } else { None }
+}
+
 /// Whether a cgroup on this level may take a slot when `taken` of so many are. What is deeper leaves a quarter of them: that is where
 /// whoever may make cgroups in its own container makes them, and it must not take them all.
 #[inline(always)]
@@ -57,8 +73,6 @@ record! {
         pub kn_parent: u64,
         /// `kernfs_node.name`
         pub kn_name: u64,
-        /// Number of slots.
-        pub slots: u64,
         /// Id of the cgroup that is the agent's root. No program reads it: it is here so that an agent with another root begins anew.
         pub root: u64,
     }
@@ -73,12 +87,25 @@ record! {
         pub taken: u64,
         /// CLOCK_BOOTTIME of the last batch that was made to be exported, in ns; 0 before the first. The agent writes it, for the next.
         pub exported_ns: u64,
+        /// Births and deaths that the programs have noted in `CHANGES`: the number of the last one.
+        pub changes: u64,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_change_is_known_by_its_number_also_after_it_has_wrapped() {
+        for number in [1, 2, 0xffff_ffff, 1 << 32, (7 << 32) + 5] {
+            let entry = change(number, 4711);
+            assert_eq!(changed_slot(entry, number), Some(4711));
+            let lap = number + u64::from(CHANGES_LEN);
+            assert_eq!((changed_slot(entry, lap), changed_slot(change(lap, 4711), number)), (None, None), "another lap");
+        }
+        assert_eq!(changed_slot(0, 1), None, "never written");
+    }
 
     #[test]
     fn deep_cgroups_leave_a_quarter_of_the_slots() {

@@ -68,8 +68,6 @@ record! {
 record! {
     /// Facts for the programs, frozen before they load.
     pub struct Facts {
-        /// Number of slots.
-        pub slots: u64,
         /// A hash of the address ranges: when they change, all sockets are classified anew.
         pub ranges: u64,
         /// The ports of DNS; [`crate::dns::NO_PORT`] for none.

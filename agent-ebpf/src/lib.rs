@@ -117,6 +117,18 @@ pub fn reads_by_address() -> bool {
     unsafe { core::ptr::read_volatile(&raw const READS_BY_ADDRESS) != 0 }
 }
 
+/// Number of slots; frozen by the agent. It is no part of an object's facts: two objects may differ in it alone, and one then goes on with
+/// what the other has counted.
+#[unsafe(no_mangle)]
+static SLOTS: u32 = 0;
+
+/// How long an array by slot is.
+#[inline(always)]
+pub fn slots() -> u32 {
+    // SAFETY: a live static, of which only the initial value is replaced, before the program loads.
+    unsafe { core::ptr::read_volatile(&raw const SLOTS) }
+}
+
 /// Reads a `u64` at an address that is a mere number, by a helper that survives a wrong one.
 #[inline(always)]
 pub fn probe(address: u64, offset: u64) -> Option<u64> {

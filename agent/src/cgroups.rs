@@ -14,7 +14,7 @@ pub mod table;
 pub mod weight;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     path::{Path, PathBuf},
 };
 
@@ -28,11 +28,14 @@ use self::{controllers::Parents, name::Kubelets, slots::Slots, table::SlotPhase}
 use crate::kernel::{
     btf::{Btf, BtfError},
     facts,
-    load::{Hook, Kernel, LoadError, Object, Plan},
+    load::{Hook, Kernel, LoadError, Object, Plan, Size},
 };
 
 /// The tracepoints that the programs of this module are attached to.
 pub const TRACEPOINTS: [&str; 2] = ["cgroup_mkdir", "cgroup_rmdir"];
+
+/// The name of its object and pins.
+pub const NAME: &str = "cgroups";
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cgroups"));
 
@@ -79,7 +82,13 @@ pub struct Cgroups {
     slots: Slots,
     table: Table,
     kubelets: Kubelets,
+    /// The [`Owner::found`] of what had no slot as this began.
+    found: u32,
     left_out: LeftOut,
+    /// Slots to be looked at once more: what changed last time, and cgroups whose parent was not known yet.
+    again: Vec<u32>,
+    /// Slots whose owners are gone, until these are released.
+    dying: BTreeSet<u32>,
 }
 
 /// What the last scan left without a slot.
@@ -94,8 +103,8 @@ struct LeftOut {
 }
 
 impl Cgroups {
-    /// Begins to follow the cgroups below `root`, a directory of the cgroup2 hierarchy, with that many slots. In a cgroup namespace
-    /// its mount point is not the hierarchy's root; what is outside of it is not seen.
+    /// Begins to follow the cgroups below `root`, a directory of the cgroup2 hierarchy, with as many slots as `kernel` has. In a cgroup
+    /// namespace its mount point is not the hierarchy's root; what is outside of it is not seen.
     ///
     /// The programs are attached before the tree is scanned: a cgroup made meanwhile has its slot from the kernel, if its parent has one
     /// by then, and the scan leaves what has a slot alone. What was made while the scan was at its parent is found by a second one, when
@@ -103,18 +112,19 @@ impl Cgroups {
     ///
     /// # Errors
     /// When the kernel refuses a program or the tree cannot be read.
-    pub fn start(kernel: &mut Kernel, root: PathBuf, slots: u32, kubelets: Kubelets) -> Result<Self, CgroupError> {
+    pub fn start(kernel: &mut Kernel, root: PathBuf, kubelets: Kubelets) -> Result<Self, CgroupError> {
         let id = scan::id(&root).map_err(|source| CgroupError::Scan { path: root.clone(), source })?;
         let mut object = kernel.load(&Plan {
-            object: "cgroups",
+            object: NAME,
             bytes: OBJECT,
-            facts: ("OFFSETS", Offsets { slots: slots.into(), root: id, ..offsets(&kernel.btf)? }),
+            facts: ("OFFSETS", Offsets { root: id, ..offsets(&kernel.btf)? }),
             maps: &[
-                ("CGROUP_SLOTS", Some(slots)),
-                ("FREE_SLOTS", Some(slots)),
-                ("OWNERS", Some(slots)),
-                ("GENERATION", None),
-                ("TALLY", None),
+                ("CGROUP_SLOTS", Size::Slots(1)),
+                ("FREE_SLOTS", Size::Slots(1)),
+                ("OWNERS", Size::Slots(1)),
+                ("GENERATION", Size::Fixed),
+                ("TALLY", Size::Fixed),
+                ("CHANGES", Size::Fixed),
             ],
             shared: &[],
             programs: &[
@@ -123,21 +133,28 @@ impl Cgroups {
             ],
             optional: &[],
         })?;
+        kernel.take_over(&mut object)?;
+        let mut slots = Slots::of(&mut object, kernel.slots)?;
+        if !object.runs() {
+            slots.free_all_others()?;
+        }
+        // Where this object goes on, a cgroup without a slot had found none; what it did is unattributed.
+        let found = if object.adopted() { table::LATE } else { 1 };
         let mut cgroups = Self {
             root,
-            slots: Slots::of(&mut object, slots)?,
+            slots,
             object,
             table: Table::default(),
             kubelets,
+            found,
             left_out: LeftOut::default(),
+            again: Vec::new(),
+            dying: BTreeSet::new(),
         };
-        if !cgroups.object.adopted() {
-            cgroups.slots.free_all()?;
-        }
         kernel.attach(&mut cgroups.object)?;
-        // Where this object goes on, others may too, and lack what a cgroup without a slot did until now.
-        let before = if cgroups.object.adopted() { Vec::new() } else { kernel.left_by_others("cgroups", "OWNERS") };
-        cgroups.scan(&slots::births(&before), 1)?;
+        // Where it does not, other objects lack what a cgroup did until now.
+        let before = if cgroups.object.adopted() { Vec::new() } else { kernel.left_by_others(NAME, "OWNERS") };
+        cgroups.scan(&slots::births(&before), found)?;
         Ok(cgroups)
     }
 
@@ -146,7 +163,7 @@ impl Cgroups {
     /// # Errors
     /// When the tree cannot be read.
     pub fn counting_begins(&mut self) -> Result<(), CgroupError> {
-        self.scan(&HashMap::new(), 1)?;
+        self.scan(&HashMap::new(), self.found)?;
         self.refresh();
         Ok(())
     }
@@ -164,6 +181,16 @@ impl Cgroups {
     /// Number of slots, the unattributed one included.
     pub fn slots(&self) -> u32 {
         self.slots.count()
+    }
+
+    /// Number of slots that have an owner.
+    pub fn taken(&self) -> u64 {
+        self.slots.taken()
+    }
+
+    /// Whether a cgroup has found no slot since the last time that all of them were looked for.
+    pub fn lacks_slots(&self) -> bool {
+        self.left_out.any || self.left_out.without_slot != self.without_slot()
     }
 
     /// The directory of the root.
@@ -191,13 +218,29 @@ impl Cgroups {
         self.slots.set_exported_ns(boottime_ns);
     }
 
-    /// Reads births and deaths since the last call.
+    /// Reads births and deaths since the last call. Costs what has changed: slots whose owners are as they were are not looked at, but the
+    /// first time, and after more changes than the kernel side notes.
     pub fn refresh(&mut self) {
+        let mut look = match self.slots.changed() {
+            // What has changed is looked at twice: another CPU's writes to a record may be seen later than its note of them.
+            Some(changed) => std::mem::replace(&mut self.again, changed.clone()).into_iter().chain(changed).collect(),
+            None => {
+                self.again.clear();
+                Vec::from_iter(1..self.slots.count())
+            }
+        };
+        look.sort_unstable();
+        look.dedup();
         let mut born = Vec::new();
-        for slot in 1..self.slots.count() {
+        for slot in look {
             let Some(id) = self.slots.owner_id(slot) else { continue };
             match self.table.entries.get_mut(slot as usize).and_then(Option::as_mut) {
-                Some(known) => known.died_ns = self.slots.died_ns(slot),
+                Some(known) => {
+                    known.died_ns = self.slots.died_ns(slot);
+                    if known.died_ns.is_some() {
+                        self.dying.insert(slot);
+                    }
+                }
                 None => born.extend(self.slots.owner(slot).filter(|owner| owner.id == id).map(|owner| (slot, owner))),
             }
         }
@@ -207,7 +250,10 @@ impl Cgroups {
             let parent = match self.table.by_id(owner.parent) {
                 None if owner.parent == 0 => None,
                 // It was born after the loop above had passed its slot: its child waits for the next call.
-                None if self.slots.has(owner.parent) => continue,
+                None if self.slots.has(owner.parent) => {
+                    self.again.push(slot);
+                    continue;
+                }
                 // Both are gone, and an earlier agent ended before it gave this slot back.
                 None => self.table.iter().find(|cgroup| cgroup.level == 0),
                 parent => parent,
@@ -220,6 +266,9 @@ impl Cgroups {
                 self.slots.set_name(slot, &mut owner, &name);
             }
             let cgroup = Cgroup::new(slot, &owner, parent, self.kubelets);
+            if !cgroup.lives() {
+                self.dying.insert(slot);
+            }
             self.table.insert(cgroup);
         }
     }
@@ -239,7 +288,8 @@ impl Cgroups {
     pub fn close(&mut self) -> Result<(), CgroupError> {
         let now_ns = facts::boottime_ns();
         let mut closed = false;
-        for cgroup in self.table.entries.iter_mut().flatten() {
+        for slot in &self.dying {
+            let Some(cgroup) = self.table.entries.get_mut(*slot as usize).and_then(Option::as_mut) else { continue };
             let gone = cgroup.died_ns.is_some_and(|died| now_ns.saturating_sub(died) >= GRACE_NS);
             if !gone || cgroup.phase == SlotPhase::Closed {
                 continue;
@@ -257,11 +307,9 @@ impl Cgroups {
     /// Looks for cgroups that found no slot, when an eighth of the slots is free. They count from now on; what they did before is
     /// unattributed.
     fn scan_again(&mut self, now_ns: u64) -> Result<(), CgroupError> {
-        let LeftOut { any, without_slot, at_ns } = self.left_out;
-        let some = any || without_slot != self.without_slot();
         let slots = self.slots.count();
         let room = self.slots.taken().saturating_add(u64::from(slots / 8)) < slots.into();
-        if some && room && now_ns.saturating_sub(at_ns) >= SCAN_AGAIN_NS {
+        if self.lacks_slots() && room && now_ns.saturating_sub(self.left_out.at_ns) >= SCAN_AGAIN_NS {
             self.scan(&HashMap::new(), table::LATE)
         } else {
             Ok(())
@@ -270,7 +318,8 @@ impl Cgroups {
 
     /// The slots whose final counts can be read: closed by an earlier call of [`Cgroups::close`]. Children before parents.
     pub fn closed(&self) -> Vec<u32> {
-        let mut closed: Vec<&Cgroup> = self.table.iter().filter(|c| c.phase == SlotPhase::Closed).collect();
+        let dying = self.dying.iter().filter_map(|slot| self.table.get(*slot));
+        let mut closed: Vec<&Cgroup> = dying.filter(|cgroup| cgroup.phase == SlotPhase::Closed).collect();
         closed.sort_by_key(|c| (c.died_ns, std::cmp::Reverse(c.level)));
         closed.iter().map(|c| c.slot).collect()
     }
@@ -281,10 +330,10 @@ impl Cgroups {
     /// When the kernel refuses.
     pub fn release(&mut self, slot: u32) -> Result<Option<Cgroup>, CgroupError> {
         let Some(cgroup) = self.table.remove(slot) else { return Ok(None) };
+        self.dying.remove(&slot);
         let above = cgroup.parent.and_then(|slot| self.table.get(slot)).map(|parent| parent.id);
-        for child in self.table.entries.iter_mut().flatten().filter(|c| c.parent == Some(slot)) {
-            child.parent = cgroup.parent;
-            self.slots.set_parent(child.slot, above.unwrap_or(0));
+        for child in self.table.adopt_children(&cgroup) {
+            self.slots.set_parent(child, above.unwrap_or(0));
         }
         self.slots.give_back(slot)?;
         Ok(Some(cgroup))
@@ -349,6 +398,19 @@ impl Cgroups {
         }
         Ok(true)
     }
+}
+
+/// Number of cgroups below a directory, itself included; 1 where it cannot be read.
+pub fn count(root: &Path) -> u32 {
+    let mut found = 1_u32;
+    let mut above = vec![root.to_owned()];
+    while let Some(directory) = above.pop() {
+        for child in scan::children(&directory).into_iter().flatten() {
+            found = found.saturating_add(1);
+            above.push(directory.join(child.name));
+        }
+    }
+    found
 }
 
 /// Where this kernel keeps what the programs read.

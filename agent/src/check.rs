@@ -68,7 +68,7 @@ pub fn check(settings: PipelineSettings) -> KernelReport {
         }
         Err(error) => Err(describe(&error)),
     };
-    let root = match &settings.cgroup_root {
+    let root = match &settings.cgroups.root {
         Some(root) => Ok(root.clone()),
         None => mounts::cgroup2().map_err(|e| describe(&e)),
     };

@@ -219,8 +219,10 @@ pub enum KubernetesSource {
 /// The cgroup tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cgroups {
-    /// Maximum number of cgroups tracked.
-    pub slots: u32,
+    /// How many cgroups are tracked at first; `None`: as many as the node may hold.
+    pub slots: Option<u32>,
+    /// How many may be tracked; `None`: as many as at first where that is set, else up to what is reasonable.
+    pub max_slots: Option<u32>,
     /// Mount point of the cgroup2 hierarchy; `None`: as in /proc/mounts.
     pub root: Option<PathBuf>,
 }

@@ -1,27 +1,37 @@
 //! From the kernel to batches: the stages in a row, for whoever wants batches (`run` exports them, `top` shows them).
 
+mod running;
 pub mod settings;
+mod slots;
 
-use std::{error::Error, time::Instant};
+use std::{
+    error::Error,
+    time::{Duration, Instant},
+};
 
-use self::settings::PipelineSettings;
+use tracing::warn;
 
+use self::{
+    running::{Running, Setup},
+    settings::PipelineSettings,
+    slots::SlotRange,
+};
 use crate::{
     aggregate::{Aggregate, Batch, PodsNow},
     causes::chain,
-    cgroups::{self, CgroupError, Cgroups, legacy, name::Kubelets},
+    cgroups::{CgroupError, legacy, name::Kubelets},
     kernel::{
-        capabilities,
-        clock::Clock,
-        descriptors, facts,
-        load::{Kernel, LoadError},
+        capabilities, descriptors, facts,
+        load::LoadError,
         mounts::{self, MountError},
-        pin::{PinError, Pins},
     },
     metric::{Point, Value},
     pods::SharedIndex,
-    signals::{self, ActiveSignal, Readings, Signal, agent},
+    signals::{Readings, Signal, agent},
 };
+
+/// Time until more slots are tried for again where the kernel had none.
+const GROW_AGAIN: Duration = Duration::from_secs(600);
 
 /// Why counting cannot begin: something that a person must change.
 #[derive(Debug, thiserror::Error)]
@@ -77,18 +87,19 @@ impl SignalStatus {
 
 /// The stages, running.
 pub struct Pipeline {
-    cgroups: Cgroups,
-    signals: Vec<(&'static Signal, Box<dyn ActiveSignal>)>,
-    states: Vec<SignalStatus>,
+    setup: Setup,
+    running: Running,
     aggregate: Aggregate,
     pods: Option<SharedIndex>,
-    clock: Clock,
+    /// What the node may hold, cgroups, as far as Kubernetes says.
+    when_full: u32,
+    /// Until when no more slots are tried for.
+    grown_until: Option<Instant>,
     /// CLOCK_BOOTTIME in ns.
     started_ns: u64,
     /// Revision of the addresses that the signals have learnt.
     addresses_revision: Option<u64>,
     exported_before_ns: u64,
-    _pins: Pins,
 }
 
 impl Pipeline {
@@ -105,60 +116,31 @@ impl Pipeline {
         }
         capabilities::lift_memlock_limit();
         descriptors::raise_limit();
-        let root = match settings.cgroup_root {
+        let root = match settings.cgroups.root.clone() {
             Some(root) => root,
             None => mounts::cgroup2()?,
         };
-        let tracepoints: Vec<&str> =
-            cgroups::TRACEPOINTS.into_iter().chain(signals::ALL.iter().flat_map(|s| s.tracepoints).copied()).collect();
-        let pins = || -> Result<Pins, PinError> {
-            if settings.pin { Pins::open(&settings.pin_directory) } else { Pins::transient(&settings.pin_directory) }
+        let setup = Setup {
+            root,
+            pin_directory: settings.pin_directory,
+            pin: settings.pin,
+            leave_out: settings.leave_out,
+            kubelets: if settings.pods.is_some() { Kubelets::OfTheNode } else { Kubelets::Any },
+            signals: settings.signals,
+            slots: SlotRange::of(&settings.cgroups),
+            lacking,
         };
-        let mut kernel = Kernel::open(&settings.pin_directory, pins, &tracepoints, root.clone(), settings.leave_out)?;
-        let kubelets = if settings.pods.is_some() { Kubelets::OfTheNode } else { Kubelets::Any };
-        let mut cgroups = Cgroups::start(&mut kernel, root, settings.slots, kubelets)?;
-
-        let (mut running, mut states) = (Vec::new(), Vec::new());
-        for signal in signals::ALL {
-            let wanted = !settings.signals.off.contains(&signal.name);
-            let off = if !wanted {
-                Some("switched off by the configuration".to_owned())
-            } else if let Some(missing) = (signal.missing)(&kernel.btf) {
-                Some(missing)
-            } else if let Some(right) = signal.capability.filter(|right| lacking.iter().any(|lacks| lacks.name == right.name)) {
-                Some(format!("{} is missing, which it takes to {}", right.name, right.purpose))
-            } else {
-                match (signal.start)(&mut kernel, &cgroups, &settings.signals) {
-                    Ok(started) => {
-                        running.push((signal, started));
-                        None
-                    }
-                    Err(error) => {
-                        // Of what is off nothing may go on, nor be there for a signal that hangs on it.
-                        kernel.forget(signal.name)?;
-                        Some(chain(&*error))
-                    }
-                }
-            };
-            states.push(SignalStatus { signal, off, wanted });
-        }
-        if running.is_empty() {
-            return Err(StartError::NoSignal);
-        }
-        cgroups.counting_begins()?;
-        let clock = kernel.clock()?;
-        let pins = kernel.settle()?;
+        let running = Running::start(&setup)?;
         Ok(Self {
             started_ns,
-            exported_before_ns: cgroups.exported_ns().unwrap_or(started_ns),
-            cgroups,
-            signals: running,
-            states,
+            exported_before_ns: running.cgroups.exported_ns().unwrap_or(started_ns),
+            setup,
+            running,
             aggregate: Aggregate::new(settings.node),
             pods: settings.pods,
-            clock,
+            when_full: 0,
+            grown_until: None,
             addresses_revision: None,
-            _pins: pins,
         })
     }
 
@@ -169,22 +151,22 @@ impl Pipeline {
 
     /// A batch of that time, CLOCK_BOOTTIME in ns, is exported: the next process goes on from there.
     pub fn exported(&self, time_ns: u64) {
-        self.cgroups.set_exported_ns(time_ns);
+        self.running.cgroups.set_exported_ns(time_ns);
     }
 
     /// Which signals count, and why the others do not.
     pub fn states(&self) -> &[SignalStatus] {
-        &self.states
+        &self.running.states
     }
 
     /// What a signal that counts does without on this kernel, and why. Some know only after the first collection.
     pub fn note(&self, signal: &Signal) -> Option<String> {
-        self.signals.iter().find(|(running, _)| running.name == signal.name)?.1.note()
+        self.running.signals.iter().find(|(running, _)| running.name == signal.name)?.1.note()
     }
 
     /// Which containers are not measured since cgroup2 has none of their processes, in one sentence. Looks at all hierarchies: for once.
     pub fn containers_elsewhere(&self) -> Option<String> {
-        legacy::only_in_v1(&mounts::cgroup1(), self.cgroups.root()).map(|only| only.to_string())
+        legacy::only_in_v1(&mounts::cgroup1(), self.running.cgroups.root()).map(|only| only.to_string())
     }
 
     /// Why pods are not followed at the moment, in one sentence.
@@ -198,22 +180,37 @@ impl Pipeline {
     /// # Errors
     /// When the kernel refuses something that it allowed before; the next tick tries again.
     pub fn tick(&mut self) -> Result<(), Box<dyn Error + Send + Sync>> {
-        self.cgroups.refresh();
+        self.running.cgroups.refresh();
         // Errors are returned at the end: slots must be given back all the same.
         let mut ticked = self.learn();
-        for (_, signal) in &mut self.signals {
-            ticked = signal.tick(&self.cgroups).and(ticked);
-            self.aggregate.note(signal.events(), self.cgroups.table());
+        for (_, signal) in &mut self.running.signals {
+            ticked = signal.tick(&self.running.cgroups).and(ticked);
+            self.aggregate.note(signal.events(), self.running.cgroups.table());
         }
         // Closed a tick ago: nothing was added since.
-        for slot in self.cgroups.closed() {
-            let Some(cgroup) = self.cgroups.table().get(slot).cloned() else { continue };
-            let points = self.signals.iter_mut().flat_map(|(_, signal)| signal.retire(&cgroup)).collect();
+        for slot in self.running.cgroups.closed() {
+            let Some(cgroup) = self.running.cgroups.table().get(slot).cloned() else { continue };
+            let points = self.running.signals.iter_mut().flat_map(|(_, signal)| signal.retire(&cgroup)).collect();
             self.aggregate.retire(&cgroup, points);
-            self.cgroups.release(slot)?;
+            self.running.cgroups.release(slot)?;
         }
-        self.cgroups.close()?;
+        self.running.cgroups.close()?;
+        self.grow();
         ticked
+    }
+
+    /// Sees to it that the node's cgroups find slots.
+    fn grow(&mut self) {
+        let cgroups = &self.running.cgroups;
+        let next = self.setup.slots.next(cgroups.slots(), cgroups.taken(), cgroups.lacks_slots(), self.when_full);
+        let Some(slots) = next.filter(|_| self.grown_until.is_none_or(|until| Instant::now() >= until)) else { return };
+        if let Err(error) = self.running.grow(&self.setup, slots) {
+            let why = chain(&error);
+            warn!(slots, why, "could not make more slots for cgroups; trying again in {GROW_AGAIN:?}");
+            self.grown_until = Some(Instant::now() + GROW_AGAIN);
+        }
+        // The signals are new.
+        self.addresses_revision = None;
     }
 
     /// Passes the addresses that Kubernetes has on to the signals, when they have changed.
@@ -221,7 +218,7 @@ impl Pipeline {
         let Some(index) = self.pods.as_ref().map(SharedIndex::snapshot) else { return Ok(()) };
         let revision = index.addresses_revision().filter(|revision| self.addresses_revision != Some(*revision));
         let Some(addresses) = revision.and_then(|_| index.addresses()) else { return Ok(()) };
-        self.signals.iter_mut().try_for_each(|(_, signal)| signal.learn(&addresses, &self.cgroups))?;
+        self.running.signals.iter_mut().try_for_each(|(_, signal)| signal.learn(&addresses, &self.running.cgroups))?;
         self.addresses_revision = revision;
         Ok(())
     }
@@ -233,20 +230,20 @@ impl Pipeline {
 
     /// Everything known now. A signal that cannot be read is left out and is in `failed`.
     pub fn collect(&mut self, mut failed: impl FnMut(&'static str, &(dyn Error + 'static))) -> Batch {
-        self.cgroups.refresh();
-        self.cgroups.learn_controllers();
-        for (signal, running) in &mut self.signals {
-            if let Err(error) = running.begin(&mut self.cgroups) {
+        self.running.cgroups.refresh();
+        self.running.cgroups.learn_controllers();
+        for (signal, running) in &mut self.running.signals {
+            if let Err(error) = running.begin(&mut self.running.cgroups) {
                 failed(signal.name, &*error);
             }
         }
         // Before the readings: what is exported as of this moment has no less than was there then.
         let now_ns = facts::boottime_ns();
-        let mut readings = Vec::with_capacity(self.signals.len());
-        let mut own: Vec<Point> = self.states.iter().filter_map(SignalStatus::point).collect();
-        for (signal, running) in &mut self.signals {
+        let mut readings = Vec::with_capacity(self.running.signals.len());
+        let mut own: Vec<Point> = self.running.states.iter().filter_map(SignalStatus::point).collect();
+        for (signal, running) in &mut self.running.signals {
             let began = Instant::now();
-            match running.collect(now_ns, &self.cgroups) {
+            match running.collect(now_ns, &self.running.cgroups) {
                 Ok(reading) => {
                     let took = Value::Float(began.elapsed().as_secs_f64());
                     own.push(Point::new(&agent::READ_TIME, 0, took).with("signal", signal.name));
@@ -258,7 +255,10 @@ impl Pipeline {
         readings.push(Readings { node: own, ..Readings::default() });
         // A moment's: the source goes on while the batch is made of it.
         let known = self.pods.as_ref().map(SharedIndex::snapshot);
-        let offset = self.clock.offset();
+        let pods = known.as_deref().and_then(|known| known.node()?.pods);
+        self.when_full = pods
+            .map_or(0, |pods| slots::when_full(u32::try_from(pods.bytes()).unwrap_or(u32::MAX), self.running.cgroups.table()));
+        let offset = self.running.clock.offset();
         let names = known.as_deref().map(|known| PodsNow {
             index: known,
             since_ns: self.started_ns,
@@ -266,7 +266,7 @@ impl Pipeline {
             now: Instant::now(),
             offset,
         });
-        Batch { offset, ..self.aggregate.batch(now_ns, readings, self.cgroups.table(), names) }
+        Batch { offset, ..self.aggregate.batch(now_ns, readings, self.running.cgroups.table(), names) }
     }
 }
 

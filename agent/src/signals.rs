@@ -12,7 +12,7 @@ pub mod slot_counts;
 pub mod socket;
 pub mod tcp;
 
-use std::error::Error;
+use std::{any::Any, error::Error};
 
 use crate::{
     addresses::Addresses,
@@ -39,6 +39,9 @@ pub const ALL: &[Signal] = &[
 /// Why a signal cannot start, or cannot be read this time. Boxed: each signal has the errors of what it reads; no caller matches on
 /// them, they are only reported.
 pub type SignalError = Box<dyn Error + Send + Sync>;
+
+/// What a signal keeps to itself; a signal knows its own.
+pub type Kept = Box<dyn Any + Send>;
 
 /// Brings a signal into the kernel, as it is configured.
 pub type Start = fn(&mut Kernel, &Cgroups, &config::Signals) -> Result<Box<dyn ActiveSignal>, SignalError>;
@@ -108,6 +111,15 @@ pub trait ActiveSignal: Send {
     fn events(&mut self) -> Vec<Event> {
         Vec::new()
     }
+
+    /// What it keeps to itself of what it has counted: for one that is started once more with more slots, and goes on. This one is of no
+    /// use any more.
+    fn hand_over(&mut self) -> Option<Kept> {
+        None
+    }
+
+    /// Goes on with what the one before it has [handed over](Self::hand_over). Slots and maps have the same contents as for that one.
+    fn go_on_with(&mut self, _kept: Kept) {}
 
     /// What it does without on this kernel, and why; it may change after the first collection.
     fn note(&self) -> Option<String> {

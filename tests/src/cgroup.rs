@@ -32,6 +32,17 @@ pub fn mount_point() -> Result<&'static Path> {
     found.as_deref().context("no cgroup2 hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup")
 }
 
+/// Number of cgroups in one with this directory, itself included.
+pub fn cgroups_in(directory: &Path) -> Result<u64> {
+    let mut all = 1;
+    for entry in fs::read_dir(directory).with_context(|| format!("could not list {}", directory.display()))?.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            all += cgroups_in(&entry.path())?;
+        }
+    }
+    Ok(all)
+}
+
 /// True when the hierarchy's root offers this controller (`cpu`, `io`, `memory`, `pids`).
 pub fn has_controller(name: &str) -> Result<bool> {
     let file = mount_point()?.join("cgroup.controllers");

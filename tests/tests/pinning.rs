@@ -13,18 +13,18 @@ use podmeter_tests::{
     MS,
     agent::{Agent, As, config_file, run, unix_ns},
     bpffs::BpfDir,
-    cgroup::{Cgroup, inside},
+    cgroup::{Cgroup, cgroups_in, inside, mount_point},
     dns::{self, server::DnsServer, stage::v4},
     load::Load,
     metric::{
-        BURST, CPU_TIME, FAULTS, NODE_CPU_TIME, PERIODS, PRESSURE, SEGMENTS, SWITCHES, THROTTLED_PERIODS, UNATTRIBUTED, WAIT,
-        WAIT_TIME,
+        BURST, CPU_TIME, FAULTS, NETWORK_LOOPBACK, NODE_CPU_TIME, PERIODS, PRESSURE, SEGMENTS, SWITCHES, THROTTLED_PERIODS,
+        UNATTRIBUTED, WAIT, WAIT_TIME,
     },
     otlp::{Exports, Point, Value},
     root_test,
     truth::NEARLY_EXACT,
 };
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 /// Figures that the agent's process counts itself, and no map: they begin anew with it.
 const OF_THE_PROCESS: [&str; 4] = [BURST, "podmeter.agent.", "podmeter.cpu.windows.lost", "podmeter.memory.oom.events.lost"];
@@ -99,16 +99,56 @@ fn work(cgroup: &Cgroup, server: &DnsServer) -> Result<()> {
     })
 }
 
-/// Two agents, one after the other, and work before, between and after them. `end` ends the first.
-fn two_lives(end: fn(Agent) -> Result<Exports>) -> Result<()> {
+/// A cgroup that sends datagrams to itself.
+struct Line {
+    cgroup: Cgroup,
+    ends: [UdpSocket; 2],
+}
+
+/// Of one datagram, as IP has it: payload and headers.
+const LINE_BYTES: f64 = 100.0 + 28.0;
+
+impl Line {
+    fn new() -> Result<Self> {
+        let cgroup = Cgroup::new("line")?;
+        let end = || inside(&cgroup, || UdpSocket::bind("127.0.0.1:0").context("could not make a UDP socket"));
+        let ends = [end()?, end()?];
+        Ok(Self { cgroup, ends })
+    }
+
+    /// Sends so many, and receives each before the next.
+    fn send(&self, number: u32) -> Result<()> {
+        for _ in 0..number {
+            self.ends[0].send_to(&[7; 100], self.ends[1].local_addr()?).context("could not send")?;
+            self.ends[1].recv(&mut [0; 100]).context("could not receive")?;
+        }
+        Ok(())
+    }
+
+    /// Bytes sent, as they are exported.
+    fn counted(&self, exports: &Exports) -> f64 {
+        exports.value(self.cgroup.path(), NETWORK_LOOPBACK, &[("network.io.direction", "transmit")]).unwrap_or(f64::NAN)
+    }
+}
+
+/// Two agents, one after the other, and work before, between and after them. `end` ends the first; the second has `slots`, where that is
+/// another number than the first's.
+fn two_lives(end: fn(Agent) -> Result<Exports>, slots: [Json; 2]) -> Result<()> {
     let bpf = BpfDir::new()?;
+    let config = |slots: &Json| {
+        let mut config = bpf.config();
+        config["cgroups"] = json!({"slots": slots});
+        config
+    };
     // No process moves into or out of those whose CPU time is compared: of one that does, the kernel charges a tick to the one or
     // the other.
     let (lasting, dying, busy) = (Cgroup::new("lasting")?, Cgroup::new("dying")?, Cgroup::new("busy")?);
     let served = Cgroup::new("served")?;
     let server = DnsServer::start(&served, v4())?;
-    let first = Agent::start(bpf.config())?;
+    let first = Agent::start(config(&slots[0]))?;
     let young = Cgroup::new("young")?;
+    let line = Line::new()?;
+    line.send(7)?;
     Load::burn(100 * MS).start(&lasting)?.wait()?;
     Load::burn(50 * MS).start(&dying)?.wait()?;
     [&busy, &young].into_iter().try_for_each(|cgroup| work(cgroup, &server))?;
@@ -117,6 +157,7 @@ fn two_lives(end: fn(Agent) -> Result<Exports>) -> Result<()> {
 
     Load::burn(70 * MS).start(&lasting)?.wait()?;
     [&busy, &young].into_iter().try_for_each(|cgroup| work(cgroup, &server))?;
+    line.send(11)?;
     let born = Cgroup::new("born")?;
     Load::burn(60 * MS).start(&born)?.wait()?;
     let short = Cgroup::new("short")?;
@@ -128,8 +169,9 @@ fn two_lives(end: fn(Agent) -> Result<Exports>) -> Result<()> {
         cgroup.remove()?;
     }
 
-    let second = Agent::start(bpf.config())?;
+    let second = Agent::start(config(&slots[1]))?;
     Load::burn(40 * MS).start(&lasting)?.wait()?;
+    line.send(13)?;
     second.catch_up()?;
     second.catch_up()?;
     let truths = [&lasting, &born].map(|cgroup| Ok((cgroup.path().to_owned(), cgroup.cpu_stat()?.usage_seconds())));
@@ -138,6 +180,12 @@ fn two_lives(end: fn(Agent) -> Result<Exports>) -> Result<()> {
         let measured = after.value(&path, CPU_TIME, &[]).with_context(|| format!("{path} was not exported after the restart"))?;
         NEARLY_EXACT.check(&path, measured, truth)?;
     }
+    ensure!(
+        line.counted(&after) == line.counted(&before) + 24.0 * LINE_BYTES,
+        "{} of {}",
+        line.counted(&after),
+        line.counted(&before)
+    );
     check_that_all_is_looked_at(&before, [&busy, &young])?;
     let [same, anew] = check_that_it_goes_on(&before, &after, |_| false, the_same)?;
     println!("{same} series go on, {anew} began anew");
@@ -159,13 +207,110 @@ fn check_that_all_is_looked_at(exports: &Exports, cgroups: [&Cgroup; 2]) -> Resu
 
 root_test! {
     fn after_an_upgrade_of_the_agent_no_counter_is_reset_and_nothing_is_lost_in_between() {
-        two_lives(|agent| Ok(agent.stop()?.exports))
+        two_lives(|agent| Ok(agent.stop()?.exports), [json!("auto"), json!("auto")])
     }
 }
 
 root_test! {
     fn after_a_crash_of_the_agent_no_counter_is_reset_and_nothing_is_lost_in_between() {
-        two_lives(Agent::kill)
+        two_lives(Agent::kill, [json!("auto"), json!("auto")])
+    }
+}
+
+root_test! {
+    fn with_more_slots_after_a_restart_no_counter_is_reset_and_nothing_is_lost_in_between() {
+        let slots = cgroups_in(mount_point()?)? + 64;
+        two_lives(Agent::kill, [json!(slots), json!(2 * slots)])
+    }
+}
+
+/// Of every cumulative series of an agent, its one start.
+fn check_that_no_series_has_two_starts(exports: &Exports) -> Result<()> {
+    let mut starts = HashMap::new();
+    for point in exports.points().filter(|point| point.counter) {
+        let first = *starts.entry((&*point.resource, &*point.metric, &point.attributes)).or_insert(point.start_unix_ns);
+        ensure!(first == point.start_unix_ns, "has another start than {first}: {point:?}");
+    }
+    ensure!(starts.len() > 100, "only {} series were looked at", starts.len());
+    Ok(())
+}
+
+/// An agent whose cgroups find too few slots gets more while it runs.
+fn grows(mut config: Json) -> Result<()> {
+    const SEARCH: std::time::Duration = std::time::Duration::from_secs(60);
+    let served = Cgroup::new("served")?;
+    let server = DnsServer::start(&served, v4())?;
+    let (old, busy) = (Cgroup::new("old")?, Cgroup::new("busy")?);
+    Load::burn(20 * MS).start(&old)?.wait()?;
+    let line = Line::new()?;
+    let slots = cgroups_in(mount_point()?)? + 24;
+    config["cgroups"] = json!({"slots": slots, "max_slots": 8 * slots});
+    let agent = Agent::start(config)?;
+    let load = Load::duty_cycle(5 * MS, 10 * MS, SEARCH).start(&busy)?;
+    let young = Cgroup::new("young")?;
+    [&old, &young].into_iter().try_for_each(|cgroup| work(cgroup, &server))?;
+    line.send(7)?;
+    agent.catch_up()?;
+    let unattributed = |agent: &Agent| agent.look(|exports| exports.node_value(UNATTRIBUTED, &[])).unwrap_or(f64::NAN);
+    let before = unattributed(&agent);
+
+    // More than there are slots: some find none, and those that do take more than three quarters.
+    let many = (0..2 * slots).map(|n| Cgroup::new(&format!("many-{n}"))).collect::<Result<Vec<_>>>()?;
+    agent.wait_for_log("more slots for cgroups", SEARCH)?;
+    agent.wait_for("slots for all", SEARCH, |exports| {
+        many.iter().all(|cgroup| exports.value(cgroup.path(), CPU_TIME, &[]).is_some()).then_some(())
+    })?;
+    line.send(11)?;
+    [&old, &young].into_iter().try_for_each(|cgroup| work(cgroup, &server))?;
+    let late = many.last().context("made none")?;
+    for cgroup in [&old, &young, late] {
+        Load::burn(30 * MS).start(cgroup)?.wait()?;
+    }
+    load.kill()?;
+    agent.catch_up()?;
+    agent.catch_up()?;
+    let after = unattributed(&agent);
+    ensure!(before == after, "{} s are unattributed that were not before", after - before);
+    let truths = [&old, &young, &busy, late].map(|cgroup| Ok((cgroup.path().to_owned(), cgroup.cpu_stat()?.usage_seconds())));
+    let log = agent.stderr();
+    let exports = agent.stop()?.exports;
+    for (path, truth) in truths.into_iter().collect::<Result<Vec<_>>>()? {
+        let measured = exports.value(&path, CPU_TIME, &[]).with_context(|| format!("{path} was not exported"))?;
+        NEARLY_EXACT.check(&path, measured, truth)?;
+    }
+    ensure!(line.counted(&exports) == 18.0 * LINE_BYTES, "{} bytes", line.counted(&exports));
+    let now = exports.node_value("podmeter.agent.slots", &[]);
+    ensure!(now.is_some_and(|now| now >= 2.0 * slots as f64), "{now:?} slots");
+    check_that_all_is_looked_at(&exports, [&old, &young])?;
+    exports.check_that_counters_only_grow()?;
+    check_that_no_series_has_two_starts(&exports)?;
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("more slots")).collect();
+    println!("{now:?} slots: {lines:?}");
+    Ok(())
+}
+
+root_test! {
+    fn an_agent_that_takes_more_slots_while_it_runs_resets_no_counter() {
+        let bpf = BpfDir::new()?;
+        grows(bpf.config())?;
+        let pinned = bpf.directories()?;
+        // The objects that are loaded, and the clock's.
+        let names: Vec<_> = pinned.iter().map(|name| name.to_string_lossy().split('-').next().unwrap_or_default().to_owned()).collect();
+        let mut once = names.clone();
+        once.dedup();
+        ensure!(names == once, "of what it had before something is left: {pinned:?}");
+        Ok(())
+    }
+}
+
+root_test! {
+    fn so_does_one_that_pins_nothing_and_takes_more_slots() {
+        let bpf = BpfDir::new()?;
+        let before = bpf.entries()?;
+        grows(json!({"bpf": {"pin": false, "directory": bpf.path()}}))?;
+        let after = bpf.entries()?;
+        ensure!(after == before, "left behind in {}: {after:?}", bpf.path().display());
+        Ok(())
     }
 }
 

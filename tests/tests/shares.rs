@@ -1,9 +1,7 @@
 //! What one container can take of what all share: it fills a table, and the counts of the others still equal what they did.
 
 use std::{
-    fs,
     net::{SocketAddr, UdpSocket},
-    path::Path,
     process::Command,
 };
 
@@ -11,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
     SECOND,
     agent::Agent,
-    cgroup::{Cgroup, has_controller, inside, mount_point},
+    cgroup::{Cgroup, cgroups_in, has_controller, inside, mount_point},
     dns::{
         self, look_up, query,
         stage::{QUERIES, Stage, count, number, v4},
@@ -61,17 +59,6 @@ root_test! {
         ensure!(followed.abs_diff(IN_FLIGHT / 2) < IN_FLIGHT / 16, "{followed} queries are followed, not half of {IN_FLIGHT}");
         stage.agent.stop().map(drop)
     }
-}
-
-/// Cgroups below and with this one.
-fn cgroups_in(directory: &Path) -> Result<u64> {
-    let mut all = 1;
-    for entry in fs::read_dir(directory).with_context(|| format!("could not list {}", directory.display()))?.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            all += cgroups_in(&entry.path())?;
-        }
-    }
-    Ok(all)
 }
 
 root_test! {

@@ -10,8 +10,8 @@
 #![no_main]
 #![allow(missing_docs, reason = "the program macros make undocumented functions beside the documented ones")]
 
-use agent_common::cgroups::{NAME_LEN, Offsets, Owner, Tally, may_take};
-use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, add, frozen, load, load32, probe_str};
+use agent_common::cgroups::{CHANGES_LEN, NAME_LEN, Offsets, Owner, Tally, change, may_take};
+use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, add, frozen, load, load32, probe_str, slots};
 use aya_ebpf::{
     btf_maps::{Array, Queue},
     helpers::generated::bpf_ktime_get_boot_ns,
@@ -31,6 +31,9 @@ static OWNERS: Array<Owner, 1, MMAPABLE> = Array::new();
 static GENERATION: Generation = Generation::new();
 #[btf_map]
 static TALLY: Array<Tally, 1, MMAPABLE> = Array::new();
+/// The slots of the last births and deaths: what the agent looks at in `OWNERS`, `CHANGES[number & (CHANGES_LEN - 1)]`.
+#[btf_map]
+static CHANGES: Array<u64, { CHANGES_LEN as usize }, MMAPABLE> = Array::new();
 
 /// What is cached of addresses and sockets does not count any more. Added atomically: the agent adds too, and a lost one would leave an
 /// outdated entry valid.
@@ -42,11 +45,31 @@ fn start_generation() {
     }
 }
 
-/// Adds one to a counter that only `cgroup_mkdir` counts: the kernel holds `cgroup_mutex` there, so no other CPU does.
+/// Adds one to a counter that only these two programs count, and returns it: the kernel holds `cgroup_mutex` at both tracepoints, so no
+/// other CPU does.
 #[inline(always)]
-fn increment(counter: *mut u64) {
+fn increment(counter: *mut u64) -> u64 {
     // SAFETY: the pointer is into a map value, 8-byte aligned.
-    unsafe { core::ptr::write_volatile(counter, core::ptr::read_volatile(counter) + 1) };
+    unsafe {
+        let next = core::ptr::read_volatile(counter) + 1;
+        core::ptr::write_volatile(counter, next);
+        next
+    }
+}
+
+/// Notes that a slot's owner was born or died, when its record says so.
+#[inline(always)]
+fn note_change(slot: u32) {
+    let Some(tally) = TALLY.get_ptr_mut(0) else { return };
+    // SAFETY: a field of a map value.
+    let changes = unsafe { &raw mut (*tally).changes };
+    // SAFETY: as above.
+    let number = unsafe { core::ptr::read_volatile(changes) } + 1;
+    if let Some(entry) = CHANGES.get_ptr_mut(number as u32 & (CHANGES_LEN - 1)) {
+        // SAFETY: a map value that is written under `cgroup_mutex` alone.
+        unsafe { core::ptr::write_volatile(entry, change(number, slot)) };
+    }
+    increment(changes);
 }
 
 /// The id of a cgroup of the default (v2) hierarchy; `None` for v1 hierarchies, for which the tracepoints fire too.
@@ -88,7 +111,7 @@ fn cgroups_on_mkdir(ctx: BtfTracePointContext) -> i32 {
     let Some(tally) = TALLY.get_ptr_mut(0) else { return 0 };
     // SAFETY: a field of a map value.
     let taken = unsafe { core::ptr::read_volatile(&raw const (*tally).taken) };
-    let room = may_take(level as u32, taken, frozen!(OFFSETS.slots) as u32);
+    let room = may_take(level as u32, taken, slots());
     let Some(slot) = (if room { FREE_SLOTS.pop().ok().flatten() } else { None }) else {
         // SAFETY: a field of a map value.
         increment(unsafe { &raw mut (*tally).without_slot });
@@ -112,6 +135,7 @@ fn cgroups_on_mkdir(ctx: BtfTracePointContext) -> i32 {
     }
     // The table has room for as many cgroups as there are slots.
     let _ = CGROUP_SLOTS.insert(id, slot, 0);
+    note_change(slot);
     start_generation();
     0
 }
@@ -126,6 +150,7 @@ fn cgroups_on_rmdir(ctx: BtfTracePointContext) -> i32 {
     if let Some(owner) = OWNERS.get_ptr_mut(slot) {
         // SAFETY: a field of a map value; written once in its owner's life.
         unsafe { (*owner).died_ns = bpf_ktime_get_boot_ns() };
+        note_change(slot);
     }
     0
 }

@@ -15,6 +15,7 @@ use agent_common::{
 use agent_ebpf::{
     CgroupSlots, Generation, MMAPABLE, add, frozen,
     packet::{Packet, is_one_of, receives_copies},
+    slots,
 };
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
@@ -112,7 +113,7 @@ fn count<const EGRESS: bool>(ctx: &SkBuffContext) -> bool {
 
     // SAFETY: a helper without arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    if let Some(counts) = NETWORK_COUNTS.get_ptr_mut(cpu * frozen!(FACTS.slots) as u32 + slot) {
+    if let Some(counts) = NETWORK_COUNTS.get_ptr_mut(cpu * slots() + slot) {
         // SAFETY: fields of a map value. The sum is atomic: a program that was interrupted may be adding to the same counts.
         unsafe {
             if EGRESS {

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, ffi::OsStr, os::unix::ffi::OsStrExt as _};
 
-use agent_common::cgroups::{NAME_LEN, Owner, Tally, UNATTRIBUTED, may_take};
+use agent_common::cgroups::{CHANGES_LEN, NAME_LEN, Owner, Tally, UNATTRIBUTED, changed_slot, may_take};
 use aya::{
     maps::{HashMap as BpfHashMap, MapData, MapError, Queue},
     sys::SyscallError,
@@ -25,12 +25,14 @@ const DIED: usize = std::mem::offset_of!(Owner, died_ns) / 8;
 /// Words of [`Tally`].
 const TAKEN: usize = std::mem::offset_of!(Tally, taken) / 8;
 const EXPORTED: usize = std::mem::offset_of!(Tally, exported_ns) / 8;
+const CHANGES: usize = std::mem::offset_of!(Tally, changes) / 8;
 
 /// The slots, shared with the kernel.
 pub(super) struct Slots {
     count: u32,
     owners: MappedArray<Owner>,
     tally: MappedArray<Tally>,
+    changes: Changes,
     generation: MappedArray<u64>,
     by_id: BpfHashMap<MapData, u64, u32>,
     free: Queue<MapData, u32>,
@@ -43,17 +45,24 @@ impl Slots {
             count,
             owners: object.mapped("OWNERS")?,
             tally: object.mapped("TALLY")?,
+            changes: Changes { ring: object.mapped("CHANGES")?, looked_at: None, own: Vec::new() },
             generation: object.mapped("GENERATION")?,
             by_id: object.take("CGROUP_SLOTS")?,
             free: object.take("FREE_SLOTS")?,
         })
     }
 
-    /// Makes all slots free: in maps that are new.
-    pub(super) fn free_all(&mut self) -> Result<(), CgroupError> {
+    /// Makes all slots free that have no owner: in maps that are new, and that no program uses yet.
+    pub(super) fn free_all_others(&mut self) -> Result<(), CgroupError> {
+        let mut taken = 0;
         for slot in 1..self.count {
-            self.free.push(slot, 0).map_err(|source| CgroupError::Slots { action: "make", source })?;
+            if self.owner_id(slot).is_some() {
+                taken += 1;
+            } else {
+                self.free.push(slot, 0).map_err(|source| CgroupError::Slots { action: "make", source })?;
+            }
         }
+        self.tally.set_word(0, TAKEN, taken);
         Ok(())
     }
 
@@ -82,6 +91,12 @@ impl Slots {
         self.tally.set_word(0, EXPORTED, boottime_ns);
     }
 
+    /// The slots whose owners were born or have died since the last call; `None` where all have to be looked at, as at first.
+    pub(super) fn changed(&mut self) -> Option<Vec<u32>> {
+        let last = self.tally.word(0, CHANGES)?;
+        self.changes.since(last)
+    }
+
     /// Id of the cgroup that owns a slot.
     pub(super) fn owner_id(&self, slot: u32) -> Option<u64> {
         self.owners.word(slot, ID).filter(|id| *id != 0)
@@ -98,8 +113,9 @@ impl Slots {
     }
 
     /// Notes that the owner of a slot was removed.
-    pub(super) fn set_died(&self, slot: u32, owner: &Owner, died_ns: u64) {
+    pub(super) fn set_died(&mut self, slot: u32, owner: &Owner, died_ns: u64) {
         self.owners.write(slot, &Owner { died_ns, ..*owner });
+        self.changes.own.push(slot);
     }
 
     /// Names a cgroup whose name the kernel side could not read, where kernel memory may not be read by address. The name stays in the
@@ -140,6 +156,7 @@ impl Slots {
         };
         self.tally.add_to_word(0, TAKEN, 1);
         self.owners.write(slot, owner);
+        self.changes.own.push(slot);
         self.by_id.insert(owner.id, slot, 0).map_err(failed)?;
         Ok(Some(slot))
     }
@@ -162,6 +179,36 @@ impl Slots {
     /// Makes every CPU forget which slot a cgroup's address leads to, and every socket what was looked up for it.
     pub(super) fn start_generation(&self) {
         self.generation.add_to_word(0, 0, 1);
+    }
+}
+
+/// The slots that have changed, as the kernel side notes them.
+struct Changes {
+    ring: MappedArray<u64>,
+    /// The number of the last change that was looked at; `None` where all slots have to be looked at.
+    looked_at: Option<u64>,
+    /// What the agent itself has changed since then.
+    own: Vec<u32>,
+}
+
+impl Changes {
+    /// See [`Slots::changed`]; `last` is the number of the last change.
+    fn since(&mut self, last: u64) -> Option<Vec<u32>> {
+        let mut changed = std::mem::take(&mut self.own);
+        let looked_at = self.looked_at.replace(last)?;
+        if last.wrapping_sub(looked_at) > u64::from(CHANGES_LEN) {
+            return None;
+        }
+        for number in looked_at + 1..=last {
+            let entry = self.ring.word(number as u32 & (CHANGES_LEN - 1), 0).unwrap_or(0);
+            let Some(slot) = changed_slot(entry, number) else {
+                // Overwritten just now, or of a CPU whose writes are not seen in order: then by the next call.
+                self.looked_at = None;
+                return None;
+            };
+            changed.push(slot);
+        }
+        Some(changed)
     }
 }
 

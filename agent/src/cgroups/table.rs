@@ -145,6 +145,8 @@ impl Cgroup {
 pub struct Table {
     pub(super) entries: Vec<Option<Cgroup>>,
     slot_of: HashMap<u64, u32>,
+    /// How many have a slot's owner as their parent.
+    children: HashMap<u32, u32>,
 }
 
 impl Table {
@@ -187,6 +189,9 @@ impl Table {
             self.entries.resize_with(slot + 1, || None);
         }
         self.slot_of.insert(cgroup.id, cgroup.slot);
+        if let Some(parent) = cgroup.parent {
+            *self.children.entry(parent).or_default() += 1;
+        }
         self.entries[slot] = Some(cgroup);
     }
 
@@ -194,7 +199,24 @@ impl Table {
     pub fn remove(&mut self, slot: u32) -> Option<Cgroup> {
         let cgroup = self.entries.get_mut(slot as usize)?.take()?;
         self.slot_of.remove(&cgroup.id);
+        if let Some(of_parent) = cgroup.parent.and_then(|parent| self.children.get_mut(&parent)) {
+            *of_parent = of_parent.saturating_sub(1);
+        }
         Some(cgroup)
+    }
+
+    /// The children of a slot's owner that is gone become its parent's, where it has some left. Returns their slots.
+    pub(super) fn adopt_children(&mut self, gone: &Cgroup) -> Vec<u32> {
+        let Some(number) = self.children.remove(&gone.slot).filter(|n| *n > 0) else { return Vec::new() };
+        let mut moved = Vec::with_capacity(number as usize);
+        for child in self.entries.iter_mut().flatten().filter(|child| child.parent == Some(gone.slot)) {
+            child.parent = gone.parent;
+            moved.push(child.slot);
+        }
+        if let Some(parent) = gone.parent {
+            *self.children.entry(parent).or_default() += number;
+        }
+        moved
     }
 
     #[cfg(test)]
@@ -268,6 +290,22 @@ pub(crate) mod tests {
         assert_eq!(chain[0].directory(Path::new("/r")), Path::new("/r/"));
         assert_eq!(chain[4].directory(Path::new("/r")), Path::new("/r").join(&inner[1..]));
         assert_eq!(chain[4].name, name::parse(&inner, Kubelets::Any));
+    }
+
+    #[test]
+    fn what_is_left_below_a_cgroup_that_is_gone_comes_to_its_parent_and_only_then_is_looked_for() {
+        let mut table = Table::default();
+        for (slot, parent) in [(1, None), (2, Some(1)), (3, Some(2)), (4, Some(2)), (5, Some(1))] {
+            table.insert(cgroup(slot, "/", parent));
+        }
+        let gone = table.remove(2).expect("there");
+        assert_eq!(table.adopt_children(&gone), [3, 4]);
+        assert_eq!([3, 4, 5].map(|slot| table.parent(slot)), [Some(1); 3]);
+        for slot in [3, 4, 5] {
+            let gone = table.remove(slot).expect("there");
+            assert!(table.adopt_children(&gone).is_empty());
+        }
+        assert_eq!(table.children.values().sum::<u32>(), 0);
     }
 
     #[test]

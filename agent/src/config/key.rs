@@ -3,13 +3,17 @@
 //! The file, the environment, the command line and the reference all come from [`KEYS`].
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::value::{
     absolute, boolean, bytes, checked_url, cpus, duration, file, filled, headers, milliseconds, number, one_of, pairs, parsed,
-    ports, ranges, store, timeout, words,
+    ports, ranges, store, timeout, unless, words,
 };
 use super::{Compression, Endpoint, Exporter, KubernetesSource, LOGS_PATH, Loading, LogFormat, METRICS_PATH, Protocol};
+
+/// Numbers of slots that there may be.
+const SLOTS: RangeInclusive<u32> = 16..=65536;
 
 /// A value as a source gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -215,11 +219,19 @@ pub(super) const KEYS: &[Key] = &[
     ),
     Key::new(
         "cgroups.slots",
-        Some("1024"),
-        "Maximum number of cgroups tracked: 16 to 65536. The others are counted as unattributed. Each needs kernel memory on \
-         every CPU.",
-        |l, v| store(&mut l.config.cgroups.slots, number(v, 16..=65536)?),
+        Some("auto"),
+        "Number of cgroups tracked: auto or 16 to 65536. The others are counted as unattributed. auto begins with what the node has, \
+         1024 or more, and takes more when pods come. Each slot needs kernel memory on every CPU.",
+        |l, v| store(&mut l.config.cgroups.slots, unless("auto", v, |v| number(v, SLOTS))?),
     ),
+    Key::new(
+        "cgroups.max_slots",
+        None,
+        "Up to how many cgroups are tracked, 16 to 65536: when three quarters of the slots are taken, their number doubles, and all \
+         counters go on. Default: 8192 where cgroups.slots is auto; else cgroups.slots, so that the number stays.",
+        |l, v| store(&mut l.config.cgroups.max_slots, Some(number(v, SLOTS)?)),
+    )
+    .example("16384"),
     Key::new(
         "cgroups.root",
         None,

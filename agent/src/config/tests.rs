@@ -72,7 +72,7 @@ fn the_defaults() {
             finished_pods: Duration::from_secs(600),
             ..Kubernetes::default()
         },
-        cgroups: Cgroups { slots: 1024, root: None },
+        cgroups: Cgroups { slots: None, max_slots: None, root: None },
         bpf: Bpf { pin: true, directory: "/sys/fs/bpf/podmeter".into(), leave_out: Vec::new() },
         export: Export {
             exporter: Exporter::Otlp,
@@ -132,7 +132,7 @@ fn a_file_sets_every_key() {
          \x20 kubelet_url: https://n:10250/\n  kubelet_ca: a\n  kubelet_verify: false\n  kubelet_token: t\n  kubelet_interval: 1m\n\
          \x20 spread: 0s\n  finished_pods: 1h\n\
          network:\n  cluster_cidrs: 10.2.0.0/16\n  node_cidrs: fd00::/8\n  private_cidrs: ''\n\
-         dns:\n  ports: 5353,53\n  timeout: 1s\n  top_names: 3\ncpu:\n  undisturbed: 2-3,5\ncgroups:\n  slots: 65536\n  root: /cg\nbpf:\n  pin: false\n  directory: /b\n\
+         dns:\n  ports: 5353,53\n  timeout: 1s\n  top_names: 3\ncpu:\n  undisturbed: 2-3,5\ncgroups:\n  slots: 65536\n  max_slots: 16\n  root: /cg\nbpf:\n  pin: false\n  directory: /b\n\
          export:\n  exporter: stdout\n  endpoint: https://c:1/x\n  protocol: http/protobuf\n  headers:\n    X-Key: 1.10\n\
          \x20 compression: none\n  timeout: 500ms\n  certificate: a\n  client_certificate: b\n  client_key: c\n  queue: 1\n\
          \x20 queue_bytes: 1024KiB\n  request_bytes: 4 MiB\n  attribute_bytes: 1024\n  shutdown_timeout: 1m\n\
@@ -185,7 +185,7 @@ fn a_file_sets_every_key() {
             spread: Duration::ZERO,
             finished_pods: Duration::from_secs(3600),
         },
-        cgroups: Cgroups { slots: 65536, root: Some("/cg".into()) },
+        cgroups: Cgroups { slots: Some(65536), max_slots: Some(16), root: Some("/cg".into()) },
         bpf: Bpf { pin: false, directory: "/b".into(), leave_out: Vec::new() },
         export: Export {
             exporter: Exporter::Stdout,
@@ -318,6 +318,7 @@ fn every_key_refuses_what_it_cannot_use_and_says_so() {
             &["10.0.0.0/33", "10.0.0.1/8", "10.0/8", "fd00::1/8", "::/129", "cluster", "10.0.0.0/", "10.0.0.0/-1"],
         ),
         ("cgroups.slots", &["15", "65537", "-1", "many", "16.5", "99999999999"]),
+        ("cgroups.max_slots", &["15", "65537", "auto"]),
         ("cgroups.root", &["cgroup"]),
         ("bpf.pin", &["maybe"]),
         ("bpf.directory", &["./bpf"]),

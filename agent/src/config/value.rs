@@ -61,6 +61,12 @@ pub(super) fn number(value: Value, range: RangeInclusive<u32>) -> Result<u32, St
     number.ok_or_else(|| format!("expected {expected}, found {found:?}"))
 }
 
+/// What a value says, `None` for this word.
+pub(super) fn unless<T>(word: &str, value: Value, parse: impl FnOnce(Value) -> Result<T, String>) -> Result<Option<T>, String> {
+    let found = text(value)?;
+    if found.trim() == word { Ok(None) } else { parse(Value::Text(found)).map(Some).map_err(|why| format!("{why} or {word}")) }
+}
+
 /// A number of bytes, with or without a unit.
 pub(super) fn bytes(value: Value, range: RangeInclusive<u64>) -> Result<usize, String> {
     const UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("", 1)];

@@ -2,25 +2,32 @@
 
 mod attach;
 mod error;
+mod grow;
 mod object;
 mod placeholder;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Map, MapData, MapError, ProgramArray},
-    programs::{Program, ProgramError, ProgramType, links::FdLink},
+    programs::{Program, ProgramError, ProgramType},
     sys::{BpfHelper, is_helper_supported},
 };
 
-use self::placeholder::placeholder;
-pub use self::{error::LoadError, object::clear_calls};
+pub use self::{error::LoadError, grow::Loaded, object::clear_calls};
+use self::{
+    grow::{Links, Source},
+    placeholder::placeholder,
+};
 use super::{
     btf::Btf,
     clock::Clock,
     facts, mounts,
-    pin::{self, PinError, Pins},
+    pin::{self, PinError, Pins, Version},
     sys::{self, MappedArray},
 };
 
@@ -45,12 +52,25 @@ pub struct Kernel {
     /// Whether programs may read kernel memory by address; not where it is locked down for confidentiality
     /// (`LOCKDOWN_BPF_READ_KERNEL`). Typed loads are allowed everywhere.
     pub reads_by_address: bool,
+    /// Number of slots: how long an array by slot is.
+    pub slots: u32,
     /// Programs that the configuration leaves out, or the helper [`BY_ADDRESS`].
     leave_out: Vec<String>,
     root: PathBuf,
     typed: aya::Btf,
-    pins: Pins,
+    pins: Arc<Pins>,
     in_use: Vec<PathBuf>,
+    /// What this process has loaded before, with fewer slots.
+    before: Vec<Loaded>,
+    loaded: Vec<Loaded>,
+}
+
+/// What stays of the kernel when all is attached.
+pub struct Settled {
+    /// The directory for pins, held.
+    pub pins: Arc<Pins>,
+    /// What was loaded.
+    pub loaded: Vec<Loaded>,
 }
 
 /// What makes a program run.
@@ -95,14 +115,25 @@ pub struct Plan<'a, F> {
     pub bytes: &'a [u8],
     /// Name and value of the frozen global.
     pub facts: (&'a str, F),
-    /// Its own maps, with the number of entries where that depends on the machine or the configuration.
-    pub maps: &'a [(&'static str, Option<u32>)],
+    /// Its own maps and their sizes.
+    pub maps: &'a [(&'static str, Size)],
     /// Maps that belong to an object loaded before.
     pub shared: &'a [(&'static str, &'a Object)],
     /// Its programs, each with what makes it run.
     pub programs: &'a [(&'static str, Hook)],
     /// Which of them it can do without.
     pub optional: &'a [Optional],
+}
+
+/// How many entries a map has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// As many as the object says.
+    Fixed,
+    /// So many: by the machine or the configuration.
+    Entries(u32),
+    /// So many for each slot. In an array they are at `[copy * slots + slot]`, and its values are mapped into memory.
+    Slots(u32),
 }
 
 /// Programs that an object can do without, all of them or none.
@@ -120,12 +151,25 @@ pub struct Object {
     ebpf: Ebpf,
     pins: PathBuf,
     hash: u64,
-    adopted: bool,
+    goes_on: GoesOn,
+    source: Option<Source>,
     since_ns: u64,
+    sizes: Vec<(&'static str, Size)>,
     attach: Vec<(&'static str, Hook)>,
     optional: Vec<Optional>,
     refused: Vec<Refused>,
-    links: Vec<(&'static str, FdLink)>,
+    links: Links,
+}
+
+/// Whether an object's maps hold what was counted before it was loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum GoesOn {
+    /// No: they are new.
+    Anew,
+    /// With the maps and links of an earlier agent.
+    Adopted,
+    /// With larger maps, into which smaller ones are copied.
+    Grown,
 }
 
 /// Optional programs that this kernel does not take.
@@ -146,7 +190,7 @@ impl Kernel {
     /// When the kernel lacks BTF or bpffs, or another agent holds the directory.
     pub fn open(
         directory: &Path,
-        pins: impl FnOnce() -> Result<Pins, PinError>,
+        pins: impl FnOnce() -> Result<Arc<Pins>, PinError>,
         tracepoints: &[&str],
         root: PathBuf,
         leave_out: Vec<String>,
@@ -157,10 +201,26 @@ impl Kernel {
         let cpus = facts::cpu_ids().map_err(LoadError::Cpus)?;
         let typed = placeholder(&btf, tracepoints)?;
         let reads_by_address = reads_by_address() && !leave_out.iter().any(|name| name == BY_ADDRESS);
-        Ok(Self { btf, cpus, reads_by_address, leave_out, root, typed, pins, in_use: Vec::new() })
+        let (in_use, before, loaded) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { btf, cpus, reads_by_address, slots: 0, leave_out, root, typed, pins, in_use, before, loaded })
     }
 
-    /// Loads an object: creates its maps or adopts those that an earlier agent pinned, and verifies its programs.
+    /// Goes on with what this process has loaded, which has fewer slots.
+    pub fn go_on_from(&mut self, loaded: Vec<Loaded>) {
+        self.before = loaded;
+    }
+
+    /// The most slots for which earlier agents have pinned counts of this object.
+    pub fn pinned_slots(&self, object: &str) -> Option<u32> {
+        let versions = self.pins.versions(object).into_iter();
+        versions
+            .filter(|version| pin::since(&version.place).is_ok_and(|since| since.is_some()))
+            .map(|version| version.slots)
+            .max()
+    }
+
+    /// Loads an object: creates its maps or adopts those that an earlier agent pinned, and verifies its programs. Where there is one that
+    /// differs in the number of slots alone and has fewer, [`attach`](Self::attach) copies what that has counted.
     ///
     /// Nothing is attached yet: the agent may fill maps first. Optional programs that the kernel refuses are left out: see
     /// [`Object::lacks`].
@@ -178,15 +238,31 @@ impl Kernel {
         let is_optional = |program: &str| plan.optional.iter().any(|optional| optional.programs.contains(&program));
         let needed = plan.programs.iter().filter(|(program, hook)| hook.has_link() && !is_optional(program));
         let links: Vec<&str> = needed.map(|(program, _)| *program).collect();
-        let (place, adopted) = self.pins.object(object, hash, &links)?;
+        let place = self.pins.place(object, hash, self.slots);
+        // Programs that run have the maps of others that they were loaded with.
+        let those_before = plan.shared.iter().all(|(_, owner)| owner.goes_on == GoesOn::Adopted);
+        let adopted = if those_before && self.before.is_empty() { self.pins.adopt(&place, &links)? } else { None };
+        let source = match adopted {
+            None if plan.shared.iter().all(|(_, owner)| owner.adopted()) => self.source(object, hash, plan.maps),
+            _ => None,
+        };
+        if adopted.is_none() {
+            pin::make_anew(&place)?;
+        }
+        if let Some(source) = &source {
+            source.share(plan.maps, &place)?;
+        }
 
         // What the verifier and the kernel need of its types they have; giving them to aya would cost 40 MB and 200 ms.
         let mut loader = EbpfLoader::new();
         loader.btf(None).override_global(plan.facts.0, &plan.facts.1, true);
         loader.override_global("READS_BY_ADDRESS", &reads_by_address, false);
+        loader.override_global("SLOTS", &self.slots, false);
         for (map, size) in plan.maps {
-            if let Some(size) = size {
-                loader.map_max_entries(map, *size);
+            match size {
+                Size::Fixed => {}
+                Size::Entries(entries) => drop(loader.map_max_entries(map, *entries)),
+                Size::Slots(each) => drop(loader.map_max_entries(map, each.saturating_mul(self.slots))),
             }
             loader.map_pin_path(map, place.join(map));
         }
@@ -199,12 +275,18 @@ impl Kernel {
             ebpf,
             pins: place.clone(),
             hash,
-            adopted: adopted.is_some(),
-            since_ns: adopted.unwrap_or(0),
+            goes_on: match (adopted, &source) {
+                (Some(_), _) => GoesOn::Adopted,
+                (None, Some(_)) => GoesOn::Grown,
+                (None, None) => GoesOn::Anew,
+            },
+            since_ns: adopted.or(source.as_ref().map(|source| source.since_ns)).unwrap_or(0),
+            source,
+            sizes: plan.maps.to_vec(),
             attach: plan.programs.to_vec(),
             optional: plan.optional.to_vec(),
             refused: Vec::new(),
-            links: Vec::new(),
+            links: Links::default(),
         };
         for (program, hook) in plan.programs {
             if object.does_without(program) {
@@ -220,6 +302,7 @@ impl Kernel {
             };
             verified.or_else(|error| object.refuse(program, error))?;
         }
+        self.loaded.push(grow::loaded(&object, place.clone(), hash, self.slots)?);
         self.in_use.push(place);
         Ok(object)
     }
@@ -252,9 +335,9 @@ impl Kernel {
     /// An array of an object as agents of other versions have left it: until all has been settled. What cannot be read, or has records
     /// of another size, is as if it were not there.
     pub fn left_by_others<T: Pod>(&self, object: &str, map: &str) -> Vec<MappedArray<T>> {
-        let others = self.pins.versions(object).into_iter().filter(|place| !self.in_use.contains(place));
-        let open = |place: PathBuf| {
-            let data = MapData::from_pin(place.join(map)).ok()?;
+        let others = self.pins.versions(object).into_iter().filter(|version| !self.in_use.contains(&version.place));
+        let open = |version: Version| {
+            let data = MapData::from_pin(version.place.join(map)).ok()?;
             let info = data.info().ok().filter(|info| info.value_size() as usize == size_of::<T>())?;
             MappedArray::new(data.fd(), info.max_entries()).ok()
         };
@@ -273,24 +356,28 @@ impl Kernel {
     ///
     /// # Errors
     /// When bpffs refuses.
-    pub fn settle(self) -> Result<Pins, LoadError> {
-        let Self { pins, in_use, .. } = self;
+    pub fn settle(self) -> Result<Settled, LoadError> {
+        let Self { pins, in_use, loaded, .. } = self;
         pins.settle(&in_use)?;
         sys::trim_heap();
-        Ok(pins)
+        Ok(Settled { pins, loaded })
     }
 }
 
 /// Whether the directory in bpffs is that of an object of this name.
 fn is_place_of(place: &Path, object: &str) -> bool {
-    let name = place.file_name().map(|name| name.to_string_lossy());
-    name.is_some_and(|name| name.rsplit_once('-').is_some_and(|(name, _)| name == object))
+    Version::of(place).is_some_and(|(name, _)| name == object)
 }
 
 impl Object {
-    /// Whether its maps already hold what an earlier agent counted.
+    /// Whether its maps already hold what an earlier agent counted, or this one with fewer slots.
     pub fn adopted(&self) -> bool {
-        self.adopted
+        self.goes_on != GoesOn::Anew
+    }
+
+    /// Whether its programs have been running since before it was loaded.
+    pub fn runs(&self) -> bool {
+        self.goes_on == GoesOn::Adopted
     }
 
     /// Since when its maps count, of whatever is older than that: CLOCK_BOOTTIME in ns. It is pinned with the maps, and so is theirs for

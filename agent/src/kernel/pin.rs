@@ -1,8 +1,8 @@
 //! What outlives the agent: maps and links pinned in bpffs, so that counting goes on while no agent runs.
 //!
-//! `<bpf.directory>/<object>-<hash>/` holds one object's maps by name and its links by program name. The hash is of the object's
-//! bytes, its frozen facts, its map sizes and the hashes of the objects it shares maps with: what matches is adopted, what
-//! does not is replaced. Links are pinned behind the maps and the moment since when these count is pinned last, so a directory without
+//! `<bpf.directory>/<object>-<hash>-<slots>/` holds one object's maps by name and its links by program name. The hash is of the object's
+//! bytes, its frozen facts, its map sizes but for the number of slots, and the hashes of the objects it shares maps with: what matches is
+//! adopted, or copied where it has fewer slots; what does not is replaced. Links are pinned behind the maps and the moment since when these count is pinned last, so a directory without
 //! one of them was left by an agent that died while starting. `<bpf.directory>/clock/` holds what [`clock`](super::clock) keeps.
 
 use std::{
@@ -94,29 +94,24 @@ impl Pins {
         }
     }
 
-    /// The place of one object's pins, and since when its maps count where a complete set from an earlier agent is there: CLOCK_BOOTTIME
-    /// in ns. An incomplete one is removed.
+    /// The place of the pins of one object with this identity and so many slots.
+    pub fn place(&self, object: &str, identity: u64, slots: u32) -> PathBuf {
+        self.directory.join(format!("{object}-{identity:016x}-{slots}"))
+    }
+
+    /// Since when the maps in a place count where a complete set from an earlier agent is there: CLOCK_BOOTTIME in ns.
     ///
     /// # Errors
     /// When bpffs refuses.
-    pub fn object(&self, object: &str, hash: u64, links: &[&str]) -> Result<(PathBuf, Option<u64>), PinError> {
-        let place = self.directory.join(format!("{object}-{hash:016x}"));
+    pub fn adopt(&self, place: &Path, links: &[&str]) -> Result<Option<u64>, PinError> {
         let linked = links.iter().all(|link| place.join(link).exists());
-        let since = if linked { PinnedNumber::open(&place.join(SINCE))? } else { None };
-        if since.is_none() {
-            remove(&place)?;
-        }
-        fs::create_dir_all(&place).map_err(|source| PinError::Io { action: "make", path: place.clone(), source })?;
-        Ok((place, since.map(|word| word.get())))
+        if linked { since(place) } else { Ok(None) }
     }
 
-    /// The places of all versions of an object.
-    pub fn versions(&self, object: &str) -> Vec<PathBuf> {
-        let is_its = |place: &PathBuf| {
-            let name = place.file_name().map(|name| name.to_string_lossy());
-            name.is_some_and(|name| name.rsplit_once('-').is_some_and(|(name, _)| name == object))
-        };
-        directories(&self.directory).into_iter().filter(is_its).collect()
+    /// All versions of an object.
+    pub fn versions(&self, object: &str) -> Vec<Version> {
+        let own = |place: PathBuf| Version::of(&place).filter(|(name, _)| name == object).map(|(_, version)| version);
+        directories(&self.directory).into_iter().filter_map(own).collect()
     }
 
     /// The word that an earlier agent has left for the clock, or a new one with what `first` says; none where nothing is kept.
@@ -155,6 +150,53 @@ impl Pins {
         }
         Ok(())
     }
+}
+
+/// What is pinned of one version of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// The directory.
+    pub place: PathBuf,
+    /// The same for objects that differ in nothing but the number of slots.
+    pub identity: u64,
+    /// Number of slots.
+    pub slots: u32,
+}
+
+impl Version {
+    /// The name of the object whose place this is, and the version. One that tells no identity or number of slots has 0: no object has.
+    pub fn of(place: &Path) -> Option<(String, Self)> {
+        let name = place.file_name()?.to_string_lossy().into_owned();
+        let (object, version) = name.split_once('-')?;
+        let (identity, slots) = version.split_once('-').unwrap_or_default();
+        let identity = u64::from_str_radix(identity, 16).unwrap_or(0);
+        Some((object.to_owned(), Self { place: place.to_owned(), identity, slots: slots.parse().unwrap_or(0) }))
+    }
+}
+
+/// Since when the maps in a place count, CLOCK_BOOTTIME in ns; none where an agent died while it started, or while it took over.
+///
+/// # Errors
+/// When it is there and cannot be opened.
+pub fn since(place: &Path) -> Result<Option<u64>, PinError> {
+    Ok(PinnedNumber::open(&place.join(SINCE))?.map(|since| since.get()))
+}
+
+/// A place from which none goes on any more.
+///
+/// # Errors
+/// When bpffs refuses.
+pub fn forget_since(place: &Path) -> Result<(), PinError> {
+    remove_file(&place.join(SINCE))
+}
+
+/// An empty place, whatever was in it.
+///
+/// # Errors
+/// When bpffs refuses.
+pub fn make_anew(place: &Path) -> Result<(), PinError> {
+    remove(place)?;
+    fs::create_dir_all(place).map_err(|source| PinError::Io { action: "make", path: place.to_owned(), source })
 }
 
 /// A number that outlives the agent: a pinned array with this one entry.
@@ -359,6 +401,14 @@ mod tests {
         assert!(!pins.directory.exists());
         drop((pins, other));
         assert_eq!(names(root.path()), [""; 0]);
+    }
+
+    #[test]
+    fn a_place_tells_object_identity_and_slots() {
+        let of = |name: &str| Version::of(&Path::new("/sys/fs/bpf/podmeter").join(name)).map(|(o, v)| (o, v.identity, v.slots));
+        assert_eq!(of("cpu-00000000000000ff-2048"), Some(("cpu".to_owned(), 255, 2048)));
+        assert_eq!(of("cpu-00000000000000ff"), Some(("cpu".to_owned(), 0, 0)), "as agents before this one named it");
+        assert_eq!(of("clock"), None);
     }
 
     #[test]

@@ -193,6 +193,60 @@ pub fn for_each_entry<K: Pod, V: Pod>(map: impl AsFd, mut look: impl FnMut(&K, &
     }
 }
 
+/// Copies every entry of a hash map into another one with keys and values of the same sizes in bytes. Nothing may change the first
+/// meanwhile.
+///
+/// # Errors
+/// When the kernel refuses, as where the second has no room.
+pub fn copy_entries(from: impl AsFd, to: impl AsFd, key_size: u32, value_size: u32) -> io::Result<()> {
+    const BPF_MAP_LOOKUP_ELEM: nix::libc::c_int = 1;
+    const BPF_MAP_UPDATE_ELEM: nix::libc::c_int = 2;
+    const BPF_MAP_GET_NEXT_KEY: nix::libc::c_int = 4;
+    /// The part of `union bpf_attr` for one entry.
+    #[repr(C)]
+    struct Entry {
+        map_fd: u32,
+        reserved: u32,
+        key: u64,
+        /// Or the next key.
+        value: u64,
+        flags: u64,
+    }
+    let call = |command: nix::libc::c_int, map: BorrowedFd<'_>, key: u64, value: u64| {
+        let entry = Entry { map_fd: map.as_raw_fd().cast_unsigned(), reserved: 0, key, value, flags: 0 };
+        // SAFETY: the kernel reads a live struct without padding; `key` and `value` are 0 or lead to as many bytes as the map's keys
+        // and values have.
+        let result = unsafe { nix::libc::syscall(nix::libc::SYS_bpf, command, &raw const entry, size_of::<Entry>()) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    let room = |size: u32| vec![0_u64; size.div_ceil(8) as usize];
+    let (mut key, mut next, mut value) = (room(key_size), room(key_size), room(value_size));
+    let mut last = 0;
+    loop {
+        match call(BPF_MAP_GET_NEXT_KEY, from.as_fd(), last, next.as_mut_ptr().expose_provenance() as u64) {
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => return Ok(()),
+            found => found?,
+        }
+        std::mem::swap(&mut key, &mut next);
+        last = key.as_mut_ptr().expose_provenance() as u64;
+        let value = value.as_mut_ptr().expose_provenance() as u64;
+        call(BPF_MAP_LOOKUP_ELEM, from.as_fd(), last, value)?;
+        call(BPF_MAP_UPDATE_ELEM, to.as_fd(), last, value)?;
+    }
+}
+
+/// Waits until every program that was detached has returned, on whichever CPU it runs.
+pub fn wait_for_programs() {
+    /// An RCU grace period: programs run in read-side sections.
+    const MEMBARRIER_CMD_GLOBAL: nix::libc::c_int = 1;
+    // SAFETY: the call touches no memory of ours.
+    let waited = unsafe { nix::libc::syscall(nix::libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if waited < 0 {
+        // As with `nohz_full`. A program takes some µs.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
 /// An iterator program's walk over the cgroups from `root` down, parents first: it runs while the file is read.
 ///
 /// aya makes iterators without a place to begin at, which that over cgroups needs.

@@ -14,10 +14,8 @@ pub struct PipelineSettings {
     pub node: NodeIdentity,
     /// What is known of the node's pods, where they are followed.
     pub pods: Option<SharedIndex>,
-    /// Mount point of cgroup2; found when not given.
-    pub cgroup_root: Option<PathBuf>,
-    /// Slots for cgroups.
-    pub slots: u32,
+    /// Where cgroup2 is, and slots for cgroups.
+    pub cgroups: config::Cgroups,
     /// Directory for pins in bpffs.
     pub pin_directory: PathBuf,
     /// Whether programs and maps outlive the process.
@@ -39,8 +37,7 @@ impl PipelineSettings {
                 attributes: config.resource.attributes.clone(),
             },
             pods: None,
-            cgroup_root: config.cgroups.root.clone(),
-            slots: config.cgroups.slots,
+            cgroups: config.cgroups.clone(),
             pin_directory: config.bpf.directory.clone(),
             pin: config.bpf.pin,
             leave_out: config.bpf.leave_out.clone(),

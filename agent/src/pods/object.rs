@@ -249,6 +249,8 @@ pub struct KubernetesNode {
     pub cpu: Option<Quantity>,
     /// `status.allocatable.memory`.
     pub memory: Option<Quantity>,
+    /// `status.allocatable.pods`: how many it takes.
+    pub pods: Option<Quantity>,
     /// `spec.podCIDRs`: where its pods have their addresses, if the cluster gives each node a range.
     pub pod_ranges: Vec<Range>,
     /// Its own addresses in the cluster.

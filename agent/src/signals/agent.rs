@@ -6,7 +6,7 @@ use std::fs;
 
 use nix::{time::ClockId, unistd::SysconfVar};
 
-use super::{ActiveSignal, Readings, Signal, SignalError};
+use super::{ActiveSignal, Kept, Readings, Signal, SignalError};
 use crate::{
     cgroups::Cgroups,
     kernel::facts,
@@ -95,6 +95,14 @@ impl ActiveSignal for Agent {
         ];
         node.extend(rss_bytes().map(|bytes| Point::new(&MEMORY, 0, Value::Int(bytes))));
         Ok(Readings { cgroups: Vec::new(), node })
+    }
+
+    fn hand_over(&mut self) -> Option<Kept> {
+        Some(Box::new(self.started_ns))
+    }
+
+    fn go_on_with(&mut self, kept: Kept) {
+        self.started_ns = kept.downcast().map_or(self.started_ns, |started_ns| *started_ns);
     }
 }
 

@@ -28,14 +28,14 @@ use self::{
     },
     windows::{LogReader, Used},
 };
-use super::{ActiveSignal, Readings, Signal, SignalError};
+use super::{ActiveSignal, Kept, Readings, Signal, SignalError};
 use crate::{
     cgroups::{Cgroup, Cgroups, files},
     config,
     kernel::{
         btf::{Btf, BtfError},
         facts,
-        load::{Hook, Kernel, LOCKED_DOWN, LoadError, Object, Optional, Plan},
+        load::{Hook, Kernel, LOCKED_DOWN, LoadError, Object, Optional, Plan, Size},
         sys::MappedArray,
     },
     metric::{Point, Value},
@@ -114,6 +114,18 @@ struct Cpu {
     notes: Vec<String>,
 }
 
+/// What goes on with more slots: see the fields of [`Cpu`].
+struct Counted {
+    readers: Vec<LogReader>,
+    lost_windows: u64,
+    lost_marks: u64,
+    lost_marks_seen: Vec<u32>,
+    unwindowed_before: u64,
+    account: Account,
+    started_ns: u64,
+    node: Option<(u64, u64)>,
+}
+
 impl Cpu {
     fn start(kernel: &mut Kernel, cgroups: &Cgroups, settings: &config::Cpu) -> Result<Self, LoadError> {
         let cpus = kernel.cpus;
@@ -136,14 +148,14 @@ impl Cpu {
                 },
             ),
             maps: &[
-                ("CPU_NOW", Some(cpus)),
-                ("CPU_RECORDS", Some(slots)),
-                ("CPU_CARRIED", Some(slots)),
-                ("CPU_WINDOWS", Some(cpus * LOG_LEN)),
-                ("CPU_MOVES", Some(cpus * MOVES_LEN)),
-                ("CPU_CACHE", Some(cpus)),
-                ("CPU_TO_FLUSH", Some(cpus)),
-                ("CPU_MARKS", Some(blocks)),
+                ("CPU_NOW", Size::Entries(cpus)),
+                ("CPU_RECORDS", Size::Slots(1)),
+                ("CPU_CARRIED", Size::Slots(1)),
+                ("CPU_WINDOWS", Size::Entries(cpus * LOG_LEN)),
+                ("CPU_MOVES", Size::Entries(cpus * MOVES_LEN)),
+                ("CPU_CACHE", Size::Entries(cpus)),
+                ("CPU_TO_FLUSH", Size::Entries(cpus)),
+                ("CPU_MARKS", Size::Entries(blocks)),
             ],
             shared: &[("CGROUP_SLOTS", cgroups.object()), ("GENERATION", cgroups.object())],
             programs: &[
@@ -380,6 +392,33 @@ impl ActiveSignal for Cpu {
         let root_ns = cgroups.table().iter().find(|c| c.path == "/").and_then(|c| used.get(&c.slot)).and_then(|u| u.time_ns);
         let points = cgroups.table().iter().filter_map(|c| Some((c.slot, self.points(c, used.get(&c.slot)?)))).collect();
         Ok(Readings { cgroups: points, node: self.node_points(now_ns, root_ns) })
+    }
+
+    fn hand_over(&mut self) -> Option<Kept> {
+        Some(Box::new(Counted {
+            readers: std::mem::take(&mut self.readers),
+            lost_windows: self.lost_windows,
+            lost_marks: self.lost_marks,
+            lost_marks_seen: std::mem::take(&mut self.lost_marks_seen),
+            unwindowed_before: self.unwindowed_before,
+            account: std::mem::take(&mut self.account),
+            started_ns: self.started_ns,
+            node: self.node,
+        }))
+    }
+
+    fn go_on_with(&mut self, kept: Kept) {
+        let Ok(counted) = kept.downcast::<Counted>() else { return };
+        Counted {
+            readers: self.readers,
+            lost_windows: self.lost_windows,
+            lost_marks: self.lost_marks,
+            lost_marks_seen: self.lost_marks_seen,
+            unwindowed_before: self.unwindowed_before,
+            account: self.account,
+            started_ns: self.started_ns,
+            node: self.node,
+        } = *counted;
     }
 
     fn note(&self) -> Option<String> {

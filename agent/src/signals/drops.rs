@@ -15,7 +15,7 @@ use crate::{
     cgroups::{Cgroup, Cgroups},
     kernel::{
         btf::{Btf, BtfError},
-        load::{Hook, Kernel, LOCKED_DOWN, Object, Optional, Plan},
+        load::{Hook, Kernel, LOCKED_DOWN, Object, Optional, Plan, Size},
     },
     metric::{Metric, Point, Scope, Value},
 };
@@ -97,10 +97,10 @@ impl Drops {
             bytes: OBJECT,
             facts: ("FACTS", facts),
             maps: &[
-                ("DROPS_COUNTS", Some(slots)),
-                ("DROPS_PLACES", Some(slots)),
-                ("DROPS_NAMESPACES", Some(slots)),
-                ("DROPS_SCRATCH", None),
+                ("DROPS_COUNTS", Size::Slots(1)),
+                ("DROPS_PLACES", Size::Slots(1)),
+                ("DROPS_NAMESPACES", Size::Slots(1)),
+                ("DROPS_SCRATCH", Size::Fixed),
             ],
             shared: &[("CGROUP_SLOTS", cgroups.object())],
             programs: &programs,

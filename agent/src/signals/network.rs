@@ -17,7 +17,7 @@ use crate::{
     config,
     kernel::{
         capabilities,
-        load::{Hook, Kernel, LoadError, Object, Plan, clear_calls},
+        load::{Hook, Kernel, LoadError, Object, Plan, Size, clear_calls},
     },
     metric::{Metric, Point, Scope, Value},
 };
@@ -112,14 +112,14 @@ impl Network {
         let mut object = kernel.load(&Plan {
             object: SIGNAL.name,
             bytes: OBJECT,
-            facts: ("FACTS", Facts { slots: slots.into(), ranges: hasher.finish(), ports }),
+            facts: ("FACTS", Facts { ranges: hasher.finish(), ports }),
             maps: &[
-                ("NETWORK_COUNTS", Some(cpus * slots)),
-                ("NETWORK_SOCKETS", None),
-                ("NETWORK_RANGES_4", None),
-                ("NETWORK_RANGES_6", None),
-                ("NETWORK_DNS_EGRESS", None),
-                ("NETWORK_DNS_INGRESS", None),
+                ("NETWORK_COUNTS", Size::Slots(cpus)),
+                ("NETWORK_SOCKETS", Size::Fixed),
+                ("NETWORK_RANGES_4", Size::Fixed),
+                ("NETWORK_RANGES_6", Size::Fixed),
+                ("NETWORK_DNS_EGRESS", Size::Fixed),
+                ("NETWORK_DNS_INGRESS", Size::Fixed),
             ],
             shared: &[("CGROUP_SLOTS", cgroups.object()), ("GENERATION", cgroups.object())],
             programs: &[("network_on_egress", Hook::Egress), ("network_on_ingress", Hook::Ingress)],

@@ -15,7 +15,7 @@ use crate::{
     kernel::{
         btf::{Btf, BtfError},
         capabilities,
-        load::{Hook, Kernel, Object, Optional, Plan},
+        load::{Hook, Kernel, Object, Optional, Plan, Size},
     },
     metric::{Metric, Point, Scope, Value},
 };
@@ -182,7 +182,7 @@ impl Tcp {
             object: SIGNAL.name,
             bytes: OBJECT,
             facts: ("FACTS", facts),
-            maps: &[("TCP_COUNTS", Some(slots)), ("TCP_SOCKETS", None), ("TCP_MODE", None)],
+            maps: &[("TCP_COUNTS", Size::Slots(1)), ("TCP_SOCKETS", Size::Fixed), ("TCP_MODE", Size::Fixed)],
             shared: &[("CGROUP_SLOTS", cgroups.object())],
             programs: &programs,
             optional: OPTIONAL,

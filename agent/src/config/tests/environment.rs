@@ -10,7 +10,7 @@ fn command_line_over_environment_over_file_over_default() {
     assert_eq!(config.interval, Duration::from_secs(41));
     assert_eq!(config.export.queue, 6);
     assert_eq!(config.export.metrics.timeout, Duration::from_secs(5));
-    assert_eq!(config.cgroups.slots, 1024);
+    assert_eq!(config.cgroups.slots, None);
     assert_eq!(config.node_name, "kubernetes");
     let own = [("NODE_NAME", "kubernetes"), ("PODMETER_NODE_NAME", "own")];
     assert_eq!(load(file, &own, &[]).expect("a configuration").node_name, "own");

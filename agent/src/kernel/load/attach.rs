@@ -8,7 +8,7 @@ use aya::programs::{
     loaded_programs,
 };
 
-use super::{Hook, Kernel, LoadError, Object, Refused, is_place_of};
+use super::{Hook, Kernel, LoadError, Object, Refused, grow::lock, is_place_of};
 use crate::{
     causes::chain,
     kernel::{
@@ -26,7 +26,7 @@ impl Kernel {
     /// When the kernel refuses a program that the object cannot do without. Then none of its programs stays attached: what was attached
     /// last is detached first.
     pub fn attach(&mut self, object: &mut Object) -> Result<(), LoadError> {
-        let attached = self.attach_all(object);
+        let attached = self.take_over(object).and_then(|()| self.attach_all(object));
         if attached.is_err() {
             object.detach(|_| true)?;
             self.forget(object.name)?;
@@ -42,24 +42,28 @@ impl Kernel {
     pub fn forget(&mut self, object: &str) -> Result<(), LoadError> {
         let (its, others) = std::mem::take(&mut self.in_use).into_iter().partition(|place| is_place_of(place, object));
         self.in_use = others;
+        self.loaded.retain(|loaded| loaded.object != object);
         its.iter().try_for_each(|place: &PathBuf| pin::remove(place)).map_err(LoadError::from)
     }
 
-    fn attach_all(&self, object: &mut Object) -> Result<(), LoadError> {
+    fn attach_all(&mut self, object: &mut Object) -> Result<(), LoadError> {
         for (program, hook) in object.attach.clone() {
             if !hook.has_link() || object.does_without(program) {
                 continue;
             }
             match self.attached(object, program, hook) {
-                Ok(link) => object.links.push((program, link)),
+                Ok(link) => lock(&object.links).push((program, link)),
                 Err(error) => object.refuse(program, error)?,
             }
         }
-        if !object.adopted {
+        if !object.adopted() {
             object.since_ns = facts::boottime_ns();
-            if self.pins.keeps() {
-                pin::keep_since(&object.pins, object.since_ns)?;
-            }
+        }
+        if !object.runs() && self.pins.keeps() {
+            pin::keep_since(&object.pins, object.since_ns)?;
+        }
+        for loaded in self.loaded.iter_mut().filter(|loaded| loaded.object == object.name) {
+            loaded.since_ns = object.since_ns;
         }
         Ok(())
     }
@@ -146,7 +150,7 @@ impl Kernel {
 impl Object {
     /// Whether an earlier agent has left the program running: its link is pinned.
     pub(super) fn runs_already(&self, program: &str) -> bool {
-        self.adopted && self.pins.join(program).exists()
+        self.runs() && self.pins.join(program).exists()
     }
 
     /// Leaves out the group of optional programs that this one is of.
@@ -174,8 +178,9 @@ impl Object {
     /// # Errors
     /// When what is pinned cannot be removed.
     fn detach(&mut self, wanted: impl Fn(&str) -> bool) -> Result<(), PinError> {
-        for i in (0..self.links.len()).rev().filter(|i| wanted(self.links[*i].0)).collect::<Vec<_>>() {
-            let (program, link) = self.links.remove(i);
+        let mut links = lock(&self.links);
+        for i in (0..links.len()).rev().filter(|i| wanted(links[*i].0)).collect::<Vec<_>>() {
+            let (program, link) = links.remove(i);
             pin::remove_file(&self.pins.join(program))?;
             drop(link);
         }

@@ -45,7 +45,7 @@ impl Object {
     pub fn fill<T: Pod>(&mut self, map: &'static str) -> Result<(), LoadError> {
         let mut arrays: ArrayOfMaps<MapData, Array<MapData, T>> = self.take(map)?;
         let failed = |source: MapError| LoadError::Map { action: "fill", map, source: source.into() };
-        for index in 0..if self.adopted { 0 } else { arrays.len() } {
+        for index in 0..if self.adopted() { 0 } else { arrays.len() } {
             arrays.set(index, &Array::create(1, 0).map_err(failed)?, 0).map_err(failed)?;
         }
         Ok(())

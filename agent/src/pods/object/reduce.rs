@@ -123,8 +123,9 @@ pub(super) fn kubernetes_node(json: &str) -> Result<KubernetesNode, serde_json::
     let internal = status.addresses.iter().filter(|address| address.kind == "InternalIP");
     Ok(KubernetesNode {
         name: metadata.name.into(),
-        cpu: status.allocatable.cpu,
-        memory: status.allocatable.memory,
+        cpu: status.allocatable.amounts.cpu,
+        memory: status.allocatable.amounts.memory,
+        pods: status.allocatable.pods,
         pod_ranges: ranges.filter(|range| range.prefix > 0).take(ADDRESSES).collect(),
         addresses: internal.filter_map(|address| address.address.parse().ok()).take(ADDRESSES).collect(),
     })

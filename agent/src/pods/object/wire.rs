@@ -215,11 +215,20 @@ pub(super) struct WireNodeAddress {
     pub(super) address: String,
 }
 
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct WireAllocatable {
+    #[serde(flatten)]
+    pub(super) amounts: WireAmounts,
+    #[serde(deserialize_with = "if_readable")]
+    pub(super) pods: Option<Quantity>,
+}
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct WireNodeStatus {
     #[serde(deserialize_with = "or_default")]
-    pub(super) allocatable: WireAmounts,
+    pub(super) allocatable: WireAllocatable,
     #[serde(deserialize_with = "or_default")]
     pub(super) addresses: Vec<WireNodeAddress>,
 }
