@@ -153,6 +153,12 @@ pub unsafe fn probe_bytes(to: *mut u8, len: u32, address: u64) {
     }
 }
 
+/// Where the counters of a memory cgroup begin; `vmstats` is their offset, or that of a pointer to them.
+#[inline(always)]
+pub fn statistics(memcg: u64, vmstats: u64, is_pointer: u64) -> Option<u64> {
+    if is_pointer == 0 { Some(memcg + vmstats) } else { probe(memcg, vmstats) }
+}
+
 /// Reads a `u32` at an address that is a mere number, as [`probe`] does.
 #[inline(always)]
 pub fn probe32(address: u64, offset: u64) -> Option<u32> {
