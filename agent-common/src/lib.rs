@@ -92,6 +92,7 @@ pub mod network;
 pub mod share;
 pub mod socket;
 pub mod tcp;
+pub mod walk;
 
 #[cfg(test)]
 mod tests {

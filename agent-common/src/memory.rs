@@ -77,17 +77,19 @@ pub enum Item {
 pub const ITEMS: usize = Item::MajorFaults as usize + 1;
 
 record! {
-    /// The memory controller's counts of one cgroup, descendants included. `MEMORY_USAGE[slot]`, written by `memory_on_walk`.
+    /// The memory controller's counts of one cgroup, descendants included: a part of [`Walked`](crate::walk::Walked).
     pub struct Usage {
-        /// The cgroup's id: the record is of that cgroup, not of the slot's owner before it. Written last.
-        pub id: u64,
-        /// The number of the walk that wrote it, which the agent put into [`Walk`].
-        pub walk: u64,
         /// `memory.current` in pages.
         pub usage_pages: u64,
         /// `memory.peak` in pages.
         pub peak_pages: u64,
-        /// `memory.max` in pages; [`NO_LIMIT_PAGES`] and more is no limit.
+        /// `memory.min` in pages; of this and the next three, [`NO_LIMIT_PAGES`] and more is `max`.
+        pub min_pages: u64,
+        /// `memory.low` in pages.
+        pub low_pages: u64,
+        /// `memory.high` in pages.
+        pub high_pages: u64,
+        /// `memory.max` in pages.
         pub limit_pages: u64,
         /// `memory.swap.current` in pages; [`UNKNOWN`] where the kernel knows no swap.
         pub swap_pages: u64,
@@ -102,8 +104,8 @@ record! {
 pub const INDEX_LEN: usize = 512;
 
 record! {
-    /// The kernel's tables that lead from a statistic to its place among a memory cgroup's counters. `MEMORY_INDEX[0]`, filled
-    /// by `memory_copy_index`.
+    /// The kernel's tables that lead from a statistic to its place among a memory cgroup's counters. `WALK_INDEX[0]`, filled
+    /// by `walk_copy_index`.
     pub struct Index {
         /// `mem_cgroup_stats_index`
         pub stats: [u8; INDEX_LEN],
@@ -114,23 +116,16 @@ record! {
 
 record! {
     /// From the begin of a memory cgroup's counters to each [`Item`] in bytes; [`UNKNOWN`] where this kernel has none.
-    /// `MEMORY_ITEMS[0]`, written by the agent before anything is attached.
+    /// `WALK_ITEMS[0]`, written by the agent before anything is attached.
     pub struct Items {
         /// By [`Item`].
         pub offsets: [u64; ITEMS],
     }
 }
 
-record! {
-    /// The walk under way. `MEMORY_WALK[0]`.
-    pub struct Walk {
-        /// Its number, set by the agent before it begins.
-        pub number: u64,
-        /// Cgroups seen in it, with and without a memory controller.
-        pub cgroups: u64,
-        /// Scratch: a kernel pointer stored here can be read back as a number.
-        pub scratch: u64,
-    }
+impl Items {
+    /// Where none is known.
+    pub const NONE: Self = Self { offsets: [UNKNOWN; ITEMS] };
 }
 
 counts! {
@@ -230,6 +225,34 @@ record! {
 }
 
 record! {
+    /// Offsets into the structs of the memory controller in bytes.
+    pub struct MemcgOffsets {
+        /// `mem_cgroup.css`: where the subsystem's state begins in it.
+        pub css: u64,
+        /// `mem_cgroup.memory`, a page counter.
+        pub memory: u64,
+        /// `mem_cgroup.swap`, a page counter; [`UNKNOWN`] without swap.
+        pub swap: u64,
+        /// `page_counter.usage`
+        pub counter_usage: u64,
+        /// `page_counter.watermark`
+        pub counter_watermark: u64,
+        /// `page_counter.min`
+        pub counter_min: u64,
+        /// `page_counter.low`
+        pub counter_low: u64,
+        /// `page_counter.high`
+        pub counter_high: u64,
+        /// `page_counter.max`
+        pub counter_max: u64,
+        /// `mem_cgroup.vmstats`
+        pub vmstats: u64,
+        /// 1 when `vmstats` is a pointer, 0 when the counters are in `mem_cgroup` itself (5.10).
+        pub vmstats_is_pointer: u64,
+    }
+}
+
+record! {
     /// Offsets into kernel structs in bytes, found in the running kernel's BTF, and facts of the machine; frozen before the
     /// programs load.
     pub struct Facts {
@@ -245,36 +268,16 @@ record! {
         pub css_set_cgroup: u64,
         /// `css_set.subsys[memory_cgrp_id]`: the nearest memory cgroup at or above the task's cgroup.
         pub css_set_memory: u64,
-        /// `cgroup.subsys[memory_cgrp_id]`: null without a memory controller.
-        pub cgroup_memory: u64,
         /// `cgroup.kn`
         pub cgroup_kn: u64,
         /// `kernfs_node.id`
         pub kn_id: u64,
         /// `cgroup_subsys_state.cgroup`
         pub css_cgroup: u64,
-        /// `mem_cgroup.css`: where the subsystem's state begins in it.
-        pub memcg_css: u64,
-        /// `mem_cgroup.memory`, a page counter.
-        pub memcg_memory: u64,
-        /// `mem_cgroup.swap`, a page counter; [`UNKNOWN`] without swap.
-        pub memcg_swap: u64,
-        /// `page_counter.usage`
-        pub counter_usage: u64,
-        /// `page_counter.watermark`
-        pub counter_watermark: u64,
-        /// `page_counter.max`
-        pub counter_max: u64,
+        /// Where a memory cgroup has what.
+        pub memcg: MemcgOffsets,
         /// `page_counter.parent`
         pub counter_parent: u64,
-        /// `mem_cgroup.vmstats`
-        pub memcg_vmstats: u64,
-        /// 1 when `vmstats` is a pointer, 0 when the counters are in `mem_cgroup` itself (5.10).
-        pub vmstats_is_pointer: u64,
-        /// Address of `mem_cgroup_stats_index`; 0 where statistics are not indexed through it (before 6.11), or it is hidden.
-        pub stats_index: u64,
-        /// Address of `mem_cgroup_events_index`; 0 where events are not indexed through it, or it is hidden.
-        pub events_index: u64,
         /// Size of a page in bytes.
         pub page_bytes: u64,
         /// Pages by which a cgroup at its limit may look to be below it: what CPUs hold in advance.

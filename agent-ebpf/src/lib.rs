@@ -10,7 +10,7 @@ pub mod packet;
 pub mod socket;
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap},
+    btf_maps::{Array, ArrayOfMaps, HashMap},
     helpers::{bpf_probe_read_kernel, generated::bpf_probe_read_kernel_str},
 };
 
@@ -108,7 +108,7 @@ pub unsafe fn load16(pointer: u64, offset: u64) -> u16 {
 /// 1 where programs may read kernel memory by address; frozen by the agent. A kernel that is locked down for confidentiality refuses
 /// every program that could call the helpers for it, and with 0 the verifier sees that none does.
 #[unsafe(no_mangle)]
-static READS_BY_ADDRESS: u64 = 1;
+static READS_BY_ADDRESS: u64 = 0x5ead_5ead_5ead_5ead;
 
 /// Whether this kernel lets programs read its memory by address.
 #[inline(always)]
@@ -119,14 +119,25 @@ pub fn reads_by_address() -> bool {
 
 /// Number of slots; frozen by the agent. It is no part of an object's facts: two objects may differ in it alone, and one then goes on with
 /// what the other has counted.
+///
+/// Compiled with a number that no constant of a program has: the compiler may give equal constants one place, and all of them would be
+/// replaced.
 #[unsafe(no_mangle)]
-static SLOTS: u32 = 0;
+static SLOTS: u32 = 0x5107_5107;
 
 /// How long an array by slot is.
 #[inline(always)]
 pub fn slots() -> u32 {
     // SAFETY: a live static, of which only the initial value is replaced, before the program loads.
     unsafe { core::ptr::read_volatile(&raw const SLOTS) }
+}
+
+/// The one value of an array that is an entry of an array of maps.
+#[inline(always)]
+pub fn only_value<T: 'static, const ENTRIES: usize>(arrays: &ArrayOfMaps<Array<T, 1>, ENTRIES>, index: u32) -> Option<*mut T> {
+    // On the stack: a constant may share its place with a global that the agent replaces.
+    let key = opaque(0) as u32;
+    arrays.get_value_ptr_mut(index, &key)
 }
 
 /// Reads a `u64` at an address that is a mere number, by a helper that survives a wrong one.
@@ -163,6 +174,12 @@ pub unsafe fn probe_bytes(to: *mut u8, len: u32, address: u64) {
         // SAFETY: the helper writes at most the given length, and survives any address.
         unsafe { aya_ebpf::helpers::generated::bpf_probe_read_kernel(to.cast(), len, address as *const _) };
     }
+}
+
+/// Where the counters of a memory cgroup begin; `vmstats` is their offset, or that of a pointer to them.
+#[inline(always)]
+pub fn statistics(memcg: u64, vmstats: u64, is_pointer: u64) -> Option<u64> {
+    if is_pointer == 0 { Some(memcg + vmstats) } else { probe(memcg, vmstats) }
 }
 
 /// Reads a `u32` at an address that is a mere number, as [`probe`] does.

@@ -11,6 +11,7 @@ pub mod name;
 mod scan;
 mod slots;
 pub mod table;
+mod walk;
 pub mod weight;
 
 use std::{
@@ -18,13 +19,24 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agent_common::cgroups::{Offsets, Owner};
+use agent_common::{
+    cgroups::{Offsets, Owner},
+    memory::Usage,
+};
 
 pub use self::{
     controllers::Controllers,
     table::{Cgroup, Table},
+    walk::MemcgLayout,
 };
-use self::{controllers::Parents, name::Kubelets, slots::Slots, table::SlotPhase};
+use self::{
+    controllers::Parents,
+    files::{CgroupLimits, Pressure, Throttling},
+    name::Kubelets,
+    slots::Slots,
+    table::SlotPhase,
+    walk::Walk,
+};
 use crate::kernel::{
     btf::{Btf, BtfError},
     facts,
@@ -89,6 +101,7 @@ pub struct Cgroups {
     again: Vec<u32>,
     /// Slots whose owners are gone, until these are released.
     dying: BTreeSet<u32>,
+    walk: Walk,
 }
 
 /// What the last scan left without a slot.
@@ -140,6 +153,7 @@ impl Cgroups {
         }
         // Where this object goes on, a cgroup without a slot had found none; what it did is unattributed.
         let found = if object.adopted() { table::LATE } else { 1 };
+        let walk = Walk::start(kernel, &object)?;
         let mut cgroups = Self {
             root,
             slots,
@@ -150,6 +164,7 @@ impl Cgroups {
             left_out: LeftOut::default(),
             again: Vec::new(),
             dying: BTreeSet::new(),
+            walk,
         };
         kernel.attach(&mut cgroups.object)?;
         // Where it does not, other objects lack what a cgroup did until now.
@@ -273,12 +288,60 @@ impl Cgroups {
         }
     }
 
-    /// Learns which controllers' files there are: before a collection, which reads them.
+    /// The object of the walk: its maps lead to the memory controller's statistics.
+    pub fn walk_object(&self) -> &Object {
+        self.walk.object()
+    }
+
+    /// Learns which controllers' files there are, where no walk over the cgroups shows it: before a collection.
     pub fn learn_controllers(&mut self) {
+        if self.walk.stands() {
+            return;
+        }
         let mut parents = Parents::default();
         for cgroup in self.table.entries.iter_mut().flatten().filter(|cgroup| cgroup.lives() && cgroup.level > 0) {
             cgroup.controllers = parents.of_child(&cgroup.directory(&self.root));
         }
+    }
+
+    /// Walks over all cgroups, where this kernel can be walked: what is read of a cgroup from now on is as of this walk. Where it
+    /// cannot, it is read from files.
+    pub fn walk(&mut self) {
+        self.check_walk();
+        self.walk.run(&self.root);
+        for cgroup in self.table.entries.iter_mut().flatten().filter(|_| self.walk.stands()) {
+            cgroup.controllers = self.walk.controllers(cgroup);
+        }
+    }
+
+    /// Whether the last walk shows these parts ([`agent_common::walk`]) of all cgroups; they are read from files else.
+    pub fn walks(&self, parts: u64) -> bool {
+        self.walk.reads(parts)
+    }
+
+    /// Why the last walk does not show the memory of cgroups.
+    pub fn walks_no_memory(&self) -> Option<String> {
+        self.walk.lacks(agent_common::walk::STATISTICS)
+    }
+
+    /// The memory of a cgroup as of the last walk, if that [shows](Self::walks) it and the cgroup has the controller.
+    pub fn memory(&self, cgroup: &Cgroup) -> Option<Usage> {
+        self.walk.memory(cgroup)
+    }
+
+    /// The requests and limits of a cgroup.
+    pub fn limits(&self, cgroup: &Cgroup) -> CgroupLimits {
+        self.walk.limits(cgroup, &self.root)
+    }
+
+    /// What `cpu.max` did to a cgroup; `None` without a cpu controller.
+    pub fn throttling(&self, cgroup: &Cgroup) -> Option<Throttling> {
+        self.walk.throttling(cgroup, &self.root)
+    }
+
+    /// The pressure of a cgroup; `None` where it is not accounted.
+    pub fn pressure(&self, cgroup: &Cgroup) -> Option<Pressure> {
+        self.walk.pressure(cgroup, &self.root)
     }
 
     /// Cuts the cgroups that have been gone for a second from their slots; nothing is added to those from now on.
@@ -335,6 +398,7 @@ impl Cgroups {
         for child in self.table.adopt_children(&cgroup) {
             self.slots.set_parent(child, above.unwrap_or(0));
         }
+        self.walk.forget(slot);
         self.slots.give_back(slot)?;
         Ok(Some(cgroup))
     }

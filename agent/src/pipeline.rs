@@ -239,11 +239,17 @@ impl Pipeline {
         }
         // Before the readings: what is exported as of this moment has no less than was there then.
         let now_ns = facts::boottime_ns();
+        let ready: Vec<_> =
+            self.running.signals.iter_mut().map(|(_, running)| running.before_walk(&self.running.cgroups)).collect();
+        let began = Instant::now();
+        self.running.cgroups.walk();
+        let took = Value::Float(began.elapsed().as_secs_f64());
         let mut readings = Vec::with_capacity(self.running.signals.len());
         let mut own: Vec<Point> = self.running.states.iter().filter_map(SignalStatus::point).collect();
-        for (signal, running) in &mut self.running.signals {
+        own.push(Point::new(&agent::READ_TIME, 0, took).with("signal", "walk"));
+        for ((signal, running), ready) in self.running.signals.iter_mut().zip(ready) {
             let began = Instant::now();
-            match running.collect(now_ns, &self.running.cgroups) {
+            match ready.and_then(|()| running.collect(now_ns, &self.running.cgroups)) {
                 Ok(reading) => {
                     let took = Value::Float(began.elapsed().as_secs_f64());
                     own.push(Point::new(&agent::READ_TIME, 0, took).with("signal", signal.name));

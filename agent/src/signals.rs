@@ -88,6 +88,14 @@ pub trait ActiveSignal: Send {
         Ok(())
     }
 
+    /// Right before the walk over cgroups that a collection makes: brings up to date what must not be behind it.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read: then the signal is not collected.
+    fn before_walk(&mut self, _cgroups: &Cgroups) -> Result<(), SignalError> {
+        Ok(())
+    }
+
     /// After a change of what is known of addresses.
     ///
     /// # Errors

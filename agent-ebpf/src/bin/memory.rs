@@ -1,7 +1,6 @@
-//! The memory signal: what the memory controller counts of every cgroup, whom the OOM killer kills, and time lost to reclaim.
+//! The memory signal: whom the OOM killer kills, and time lost to reclaim. What the memory controller counts is copied by `walk.rs`.
 //!
-//! `memory_on_walk` runs once per cgroup while the agent walks the tree and copies the controller's counters into an array.
-//! The other programs hang on tracepoints that fire when memory is short; none of them is on a hot path.
+//! The programs hang on tracepoints that fire when memory is short; none of them is on a hot path.
 #![no_std]
 #![no_main]
 #![allow(missing_docs, reason = "the program macros make undocumented functions beside the documented ones")]
@@ -9,17 +8,17 @@
 use agent_common::{
     cgroups::UNATTRIBUTED,
     memory::{
-        COMM_LEN, Counts, Facts, INDEX_LEN, ITEMS, Index, Item, Items, KILLS_LEN, LEVELS, NO_LIMIT_PAGES, OF_CGROUP, OF_NODE,
-        OomKill, RECLAIM_LEN, Reclaim, Ring, RingShare, UNKNOWN, Usage, Victim, Walk, reclaim_position,
+        COMM_LEN, Counts, Facts, Item, Items, KILLS_LEN, LEVELS, NO_LIMIT_PAGES, OF_CGROUP, OF_NODE, OomKill, RECLAIM_LEN,
+        Reclaim, Ring, RingShare, UNKNOWN, Victim, reclaim_position,
     },
     share::has_room,
 };
-use agent_ebpf::{CgroupSlots, CgroupWalk, MMAPABLE, add, frozen, load, load32, probe, probe_bytes, reads_by_address};
+use agent_ebpf::{CgroupSlots, MMAPABLE, add, frozen, load, load32, probe, reads_by_address, statistics};
 use aya_ebpf::{
     btf_maps::{Array, LruHashMap},
     helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns, bpf_ktime_get_ns},
-    macros::{btf_map, btf_tracepoint, raw_tracepoint},
-    programs::{BtfTracePointContext, RawTracePointContext},
+    macros::{btf_map, btf_tracepoint},
+    programs::BtfTracePointContext,
 };
 
 agent_ebpf::object!(FACTS: Facts);
@@ -30,13 +29,7 @@ const SIGKILL: i32 = 9;
 #[btf_map]
 static CGROUP_SLOTS: CgroupSlots = CgroupSlots::new();
 #[btf_map]
-static MEMORY_USAGE: Array<Usage, 1, MMAPABLE> = Array::new();
-#[btf_map]
-static MEMORY_WALK: Array<Walk, 1, MMAPABLE> = Array::new();
-#[btf_map]
-static MEMORY_INDEX: Array<Index, 1, MMAPABLE> = Array::new();
-#[btf_map]
-static MEMORY_ITEMS: Array<Items, 1, MMAPABLE> = Array::new();
+static WALK_ITEMS: Array<Items, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static MEMORY_COUNTS: Array<Counts, 1, MMAPABLE> = Array::new();
 #[btf_map]
@@ -50,98 +43,10 @@ static RECLAIMS: LruHashMap<u32, Reclaim, 4096> = LruHashMap::new();
 #[btf_map]
 static VICTIMS: LruHashMap<u32, Victim, 1024> = LruHashMap::new();
 
-/// Run for each cgroup while the agent reads the walk's file: copies what the memory controller counts of it.
-///
-/// A memory cgroup is found from its `css`, the struct it begins with; the verifier knows the latter only, so what follows is
-/// read by a helper rather than by typed loads.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "iter/cgroup")]
-extern "C" fn memory_on_walk(context: *const CgroupWalk) -> i32 {
-    // SAFETY: the kernel calls with such a context; a typed pointer is checked for null before it is followed.
-    unsafe {
-        let cgroup = (*context).cgroup;
-        if cgroup == 0 {
-            return 0;
-        }
-        let Some(walk) = MEMORY_WALK.get_ptr_mut(0) else { return 0 };
-        (*walk).cgroups += 1;
-        let css = load(cgroup, frozen!(FACTS.cgroup_memory));
-        // The verifier forbids arithmetic on pointers; what is read back from a map is a number.
-        (*walk).scratch = css;
-        let css = core::ptr::read_volatile(&raw const (*walk).scratch);
-        if css == 0 {
-            return 0;
-        }
-        let id = load(load(cgroup, frozen!(FACTS.cgroup_kn)), frozen!(FACTS.kn_id));
-        let Some(slot) = CGROUP_SLOTS.get(id).copied() else { return 0 };
-        let Some(usage) = MEMORY_USAGE.get_ptr_mut(slot) else { return 0 };
-        (*usage).id = 0;
-        if copy_usage(css - frozen!(FACTS.memcg_css), usage).is_some() {
-            (*usage).walk = (*walk).number;
-            core::ptr::write_volatile(&raw mut (*usage).id, id);
-        }
-    }
-    0
-}
-
-/// `None` when something could not be read.
-#[inline(always)]
-unsafe fn copy_usage(memcg: u64, usage: *mut Usage) -> Option<()> {
-    // SAFETY: fields of a map value.
-    unsafe {
-        let counter = memcg + frozen!(FACTS.memcg_memory);
-        (*usage).usage_pages = probe(counter, frozen!(FACTS.counter_usage))?;
-        (*usage).peak_pages = probe(counter, frozen!(FACTS.counter_watermark))?;
-        (*usage).limit_pages = probe(counter, frozen!(FACTS.counter_max))?;
-        let swap = frozen!(FACTS.memcg_swap);
-        if swap == UNKNOWN {
-            (*usage).swap_pages = UNKNOWN;
-            (*usage).swap_limit_pages = UNKNOWN;
-        } else {
-            (*usage).swap_pages = probe(memcg + swap, frozen!(FACTS.counter_usage))?;
-            (*usage).swap_limit_pages = probe(memcg + swap, frozen!(FACTS.counter_max))?;
-        }
-        let stats = stats_of(memcg)?;
-        let items = MEMORY_ITEMS.get_ptr(0)?;
-        for item in 0..ITEMS {
-            let offset = (*items).offsets[item];
-            let value = if offset == UNKNOWN { UNKNOWN } else { probe(stats, offset)? };
-            core::ptr::write_volatile((&raw mut (*usage).items).cast::<u64>().add(item), value);
-        }
-    }
-    Some(())
-}
-
-/// Where the counters of a memory cgroup begin.
-#[inline(always)]
-fn stats_of(memcg: u64) -> Option<u64> {
-    if frozen!(FACTS.vmstats_is_pointer) == 0 {
-        return Some(memcg + frozen!(FACTS.memcg_vmstats));
-    }
-    probe(memcg, frozen!(FACTS.memcg_vmstats))
-}
-
-/// Run by the agent once (`BPF_PROG_TEST_RUN`): copies the tables by which this kernel finds its statistics.
-#[raw_tracepoint(tracepoint = "sched_switch")]
-fn memory_copy_index(_ctx: RawTracePointContext) -> i32 {
-    let Some(index) = MEMORY_INDEX.get_ptr_mut(0) else { return 0 };
-    let (stats, events) = (frozen!(FACTS.stats_index), frozen!(FACTS.events_index));
-    // SAFETY: arrays of that length in a map value.
-    unsafe {
-        if stats != 0 {
-            probe_bytes((&raw mut (*index).stats).cast(), INDEX_LEN as u32, stats);
-        }
-        if events != 0 {
-            probe_bytes((&raw mut (*index).events).cast(), INDEX_LEN as u32, events);
-        }
-    }
-    0
-}
-
 /// A statistic counted in pages, in bytes; [`UNKNOWN`] where there is none. What is negative for a moment is nothing.
 #[inline(always)]
 fn bytes_of(stats: u64, item: Item) -> u64 {
-    let Some(items) = MEMORY_ITEMS.get_ptr(0) else { return UNKNOWN };
+    let Some(items) = WALK_ITEMS.get_ptr(0) else { return UNKNOWN };
     // SAFETY: a map value.
     let offset = unsafe { (*items).offsets[item as usize] };
     if offset == UNKNOWN {
@@ -280,7 +185,7 @@ fn killed(pid: u32) -> i32 {
     let slot = slot_of(victim.cgroup);
     // SAFETY: copied out at once.
     let reclaim = unsafe { RECLAIMS.get(this) }.map_or(0, |reclaim| reclaim.kind);
-    let own = victim.memcg.wrapping_sub(frozen!(FACTS.memcg_css));
+    let own = victim.memcg.wrapping_sub(frozen!(FACTS.memcg.css));
     let full = if reclaim == OF_NODE { 0 } else { at_its_limit(own) };
     // Where counters cannot be read, the task's last reclaim shows whether a cgroup was at its limit or the node, though not which
     // cgroup.
@@ -319,13 +224,13 @@ fn killed(pid: u32) -> i32 {
 /// The memory cgroup at or above `memcg` that is closest to its limit, if that is reached; 0 when none is.
 #[inline(always)]
 fn at_its_limit(memcg: u64) -> u64 {
-    let to_counter = frozen!(FACTS.memcg_memory);
+    let to_counter = frozen!(FACTS.memcg.memory);
     let mut counter = memcg + to_counter;
     let mut closest = frozen!(FACTS.slack_pages) + 1;
     let mut full = 0;
     for _ in 0..LEVELS {
-        let usage = probe(counter, frozen!(FACTS.counter_usage));
-        let max = probe(counter, frozen!(FACTS.counter_max));
+        let usage = probe(counter, frozen!(FACTS.memcg.counter_usage));
+        let max = probe(counter, frozen!(FACTS.memcg.counter_max));
         let (Some(usage), Some(max)) = (usage, max) else { break };
         let room = max.saturating_sub(usage);
         if room < closest {
@@ -343,14 +248,14 @@ fn at_its_limit(memcg: u64) -> u64 {
 /// The id of a memory cgroup's cgroup.
 #[inline(always)]
 fn id_of(memcg: u64) -> Option<u64> {
-    let cgroup = probe(memcg + frozen!(FACTS.memcg_css), frozen!(FACTS.css_cgroup))?;
+    let cgroup = probe(memcg + frozen!(FACTS.memcg.css), frozen!(FACTS.css_cgroup))?;
     probe(probe(cgroup, frozen!(FACTS.cgroup_kn))?, frozen!(FACTS.kn_id))
 }
 
 /// Limit, usage and what it consists of.
 #[inline(always)]
 unsafe fn split(memcg: u64, kill: *mut OomKill) {
-    let counter = memcg + frozen!(FACTS.memcg_memory);
+    let counter = memcg + frozen!(FACTS.memcg.memory);
     let page_bytes = frozen!(FACTS.page_bytes);
     let bytes = |pages: Option<u64>| match pages {
         Some(pages) if pages < NO_LIMIT_PAGES => pages * page_bytes,
@@ -358,9 +263,9 @@ unsafe fn split(memcg: u64, kill: *mut OomKill) {
     };
     // SAFETY: fields of a map value.
     unsafe {
-        (*kill).limit_bytes = bytes(probe(counter, frozen!(FACTS.counter_max)));
-        (*kill).usage_bytes = bytes(probe(counter, frozen!(FACTS.counter_usage)));
-        let stats = stats_of(memcg).unwrap_or(0);
+        (*kill).limit_bytes = bytes(probe(counter, frozen!(FACTS.memcg.counter_max)));
+        (*kill).usage_bytes = bytes(probe(counter, frozen!(FACTS.memcg.counter_usage)));
+        let stats = statistics(memcg, frozen!(FACTS.memcg.vmstats), frozen!(FACTS.memcg.vmstats_is_pointer)).unwrap_or(0);
         let (file, shmem) = (bytes_of(stats, Item::File), bytes_of(stats, Item::Shmem));
         (*kill).anon_bytes = bytes_of(stats, Item::Anon);
         (*kill).shmem_bytes = shmem;

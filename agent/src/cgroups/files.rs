@@ -3,7 +3,10 @@
 //! Missing is better than wrong: a file that is not there (no controller, an older kernel, a cgroup just removed) or does not parse
 //! yields `None`, never zero.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use super::Controllers;
 
@@ -30,7 +33,7 @@ pub struct Throttling {
 /// The requests and limits of a cgroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct CgroupLimits {
-    /// `cpu.weight`, see [`Curve`](super::weight::Curve).
+    /// `cpu.weight`, see [`Curve`](super::weight::Curve). Of an idle group (`cpu.idle`) some kernels say 0: 1 then.
     pub cpu_weight: Option<u64>,
     /// CPUs that `cpu.max` allows.
     pub cpu_limit_cores: Option<f64>,
@@ -39,6 +42,13 @@ pub struct CgroupLimits {
     /// `memory.max`, else `memory.high`, in bytes.
     pub memory_limit_bytes: Option<u64>,
 }
+
+/// Resource and stall of each pressure: `some` tasks were stalled, or all (`full`).
+pub const PRESSURES: [(&str, &str); 6] =
+    [("cpu", "some"), ("cpu", "full"), ("memory", "some"), ("memory", "full"), ("io", "some"), ("io", "full")];
+
+/// Time stalled in µs (`total` of `<resource>.pressure`), in the order of [`PRESSURES`]; `None` where the kernel has none.
+pub type Pressure = [Option<u64>; PRESSURES.len()];
 
 /// Reads `cpu.stat` of the cgroup at `directory`.
 pub fn cpu_stat(directory: &Path) -> Option<CpuStat> {
@@ -51,11 +61,30 @@ pub fn limits(directory: &Path, controllers: Controllers) -> CgroupLimits {
     let cpu = |file: &str| read(controllers.cpu, file);
     let bytes = |file: &str| read(controllers.memory, file).and_then(|text| parse_bytes(&text));
     CgroupLimits {
-        cpu_weight: cpu("cpu.weight").and_then(|text| text.trim().parse().ok()),
+        cpu_weight: cpu("cpu.weight").and_then(|text| Some(text.trim().parse::<u64>().ok()?.max(1))),
         cpu_limit_cores: cpu("cpu.max").and_then(|text| parse_cpu_max(&text)),
         memory_request_bytes: bytes("memory.min").or_else(|| bytes("memory.low")).filter(|bytes| *bytes > 0),
         memory_limit_bytes: bytes("memory.max").or_else(|| bytes("memory.high")),
     }
+}
+
+/// Reads the pressure of each resource from the file that `file` names for it; `None` where there is none.
+pub fn pressure(file: impl Fn(&str) -> PathBuf) -> Option<Pressure> {
+    let mut pressure = Pressure::default();
+    for (totals, of) in pressure.chunks_exact_mut(2).zip(PRESSURES.chunks_exact(2)) {
+        // All three files are there or none.
+        let text = fs::read_to_string(file(of[0].0)).ok()?;
+        for (total, (_, stall)) in totals.iter_mut().zip(of) {
+            *total = total_us(&text, stall);
+        }
+    }
+    Some(pressure)
+}
+
+/// `total=` of the line that begins with `stall`: `some avg10=0.00 avg60=0.00 avg300=0.00 total=12345`.
+fn total_us(text: &str, stall: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(stall)?.strip_prefix(' '))?;
+    line.split(' ').find_map(|field| field.strip_prefix("total=")?.parse().ok())
 }
 
 fn parse_cpu_stat(text: &str) -> Option<CpuStat> {
@@ -96,6 +125,18 @@ mod tests {
         for bad in ["", "usage_usec", "usage_usec x", "usage_usec 99999999999999999999", "usage_usec 18446744073709551615"] {
             assert_eq!(parse_cpu_stat(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn totals_are_read_from_their_lines() {
+        let text = "some avg10=1.00 avg60=0.00 avg300=0.00 total=1234567\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=89\n";
+        assert_eq!((total_us(text, "some"), total_us(text, "full")), (Some(1_234_567), Some(89)));
+        // cpu.pressure has no such line before 5.13.
+        assert_eq!(total_us("some avg10=0.00 total=5\n", "full"), None);
+        for bad in ["", "some", "some total=", "some total=-1", "something total=5"] {
+            assert_eq!(total_us(bad, "some"), None, "{bad:?}");
+        }
+        assert_eq!(pressure(|_| "/nowhere/at/all".into()), None);
     }
 
     #[test]

@@ -38,7 +38,8 @@ pub static READ_TIME: Metric = Metric::gauge(
     "podmeter.agent.signal.read_time",
     "s",
     Scope::Agent,
-    "Time to read the signal for this export, for all cgroups.",
+    "Time to read the signal for this export, for all cgroups. `walk` is the walk over cgroups that several signals \
+     read the result of.",
 )
 .attributes(&["signal"]);
 /// `podmeter.agent.cpu.time`

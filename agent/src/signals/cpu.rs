@@ -30,7 +30,7 @@ use self::{
 };
 use super::{ActiveSignal, Kept, Readings, Signal, SignalError};
 use crate::{
-    cgroups::{Cgroup, Cgroups, files},
+    cgroups::{Cgroup, Cgroups},
     config,
     kernel::{
         btf::{Btf, BtfError},
@@ -382,12 +382,13 @@ impl ActiveSignal for Cpu {
         self.learn_before_counting(cgroups)
     }
 
+    fn before_walk(&mut self, cgroups: &Cgroups) -> Result<(), SignalError> {
+        self.tick(cgroups)
+    }
+
     fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
-        let settled_ns = self.settle()?;
-        self.close_windows(settled_ns, cgroups);
         let own = |slot| self.records.read(slot);
-        let stat = |cgroup: &Cgroup| files::cpu_stat(&cgroups.directory(cgroup));
-        let used = self.account.collect(now_ns, cgroups.table(), own, stat);
+        let used = self.account.collect(now_ns, cgroups.table(), own, |cgroup| cgroups.throttling(cgroup));
         self.keep(cgroups);
         let root_ns = cgroups.table().iter().find(|c| c.path == "/").and_then(|c| used.get(&c.slot)).and_then(|u| u.time_ns);
         let points = cgroups.table().iter().filter_map(|c| Some((c.slot, self.points(c, used.get(&c.slot)?)))).collect();

@@ -1,25 +1,22 @@
-//! The limits signal: what each cgroup asked for and is allowed, as in force in its files.
+//! The limits signal: what each cgroup asked for and is allowed, as in force in the kernel.
 //!
-//! Specs say what was wished; after an in-place resize, or without Kubernetes, the cgroup's own files are the truth. Requests are
-//! another matter: no file has them as they were made. Where Kubernetes knows the cgroup the aggregation puts its requests there;
+//! Specs say what was wished; after an in-place resize, or without Kubernetes, the cgroup's own limits are the truth. Requests are
+//! another matter: no cgroup has them as they were made. Where Kubernetes knows the cgroup the aggregation puts its requests there;
 //! for others it makes of the weight what can be told.
 
 use super::{ActiveSignal, Readings, Signal, SignalError};
-use crate::cgroups::{
-    Cgroup, Cgroups,
-    files::{self, CgroupLimits},
-};
+use crate::cgroups::{Cgroup, Cgroups, files::CgroupLimits};
 use crate::metric::{Metric, Point, Scope, Value};
 
 /// See the module.
 pub const SIGNAL: Signal = Signal {
     name: "limits",
-    help: "CPU and memory requests and limits in force, from the cgroup's files",
+    help: "CPU and memory requests and limits in force",
     tracepoints: &[],
     metrics: &[&CPU_REQUEST, &CPU_LIMIT, &MEMORY_REQUEST, &MEMORY_LIMIT],
     capability: None,
     missing: |_| None,
-    start: |_, _, _| Ok(Box::new(Files)),
+    start: |_, _, _| Ok(Box::new(Limits)),
 };
 
 /// `k8s.container.cpu.request.current`
@@ -58,12 +55,12 @@ pub static MEMORY_LIMIT: Metric = Metric::gauge(
 pub static CPU_WEIGHT: Metric =
     Metric::gauge("cpu.weight", "1", Scope::Cgroup, "The cgroup's share of CPU time beside its siblings.");
 
-/// The files are the state.
-struct Files;
+/// The kernel has the state.
+struct Limits;
 
-impl ActiveSignal for Files {
+impl ActiveSignal for Limits {
     fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
-        let of = |cgroup: &Cgroup| (cgroup.slot, points(&files::limits(&cgroups.directory(cgroup), cgroup.controllers)));
+        let of = |cgroup: &Cgroup| (cgroup.slot, points(&cgroups.limits(cgroup)));
         let with_limits = cgroups.table().iter().filter(|c| c.lives()).map(of).filter(|(_, points)| !points.is_empty());
         Ok(Readings { cgroups: with_limits.collect(), node: Vec::new() })
     }

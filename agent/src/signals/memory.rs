@@ -1,39 +1,33 @@
 //! The memory signal: what every cgroup's memory consists of, whom the OOM killer kills, and time lost to reclaim.
 //!
-//! The memory controller's own counters are copied by `agent-ebpf/src/bin/memory.rs` in one walk over all cgroups, where the
-//! kernel can be walked (6.1) and its counters can be found ([`layout`]); else they are read from each cgroup's files. Both give
-//! [`parts::MemoryParts`]. A walk is compared with the files before it is believed.
+//! The memory controller's own counters come from the [walk over cgroups](Cgroups::walk), where the kernel can be walked (6.1) and its
+//! counters can be found; else they are read from each cgroup's files. Both give [`parts::MemoryParts`]. A walk is compared with the files
+//! before it is believed.
 
 mod kills;
-mod layout;
 pub mod metrics;
 mod parts;
 
-use std::{
-    collections::HashMap,
-    fs,
-    io::Read as _,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, fs};
 
-use agent_common::memory::{Counts, Facts, Index, Items, Usage, Walk};
+use agent_common::{
+    memory::{Counts, Facts},
+    walk,
+};
 use nix::unistd::SysconfVar;
 
 use self::{
     kills::Kills,
-    layout::MemoryLayout,
     parts::{Files, MemInfo, MemoryParts},
 };
 use super::{ActiveSignal, Readings, Signal, SignalError, slot_counts::SlotCounts};
 use crate::{
-    causes::chain,
-    cgroups::{Cgroup, Cgroups},
+    cgroups::{Cgroup, Cgroups, MemcgLayout},
     event::Event,
     kernel::{
-        btf::Btf,
+        btf::{Btf, BtfError},
         facts,
-        load::{Hook, Kernel, LOCKED_DOWN, LoadError, Object, Optional, Plan, Size},
-        sys::MappedArray,
+        load::{Hook, Kernel, LOCKED_DOWN, Object, Optional, Plan, Size},
     },
     metric::{Point, Value},
 };
@@ -52,14 +46,11 @@ pub const SIGNAL: Signal = Signal {
     ],
     metrics: metrics::ALL,
     capability: None,
-    missing: |btf| MemoryLayout::find(btf, |_| None).err().map(|error| error.to_string()),
+    missing: |btf| offsets(btf).err().map(|error| error.to_string()),
     start: |kernel, cgroups, _| Ok(Box::new(Memory::start(kernel, cgroups)?)),
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/memory"));
-
-/// The program of the walk over cgroups.
-const WALK: &str = "memory_on_walk";
 
 const OPTIONAL: &[Optional] = &[
     Optional {
@@ -72,11 +63,7 @@ const OPTIONAL: &[Optional] = &[
         lost: "no reclaim",
     },
     Optional { programs: &["memory_on_signal", "memory_on_victim", "memory_on_victim_id"], lost: "no OOM kills" },
-    Optional { programs: &["memory_copy_index", WALK], lost: "no walk over cgroups" },
 ];
-
-/// How long files are read after a walk has failed.
-const WALK_AGAIN: Duration = Duration::from_secs(300);
 
 /// Cgroups whose files are read to check a walk.
 const CHECKED: usize = 8;
@@ -84,26 +71,24 @@ const CHECKED: usize = 8;
 /// Pages that one CPU may hold in advance for a cgroup, or not have told it of yet (`MEMCG_CHARGE_BATCH`).
 const BATCH_PAGES: u64 = 64;
 
-/// Where the figures come from.
+/// Whether a walk's figures are believed.
 #[derive(Debug)]
-enum MemorySource {
-    /// A walk, which agreed with the files.
-    Walk,
-    /// A walk that no file could be compared with yet.
+enum Belief {
+    /// They agreed with the files.
+    Agreed,
+    /// No file could be compared with them yet.
     Unchecked,
-    /// The files, and why.
-    Files(String),
-    /// The files until then, since a walk has failed.
-    FilesUntil(Instant, String),
+    /// They are not those of the files.
+    Disagreed(String),
 }
 
 /// The signal while it counts.
 struct Memory {
-    object: Object,
-    source: MemorySource,
+    _object: Object,
+    belief: Belief,
+    /// Why files were read the last time, if so.
+    from_files: Option<String>,
     files: Files,
-    records: MappedArray<Usage>,
-    walk: MappedArray<Walk>,
     counts: SlotCounts<Counts>,
     kills: Kills,
     page_bytes: u64,
@@ -119,7 +104,7 @@ struct Memory {
 }
 
 /// The programs that this kernel can run, and what it cannot tell.
-fn programs(btf: &Btf, layout: &MemoryLayout) -> (Vec<(&'static str, Hook)>, Vec<String>) {
+fn programs(btf: &Btf) -> (Vec<(&'static str, Hook)>, Vec<String>) {
     let has = |tracepoint: &str| btf.typedef_id(&format!("btf_trace_{tracepoint}")).is_ok();
     let (mut programs, mut lacks) = (Vec::new(), Vec::new());
     let mut add = |group: &[(&'static str, &'static str)], what: &str| match group.iter().find(|(_, on)| !has(on)) {
@@ -138,41 +123,21 @@ fn programs(btf: &Btf, layout: &MemoryLayout) -> (Vec<(&'static str, Hook)>, Vec
     let by_task = btf.tracepoint_takes("mark_victim", 0, "task_struct");
     let on_victim = if by_task { "memory_on_victim" } else { "memory_on_victim_id" };
     add(&[("memory_on_signal", "signal_generate"), (on_victim, "mark_victim")], "OOM kills");
-    if layout.needs_index() {
-        programs.push(("memory_copy_index", Hook::Call));
-    }
-    if layout.no_walk.is_none() {
-        programs.push((WALK, Hook::Walk("cgroup")));
-    }
     (programs, lacks)
 }
 
 impl Memory {
     fn start(kernel: &mut Kernel, cgroups: &Cgroups) -> Result<Self, SignalError> {
         let slots = cgroups.slots();
-        // Five megabytes of text, for two lines of it, and only where they are needed.
-        let symbols = std::cell::OnceCell::new();
-        let symbol = |name: &str| {
-            let text = symbols.get_or_init(|| fs::read_to_string("/proc/kallsyms").unwrap_or_default());
-            layout::address_in(text, name)
-        };
-        let mut layout = MemoryLayout::find(&kernel.btf, symbol)?;
-        drop(symbols);
-        if !kernel.reads_by_address {
-            layout.cannot_be_read(LOCKED_DOWN);
-        }
-        let (programs, mut lacks) = programs(&kernel.btf, &layout);
+        let offsets = offsets(&kernel.btf)?;
+        let (programs, mut lacks) = programs(&kernel.btf);
         let page_bytes = page_bytes().ok_or("the size of a page is not known")?;
         let slack_pages = BATCH_PAGES * (u64::from(kernel.cpus) + 1);
         let mut object = kernel.load(&Plan {
             object: SIGNAL.name,
             bytes: OBJECT,
-            facts: ("FACTS", Facts { page_bytes, slack_pages, ..layout.facts }),
+            facts: ("FACTS", Facts { page_bytes, slack_pages, ..offsets }),
             maps: &[
-                ("MEMORY_USAGE", Size::Slots(1)),
-                ("MEMORY_WALK", Size::Fixed),
-                ("MEMORY_INDEX", Size::Fixed),
-                ("MEMORY_ITEMS", Size::Fixed),
                 ("MEMORY_COUNTS", Size::Slots(1)),
                 ("OOM_KILLS", Size::Fixed),
                 ("OOM_RING", Size::Fixed),
@@ -180,18 +145,11 @@ impl Memory {
                 ("RECLAIMS", Size::Fixed),
                 ("VICTIMS", Size::Fixed),
             ],
-            shared: &[("CGROUP_SLOTS", cgroups.object())],
+            shared: &[("CGROUP_SLOTS", cgroups.object()), ("WALK_ITEMS", cgroups.walk_object())],
             programs: &programs,
             optional: OPTIONAL,
         })?;
-        if layout.needs_index() && !object.does_without("memory_copy_index") {
-            object.run("memory_copy_index", None, 0)?;
-        }
-        let index = object.mapped::<Index>("MEMORY_INDEX")?.read(0).unwrap_or(Index::ZERO);
-        let (items, no_walk) = layout.items(&index);
-        object.mapped::<Items>("MEMORY_ITEMS")?.write(0, &items);
         kernel.attach(&mut object)?;
-        let unwalkable = object.does_without(WALK).then(|| object.lacks().join("; "));
         let counts = |program| programs.iter().any(|(name, _)| *name == program) && !object.does_without(program);
         let counts_kills = counts("memory_on_signal");
         if counts_kills && !kernel.reads_by_address {
@@ -199,10 +157,9 @@ impl Memory {
         }
         lacks.extend(object.lacks());
         let memory = Self {
-            source: no_walk.or(unwalkable).map_or(MemorySource::Unchecked, MemorySource::Files),
+            belief: Belief::Unchecked,
+            from_files: cgroups.walks_no_memory(),
             files: Files::default(),
-            records: object.mapped("MEMORY_USAGE")?,
-            walk: object.mapped("MEMORY_WALK")?,
             counts: SlotCounts::open(&object, "MEMORY_COUNTS", 1, slots)?,
             kills: Kills::open(&object)?,
             page_bytes,
@@ -212,7 +169,7 @@ impl Memory {
             events: Vec::new(),
             since_ns: object.since_ns(),
             started_ns: facts::boottime_ns(),
-            object,
+            _object: object,
         };
         if let Some(why) = memory.note() {
             tracing::warn!(why, "memory is measured in part, or another way");
@@ -222,88 +179,68 @@ impl Memory {
 
     /// Compares a walk with the files of some cgroups, until there were any to compare with. A walk is used only when
     /// all that both know agrees: a kernel that keeps its counters otherwise must not lead to wrong figures.
-    fn check_walk(&mut self, cgroups: &Cgroups) {
-        match self.source {
-            MemorySource::Unchecked => {}
-            MemorySource::FilesUntil(until, _) if Instant::now() >= until => self.source = MemorySource::Unchecked,
-            _ => return,
-        }
+    fn check_walk(&mut self, cgroups: &mut Cgroups) {
         // Both are as old as the kernel's last flush, which another cgroup's reading may bring about in between: three times then.
-        for _ in 0..3 {
+        for tries in 1..=3 {
             match self.disagreement(cgroups) {
-                Ok(None) => return,
-                Ok(Some(Ok(()))) => {
-                    self.source = MemorySource::Walk;
+                None => return,
+                Some(Ok(())) => {
+                    self.belief = Belief::Agreed;
                     return;
                 }
-                Ok(Some(Err(why))) => self.source = MemorySource::Files(why),
-                Err(error) => {
-                    // Memory or descriptors may be short.
-                    let why = format!("cgroups cannot be walked: {}", chain(&error));
-                    self.source = MemorySource::FilesUntil(Instant::now() + WALK_AGAIN, why);
-                    break;
+                Some(Err(why)) if tries == 3 => {
+                    tracing::warn!(why, "memory is read from files");
+                    self.belief = Belief::Disagreed(why);
                 }
+                Some(Err(_)) => {}
             }
-        }
-        if let MemorySource::Files(why) | MemorySource::FilesUntil(_, why) = &self.source {
-            tracing::warn!(why, "memory is read from files");
         }
     }
 
     /// `None` when there was nothing to compare.
-    fn disagreement(&mut self, cgroups: &Cgroups) -> Result<Option<Result<(), String>>, LoadError> {
-        let read = |c: &Cgroup| MemoryParts::read(&cgroups.directory(c), true, &self.files).map(|parts| (c.slot, parts));
+    fn disagreement(&self, cgroups: &mut Cgroups) -> Option<Result<(), String>> {
+        let read = |cgroups: &Cgroups, c: &Cgroup| MemoryParts::read(&cgroups.directory(c), true, &self.files);
         // Those with most in them say most.
-        let mut before: Vec<(u32, MemoryParts)> = with_memory(cgroups).filter_map(read).take(64).collect();
+        let parts = |c| Some((Cgroup::clone(c), read(cgroups, c)?));
+        let mut before: Vec<(Cgroup, MemoryParts)> = with_memory(cgroups).filter_map(parts).take(64).collect();
         before.sort_by_key(|(_, parts)| std::cmp::Reverse(parts.usage));
         before.truncate(CHECKED);
         if before.is_empty() {
-            return Ok(None);
+            return None;
         }
-        let walked = self.walk(cgroups)?;
+        cgroups.walk();
+        if !cgroups.walks(walk::STATISTICS) {
+            return None;
+        }
         let slack = 2 * BATCH_PAGES * u64::from(self.cpus) * self.page_bytes;
-        for (slot, before) in before {
-            let Some(cgroup) = cgroups.table().get(slot) else { continue };
-            let Some(after) = MemoryParts::read(&cgroups.directory(cgroup), true, &self.files) else { continue };
-            let Some(own) = walked.get(&slot) else {
-                return Ok(Some(Err(format!("a walk over cgroups does not find the memory of {}", cgroup.path))));
+        for (cgroup, before) in before {
+            let Some(after) = read(cgroups, &cgroup) else { continue };
+            let Some(own) = self.walked(cgroups, &cgroup) else {
+                return Some(Err(format!("a walk over cgroups does not find the memory of {}", cgroup.path)));
             };
             if let Some(name) = own.outside(&before, &after, slack) {
-                return Ok(Some(Err(format!("a walk over cgroups gives another {name} of {} than its files", cgroup.path))));
+                return Some(Err(format!("a walk over cgroups gives another {name} of {} than its files", cgroup.path)));
             }
         }
-        Ok(Some(Ok(())))
+        Some(Ok(()))
     }
 
-    /// Walks over all cgroups and reads what the kernel wrote down of each.
-    fn walk(&mut self, cgroups: &Cgroups) -> Result<HashMap<u32, MemoryParts>, LoadError> {
-        let number = self.walk.word(0, 0).unwrap_or(0) + 1;
-        self.walk.write(0, &Walk { number, ..Walk::ZERO });
-        // The kernel brings the statistics of all cgroups up to date when those of the root are read, if enough has changed.
-        let _ = fs::read(cgroups.root().join("memory.stat"));
-        let failed = |source: std::io::Error| LoadError::Link { action: "read", program: WALK.to_owned(), source: source.into() };
-        let mut file = self.object.walk(WALK, cgroups.root())?;
-        let mut nothing = [0; 64];
-        // The program writes no text: one read walks to the end.
-        while file.read(&mut nothing).map_err(failed)? > 0 {}
-        let own = |c: &Cgroup| {
-            let record = self.records.read(c.slot).filter(|record| record.id == c.id && record.walk == number)?;
-            Some((c.slot, MemoryParts::of(&record, self.page_bytes)))
-        };
-        Ok(with_memory(cgroups).filter_map(own).collect())
+    /// A cgroup's figures as of the last walk.
+    fn walked(&self, cgroups: &Cgroups, cgroup: &Cgroup) -> Option<MemoryParts> {
+        cgroups.memory(cgroup).map(|usage| MemoryParts::of(&usage, self.page_bytes))
     }
 
     /// Every cgroup's figures, by slot; the root has none of its own.
-    fn parts(&mut self, cgroups: &Cgroups, swap: bool) -> Result<HashMap<u32, MemoryParts>, SignalError> {
-        if with_memory(cgroups).next().is_none() {
-            return Ok(HashMap::new());
-        }
-        self.check_walk(cgroups);
-        if matches!(self.source, MemorySource::Walk | MemorySource::Unchecked) {
-            return Ok(self.walk(cgroups)?);
-        }
-        let read = |c: &Cgroup| Some((c.slot, MemoryParts::read(&cgroups.directory(c), swap, &self.files)?));
-        Ok(with_memory(cgroups).filter_map(read).collect())
+    fn parts(&mut self, cgroups: &Cgroups, swap: bool) -> HashMap<u32, MemoryParts> {
+        self.from_files = match &self.belief {
+            Belief::Disagreed(why) => Some(why.clone()),
+            Belief::Agreed | Belief::Unchecked => cgroups.walks_no_memory(),
+        };
+        let parts = |c: &Cgroup| match &self.from_files {
+            Some(_) => MemoryParts::read(&cgroups.directory(c), swap, &self.files),
+            None => self.walked(cgroups, c),
+        };
+        with_memory(cgroups).filter_map(|c| Some((c.slot, parts(c)?))).collect()
     }
 }
 
@@ -319,17 +256,20 @@ impl ActiveSignal for Memory {
     }
 
     fn note(&self) -> Option<String> {
-        let source = match &self.source {
-            MemorySource::Files(why) | MemorySource::FilesUntil(_, why) => Some(format!("read from files: {why}")),
-            MemorySource::Walk | MemorySource::Unchecked => None,
-        };
+        let source = self.from_files.as_ref().map(|why| format!("read from files: {why}"));
         let notes: Vec<String> = source.into_iter().chain(self.lacks.iter().cloned()).collect();
         (!notes.is_empty()).then(|| notes.join("; "))
     }
 
+    fn begin(&mut self, cgroups: &mut Cgroups) -> Result<(), SignalError> {
+        if matches!(self.belief, Belief::Unchecked) && cgroups.walks_no_memory().is_none() {
+            self.check_walk(cgroups);
+        }
+        Ok(())
+    }
+
     fn retire(&mut self, cgroup: &Cgroup) -> Vec<Point> {
         let last = self.counts.retire(cgroup);
-        self.records.write(cgroup.slot, &Usage::ZERO);
         metrics::of_counts(&last, cgroup.counted_since(self.since_ns), self.counts_kills)
     }
 
@@ -339,7 +279,7 @@ impl ActiveSignal for Memory {
         let swap = info.is_some_and(|info| info.swap_total > 0);
         // With vm.swappiness 0 the kernel swaps nothing of a cgroup that is at its limit (`get_scan_count`).
         let swap_free = if swap && swaps() { swap_free } else { 0 };
-        let parts = self.parts(cgroups, swap)?;
+        let parts = self.parts(cgroups, swap);
         let totals = self.counts.totals(cgroups.table());
         let mut points = Vec::with_capacity(parts.len());
         for cgroup in cgroups.table().iter() {
@@ -368,6 +308,27 @@ impl ActiveSignal for Memory {
 /// The living cgroups that have a memory controller.
 fn with_memory(cgroups: &Cgroups) -> impl Iterator<Item = &Cgroup> {
     cgroups.table().iter().filter(|cgroup| cgroup.lives() && cgroup.controllers.memory)
+}
+
+/// Where this kernel keeps what the programs read.
+fn offsets(btf: &Btf) -> Result<Facts, BtfError> {
+    let subsystem = btf.enum_names("cgroup_subsys_id")?;
+    let memory = subsystem.iter().find(|(_, name)| name == "memory_cgrp_id").map(|(id, _)| id.cast_unsigned() * 8);
+    let memory = memory.ok_or_else(|| BtfError::NoType { what: "cgroup subsystem", name: "memory".to_owned() })?;
+    Ok(Facts {
+        task_cgroups: btf.offset_of("task_struct", "cgroups", 8)?,
+        task_tgid: btf.offset_of("task_struct", "tgid", 4)?,
+        task_pid: btf.offset_of("task_struct", "pid", 4)?,
+        task_comm: btf.offset_of("task_struct", "comm", 16)?,
+        css_set_cgroup: btf.offset_of("css_set", "dfl_cgrp", 8)?,
+        css_set_memory: u64::from(btf.offset("css_set", "subsys")?) + memory,
+        cgroup_kn: btf.offset_of("cgroup", "kn", 8)?,
+        kn_id: btf.offset_of("kernfs_node", "id", 8)?,
+        css_cgroup: btf.offset_of("cgroup_subsys_state", "cgroup", 8)?,
+        counter_parent: btf.offset_of("page_counter", "parent", 8)?,
+        memcg: MemcgLayout::find(btf, |_| None)?.offsets,
+        ..Facts::ZERO
+    })
 }
 
 fn page_bytes() -> Option<u64> {

@@ -1,4 +1,4 @@
-//! The pressure signal: time that tasks were stalled on CPU, memory or I/O (PSI), from the cgroups' files.
+//! The pressure signal: time that tasks were stalled on CPU, memory or I/O (PSI), from the walk over cgroups or from their files.
 //!
 //! A kernel may be built without it, have it switched off (`psi=0`, or by default: there are no files, or reading them fails), or have it
 //! switched off for a cgroup (`cgroup.pressure`) or all of them (`cgroup_disable=pressure`). What cannot be read is absent, and looked for
@@ -6,9 +6,14 @@
 
 use std::{collections::HashMap, fs, io, path::Path};
 
+use agent_common::walk;
+
 use super::{ActiveSignal, Readings, Signal, SignalError};
 use crate::{
-    cgroups::Cgroups,
+    cgroups::{
+        Cgroups,
+        files::{self, PRESSURES, Pressure},
+    },
     kernel::{btf::Btf, facts},
     metric::{Metric, Point, Scope, Value},
 };
@@ -16,12 +21,12 @@ use crate::{
 /// See the module.
 pub const SIGNAL: Signal = Signal {
     name: "pressure",
-    help: "time that tasks were stalled on CPU, memory or I/O (PSI), from the cgroup's files",
+    help: "time that tasks were stalled on CPU, memory or I/O (PSI)",
     tracepoints: &[],
     metrics: &[&TIME, &NODE_TIME],
     capability: None,
     missing: absent,
-    start: |_, _, _| Ok(Box::new(Pressure { absent: HashMap::new() })),
+    start: |_, _, _| Ok(Box::new(Stalls { absent: HashMap::new() })),
 };
 
 /// `podmeter.pressure.time`
@@ -30,7 +35,8 @@ pub static TIME: Metric = Metric::counter(
     "s",
     Scope::Cgroup,
     "Time that some or all (full) tasks of the cgroup were stalled on cpu, memory or io: total of \
-     <resource>.pressure. Absent where the kernel does not account it.",
+     <resource>.pressure, as of the kernel's own averaging, which is every 2 s while a task of the cgroup is active. Absent where \
+     the kernel does not account it.",
 )
 .attributes(&["resource", "stall"]);
 /// `podmeter.node.pressure.time`
@@ -42,8 +48,6 @@ pub static NODE_TIME: Metric = Metric::counter(
      /proc/pressure/<resource>.",
 )
 .attributes(&["resource", "stall"]);
-
-const RESOURCES: [&str; 3] = ["cpu", "memory", "io"];
 
 /// Why this kernel has none.
 fn absent(btf: &Btf) -> Option<String> {
@@ -87,9 +91,9 @@ fn is_off(value: &str) -> bool {
     value.starts_with(['0', 'n', 'f']) || value.starts_with("of")
 }
 
-/// The files are the state.
-struct Pressure {
-    /// Cgroups without such files, by id.
+/// The kernel has the state.
+struct Stalls {
+    /// Cgroups without such files, by id; where files are read.
     absent: HashMap<u64, Absent>,
 }
 
@@ -118,19 +122,18 @@ impl Absent {
     }
 }
 
-impl ActiveSignal for Pressure {
+impl ActiveSignal for Stalls {
     fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
         let living = cgroups.table().iter().filter(|c| c.lives() && c.path != "/");
         let mut absent = HashMap::new();
         let mut of_cgroups = Vec::with_capacity(cgroups.table().len());
         for cgroup in living {
             let mut before = self.absent.get(&cgroup.id).copied().unwrap_or_default();
-            if !before.is_due() {
+            if !cgroups.walks(walk::PRESSURE) && !before.is_due() {
                 absent.insert(cgroup.id, before);
                 continue;
             }
-            let directory = cgroups.directory(cgroup);
-            let points = points(&TIME, cgroup.made_ns(), |resource| directory.join(format!("{resource}.pressure")));
+            let points = points(&TIME, cgroup.made_ns(), cgroups.pressure(cgroup));
             if points.is_empty() {
                 absent.insert(cgroup.id, before.again());
             } else {
@@ -138,46 +141,23 @@ impl ActiveSignal for Pressure {
             }
         }
         self.absent = absent;
-        let node = points(&NODE_TIME, facts::BOOTED_NS, |resource| Path::new("/proc/pressure").join(resource));
+        let node = files::pressure(|resource| Path::new("/proc/pressure").join(resource));
+        let node = points(&NODE_TIME, facts::BOOTED_NS, node);
         Ok(Readings { cgroups: of_cgroups, node })
     }
 }
 
-fn points(metric: &'static Metric, start_ns: u64, file: impl Fn(&str) -> std::path::PathBuf) -> Vec<Point> {
-    let mut points = Vec::new();
-    for resource in RESOURCES {
-        // All three are there or none.
-        let Ok(text) = fs::read_to_string(file(resource)) else { break };
-        for stall in ["some", "full"] {
-            if let Some(us) = total_us(&text, stall) {
-                let value = Value::Float(us as f64 / 1e6);
-                points.push(Point::new(metric, start_ns, value).with("resource", resource).with("stall", stall));
-            }
-        }
-    }
-    points
-}
-
-/// `total=` of the line that begins with `stall`: `some avg10=0.00 avg60=0.00 avg300=0.00 total=12345`.
-fn total_us(text: &str, stall: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(stall)?.strip_prefix(' '))?;
-    line.split(' ').find_map(|field| field.strip_prefix("total=")?.parse().ok())
+fn points(metric: &'static Metric, start_ns: u64, pressure: Option<Pressure>) -> Vec<Point> {
+    let known = pressure.into_iter().flatten().zip(PRESSURES).filter_map(|(us, stalls)| Some((us?, stalls)));
+    let point = |(us, (resource, stall)): (u64, _)| {
+        Point::new(metric, start_ns, Value::Float(us as f64 / 1e6)).with("resource", resource).with("stall", stall)
+    };
+    known.map(point).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn totals_are_read_from_their_lines() {
-        let text = "some avg10=1.00 avg60=0.00 avg300=0.00 total=1234567\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=89\n";
-        assert_eq!((total_us(text, "some"), total_us(text, "full")), (Some(1_234_567), Some(89)));
-        // cpu.pressure has no such line before 5.13.
-        assert_eq!(total_us("some avg10=0.00 total=5\n", "full"), None);
-        for bad in ["", "some", "some total=", "some total=-1", "something total=5"] {
-            assert_eq!(total_us(bad, "some"), None, "{bad:?}");
-        }
-    }
 
     #[test]
     fn the_reason_is_the_cause_that_was_found() {
@@ -222,6 +202,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_has_no_points() {
-        assert!(points(&TIME, 0, |_| "/nowhere/at/all".into()).is_empty());
+        assert!(points(&TIME, 0, None).is_empty());
+        let some = Some([Some(1_500_000), None, None, None, None, None]);
+        assert_eq!(points(&TIME, 0, some).iter().map(|point| &point.value).collect::<Vec<_>>(), [&Value::Float(1.5)]);
     }
 }

@@ -9,7 +9,7 @@ use agent_common::{
         wait_position,
     },
 };
-use agent_ebpf::{add, frozen, opaque};
+use agent_ebpf::{add, frozen, only_value, opaque};
 
 use crate::{CPU_CACHE, CPU_RECORDS, CPU_TO_FLUSH, CPU_WINDOWS, FACTS, GENERATION};
 
@@ -30,7 +30,7 @@ pub(crate) fn at(cpu: u32, place: u32) -> Option<Cached> {
 
 #[inline(always)]
 fn set_of(cpu: u32, set: u32) -> Option<*mut CacheSet> {
-    let cache = CPU_CACHE.get_value_ptr_mut(cpu, &0)?;
+    let cache = only_value(&CPU_CACHE, cpu)?;
     let set = opaque(set.into());
     if set >= CACHE_SETS.into() {
         return None;

@@ -1,7 +1,7 @@
 //! Marks: up to where each task has been counted.
 
 use agent_common::cpu::{MARKS_IN_BLOCK, MarkPlace, TaskMark};
-use agent_ebpf::frozen;
+use agent_ebpf::{frozen, only_value};
 
 use crate::{CPU_MARKS, FACTS};
 
@@ -33,7 +33,7 @@ impl MarkEntry {
     #[inline(always)]
     pub(crate) fn of(address: u64) -> Option<Self> {
         let place = MarkPlace::of(address, frozen!(FACTS.mark_blocks_log2) as u32);
-        let block = CPU_MARKS.get_value_ptr_mut(place.block, &0)?;
+        let block = only_value(&CPU_MARKS, place.block)?;
         let at = place.index as usize * size_of::<TaskMark>();
         if at >= MARKS_IN_BLOCK * size_of::<TaskMark>() {
             return None;

@@ -12,10 +12,7 @@ use agent_common::{
 
 use super::sleeps::Sleeps;
 use crate::{
-    cgroups::{
-        Cgroup, Table,
-        files::{CpuStat, Throttling},
-    },
+    cgroups::{Cgroup, Table, files::Throttling},
     histogram::Histogram,
 };
 
@@ -167,16 +164,14 @@ impl Account {
         self.slot_mut(slot).before = Some(before);
     }
 
-    /// A collection: what every cgroup used up to now, children before their parents. `own` reads a slot's record, `cpu_stat` the kernel's
-    /// own figure of a cgroup.
-    ///
-    /// The records must have been flushed just before, and `cpu_stat` must read after them.
+    /// A collection: what every cgroup used up to now, children before their parents. `own` reads a slot's record, `throttling`
+    /// what the kernel itself counted of a cgroup, which must be as of a moment after the records were flushed.
     pub fn collect(
         &mut self,
         now_ns: u64,
         table: &Table,
         own: impl Fn(u32) -> Option<CpuRecord>,
-        mut cpu_stat: impl FnMut(&Cgroup) -> Option<CpuStat>,
+        mut throttling: impl FnMut(&Cgroup) -> Option<Throttling>,
     ) -> HashMap<u32, CpuUse> {
         let elapsed_s = self.collected_ns.map(|then| now_ns.saturating_sub(then) as f64 / 1e9);
         self.collected_ns = Some(now_ns);
@@ -189,8 +184,8 @@ impl Account {
             if let Some(own) = own(cgroup.slot) {
                 sum.add(&own);
             }
-            let stat = if cgroup.lives() { cpu_stat(cgroup) } else { None };
-            used.insert(cgroup.slot, self.state(cgroup, &sum, stat, elapsed_s));
+            let read = if cgroup.lives() { throttling(cgroup) } else { None };
+            used.insert(cgroup.slot, self.state(cgroup, &sum, read, elapsed_s));
             if let Some(parent) = cgroup.parent {
                 below.entry(parent).or_insert(CpuRecord::ZERO).add(&sum);
             }
@@ -222,12 +217,12 @@ impl Account {
         self.slots.get(&slot).is_some_and(|slot_account| slot_account.throttles)
     }
 
-    fn state(&mut self, cgroup: &Cgroup, sum: &CpuRecord, stat: Option<CpuStat>, elapsed_s: Option<f64>) -> CpuUse {
+    fn state(&mut self, cgroup: &Cgroup, sum: &CpuRecord, read: Option<Throttling>, elapsed_s: Option<f64>) -> CpuUse {
         let died = cgroup.died_ns.map(|died_ns| self.window_of(died_ns));
         let until = died.map_or(self.open_window, |died| self.open_window.min(died + 1));
         let windows = until.saturating_sub(self.first_window_of(cgroup));
         let older = self.is_older(cgroup);
-        self.slot_mut(cgroup.slot).state(older, sum, stat, windows, elapsed_s)
+        self.slot_mut(cgroup.slot).state(older, sum, read, windows, elapsed_s)
     }
 
     /// The first window that counts for a cgroup: that of its birth, or the first whole one where it is older than the counting.
@@ -246,10 +241,10 @@ impl Account {
 }
 
 impl SlotAccount {
-    fn state(&mut self, older: bool, sum: &CpuRecord, stat: Option<CpuStat>, windows: u64, elapsed_s: Option<f64>) -> CpuUse {
+    fn state(&mut self, older: bool, sum: &CpuRecord, read: Option<Throttling>, windows: u64, elapsed_s: Option<f64>) -> CpuUse {
         let before = if older { self.before } else { Some(Before::default()) };
         let time_ns = before.map(|before| sum.on_cpu_ns.saturating_add_signed(before.on_cpu_ns));
-        self.throttling = stat.and_then(|stat| stat.throttling).or(self.throttling);
+        self.throttling = read.or(self.throttling);
         self.throttles |= self.throttling.is_some();
         // Throttled waiting of an earlier agent's time must not become contention because a file could not be read.
         let divided = before.filter(|_| !self.throttles || self.throttling.is_some());

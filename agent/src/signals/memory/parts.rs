@@ -57,7 +57,7 @@ pub struct Files {
 }
 
 impl MemoryParts {
-    /// From the record that a walk made.
+    /// From what a walk found.
     pub fn of(record: &Usage, page_bytes: u64) -> Self {
         let pages = |pages: u64| pages.saturating_mul(page_bytes);
         let limit = |limit: u64| (limit < NO_LIMIT_PAGES).then(|| pages(limit));
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_record_and_the_files_give_the_same_figures() {
-        let mut record = Usage { id: 1, usage_pages: 16, peak_pages: 20, limit_pages: u64::MAX / 8192, ..Usage::ZERO };
+        let mut record = Usage { usage_pages: 16, peak_pages: 20, limit_pages: u64::MAX / 8192, ..Usage::ZERO };
         record.swap_pages = 2;
         record.swap_limit_pages = 3;
         record.items = [1, 10, 3, 2, 100, 200, 2, 2, 4, 3, 0, 3, 4, 50, 7];

@@ -215,9 +215,8 @@ fn what_an_earlier_agent_exported_as_throttled_does_not_become_contention_when_c
     assert_eq!(without.collect(2, &table, own(), |_| None)[&1].causes, Some(Causes { throttled_ns: None, contention_ns: 1200 }));
 }
 
-fn files(throttled_ns: u64) -> CpuStat {
-    let throttling = Throttling { periods: 2, throttled_periods: 1, throttled_ns };
-    CpuStat { usage_ns: 0, throttling: Some(throttling) }
+fn files(throttled_ns: u64) -> Throttling {
+    Throttling { periods: 2, throttled_periods: 1, throttled_ns }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! shorter than the list of names. The table is read out of the kernel, and taken only when it is a table of that array: one that
 //! leads to each place exactly once.
 
-use agent_common::memory::{Facts, ITEMS, Index, Items, UNKNOWN};
+use agent_common::memory::{ITEMS, Index, Items, MemcgOffsets, UNKNOWN};
 
 use crate::kernel::btf::{Btf, BtfError};
 
@@ -67,51 +67,41 @@ impl Array {
 }
 
 /// What was found.
-pub struct MemoryLayout {
+pub struct MemcgLayout {
     /// For the programs.
-    pub facts: Facts,
-    /// The kernel lacks what a walk reads, and why. The facts suffice for the other programs all the same.
-    pub no_walk: Option<String>,
+    pub offsets: MemcgOffsets,
+    /// Address of `mem_cgroup_stats_index`; 0 where statistics are not indexed through it, or it is hidden.
+    pub stats_index: u64,
+    /// Address of `mem_cgroup_events_index`, as the other.
+    pub events_index: u64,
+    /// Why the statistics cannot be read. The rest can all the same.
+    pub no_statistics: Option<String>,
     states: Option<Array>,
     events: Option<Array>,
     /// A statistic's place in its list.
     places: [Option<usize>; ITEMS],
 }
 
-impl MemoryLayout {
+impl MemcgLayout {
     /// Finds all that is in BTF. `symbol` gives the address of one of the kernel's variables, where those may be seen.
     ///
     /// # Errors
     /// When a struct that every kernel has is not as expected, or the kernel has no memory controller.
     pub fn find(btf: &Btf, symbol: impl Fn(&str) -> Option<u64>) -> Result<Self, BtfError> {
-        let subsystem = btf.enum_names("cgroup_subsys_id")?;
-        let memory = subsystem.iter().find(|(_, name)| name == "memory_cgrp_id").map(|(id, _)| id.cast_unsigned() * 8);
-        let memory = memory.ok_or_else(|| BtfError::NoType { what: "cgroup subsystem", name: "memory".to_owned() })?;
         let inside = |name, member| btf.offset(name, member).map(u64::from);
-        let mut facts = Facts {
-            task_cgroups: btf.offset_of("task_struct", "cgroups", 8)?,
-            task_tgid: btf.offset_of("task_struct", "tgid", 4)?,
-            task_pid: btf.offset_of("task_struct", "pid", 4)?,
-            task_comm: btf.offset_of("task_struct", "comm", 16)?,
-            css_set_cgroup: btf.offset_of("css_set", "dfl_cgrp", 8)?,
-            css_set_memory: inside("css_set", "subsys")? + memory,
-            cgroup_memory: inside("cgroup", "subsys")? + memory,
-            cgroup_kn: btf.offset_of("cgroup", "kn", 8)?,
-            kn_id: btf.offset_of("kernfs_node", "id", 8)?,
-            css_cgroup: btf.offset_of("cgroup_subsys_state", "cgroup", 8)?,
-            memcg_css: inside("mem_cgroup", "css")?,
-            memcg_memory: inside("mem_cgroup", "memory")?,
-            memcg_swap: inside("mem_cgroup", "swap").unwrap_or(UNKNOWN),
+        let mut offsets = MemcgOffsets {
+            css: inside("mem_cgroup", "css")?,
+            memory: inside("mem_cgroup", "memory")?,
+            swap: inside("mem_cgroup", "swap").unwrap_or(UNKNOWN),
             counter_usage: btf.offset_of("page_counter", "usage", 8)?,
             counter_watermark: btf.offset_of("page_counter", "watermark", 8)?,
             counter_max: btf.offset_of("page_counter", "max", 8)?,
-            counter_parent: btf.offset_of("page_counter", "parent", 8)?,
-            memcg_vmstats: inside("mem_cgroup", "vmstats")?,
-            ..Facts::ZERO
+            vmstats: inside("mem_cgroup", "vmstats")?,
+            ..MemcgOffsets::ZERO
         };
         // A pointer to struct memcg_vmstats since 6.0, that struct itself since 5.13, before that a plain array.
         let in_struct = btf.has_member("memcg_vmstats", "state");
-        facts.vmstats_is_pointer = u64::from(in_struct && !btf.has_member("mem_cgroup", "vmstats.state"));
+        offsets.vmstats_is_pointer = u64::from(in_struct && !btf.has_member("mem_cgroup", "vmstats.state"));
         let names = |kind: ItemKind, last: &str| {
             let all = btf.enum_names(kind.list()).unwrap_or_default();
             all.iter().find(|(_, name)| name == last).map_or(0, |(n, _)| *n as usize)
@@ -125,9 +115,10 @@ impl MemoryLayout {
             (array("memcg_vmstats", "state", 0, states), array("memcg_vmstats", "events", 0, events))
         } else {
             // Behind the first array, and not read before 6.1.
-            (array("mem_cgroup", "vmstats", facts.memcg_vmstats, states), None)
+            (array("mem_cgroup", "vmstats", offsets.vmstats, states), None)
         };
-        let mut layout = Self { facts, no_walk: None, states, events, places: [None; ITEMS] };
+        let places = [None; ITEMS];
+        let mut layout = Self { offsets, stats_index: 0, events_index: 0, no_statistics: None, states, events, places };
         for kind in [ItemKind::Node, ItemKind::Memcg, ItemKind::Event] {
             let list = btf.enum_names(kind.list())?;
             for (place, (of, name)) in layout.places.iter_mut().zip(NAMES).filter(|(_, (of, _))| *of == kind) {
@@ -140,8 +131,8 @@ impl MemoryLayout {
                 return 0;
             }
             let address = symbol(table).unwrap_or(0);
-            if address == 0 && layout.no_walk.is_none() {
-                layout.no_walk = Some(format!(
+            if address == 0 && layout.no_statistics.is_none() {
+                layout.no_statistics = Some(format!(
                     "this kernel finds its statistics through {table}, of which /proc/kallsyms does not show the address: it takes \
                      CAP_SYSLOG, kernel.kptr_restrict below 2 and CONFIG_KALLSYMS_ALL"
                 ));
@@ -150,31 +141,29 @@ impl MemoryLayout {
         };
         let (stats_index, events_index) =
             (address(&layout.states, "mem_cgroup_stats_index"), address(&layout.events, "mem_cgroup_events_index"));
-        (layout.facts.stats_index, layout.facts.events_index) = (stats_index, events_index);
-        if btf.function_id("bpf_iter_cgroup").is_err() {
-            layout.no_walk = Some("this kernel cannot walk over cgroups, which needs 6.1".to_owned());
-        } else if layout.states.is_none() || layout.events.is_none() {
-            layout.no_walk = Some("this kernel keeps a cgroup's statistics in a way that is not known".to_owned());
+        (layout.stats_index, layout.events_index) = (stats_index, events_index);
+        if layout.states.is_none() || layout.events.is_none() {
+            layout.no_statistics = Some("this kernel keeps a cgroup's statistics in a way that is not known".to_owned());
         }
         Ok(layout)
     }
 
-    /// Nothing of it can be read by a walk, for this reason.
+    /// Statistics cannot be read, for this reason.
     pub fn cannot_be_read(&mut self, why: &str) {
-        self.no_walk = Some(why.to_owned());
-        (self.facts.stats_index, self.facts.events_index) = (0, 0);
+        self.no_statistics = Some(why.to_owned());
+        (self.stats_index, self.events_index) = (0, 0);
     }
 
     /// Whether the tables have to be read out of the kernel first.
     pub fn needs_index(&self) -> bool {
-        self.facts.stats_index != 0 || self.facts.events_index != 0
+        self.stats_index != 0 || self.events_index != 0
     }
 
     /// Where each statistic is, given the tables as the kernel has them.
     ///
-    /// Also why a walk must not be made, if so: a table that is none of that array. What is known is there all the same.
+    /// Also why statistics must not be read, if so: a table that is none of that array. What is known is there all the same.
     pub fn items(&self, index: &Index) -> (Items, Option<String>) {
-        let mut wrong = self.no_walk.clone();
+        let mut wrong = self.no_statistics.clone();
         let mut resolve = |array: &Option<Array>, table: &[u8], name: &str| -> Vec<Option<u64>> {
             let Some(array) = array else { return Vec::new() };
             let places = match array.is_indexed() {
@@ -188,7 +177,7 @@ impl MemoryLayout {
         };
         let states = resolve(&self.states, &index.stats, "mem_cgroup_stats_index");
         let events = resolve(&self.events, &index.events, "mem_cgroup_events_index");
-        let mut items = Items { offsets: [UNKNOWN; ITEMS] };
+        let mut items = Items::NONE;
         for ((offset, (kind, _)), place) in items.offsets.iter_mut().zip(NAMES).zip(self.places) {
             let array = if kind == ItemKind::Event { &events } else { &states };
             *offset = place.and_then(|place| *array.get(place)?).unwrap_or(UNKNOWN);
