@@ -256,7 +256,8 @@ impl Pipeline {
         // A moment's: the source goes on while the batch is made of it.
         let known = self.pods.as_ref().map(SharedIndex::snapshot);
         let pods = known.as_deref().and_then(|known| known.node()?.pods);
-        self.when_full = pods.map_or(0, |pods| slots::when_full(u32::try_from(pods.bytes()).unwrap_or(u32::MAX), self.running.cgroups.table()));
+        self.when_full = pods
+            .map_or(0, |pods| slots::when_full(u32::try_from(pods.bytes()).unwrap_or(u32::MAX), self.running.cgroups.table()));
         let offset = self.running.clock.offset();
         let names = known.as_deref().map(|known| PodsNow {
             index: known,
@@ -275,7 +276,8 @@ mod tests {
 
     #[test]
     fn a_signal_that_the_configuration_switches_off_is_not_told_as_one_that_fails() {
-        let state = |off: Option<&str>, wanted| SignalStatus { signal: &crate::signals::ALL[0], off: off.map(str::to_owned), wanted };
+        let state =
+            |off: Option<&str>, wanted| SignalStatus { signal: &crate::signals::ALL[0], off: off.map(str::to_owned), wanted };
         let value = |state: SignalStatus| state.point().map(|point| point.value);
         assert_eq!(value(state(None, true)), Some(Value::Int(1)));
         assert_eq!(value(state(Some("no such hook"), true)), Some(Value::Int(0)));

@@ -17,8 +17,8 @@ use podmeter_tests::{
     dns::{self, server::DnsServer, stage::v4},
     load::Load,
     metric::{
-        BURST, CPU_TIME, FAULTS, NETWORK_LOOPBACK, NODE_CPU_TIME, PERIODS, PRESSURE, SEGMENTS, SWITCHES, THROTTLED_PERIODS, UNATTRIBUTED, WAIT,
-        WAIT_TIME,
+        BURST, CPU_TIME, FAULTS, NETWORK_LOOPBACK, NODE_CPU_TIME, PERIODS, PRESSURE, SEGMENTS, SWITCHES, THROTTLED_PERIODS,
+        UNATTRIBUTED, WAIT, WAIT_TIME,
     },
     otlp::{Exports, Point, Value},
     root_test,
@@ -180,7 +180,12 @@ fn two_lives(end: fn(Agent) -> Result<Exports>, slots: [Json; 2]) -> Result<()> 
         let measured = after.value(&path, CPU_TIME, &[]).with_context(|| format!("{path} was not exported after the restart"))?;
         NEARLY_EXACT.check(&path, measured, truth)?;
     }
-    ensure!(line.counted(&after) == line.counted(&before) + 24.0 * LINE_BYTES, "{} of {}", line.counted(&after), line.counted(&before));
+    ensure!(
+        line.counted(&after) == line.counted(&before) + 24.0 * LINE_BYTES,
+        "{} of {}",
+        line.counted(&after),
+        line.counted(&before)
+    );
     check_that_all_is_looked_at(&before, [&busy, &young])?;
     let [same, anew] = check_that_it_goes_on(&before, &after, |_| false, the_same)?;
     println!("{same} series go on, {anew} began anew");

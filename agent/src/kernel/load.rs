@@ -213,7 +213,10 @@ impl Kernel {
     /// The most slots for which earlier agents have pinned counts of this object.
     pub fn pinned_slots(&self, object: &str) -> Option<u32> {
         let versions = self.pins.versions(object).into_iter();
-        versions.filter(|version| pin::since(&version.place).is_ok_and(|since| since.is_some())).map(|version| version.slots).max()
+        versions
+            .filter(|version| pin::since(&version.place).is_ok_and(|since| since.is_some()))
+            .map(|version| version.slots)
+            .max()
     }
 
     /// Loads an object: creates its maps or adopts those that an earlier agent pinned, and verifies its programs. Where there is one that

@@ -97,7 +97,7 @@ impl ActiveSignal for Agent {
         Ok(Readings { cgroups: Vec::new(), node })
     }
 
-    fn hand_over(&mut self) -> Option<Kept> {
+    fn hand_over(self: Box<Self>) -> Option<Kept> {
         Some(Box::new(self.started_ns))
     }
 

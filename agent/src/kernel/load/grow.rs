@@ -97,7 +97,9 @@ impl Kernel {
         }
         sys::wait_for_programs();
         for (map, size) in &object.sizes {
-            let (Size::Slots(copies), Some((_, from))) = (size, source.maps.iter().find(|(name, _)| name == map)) else { continue };
+            let (Size::Slots(copies), Some((_, from))) = (size, source.maps.iter().find(|(name, _)| name == map)) else {
+                continue;
+            };
             let copied = MapData::from_pin(object.pins.join(map)).map_err(|error| error.into());
             let copied = copied.and_then(|to| copy(from, &to, *copies, *slots, self.slots));
             copied.map_err(|source| LoadError::Map { action: "take over", map, source })?;
@@ -134,7 +136,8 @@ fn copy(from: &MapData, to: &MapData, copies: u32, old: u32, new: u32) -> Result
 /// What a process that goes on with more slots needs of those that it has loaded.
 pub(super) fn loaded(object: &Object, place: PathBuf, identity: u64, slots: u32) -> Result<Loaded, LoadError> {
     let open = |(map, _): &(&'static str, Size)| {
-        let data = MapData::from_pin(place.join(map)).map_err(|source| LoadError::Map { action: "open", map, source: source.into() })?;
+        let data =
+            MapData::from_pin(place.join(map)).map_err(|source| LoadError::Map { action: "open", map, source: source.into() })?;
         Ok((*map, data))
     };
     let maps = Arc::new(object.sizes.iter().map(open).collect::<Result<_, LoadError>>()?);
