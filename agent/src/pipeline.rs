@@ -282,7 +282,8 @@ mod tests {
 
     #[test]
     fn a_signal_that_the_configuration_switches_off_is_not_told_as_one_that_fails() {
-        let state = |off: Option<&str>, wanted| SignalStatus { signal: &signals::ALL[0], off: off.map(str::to_owned), wanted };
+        let state =
+            |off: Option<&str>, wanted| SignalStatus { signal: &crate::signals::ALL[0], off: off.map(str::to_owned), wanted };
         let value = |state: SignalStatus| state.point().map(|point| point.value);
         assert_eq!(value(state(None, true)), Some(Value::Int(1)));
         assert_eq!(value(state(Some("no such hook"), true)), Some(Value::Int(0)));

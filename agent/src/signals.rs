@@ -120,9 +120,8 @@ pub trait ActiveSignal: Send {
         Vec::new()
     }
 
-    /// What it keeps to itself of what it has counted: for one that is started once more with more slots, and goes on. This one is of no
-    /// use any more.
-    fn hand_over(&mut self) -> Option<Kept> {
+    /// What it keeps to itself of what it has counted: for one that is started once more with more slots, and goes on.
+    fn hand_over(self: Box<Self>) -> Option<Kept> {
         None
     }
 

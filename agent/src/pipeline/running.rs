@@ -65,9 +65,9 @@ impl Running {
         kernel.slots = slots;
         kernel.go_on_from(before);
         let mut grown = Self::load(kernel, setup)?;
-        for (signal, running) in &mut grown.signals {
-            let before = self.signals.iter_mut().find(|(before, _)| before.name == signal.name);
-            if let Some(kept) = before.and_then(|(_, before)| before.hand_over()) {
+        for (signal, before) in std::mem::take(&mut self.signals) {
+            let running = grown.signals.iter_mut().find(|(running, _)| running.name == signal.name);
+            if let (Some((_, running)), Some(kept)) = (running, before.hand_over()) {
                 running.go_on_with(kept);
             }
         }

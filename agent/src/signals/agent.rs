@@ -69,7 +69,7 @@ pub static SLOTS: Metric = Metric::gauge(
     "podmeter.agent.slots",
     "{slot}",
     Scope::Agent,
-    "Slots for cgroups (cgroups.slots). One of them holds the unattributed counts.",
+    "Slots for cgroups (cgroups.slots, up to cgroups.max_slots). One of them holds the unattributed counts.",
 );
 /// `podmeter.agent.cgroups.without_slot`
 pub static WITHOUT_SLOT: Metric = Metric::counter(
@@ -77,7 +77,7 @@ pub static WITHOUT_SLOT: Metric = Metric::counter(
     "{cgroup}",
     Scope::Agent,
     "Cgroups that were created when no slot was free for them: all were taken, or three quarters for a cgroup \
-     more than four levels deep. Their use is unattributed until an eighth of all slots is free.",
+     more than four levels deep. Their use is unattributed until there are more slots, or an eighth of all is free.",
 );
 
 /// Nothing is kept: the kernel counts.
@@ -98,7 +98,7 @@ impl ActiveSignal for Agent {
         Ok(Readings { cgroups: Vec::new(), node })
     }
 
-    fn hand_over(&mut self) -> Option<Kept> {
+    fn hand_over(self: Box<Self>) -> Option<Kept> {
         Some(Box::new(self.started_ns))
     }
 

@@ -395,14 +395,14 @@ impl ActiveSignal for Cpu {
         Ok(Readings { cgroups: points, node: self.node_points(now_ns, root_ns) })
     }
 
-    fn hand_over(&mut self) -> Option<Kept> {
+    fn hand_over(self: Box<Self>) -> Option<Kept> {
         Some(Box::new(Counted {
-            readers: std::mem::take(&mut self.readers),
+            readers: self.readers,
             lost_windows: self.lost_windows,
             lost_marks: self.lost_marks,
             lost_marks_seen: std::mem::take(&mut self.lost_marks_seen),
             unwindowed_before: self.unwindowed_before,
-            account: std::mem::take(&mut self.account),
+            account: self.account,
             started_ns: self.started_ns,
             node: self.node,
         }))

@@ -20,7 +20,7 @@ use self::{
     kills::Kills,
     parts::{Files, MemInfo, MemoryParts},
 };
-use super::{ActiveSignal, Readings, Signal, SignalError, slot_counts::SlotCounts};
+use super::{ActiveSignal, Kept, Readings, Signal, SignalError, slot_counts::SlotCounts};
 use crate::{
     cgroups::{Cgroup, Cgroups, MemcgLayout},
     event::Event,
@@ -253,6 +253,17 @@ impl ActiveSignal for Memory {
 
     fn events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.events)
+    }
+
+    fn hand_over(self: Box<Self>) -> Option<Kept> {
+        Some(Box::new((self.kills, self.started_ns)))
+    }
+
+    fn go_on_with(&mut self, kept: Kept) {
+        // The ring is the same: its size does not depend on the slots.
+        if let Ok(kept) = kept.downcast::<(Kills, u64)>() {
+            (self.kills, self.started_ns) = *kept;
+        }
     }
 
     fn note(&self) -> Option<String> {

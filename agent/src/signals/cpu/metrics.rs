@@ -84,7 +84,7 @@ pub static UNATTRIBUTED_TIME: Metric = Metric::counter(
     "podmeter.cpu.unattributed",
     "s",
     Scope::Node,
-    "CPU time of cgroups that were created when all slots were taken. Raise cgroups.slots when it grows.",
+    "CPU time of cgroups that were created when all slots were taken. Raise cgroups.max_slots when it grows.",
 );
 /// `podmeter.cpu.marks.lost`
 pub static LOST_MARKS: Metric = Metric::counter(
