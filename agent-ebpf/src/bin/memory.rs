@@ -8,8 +8,8 @@
 use agent_common::{
     cgroups::UNATTRIBUTED,
     memory::{
-        COMM_LEN, Counts, Facts, Item, Items, KILLS_LEN, LEVELS, NO_LIMIT_PAGES, OF_CGROUP, OF_NODE, OomKill, RECLAIM_LEN, Reclaim,
-        Ring, RingShare, UNKNOWN, Victim, reclaim_position,
+        COMM_LEN, Counts, Facts, Item, Items, KILLS_LEN, LEVELS, NO_LIMIT_PAGES, OF_CGROUP, OF_NODE, OomKill, RECLAIM_LEN,
+        Reclaim, Ring, RingShare, UNKNOWN, Victim, reclaim_position,
     },
     share::has_room,
 };

@@ -20,8 +20,8 @@ use agent_common::{
 };
 use nix::unistd::SysconfVar;
 
-pub use self::memcg::MemcgLayout;
 use self::layout::{Numbers, WalkLayout};
+pub use self::memcg::MemcgLayout;
 use super::{
     Cgroup, Controllers,
     files::{self, CgroupLimits, Pressure, Throttling},
@@ -194,7 +194,8 @@ impl Walk {
             // The kernel brings the statistics of all cgroups up to date when those of the root are read, if enough has changed.
             let _ = fs::read(root.join("memory.stat"));
         }
-        let failed = |source: std::io::Error| LoadError::Link { action: "read", program: PROGRAM.to_owned(), source: source.into() };
+        let failed =
+            |source: std::io::Error| LoadError::Link { action: "read", program: PROGRAM.to_owned(), source: source.into() };
         let mut file = self.object.walk(PROGRAM, root)?;
         let mut nothing = [0; 64];
         // The program writes no text: one read walks to the end.

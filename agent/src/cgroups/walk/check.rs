@@ -56,12 +56,10 @@ impl Seen {
         };
         // The kernel brings them up to date as it shows them in a file: a walk after that has no less.
         let pressure = match (self.pressure, before.pressure, after.pressure) {
-            (Some(own), Some(before), Some(after)) => {
-                own.into_iter().zip(before).zip(after).all(|known| match known {
-                    ((Some(own), Some(before)), Some(after)) => between(own, before, after),
-                    ((own, before), after) => own == before && own == after,
-                })
-            }
+            (Some(own), Some(before), Some(after)) => own.into_iter().zip(before).zip(after).all(|known| match known {
+                ((Some(own), Some(before)), Some(after)) => between(own, before, after),
+                ((own, before), after) => own == before && own == after,
+            }),
             (own, before, after) => own.is_none() && (before.is_none() || after.is_none()),
         };
         [
@@ -109,9 +107,11 @@ impl Cgroups {
                     continue;
                 }
                 compared |= parts;
-                let own = Seen { limits: self.limits(&cgroup), throttling: self.throttling(&cgroup), pressure: self.pressure(&cgroup) };
+                let own =
+                    Seen { limits: self.limits(&cgroup), throttling: self.throttling(&cgroup), pressure: self.pressure(&cgroup) };
                 if let Some((part, name)) = own.disagrees(&before, &after, parts) {
-                    disagreed = Some((part, format!("a walk over cgroups gives another {name} of {} than its files", cgroup.path)));
+                    disagreed =
+                        Some((part, format!("a walk over cgroups gives another {name} of {} than its files", cgroup.path)));
                     break;
                 }
             }

@@ -9,8 +9,7 @@ use super::memcg::MemcgLayout;
 use crate::kernel::btf::{Btf, BtfError};
 
 /// The states of `enum psi_states` that are read, in the order of [`agent_common::walk::Walked::pressure_ns`].
-const STATES: [&str; PRESSURES] =
-    ["PSI_CPU_SOME", "PSI_CPU_FULL", "PSI_MEM_SOME", "PSI_MEM_FULL", "PSI_IO_SOME", "PSI_IO_FULL"];
+const STATES: [&str; PRESSURES] = ["PSI_CPU_SOME", "PSI_CPU_FULL", "PSI_MEM_SOME", "PSI_MEM_FULL", "PSI_IO_SOME", "PSI_IO_FULL"];
 
 /// What was found.
 pub(super) struct WalkLayout {

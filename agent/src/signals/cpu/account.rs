@@ -12,10 +12,7 @@ use agent_common::{
 
 use super::sleeps::Sleeps;
 use crate::{
-    cgroups::{
-        Cgroup, Table,
-        files::Throttling,
-    },
+    cgroups::{Cgroup, Table, files::Throttling},
     histogram::Histogram,
 };
 
