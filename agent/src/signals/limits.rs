@@ -66,14 +66,15 @@ const FILES_EVERY: u32 = 4;
 #[derive(Default)]
 struct Limits {
     collections: u32,
-    /// What files have said, by the cgroup's id; empty where they are not read.
-    known: HashMap<u64, CgroupLimits>,
+    /// What files have said, by the cgroup's id, and how often they were read; empty where they are not.
+    known: HashMap<u64, (CgroupLimits, u32)>,
 }
 
 impl Limits {
-    /// Whether a cgroup's files are due: a part of all cgroups each time.
-    fn is_due(&self, slot: u32) -> bool {
-        self.collections.wrapping_add(slot).is_multiple_of(FILES_EVERY)
+    /// Whether files that were read so often are due: a part of all cgroups each time, but a new one's twice, since limits are written
+    /// after it was made.
+    fn is_due(&self, slot: u32, reads: u32) -> bool {
+        reads < 2 || self.collections.wrapping_add(slot).is_multiple_of(FILES_EVERY)
     }
 }
 
@@ -84,10 +85,13 @@ impl ActiveSignal for Limits {
         let mut known = HashMap::new();
         let mut of_cgroups = Vec::new();
         for cgroup in cgroups.table().iter().filter(|cgroup| cgroup.lives()) {
-            let before = self.known.get(&cgroup.id).copied().filter(|_| !walks && !self.is_due(cgroup.slot));
-            let limits = before.unwrap_or_else(|| cgroups.limits(cgroup));
+            let before = self.known.get(&cgroup.id).copied().filter(|_| !walks);
+            let (limits, reads) = match before {
+                Some((limits, reads)) if !self.is_due(cgroup.slot, reads) => (limits, reads),
+                _ => (cgroups.limits(cgroup), before.map_or(1, |(_, reads)| reads.saturating_add(1))),
+            };
             if !walks {
-                known.insert(cgroup.id, limits);
+                known.insert(cgroup.id, (limits, reads));
             }
             let points = points(&limits);
             if !points.is_empty() {
@@ -118,9 +122,10 @@ mod tests {
 
     #[test]
     fn files_are_due_in_every_fourth_collection_and_not_all_at_once() {
-        let due =
-            |slot| (1..=8).filter(|collections| Limits { collections: *collections, ..Limits::default() }.is_due(slot)).collect();
+        let after = |collections| Limits { collections, ..Limits::default() };
+        let due = |slot| (1..=8).filter(|collections| after(*collections).is_due(slot, 2)).collect();
         let (one, other): (Vec<u32>, Vec<u32>) = (due(1), due(2));
         assert_eq!((one, other), (vec![3, 7], vec![2, 6]));
+        assert!(after(1).is_due(1, 1), "a new cgroup's");
     }
 }
