@@ -10,6 +10,12 @@ pub const WAIT_TIME: &str = "podmeter.cpu.wait.time";
 pub const PERIODS: &str = "podmeter.cpu.periods";
 /// Those in which it used up its quota.
 pub const THROTTLED_PERIODS: &str = "podmeter.cpu.throttled.periods";
+/// CPUs that a cgroup is allowed.
+pub const CPU_LIMIT: &str = "k8s.container.cpu.limit.current";
+/// Memory that a cgroup has for sure, in bytes.
+pub const MEMORY_REQUEST: &str = "k8s.container.memory.request.current";
+/// Memory that a cgroup is allowed, in bytes.
+pub const MEMORY_LIMIT: &str = "k8s.container.memory.limit.current";
 /// Each of these waits, in s.
 pub const WAIT: &str = "podmeter.cpu.wait";
 /// CPUs used per 100 ms window.

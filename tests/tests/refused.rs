@@ -40,7 +40,7 @@ root_test! {
     fn a_refused_program_takes_only_what_hangs_on_it() {
         let all = signals("")?;
         // What a signal can do without goes with a note, also two programs of which each is of no use without the other.
-        let optional = "tcp_on_walk,tcp_on_find,tcp_on_reset_sent,memory_on_signal,memory_on_walk,memory_on_node_reclaim,cpu_on_fork,cpu_on_move";
+        let optional = "tcp_on_walk,tcp_on_find,tcp_on_reset_sent,memory_on_signal,walk_on_cgroup,memory_on_node_reclaim,cpu_on_fork,cpu_on_move";
         let left = signals(optional)?;
         check_that_others_stay_on(&all, &left, &[])?;
         for (name, notes) in [

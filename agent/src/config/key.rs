@@ -302,8 +302,8 @@ pub(super) const KEYS: &[Key] = &[
         "bpf.leave_out",
         Some(""),
         "Programs not to load, separated by commas, as if this kernel refused them; `podmeter check` shows what is missing without each. With \
-         memory_on_walk, memory is read from each cgroup's files, which needs several times the CPU time. With bpf_probe_read_kernel, \
-         programs behave as on a kernel in lockdown mode confidentiality.",
+         walk_on_cgroup, memory, limits, throttling and pressure are read from each cgroup's files, which needs several times the CPU \
+         time. With bpf_probe_read_kernel, programs behave as on a kernel in lockdown mode confidentiality.",
         |l, v| store(&mut l.config.bpf.leave_out, words(v)?),
     ),
     Key::new("export.exporter", Some("otlp"), "Where metrics go: otlp, stdout, or none.", |l, v| {

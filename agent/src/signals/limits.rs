@@ -4,8 +4,12 @@
 //! another matter: no cgroup has them as they were made. Where Kubernetes knows the cgroup the aggregation puts its requests there;
 //! for others it makes of the weight what can be told.
 
+use std::collections::HashMap;
+
+use agent_common::walk;
+
 use super::{ActiveSignal, Readings, Signal, SignalError};
-use crate::cgroups::{Cgroup, Cgroups, files::CgroupLimits};
+use crate::cgroups::{Cgroups, files::CgroupLimits};
 use crate::metric::{Metric, Point, Scope, Value};
 
 /// See the module.
@@ -16,7 +20,7 @@ pub const SIGNAL: Signal = Signal {
     metrics: &[&CPU_REQUEST, &CPU_LIMIT, &MEMORY_REQUEST, &MEMORY_LIMIT],
     capability: None,
     missing: |_| None,
-    start: |_, _, _| Ok(Box::new(Limits)),
+    start: |_, _, _| Ok(Box::new(Limits::default())),
 };
 
 /// `k8s.container.cpu.request.current`
@@ -55,14 +59,47 @@ pub static MEMORY_LIMIT: Metric = Metric::gauge(
 pub static CPU_WEIGHT: Metric =
     Metric::gauge("cpu.weight", "1", Scope::Cgroup, "The cgroup's share of CPU time beside its siblings.");
 
+/// Collections from one reading of a cgroup's files to the next, where they are read: limits change rarely.
+const FILES_EVERY: u32 = 4;
+
 /// The kernel has the state.
-struct Limits;
+#[derive(Default)]
+struct Limits {
+    collections: u32,
+    /// What files have said, by the cgroup's id, and how often they were read; empty where they are not.
+    known: HashMap<u64, (CgroupLimits, u32)>,
+}
+
+impl Limits {
+    /// Whether files that were read so often are due: a part of all cgroups each time, but a new one's twice, since limits are written
+    /// after it was made.
+    fn is_due(&self, slot: u32, reads: u32) -> bool {
+        reads < 2 || self.collections.wrapping_add(slot).is_multiple_of(FILES_EVERY)
+    }
+}
 
 impl ActiveSignal for Limits {
     fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
-        let of = |cgroup: &Cgroup| (cgroup.slot, points(&cgroups.limits(cgroup)));
-        let with_limits = cgroups.table().iter().filter(|c| c.lives()).map(of).filter(|(_, points)| !points.is_empty());
-        Ok(Readings { cgroups: with_limits.collect(), node: Vec::new() })
+        self.collections = self.collections.wrapping_add(1);
+        let walks = cgroups.walks(walk::CPU | walk::MEMORY);
+        let mut known = HashMap::new();
+        let mut of_cgroups = Vec::new();
+        for cgroup in cgroups.table().iter().filter(|cgroup| cgroup.lives()) {
+            let before = self.known.get(&cgroup.id).copied().filter(|_| !walks);
+            let (limits, reads) = match before {
+                Some((limits, reads)) if !self.is_due(cgroup.slot, reads) => (limits, reads),
+                _ => (cgroups.limits(cgroup), before.map_or(1, |(_, reads)| reads.saturating_add(1))),
+            };
+            if !walks {
+                known.insert(cgroup.id, (limits, reads));
+            }
+            let points = points(&limits);
+            if !points.is_empty() {
+                of_cgroups.push((cgroup.slot, points));
+            }
+        }
+        self.known = known;
+        Ok(Readings { cgroups: of_cgroups, node: Vec::new() })
     }
 }
 
@@ -77,4 +114,18 @@ fn points(limits: &CgroupLimits) -> Vec<Point> {
     .into_iter()
     .flatten()
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_due_in_every_fourth_collection_and_not_all_at_once() {
+        let after = |collections| Limits { collections, ..Limits::default() };
+        let due = |slot| (1..=8).filter(|collections| after(*collections).is_due(slot, 2)).collect();
+        let (one, other): (Vec<u32>, Vec<u32>) = (due(1), due(2));
+        assert_eq!((one, other), (vec![3, 7], vec![2, 6]));
+        assert!(after(1).is_due(1, 1), "a new cgroup's");
+    }
 }

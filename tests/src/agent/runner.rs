@@ -20,6 +20,7 @@ const LOOKED_AT: &[(&str, &[&str])] = &[
     ("network", &["network", "dns"]),
     ("shares", &["cpu", "memory", "network", "dns"]),
     ("tcp", &["tcp"]),
+    ("walk", &["cpu", "memory", "pressure"]),
 ];
 
 /// The signals that can be switched off: keys of `signals` in the configuration.

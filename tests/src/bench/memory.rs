@@ -35,7 +35,7 @@ pub fn passes(effort: Effort) -> Result<Vec<Figure>> {
 fn read_times(walks: bool, cgroups: &[Cgroup], exports: usize) -> Result<Vec<f64>> {
     let collector = Collector::start()?;
     let agent = Agent::spawn(json!({
-        "bpf": {"leave_out": if walks { "" } else { "memory_on_walk" }},
+        "bpf": {"leave_out": if walks { "" } else { "walk_on_cgroup" }},
         "cgroups": {"slots": 2048},
         "signals": {"cpu": false, "pressure": false, "network": false, "dns": false, "tcp": false, "drops": false},
         "export": {"exporter": "otlp", "endpoint": collector.grpc_endpoint()},
@@ -57,8 +57,12 @@ fn read_times(walks: bool, cgroups: &[Cgroup], exports: usize) -> Result<Vec<f64
         Value::Number(seconds) => Some(seconds),
         Value::Histogram(_) | Value::Absent => None,
     };
-    let of_memory = |point: &&Point| &*point.metric == READ_TIME && point.attributes.get("signal").is_some_and(|s| s == "memory");
-    let times: Vec<f64> = all.of_node().iter().filter(of_memory).filter_map(seconds).skip(2).map(|s| s * 1e3).collect();
+    let times = |signal: &str| -> Vec<f64> {
+        let own = |point: &&Point| &*point.metric == READ_TIME && point.attributes.get("signal").is_some_and(|s| s == signal);
+        all.of_node().iter().filter(own).filter_map(seconds).skip(2).map(|s| s * 1e3).collect()
+    };
+    // The walk reads limits as well.
+    let times: Vec<f64> = times("walk").into_iter().zip(times("memory")).map(|(walk, memory)| walk + memory).collect();
     agent.stop()?;
     Some(times).filter(|times| !times.is_empty()).context("no read was timed")
 }

@@ -142,7 +142,7 @@ root_test! {
 root_test! {
     fn memory_of_every_kind_is_the_same_when_only_files_are_read() {
         if can_run(TEST)? {
-            check_every_kind(json!({"bpf": {"leave_out": "memory_on_walk"}}))?;
+            check_every_kind(json!({"bpf": {"leave_out": "walk_on_cgroup"}}))?;
         }
         Ok(())
     }
@@ -265,7 +265,7 @@ root_test! {
         }
         for walks in [true, false] {
             // What becomes of their final values is another test's.
-            let mut agent = Agent::spawn(json!({"bpf": {"leave_out": if walks { "" } else { "memory_on_walk" }}, "export": {"exporter": "none"}}))?;
+            let mut agent = Agent::spawn(json!({"bpf": {"leave_out": if walks { "" } else { "walk_on_cgroup" }}, "export": {"exporter": "none"}}))?;
             agent.wait_for_log("podmeter runs", 15 * SECOND)?;
             let pod = Cgroup::new("vanishing")?;
             pod.delegate("memory")?;
