@@ -115,7 +115,8 @@ impl Network {
             facts: ("FACTS", Facts { slots: slots.into(), ranges: hasher.finish(), ports }),
             maps: &[
                 ("NETWORK_COUNTS", Some(cpus * slots)),
-                ("NETWORK_SOCKETS", None),
+                ("NETWORK_SLOTS", None),
+                ("NETWORK_SCOPES", None),
                 ("NETWORK_RANGES_4", None),
                 ("NETWORK_RANGES_6", None),
                 ("NETWORK_DNS_EGRESS", None),
