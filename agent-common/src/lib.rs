@@ -87,6 +87,7 @@ pub mod cgroups;
 pub mod cpu;
 pub mod dns;
 pub mod drops;
+pub mod known;
 pub mod memory;
 pub mod network;
 pub mod share;

@@ -55,22 +55,11 @@ counts! {
 }
 
 record! {
-    /// What is known of a socket: two words, each written and read whole, so that no two CPUs mix theirs.
-    pub struct Socket {
-        /// Generation in the upper half, slot in the lower one; see [`crate::cpu::CachedSlot`]. 0 when never looked up.
-        pub place: u64,
-        /// Who it last spoke with and what that means: address and port, or a hash of them, in the upper 48 bits, then the
-        /// [`Scope`], then whether one of the two ports is one of DNS.
-        pub peer: u64,
-    }
-}
-
-record! {
     /// Facts for the programs, frozen before they load.
     pub struct Facts {
-        /// A hash of the address ranges: when they change, all sockets are classified anew.
-        pub ranges: u64,
-        /// The ports of DNS; [`crate::dns::NO_PORT`] for none.
+        /// The ports of DNS; [`crate::dns::NO_PORT`] for none. Behind the first one that is none all others are.
         pub ports: [u64; PORTS_LEN],
+        /// A hash of the address ranges: when they change, counting begins anew.
+        pub ranges: u64,
     }
 }

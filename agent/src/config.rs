@@ -23,7 +23,6 @@ use std::time::Duration;
 
 use draft::Loading;
 pub use export::{Compression, Destination, Export, Exporter, Protocol};
-use export::{Endpoint, LOGS_PATH, METRICS_PATH};
 use key::{Check, KEYS, Key, Value};
 pub use proxies::Proxies;
 use similar::similar;

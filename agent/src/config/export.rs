@@ -5,7 +5,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Proxies;
+use super::value::{checked_url, filled, one_of, store};
+use super::{Check, Loading, Proxies, Value};
 use crate::url::shown;
 
 /// Where receivers of OTLP/HTTP take metrics, and where logs.
@@ -158,4 +159,31 @@ impl Destination {
         };
         Ok(())
     }
+}
+/// The endpoint of metrics or of events. A URL that ends in its signal's path is used as it is.
+pub(super) fn endpoint(l: &mut Loading, value: Value) -> Check {
+    let (own, other) = if l.for_logs { (LOGS_PATH, METRICS_PATH) } else { (METRICS_PATH, LOGS_PATH) };
+    let endpoint = match value {
+        Value::Signal(url) => Endpoint::Signal(checked_url(url)?),
+        Value::Base(url) => Endpoint::Base(checked_url(url)?),
+        other_value => {
+            let url = checked_url(filled(other_value)?)?;
+            match url.strip_suffix(other) {
+                _ if url.ends_with(own) => Endpoint::Signal(url),
+                // Set for metrics, and used for events: theirs is beside it.
+                Some(base) if l.for_logs => Endpoint::Base(base.to_owned()),
+                _ => Endpoint::Base(url),
+            }
+        }
+    };
+    store(if l.for_logs { &mut l.logs_endpoint } else { &mut l.endpoint }, Some(endpoint))
+}
+
+pub(super) fn protocol(l: &mut Loading, value: Value) -> Check {
+    let protocol = one_of(value, &[("grpc", Protocol::Grpc), ("http/protobuf", Protocol::HttpProtobuf)])?;
+    store(&mut l.destination().protocol, protocol)
+}
+
+pub(super) fn compression(l: &mut Loading, value: Value) -> Check {
+    store(&mut l.destination().compression, one_of(value, &[("gzip", Compression::Gzip), ("none", Compression::None)])?)
 }

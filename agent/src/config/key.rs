@@ -6,11 +6,12 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::export::{compression, endpoint, protocol};
 use super::value::{
     absolute, boolean, bytes, checked_url, cpus, duration, file, filled, headers, milliseconds, number, one_of, pairs, parsed,
     ports, ranges, store, timeout, unless, words,
 };
-use super::{Compression, Endpoint, Exporter, KubernetesSource, LOGS_PATH, Loading, LogFormat, METRICS_PATH, Protocol};
+use super::{Exporter, KubernetesSource, Loading, LogFormat};
 
 /// Numbers of slots that there may be.
 const SLOTS: RangeInclusive<u32> = 16..=65536;
@@ -474,31 +475,3 @@ pub(super) const KEYS: &[Key] = &[
     .example("{deployment.environment.name: production}")
     .aliases(&[("OTEL_RESOURCE_ATTRIBUTES", Value::Text)]),
 ];
-
-/// The endpoint of metrics or of events. A URL that ends in its signal's path is used as it is.
-fn endpoint(l: &mut Loading, value: Value) -> Check {
-    let (own, other) = if l.for_logs { (LOGS_PATH, METRICS_PATH) } else { (METRICS_PATH, LOGS_PATH) };
-    let endpoint = match value {
-        Value::Signal(url) => Endpoint::Signal(checked_url(url)?),
-        Value::Base(url) => Endpoint::Base(checked_url(url)?),
-        other_value => {
-            let url = checked_url(filled(other_value)?)?;
-            match url.strip_suffix(other) {
-                _ if url.ends_with(own) => Endpoint::Signal(url),
-                // Set for metrics, and used for events: theirs is beside it.
-                Some(base) if l.for_logs => Endpoint::Base(base.to_owned()),
-                _ => Endpoint::Base(url),
-            }
-        }
-    };
-    store(if l.for_logs { &mut l.logs_endpoint } else { &mut l.endpoint }, Some(endpoint))
-}
-
-fn protocol(l: &mut Loading, value: Value) -> Check {
-    let protocol = one_of(value, &[("grpc", Protocol::Grpc), ("http/protobuf", Protocol::HttpProtobuf)])?;
-    store(&mut l.destination().protocol, protocol)
-}
-
-fn compression(l: &mut Loading, value: Value) -> Check {
-    store(&mut l.destination().compression, one_of(value, &[("gzip", Compression::Gzip), ("none", Compression::None)])?)
-}

@@ -6,6 +6,7 @@
 pub mod account;
 mod before;
 pub mod metrics;
+mod settle;
 mod sleeps;
 mod windows;
 
@@ -14,8 +15,8 @@ use std::fs;
 use agent_common::{
     cgroups::UNATTRIBUTED,
     cpu::{
-        CACHE_LEN, CARRIED_BEFORE, CARRIED_THROTTLED, Cache, CachedCgroup, Carried, CpuNow, CpuRecord, FLUSHED_AT_ONCE, Facts,
-        LOG_LEN, MARK_BLOCKS, MOVES_LEN, MarkBlock, TaskMark, WINDOW_NS, WindowEntry,
+        CARRIED_BEFORE, CARRIED_THROTTLED, Cache, CachedCgroup, Carried, CpuNow, CpuRecord, Facts, LOG_LEN, MARK_BLOCKS,
+        MOVES_LEN, MarkBlock, TaskMark, WINDOW_NS, WindowEntry,
     },
 };
 use nix::time::ClockId;
@@ -68,10 +69,8 @@ const OPTIONAL: &[Optional] = &[
 /// A word of [`CpuRecord`].
 const ON_CPU: usize = std::mem::offset_of!(CpuRecord, on_cpu_ns) / 8;
 
-/// Words of [`CpuNow`].
+/// A word of [`CpuNow`].
 const LOG_HEAD: usize = std::mem::offset_of!(CpuNow, log_head) / 8;
-/// The word with `marks_lost` in its lower half and `undisturbed` in its upper one.
-const UNDISTURBED: usize = std::mem::offset_of!(CpuNow, marks_lost) / 8;
 
 /// Words of [`Carried`].
 const BEFORE: usize = std::mem::offset_of!(Carried, before_counting_ns) / 8;
@@ -211,58 +210,10 @@ impl Cpu {
                 }
             }
         }
-        for id in 0..cpus {
-            let undisturbed = settings.undisturbed.iter().any(|ids| ids.contains(&id));
-            cpu.now.set_word(
-                id,
-                UNDISTURBED,
-                u64::from(undisturbed) << 32 | cpu.now.word(id, UNDISTURBED).unwrap_or(0) & u64::from(u32::MAX),
-            );
-            cpu.undisturbed[id as usize] = undisturbed;
-        }
+        cpu.leave_alone(settings);
         // Begins to watch what runs right now and may not switch for long.
         cpu.settle()?;
         Ok(cpu)
-    }
-
-    /// Counts what the running tasks have used since they were switched in, flushes what every CPU has counted, and returns up to when
-    /// that is so everywhere: the moment before the first was settled, CLOCK_MONOTONIC in ns. The last may be settled much later.
-    ///
-    /// A CPU that has been idle since it was settled last is left alone.
-    fn settle(&mut self) -> Result<u64, LoadError> {
-        let began_ns = facts::clock_ns(ClockId::CLOCK_MONOTONIC);
-        let mut online = vec![false; self.cpus as usize];
-        let mut settled = Ok(());
-        for cpu in facts::online_cpus().map_err(LoadError::Cpus)? {
-            if let Some(online) = online.get_mut(cpu as usize) {
-                *online = true;
-            }
-            let undisturbed = self.undisturbed.get(cpu as usize).is_some_and(|undisturbed| *undisturbed);
-            if !undisturbed && !self.now.read(cpu).is_some_and(|now| is_settled(&now)) {
-                settled = settled.and(self.settle_one(cpu, 0));
-            }
-        }
-        // What is offline counts nothing, but may have counted until then.
-        for cpu in (0..self.cpus).filter(|cpu| !online[*cpu as usize]) {
-            if self.now.read(cpu).is_some_and(|now| now.to_flush > 0) {
-                settled = settled.and(self.settle_one(cpu, u64::from(cpu) + 1));
-            }
-        }
-        settled.map(|()| began_ns)
-    }
-
-    /// Runs `cpu_settle` until nothing is left to flush: on that CPU, or for the one that `offline` says.
-    fn settle_one(&self, cpu: u32, offline: u64) -> Result<(), LoadError> {
-        // More than any CPU can have listed: what is counted meanwhile is for the next time.
-        for _ in 0..2 * CACHE_LEN / FLUSHED_AT_ONCE {
-            match self.object.run("cpu_settle", (offline == 0).then_some(cpu), offline) {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) if error.is_of_no_cpu() => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 
     /// Reads the window logs of all CPUs and closes the windows that had ended everywhere when the tasks were settled at `settled_ns`.
@@ -400,7 +351,7 @@ impl ActiveSignal for Cpu {
             readers: self.readers,
             lost_windows: self.lost_windows,
             lost_marks: self.lost_marks,
-            lost_marks_seen: std::mem::take(&mut self.lost_marks_seen),
+            lost_marks_seen: self.lost_marks_seen,
             unwindowed_before: self.unwindowed_before,
             account: self.account,
             started_ns: self.started_ns,
@@ -426,11 +377,6 @@ impl ActiveSignal for Cpu {
         let notes: Vec<String> = self.notes.iter().cloned().chain(self.object.lacks()).collect();
         (!notes.is_empty()).then(|| notes.join("; "))
     }
-}
-
-/// Whether a CPU has been idle since all it counted was flushed: nothing can have been used there, and an interrupt would only wake it.
-fn is_settled(now: &CpuNow) -> bool {
-    now.to_flush == 0 && now.idle != 0 && now.task == now.idle
 }
 
 /// How many blocks of marks there are on a machine with that much memory: one mark for each MiB, where a full node has fewer tasks.

@@ -115,7 +115,8 @@ impl Network {
             facts: ("FACTS", Facts { ranges: hasher.finish(), ports }),
             maps: &[
                 ("NETWORK_COUNTS", Size::Slots(cpus)),
-                ("NETWORK_SOCKETS", Size::Fixed),
+                ("NETWORK_SLOTS", Size::Fixed),
+                ("NETWORK_SCOPES", Size::Fixed),
                 ("NETWORK_RANGES_4", Size::Fixed),
                 ("NETWORK_RANGES_6", Size::Fixed),
                 ("NETWORK_DNS_EGRESS", Size::Fixed),

@@ -91,8 +91,8 @@ pub static LOST_MARKS: Metric = Metric::counter(
     "podmeter.cpu.marks.lost",
     "{stretch}",
     Scope::Node,
-    "Times that a task left its CPU whose last count another task had overwritten, in a table of about one entry per MiB of memory. \
-     Its time is complete; a wait in the queue of another CPU may be missing. Grows where a node has many more tasks.",
+    "Times that a task left its CPU and another task had taken its entry, in a table of about one entry per MiB of memory. \
+     CPU time is complete; a wait in the queue of another CPU may be missing. Grows where a node has many more tasks.",
 );
 /// `podmeter.cpu.windows.lost`
 pub static LOST_WINDOWS: Metric = Metric::counter(
