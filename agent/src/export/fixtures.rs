@@ -10,13 +10,16 @@ use std::time::Duration;
 use opentelemetry_proto::tonic::metrics::v1::{ResourceMetrics, metric::Data};
 use prost::Message;
 
+use super::encode::{self, Bounds};
+use super::group::Group;
 use super::{Compression, Destination, Export, Exporter, Protocol};
 use crate::aggregate::{Batch, ResourceEvent};
 use crate::event::{Detail, Event};
 use crate::join::{Resource, Sample};
 use crate::metric::{Metric, Point, Scope, Value};
+use crate::protobuf;
 
-pub(super) use self::node::{Load, node};
+pub(super) use self::node::{Load, Node, node};
 
 pub(super) static TIME: Metric =
     Metric::counter("container.cpu.time", "s", Scope::Cgroup, "CPU time used, from the kernel's own accounting at every switch.");
@@ -77,6 +80,25 @@ pub(super) fn happened(pod: &str, time_ns: u64) -> ResourceEvent {
         resource: Arc::new(Resource { attributes: vec![("k8s.pod.name".to_owned(), pod.to_owned())], left_out: 0 }),
         event: Event { name: "podmeter.test", cgroup: (1, 1), time_ns, body: "it happened".to_owned(), attributes },
     }
+}
+
+/// What `encode` gives, as messages, with all descriptions.
+pub(super) fn messages<M: Message + Default>(encode: impl FnOnce(&mut dyn FnMut(&Group<'_>))) -> Vec<M> {
+    let mut messages = Vec::new();
+    encode(&mut |group| {
+        let mut bytes = Vec::new();
+        let described = vec![true; group.items.len()];
+        group.write(&group.items, &described, &mut bytes);
+        assert_eq!(bytes.len(), group.len(&group.items, &described));
+        let field = protobuf::fields(&bytes).next().expect("a field");
+        messages.push(M::decode(field.value).expect("a message"));
+    });
+    messages
+}
+
+/// The messages of a batch, with all descriptions.
+pub(super) fn resources(batch: &Batch, bounds: &Bounds) -> Vec<ResourceMetrics> {
+    messages(|each| encode::encode(batch, bounds, each))
 }
 
 /// The series that have a point in these resources, each with its point's time, as hashes.

@@ -8,7 +8,7 @@ use super::source::{self, Word};
 /// The stages of the agent in the order data takes. A module may use those on the lines above it;
 /// those on the first line may also use each other.
 const STAGES: &[&[&str]] = &[
-    &["backoff", "bound", "causes", "event", "failure_log", "files", "fuzzing", "histogram", "interrupt", "rate_limit", "url"],
+    &["backoff", "bound", "causes", "event", "failure_log", "files", "fuzzing", "histogram", "interrupt", "protobuf", "rate_limit", "url"],
     &["config", "metric"],
     &["addresses"],
     &["connect"],
