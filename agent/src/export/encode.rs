@@ -20,7 +20,7 @@ use super::group::{Group, Item};
 use crate::aggregate::Batch;
 use crate::bound::bounded;
 use crate::histogram::{Histogram, SCALE};
-use crate::join::Resource;
+use crate::join::{Resource, write_attribute};
 use crate::kernel::clock::UnixOffset;
 use crate::metric::{Metric, MetricKind, Point, Value};
 use crate::protobuf;
@@ -60,29 +60,18 @@ impl Bounds {
         bounded(text, most)
     }
 
-    /// The bytes of a resource.
-    pub(super) fn resource(&self, resource: &Resource) -> Vec<u8> {
+    /// The message of a resource.
+    pub(super) fn resource<'a>(&self, resource: &'a Resource) -> Cow<'a, [u8]> {
         self.left_out.set(self.left_out.get() + resource.left_out);
-        let mut bytes = Vec::with_capacity(1024);
-        for (key, value) in &resource.attributes {
-            attribute(RESOURCE_ATTRIBUTES, key, &self.value(value), &mut bytes);
+        if let Some(encoded) = resource.encoded(self.most) {
+            return Cow::Borrowed(encoded);
         }
-        bytes
+        let mut bytes = Vec::new();
+        for (key, value) in resource.attributes() {
+            write_attribute(Resource::ATTRIBUTES, key, &self.value(value), &mut bytes);
+        }
+        Cow::Owned(bytes)
     }
-}
-
-/// Numbers of fields, as opentelemetry-proto has them. Each message's fields are written in the order of their numbers.
-const RESOURCE_ATTRIBUTES: u32 = 1;
-const NUMBER_ATTRIBUTES: u32 = 7;
-const HISTOGRAM_ATTRIBUTES: u32 = 1;
-
-/// `KeyValue` with a text.
-fn attribute(field: u32, key: &str, value: &str, out: &mut Vec<u8>) {
-    let text = protobuf::len(1, value.len());
-    protobuf::head(field, protobuf::len(1, key.len()) + protobuf::len(2, text), out);
-    protobuf::bytes(1, key.as_bytes(), out);
-    protobuf::head(2, text, out);
-    protobuf::bytes(1, value.as_bytes(), out);
 }
 
 /// Encodes a batch: `each` gets one group per resource and moment that has points, with one item per metric in it.
@@ -207,14 +196,15 @@ impl Number {
 
     /// Fields of `NumberDataPoint`.
     fn encode(&self, point: &Point, times: [u64; 2], bounds: &Bounds, out: &mut Vec<u8>) {
+        const ATTRIBUTES: u32 = 7;
         encode_times(times, out);
         match self {
             Self::Float(value) => encoding::double::encode(4, value, out),
             Self::Int(value) => encoding::sfixed64::encode(6, value, out),
             Self::Absent => {}
         }
-        for (key, value) in &point.attributes {
-            attribute(NUMBER_ATTRIBUTES, key, &bounds.value(value), out);
+        for (key, value) in point.attributes.iter() {
+            write_attribute(ATTRIBUTES, key, &bounds.value(value), out);
         }
         if matches!(self, Self::Absent) {
             encoding::uint32::encode(8, &(DataPointFlags::NoRecordedValueMask as u32), out);
@@ -231,9 +221,10 @@ fn encode_times(times: [u64; 2], out: &mut Vec<u8>) {
 
 /// Fields of `ExponentialHistogramDataPoint`. In proto3 what is 0 is left out.
 fn distribution(point: &Point, histogram: &Histogram, times: [u64; 2], bounds: &Bounds, out: &mut Vec<u8>) {
+    const ATTRIBUTES: u32 = 1;
     const POSITIVE: u32 = 8;
-    for (key, value) in &point.attributes {
-        attribute(HISTOGRAM_ATTRIBUTES, key, &bounds.value(value), out);
+    for (key, value) in point.attributes.iter() {
+        write_attribute(ATTRIBUTES, key, &bounds.value(value), out);
     }
     encode_times(times, out);
     let count = |field, n: u64, out: &mut Vec<u8>| {

@@ -42,8 +42,8 @@ pub(super) fn batch(time_ns: u64, resources: Vec<Described<'_>>) -> Batch {
 }
 
 fn sample<V: ToString>(attributes: Vec<(&'static str, V)>, points: Vec<Point>) -> Sample {
-    let attributes = attributes.into_iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-    Sample::new(Arc::new(Resource { attributes, left_out: 0 }), points)
+    let attributes = attributes.into_iter().map(|(key, value)| (key, value.to_string()));
+    Sample::new(Arc::new(Resource::new(attributes, 0)), points)
 }
 
 /// A batch with one counter of one pod.
@@ -77,7 +77,7 @@ pub(super) fn settings(endpoint: &str, protocol: Protocol) -> Export {
 pub(super) fn happened(pod: &str, time_ns: u64) -> ResourceEvent {
     let attributes = vec![("process.pid", Detail::Int(77)), ("process.executable.name", Detail::Text("stress".to_owned()))];
     ResourceEvent {
-        resource: Arc::new(Resource { attributes: vec![("k8s.pod.name".to_owned(), pod.to_owned())], left_out: 0 }),
+        resource: Arc::new(Resource::new([("k8s.pod.name", pod)], 0)),
         event: Event { name: "podmeter.test", cgroup: (1, 1), time_ns, body: "it happened".to_owned(), attributes },
     }
 }

@@ -3,6 +3,7 @@
 //! `ResourceMetrics` and `ResourceLogs` have the same fields under the same numbers: a resource, and a scope with its metrics or log
 //! records.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::protobuf::{self, Field};
@@ -11,7 +12,7 @@ use crate::protobuf::{self, Field};
 #[derive(Debug, Default)]
 pub(super) struct Group<'a> {
     /// The message `Resource`.
-    pub(super) resource: Vec<u8>,
+    pub(super) resource: Cow<'a, [u8]>,
     /// The metrics or records.
     pub(super) items: Vec<Item<'a>>,
     /// Their bytes.
@@ -58,7 +59,7 @@ impl<'a> Item<'a> {
 impl<'a> Group<'a> {
     /// Makes place for another.
     pub(super) fn clear(&mut self) {
-        self.resource.clear();
+        self.resource = Cow::default();
         self.items.clear();
         self.values.clear();
     }
@@ -114,7 +115,7 @@ impl<'a> Group<'a> {
         let mut group = Self::default();
         for Field { number, value, .. } in protobuf::fields(field.value) {
             match number {
-                RESOURCE => group.resource = value.to_vec(),
+                RESOURCE => group.resource = Cow::Borrowed(value),
                 SCOPE_ITEMS => {
                     let items = protobuf::fields(value).filter(|field| field.number == ITEM);
                     items.for_each(|item| group.read_item(item.value, metrics));

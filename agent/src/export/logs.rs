@@ -21,12 +21,12 @@ use crate::kernel::clock::UnixOffset;
 const BODY: usize = 1024;
 
 /// Encodes the events of a batch that was read at `observed_ns`, CLOCK_BOOTTIME: `each` gets those of one resource together.
-pub(super) fn encode(
-    events: &[ResourceEvent],
+pub(super) fn encode<'a>(
+    events: &'a [ResourceEvent],
     observed_ns: u64,
     offset: UnixOffset,
     bounds: &Bounds,
-    mut each: impl FnMut(&Group<'static>),
+    mut each: impl FnMut(&Group<'a>),
 ) {
     let mut done: Vec<&Arc<Resource>> = Vec::new();
     for (at, ResourceEvent { resource, .. }) in events.iter().enumerate() {

@@ -21,7 +21,7 @@ pub(in crate::export) fn attribute(key: &str, value: &str, bounds: &Bounds) -> K
 }
 
 fn encoded_resource(resource: &Resource, bounds: &Bounds) -> OtlpResource {
-    let attributes = resource.attributes.iter().map(|(key, value)| attribute(key, value, bounds)).collect();
+    let attributes = resource.attributes().map(|(key, value)| attribute(key, value, bounds)).collect();
     OtlpResource { attributes, ..Default::default() }
 }
 

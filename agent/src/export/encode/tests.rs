@@ -131,7 +131,7 @@ fn a_value_without_measure_is_cut_wherever_it_stands_and_counted() {
 #[test]
 fn attributes_without_room_are_counted() {
     let mut batch = batch(NOW, vec![(vec![("k8s.pod.name", "web-0")], vec![point(&IO, START, Value::Int(7))])]);
-    batch.pods[0].resource = Arc::new(Resource { left_out: 3, ..Resource::clone(&batch.pods[0].resource) });
+    batch.pods[0].resource = Arc::new(Resource::new(batch.pods[0].resource.attributes(), 3));
     let bounds = Bounds::new(256);
     assert_eq!((resources(&batch, &bounds).len(), bounds.left_out()), (1, 3));
 }
@@ -155,10 +155,7 @@ fn every_resource_carries_its_attributes_and_the_scope() {
 
 #[test]
 fn points_of_one_metric_are_gathered_under_it() {
-    let with = |direction: &'static str, n| Point {
-        attributes: vec![("network.io.direction", direction.into())],
-        ..point(&IO, START, Value::Int(n))
-    };
+    let with = |direction: &'static str, n| point(&IO, START, Value::Int(n)).with("network.io.direction", direction);
     let metrics = only_metrics(vec![with("receive", 7), point(&TIME, START, Value::Float(1.0)), with("transmit", 9)]);
     let names: Vec<_> = metrics.iter().map(|m| m.name.as_str()).collect();
     assert_eq!(names, [IO.name, TIME.name]);
