@@ -141,8 +141,8 @@ impl Aggregate {
 
     /// One collection of all signals, as of `time_ns`, CLOCK_BOOTTIME.
     pub fn batch(&mut self, time_ns: u64, readings: Vec<Readings>, table: &Table, pods: Option<PodsNow<'_>>) -> Batch {
-        let mut by_slot: HashMap<u32, Vec<Point>> = HashMap::with_capacity(table.len());
         let mut node = Vec::new();
+        let mut by_slot = places(&readings, table.len());
         for reading in readings {
             node.extend(reading.node);
             for (slot, points) in reading.cgroups {
@@ -239,6 +239,17 @@ impl Aggregate {
         }
         usage
     }
+}
+
+/// For each slot a place of the size that its points need.
+fn places(readings: &[Readings], slots: usize) -> HashMap<u32, Vec<Point>> {
+    /// Points that a cgroup gets beside those that were read: its requests.
+    const MORE: usize = 2;
+    let mut counts: HashMap<u32, usize> = HashMap::with_capacity(slots);
+    for (slot, points) in readings.iter().flat_map(|reading| &reading.cgroups) {
+        *counts.entry(*slot).or_insert(MORE) += points.len();
+    }
+    counts.into_iter().map(|(slot, count)| (slot, Vec::with_capacity(count))).collect()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod compress;
 pub mod encode;
 mod endpoint;
 mod failure;
+mod group;
 mod grpc;
 mod headers;
 mod http;
@@ -27,6 +28,8 @@ mod tls;
 
 #[cfg(test)]
 mod connecting;
+#[cfg(test)]
+mod cost;
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! Cgroups and pods -> resources (pure): what points belong to, as OpenTelemetry's resource attributes.
 
 pub mod identity;
+mod resource;
 mod sample;
 
 use std::collections::BTreeMap;
 
 use self::identity::Unlisted;
+pub use self::resource::{MOST_ATTRIBUTES, Resource, write_attribute};
 pub use self::sample::{CgroupSample, Earlier, Sample, Subject};
 use crate::{
     cgroups::{Cgroup, name::CgroupKind},
@@ -14,29 +16,6 @@ use crate::{
         object::{Container, Pod},
     },
 };
-
-/// What a set of points is about, as OTLP resource attributes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Resource {
-    /// Attributes by key, sorted by key, each once, at most [`MOST_ATTRIBUTES`].
-    pub attributes: Vec<(String, String)>,
-    /// Attributes there was no room for.
-    pub left_out: u64,
-}
-
-impl Resource {
-    /// Takes another's values of these keys.
-    pub fn keep(&mut self, keys: &[&str], other: &Self) {
-        for (key, value) in self.attributes.iter_mut().filter(|(key, _)| keys.contains(&key.as_str())) {
-            if let Some((_, kept)) = other.attributes.iter().find(|(other, _)| other == key) {
-                value.clone_from(kept);
-            }
-        }
-    }
-}
-
-/// Attributes that a resource may have. podmeter's own are some twenty; labels and configured attributes make way.
-pub const MOST_ATTRIBUTES: usize = 64;
 
 /// The machine that all resources are on.
 #[derive(Clone, Debug, Default)]
@@ -120,7 +99,7 @@ impl NodeIdentity {
             attributes.remove(&label);
         }
         attributes.extend(configured.into_iter().take(kept).map(|(key, value)| (key.clone(), value.clone())));
-        Resource { attributes: attributes.into_iter().collect(), left_out: left_out as u64 }
+        Resource::new(&attributes, left_out as u64)
     }
 }
 
@@ -128,10 +107,6 @@ impl NodeIdentity {
 mod tests {
     use super::*;
     use crate::cgroups::table::tests::cgroup;
-
-    fn get<'a>(resource: &'a Resource, key: &str) -> Option<&'a str> {
-        resource.attributes.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
-    }
 
     #[test]
     fn a_containers_resource_names_it_its_pod_and_its_node() {
@@ -144,12 +119,12 @@ mod tests {
         let id = "ab".repeat(32);
         let path = format!("/kubepods.slice/kubepods-podaaaaaaaa_bbbb_cccc_dddd_eeeeeeeeeeee.slice/cri-containerd-{id}.scope");
         let resource = node.resource_of(&cgroup(5, &path, None));
-        assert_eq!(get(&resource, "container.id"), Some(id.as_str()));
-        assert_eq!(get(&resource, "k8s.pod.uid"), Some("aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"));
-        assert_eq!(get(&resource, "podmeter.cgroup.path"), Some(path.as_str()));
-        assert_eq!((get(&resource, "host.name"), get(&resource, "k8s.node.name")), (Some("n1"), Some("n1")));
-        assert_eq!((get(&resource, "k8s.cluster.name"), get(&resource, "team")), (Some("c"), Some("shop")));
-        assert!(resource.attributes.is_sorted_by(|a, b| a.0 < b.0), "sorted, each key once");
+        assert_eq!(resource.get("container.id"), Some(id.as_str()));
+        assert_eq!(resource.get("k8s.pod.uid"), Some("aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"));
+        assert_eq!(resource.get("podmeter.cgroup.path"), Some(path.as_str()));
+        assert_eq!((resource.get("host.name"), resource.get("k8s.node.name")), (Some("n1"), Some("n1")));
+        assert_eq!((resource.get("k8s.cluster.name"), resource.get("team")), (Some("c"), Some("shop")));
+        assert!(resource.attributes().is_sorted_by(|a, b| a.0 < b.0), "sorted, each key once");
     }
 
     #[test]
@@ -161,23 +136,23 @@ mod tests {
         let alone = NodeIdentity { attributes: BTreeMap::new(), ..node.clone() }.resource_of(&cgroup);
         assert_eq!(alone.left_out, 0);
         let resource = node.resource_of(&cgroup);
-        assert_eq!(resource.attributes.len(), MOST_ATTRIBUTES);
-        assert_eq!(resource.left_out as usize, alone.attributes.len() + 100 - MOST_ATTRIBUTES);
-        assert!(alone.attributes.iter().all(|own| resource.attributes.contains(own)));
-        assert!(resource.attributes.is_sorted_by(|a, b| a.0 < b.0));
+        assert_eq!(resource.attributes().count(), MOST_ATTRIBUTES);
+        assert_eq!(resource.left_out as usize, alone.attributes().count() + 100 - MOST_ATTRIBUTES);
+        assert!(alone.attributes().all(|(key, value)| resource.get(key) == Some(value)));
+        assert!(resource.attributes().is_sorted_by(|a, b| a.0 < b.0));
 
         let labels = (0..100).map(|i| (format!("label-{i:03}").into(), "x".into())).collect();
         let pod = Pod { uid: "u".into(), name: "web".into(), namespace: "shop".into(), labels, ..Pod::default() };
         let resource = node.resource_of_pod(&pod, &[]);
-        assert_eq!(resource.attributes.len(), MOST_ATTRIBUTES);
-        assert_eq!((get(&resource, "service.instance.id"), get(&resource, "k8s.pod.uid")), (Some("shop.web"), Some("u")));
-        assert_eq!((get(&resource, "k8s.pod.label.label-000"), get(&resource, "configured.000")), (Some("x"), None));
+        assert_eq!(resource.attributes().count(), MOST_ATTRIBUTES);
+        assert_eq!((resource.get("service.instance.id"), resource.get("k8s.pod.uid")), (Some("shop.web"), Some("u")));
+        assert_eq!((resource.get("k8s.pod.label.label-000"), resource.get("configured.000")), (Some("x"), None));
     }
 
     #[test]
     fn the_node_is_not_a_cgroup() {
         let resource = NodeIdentity { name: "n1".to_owned(), ..NodeIdentity::default() }.resource();
-        assert_eq!(get(&resource, "host.name"), Some("n1"));
-        assert_eq!((get(&resource, "podmeter.cgroup.path"), get(&resource, "k8s.node.name")), (None, None));
+        assert_eq!(resource.get("host.name"), Some("n1"));
+        assert_eq!((resource.get("podmeter.cgroup.path"), resource.get("k8s.node.name")), (None, None));
     }
 }

@@ -28,6 +28,7 @@ mod live;
 mod metric;
 mod pipeline;
 mod pods;
+mod protobuf;
 mod rate_limit;
 mod registry;
 mod run;

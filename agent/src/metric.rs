@@ -78,7 +78,7 @@ pub struct Point {
     /// The declaration.
     pub metric: &'static Metric,
     /// Values of the metric's own attributes.
-    pub attributes: Vec<(&'static str, Cow<'static, str>)>,
+    pub attributes: Attributes,
     /// When counting began, CLOCK_BOOTTIME in ns; without meaning for gauges.
     pub start_ns: u64,
     /// The value.
@@ -88,13 +88,62 @@ pub struct Point {
 impl Point {
     /// A point without attributes of its own. For a gauge, `start_ns` is not used.
     pub fn new(metric: &'static Metric, start_ns: u64, value: Value) -> Self {
-        Self { metric, attributes: Vec::new(), start_ns, value }
+        Self { metric, attributes: Attributes::default(), start_ns, value }
     }
 
     /// The same with one more attribute.
     pub fn with(mut self, key: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
-        self.attributes.push((key, value.into()));
+        self.attributes.push(key, value.into());
         self
+    }
+}
+
+/// Values of a point's attributes, in the order in which they were added.
+///
+/// Nearly all points have at most two, which are known when the agent is built: those are in the point itself, since a node has
+/// some ten thousand points in a batch.
+#[derive(Clone, Default)]
+pub struct Attributes {
+    few: [Option<(&'static str, &'static str)>; 2],
+    others: Option<Box<Vec<(&'static str, Cow<'static, str>)>>>,
+}
+
+impl Attributes {
+    /// By key.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let others = self.others.iter().flat_map(|others| others.iter());
+        self.few.iter().flatten().map(|(key, value)| (*key, *value)).chain(others.map(|(key, value)| (*key, &**value)))
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.few[0].is_none() && self.others.is_none()
+    }
+
+    fn push(&mut self, key: &'static str, value: Cow<'static, str>) {
+        let free = self.few.iter_mut().find(|few| few.is_none());
+        match (value, free) {
+            (Cow::Borrowed(value), Some(free)) if self.others.is_none() => *free = Some((key, value)),
+            (value, _) => self.others.get_or_insert_default().push((key, value)),
+        }
+    }
+}
+
+impl PartialEq for Attributes {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl std::hash::Hash for Attributes {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.iter().for_each(|attribute| attribute.hash(state));
+    }
+}
+
+impl std::fmt::Debug for Attributes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
     }
 }
 
@@ -109,4 +158,22 @@ pub enum Value {
     Histogram(std::sync::Arc<Histogram>),
     /// A gauge has no value any more: OTLP's NO_RECORDED_VALUE.
     Absent,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static METRIC: Metric = Metric::counter("m", "1", Scope::Node, "");
+
+    #[test]
+    fn attributes_are_in_order_wherever_they_are_kept() {
+        let point = || Point::new(&METRIC, 0, Value::Int(1));
+        let all = point().with("a", "1").with("b", "2".to_owned()).with("c", "3").with("d", "4");
+        assert_eq!(all.attributes.iter().collect::<Vec<_>>(), [("a", "1"), ("b", "2"), ("c", "3"), ("d", "4")]);
+        assert!(!all.attributes.is_empty() && point().attributes.is_empty());
+        assert_eq!(point().with("a", "1".to_owned()), point().with("a", "1"));
+        assert_ne!(point().with("a", "1").attributes, point().attributes);
+        assert!(size_of::<Point>() <= 104, "{}", size_of::<Point>());
+    }
 }

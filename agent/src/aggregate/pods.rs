@@ -4,6 +4,7 @@ mod finished;
 mod reasons;
 mod usage;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use self::finished::FinishedPods;
 use self::usage::Usage;
 pub use self::usage::UsageByPod;
 use crate::{
-    join::{NodeIdentity, Sample},
+    join::{NodeIdentity, Resource, Sample},
     metric::{Metric, Point, Value},
     pods::{
         PodIndex, metrics,
@@ -25,8 +26,27 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct PodSamples {
     finished: FinishedPods,
+    /// Of the last batch, by UID.
+    resources: HashMap<Box<str>, PodResources>,
     /// How many pods that the API has are not in the last batch.
     pub left_out: usize,
+}
+
+/// The resources of a pod and of its containers, in the order of its spec.
+#[derive(Debug)]
+struct PodResources {
+    /// Of the pod index, when these were made.
+    revision: u64,
+    pod: Arc<Resource>,
+    containers: Vec<Arc<Resource>>,
+}
+
+impl PodResources {
+    fn new(node: &NodeIdentity, pod: &Pod, labels: &[(Box<str>, Box<str>)], revision: u64) -> Self {
+        let of_container = |container| Arc::new(node.resource_of_container(pod, container, labels));
+        let containers = pod.containers.iter().map(of_container).collect();
+        Self { revision, pod: Arc::new(node.resource_of_pod(pod, labels)), containers }
+    }
 }
 
 impl PodSamples {
@@ -36,16 +56,22 @@ impl PodSamples {
         let mut samples = Vec::new();
         let chosen = self.finished.choose(index, now);
         self.left_out = chosen.left_out;
+        let mut before = std::mem::take(&mut self.resources);
         for pod in index.living().chain(chosen.pods) {
-            let labels = index.labels_of(&pod.namespace);
-            let points = pod_points(pod, usage.of_pod(pod));
-            samples.push(Sample::new(Arc::new(node.resource_of_pod(pod, labels)), points));
-            for container in &pod.containers {
+            let revision = index.revision_of(pod);
+            let (uid, resources) =
+                before.remove_entry(&pod.uid).filter(|(_, resources)| resources.revision == revision).unwrap_or_else(|| {
+                    let labels = index.labels_of(&pod.namespace);
+                    (pod.uid.clone(), PodResources::new(node, pod, labels, revision))
+                });
+            samples.push(Sample::new(Arc::clone(&resources.pod), pod_points(pod, usage.of_pod(pod))));
+            for (container, resource) in pod.containers.iter().zip(&resources.containers) {
                 let points = container_points(pod, container, usage.of_container(pod, container), idle);
                 if !points.is_empty() {
-                    samples.push(Sample::new(Arc::new(node.resource_of_container(pod, container, labels)), points));
+                    samples.push(Sample::new(Arc::clone(resource), points));
                 }
             }
+            self.resources.insert(uid, resources);
         }
         samples
     }

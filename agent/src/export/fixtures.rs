@@ -10,13 +10,16 @@ use std::time::Duration;
 use opentelemetry_proto::tonic::metrics::v1::{ResourceMetrics, metric::Data};
 use prost::Message;
 
+use super::encode::{self, Bounds};
+use super::group::Group;
 use super::{Compression, Destination, Export, Exporter, Protocol};
 use crate::aggregate::{Batch, ResourceEvent};
 use crate::event::{Detail, Event};
 use crate::join::{Resource, Sample};
 use crate::metric::{Metric, Point, Scope, Value};
+use crate::protobuf;
 
-pub(super) use self::node::{Load, node};
+pub(super) use self::node::{Load, Node, node};
 
 pub(super) static TIME: Metric =
     Metric::counter("container.cpu.time", "s", Scope::Cgroup, "CPU time used, from the kernel's own accounting at every switch.");
@@ -39,8 +42,8 @@ pub(super) fn batch(time_ns: u64, resources: Vec<Described<'_>>) -> Batch {
 }
 
 fn sample<V: ToString>(attributes: Vec<(&'static str, V)>, points: Vec<Point>) -> Sample {
-    let attributes = attributes.into_iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-    Sample::new(Arc::new(Resource { attributes, left_out: 0 }), points)
+    let attributes = attributes.into_iter().map(|(key, value)| (key, value.to_string()));
+    Sample::new(Arc::new(Resource::new(attributes, 0)), points)
 }
 
 /// A batch with one counter of one pod.
@@ -74,9 +77,28 @@ pub(super) fn settings(endpoint: &str, protocol: Protocol) -> Export {
 pub(super) fn happened(pod: &str, time_ns: u64) -> ResourceEvent {
     let attributes = vec![("process.pid", Detail::Int(77)), ("process.executable.name", Detail::Text("stress".to_owned()))];
     ResourceEvent {
-        resource: Arc::new(Resource { attributes: vec![("k8s.pod.name".to_owned(), pod.to_owned())], left_out: 0 }),
+        resource: Arc::new(Resource::new([("k8s.pod.name", pod)], 0)),
         event: Event { name: "podmeter.test", cgroup: (1, 1), time_ns, body: "it happened".to_owned(), attributes },
     }
+}
+
+/// What `encode` gives, as messages, with all descriptions.
+pub(super) fn messages<M: Message + Default>(encode: impl FnOnce(&mut dyn FnMut(&Group<'_>))) -> Vec<M> {
+    let mut messages = Vec::new();
+    encode(&mut |group| {
+        let mut bytes = Vec::new();
+        let described = vec![true; group.items.len()];
+        group.write(&group.items, &described, &mut bytes);
+        assert_eq!(bytes.len(), group.len(&group.items, &described));
+        let field = protobuf::fields(&bytes).next().expect("a field");
+        messages.push(M::decode(field.value).expect("a message"));
+    });
+    messages
+}
+
+/// The messages of a batch, with all descriptions.
+pub(super) fn resources(batch: &Batch, bounds: &Bounds) -> Vec<ResourceMetrics> {
+    messages(|each| encode::encode(batch, bounds, each))
 }
 
 /// The series that have a point in these resources, each with its point's time, as hashes.

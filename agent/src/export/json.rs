@@ -1,5 +1,21 @@
 //! Messages -> OTLP/JSON (pure).
 
+use opentelemetry_proto::tonic::{logs::v1::ResourceLogs, metrics::v1::ResourceMetrics};
+use prost::Message;
+
+use super::Payload;
+
+impl Payload {
+    /// The data of one resource, whose bytes are `message`.
+    pub(super) fn json(self, message: &[u8]) -> String {
+        // Cannot fail: the bytes are our own.
+        match self {
+            Self::Metrics => to_json(&ResourceMetrics::decode(message).unwrap_or_default()),
+            Self::Logs => to_json(&ResourceLogs::decode(message).unwrap_or_default()),
+        }
+    }
+}
+
 /// A message as OTLP/JSON without line breaks.
 ///
 /// The message types' own serialization follows the specification (camelCase names, 64-bit integers as strings, enums as

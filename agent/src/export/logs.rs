@@ -3,54 +3,66 @@
 //! What an event is called is in the record's `event_name`; its attributes follow the semantic conventions where those have a
 //! name. Records of one resource share a `ResourceLogs`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
-use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber};
+use opentelemetry_proto::tonic::logs::v1::{LogRecord, SeverityNumber};
+use prost::Message;
 
-use super::encode::{self, Bounds};
+use super::encode::Bounds;
+use super::group::{Group, Item};
 use crate::aggregate::ResourceEvent;
 use crate::event::{Detail, Event};
+use crate::join::Resource;
 use crate::kernel::clock::UnixOffset;
 
 /// Bytes of a sentence for people: it may name two cgroups; as attributes their paths have another bound.
 const BODY: usize = 1024;
 
-/// Encodes the events of a batch that was read at `observed_ns`, CLOCK_BOOTTIME; those of one resource together.
-pub fn encode(events: &[ResourceEvent], observed_ns: u64, offset: UnixOffset, bounds: &Bounds) -> Vec<ResourceLogs> {
-    let mut resource_logs: Vec<ResourceLogs> = Vec::new();
-    let mut resources = Vec::new();
-    for ResourceEvent { resource, event } in events {
-        let position = resources.iter().position(|known| Arc::ptr_eq(known, resource)).unwrap_or_else(|| {
-            resources.push(Arc::clone(resource));
-            resource_logs.push(ResourceLogs {
-                resource: Some(bounds.resource(resource)),
-                scope_logs: vec![ScopeLogs { scope: Some(encode::scope()), ..Default::default() }],
-                schema_url: String::new(),
-            });
-            resources.len() - 1
-        });
-        resource_logs[position].scope_logs[0].log_records.push(record(event, observed_ns, offset, bounds));
+/// Encodes the events of a batch that was read at `observed_ns`, CLOCK_BOOTTIME: `each` gets those of one resource together.
+pub(super) fn encode<'a>(
+    events: &'a [ResourceEvent],
+    observed_ns: u64,
+    offset: UnixOffset,
+    bounds: &Bounds,
+    mut each: impl FnMut(&Group<'a>),
+) {
+    let mut done: Vec<&Arc<Resource>> = Vec::new();
+    for (at, ResourceEvent { resource, .. }) in events.iter().enumerate() {
+        let same = |known: &&Arc<Resource>| Arc::ptr_eq(known, resource);
+        if done.iter().any(same) {
+            continue;
+        }
+        done.push(resource);
+        let mut group = Group { resource: bounds.resource(resource), ..Group::default() };
+        for event in events[at..].iter().filter(|event| same(&&event.resource)) {
+            let begin = group.values.len();
+            // Writing into a Vec does not fail.
+            let _ = record(&event.event, observed_ns, offset, bounds).encode(&mut group.values);
+            group.items.push(Item { name: "", description: "", rest: begin..group.values.len(), count: 1 });
+        }
+        each(&group);
     }
-    resource_logs
 }
 
 fn record(event: &Event, observed_ns: u64, offset: UnixOffset, bounds: &Bounds) -> LogRecord {
-    let attribute = |(key, detail): &(&'static str, Detail)| match detail {
-        Detail::Text(text) => bounds.attribute(key, text),
-        Detail::Int(n) => KeyValue {
-            key: (*key).into(),
+    let text = |text: Cow<'_, str>| Some(AnyValue { value: Some(any_value::Value::StringValue(text.into_owned())) });
+    let attribute = |(key, detail): &(&'static str, Detail)| KeyValue {
+        key: (*key).into(),
+        value: match detail {
+            Detail::Text(value) => text(bounds.value(value)),
             // OTLP's integers are signed.
-            value: Some(AnyValue { value: Some(any_value::Value::IntValue(i64::try_from(*n).unwrap_or(i64::MAX))) }),
-            ..Default::default()
+            Detail::Int(n) => Some(AnyValue { value: Some(any_value::Value::IntValue(i64::try_from(*n).unwrap_or(i64::MAX))) }),
         },
+        ..Default::default()
     };
     LogRecord {
         time_unix_nano: offset.unix_ns(event.time_ns),
         observed_time_unix_nano: offset.unix_ns(observed_ns),
         severity_number: SeverityNumber::Warn as i32,
         severity_text: "WARN".into(),
-        body: Some(AnyValue { value: Some(any_value::Value::StringValue(bounds.text(&event.body, BODY))) }),
+        body: text(bounds.text(&event.body, BODY)),
         attributes: event.attributes.iter().map(attribute).collect(),
         event_name: event.name.into(),
         ..Default::default()
@@ -61,7 +73,13 @@ fn record(event: &Event, observed_ns: u64, offset: UnixOffset, bounds: &Bounds) 
 mod tests {
     use super::*;
     use crate::export::fixtures::happened;
+    use crate::export::fixtures::messages;
     use crate::export::json::to_json;
+    use opentelemetry_proto::tonic::logs::v1::ResourceLogs;
+
+    fn encode(events: &[ResourceEvent], observed_ns: u64, offset: UnixOffset, bounds: &Bounds) -> Vec<ResourceLogs> {
+        messages(|each| super::encode(events, observed_ns, offset, bounds, each))
+    }
 
     #[test]
     fn events_of_one_resource_are_records_side_by_side() {
@@ -104,7 +122,7 @@ mod tests {
             _ => None,
         });
         assert_eq!(longest.max(), Some(BODY));
-        assert_eq!(record.attributes.last().map(|a| prost::Message::encoded_len(a) < 300), Some(true));
+        assert_eq!(record.attributes.last().map(|a| a.encoded_len() < 300), Some(true));
         assert_eq!(bounds.cut(), 2);
     }
 }

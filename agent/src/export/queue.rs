@@ -12,8 +12,8 @@ use tracing::warn;
 
 use super::encode::{self, Bounds};
 use super::failure::SendErrorKind;
-use super::request::{self, Form, Request};
-use super::{Export, logs};
+use super::request::{Form, Packer, Request};
+use super::{Export, Payload, logs};
 use crate::aggregate::Batch;
 use crate::failure_log::FailureLog;
 use crate::rate_limit::times;
@@ -137,7 +137,9 @@ impl Queue {
         }
         let bounds = Bounds::new(self.attribute_bytes);
         let (export, limit) = self.metrics.next_export();
-        request::pack(form, limit, encode::resources(batch, &bounds), |request| self.metrics.push(request, export));
+        let mut packer = Packer::new(form, Payload::Metrics, limit, |request| self.metrics.push(request, export));
+        encode::encode(batch, &bounds, |group| packer.add(group));
+        packer.finish();
         if !batch.events.is_empty() {
             self.enqueue_events(batch, &bounds);
         }
@@ -147,16 +149,20 @@ impl Queue {
     }
 
     fn enqueue_events(&self, batch: &Batch, bounds: &Bounds) {
-        let groups = || logs::encode(&batch.events, batch.time_ns, batch.offset, bounds).into_iter();
+        let pack = |form, limit, done: &mut dyn FnMut(Request)| {
+            let mut packer = Packer::new(form, Payload::Logs, limit, done);
+            logs::encode(&batch.events, batch.time_ns, batch.offset, bounds, |group| packer.add(group));
+            packer.finish();
+        };
         match (&self.logs, self.metrics.form) {
             (Some(logs), _) => {
                 let (export, limit) = logs.next_export();
-                request::pack(logs.form, limit, groups(), |request| logs.push(request, export));
+                pack(logs.form, limit, &mut |request| logs.push(request, export));
             }
             // They are no points: not counted as such.
             (None, form @ Form::Line) => {
                 let (export, limit) = self.metrics.next_export();
-                request::pack(form, limit, groups(), |line| self.metrics.push(Request { count: 0, ..line }, export));
+                pack(form, limit, &mut |line| self.metrics.push(Request { count: 0, ..line }, export));
             }
             (None, _) => {}
         }
@@ -282,7 +288,8 @@ mod tests {
         let exports: Vec<u64> = queue.metrics.state().waiting.iter().map(|entry| entry.export).collect();
         assert!(exports.is_sorted() && exports.last() == Some(&10), "{exports:?}");
         // Every point is counted where it is.
-        let one = encode::resources(&batch, &Bounds::new(256)).map(|group| request::Group::count(&group)).sum::<u64>();
+        let mut one = 0;
+        encode::encode(&batch, &Bounds::new(256), |group| one += group.items.iter().map(|item| item.count).sum::<u64>());
         assert_eq!(points, 10 * one);
     }
 

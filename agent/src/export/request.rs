@@ -5,20 +5,17 @@
 //! its metrics, and each part has the resource's attributes. A description stands with the first of its metric in each
 //! request: it identifies nothing, and would be a third of all bytes.
 //!
-//! A request is protobuf in which one repeated field is all there is, so its bytes are those of its resources in a row. Only
-//! one resource at a time is in memory as a message: all at once would be many times as large.
+//! A request is protobuf in which one repeated field is all there is, so its bytes are those of its resources in a row, and one resource
+//! at a time goes into the compressor.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use bytes::Bytes;
-use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs};
-use opentelemetry_proto::tonic::metrics::v1::{Metric, ResourceMetrics, metric::Data};
-use prost::Message;
-use prost::encoding::{self, DecodeContext};
 
 use super::compress::{Writer, gunzip};
-use super::json::to_json;
+use super::group::{Group, Item};
 use super::{Compression, Destination, Exporter, Payload, Protocol};
+use crate::protobuf;
 
 /// What a request is turned into.
 #[derive(Clone, Copy, Debug)]
@@ -44,137 +41,83 @@ pub(super) struct Request {
     pub(super) size: usize,
 }
 
-/// A part of a request: the data of one resource.
-pub(super) trait Group: Message + Default + serde::Serialize {
-    /// The metrics or the records of the resource.
-    type Part: Message;
-
-    /// The field of a request in JSON.
-    const FIELD: &'static str;
-
-    /// Takes the metrics or the records out.
-    fn take(&mut self) -> Vec<Self::Part>;
-
-    /// The same resource with these.
-    fn with(&self, parts: Vec<Self::Part>) -> Self;
-
-    /// Points, or log records.
-    fn count(&self) -> u64;
-
-    /// The metrics, which have names and descriptions.
-    fn metrics(&mut self) -> impl Iterator<Item = &mut Metric>;
+/// Makes requests of at most `limit` bytes out of groups, each given to `done` as soon as it is whole. One is larger where a single
+/// metric or record is.
+pub(super) struct Packer<F> {
+    form: Form,
+    payload: Payload,
+    limit: usize,
+    done: F,
+    open: Option<Open>,
+    /// Kept for their memory: which items of a group need their descriptions, and its bytes.
+    described: Vec<bool>,
+    bytes: Vec<u8>,
 }
 
-impl Group for ResourceMetrics {
-    type Part = Metric;
-
-    const FIELD: &'static str = "resourceMetrics";
-
-    fn take(&mut self) -> Vec<Metric> {
-        self.scope_metrics.first_mut().map(|scope| std::mem::take(&mut scope.metrics)).unwrap_or_default()
+impl<F: FnMut(Request)> Packer<F> {
+    /// Nothing so far.
+    pub(super) fn new(form: Form, payload: Payload, limit: usize, done: F) -> Self {
+        Self { form, payload, limit, done, open: None, described: Vec::new(), bytes: Vec::new() }
     }
 
-    fn with(&self, parts: Vec<Metric>) -> Self {
-        let mut group = self.clone();
-        if let Some(scope) = group.scope_metrics.first_mut() {
-            scope.metrics = parts;
-        }
-        group
+    /// Adds a group: to the request that is open, if there is room for it.
+    pub(super) fn add(&mut self, group: &Group<'_>) {
+        group.parts(self.limit).into_iter().for_each(|items| self.add_part(group, items));
     }
 
-    fn count(&self) -> u64 {
-        let points = |metric: &Metric| match &metric.data {
-            Some(Data::Gauge(gauge)) => gauge.data_points.len(),
-            Some(Data::Sum(sum)) => sum.data_points.len(),
-            Some(Data::ExponentialHistogram(histogram)) => histogram.data_points.len(),
-            _ => 0,
-        };
-        self.scope_metrics.iter().flat_map(|scope| &scope.metrics).map(points).sum::<usize>() as u64
-    }
-
-    fn metrics(&mut self) -> impl Iterator<Item = &mut Metric> {
-        self.scope_metrics.iter_mut().flat_map(|scope| &mut scope.metrics)
-    }
-}
-
-impl Group for ResourceLogs {
-    type Part = LogRecord;
-
-    const FIELD: &'static str = "resourceLogs";
-
-    fn take(&mut self) -> Vec<LogRecord> {
-        self.scope_logs.first_mut().map(|scope| std::mem::take(&mut scope.log_records)).unwrap_or_default()
-    }
-
-    fn with(&self, parts: Vec<LogRecord>) -> Self {
-        let mut group = self.clone();
-        if let Some(scope) = group.scope_logs.first_mut() {
-            scope.log_records = parts;
-        }
-        group
-    }
-
-    fn count(&self) -> u64 {
-        self.scope_logs.iter().map(|scope| scope.log_records.len()).sum::<usize>() as u64
-    }
-
-    fn metrics(&mut self) -> impl Iterator<Item = &mut Metric> {
-        std::iter::empty()
-    }
-}
-
-/// The only field of a request.
-const FIELD: u32 = 1;
-
-/// Makes requests of at most `limit` bytes, each given to `done` as soon as it is whole. One is larger where a single metric or
-/// record is.
-pub(super) fn pack<G: Group>(form: Form, limit: usize, groups: impl Iterator<Item = G>, mut done: impl FnMut(Request)) {
-    let mut open: Option<Open> = None;
-    for mut part in groups.flat_map(|group| divided(group, limit)) {
-        let descriptions: Vec<String> = part.metrics().map(|metric| std::mem::take(&mut metric.description)).collect();
-        if let Some(request) = &mut open {
-            request.describe(&mut part, &descriptions);
-            if request.size + encoding::message::encoded_len(FIELD, &part) <= limit {
-                request.add(&mut part);
-                continue;
+    fn add_part(&mut self, group: &Group<'_>, items: &[Item<'_>]) {
+        if let Some(open) = &self.open {
+            open.names.lacks(items, &mut self.described);
+            if open.size + group.len(items, &self.described) > self.limit {
+                self.close();
             }
         }
-        if let Some(full) = open.take() {
-            done(full.finish());
-        }
-        let mut request = Open::new(form, G::FIELD);
-        request.describe(&mut part, &descriptions);
-        request.add(&mut part);
-        open = Some(request);
+        let open = self.open.get_or_insert_with(|| {
+            self.described.clear();
+            self.described.resize(items.len(), true);
+            Open::new(self.form, self.payload)
+        });
+        open.names.add(items, &self.described);
+        self.bytes.clear();
+        group.write(items, &self.described, &mut self.bytes);
+        open.add(&self.bytes, items.iter().map(|item| item.count).sum());
     }
-    if let Some(last) = open {
-        done(last.finish());
+
+    fn close(&mut self) {
+        if let Some(open) = self.open.take() {
+            (self.done)(open.finish());
+        }
+    }
+
+    /// The last request is whole, too.
+    pub(super) fn finish(mut self) {
+        self.close();
     }
 }
 
-/// A resource in parts of at most `limit` bytes, each with its description, as far as metrics and records allow it.
-fn divided<G: Group>(mut group: G, limit: usize) -> Vec<G> {
-    if encoding::message::encoded_len(FIELD, &group) <= limit {
-        return vec![group];
+/// Names of the metrics in a request, in the order of their first appearance.
+#[derive(Default)]
+struct Names(Vec<String>);
+
+impl Names {
+    /// For each item, whether its name is not there. After one name mostly comes the same as the last time.
+    fn lacks(&self, items: &[Item<'_>], lacks: &mut Vec<bool>) {
+        let mut expected = 0;
+        lacks.clear();
+        lacks.extend(items.iter().map(|item| {
+            let known = match self.0.get(expected) {
+                Some(name) if name == item.name => Some(expected),
+                _ => self.0.iter().position(|name| name == item.name),
+            };
+            expected = known.map_or(expected, |at| at + 1);
+            known.is_none()
+        }));
     }
-    let parts = group.take();
-    // Lengths of lengths grow by some bytes with what is added.
-    const LENGTHS: usize = 16;
-    let shell = encoding::message::encoded_len(FIELD, &group) + LENGTHS;
-    let (mut divided, mut gathered, mut size) = (Vec::new(), Vec::new(), shell);
-    for part in parts {
-        let len = encoding::message::encoded_len(FIELD, &part);
-        if size + len > limit && !gathered.is_empty() {
-            divided.push(group.with(std::mem::take(&mut gathered)));
-            size = shell;
-        }
-        size += len;
-        gathered.push(part);
+
+    fn add(&mut self, items: &[Item<'_>], lacked: &[bool]) {
+        let new = items.iter().zip(lacked).filter(|(item, lacked)| **lacked && !item.name.is_empty());
+        self.0.extend(new.map(|(item, _)| item.name.to_owned()));
     }
-    if !gathered.is_empty() {
-        divided.push(group.with(gathered));
-    }
-    divided
 }
 
 impl Request {
@@ -182,36 +125,18 @@ impl Request {
     pub(super) fn halves(&self, form: Form, payload: Payload) -> Vec<Self> {
         let Some(plain) = form.message(&self.body) else { return Vec::new() };
         let mut halves = Vec::new();
-        match payload {
-            Payload::Metrics => pack(form, self.size / 2, described(groups(&plain)), |half| halves.push(half)),
-            Payload::Logs => pack(form, self.size / 2, groups::<ResourceLogs>(&plain), |half| halves.push(half)),
+        let mut packer = Packer::new(form, payload, self.size / 2, |half| halves.push(half));
+        let (mut rest, mut descriptions) = (&plain[..], HashMap::new());
+        while let Some(mut group) = Group::read(&mut rest, payload == Payload::Metrics) {
+            // Only the first of a name has it.
+            for item in &mut group.items {
+                item.description = descriptions.entry(item.name).or_insert(item.description);
+            }
+            packer.add(&group);
         }
+        packer.finish();
         halves
     }
-}
-
-/// The resources of a request.
-fn groups<G: Group>(mut plain: &[u8]) -> impl Iterator<Item = G> {
-    std::iter::from_fn(move || {
-        let (_, wire_type) = encoding::decode_key(&mut plain).ok()?;
-        let mut group = G::default();
-        encoding::message::merge(wire_type, &mut group, &mut plain, DecodeContext::default()).ok()?;
-        Some(group)
-    })
-}
-
-/// Every metric with its description, which only the first of its name had.
-fn described(groups: impl Iterator<Item = ResourceMetrics>) -> impl Iterator<Item = ResourceMetrics> {
-    let mut descriptions: HashMap<String, String> = HashMap::new();
-    groups.map(move |mut group| {
-        for metric in group.metrics() {
-            match descriptions.get(&metric.name) {
-                Some(description) => metric.description.clone_from(description),
-                None => drop(descriptions.insert(metric.name.clone(), metric.description.clone())),
-            }
-        }
-        group
-    })
 }
 
 impl Form {
@@ -227,7 +152,7 @@ impl Form {
 
     /// A request without anything in it.
     pub(super) fn nothing(self) -> Bytes {
-        Open::new(self, "").finish().body
+        Open::new(self, Payload::Metrics).finish().body
     }
 
     /// The protobuf message in a body; `None` where there is none.
@@ -250,55 +175,48 @@ const GRPC_HEAD: usize = 5;
 /// A request in the making.
 struct Open {
     form: Form,
+    payload: Payload,
     writer: Writer,
     count: u64,
     size: usize,
-    /// Names of the metrics in it.
-    names: HashSet<String>,
-    buffer: Vec<u8>,
+    names: Names,
+    groups: usize,
 }
 
 impl Open {
-    fn new(form: Form, field: &str) -> Self {
+    fn new(form: Form, payload: Payload) -> Self {
         let writer = match form {
             Form::Grpc(compression) => {
                 let flag = u8::from(compression == Compression::Gzip);
                 Writer::new(&[flag, 0, 0, 0, 0], compression)
             }
             Form::Http(compression) => Writer::new(&[], compression),
-            Form::Line | Form::Nothing => Writer::new(format!("{{\"{field}\":[").as_bytes(), Compression::None),
-        };
-        Self { form, writer, count: 0, size: 0, names: HashSet::new(), buffer: Vec::new() }
-    }
-
-    /// Gives the metrics that this request does not have yet their descriptions, and takes them from the others.
-    fn describe(&self, group: &mut impl Group, descriptions: &[String]) {
-        for (metric, description) in group.metrics().zip(descriptions) {
-            metric.description.clear();
-            if !self.names.contains(&metric.name) {
-                metric.description.clone_from(description);
-            }
-        }
-    }
-
-    fn add(&mut self, group: &mut impl Group) {
-        self.names.extend(group.metrics().filter(|metric| !metric.description.is_empty()).map(|metric| metric.name.clone()));
-        self.buffer.clear();
-        match self.form {
-            Form::Grpc(_) | Form::Http(_) => {
-                encoding::message::encode(FIELD, group, &mut self.buffer);
-                self.size += self.buffer.len();
-            }
             Form::Line | Form::Nothing => {
-                if self.count > 0 {
-                    self.buffer.push(b',');
+                let field = match payload {
+                    Payload::Metrics => "resourceMetrics",
+                    Payload::Logs => "resourceLogs",
+                };
+                Writer::new(format!("{{\"{field}\":[").as_bytes(), Compression::None)
+            }
+        };
+        Self { form, payload, writer, count: 0, size: 0, names: Names::default(), groups: 0 }
+    }
+
+    /// Adds the bytes of a group with `count` points or records.
+    fn add(&mut self, bytes: &[u8], count: u64) {
+        match self.form {
+            Form::Grpc(_) | Form::Http(_) => self.writer.write(bytes),
+            Form::Line | Form::Nothing => {
+                if self.groups > 0 {
+                    self.writer.write(b",");
                 }
-                self.buffer.extend_from_slice(to_json(group).as_bytes());
-                self.size += encoding::message::encoded_len(FIELD, group);
+                let message = protobuf::fields(bytes).next().map_or(&[][..], |field| field.value);
+                self.writer.write(self.payload.json(message).as_bytes());
             }
         }
-        self.count += group.count();
-        self.writer.write(&self.buffer);
+        self.size += bytes.len();
+        self.count += count;
+        self.groups += 1;
     }
 
     fn finish(mut self) -> Request {

@@ -7,7 +7,6 @@
 //! OTLP's flag NO_RECORDED_VALUE.
 
 use std::{
-    borrow::Cow,
     collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
@@ -18,7 +17,7 @@ use crate::{
     histogram::Histogram,
     join::{CgroupSample, Earlier, Resource, Sample},
     kernel::facts,
-    metric::{Metric, MetricKind, Point, Value},
+    metric::{Attributes, Metric, MetricKind, Point, Value},
     signals::dns,
 };
 
@@ -85,7 +84,7 @@ struct Newest {
 #[derive(Debug)]
 struct Shape {
     metric: &'static Metric,
-    attributes: Vec<(&'static str, Cow<'static, str>)>,
+    attributes: Attributes,
 }
 
 impl Shape {
@@ -174,8 +173,9 @@ impl Series {
         if life.resource != sample.resource {
             // What the counters had was exported under the former name; they go on.
             ended.push(life.end_gauges());
-            life.resource = Arc::clone(&sample.resource);
         }
+        // Also where it is equal: two copies need not be kept.
+        life.resource = Arc::clone(&sample.resource);
         // In this order there is one series after the other, as in most batches.
         let (mut new, mut expected, mut doubles) = (Vec::new(), 0, 0);
         let mut present = vec![false; life.series.len()];

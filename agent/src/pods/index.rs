@@ -121,14 +121,22 @@ impl PodIndex {
         let entry = self.pods.get(cgroup_uid).or_else(|| self.mirror(cgroup_uid))?;
         let name = container_id.and_then(|id| entry.ids.iter().rfind(|(known, _)| **known == *id)).map(|(_, name)| name);
         let container = name.and_then(|name| entry.pod.containers.iter().find(|container| container.name == *name));
-        let namespace = self.namespaces.get(&entry.pod.namespace);
         Some(Found {
             pod: &entry.pod,
             container,
-            namespace_labels: namespace.map_or(&[], |(labels, _)| labels),
-            revision: entry.revision.max(namespace.map_or(0, |(_, revision)| *revision)),
+            namespace_labels: self.labels_of(&entry.pod.namespace),
+            revision: self.revision(entry),
             gone: entry.gone.is_some(),
         })
+    }
+
+    fn revision(&self, entry: &PodEntry) -> u64 {
+        entry.revision.max(self.namespaces.get(&entry.pod.namespace).map_or(0, |(_, revision)| *revision))
+    }
+
+    /// Another number after every change of this pod of the index, or of its namespace's labels.
+    pub fn revision_of(&self, pod: &Pod) -> u64 {
+        self.pods.get(&pod.uid).map_or(0, |entry| self.revision(entry))
     }
 
     /// The mirror of the static pod with this UID, where no pod has it for its own. Of several that of the first, as long as the API has

@@ -223,7 +223,7 @@ mod tests {
         let sum = |metric: &'static Metric, value: Option<&str>| -> u64 {
             let points = points(0, &counts);
             let of = points.iter().filter(|p| std::ptr::eq(p.metric, metric));
-            let of = of.filter(|p| value.is_none_or(|value| p.attributes[0].1 == value));
+            let of = of.filter(|p| value.is_none_or(|value| p.attributes.iter().any(|(_, own)| own == value)));
             of.map(|p| if let Value::Int(n) = p.value { n } else { 0 }).sum()
         };
         assert_eq!((sum(&IO, Some("transmit")), sum(&EGRESS, None), sum(&LOOPBACK, None)), (40, 40, 5));

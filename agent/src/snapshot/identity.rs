@@ -21,7 +21,7 @@ pub fn of(subject: &Subject, resource: &Resource) -> WorkloadUsage {
         ended: subject.ended,
         ..WorkloadUsage::default()
     };
-    let get = |key: &str| resource.attributes.iter().find(|(own, _)| own == key).map(|(_, value)| value.clone());
+    let get = |key: &str| resource.get(key).map(str::to_owned);
     // A cgroup outside of pods may have such attributes too: the configuration's.
     let Some(pod) = name.pod_uid.as_ref().and_then(|_| get("k8s.pod.name")) else { return workload };
     workload.pod = Some(pod);

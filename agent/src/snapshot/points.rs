@@ -15,7 +15,7 @@ pub fn points<'a>(sample: &'a Sample, metric: &'static Metric) -> impl Iterator<
 
 /// A point's own attribute.
 pub fn attribute<'a>(point: &'a Point, key: &str) -> Option<&'a str> {
-    point.attributes.iter().find(|(k, _)| *k == key).map(|(_, value)| value.as_ref())
+    point.attributes.iter().find(|(k, _)| *k == key).map(|(_, value)| value)
 }
 
 /// The sum of all points of a metric.

@@ -5,7 +5,6 @@ use crate::{
     aggregate::{Aggregate, Batch, tests::point},
     cgroups::table::tests::cgroup,
     event::Event,
-    join::Sample,
     kernel::clock::UnixOffset,
     pods::object::{Container, Pod, PodPhase},
     signals::Readings,
@@ -33,10 +32,8 @@ fn names(known: &PodIndex, now_ns: u64) -> Option<PodsNow<'_>> {
 
 /// The container's name, or else its type, of each exported cgroup.
 fn called(batch: &Batch) -> Vec<Option<&str>> {
-    let name = |sample: &Sample, key: &str| -> Option<usize> { sample.resource.attributes.iter().position(|(k, _)| k == key) };
-    let of = |sample: &'_ Sample| name(sample, "k8s.container.name").or_else(|| name(sample, "podmeter.container.type"));
-    let cgroups = batch.cgroups.iter().map(|cgroup| &cgroup.sample);
-    cgroups.map(|sample| of(sample).map(|at| sample.resource.attributes[at].1.as_str())).collect()
+    let resources = batch.cgroups.iter().map(|cgroup| &cgroup.sample.resource);
+    resources.map(|resource| resource.get("k8s.container.name").or_else(|| resource.get("podmeter.container.type"))).collect()
 }
 
 fn container_cgroup(slot: u32, digit: &str) -> Cgroup {
@@ -119,14 +116,14 @@ fn names_are_added_to_a_container_that_was_exported_without_and_none_changes() {
     let mut aggregate = Aggregate::new(NodeIdentity::default());
     let mut table = Table::default();
     table.insert(container_cgroup(2, "a"));
-    let attributes = |batch: &Batch| batch.cgroups[0].sample.resource.attributes.clone();
+    let attributes = |batch: &Batch| Arc::clone(&batch.cgroups[0].sample.resource);
     let (unnamed, named) = (known(&[("app", "another")]), known(&[("app", &"a".repeat(64))]));
     let first = attributes(&aggregate.batch(0, readings(), &table, names(&unnamed, PATIENCE_NS)));
-    assert!(first.iter().any(|(key, value)| key == "service.instance.id" && value == "shop.web.aaaaaaaaaaaa"), "{first:?}");
+    assert!(first.get("service.instance.id") == Some("shop.web.aaaaaaaaaaaa"), "{first:?}");
     for now_ns in [PATIENCE_NS + 1, PATIENCE_NS + 2] {
         let then = attributes(&aggregate.batch(1, readings(), &table, names(&named, now_ns)));
-        assert!(first.iter().all(|attribute| then.contains(attribute)), "{first:?} {then:?}");
-        assert!(then.contains(&("k8s.container.name".to_owned(), "app".to_owned())), "{then:?}");
+        assert!(first.attributes().all(|(key, value)| then.get(key) == Some(value)), "{first:?} {then:?}");
+        assert!(then.get("k8s.container.name") == Some("app"), "{then:?}");
     }
 }
 

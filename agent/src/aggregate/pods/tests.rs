@@ -42,9 +42,7 @@ fn using(cores: f64, bytes: u64) -> Vec<Point> {
 
 /// The value of a metric's point with this attribute value, of the container's sample or, without a name, of the pod's.
 fn value(samples: &[Sample], container: Option<&str>, metric: &Metric, attribute: Option<&str>) -> Option<f64> {
-    let name = |sample: &Sample| {
-        sample.resource.attributes.iter().find(|(key, _)| key == "k8s.container.name").map(|(_, name)| name.clone())
-    };
+    let name = |sample: &Sample| sample.resource.get("k8s.container.name").map(str::to_owned);
     let sample = samples.iter().find(|sample| name(sample).as_deref() == container)?;
     let is = |point: &&Point| point.metric == metric && attribute.is_none_or(|a| point.attributes.iter().any(|(_, v)| v == a));
     match sample.points.iter().find(is)?.value {

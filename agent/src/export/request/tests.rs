@@ -1,12 +1,16 @@
 //! Requests of real nodes: how large, in what order, with which descriptions.
 
+use std::collections::HashSet;
+
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::metrics::v1::{Metric, metric::Data};
+use prost::Message;
 
 use super::*;
 use crate::aggregate::Batch;
 use crate::export::encode::{self, Bounds};
-use crate::export::fixtures::{Load, happened, node, series};
+use crate::export::fixtures::{Load, happened, node, resources, series};
 use crate::export::logs;
 use crate::kernel::clock::UnixOffset;
 
@@ -14,7 +18,9 @@ const PLAIN: Form = Form::Http(Compression::None);
 
 fn packed(form: Form, limit: usize, batch: &Batch) -> Vec<Request> {
     let (bounds, mut requests) = (Bounds::new(256), Vec::new());
-    pack(form, limit, encode::resources(batch, &bounds), |request| requests.push(request));
+    let mut packer = Packer::new(form, Payload::Metrics, limit, |request| requests.push(request));
+    encode::encode(batch, &bounds, |group| packer.add(group));
+    packer.finish();
     requests
 }
 
@@ -24,16 +30,31 @@ fn decoded(form: Form, request: &Request) -> ExportMetricsServiceRequest {
     ExportMetricsServiceRequest::decode(&message[..]).expect("what prost wrote")
 }
 
+fn metrics(request: &ExportMetricsServiceRequest) -> impl Iterator<Item = &Metric> {
+    request.resource_metrics.iter().flat_map(|group| &group.scope_metrics).flat_map(|scope| &scope.metrics)
+}
+
+/// Points in a request.
+fn count(request: &ExportMetricsServiceRequest) -> u64 {
+    let points = |metric: &Metric| match &metric.data {
+        Some(Data::Gauge(gauge)) => gauge.data_points.len(),
+        Some(Data::Sum(sum)) => sum.data_points.len(),
+        Some(Data::ExponentialHistogram(histogram)) => histogram.data_points.len(),
+        other => panic!("{other:?}"),
+    };
+    metrics(request).map(points).sum::<usize>() as u64
+}
+
 /// What the requests carry, whatever they are divided into.
 fn carried(requests: &[ExportMetricsServiceRequest]) -> HashSet<u64> {
     series(requests.iter().flat_map(|request| &request.resource_metrics))
 }
 
 /// Every metric of a request has its description once, with the first.
-fn assert_described_once(request: &mut ExportMetricsServiceRequest) {
+fn assert_described_once(request: &ExportMetricsServiceRequest) {
     let mut seen = HashSet::new();
-    for metric in request.resource_metrics.iter_mut().flat_map(Group::metrics) {
-        assert_eq!(metric.description.is_empty(), !seen.insert(metric.name.clone()), "{}", metric.name);
+    for metric in metrics(request) {
+        assert_eq!(metric.description.is_empty(), !seen.insert(&metric.name), "{}", metric.name);
         assert!(!metric.unit.is_empty(), "{}", metric.name);
     }
 }
@@ -42,8 +63,8 @@ fn assert_described_once(request: &mut ExportMetricsServiceRequest) {
 fn a_batch_leaves_as_requests_within_the_limit_that_carry_every_point_once() {
     let batch = node(20, Load::Busy);
     let bounds = Bounds::new(256);
-    let whole = ExportMetricsServiceRequest { resource_metrics: encode::resources(&batch, &bounds).collect() };
-    let (of_all, points) = (carried(std::slice::from_ref(&whole)), whole.resource_metrics.iter().map(Group::count).sum::<u64>());
+    let whole = ExportMetricsServiceRequest { resource_metrics: resources(&batch, &bounds) };
+    let (of_all, points) = (carried(std::slice::from_ref(&whole)), count(&whole));
     assert!(of_all.len() > 5000, "{}", of_all.len());
     for compression in [Compression::Gzip, Compression::None] {
         for form in [Form::Http(compression), Form::Grpc(compression)] {
@@ -51,9 +72,11 @@ fn a_batch_leaves_as_requests_within_the_limit_that_carry_every_point_once() {
                 let requests = packed(form, limit, &batch);
                 assert!(requests.iter().all(|request| request.size <= limit), "{limit}");
                 assert_eq!(requests.iter().map(|request| request.count).sum::<u64>(), points);
-                let mut decoded: Vec<_> = requests.iter().map(|request| decoded(form, request)).collect();
+                let decoded: Vec<_> = requests.iter().map(|request| decoded(form, request)).collect();
+                let counts = requests.iter().map(|request| request.count);
+                assert!(counts.eq(decoded.iter().map(count)));
                 assert_eq!(carried(&decoded), of_all, "{form:?} {limit}");
-                decoded.iter_mut().for_each(assert_described_once);
+                decoded.iter().for_each(assert_described_once);
                 // No more of them than needed: none and its successor would fit into one.
                 let pairs = requests.windows(2).filter(|pair| pair[0].size + pair[1].size < limit / 2);
                 assert_eq!(pairs.count(), 0, "{limit}");
@@ -65,8 +88,7 @@ fn a_batch_leaves_as_requests_within_the_limit_that_carry_every_point_once() {
 #[test]
 fn a_metric_that_is_too_large_alone_is_a_request_of_its_own() {
     let requests = packed(PLAIN, 100, &node(1, Load::Idle));
-    let mut decoded: Vec<_> = requests.iter().map(|request| decoded(PLAIN, request)).collect();
-    assert!(decoded.iter_mut().all(|request| request.resource_metrics.iter_mut().flat_map(Group::metrics).count() == 1));
+    assert!(requests.iter().all(|request| metrics(&decoded(PLAIN, request)).count() == 1));
     assert_eq!(requests[0].halves(PLAIN, Payload::Metrics).len(), 1, "it cannot be divided");
 }
 
@@ -78,9 +100,10 @@ fn a_request_in_halves_is_the_same_with_each_description_in_both() {
         assert!((2..=3).contains(&halves.len()), "{}", halves.len());
         assert!(halves.iter().all(|half| half.size <= request.size / 2));
         assert_eq!(halves.iter().map(|half| half.count).sum::<u64>(), request.count);
-        let mut of_halves: Vec<_> = halves.iter().map(|half| decoded(form, half)).collect();
+        let of_halves: Vec<_> = halves.iter().map(|half| decoded(form, half)).collect();
+        assert!(halves.iter().map(|half| half.count).eq(of_halves.iter().map(count)));
         assert_eq!(carried(&of_halves), carried(&[decoded(form, &request)]));
-        of_halves.iter_mut().for_each(assert_described_once);
+        of_halves.iter().for_each(assert_described_once);
         // In the end each is a single metric, which cannot be divided.
         let (mut open, mut ends) = (vec![request.clone()], 0);
         while let Some(next) = open.pop() {
@@ -115,10 +138,14 @@ fn events_obey_the_same_limit_and_are_halved_too() {
     for n in 0..events.len() {
         events[n].resource = events[n / 50 * 50].resource.clone();
     }
-    let groups = logs::encode(&events, 9, UnixOffset::default(), &bounds);
-    assert_eq!(groups.len(), 4);
-    let mut requests = Vec::new();
-    pack(PLAIN, 3_000, groups.into_iter(), |request| requests.push(request));
+    let (mut requests, mut groups) = (Vec::new(), 0);
+    let mut packer = Packer::new(PLAIN, Payload::Logs, 3_000, |request| requests.push(request));
+    logs::encode(&events, 9, UnixOffset::default(), &bounds, |group| {
+        packer.add(group);
+        groups += 1;
+    });
+    packer.finish();
+    assert_eq!(groups, 4);
     assert!(requests.len() > 4 && requests.iter().all(|request| request.size <= 3_000));
     let times = |requests: &[Request]| -> Vec<u64> {
         let decoded = requests.iter().map(|r| ExportLogsServiceRequest::decode(&r.body[..]).expect("logs"));
@@ -156,7 +183,7 @@ fn a_line_is_a_request_in_json_with_each_description_once() {
         requests.push(serde_json::from_slice::<ExportMetricsServiceRequest>(&line.body).expect("OTLP/JSON"));
         assert_eq!(requests[requests.len() - 1].encoded_len(), line.size);
     }
-    requests.iter_mut().for_each(assert_described_once);
+    requests.iter().for_each(assert_described_once);
     let whole: Vec<_> = packed(PLAIN, 1 << 30, &batch).iter().map(|request| decoded(PLAIN, request)).collect();
     assert_eq!(carried(&requests), carried(&whole));
 }
@@ -179,7 +206,7 @@ fn an_export_of_a_full_node_has_the_size_that_the_documents_say() {
         assert_eq!(sent.len(), requests, "{load:?}");
         // What a description with every metric would cost.
         let (bounds, mut gzip, mut described) = (Bounds::new(256), Writer::new(&[], Compression::Gzip), 0);
-        for group in encode::resources(&batch, &bounds) {
+        for group in resources(&batch, &bounds) {
             let bytes = group.encode_to_vec();
             described += bytes.len();
             gzip.write(&bytes);

@@ -10,7 +10,7 @@ const SECOND: u64 = 1_000_000_000;
 const MS: u64 = 1_000_000;
 
 fn resource(name: &str) -> Arc<Resource> {
-    Arc::new(Resource { attributes: vec![("podmeter.cgroup.path".to_owned(), name.to_owned())], left_out: 0 })
+    Arc::new(Resource::new([("podmeter.cgroup.path", name)], 0))
 }
 
 /// A cgroup's sample; `died` makes it the last.
@@ -59,7 +59,7 @@ impl Receiver {
                     Value::Histogram(histogram) => Some(histogram.count as f64),
                     Value::Absent => None,
                 };
-                let series = format!("{:?} {} {:?}", resource.attributes, point.metric.name, point.attributes);
+                let series = format!("{:?} {} {:?}", resource, point.metric.name, point.attributes);
                 let of_series = self.0.entry(series.clone()).or_default();
                 let newest = of_series.last_key_value().map(|(ms, _)| *ms);
                 assert!(newest.is_none_or(|ms| ms < time_ns / MS), "{series}: {} ms after {newest:?}", time_ns / MS);

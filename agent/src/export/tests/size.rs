@@ -4,8 +4,8 @@ use podmeter_tests::collector::{Answer, Collector, Options};
 
 use super::{BOTH, Captured, quick, refusals, stats_until, to, with};
 use crate::aggregate::Batch;
-use crate::export::encode::{self, Bounds};
-use crate::export::fixtures::{IO, Load, counted, happened, node, point, series};
+use crate::export::encode::Bounds;
+use crate::export::fixtures::{IO, Load, counted, happened, node, point, resources, series};
 use crate::export::{Compression, Export, Protocol};
 use crate::metric::Value;
 
@@ -21,7 +21,7 @@ fn whole(collector: &Collector) -> usize {
 /// The series of a batch.
 fn of(batch: &Batch) -> usize {
     let bounds = Bounds::new(256);
-    let groups: Vec<_> = encode::resources(batch, &bounds).collect();
+    let groups = resources(batch, &bounds);
     series(&groups).len()
 }
 

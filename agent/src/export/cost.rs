@@ -1,0 +1,61 @@
+//! What an export costs the agent, from what the signals have read to the bytes in the queue, without a kernel.
+//!
+//! `cargo test --release -p podmeter --bin podmeter export::cost -- --ignored --nocapture` measures.
+
+use std::sync::Arc;
+
+use nix::time::ClockId;
+
+use super::fixtures::{Load, Node};
+use super::queue::{Queue, QueueLimits, SharedQueue};
+use super::request::Form;
+use super::series::Series;
+use crate::config::Compression;
+use crate::kernel::facts;
+
+/// Milliseconds of CPU time of this thread, and what `work` gives.
+fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
+    let began = facts::clock_ns(ClockId::CLOCK_THREAD_CPUTIME_ID);
+    let made = work();
+    ((facts::clock_ns(ClockId::CLOCK_THREAD_CPUTIME_ID) - began) as f64 / 1e6, made)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+#[test]
+#[ignore = "it measures"]
+fn the_stages_of_an_export_of_1_000_cgroups() {
+    const SECOND: u64 = 1_000_000_000;
+    for load in [Load::Idle, Load::Busy] {
+        let node = Node::new(250, load);
+        let (mut aggregate, mut series) = (Node::aggregate(), Series::new(0));
+        let limits = QueueLimits { exports: 1, bytes: usize::MAX, request_bytes: 2 << 20 };
+        let shared = Arc::new(SharedQueue::new(Form::Grpc(Compression::Gzip), limits));
+        let queue = Queue { attribute_bytes: 256, metrics: shared, logs: None };
+        let mut stages: [Vec<f64>; 4] = Default::default();
+        let mut points = 0;
+        for round in 0..21 {
+            let readings = node.readings();
+            let time_ns = 1_700_000_030 * SECOND + round * 15 * SECOND;
+            let (aggregating, mut batch) = timed(|| node.batch(&mut aggregate, time_ns, readings));
+            let (completing, _) = timed(|| series.complete(&mut batch, true));
+            let (encoding, ()) = timed(|| queue.enqueue(&batch));
+            points = batch.samples().map(|sample| sample.points.len()).sum();
+            let (dropping, ()) = timed(|| drop(batch));
+            // The first makes what is kept.
+            if round > 0 {
+                stages.iter_mut().zip([aggregating, completing, encoding, dropping]).for_each(|(all, ms)| all.push(ms));
+            }
+        }
+        let [aggregating, completing, encoding, dropping] = stages.map(median);
+        let stats = queue.stats();
+        eprintln!(
+            "{load:?}: aggregate {aggregating:.1} ms, series {completing:.1} ms, encode and compress {encoding:.1} ms, drop {dropping:.1} ms; \
+             {points} points, {} B in {} requests",
+            stats.queue_bytes, stats.queue_length
+        );
+    }
+}
