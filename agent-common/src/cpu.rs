@@ -278,7 +278,7 @@ impl MarkPlace {
         Self {
             block: (hash >> (ADDRESS_BITS - blocks_log2)) as u32,
             // Of eleven bits, less than 2^11: two numbers that come together differ in their lowest bits, which are in the tag too.
-            index: ((hash >> (ADDRESS_BITS - blocks_log2 - 11) & 0x7ff) * MARKS_IN_BLOCK as u64 >> 11) as u32,
+            index: ((((hash >> (ADDRESS_BITS - blocks_log2 - 11)) & 0x7ff) * MARKS_IN_BLOCK as u64) >> 11) as u32,
             tags: ((hash >> TAG_BITS) & ((1 << TAG_BITS) - 1), hash & ((1 << TAG_BITS) - 1)),
         }
     }
@@ -286,7 +286,7 @@ impl MarkPlace {
     /// The mark of a task that has been counted up to these.
     #[inline(always)]
     pub const fn mark(&self, exec_ns: u64, run_delay_ns: u64) -> TaskMark {
-        TaskMark { exec: exec_ns << TAG_BITS | self.tags.0, run_delay: run_delay_ns << TAG_BITS | self.tags.1 }
+        TaskMark { exec: (exec_ns << TAG_BITS) | self.tags.0, run_delay: (run_delay_ns << TAG_BITS) | self.tags.1 }
     }
 
     /// `exec_ns` and `run_delay_ns` of a mark, if it is this task's and no later than `limits`, where the task stands.

@@ -18,7 +18,7 @@ impl Cpu {
         for (id, undisturbed) in (0..).zip(&mut self.undisturbed) {
             *undisturbed = settings.undisturbed.iter().any(|ids| ids.contains(&id));
             let lost = self.now.word(id, UNDISTURBED).unwrap_or(0) & u64::from(u32::MAX);
-            self.now.set_word(id, UNDISTURBED, u64::from(*undisturbed) << 32 | lost);
+            self.now.set_word(id, UNDISTURBED, (u64::from(*undisturbed) << 32) | lost);
         }
     }
 
