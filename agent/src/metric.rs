@@ -105,8 +105,11 @@ impl Point {
 #[derive(Clone, Default)]
 pub struct Attributes {
     few: [Option<(&'static str, &'static str)>; 2],
-    others: Option<Box<Vec<(&'static str, Cow<'static, str>)>>>,
+    others: Option<Box<Vec<OtherAttribute>>>,
 }
+
+/// An attribute that is not in the point itself.
+type OtherAttribute = (&'static str, Cow<'static, str>);
 
 impl Attributes {
     /// By key.

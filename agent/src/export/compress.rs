@@ -14,7 +14,7 @@ pub(super) enum Writer {
     /// As they are.
     Plain(Vec<u8>),
     /// gzip.
-    Gzip(GzEncoder<Vec<u8>>),
+    Gzip(Box<GzEncoder<Vec<u8>>>),
 }
 
 impl Writer {
@@ -22,7 +22,7 @@ impl Writer {
     pub(super) fn new(head: &[u8], compression: super::Compression) -> Self {
         match compression {
             super::Compression::None => Self::Plain(head.to_vec()),
-            super::Compression::Gzip => Self::Gzip(GzEncoder::new(head.to_vec(), LEVEL)),
+            super::Compression::Gzip => Self::Gzip(Box::new(GzEncoder::new(head.to_vec(), LEVEL))),
         }
     }
 
