@@ -105,16 +105,17 @@ impl Point {
 #[derive(Clone, Default)]
 pub struct Attributes {
     few: [Option<(&'static str, &'static str)>; 2],
-    others: Option<Box<Vec<Attribute>>>,
+    others: Option<Box<Others>>,
 }
 
-/// A key and its value.
-type Attribute = (&'static str, Cow<'static, str>);
+/// Attributes that are not in the point itself.
+#[derive(Clone, Default)]
+struct Others(Vec<(&'static str, Cow<'static, str>)>);
 
 impl Attributes {
     /// By key.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let others = self.others.iter().flat_map(|others| others.iter());
+        let others = self.others.iter().flat_map(|others| &others.0);
         self.few.iter().flatten().map(|(key, value)| (*key, *value)).chain(others.map(|(key, value)| (*key, &**value)))
     }
 
@@ -127,7 +128,7 @@ impl Attributes {
         let free = self.few.iter_mut().find(|few| few.is_none());
         match (value, free) {
             (Cow::Borrowed(value), Some(free)) if self.others.is_none() => *free = Some((key, value)),
-            (value, _) => self.others.get_or_insert_default().push((key, value)),
+            (value, _) => self.others.get_or_insert_default().0.push((key, value)),
         }
     }
 }

@@ -59,8 +59,10 @@ impl PodSamples {
         let mut before = std::mem::take(&mut self.resources);
         for pod in index.living().chain(chosen.pods) {
             let revision = index.revision_of(pod);
-            let (uid, resources) =
-                before.remove_entry(&pod.uid).filter(|(_, resources)| resources.revision == revision).unwrap_or_else(|| {
+            let (uid, resources) = before
+                .remove_entry(&pod.uid)
+                .filter(|(_, resources)| resources.revision == revision && resources.containers.len() == pod.containers.len())
+                .unwrap_or_else(|| {
                     let labels = index.labels_of(&pod.namespace);
                     (pod.uid.clone(), PodResources::new(node, pod, labels, revision))
                 });

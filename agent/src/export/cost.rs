@@ -2,11 +2,13 @@
 //!
 //! `cargo test --release -p podmeter --bin podmeter export::cost -- --ignored --nocapture` measures.
 
+use std::io::Write as _;
 use std::sync::Arc;
 
+use flate2::write::GzEncoder;
 use nix::time::ClockId;
 
-use super::fixtures::{Load, Node};
+use super::fixtures::{Load, Node, node};
 use super::queue::{Queue, QueueLimits, SharedQueue};
 use super::request::Form;
 use super::series::Series;
@@ -25,6 +27,41 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
+/// A queue that keeps everything.
+fn queue(form: Form) -> Queue {
+    let limits = QueueLimits { exports: 1, bytes: usize::MAX, request_bytes: 2 << 20 };
+    Queue { attribute_bytes: 256, metrics: Arc::new(SharedQueue::new(form, limits)), logs: None }
+}
+
+#[test]
+#[ignore = "it measures"]
+fn the_levels_of_gzip_on_an_export_of_1_000_cgroups() {
+    for load in [Load::Idle, Load::Busy] {
+        let queue = queue(Form::Http(Compression::None));
+        queue.enqueue(&node(250, load));
+        let plain: Vec<_> = queue.metrics.state().waiting.iter().map(|entry| entry.request.body.clone()).collect();
+        let bytes: usize = plain.iter().map(|body| body.len()).sum();
+        for level in 1..=9 {
+            let mut compressed = 0;
+            let mut once = || {
+                let (ms, sizes) = timed(|| {
+                    plain
+                        .iter()
+                        .map(|body| {
+                            let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::new(level));
+                            encoder.write_all(body).and_then(|()| encoder.finish()).map_or(0, |body| body.len())
+                        })
+                        .sum::<usize>()
+                });
+                compressed = sizes;
+                ms
+            };
+            let ms = median((0..9).map(|_| once()).collect());
+            eprintln!("{load:?}, level {level}: {ms:.1} ms, {compressed} B of {bytes}");
+        }
+    }
+}
+
 #[test]
 #[ignore = "it measures"]
 fn the_stages_of_an_export_of_1_000_cgroups() {
@@ -32,9 +69,7 @@ fn the_stages_of_an_export_of_1_000_cgroups() {
     for load in [Load::Idle, Load::Busy] {
         let node = Node::new(250, load);
         let (mut aggregate, mut series) = (Node::aggregate(), Series::new(0));
-        let limits = QueueLimits { exports: 1, bytes: usize::MAX, request_bytes: 2 << 20 };
-        let shared = Arc::new(SharedQueue::new(Form::Grpc(Compression::Gzip), limits));
-        let queue = Queue { attribute_bytes: 256, metrics: shared, logs: None };
+        let queue = queue(Form::Grpc(Compression::Gzip));
         let mut stages: [Vec<f64>; 4] = Default::default();
         let mut points = 0;
         for round in 0..21 {

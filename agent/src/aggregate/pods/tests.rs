@@ -1,3 +1,5 @@
+use std::time::Instant;
+
 use super::{usage::WORKING_SET, *};
 use crate::{
     cgroups::name::CgroupKind,
@@ -183,4 +185,24 @@ fn the_nodes_sums() {
             ("podmeter.node.memory.request", Value::Int(30)),
         ]
     );
+}
+
+#[test]
+fn the_resources_of_a_pod_stay_until_something_of_it_changes() {
+    let (mut pods, mut known, node) = (PodSamples::default(), PodIndex::default(), NodeIdentity::default());
+    let of = |pods: &mut PodSamples, known: &PodIndex| -> Vec<Arc<Resource>> {
+        let samples = pods.samples(&node, known, &UsageByPod::default(), Duration::ZERO);
+        samples.into_iter().map(|sample| sample.resource).collect()
+    };
+    let app = || pod(vec![container("app", resources("1", "1"), running())]);
+    known.set_pod(app());
+    let first = of(&mut pods, &known);
+    assert_eq!(first.len(), 2);
+    assert!(of(&mut pods, &known).iter().zip(&first).all(|(again, first)| Arc::ptr_eq(again, first)));
+    known.set_namespace(Namespace { name: "shop".into(), labels: vec![("team".into(), "blue".into())] });
+    assert!(of(&mut pods, &known).iter().all(|resource| resource.get("k8s.namespace.label.team") == Some("blue")));
+    known.set_pod(Pod { labels: vec![("tier".into(), "web".into())], ..app() });
+    assert!(of(&mut pods, &known).iter().all(|resource| resource.get("k8s.pod.label.tier") == Some("web")));
+    known.forget_pod(UID, Instant::now());
+    assert!(of(&mut pods, &known).is_empty() && pods.resources.is_empty());
 }
