@@ -116,6 +116,7 @@ impl Dns {
             ),
             maps: &[
                 ("DNS_COUNTS", Some(slots)),
+                ("DNS_SLOTS", None),
                 ("DNS_ROWS", Some(slots * ROWS_PER_SLOT)),
                 ("DNS_IN_FLIGHT", Some(QUERIES_LEN)),
                 ("DNS_ANSWERED", None),
@@ -127,7 +128,7 @@ impl Dns {
                 ("DNS_CONNECTIONS", None),
                 ("DNS_GAPS", Some(slots)),
             ],
-            shared: &[("CGROUP_SLOTS", cgroups.object())],
+            shared: &[("CGROUP_SLOTS", cgroups.object()), ("GENERATION", cgroups.object())],
             programs: &[("dns_on_egress", hook(Hook::Egress)), ("dns_on_ingress", hook(Hook::Ingress))],
             optional: &[],
         })?;
