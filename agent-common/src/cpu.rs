@@ -382,7 +382,7 @@ mod tests {
         assert_eq!((size_of::<CachedCgroup>(), size_of::<CpuNow>(), size_of::<TaskMark>()), (64, 128, 16));
         // With the head of an array, of which no kernel has more.
         const { assert!(size_of::<Cache>() + 512 <= 32 << 10 && size_of::<MarkBlock>() + 512 <= 32 << 10) };
-        assert!(WAIT_LEN <= 1 << 8, "positions of waits are bytes");
+        const { assert!(WAIT_LEN <= 1 << 8, "positions of waits are bytes") };
     }
 
     #[test]

@@ -2,6 +2,15 @@
 
 use crate::dns::PORTS_LEN;
 
+/// Most copies of each slot's counts.
+pub const COPIES_MOST: u32 = 8;
+
+/// How many copies of each slot's counts there are for so many CPUs: CPUs that share one add to it in turns, so that memory does not
+/// grow with each CPU. A power of two.
+pub const fn copies(cpus: u32) -> u32 {
+    if cpus >= COPIES_MOST { COPIES_MOST } else { cpus.next_power_of_two() }
+}
+
 /// Address ranges with a scope, of either family.
 pub const RANGES_LEN: usize = 1024;
 
@@ -27,7 +36,8 @@ impl Scope {
 }
 
 counts! {
-    /// What the sockets of one slot received and sent on one CPU: `NETWORK_COUNTS[cpu * slots + slot]`.
+    /// What the sockets of one slot received and sent on the CPUs that share a copy:
+    /// `NETWORK_COUNTS[(cpu & (copies - 1)) * slots + slot]`, where [`copies`] depends on the number of CPUs.
     ///
     /// Bytes are those of network-layer packets (IP header and all that follows), as they are on the wire: of a large packet that is
     /// segmented on its way out, or was put together on its way in, each segment counts with headers of its own. Each direction is a
@@ -57,9 +67,21 @@ counts! {
 record! {
     /// Facts for the programs, frozen before they load.
     pub struct Facts {
+        /// The number of [`copies`], less one.
+        pub copy_mask: u64,
         /// The ports of DNS; [`crate::dns::NO_PORT`] for none. Behind the first one that is none all others are.
         pub ports: [u64; PORTS_LEN],
         /// A hash of the address ranges: when they change, counting begins anew.
         pub ranges: u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_copies_grow_with_the_cpus_up_to_eight() {
+        assert_eq!([1, 2, 3, 4, 5, 8, 9, 256].map(copies), [1, 2, 4, 4, 8, 8, 8, 8]);
     }
 }

@@ -5,6 +5,7 @@
 #![no_std]
 #![feature(asm_experimental_arch)]
 
+pub mod known;
 pub mod message;
 pub mod packet;
 pub mod socket;

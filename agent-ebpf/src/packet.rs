@@ -27,8 +27,9 @@ pub unsafe fn is_one_of(ports: *const [u64; PORTS_LEN], port: u16) -> u64 {
     found
 }
 
-/// The highest protocol number of those in [`receives_copies`].
-const UDPLITE: u32 = 136;
+/// The lowest and the highest protocol number of those in [`receives_copies`].
+const LOWEST: u32 = TCP as u32;
+const HIGHEST: u32 = 136;
 
 /// The part of a packet that programs can read as memory, from the network header on. The headers of nearly all packets are in it, and
 /// a load takes a tenth of what the helper takes that reads all packets.
@@ -87,6 +88,30 @@ impl Linear {
         }
         word as u32
     }
+
+    /// Eight bytes as they are on the wire, the first one lowest.
+    ///
+    /// # Safety
+    /// The packet must be known to reach beyond them.
+    #[inline(always)]
+    pub unsafe fn two_words(&self) -> u64 {
+        // SAFETY: the caller's promise.
+        unsafe { two_words_at(self.data) }
+    }
+}
+
+/// Eight bytes at any address, the first one lowest.
+///
+/// # Safety
+/// They must be readable, which the verifier checks.
+#[inline(always)]
+pub unsafe fn two_words_at(at: *const u8) -> u64 {
+    let words: u64;
+    // SAFETY: the caller's promise. By an instruction, as for `Linear::word`.
+    unsafe {
+        core::arch::asm!("{words} = *(u64 *)({at} + 0)", words = out(reg) words, at = in(reg) at, options(pure, readonly, nostack));
+    }
+    u64::from_le(words)
 }
 
 /// Whether what a socket receives are copies of what other sockets receive: a raw socket of a protocol that has sockets of its own.
@@ -99,10 +124,11 @@ impl Linear {
 #[inline(always)]
 pub unsafe fn receives_copies(socket: *const bpf_sock) -> bool {
     const SOCK_RAW: u32 = 3;
-    const TCP: u32 = 6;
+    const TCP: u32 = LOWEST;
     const UDP: u32 = 17;
     const DCCP: u32 = 33;
     const SCTP: u32 = 132;
+    const UDPLITE: u32 = HIGHEST;
     // SAFETY: fields of a socket, which the verifier checks.
     unsafe { (*socket).type_ == SOCK_RAW && matches!((*socket).protocol, TCP | UDP | DCCP | SCTP | UDPLITE) }
 }
@@ -114,7 +140,7 @@ pub fn is_copy(ctx: &SkBuffContext) -> bool {
     unsafe {
         let sk = (*ctx.skb.skb).__bindgen_anon_2.sk;
         // A raw socket has its protocol for a port.
-        if sk.is_null() || (*sk).src_port > UDPLITE {
+        if sk.is_null() || (*sk).src_port.wrapping_sub(LOWEST) > HIGHEST - LOWEST {
             return false;
         }
         let socket = bpf_sk_fullsock(sk);
@@ -130,6 +156,10 @@ pub enum Protocol {
     /// A UDP datagram.
     Udp,
 }
+
+/// Numbers of protocols.
+const TCP: u8 = 6;
+const UDP: u8 = 17;
 
 /// A TCP or UDP packet.
 #[derive(Clone, Copy)]
@@ -153,8 +183,35 @@ impl Packet {
     /// `None` for other protocols, and for what is cut.
     #[inline(always)]
     pub fn of(ctx: &SkBuffContext) -> Option<Self> {
-        const TCP: u8 = 6;
-        const UDP: u8 = 17;
+        const V4: u32 = 20;
+        const V6: u32 = 40;
+        let (linear, len) = (Linear::of(ctx.skb.skb), ctx.skb.len());
+        // SAFETY: in each case the packet reaches as far as is read.
+        unsafe {
+            if linear.reaches(28) && linear.byte(0) == 0x45 {
+                if linear.byte(9) == UDP {
+                    return Some(Self::udp(V4, len, false, linear.word::<20>(), linear.word::<24>()));
+                }
+                if linear.byte(9) == TCP && linear.reaches(34) {
+                    let flags = [linear.byte(32), linear.byte(33)];
+                    return Some(Self::tcp(V4, len, false, linear.word::<20>(), linear.word::<24>(), flags));
+                }
+            } else if linear.reaches(48) && linear.byte(0) >> 4 == 6 {
+                if linear.byte(6) == UDP {
+                    return Some(Self::udp(V6, len, true, linear.word::<40>(), linear.word::<44>()));
+                }
+                if linear.byte(6) == TCP && linear.reaches(54) {
+                    let flags = [linear.byte(52), linear.byte(53)];
+                    return Some(Self::tcp(V6, len, true, linear.word::<40>(), linear.word::<44>(), flags));
+                }
+            }
+        }
+        Self::read(ctx)
+    }
+
+    /// The same of one with options, extension headers, or headers that are not in its linear part.
+    #[inline(always)]
+    pub fn read(ctx: &SkBuffContext) -> Option<Self> {
         let first: u8 = ctx.load(0).ok()?;
         let v6 = first >> 4 == 6;
         let (mut protocol, mut at) = (0_u8, 40_u32);
@@ -176,67 +233,107 @@ impl Packet {
         let len = ctx.skb.len();
         match protocol {
             UDP => {
-                let header: [u16; 4] = ctx.load(at as usize).ok()?;
-                let payload = at + 8;
-                let claimed = (u16::from_be(header[2]) as u32).saturating_sub(8);
-                let there = len.saturating_sub(payload);
-                Some(Self {
-                    protocol: Protocol::Udp,
-                    source_port: u16::from_be(header[0]),
-                    destination_port: u16::from_be(header[1]),
-                    payload,
-                    payload_len: if claimed < there { claimed } else { there },
-                    sequence: 0,
-                    v6,
-                })
+                let [ports, lengths]: [u32; 2] = ctx.load(at as usize).ok()?;
+                Some(Self::udp(at, len, v6, ports, lengths))
             }
             TCP => {
-                let header: [u8; 14] = ctx.load(at as usize).ok()?;
-                let payload = at + (header[12] as u32 >> 4) * 4;
-                let syn = header[13] as u32 >> 1 & 1;
-                Some(Self {
-                    protocol: Protocol::Tcp,
-                    source_port: u16::from_be_bytes([header[0], header[1]]),
-                    destination_port: u16::from_be_bytes([header[2], header[3]]),
-                    payload,
-                    payload_len: len.saturating_sub(payload),
-                    sequence: u32::from_be_bytes([header[4], header[5], header[6], header[7]]).wrapping_add(syn),
-                    v6,
-                })
+                let [ports, sequence]: [u32; 2] = ctx.load(at as usize).ok()?;
+                let flags: [u8; 2] = ctx.load(at as usize + 12).ok()?;
+                Some(Self::tcp(at, len, v6, ports, sequence, flags))
             }
             _ => None,
+        }
+    }
+
+    /// By its header at `at`, of a packet of `len` bytes.
+    #[inline(always)]
+    fn udp(at: u32, len: u32, v6: bool, ports: u32, lengths: u32) -> Self {
+        let payload = at + 8;
+        let claimed = (u32::from_be(lengths) >> 16).saturating_sub(8);
+        let there = len.saturating_sub(payload);
+        let payload_len = if claimed < there { claimed } else { there };
+        let ports = u32::from_be(ports);
+        Self {
+            protocol: Protocol::Udp,
+            source_port: (ports >> 16) as u16,
+            destination_port: ports as u16,
+            payload,
+            payload_len,
+            sequence: 0,
+            v6,
+        }
+    }
+
+    /// The same of TCP; `flags` begin with the header's length.
+    #[inline(always)]
+    fn tcp(at: u32, len: u32, v6: bool, ports: u32, sequence: u32, flags: [u8; 2]) -> Self {
+        let payload = at + (flags[0] as u32 >> 4) * 4;
+        let syn = flags[1] as u32 >> 1 & 1;
+        let ports = u32::from_be(ports);
+        Self {
+            protocol: Protocol::Tcp,
+            source_port: (ports >> 16) as u16,
+            destination_port: ports as u16,
+            payload,
+            payload_len: len.saturating_sub(payload),
+            sequence: u32::from_be(sequence).wrapping_add(syn),
+            v6,
         }
     }
 
     /// A hash of its sender's address and port.
     #[inline(always)]
     pub fn source_hash(&self, ctx: &SkBuffContext) -> u32 {
-        self.hash(ctx, if self.v6 { 8 } else { 12 }, self.source_port)
+        if self.v6 { hash(self.source_port, v6_address::<8>(ctx)) } else { hash(self.source_port, v4_address::<12>(ctx)) }
     }
 
     /// A hash of its receiver's address and port.
     #[inline(always)]
     pub fn destination_hash(&self, ctx: &SkBuffContext) -> u32 {
-        self.hash(ctx, if self.v6 { 24 } else { 16 }, self.destination_port)
+        if self.v6 {
+            hash(self.destination_port, v6_address::<24>(ctx))
+        } else {
+            hash(self.destination_port, v4_address::<16>(ctx))
+        }
     }
 
     /// Whether it goes to a group of receivers: 224.0.0.0/4, ff00::/8.
     #[inline(always)]
     pub fn goes_to_many(&self, ctx: &SkBuffContext) -> bool {
-        let first: u8 = ctx.load(if self.v6 { 24 } else { 16 }).unwrap_or(0);
-        if self.v6 { first == 0xff } else { first >> 4 == 0xe }
-    }
-
-    #[inline(always)]
-    fn hash(&self, ctx: &SkBuffContext, at: usize, port: u16) -> u32 {
-        const FACTOR: u32 = 0x9e37_79b1;
-        let mix = |hash: u32, word: u32| (hash ^ word).wrapping_mul(FACTOR).rotate_left(15);
         if self.v6 {
-            let words: [u32; 4] = ctx.load(at).unwrap_or_default();
-            let hash = mix(mix(port as u32, words[0]), words[1]);
-            mix(mix(hash, words[2]), words[3])
+            v4_address::<24>(ctx)[0].to_ne_bytes()[0] == 0xff
         } else {
-            mix(port as u32, ctx.load(at).unwrap_or_default())
+            v4_address::<16>(ctx)[0].to_ne_bytes()[0] >> 4 == 0xe
         }
     }
+}
+
+/// Four bytes of a header as they are on the wire, at such a place of it; 0 where the packet is shorter.
+#[inline(always)]
+fn v4_address<const AT: u32>(ctx: &SkBuffContext) -> [u32; 1] {
+    let linear = Linear::of(ctx.skb.skb);
+    // SAFETY: it reaches so far.
+    [if linear.reaches(AT as usize + 4) { unsafe { linear.word::<AT>() } } else { ctx.load(AT as usize).unwrap_or_default() }]
+}
+
+/// The same of sixteen bytes.
+#[inline(always)]
+fn v6_address<const AT: u32>(ctx: &SkBuffContext) -> [u32; 4] {
+    let linear = Linear::of(ctx.skb.skb).from(AT);
+    if linear.reaches(16) {
+        // SAFETY: it reaches so far.
+        unsafe { [linear.word::<0>(), linear.word::<4>(), linear.word::<8>(), linear.word::<12>()] }
+    } else {
+        ctx.load(AT as usize).unwrap_or_default()
+    }
+}
+
+#[inline(always)]
+fn hash<const N: usize>(port: u16, words: [u32; N]) -> u32 {
+    const FACTOR: u32 = 0x9e37_79b1;
+    let mut hash = port as u32;
+    for word in words {
+        hash = (hash ^ word).wrapping_mul(FACTOR).rotate_left(15);
+    }
+    hash
 }

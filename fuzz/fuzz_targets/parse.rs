@@ -17,6 +17,10 @@ impl Source for Watched<'_> {
         self.1.set(self.1.get().max(if byte.is_some() { at + 1 } else { 0 }));
         byte
     }
+
+    fn word(&self, at: usize) -> Option<u64> {
+        (0..8).try_fold(0, |word, i| Some(word | u64::from(self.byte(at + i)?) << (8 * i)))
+    }
 }
 
 fuzz_target!(|message: &[u8]| {

@@ -17,13 +17,16 @@ pub trait Source {
     /// The byte at `at`, `None` beyond the message's end. `at` is below [`HEAD_LEN`].
     fn byte(&self, at: usize) -> Option<u8>;
 
+    /// The eight bytes from `at` on, the first one lowest; `None` beyond the message's end. `at` is below [`HEAD_LEN`].
+    fn word(&self, at: usize) -> Option<u64>;
+
     /// The hash of the question, `None` when it cannot be read: the result of [`question`], by a separate function on the kernel side.
     #[inline(always)]
     fn question(&self) -> Option<u64> {
         question(self)
     }
 
-    /// The same number below 128. On the kernel side, one of which the verifier forgets all it knew: else it would follow each length of
+    /// The same number below 256. On the kernel side, one of which the verifier forgets all it knew: else it would follow each length of
     /// each label by itself. `noise` is any number that it does not know.
     fn forgotten(&self, number: u8, noise: u64) -> u8 {
         let _ = noise;
@@ -34,6 +37,11 @@ pub trait Source {
 impl Source for [u8] {
     fn byte(&self, at: usize) -> Option<u8> {
         self.get(at).copied()
+    }
+
+    fn word(&self, at: usize) -> Option<u64> {
+        let bytes = self.get(at..at + 8)?.try_into().ok()?;
+        Some(u64::from_le_bytes(bytes))
     }
 }
 
@@ -83,7 +91,7 @@ pub enum Refused {
 
 /// Reads a message's header and question.
 ///
-/// The loop has a fixed bound and the bytes are read in order, so that the verifier of Linux 5.10 can follow it. A message without a
+/// The loops have fixed bounds, so that the verifier of Linux 5.10 can follow it. A message without a
 /// question, which is legal, has the hash of none.
 ///
 /// # Errors
@@ -124,50 +132,72 @@ pub fn name_hash(source: &(impl Source + ?Sized)) -> Option<u64> {
     hash_of::<false>(source)
 }
 
+/// The name is hashed in words of eight bytes, and what is left of it in one more; type and class follow.
 #[inline(always)]
 fn hash_of<const WHOLE: bool>(source: &(impl Source + ?Sized)) -> Option<u64> {
+    let len = name_len(source)?;
     let mut hash = HASH_SEED;
-    // Bytes left of the current label; behind the name, those of type and class, and NAMED.
-    let mut state = 0_u8;
-    for i in 0..NAME_LEN + 4 {
-        let byte = source.byte(HEADER_LEN + i)?;
-        // The lower case of a name's letters, without a branch: the verifier would follow each, in each of the rounds. The length of a
-        // label is no letter.
-        let letter = u64::from(byte.wrapping_sub(b'A')).wrapping_sub(26) >> 63;
-        let in_name = u64::from(state & NAMED ^ NAMED) / u64::from(NAMED);
-        hash = hashed(hash, byte | ((letter & in_name) << 5) as u8);
-        if state & !NAMED != 0 {
-            state -= 1;
-            if state == NAMED {
-                return Some(hash);
-            }
-        } else {
-            // A longer label is none: the upper bits mark a pointer, or nothing that was ever defined.
-            if byte > 63 || i >= NAME_LEN {
-                return None;
-            }
-            if byte == 0 && !WHOLE {
-                return Some(hash);
-            }
-            state = if byte == 0 { NAMED | 4 } else { byte };
+    for i in 0..NAME_LEN / 8 {
+        if i * 8 + 8 > len {
+            break;
         }
-        state = source.forgotten(state, hash);
+        hash = hashed(hash, lower(source.word(HEADER_LEN + i * 8)?));
+    }
+    let rest = len & 7;
+    if rest != 0 {
+        // What comes before in this word is shifted out, be it of the name or of the header.
+        let last = source.word(HEADER_LEN + len - 8)? >> (64 - 8 * rest);
+        hash = hashed(hash, lower(last));
+    }
+    if WHOLE {
+        hash = hashed(hash, source.word(HEADER_LEN + len - 4)? >> 32);
+    }
+    Some(hash)
+}
+
+/// Bytes of the name at the header's end, that of the root included.
+#[inline(always)]
+fn name_len(source: &(impl Source + ?Sized)) -> Option<usize> {
+    let mut len = 0_usize;
+    // A label has two bytes at least, but for the root.
+    for _ in 0..=NAME_LEN / 2 {
+        let label = source.byte(HEADER_LEN + len)?;
+        len += 1 + label as usize;
+        // A longer label is none: the upper bits mark a pointer, or nothing that was ever defined.
+        if label > 63 || len > NAME_LEN {
+            return None;
+        }
+        len = source.forgotten(len as u8, label as u64) as usize;
+        if label == 0 {
+            return Some(len);
+        }
     }
     None
 }
 
-/// The name is complete: above the longest label.
-const NAMED: u8 = 64;
+/// Eight bytes with the lower case of letters. The length of a label is no letter.
+#[inline(always)]
+const fn lower(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x80 * ONES;
+    // The highest bit of each byte says, after these additions to the lower seven, whether they are those of a letter or of what follows.
+    let low = word & !HIGH;
+    let from_a = low + (0x80 - b'A' as u64) * ONES;
+    let behind_z = low + (0x7f - b'Z' as u64) * ONES;
+    let capitals = (from_a ^ behind_z) & HIGH & !word;
+    word | capitals >> 2
+}
 
 /// [`Message::question`] of a message without one.
 pub const NO_QUESTION: u64 = HASH_SEED;
 
-/// FNV-1a, 64 bits.
 pub(super) const HASH_SEED: u64 = 0xcbf2_9ce4_8422_2325;
 
+/// Adds a word to a hash. Of one word two hashes never become the same, nor do two words of one hash.
 #[inline(always)]
-pub(super) const fn hashed(hash: u64, byte: u8) -> u64 {
-    (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01b3)
+pub(super) const fn hashed(hash: u64, word: u64) -> u64 {
+    let product = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    product ^ product >> 32
 }
 
 #[inline(always)]

@@ -15,22 +15,20 @@ mod message;
 #[path = "dns/stream.rs"]
 mod stream;
 
-use agent_common::{
-    cgroups::UNATTRIBUTED,
-    dns::{
-        ANSWERED_LEN, Answered, Connection, DnsCounts, Facts, Gaps, HEADER_LEN, Name, NameKey, Query, QueryKey, Row, RowKey,
-        Side, Taken, Transport, Way,
-    },
+use agent_common::dns::{
+    ANSWERED_LEN, Answered, Connection, DnsCounts, Facts, Gaps, HEADER_LEN, Name, NameKey, Query, QueryKey, Row, RowKey, Side,
+    Taken, Transport, Way,
 };
 use agent_ebpf::{
-    CgroupSlots, MMAPABLE, forgotten,
+    CgroupSlots, Generation, MMAPABLE, forgotten,
+    known::{KnownValues, generation, slot_of},
     packet::{Packet, Protocol, is_copy, is_one_of},
 };
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{__sk_buff, BPF_F_NO_PREALLOC},
     btf_maps::{Array, HashMap, SkStorage},
-    helpers::generated::{bpf_get_socket_cookie, bpf_skb_cgroup_id},
+    helpers::generated::bpf_get_socket_cookie,
     macros::{btf_map, cgroup_skb},
     programs::SkBuffContext,
 };
@@ -45,6 +43,11 @@ agent_ebpf::object!(FACTS: Facts);
 
 #[btf_map]
 static CGROUP_SLOTS: CgroupSlots = CgroupSlots::new();
+#[btf_map]
+static GENERATION: Generation = Generation::new();
+/// The slots of cgroups by their ids, as last looked up.
+#[btf_map]
+static DNS_SLOTS: KnownValues = KnownValues::new();
 /// One copy for all CPUs, added to atomically: the agent adds too. DNS is rare enough for that.
 #[btf_map]
 static DNS_COUNTS: Array<DnsCounts, 1, MMAPABLE> = Array::new();
@@ -121,10 +124,9 @@ fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) -> Option<()> {
     if own | theirs == 0 || packet.payload_len == 0 || (!EGRESS && is_copy(ctx)) {
         return None;
     }
-    // SAFETY: helpers that take the packet.
-    let (cgroup, cookie) = unsafe { (bpf_skb_cgroup_id(skb), bpf_get_socket_cookie(ctx.as_ptr())) };
-    // SAFETY: the slot is copied out at once.
-    let slot = unsafe { CGROUP_SLOTS.get(cgroup) }.copied().unwrap_or(UNATTRIBUTED);
+    // SAFETY: a helper that takes the packet.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    let slot = slot_of(skb, &DNS_SLOTS, generation(&GENERATION), &CGROUP_SLOTS);
     let counts = DNS_COUNTS.get_ptr_mut(slot)?;
     if matches!(transport, Transport::Udp) && packet.goes_to_many(ctx) {
         // Multicast DNS and LLMNR: any host may answer, and none has to.
@@ -133,7 +135,14 @@ fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) -> Option<()> {
         unsafe { one(&raw mut (*counts).other, Way { side, transport }) };
         return None;
     }
-    let peer = if EGRESS { packet.destination_hash(ctx) } else { packet.source_hash(ctx) };
+    // Of one's own queries the socket is enough: see `count`.
+    let peer = if own == 0 {
+        0
+    } else if EGRESS {
+        packet.destination_hash(ctx)
+    } else {
+        packet.source_hash(ctx)
+    };
     let ends = forgotten((own * OWN) | (theirs * THEIRS), OWN | THEIRS, cookie);
     packet.payload = forgotten(packet.payload as u64, 0xffff, cookie) as u32;
     packet.payload_len = forgotten(packet.payload_len as u64, 0x000f_ffff, cookie) as u32;

@@ -9,19 +9,18 @@
 #![allow(missing_docs, reason = "the program macros make undocumented functions beside the documented ones")]
 
 use agent_common::{
-    cgroups::UNATTRIBUTED,
-    known::{KNOWN_LEN, Known},
+    known::KNOWN_LEN,
     network::{Facts, NetworkCounts, RANGES_LEN, Scope},
 };
 use agent_ebpf::{
     CgroupSlots, Generation, MMAPABLE, add, frozen,
+    known::{KnownValues, generation, known, slot_of},
     packet::{Linear, Packet, is_copy, is_one_of},
     slots,
 };
 use aya_ebpf::{
-    bindings::__sk_buff,
     btf_maps::{Array, LpmTrie, ProgramArray, lpm_trie::Key},
-    helpers::generated::{bpf_get_smp_processor_id, bpf_skb_cgroup_id},
+    helpers::generated::bpf_get_smp_processor_id,
     macros::{btf_map, cgroup_skb},
     programs::SkBuffContext,
 };
@@ -36,10 +35,10 @@ static GENERATION: Generation = Generation::new();
 static NETWORK_COUNTS: Array<NetworkCounts, 1, MMAPABLE> = Array::new();
 /// The slots of cgroups by their ids, as last looked up.
 #[btf_map]
-static NETWORK_SLOTS: Array<Known, KNOWN_LEN> = Array::new();
+static NETWORK_SLOTS: KnownValues = KnownValues::new();
 /// The scopes of addresses, as last looked up.
 #[btf_map]
-static NETWORK_SCOPES: Array<Known, KNOWN_LEN> = Array::new();
+static NETWORK_SCOPES: KnownValues = KnownValues::new();
 /// The scopes of address ranges: filled by the agent before the programs are attached.
 #[btf_map]
 static NETWORK_RANGES_4: LpmTrie<[u8; 4], u32, RANGES_LEN> = LpmTrie::new();
@@ -85,12 +84,8 @@ fn count<const EGRESS: bool>(ctx: &SkBuffContext) -> bool {
     if !EGRESS && is_copy(ctx) {
         return false;
     }
-    let generation = match GENERATION.get_ptr(0) {
-        // SAFETY: a map value.
-        Some(generation) => unsafe { core::ptr::read_volatile(generation) as u32 },
-        None => 0,
-    };
-    let slot = slot_of(skb, generation);
+    let generation = generation(&GENERATION);
+    let slot = slot_of(skb, &NETWORK_SLOTS, generation, &CGROUP_SLOTS);
     let head = Head::of::<EGRESS>(ctx);
     let (bytes, packets) = on_the_wire(ctx);
     // SAFETY: a field of the context.
@@ -99,8 +94,10 @@ fn count<const EGRESS: bool>(ctx: &SkBuffContext) -> bool {
 
     // SAFETY: a helper without arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    if let Some(counts) = NETWORK_COUNTS.get_ptr_mut(cpu * slots() + slot) {
-        // SAFETY: fields of a map value. The sum is atomic: a program that was interrupted may be adding to the same counts.
+    let copy = cpu & frozen!(FACTS.copy_mask) as u32;
+    if let Some(counts) = NETWORK_COUNTS.get_ptr_mut(copy * slots() + slot) {
+        // SAFETY: fields of a map value. The sum is atomic: another CPU, and a program that was interrupted, may be adding to the same
+        // counts.
         unsafe {
             if EGRESS {
                 if (scope as usize) < Scope::ALL.len() {
@@ -120,16 +117,6 @@ fn count<const EGRESS: bool>(ctx: &SkBuffContext) -> bool {
     is_dns(head.source) | is_dns(head.destination) != 0
 }
 
-/// The slot of a packet's cgroup, which is known while no slot was given back since it was looked up.
-#[inline(always)]
-fn slot_of(skb: *mut __sk_buff, generation: u32) -> u32 {
-    // SAFETY: a helper that takes the packet.
-    let id = unsafe { bpf_skb_cgroup_id(skb) };
-    // SAFETY: the slot is copied out at once.
-    let look_up = || unsafe { CGROUP_SLOTS.get(id) }.copied().unwrap_or(UNATTRIBUTED);
-    known(NETWORK_SLOTS.get_ptr_mut(Known::position(id)), id, generation, look_up)
-}
-
 /// Where a packet goes to. The tables of ranges are the same while the generation is.
 #[inline(always)]
 fn scope_of(head: &Head, generation: u32) -> u32 {
@@ -138,27 +125,6 @@ fn scope_of(head: &Head, generation: u32) -> u32 {
     }
     let (key, position) = head.key();
     known(NETWORK_SCOPES.get_ptr_mut(position), key, generation, || head.scope())
-}
-
-/// The value of a key: what was kept of it, or what it is now, which is then kept.
-#[inline(always)]
-fn known(place: Option<*mut Known>, key: u64, generation: u32, look_up: impl FnOnce() -> u32) -> u32 {
-    let Some(place) = place else { return look_up() };
-    // SAFETY: a map value, of which each word is read and written whole.
-    unsafe {
-        let kept = Known {
-            check: core::ptr::read_volatile(&raw const (*place).check),
-            fact: core::ptr::read_volatile(&raw const (*place).fact),
-        };
-        if let Some(value) = kept.value(key, generation) {
-            return value;
-        }
-        let value = look_up();
-        let now = Known::new(key, generation, value);
-        core::ptr::write_volatile(&raw mut (*place).check, now.check);
-        core::ptr::write_volatile(&raw mut (*place).fact, now.fact);
-        value
-    }
 }
 
 /// What a packet's headers have: its ports, and where it goes to. Words are as they are on the wire, ports are numbers.
@@ -203,7 +169,7 @@ impl Head {
         let first: u8 = ctx.load(0).unwrap_or(0);
         let v6 = first >> 4 == 6;
         let words = if v6 { ctx.load(24) } else { ctx.load(16).map(|word| [word, 0, 0, 0]) };
-        let (source, destination) = Packet::of(ctx).map_or((0, 0), |packet| (packet.source_port, packet.destination_port));
+        let (source, destination) = Packet::read(ctx).map_or((0, 0), |packet| (packet.source_port, packet.destination_port));
         Self { is_ip: words.is_ok(), v6, words: words.unwrap_or_default(), source, destination }
     }
 
@@ -307,5 +273,5 @@ fn headers_len(ctx: &SkBuffContext) -> Option<u64> {
         }
     }
     // Options, extension headers, or headers that are not in the linear part.
-    Packet::of(ctx).map(|packet| packet.payload as u64)
+    Packet::read(ctx).map(|packet| packet.payload as u64)
 }

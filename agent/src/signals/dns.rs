@@ -116,6 +116,7 @@ impl Dns {
             ),
             maps: &[
                 ("DNS_COUNTS", Size::Slots(1)),
+                ("DNS_SLOTS", Size::Fixed),
                 ("DNS_ROWS", Size::Slots(ROWS_PER_SLOT)),
                 ("DNS_IN_FLIGHT", Size::Entries(QUERIES_LEN)),
                 ("DNS_ANSWERED", Size::Fixed),
@@ -127,7 +128,7 @@ impl Dns {
                 ("DNS_CONNECTIONS", Size::Fixed),
                 ("DNS_GAPS", Size::Slots(1)),
             ],
-            shared: &[("CGROUP_SLOTS", cgroups.object())],
+            shared: &[("CGROUP_SLOTS", cgroups.object()), ("GENERATION", cgroups.object())],
             programs: &[("dns_on_egress", hook(Hook::Egress)), ("dns_on_ingress", hook(Hook::Ingress))],
             optional: &[],
         })?;

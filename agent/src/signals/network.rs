@@ -7,7 +7,7 @@ mod ranges;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use agent_common::network::{Facts, NetworkCounts, Scope as To};
+use agent_common::network::{Facts, NetworkCounts, Scope as To, copies};
 use aya::maps::{MapData, ProgramArray};
 
 use self::ranges::Ranges;
@@ -105,16 +105,16 @@ struct Network {
 
 impl Network {
     fn start(kernel: &mut Kernel, cgroups: &Cgroups, config: &config::Signals) -> Result<Self, LoadError> {
-        let (cpus, slots) = (kernel.cpus, cgroups.slots());
+        let (copies, slots) = (copies(kernel.cpus), cgroups.slots());
         let ports = socket::dns_ports(&config.dns);
         let mut hasher = DefaultHasher::new();
         config.network.hash(&mut hasher);
         let mut object = kernel.load(&Plan {
             object: SIGNAL.name,
             bytes: OBJECT,
-            facts: ("FACTS", Facts { ranges: hasher.finish(), ports }),
+            facts: ("FACTS", Facts { copy_mask: u64::from(copies - 1), ports, ranges: hasher.finish() }),
             maps: &[
-                ("NETWORK_COUNTS", Size::Slots(cpus)),
+                ("NETWORK_COUNTS", Size::Slots(copies)),
                 ("NETWORK_SLOTS", Size::Fixed),
                 ("NETWORK_SCOPES", Size::Fixed),
                 ("NETWORK_RANGES_4", Size::Fixed),
@@ -131,7 +131,7 @@ impl Network {
             forget_dns(&mut object)?;
         }
         kernel.attach(&mut object)?;
-        let counts = SlotCounts::open(&object, "NETWORK_COUNTS", cpus, slots)?;
+        let counts = SlotCounts::open(&object, "NETWORK_COUNTS", copies, slots)?;
         Ok(Self { counts, ranges, since_ns: object.since_ns(), _object: object })
     }
 }

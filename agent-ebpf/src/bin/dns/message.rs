@@ -1,7 +1,7 @@
 //! One message, in a packet or in the memory of its stream: header, question and name.
 
 use agent_common::dns::{Connection, HEADER_LEN, Message, PREFIX_LEN, Refused, Source, Stream, name_hash, parse, question};
-use agent_ebpf::message::{Head, PIECE_LEN, Pieces};
+use agent_ebpf::message::{Head, InLinear, Loaded};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
     helpers::generated::{bpf_sk_storage_get, bpf_skb_load_bytes},
@@ -21,6 +21,10 @@ impl InPacket {
     /// `None` where the packet ends before.
     #[inline(always)]
     pub(crate) fn new(skb: *mut __sk_buff, at: u32, len: u32) -> Self {
+        if let Some(words) = InLinear::new(skb, at, len).and_then(|message| message.header()) {
+            // SAFETY: three words are twelve bytes, of which any will do.
+            return Self { skb, at, len, header: unsafe { core::mem::transmute::<[u32; 3], [u8; HEADER_LEN]>(words) } };
+        }
         let mut header = [0; HEADER_LEN];
         // SAFETY: of the length given; the helper refuses what lies beyond the packet.
         let loaded = unsafe { bpf_skb_load_bytes(skb.cast(), at, (&raw mut header).cast(), HEADER_LEN as u32) } == 0;
@@ -32,6 +36,12 @@ impl Source for InPacket {
     #[inline(always)]
     fn byte(&self, at: usize) -> Option<u8> {
         if at as u32 >= self.len { None } else { self.header.get(at).copied() }
+    }
+
+    /// Only the question is read by words, in a function of its own.
+    #[inline(always)]
+    fn word(&self, _: usize) -> Option<u64> {
+        None
     }
 
     #[inline(always)]
@@ -58,6 +68,12 @@ impl Source for InStream {
         if at as u32 >= self.len || at >= HEADER_LEN { None } else { Some(unsafe { *self.at.add(at) }) }
     }
 
+    /// As in a packet.
+    #[inline(always)]
+    fn word(&self, _: usize) -> Option<u64> {
+        None
+    }
+
     #[inline(always)]
     fn question(&self) -> Option<u64> {
         match dns_question_in_stream(self.skb, self.egress as u32, self.len) {
@@ -73,21 +89,20 @@ impl Source for InStream {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn dns_question_in_packet(skb: *mut __sk_buff, at: u32, len: u32) -> u64 {
-    let mut piece = [0_u64; PIECE_LEN / 8];
-    // SAFETY: the context; the piece is this function's.
-    question(&unsafe { Pieces::new(skb, at, len, &mut piece) }).unwrap_or(0)
+    // What cannot be read as memory may lie behind it.
+    let found = InLinear::new(skb, at, len).and_then(|message| question(&message));
+    found.or_else(|| question(&Loaded::new(skb, at, len))).unwrap_or(0)
 }
 
 /// The hash of the name that begins at `at` in the packet, 0 when it cannot be read. A global function, as that above.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn dns_name_in_packet(skb: *mut __sk_buff, at: u32) -> u64 {
-    let mut piece = [0_u64; PIECE_LEN / 8];
     let at = at.saturating_sub(HEADER_LEN as u32);
     // SAFETY: a field of the context.
     let len = unsafe { (*skb).len }.saturating_sub(at);
-    // SAFETY: the context; the piece is this function's.
-    name_hash(&unsafe { Pieces::new(skb, at, len, &mut piece) }).unwrap_or(0)
+    let found = InLinear::new(skb, at, len).and_then(|message| name_hash(&message));
+    found.or_else(|| name_hash(&Loaded::new(skb, at, len))).unwrap_or(0)
 }
 
 /// The same of a message of which the head is in the memory of its stream.
