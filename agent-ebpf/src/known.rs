@@ -4,7 +4,7 @@ use agent_common::{
     cgroups::UNATTRIBUTED,
     known::{KNOWN_LEN, Known},
 };
-use aya_ebpf::{bindings::__sk_buff, btf_maps::Array, helpers::generated::bpf_skb_cgroup_id};
+use aya_ebpf::{btf_maps::Array, helpers::generated::bpf_skb_cgroup_id, programs::SkBuffContext};
 
 use crate::{CgroupSlots, Generation};
 
@@ -26,9 +26,9 @@ pub fn generation(generation: &Generation) -> u32 {
 /// By cgroup and not by socket: the kernel has just read the socket's cgroup to find these programs, while each socket's storage is more
 /// memory that is in no cache.
 #[inline(always)]
-pub fn slot_of(skb: *mut __sk_buff, kept: &KnownValues, generation: u32, slots: &CgroupSlots) -> u32 {
+pub fn slot_of(ctx: &SkBuffContext, kept: &KnownValues, generation: u32, slots: &CgroupSlots) -> u32 {
     // SAFETY: a helper that takes the packet.
-    let id = unsafe { bpf_skb_cgroup_id(skb) };
+    let id = unsafe { bpf_skb_cgroup_id(ctx.skb.skb) };
     // SAFETY: the slot is copied out at once.
     let look_up = || unsafe { slots.get(id) }.copied().unwrap_or(UNATTRIBUTED);
     known(kept.get_ptr_mut(Known::position(id)), id, generation, look_up)

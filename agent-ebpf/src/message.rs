@@ -1,7 +1,7 @@
 //! Messages of DNS where they are: in a packet, or in memory.
 
 use agent_common::dns::{HEAD_LEN, HEADER_LEN, Source};
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes, programs::SkBuffContext};
 
 use crate::{
     forgotten, opaque,
@@ -22,7 +22,11 @@ impl InLinear {
     #[inline(always)]
     pub fn new(skb: *const __sk_buff, at: u32, len: u32) -> Option<Self> {
         let at = opaque(at as u64);
-        if at <= FARTHEST { Some(Self { message: Linear::of(skb).from(at as u32), len }) } else { None }
+        if at <= FARTHEST {
+            Some(Self { message: Linear::of(&SkBuffContext::new(skb.cast_mut())).from(at as u32), len })
+        } else {
+            None
+        }
     }
 
     /// Its header as it is on the wire, where that is in this part of the packet.

@@ -1,11 +1,7 @@
 //! Packets as a cgroup's programs see them: from the network header on.
 
 use agent_common::dns::{NO_PORT, PORTS_LEN};
-use aya_ebpf::{
-    bindings::{__sk_buff, bpf_sock},
-    helpers::generated::bpf_sk_fullsock,
-    programs::SkBuffContext,
-};
+use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_sk_fullsock, programs::SkBuffContext};
 
 /// 1 when a port is one of these, which fill up with [`NO_PORT`]. Without a branch on the port: the verifier would follow both ways. Of
 /// those on what is frozen it knows the way, and takes what is behind the last port out of the program.
@@ -42,7 +38,8 @@ pub struct Linear {
 impl Linear {
     /// Of a packet.
     #[inline(always)]
-    pub fn of(skb: *const __sk_buff) -> Self {
+    pub fn of(ctx: &SkBuffContext) -> Self {
+        let skb = ctx.skb.skb;
         // SAFETY: fields of the context, which the verifier turns into pointers.
         unsafe {
             let data = core::ptr::read_volatile(&raw const (*skb).data) as usize as *const u8;
@@ -185,7 +182,7 @@ impl Packet {
     pub fn of(ctx: &SkBuffContext) -> Option<Self> {
         const V4: u32 = 20;
         const V6: u32 = 40;
-        let (linear, len) = (Linear::of(ctx.skb.skb), ctx.skb.len());
+        let (linear, len) = (Linear::of(ctx), ctx.skb.len());
         // SAFETY: in each case the packet reaches as far as is read.
         unsafe {
             if linear.reaches(28) && linear.byte(0) == 0x45 {
@@ -311,7 +308,7 @@ impl Packet {
 /// Four bytes of a header as they are on the wire, at such a place of it; 0 where the packet is shorter.
 #[inline(always)]
 fn v4_address<const AT: u32>(ctx: &SkBuffContext) -> [u32; 1] {
-    let linear = Linear::of(ctx.skb.skb);
+    let linear = Linear::of(ctx);
     // SAFETY: it reaches so far.
     [if linear.reaches(AT as usize + 4) { unsafe { linear.word::<AT>() } } else { ctx.load(AT as usize).unwrap_or_default() }]
 }
@@ -319,7 +316,7 @@ fn v4_address<const AT: u32>(ctx: &SkBuffContext) -> [u32; 1] {
 /// The same of sixteen bytes.
 #[inline(always)]
 fn v6_address<const AT: u32>(ctx: &SkBuffContext) -> [u32; 4] {
-    let linear = Linear::of(ctx.skb.skb).from(AT);
+    let linear = Linear::of(ctx).from(AT);
     if linear.reaches(16) {
         // SAFETY: it reaches so far.
         unsafe { [linear.word::<0>(), linear.word::<4>(), linear.word::<8>(), linear.word::<12>()] }

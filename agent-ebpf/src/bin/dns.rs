@@ -126,7 +126,7 @@ fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) -> Option<()> {
     }
     // SAFETY: a helper that takes the packet.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    let slot = slot_of(skb, &DNS_SLOTS, generation(&GENERATION), &CGROUP_SLOTS);
+    let slot = slot_of(ctx, &DNS_SLOTS, generation(&GENERATION), &CGROUP_SLOTS);
     let counts = DNS_COUNTS.get_ptr_mut(slot)?;
     if matches!(transport, Transport::Udp) && packet.goes_to_many(ctx) {
         // Multicast DNS and LLMNR: any host may answer, and none has to.

@@ -85,7 +85,7 @@ fn count<const EGRESS: bool>(ctx: &SkBuffContext) -> bool {
         return false;
     }
     let generation = generation(&GENERATION);
-    let slot = slot_of(skb, &NETWORK_SLOTS, generation, &CGROUP_SLOTS);
+    let slot = slot_of(ctx, &NETWORK_SLOTS, generation, &CGROUP_SLOTS);
     let head = Head::of::<EGRESS>(ctx);
     let (bytes, packets) = on_the_wire(ctx);
     // SAFETY: a field of the context.
@@ -141,7 +141,7 @@ struct Head {
 impl Head {
     #[inline(always)]
     fn of<const EGRESS: bool>(ctx: &SkBuffContext) -> Self {
-        let linear = Linear::of(ctx.skb.skb);
+        let linear = Linear::of(ctx);
         // SAFETY: in each case the packet reaches as far as is read.
         unsafe {
             if linear.reaches(V4_AND_PORTS) {
@@ -253,7 +253,7 @@ fn headers_len(ctx: &SkBuffContext) -> Option<u64> {
     const UDP_HEADER: u64 = 8;
     // Up to the length of TCP's header.
     const IN_TCP: usize = 13;
-    let linear = Linear::of(ctx.skb.skb);
+    let linear = Linear::of(ctx);
     let tcp = |lengths: u8| (lengths >> 4) as u64 * 4;
     // SAFETY: in each case the packet reaches as far as is read.
     unsafe {
