@@ -132,6 +132,13 @@ pub enum Size {
     Fixed,
     /// So many: by the machine or the configuration.
     Entries(u32),
+    /// So many arrays with one value of `bytes` bytes each, allocated by themselves.
+    Arrays {
+        /// How many.
+        entries: u32,
+        /// Bytes of each.
+        bytes: u32,
+    },
     /// So many for each slot. In an array they are at `[copy * slots + slot]`, and its values are mapped into memory.
     Slots(u32),
 }
@@ -262,6 +269,17 @@ impl Kernel {
             match size {
                 Size::Fixed => {}
                 Size::Entries(entries) => drop(loader.map_max_entries(map, *entries)),
+                Size::Arrays { entries, bytes } => {
+                    loader.map_max_entries(map, *entries);
+                    let path = place.join(map);
+                    if !path.exists() {
+                        let failed =
+                            |source: Box<dyn std::error::Error + Send + Sync>| LoadError::Map { action: "make", map, source };
+                        let arrays = sys::array_of_arrays(*entries, *bytes).map_err(|error| failed(error.into()))?;
+                        let arrays = MapData::from_fd(arrays).map_err(|error| failed(error.into()))?;
+                        arrays.pin(path).map_err(|error| failed(error.into()))?;
+                    }
+                }
                 Size::Slots(each) => drop(loader.map_max_entries(map, each.saturating_mul(self.slots))),
             }
             loader.map_pin_path(map, place.join(map));

@@ -301,14 +301,6 @@ fn walk<T>(program: BorrowedFd<'_>, from: &T) -> io::Result<File> {
         link_fd: u32,
         flags: u32,
     }
-    fn bpf<T>(command: nix::libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
-        let attributes = std::ptr::from_ref(attributes);
-        // SAFETY: the kernel reads the given number of bytes of a live struct without padding, and what it points to lives too.
-        let fd = unsafe { nix::libc::syscall(nix::libc::SYS_bpf, command, attributes, size_of::<T>()) };
-        let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
-        // SAFETY: a new descriptor that nobody else knows.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-    }
     let link = bpf(
         BPF_LINK_CREATE,
         &LinkCreate {
@@ -322,6 +314,65 @@ fn walk<T>(program: BorrowedFd<'_>, from: &T) -> io::Result<File> {
         },
     )?;
     Ok(bpf(BPF_ITER_CREATE, &IterCreate { link_fd: link.as_raw_fd().cast_unsigned(), flags: 0 })?.into())
+}
+
+/// `bpf()` for commands that give a descriptor. `attributes` must be the part of `union bpf_attr` for the command, without padding.
+fn bpf<T>(command: nix::libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
+    let attributes = std::ptr::from_ref(attributes);
+    // SAFETY: the kernel reads the given number of bytes of a live struct without padding, and what it points to lives too.
+    let fd = unsafe { nix::libc::syscall(nix::libc::SYS_bpf, command, attributes, size_of::<T>()) };
+    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
+    // SAFETY: a new descriptor that nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A new array of so many arrays, each with one value of `bytes` bytes, and all of them made.
+///
+/// aya would make the first inner array with the types of its BTF, and Linux 5.15 to 6.1 let no array without them stand beside it
+/// (`timer_off` in `bpf_map_meta_equal`).
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn array_of_arrays(entries: u32, bytes: u32) -> io::Result<OwnedFd> {
+    const BPF_MAP_CREATE: nix::libc::c_int = 0;
+    const BPF_MAP_UPDATE_ELEM: nix::libc::c_int = 2;
+    const BPF_MAP_TYPE_ARRAY: u32 = 2;
+    const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
+    #[repr(C)]
+    struct MapCreate {
+        map_type: u32,
+        key_size: u32,
+        value_size: u32,
+        max_entries: u32,
+        map_flags: u32,
+        inner_map_fd: u32,
+    }
+    #[repr(C)]
+    struct Update {
+        map_fd: u32,
+        reserved: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    let array = |map_type, value_size, max_entries, inner_map_fd| {
+        bpf(BPF_MAP_CREATE, &MapCreate { map_type, key_size: 4, value_size, max_entries, map_flags: 0, inner_map_fd })
+    };
+    let inner = || array(BPF_MAP_TYPE_ARRAY, bytes, 1, 0);
+    let outer = array(BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, entries, inner()?.as_raw_fd().cast_unsigned())?;
+    for index in 0..entries {
+        let inner = inner()?;
+        let value = inner.as_raw_fd();
+        let (key, value) = ((&raw const index).addr() as u64, (&raw const value).addr() as u64);
+        let update = Update { map_fd: outer.as_raw_fd().cast_unsigned(), reserved: 0, key, value, flags: 0 };
+        // SAFETY: the kernel reads the struct, and behind its pointers a key and a value of four bytes each, which live.
+        let result =
+            unsafe { nix::libc::syscall(nix::libc::SYS_bpf, BPF_MAP_UPDATE_ELEM, &raw const update, size_of::<Update>()) };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(outer)
 }
 
 /// What is attached to a cgroup at one kind of event (`enum bpf_attach_type`), not to its ancestors: how (`BPF_F_ALLOW_MULTI`, …), and the

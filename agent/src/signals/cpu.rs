@@ -152,9 +152,9 @@ impl Cpu {
                 ("CPU_CARRIED", Size::Slots(1)),
                 ("CPU_WINDOWS", Size::Entries(cpus * LOG_LEN)),
                 ("CPU_MOVES", Size::Entries(cpus * MOVES_LEN)),
-                ("CPU_CACHE", Size::Entries(cpus)),
+                ("CPU_CACHE", Size::Arrays { entries: cpus, bytes: size_of::<Cache>() as u32 }),
                 ("CPU_TO_FLUSH", Size::Entries(cpus)),
-                ("CPU_MARKS", Size::Entries(blocks)),
+                ("CPU_MARKS", Size::Arrays { entries: blocks, bytes: size_of::<MarkBlock>() as u32 }),
             ],
             shared: &[("CGROUP_SLOTS", cgroups.object()), ("GENERATION", cgroups.object())],
             programs: &[
@@ -165,8 +165,6 @@ impl Cpu {
             ],
             optional: OPTIONAL,
         })?;
-        object.fill::<Cache>("CPU_CACHE")?;
-        object.fill::<MarkBlock>("CPU_MARKS")?;
         kernel.attach(&mut object)?;
         let now: MappedArray<CpuNow> = object.mapped("CPU_NOW")?;
         let readers = (0..cpus).map(|cpu| LogReader::at(now.read(cpu).map_or(0, |n| n.log_head as u32))).collect();

@@ -4,7 +4,7 @@ use std::{fs::File, path::Path};
 
 use aya::{
     Pod,
-    maps::{Array, ArrayOfMaps, Map, MapData, MapError, ProgramArray},
+    maps::{Map, MapData, MapError, ProgramArray},
     programs::{Program, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 
@@ -36,19 +36,6 @@ impl Object {
     {
         let taken = self.ebpf.take_map(map).ok_or(LoadError::Missing { object: self.name, what: "map", name: map.to_owned() })?;
         M::try_from(taken).map_err(|e| LoadError::Map { action: "open", map, source: e.into() })
-    }
-
-    /// Gives each entry of a map of arrays an array of one `T`, unless an earlier agent has done so. Each is allocated by itself.
-    ///
-    /// # Errors
-    /// When there is no such map, or the kernel refuses.
-    pub fn fill<T: Pod>(&mut self, map: &'static str) -> Result<(), LoadError> {
-        let mut arrays: ArrayOfMaps<MapData, Array<MapData, T>> = self.take(map)?;
-        let failed = |source: MapError| LoadError::Map { action: "fill", map, source: source.into() };
-        for index in 0..if self.adopted() { 0 } else { arrays.len() } {
-            arrays.set(index, &Array::create(1, 0).map_err(failed)?, 0).map_err(failed)?;
-        }
-        Ok(())
     }
 
     /// Has a program called from a table of another object's.
