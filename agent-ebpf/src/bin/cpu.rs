@@ -236,7 +236,7 @@ unsafe fn count_stretch(
         let seen = began.task == prev;
         let counted = mark.counted(if seen { Some(began.mark) } else { None }, reached);
         mark.count_up_to(reached);
-        let Some((counted, own)) = counted else { return None };
+        let (counted, own) = counted?;
         if !own {
             (*now).marks_lost += 1;
         }

@@ -58,7 +58,7 @@ impl Wanted {
     #[inline(always)]
     fn set(&self) -> u32 {
         const FACTOR: u32 = 0x9e37_79b9;
-        (((self.css_set >> 6) as u32).wrapping_mul(FACTOR) >> 16) * CACHE_SETS >> 16
+        ((((self.css_set >> 6) as u32).wrapping_mul(FACTOR) >> 16) * CACHE_SETS) >> 16
     }
 
     /// The cached cgroup, if there is one. An address is reused only for a cgroup that is born later, and each birth starts a new
