@@ -185,7 +185,8 @@ root_test! {
     fn what_was_used_until_the_agent_is_stopped_is_in_its_last_export() {
         for protocol in PROTOCOLS {
             let collector = Collector::start()?;
-            let agent = start(&collector, protocol)?;
+            // A request that takes long is not sent twice.
+            let agent = start_with(&collector, protocol, "5s", "8s")?;
             let (lasting, short) = (Cgroup::new("lasting")?, Cgroup::new("short")?);
             catch_up(&collector, &lasting)?;
             Load::burn(40 * MS).start(&lasting)?.wait()?;

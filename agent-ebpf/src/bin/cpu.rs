@@ -238,7 +238,7 @@ unsafe fn count_stretch(
         mark.count_up_to(reached);
         let (counted, own) = counted?;
         if !own {
-            (*now).marks_lost += 1;
+            (*now).marks_lost = (*now).marks_lost.saturating_add(1);
         }
         let waited_ns = reached.run_delay_ns - counted.run_delay_ns;
 

@@ -96,9 +96,6 @@ struct Cpu {
     readers: Vec<LogReader>,
     /// Log entries that were overwritten before they were read, or came after their window was closed.
     lost_windows: u64,
-    /// Marks that were lost since this process began, and the programs' own count when it was last read, per CPU.
-    lost_marks: u64,
-    lost_marks_seen: Vec<u32>,
     /// What the programs could put into no window before this process began.
     unwindowed_before: u64,
     account: Account,
@@ -117,8 +114,6 @@ struct Cpu {
 struct Counted {
     readers: Vec<LogReader>,
     lost_windows: u64,
-    lost_marks: u64,
-    lost_marks_seen: Vec<u32>,
     unwindowed_before: u64,
     account: Account,
     started_ns: u64,
@@ -168,7 +163,6 @@ impl Cpu {
         kernel.attach(&mut object)?;
         let now: MappedArray<CpuNow> = object.mapped("CPU_NOW")?;
         let readers = (0..cpus).map(|cpu| LogReader::at(now.read(cpu).map_or(0, |n| n.log_head as u32))).collect();
-        let lost_marks_seen = (0..cpus).map(|cpu| now.read(cpu).map_or(0, |n| n.marks_lost)).collect();
         let since_ns = object.since_ns();
         let mut cpu = Self {
             cpus,
@@ -180,8 +174,6 @@ impl Cpu {
             object,
             readers,
             lost_windows: 0,
-            lost_marks: 0,
-            lost_marks_seen,
             unwindowed_before: 0,
             account: Account::new(facts::clock_ns(ClockId::CLOCK_MONOTONIC) / WINDOW_NS, since_ns),
             since_ns,
@@ -298,11 +290,8 @@ impl Cpu {
                 Value::Int(self.lost_windows + self.unwindowed() - self.unwindowed_before),
             ),
         ];
-        for (cpu, seen) in (0..self.cpus).zip(&mut self.lost_marks_seen) {
-            let lost = self.now.read(cpu).map_or(*seen, |now| now.marks_lost);
-            self.lost_marks += u64::from(lost.wrapping_sub(std::mem::replace(seen, lost)));
-        }
-        points.push(Point::new(&LOST_MARKS, self.started_ns, Value::Int(self.lost_marks)));
+        let lost_marks = (0..self.cpus).filter_map(|cpu| self.now.read(cpu)).map(|now| u64::from(now.marks_lost)).sum();
+        points.push(Point::new(&LOST_MARKS, self.since_ns, Value::Int(lost_marks)));
         let Some(root_ns) = root_ns else { return points };
         let time_ns = root_ns + unattributed_ns;
         points.push(Point::new(&NODE_TIME, facts::BOOTED_NS, seconds(whole_us(time_ns))));
@@ -348,8 +337,6 @@ impl ActiveSignal for Cpu {
         Some(Box::new(Counted {
             readers: self.readers,
             lost_windows: self.lost_windows,
-            lost_marks: self.lost_marks,
-            lost_marks_seen: self.lost_marks_seen,
             unwindowed_before: self.unwindowed_before,
             account: self.account,
             started_ns: self.started_ns,
@@ -362,8 +349,6 @@ impl ActiveSignal for Cpu {
         Counted {
             readers: self.readers,
             lost_windows: self.lost_windows,
-            lost_marks: self.lost_marks,
-            lost_marks_seen: self.lost_marks_seen,
             unwindowed_before: self.unwindowed_before,
             account: self.account,
             started_ns: self.started_ns,

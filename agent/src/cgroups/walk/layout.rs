@@ -92,7 +92,9 @@ fn tree(btf: &Btf, facts: &mut Facts) -> Result<(), BtfError> {
     facts.kn_id = btf.offset_of("kernfs_node", "id", 8)?;
     facts.cgroup_parent = btf.offset_of("cgroup", "self.parent", 8)?;
     facts.css_cgroup = btf.offset_of("cgroup_subsys_state", "cgroup", 8)?;
-    facts.cgroup_subtree_control = btf.offset_of("cgroup", "subtree_control", 2)?;
+    // A mask of 16 bits, of 32 in Linux 7: there are more controllers. Those that are looked at are among the first 16.
+    let mask = |bytes| btf.offset_of("cgroup", "subtree_control", bytes);
+    facts.cgroup_subtree_control = mask(2).or_else(|error| mask(4).map_err(|_| error))?;
     Ok(())
 }
 
