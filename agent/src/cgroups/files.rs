@@ -63,7 +63,7 @@ pub fn limits(directory: &Path, controllers: Controllers) -> CgroupLimits {
     CgroupLimits {
         cpu_weight: cpu("cpu.weight").and_then(|text| Some(text.trim().parse::<u64>().ok()?.max(1))),
         cpu_limit_cores: cpu("cpu.max").and_then(|text| parse_cpu_max(&text)),
-        memory_request_bytes: bytes("memory.min").or_else(|| bytes("memory.low")).filter(|bytes| *bytes > 0),
+        memory_request_bytes: ["memory.min", "memory.low"].into_iter().filter_map(bytes).find(|bytes| *bytes > 0),
         memory_limit_bytes: bytes("memory.max").or_else(|| bytes("memory.high")),
     }
 }
@@ -149,6 +149,10 @@ mod tests {
         assert_eq!(of(false, false), CgroupLimits::default());
         assert_eq!((of(true, false).cpu_limit_cores, of(true, false).memory_limit_bytes), (Some(0.5), None));
         assert_eq!((of(false, true).cpu_weight, of(false, true).memory_request_bytes), (None, Some(4096)));
+        fs::write(directory.path().join("memory.min"), "0").expect("written");
+        assert_eq!(of(false, true).memory_request_bytes, None);
+        fs::write(directory.path().join("memory.low"), "2048").expect("written");
+        assert_eq!(of(false, true).memory_request_bytes, Some(2048), "nothing in memory.min is no request");
         let all = of(true, true);
         assert!(all.cpu_weight == Some(39) && all.memory_limit_bytes == Some(8192));
     }
