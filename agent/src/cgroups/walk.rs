@@ -244,7 +244,7 @@ impl Walk {
         if let Some(record) = self.part(cgroup, MEMORY).filter(|_| memory && walks_memory) {
             let bytes = |pages: u64| (pages < NO_LIMIT_PAGES).then(|| pages.saturating_mul(self.page_bytes));
             let Usage { min_pages, low_pages, high_pages, limit_pages, .. } = record.memory;
-            limits.memory_request_bytes = bytes(min_pages).or_else(|| bytes(low_pages)).filter(|bytes| *bytes > 0);
+            limits.memory_request_bytes = [min_pages, low_pages].into_iter().filter_map(bytes).find(|bytes| *bytes > 0);
             limits.memory_limit_bytes = bytes(limit_pages).or_else(|| bytes(high_pages));
         }
         limits
