@@ -204,7 +204,8 @@ record! {
         pub moves_seen: u64,
         /// Cached cgroups that have counted something since they were flushed.
         pub to_flush: u64,
-        /// Stretches of tasks whose mark was of another task, so that what was counted before is known from their switch-in alone. It stays at the largest number.
+        /// Stretches of tasks whose mark was of another task, so that what was counted before is known from their switch-in alone. It
+        /// stays at the largest number.
         pub marks_lost: u32,
         /// 1 where the agent never interrupts this CPU, which then flushes after each stretch. The agent writes it.
         pub undisturbed: u32,

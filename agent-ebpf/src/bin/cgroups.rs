@@ -45,16 +45,11 @@ fn start_generation() {
     }
 }
 
-/// Adds one to a counter that only these two programs count, and returns it: the kernel holds `cgroup_mutex` at both tracepoints, so no
-/// other CPU does.
+/// Adds one to a counter that only these two programs count: the kernel holds `cgroup_mutex` at both tracepoints, so no other CPU does.
 #[inline(always)]
-fn increment(counter: *mut u64) -> u64 {
+fn increment(counter: *mut u64) {
     // SAFETY: the pointer is into a map value, 8-byte aligned.
-    unsafe {
-        let next = core::ptr::read_volatile(counter) + 1;
-        core::ptr::write_volatile(counter, next);
-        next
-    }
+    unsafe { core::ptr::write_volatile(counter, core::ptr::read_volatile(counter) + 1) };
 }
 
 /// Notes that a slot's owner was born or died, when its record says so.

@@ -192,10 +192,8 @@ unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
         // The idle task never accrues any run time.
         if reached.exec_ns == 0 {
             (*now).idle = prev;
-        } else {
-            if let Some(mark) = mark {
-                count_stretch(now, cpu, prev, &began, &mark, reached, moves);
-            }
+        } else if let Some(mark) = mark {
+            count_stretch(now, cpu, prev, &began, &mark, reached, moves);
         }
         // A stretch is of the cgroup in which it begins: it may be moved before it ends.
         (*now).place = PLACE_UNKNOWN;

@@ -18,7 +18,6 @@ use agent_common::{
     memory::{Index, Items, NO_LIMIT_PAGES, Usage},
     walk::{CPU, MEMORY, NO_QUOTA, PRESSURE, STATISTICS, UNKNOWN, Walk as Begun, Walked},
 };
-use nix::unistd::SysconfVar;
 
 use self::layout::{Numbers, WalkLayout};
 pub use self::memcg::MemcgLayout;
@@ -29,6 +28,7 @@ use super::{
 use crate::{
     causes::chain,
     kernel::{
+        facts,
         load::{Hook, Kernel, LOCKED_DOWN, LoadError, Object, Optional, Plan, Size},
         sys::MappedArray,
     },
@@ -119,7 +119,7 @@ impl Walk {
             reads &= !STATISTICS;
             lacks.push((STATISTICS, wrong));
         }
-        let page_bytes = nix::unistd::sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|bytes| u64::try_from(bytes).ok());
+        let page_bytes = facts::page_bytes();
         if page_bytes.is_none() {
             reads &= !(MEMORY | STATISTICS);
         }

@@ -34,8 +34,16 @@ pub fn tick_ns() -> u64 {
 
 /// Memory of the machine in bytes, `None` where it is not known.
 pub fn memory_bytes() -> Option<u64> {
-    let of = |name| nix::unistd::sysconf(name).ok().flatten().and_then(|n| u64::try_from(n).ok());
-    Some(of(SysconfVar::_PHYS_PAGES)? * of(SysconfVar::PAGE_SIZE)?)
+    Some(configured(SysconfVar::_PHYS_PAGES)? * page_bytes()?)
+}
+
+/// Length of a page in bytes, `None` where it is not known.
+pub fn page_bytes() -> Option<u64> {
+    configured(SysconfVar::PAGE_SIZE)
+}
+
+fn configured(name: SysconfVar) -> Option<u64> {
+    u64::try_from(nix::unistd::sysconf(name).ok()??).ok()
 }
 
 /// Ids of the CPUs that are online at this moment.

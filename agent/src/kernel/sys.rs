@@ -193,6 +193,28 @@ pub fn for_each_entry<K: Pod, V: Pod>(map: impl AsFd, mut look: impl FnMut(&K, &
     }
 }
 
+const BPF_MAP_UPDATE_ELEM: nix::libc::c_int = 2;
+
+/// `bpf()` for commands about one entry of a map.
+///
+/// # Safety
+/// `key` and `value`, which may be the next key, must be 0 or lead to as many bytes as the map's keys and values have.
+unsafe fn entry(command: nix::libc::c_int, map: BorrowedFd<'_>, key: u64, value: u64) -> io::Result<()> {
+    /// The part of `union bpf_attr` for one entry.
+    #[repr(C)]
+    struct Entry {
+        map_fd: u32,
+        reserved: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    let entry = Entry { map_fd: map.as_raw_fd().cast_unsigned(), reserved: 0, key, value, flags: 0 };
+    // SAFETY: the kernel reads a live struct without padding; for what it leads to the caller stands.
+    let result = unsafe { nix::libc::syscall(nix::libc::SYS_bpf, command, &raw const entry, size_of::<Entry>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Copies every entry of a hash map into another one with keys and values of the same sizes in bytes. Nothing may change the first
 /// meanwhile.
 ///
@@ -200,24 +222,10 @@ pub fn for_each_entry<K: Pod, V: Pod>(map: impl AsFd, mut look: impl FnMut(&K, &
 /// When the kernel refuses, as where the second has no room.
 pub fn copy_entries(from: impl AsFd, to: impl AsFd, key_size: u32, value_size: u32) -> io::Result<()> {
     const BPF_MAP_LOOKUP_ELEM: nix::libc::c_int = 1;
-    const BPF_MAP_UPDATE_ELEM: nix::libc::c_int = 2;
     const BPF_MAP_GET_NEXT_KEY: nix::libc::c_int = 4;
-    /// The part of `union bpf_attr` for one entry.
-    #[repr(C)]
-    struct Entry {
-        map_fd: u32,
-        reserved: u32,
-        key: u64,
-        /// Or the next key.
-        value: u64,
-        flags: u64,
-    }
-    let call = |command: nix::libc::c_int, map: BorrowedFd<'_>, key: u64, value: u64| {
-        let entry = Entry { map_fd: map.as_raw_fd().cast_unsigned(), reserved: 0, key, value, flags: 0 };
-        // SAFETY: the kernel reads a live struct without padding; `key` and `value` are 0 or lead to as many bytes as the map's keys
-        // and values have.
-        let result = unsafe { nix::libc::syscall(nix::libc::SYS_bpf, command, &raw const entry, size_of::<Entry>()) };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    let call = |command, map, key, value| {
+        // SAFETY: what leads to a key or a value leads to as many bytes as they have in both maps.
+        unsafe { entry(command, map, key, value) }
     };
     let room = |size: u32| vec![0_u64; size.div_ceil(8) as usize];
     let (mut key, mut next, mut value) = (room(key_size), room(key_size), room(value_size));
@@ -335,7 +343,6 @@ fn bpf<T>(command: nix::libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
 /// When the kernel refuses.
 pub fn array_of_arrays(entries: u32, bytes: u32) -> io::Result<OwnedFd> {
     const BPF_MAP_CREATE: nix::libc::c_int = 0;
-    const BPF_MAP_UPDATE_ELEM: nix::libc::c_int = 2;
     const BPF_MAP_TYPE_ARRAY: u32 = 2;
     const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
     #[repr(C)]
@@ -347,14 +354,6 @@ pub fn array_of_arrays(entries: u32, bytes: u32) -> io::Result<OwnedFd> {
         map_flags: u32,
         inner_map_fd: u32,
     }
-    #[repr(C)]
-    struct Update {
-        map_fd: u32,
-        reserved: u32,
-        key: u64,
-        value: u64,
-        flags: u64,
-    }
     let array = |map_type, value_size, max_entries, inner_map_fd| {
         bpf(BPF_MAP_CREATE, &MapCreate { map_type, key_size: 4, value_size, max_entries, map_flags: 0, inner_map_fd })
     };
@@ -364,13 +363,8 @@ pub fn array_of_arrays(entries: u32, bytes: u32) -> io::Result<OwnedFd> {
         let inner = inner()?;
         let value = inner.as_raw_fd();
         let (key, value) = ((&raw const index).addr() as u64, (&raw const value).addr() as u64);
-        let update = Update { map_fd: outer.as_raw_fd().cast_unsigned(), reserved: 0, key, value, flags: 0 };
-        // SAFETY: the kernel reads the struct, and behind its pointers a key and a value of four bytes each, which live.
-        let result =
-            unsafe { nix::libc::syscall(nix::libc::SYS_bpf, BPF_MAP_UPDATE_ELEM, &raw const update, size_of::<Update>()) };
-        if result < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        // SAFETY: a key and a value of four bytes each, which live.
+        unsafe { entry(BPF_MAP_UPDATE_ELEM, outer.as_fd(), key, value) }?;
     }
     Ok(outer)
 }

@@ -49,7 +49,7 @@ impl Running {
     pub(super) fn start(setup: &Setup) -> Result<Self, StartError> {
         let pins = || if setup.pin { Pins::open(&setup.pin_directory) } else { Pins::transient(&setup.pin_directory) };
         let mut kernel = kernel(setup, || pins().map(Arc::new))?;
-        kernel.slots = setup.slots.at_start(cgroups::count(&setup.root), kernel.pinned_slots(cgroups::NAME));
+        kernel.slots = setup.slots.at_start(|| cgroups::count(&setup.root), kernel.pinned_slots(cgroups::NAME));
         Self::load(kernel, setup)
     }
 

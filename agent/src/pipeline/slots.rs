@@ -30,14 +30,14 @@ impl SlotRange {
         Self { first, most }
     }
 
-    /// How many at the start, on a node with so many cgroups, whose counts an earlier agent has kept for `kept` slots.
-    pub(super) fn at_start(self, cgroups: u32, kept: Option<u32>) -> u32 {
+    /// How many at the start, on a node with as many cgroups as `cgroups` counts, whose counts an earlier agent has kept for `kept` slots.
+    pub(super) fn at_start(self, cgroups: impl FnOnce() -> u32, kept: Option<u32>) -> u32 {
         let kept = kept.unwrap_or(0).min(self.most);
         match self.first {
             // What does not grow is what it was set to, also where that is less than before.
             Some(first) if first == self.most => first,
             Some(first) => first.max(kept),
-            None => with_room(cgroups).max(FEWEST).min(self.most).max(kept),
+            None => with_room(cgroups()).max(FEWEST).min(self.most).max(kept),
         }
     }
 
@@ -93,7 +93,7 @@ mod tests {
             (Some(64), Some(1024), 1000, Some(512), 512),
             (Some(2048), Some(64), 1000, Some(4096), 2048),
         ] {
-            assert_eq!(range(slots, max_slots).at_start(cgroups, kept), first, "{slots:?} {max_slots:?} {cgroups} {kept:?}");
+            assert_eq!(range(slots, max_slots).at_start(|| cgroups, kept), first, "{slots:?} {max_slots:?} {cgroups} {kept:?}");
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use nix::{time::ClockId, unistd::SysconfVar};
+use nix::time::ClockId;
 
 use super::{ActiveSignal, Kept, Readings, Signal, SignalError};
 use crate::{
@@ -111,8 +111,7 @@ impl ActiveSignal for Agent {
 fn rss_bytes() -> Option<u64> {
     let statm = fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
-    let page_bytes = nix::unistd::sysconf(SysconfVar::PAGE_SIZE).ok()??;
-    Some(pages * u64::try_from(page_bytes).ok()?)
+    Some(pages * facts::page_bytes()?)
 }
 
 #[cfg(test)]

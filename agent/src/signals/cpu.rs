@@ -92,6 +92,18 @@ struct Cpu {
     /// What the records do not show, kept for the next agent: written here alone, and pinned like the rest.
     carried: MappedArray<Carried>,
     log: MappedArray<WindowEntry>,
+    /// What it keeps to itself.
+    own: Counted,
+    /// Since when the records count, CLOCK_BOOTTIME in ns.
+    since_ns: u64,
+    /// Whether the kernel counts waits.
+    has_waits: bool,
+    /// What it does without.
+    notes: Vec<String>,
+}
+
+/// What this process keeps to itself; with more slots it goes on.
+struct Counted {
     /// How far the log was read, per CPU.
     readers: Vec<LogReader>,
     /// Log entries that were overwritten before they were read, or came after their window was closed.
@@ -99,24 +111,9 @@ struct Cpu {
     /// What the programs could put into no window before this process began.
     unwindowed_before: u64,
     account: Account,
-    /// Since when the records count, CLOCK_BOOTTIME in ns.
-    since_ns: u64,
-    /// When this process began to count what it keeps to itself, CLOCK_BOOTTIME in ns.
+    /// When it began to count, CLOCK_BOOTTIME in ns.
     started_ns: u64,
-    node: Option<(u64, u64)>,
-    /// Whether the kernel counts waits.
-    has_waits: bool,
-    /// What it does without.
-    notes: Vec<String>,
-}
-
-/// What goes on with more slots: see the fields of [`Cpu`].
-struct Counted {
-    readers: Vec<LogReader>,
-    lost_windows: u64,
-    unwindowed_before: u64,
-    account: Account,
-    started_ns: u64,
+    /// When the node was read last, CLOCK_BOOTTIME in ns, and its CPU time then in ns.
     node: Option<(u64, u64)>,
 }
 
@@ -172,17 +169,19 @@ impl Cpu {
             log: object.mapped("CPU_WINDOWS")?,
             now,
             object,
-            readers,
-            lost_windows: 0,
-            unwindowed_before: 0,
-            account: Account::new(facts::clock_ns(ClockId::CLOCK_MONOTONIC) / WINDOW_NS, since_ns),
+            own: Counted {
+                readers,
+                lost_windows: 0,
+                unwindowed_before: 0,
+                account: Account::new(facts::clock_ns(ClockId::CLOCK_MONOTONIC) / WINDOW_NS, since_ns),
+                started_ns: facts::boottime_ns(),
+                node: None,
+            },
             since_ns,
-            started_ns: facts::boottime_ns(),
-            node: None,
             has_waits: no_waits.is_none(),
             notes: Vec::new(),
         };
-        cpu.unwindowed_before = cpu.unwindowed();
+        cpu.own.unwindowed_before = cpu.unwindowed();
         let controllers = fs::read_to_string(cgroups.root().join("cgroup.controllers")).ok();
         cpu.notes.extend(no_waits.or_else(|| without_controller(controllers.as_deref())));
         if !kernel.reads_by_address {
@@ -196,7 +195,7 @@ impl Cpu {
                 });
                 let throttled = carried.known & CARRIED_THROTTLED != 0;
                 if before.is_some() || throttled || carried.contention_ns > 0 {
-                    cpu.account.restore(slot, before, carried.contention_ns, throttled);
+                    cpu.own.account.restore(slot, before, carried.contention_ns, throttled);
                 }
             }
         }
@@ -208,20 +207,20 @@ impl Cpu {
 
     /// Reads the window logs of all CPUs and closes the windows that had ended everywhere when the tasks were settled at `settled_ns`.
     fn close_windows(&mut self, settled_ns: u64, cgroups: &Cgroups) {
-        self.account.look(facts::boottime_ns(), facts::clock_ns(ClockId::CLOCK_MONOTONIC));
+        self.own.account.look(facts::boottime_ns(), facts::clock_ns(ClockId::CLOCK_MONOTONIC));
         let current = settled_ns / WINDOW_NS;
         let (first, open, until) =
-            (self.account.first_window(), self.account.open_window(), current.saturating_sub(OPEN_WINDOWS));
-        for (cpu, reader) in (0..self.cpus).zip(&mut self.readers) {
+            (self.own.account.first_window(), self.own.account.open_window(), current.saturating_sub(OPEN_WINDOWS));
+        for (cpu, reader) in (0..self.cpus).zip(&mut self.own.readers) {
             let Some(head) = self.now.word(cpu, LOG_HEAD) else { continue };
             let entry = |number: u32| self.log.read(cpu * LOG_LEN + (number & (LOG_LEN - 1)));
-            self.lost_windows += reader.read(head as u32, entry, first, open, current);
+            self.own.lost_windows += reader.read(head as u32, entry, first, open, current);
         }
-        while let Some(window) = self.readers.iter().filter_map(|reader| reader.first_before(until)).min() {
-            let used: Used = self.readers.iter_mut().flat_map(|reader| reader.close(window)).collect();
-            self.account.close_window(window, &used, cgroups.table());
+        while let Some(window) = self.own.readers.iter().filter_map(|reader| reader.first_before(until)).min() {
+            let used: Used = self.own.readers.iter_mut().flat_map(|reader| reader.close(window)).collect();
+            self.own.account.close_window(window, &used, cgroups.table());
         }
-        self.account.close_until(until);
+        self.own.account.close_until(until);
     }
 
     /// Adds what a dead cgroup and its descendants used to its parent's record, also for an agent after this one, and zeroes its own.
@@ -240,18 +239,18 @@ impl Cpu {
             let slot = cgroup.slot;
             let Some(known) = self.carried.word(slot, KNOWN) else { continue };
             let mut now_known = known;
-            if let Some(before) = self.account.before(slot).filter(|_| known & CARRIED_BEFORE == 0) {
+            if let Some(before) = self.own.account.before(slot).filter(|_| known & CARRIED_BEFORE == 0) {
                 self.carried.set_word(slot, BEFORE, before.on_cpu_ns.cast_unsigned());
                 self.carried.set_word(slot, THROTTLED_BEFORE, before.throttled_ns);
                 now_known |= CARRIED_BEFORE;
             }
-            if self.account.knows_throttling(slot) {
+            if self.own.account.knows_throttling(slot) {
                 now_known |= CARRIED_THROTTLED;
             }
             if now_known != known {
                 self.carried.set_word(slot, KNOWN, now_known);
             }
-            self.carried.set_word(slot, CONTENTION, self.account.contention_ns(slot));
+            self.carried.set_word(slot, CONTENTION, self.own.account.contention_ns(slot));
         }
     }
 
@@ -263,11 +262,11 @@ impl Cpu {
     fn points(&self, cgroup: &Cgroup, used: &CpuUse) -> Vec<Point> {
         let (counting, born) = (cgroup.counted_since(self.since_ns), cgroup.made_ns());
         // Without `cpu.stat` for what was before its slot, its time began with that.
-        let timed = if cgroup.late && !self.account.is_older(cgroup) { counting } else { born };
+        let timed = if cgroup.late && !self.own.account.is_older(cgroup) { counting } else { born };
         let seconds = |ns: u64| Value::Float(ns as f64 / 1e9);
         let mut points = vec![
             Point::new(&SWITCHES, counting, Value::Int(used.waits.count)),
-            Point::new(&BURST, cgroup.counted_since(self.started_ns), Value::Histogram(used.burst.clone())),
+            Point::new(&BURST, cgroup.counted_since(self.own.started_ns), Value::Histogram(used.burst.clone())),
         ];
         points.extend(used.time_ns.map(|ns| Point::new(&TIME, timed, seconds(whole_us(ns)))));
         points.extend(used.usage_cores.map(|cores| Point::new(&USAGE, 0, Value::Float(cores))));
@@ -286,8 +285,8 @@ impl Cpu {
             Point::new(&UNATTRIBUTED_TIME, self.since_ns, seconds(unattributed_ns)),
             Point::new(
                 &LOST_WINDOWS,
-                self.started_ns,
-                Value::Int(self.lost_windows + self.unwindowed() - self.unwindowed_before),
+                self.own.started_ns,
+                Value::Int(self.own.lost_windows + self.unwindowed() - self.own.unwindowed_before),
             ),
         ];
         let lost_marks = (0..self.cpus).filter_map(|cpu| self.now.read(cpu)).map(|now| u64::from(now.marks_lost)).sum();
@@ -295,7 +294,7 @@ impl Cpu {
         let Some(root_ns) = root_ns else { return points };
         let time_ns = root_ns + unattributed_ns;
         points.push(Point::new(&NODE_TIME, facts::BOOTED_NS, seconds(whole_us(time_ns))));
-        if let Some((then_ns, before_ns)) = self.node.replace((now_ns, time_ns)).filter(|(then_ns, _)| *then_ns < now_ns) {
+        if let Some((then_ns, before_ns)) = self.own.node.replace((now_ns, time_ns)).filter(|(then_ns, _)| *then_ns < now_ns) {
             let cores = time_ns.saturating_sub(before_ns) as f64 / (now_ns - then_ns) as f64;
             points.push(Point::new(&NODE_USAGE, 0, Value::Float(cores)));
         }
@@ -312,7 +311,7 @@ impl ActiveSignal for Cpu {
 
     fn retire(&mut self, cgroup: &Cgroup) -> Vec<Point> {
         let last = self.take_last(cgroup);
-        let used = self.account.retire(cgroup, &last);
+        let used = self.own.account.retire(cgroup, &last);
         self.points(cgroup, &used)
     }
 
@@ -326,7 +325,7 @@ impl ActiveSignal for Cpu {
 
     fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
         let own = |slot| self.records.read(slot);
-        let used = self.account.collect(now_ns, cgroups.table(), own, |cgroup| cgroups.throttling(cgroup));
+        let used = self.own.account.collect(now_ns, cgroups.table(), own, |cgroup| cgroups.throttling(cgroup));
         self.keep(cgroups);
         let root_ns = cgroups.table().iter().find(|c| c.path == "/").and_then(|c| used.get(&c.slot)).and_then(|u| u.time_ns);
         let points = cgroups.table().iter().filter_map(|c| Some((c.slot, self.points(c, used.get(&c.slot)?)))).collect();
@@ -334,26 +333,13 @@ impl ActiveSignal for Cpu {
     }
 
     fn hand_over(self: Box<Self>) -> Option<Kept> {
-        Some(Box::new(Counted {
-            readers: self.readers,
-            lost_windows: self.lost_windows,
-            unwindowed_before: self.unwindowed_before,
-            account: self.account,
-            started_ns: self.started_ns,
-            node: self.node,
-        }))
+        Some(Box::new(self.own))
     }
 
     fn go_on_with(&mut self, kept: Kept) {
-        let Ok(counted) = kept.downcast::<Counted>() else { return };
-        Counted {
-            readers: self.readers,
-            lost_windows: self.lost_windows,
-            unwindowed_before: self.unwindowed_before,
-            account: self.account,
-            started_ns: self.started_ns,
-            node: self.node,
-        } = *counted;
+        if let Ok(kept) = kept.downcast::<Counted>() {
+            self.own = *kept;
+        }
     }
 
     fn note(&self) -> Option<String> {

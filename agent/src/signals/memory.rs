@@ -14,7 +14,6 @@ use agent_common::{
     memory::{Counts, Facts},
     walk,
 };
-use nix::unistd::SysconfVar;
 
 use self::{
     kills::Kills,
@@ -131,7 +130,7 @@ impl Memory {
         let slots = cgroups.slots();
         let offsets = offsets(&kernel.btf)?;
         let (programs, mut lacks) = programs(&kernel.btf);
-        let page_bytes = page_bytes().ok_or("the size of a page is not known")?;
+        let page_bytes = facts::page_bytes().ok_or("the size of a page is not known")?;
         let slack_pages = BATCH_PAGES * (u64::from(kernel.cpus) + 1);
         let mut object = kernel.load(&Plan {
             object: SIGNAL.name,
@@ -340,10 +339,6 @@ fn offsets(btf: &Btf) -> Result<Facts, BtfError> {
         memcg: MemcgLayout::find(btf, |_| None)?.offsets,
         ..Facts::ZERO
     })
-}
-
-fn page_bytes() -> Option<u64> {
-    u64::try_from(nix::unistd::sysconf(SysconfVar::PAGE_SIZE).ok()??).ok()
 }
 
 /// Whether the kernel is allowed to swap at all.

@@ -2,12 +2,9 @@
 //!
 //! A cached cgroup is touched by its own CPU alone, where no switch can come in between. Records are added to atomically, by every CPU and by the agent.
 
-use agent_common::{
-    cgroups::UNATTRIBUTED,
-    cpu::{
-        CACHE_SETS, CACHE_WAYS, CACHED_WAITS, CacheSet, CachedCgroup, CpuNow, FLUSHED_AT_ONCE, LIST_LEN, LOG_LEN, WAIT_LEN,
-        wait_position,
-    },
+use agent_common::cpu::{
+    CACHE_SETS, CACHE_WAYS, CACHED_WAITS, CacheSet, CachedCgroup, CpuNow, FLUSHED_AT_ONCE, LIST_LEN, LOG_LEN, WAIT_LEN,
+    wait_position,
 };
 use agent_ebpf::{add, frozen, only_value, opaque};
 
@@ -282,4 +279,4 @@ pub(crate) unsafe fn flush_listed(now: *mut CpuNow, cpu: u32) -> u32 {
     unsafe { (*now).to_flush as u32 }
 }
 
-const _: () = assert!(CACHE_WAYS == 2 && UNATTRIBUTED == 0);
+const _: () = assert!(CACHE_WAYS == 2, "`way_of` and `Wanted` know of two");

@@ -74,7 +74,9 @@ pub(crate) unsafe fn divide(now: *mut CpuNow, cpu: u32, entry: *mut CachedCgroup
                 } else {
                     let Some(record) = CPU_RECORDS.get_ptr_mut(slot) else { return };
                     add(&raw mut (*record).on_cpu_ns, ns);
-                    log(now, cpu, slot, window as u32, if too_old { 0 } else { ns });
+                    if !too_old {
+                        log(now, cpu, slot, window as u32, ns);
+                    }
                 }
             }
             if until_ns >= to_ns {

@@ -25,7 +25,7 @@ impl Cpu {
     /// The file is read before and after the records; the truth lies between. All at once first, for most are idle meanwhile. Those
     /// that are not come again, fewer each time, and in the end one by one; the narrowest bracket of each counts.
     pub(super) fn learn_before_counting(&mut self, cgroups: &mut Cgroups) -> Result<(), SignalError> {
-        let is_unknown = |c: &&Cgroup| self.account.is_older(c) && c.lives() && self.account.before(c.slot).is_none();
+        let is_unknown = |c: &&Cgroup| self.own.account.is_older(c) && c.lives() && self.own.account.before(c.slot).is_none();
         let mut unknown: Vec<Cgroup> = cgroups.table().iter().filter(is_unknown).cloned().collect();
         let mut brackets = HashMap::with_capacity(unknown.len());
         for round in 1..=ROUNDS {
@@ -36,7 +36,7 @@ impl Cpu {
             unknown.retain(|c| brackets.get(&c.slot).is_some_and(|bracket: &Bracket| bracket.gap_ns > BRACKET_NS));
         }
         for (slot, bracket) in brackets {
-            self.account.begin(slot, bracket.before);
+            self.own.account.begin(slot, bracket.before);
         }
         Ok(())
     }
