@@ -23,7 +23,7 @@ record! {
 }
 
 counts! {
-    /// Packets of one slot that were dropped. `DROPS_COUNTS[slot]`.
+    /// Packets of one slot that were dropped. `DROPS_ROWS[{slot, 0}]`.
     pub struct DropCounts {
         /// By `enum skb_drop_reason`.
         pub packets: [u64; REASONS],

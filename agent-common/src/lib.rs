@@ -90,6 +90,7 @@ pub mod drops;
 pub mod known;
 pub mod memory;
 pub mod network;
+pub mod rows;
 pub mod share;
 pub mod socket;
 pub mod tcp;

@@ -139,8 +139,18 @@ counts! {
         pub cgroup_reclaim_ns: u64,
         /// Time in direct reclaim because the node ran short, in ns.
         pub node_reclaim_ns: u64,
-        /// Reclaims of both kinds by duration.
-        pub reclaims: [u64; RECLAIM_LEN],
+        /// Reclaims that are in no [`Reclaims`], because there was no memory for a row.
+        pub unrecorded: u64,
+    }
+}
+
+counts! {
+    /// Direct reclaims of one slot's tasks, of both kinds. `MEMORY_ROWS[{slot, 0}]`.
+    pub struct Reclaims {
+        /// Sum of all in ns.
+        pub sum_ns: u64,
+        /// By duration.
+        pub buckets: [u64; RECLAIM_LEN],
     }
 }
 

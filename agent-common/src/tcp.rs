@@ -93,16 +93,29 @@ counts! {
         pub uncounted: u64,
         /// Failed connects by [`ConnectError`].
         pub failures: [u64; CONNECT_ERRORS],
-        /// Sum of all connects' durations in ns.
-        pub connect_ns: u64,
-        /// Connects by duration.
-        pub connects: [u64; CONNECT_LEN],
-        /// Sum of all observed round-trip times in ns.
-        pub rtt_ns: u64,
-        /// Round-trip times.
-        pub rtts: [u64; RTT_LEN],
+        /// Connects and round trips that are in no [`Durations`], because there was no memory for a row.
+        pub unrecorded: u64,
     }
 }
+
+counts! {
+    /// A distribution of one slot. `TCP_ROWS[{slot, kind}]`.
+    pub struct Durations {
+        /// Sum of all observations in ns.
+        pub sum_ns: u64,
+        /// Observations by duration; of round-trip times the first [`RTT_LEN`].
+        pub buckets: [u64; CONNECT_LEN],
+    }
+}
+
+/// The kind of a row of successful connects.
+pub const CONNECTS: u32 = 0;
+
+/// The kind of a row of round-trip times.
+pub const RTTS: u32 = 1;
+
+/// Kinds of rows.
+pub const ROW_KINDS: u32 = 2;
 
 record! {
     /// How sockets that live are counted; the agent's alone to write. `TCP_MODE[0]`.

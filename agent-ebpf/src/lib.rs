@@ -8,6 +8,7 @@
 pub mod known;
 pub mod message;
 pub mod packet;
+pub mod rows;
 pub mod socket;
 
 use aya_ebpf::{

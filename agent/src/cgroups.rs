@@ -130,7 +130,7 @@ impl Cgroups {
         let mut object = kernel.load(&Plan {
             object: NAME,
             bytes: OBJECT,
-            facts: ("OFFSETS", Offsets { root: id, ..offsets(&kernel.btf)? }),
+            facts: Offsets { root: id, ..offsets(&kernel.btf)? },
             maps: &[
                 ("CGROUP_SLOTS", Size::Slots(1)),
                 ("FREE_SLOTS", Size::Slots(1)),

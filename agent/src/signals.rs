@@ -9,6 +9,7 @@ pub mod memory;
 pub mod network;
 pub mod pressure;
 pub mod slot_counts;
+mod slot_rows;
 pub mod socket;
 pub mod tcp;
 

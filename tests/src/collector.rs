@@ -177,6 +177,11 @@ impl Collector {
         self.shared.get().attempts
     }
 
+    /// The number of exports with metrics, each of one or several requests. Only for agents with an interval of several seconds.
+    pub fn export_count(&self) -> usize {
+        self.shared.get().exports
+    }
+
     /// The number of TCP connections that were accepted.
     pub fn connections(&self) -> usize {
         self.shared.get().connections

@@ -112,8 +112,8 @@ root_test! {
         check_segments(&exports, &served, &cable.far, [0, 0])?;
         let connects = exports.histogram(client.path(), CONNECT_DURATION).context("no connects")?;
         ensure!(connects.count == 50, "{} connects", connects.count);
-        let accepted = exports.histogram(served.path(), CONNECT_DURATION).context("no connects")?;
-        ensure!(accepted.count == 0, "a server does not connect: {}", accepted.count);
+        let accepted = exports.histogram(served.path(), CONNECT_DURATION);
+        ensure!(accepted.is_none(), "a server does not connect: {accepted:?}");
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 
-agent_ebpf::object!(OFFSETS: Offsets);
+agent_ebpf::object!(FACTS: Offsets);
 
 #[btf_map]
 static CGROUP_SLOTS: CgroupSlots = CgroupSlots::new();
@@ -73,13 +73,13 @@ fn note_change(slot: u32) {
 /// `cgroup` must be a BTF-typed pointer to a `struct cgroup`.
 #[inline(always)]
 unsafe fn default_hierarchy_id(cgroup: u64) -> Option<u64> {
-    // SAFETY: typed loads along the members that OFFSETS names.
+    // SAFETY: typed loads along the members that FACTS names.
     unsafe {
-        let root = load(cgroup, frozen!(OFFSETS.cgroup_root));
-        if load32(root, frozen!(OFFSETS.root_hierarchy_id)) != 0 {
+        let root = load(cgroup, frozen!(FACTS.cgroup_root));
+        if load32(root, frozen!(FACTS.root_hierarchy_id)) != 0 {
             return None;
         }
-        Some(load(load(cgroup, frozen!(OFFSETS.cgroup_kn)), frozen!(OFFSETS.kn_id)))
+        Some(load(load(cgroup, frozen!(FACTS.cgroup_kn)), frozen!(FACTS.kn_id)))
     }
 }
 
@@ -93,10 +93,10 @@ fn cgroups_on_mkdir(ctx: BtfTracePointContext) -> i32 {
     let Some(id) = (unsafe { default_hierarchy_id(cgroup) }) else { return 0 };
     // Before anything can fail: also a cgroup without a slot may have the address of one whose slot is still cached.
     start_generation();
-    // SAFETY: typed loads along the members that OFFSETS names.
+    // SAFETY: typed loads along the members that FACTS names.
     let (name, parent_id) = unsafe {
-        let kn = load(cgroup, frozen!(OFFSETS.cgroup_kn));
-        (load(kn, frozen!(OFFSETS.kn_name)), load(load(kn, frozen!(OFFSETS.kn_parent)), frozen!(OFFSETS.kn_id)))
+        let kn = load(cgroup, frozen!(FACTS.cgroup_kn));
+        (load(kn, frozen!(FACTS.kn_name)), load(load(kn, frozen!(FACTS.kn_parent)), frozen!(FACTS.kn_id)))
     };
     // SAFETY: the slot is copied out at once.
     let Some(parent) = (unsafe { CGROUP_SLOTS.get(parent_id) }).copied() else { return 0 };

@@ -9,8 +9,13 @@
 use agent_common::{
     cgroups::UNATTRIBUTED,
     drops::{DropCounts, Facts, LINKS, Place, REASONS, TASKS},
+    rows::RowKey,
 };
-use agent_ebpf::{CgroupSlots, CgroupWalk, MMAPABLE, add, frozen, load, load16, load32, probe, probe32, socket::slot_of};
+use agent_ebpf::{
+    CgroupSlots, CgroupWalk, MMAPABLE, add, frozen, load, load16, load32, probe, probe32,
+    rows::{Rows, row},
+    socket::slot_of,
+};
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     btf_maps::{Array, HashMap},
@@ -23,7 +28,9 @@ agent_ebpf::object!(FACTS: Facts);
 #[btf_map]
 static CGROUP_SLOTS: CgroupSlots = CgroupSlots::new();
 #[btf_map]
-static DROPS_COUNTS: Array<DropCounts, 1, MMAPABLE> = Array::new();
+static DROPS_ROWS: Rows<DropCounts> = Rows::new();
+#[btf_map]
+static DROPS_EMPTY_ROW: Array<DropCounts, 1> = Array::new();
 #[btf_map]
 static DROPS_PLACES: Array<Place, 1, MMAPABLE> = Array::new();
 /// Cookie of a network namespace -> slot of the cgroup that all who are in it have in common. The first of them enters itself, the agent
@@ -59,7 +66,9 @@ fn drops_on_free(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: the tracepoint's arguments are typed, the last may be null; the count lies inside a map value.
     unsafe {
         let slot = slot_of_packet(skb, receiver);
-        if let Some(counts) = DROPS_COUNTS.get_ptr_mut(slot) {
+        // Without memory for a row it is attributed to none: that row the agent has made.
+        let row = row(&DROPS_ROWS, &DROPS_EMPTY_ROW, slot, 0);
+        if let Some(counts) = row.or_else(|| DROPS_ROWS.get_ptr_mut(&RowKey { slot: UNATTRIBUTED, kind: 0 })) {
             add((&raw mut (*counts).packets).cast::<u64>().add(known), 1);
         }
     }

@@ -9,11 +9,15 @@ use agent_common::{
     cgroups::UNATTRIBUTED,
     memory::{
         COMM_LEN, Counts, Facts, Item, Items, KILLS_LEN, LEVELS, NO_LIMIT_PAGES, OF_CGROUP, OF_NODE, OomKill, RECLAIM_LEN,
-        Reclaim, Ring, RingShare, UNKNOWN, Victim, reclaim_position,
+        Reclaim, Reclaims, Ring, RingShare, UNKNOWN, Victim, reclaim_position,
     },
     share::has_room,
 };
-use agent_ebpf::{CgroupSlots, MMAPABLE, add, frozen, load, load32, probe, reads_by_address, statistics};
+use agent_ebpf::{
+    CgroupSlots, MMAPABLE, add, frozen, load, load32, probe, reads_by_address,
+    rows::{Rows, row},
+    statistics,
+};
 use aya_ebpf::{
     btf_maps::{Array, LruHashMap},
     helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns, bpf_ktime_get_ns},
@@ -32,6 +36,10 @@ static CGROUP_SLOTS: CgroupSlots = CgroupSlots::new();
 static WALK_ITEMS: Array<Items, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static MEMORY_COUNTS: Array<Counts, 1, MMAPABLE> = Array::new();
+#[btf_map]
+static MEMORY_ROWS: Rows<Reclaims> = Rows::new();
+#[btf_map]
+static MEMORY_EMPTY_ROW: Array<Reclaims, 1> = Array::new();
 #[btf_map]
 static OOM_KILLS: Array<OomKill, { KILLS_LEN as usize }, MMAPABLE> = Array::new();
 #[btf_map]
@@ -115,12 +123,17 @@ fn end_reclaim(kind: u32) -> i32 {
             return 0;
         }
         let took_ns = bpf_ktime_get_ns().saturating_sub(began_ns);
-        let Some(counts) = MEMORY_COUNTS.get_ptr_mut(slot_of(bpf_get_current_cgroup_id())) else { return 0 };
+        let slot = slot_of(bpf_get_current_cgroup_id());
+        let Some(counts) = MEMORY_COUNTS.get_ptr_mut(slot) else { return 0 };
         let sum = if kind == OF_CGROUP { &raw mut (*counts).cgroup_reclaim_ns } else { &raw mut (*counts).node_reclaim_ns };
         add(sum, took_ns);
         let position = reclaim_position(took_ns);
-        if position < RECLAIM_LEN {
-            add((&raw mut (*counts).reclaims).cast::<u64>().add(position), 1);
+        match row(&MEMORY_ROWS, &MEMORY_EMPTY_ROW, slot, 0) {
+            Some(row) if position < RECLAIM_LEN => {
+                add(&raw mut (*row).sum_ns, took_ns);
+                add((&raw mut (*row).buckets).cast::<u64>().add(position), 1);
+            }
+            _ => add(&raw mut (*counts).unrecorded, 1),
         }
     }
     0

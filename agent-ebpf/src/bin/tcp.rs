@@ -11,10 +11,11 @@
 
 use agent_common::{
     socket::state,
-    tcp::{ConnectError, Counted, Facts, Mode, TcpCounts, connect_position, rtt_position},
+    tcp::{CONNECTS, ConnectError, Counted, Durations, Facts, Mode, RTTS, TcpCounts, connect_position, rtt_position},
 };
 use agent_ebpf::{
     CgroupSlots, MMAPABLE, add, frozen, load, load8, load32,
+    rows::{Rows, row},
     socket::{slot_of, slot_of_full},
 };
 use aya_ebpf::{
@@ -35,6 +36,10 @@ agent_ebpf::object!(FACTS: Facts);
 static CGROUP_SLOTS: CgroupSlots = CgroupSlots::new();
 #[btf_map]
 static TCP_COUNTS: Array<TcpCounts, 1, MMAPABLE> = Array::new();
+#[btf_map]
+static TCP_ROWS: Rows<Durations> = Rows::new();
+#[btf_map]
+static TCP_EMPTY_ROW: Array<Durations, 1> = Array::new();
 #[btf_map]
 static TCP_SOCKETS: SkStorage<Counted> = SkStorage::new();
 #[btf_map]
@@ -356,10 +361,7 @@ unsafe fn connected(counted: *mut Counted, tcp: u64) {
         }
         (*counted).connecting_ns = 0;
         let ns = bpf_ktime_get_ns().saturating_sub(began_ns);
-        if let Some(counts) = counts_of(slot_of_full(&CGROUP_SLOTS, tcp, &raw const FACTS.socket)) {
-            add(&raw mut (*counts).connect_ns, ns);
-            add((&raw mut (*counts).connects).cast::<u64>().add(connect_position(ns)), 1);
-        }
+        observe(tcp, CONNECTS, ns, connect_position(ns));
     }
 }
 
@@ -391,9 +393,21 @@ unsafe fn observe_rtt(tcp: u64) {
             return;
         }
         let ns = u64::from(eighths_us) * 125;
-        if let Some(counts) = counts_of(slot_of_full(&CGROUP_SLOTS, tcp, &raw const FACTS.socket)) {
-            add(&raw mut (*counts).rtt_ns, ns);
-            add((&raw mut (*counts).rtts).cast::<u64>().add(rtt_position(ns)), 1);
+        observe(tcp, RTTS, ns, rtt_position(ns));
+    }
+}
+
+/// Adds an observation to a distribution of the socket's cgroup.
+#[inline(always)]
+unsafe fn observe(tcp: u64, kind: u32, ns: u64, position: usize) {
+    // SAFETY: typed loads and map values; positions lie inside a row.
+    unsafe {
+        let slot = slot_of_full(&CGROUP_SLOTS, tcp, &raw const FACTS.socket);
+        if let Some(row) = row(&TCP_ROWS, &TCP_EMPTY_ROW, slot, kind) {
+            add(&raw mut (*row).sum_ns, ns);
+            add((&raw mut (*row).buckets).cast::<u64>().add(position), 1);
+        } else if let Some(counts) = counts_of(slot) {
+            add(&raw mut (*counts).unrecorded, 1);
         }
     }
 }

@@ -100,7 +100,7 @@ impl Walk {
         let mut object = kernel.load(&Plan {
             object: "walk",
             bytes: OBJECT,
-            facts: ("FACTS", layout.facts),
+            facts: layout.facts,
             maps: &[("WALK", Size::Fixed), ("WALKED", Size::Slots(1)), ("WALK_INDEX", Size::Fixed), ("WALK_ITEMS", Size::Fixed)],
             shared: &[("CGROUP_SLOTS", cgroups)],
             programs: &programs,

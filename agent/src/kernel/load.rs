@@ -58,6 +58,9 @@ pub struct Kernel {
     leave_out: Vec<String>,
     root: PathBuf,
     typed: aya::Btf,
+    /// One for all objects: a new one reads and parses all of the kernel's types first, which takes 20 MiB and 50 ms, for relocations that
+    /// our objects do not have.
+    loader: EbpfLoader<'static>,
     pins: Arc<Pins>,
     in_use: Vec<PathBuf>,
     /// What this process has loaded before, with fewer slots.
@@ -107,14 +110,17 @@ impl Hook {
     }
 }
 
+/// The global of every object that says what this kernel and this machine are like.
+const FACTS: &str = "FACTS";
+
 /// What is to be loaded.
 pub struct Plan<'a, F> {
     /// Name of the signal: its object, its pins.
     pub object: &'static str,
     /// The ELF object.
     pub bytes: &'a [u8],
-    /// Name and value of the frozen global.
-    pub facts: (&'a str, F),
+    /// The value of the frozen global [`FACTS`].
+    pub facts: F,
     /// Its own maps and their sizes.
     pub maps: &'a [(&'static str, Size)],
     /// Maps that belong to an object loaded before.
@@ -202,6 +208,8 @@ impl Kernel {
         root: PathBuf,
         leave_out: Vec<String>,
     ) -> Result<Self, LoadError> {
+        let mut loader = EbpfLoader::new();
+        loader.btf(None);
         let btf = Btf::from_sys()?;
         mounts::ensure_bpffs(directory)?;
         let pins = pins()?;
@@ -209,7 +217,7 @@ impl Kernel {
         let typed = placeholder(&btf, tracepoints)?;
         let reads_by_address = reads_by_address() && !leave_out.iter().any(|name| name == BY_ADDRESS);
         let (in_use, before, loaded) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { btf, cpus, reads_by_address, slots: 0, leave_out, root, typed, pins, in_use, before, loaded })
+        Ok(Self { btf, cpus, reads_by_address, slots: 0, leave_out, root, typed, loader, pins, in_use, before, loaded })
     }
 
     /// Goes on with what this process has loaded, which has fewer slots.
@@ -241,7 +249,7 @@ impl Kernel {
         let reads_by_address = u64::from(self.reads_by_address);
         // The same programs may be attached in one configuration and called in another.
         let rest = format!("{shared:?}{:?}{reads_by_address}", plan.programs);
-        let hash = pin::hash(&[plan.bytes, sys::bytes_of(&plan.facts.1), maps.as_bytes(), rest.as_bytes()]);
+        let hash = pin::hash(&[plan.bytes, sys::bytes_of(&plan.facts), maps.as_bytes(), rest.as_bytes()]);
         let is_optional = |program: &str| plan.optional.iter().any(|optional| optional.programs.contains(&program));
         let needed = plan.programs.iter().filter(|(program, hook)| hook.has_link() && !is_optional(program));
         let links: Vec<&str> = needed.map(|(program, _)| *program).collect();
@@ -260,11 +268,10 @@ impl Kernel {
             source.share(plan.maps, &place)?;
         }
 
-        // What the verifier and the kernel need of its types they have; giving them to aya would cost 40 MB and 200 ms.
-        let mut loader = EbpfLoader::new();
-        loader.btf(None).override_global(plan.facts.0, &plan.facts.1, true);
-        loader.override_global("READS_BY_ADDRESS", &reads_by_address, false);
-        loader.override_global("SLOTS", &self.slots, false);
+        let loader = &mut self.loader;
+        loader.override_global(FACTS, kept(plan.facts), true);
+        loader.override_global("READS_BY_ADDRESS", kept(reads_by_address), false);
+        loader.override_global("SLOTS", kept(self.slots), false);
         for (map, size) in plan.maps {
             match size {
                 Size::Fixed => {}
@@ -380,6 +387,11 @@ impl Kernel {
         sys::trim_heap();
         Ok(Settled { pins, loaded })
     }
+}
+
+/// A value for as long as this process: the loader holds on to those of earlier objects. They are some kilobytes in all.
+fn kept<T>(value: T) -> &'static T {
+    Box::leak(Box::new(value))
 }
 
 /// Whether the directory in bpffs is that of an object of this name.

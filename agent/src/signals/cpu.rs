@@ -127,17 +127,14 @@ impl Cpu {
         let mut object = kernel.load(&Plan {
             object: SIGNAL.name,
             bytes: OBJECT,
-            facts: (
-                "FACTS",
-                Facts {
-                    mark_blocks_log2: blocks.ilog2().into(),
-                    mark_skew: skew(&kernel.btf, size_of::<TaskMark>()),
-                    cache_skew: skew(&kernel.btf, size_of::<CachedCgroup>()),
-                    tick_ns: facts::tick_ns(),
-                    cpus: cpus.into(),
-                    ..offsets
-                },
-            ),
+            facts: Facts {
+                mark_blocks_log2: blocks.ilog2().into(),
+                mark_skew: skew(&kernel.btf, size_of::<TaskMark>()),
+                cache_skew: skew(&kernel.btf, size_of::<CachedCgroup>()),
+                tick_ns: facts::tick_ns(),
+                cpus: cpus.into(),
+                ..offsets
+            },
             maps: &[
                 ("CPU_NOW", Size::Entries(cpus)),
                 ("CPU_RECORDS", Size::Slots(1)),

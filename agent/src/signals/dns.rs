@@ -110,10 +110,7 @@ impl Dns {
         let mut object = kernel.load(&Plan {
             object: SIGNAL.name,
             bytes: OBJECT,
-            facts: (
-                "FACTS",
-                Facts { timeout_ns: config.timeout.as_nanos() as u64, ports, names: u64::from(config.top_names > 0) },
-            ),
+            facts: Facts { timeout_ns: config.timeout.as_nanos() as u64, ports, names: u64::from(config.top_names > 0) },
             maps: &[
                 ("DNS_COUNTS", Size::Slots(1)),
                 ("DNS_SLOTS", Size::Fixed),

@@ -7,10 +7,13 @@ mod reasons;
 
 use std::{collections::HashMap, io::Read as _};
 
-use agent_common::drops::{DropCounts, Facts};
+use agent_common::{
+    cgroups::UNATTRIBUTED as NO_SLOT,
+    drops::{DropCounts, Facts},
+};
 
 use self::{namespaces::CgroupNamespaces, reasons::Reasons};
-use super::{ActiveSignal, Readings, Signal, SignalError, slot_counts::SlotCounts, socket};
+use super::{ActiveSignal, Readings, Signal, SignalError, slot_rows::SlotRows, socket};
 use crate::{
     cgroups::{Cgroup, Cgroups},
     kernel::{
@@ -68,7 +71,7 @@ const OPTIONAL: &[Optional] = &[
 struct Drops {
     /// Keeps the programs attached.
     _object: Object,
-    counts: SlotCounts<DropCounts>,
+    counts: SlotRows<DropCounts>,
     reasons: Reasons,
     namespaces: CgroupNamespaces,
     /// What this kernel does not allow, and why.
@@ -95,9 +98,11 @@ impl Drops {
         let mut object = kernel.load(&Plan {
             object: SIGNAL.name,
             bytes: OBJECT,
-            facts: ("FACTS", facts),
+            facts,
             maps: &[
-                ("DROPS_COUNTS", Size::Slots(1)),
+                // One, and one that is carried.
+                ("DROPS_ROWS", Size::Slots(2)),
+                ("DROPS_EMPTY_ROW", Size::Fixed),
                 ("DROPS_PLACES", Size::Slots(1)),
                 ("DROPS_NAMESPACES", Size::Slots(1)),
                 ("DROPS_SCRATCH", Size::Fixed),
@@ -106,6 +111,8 @@ impl Drops {
             programs: &programs,
             optional: OPTIONAL,
         })?;
+        let mut counts = SlotRows::open(&mut object, "DROPS_ROWS", 1)?;
+        counts.make_unattributed(0)?;
         kernel.attach(&mut object)?;
         let mut lacks: Vec<String> = walkable.as_ref().err().map(|why| format!("{NO_WALK}: {why}")).into_iter().collect();
         lacks.extend(object.lacks());
@@ -114,7 +121,7 @@ impl Drops {
             object.walk(WALK, cgroups.root())?.read_to_end(&mut Vec::new())?;
         }
         Ok(Self {
-            counts: SlotCounts::open(&object, "DROPS_COUNTS", 1, slots)?,
+            counts,
             namespaces: CgroupNamespaces::open(&mut object, slots)?,
             since_ns: object.since_ns(),
             _object: object,
@@ -142,7 +149,7 @@ impl ActiveSignal for Drops {
     fn retire(&mut self, cgroup: &Cgroup) -> Vec<Point> {
         self.namespaces.retire(cgroup);
         let last = self.counts.retire(cgroup);
-        self.points(&DROPS, cgroup.counted_since(self.since_ns), &last)
+        last.iter().flat_map(|(_, last)| self.points(&DROPS, cgroup.counted_since(self.since_ns), last)).collect()
     }
 
     fn note(&self) -> Option<String> {
@@ -150,10 +157,14 @@ impl ActiveSignal for Drops {
     }
 
     fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
-        let totals = self.counts.totals(cgroups.table());
-        let of = |c: &Cgroup| Some((c.slot, self.points(&DROPS, c.counted_since(self.since_ns), totals.get(&c.slot)?)));
-        let cgroups = cgroups.table().iter().filter_map(of).collect();
-        Ok(Readings { cgroups, node: self.points(&UNATTRIBUTED, self.since_ns, &self.counts.unattributed()) })
+        let totals = self.counts.totals(cgroups.table())?;
+        let points = |metric, slot: u32, since_ns| -> Vec<Point> {
+            let rows = totals.get(&slot).into_iter().flatten();
+            rows.flat_map(|(_, counts)| self.points(metric, since_ns, counts)).collect()
+        };
+        let of = |c: &Cgroup| (c.slot, points(&DROPS, c.slot, c.counted_since(self.since_ns)));
+        let node = points(&UNATTRIBUTED, NO_SLOT, self.since_ns);
+        Ok(Readings { cgroups: cgroups.table().iter().map(of).collect(), node })
     }
 }
 

@@ -11,7 +11,7 @@ mod parts;
 use std::{collections::HashMap, fs};
 
 use agent_common::{
-    memory::{Counts, Facts},
+    memory::{Counts, Facts, Reclaims},
     walk,
 };
 
@@ -19,7 +19,7 @@ use self::{
     kills::Kills,
     parts::{Files, MemInfo, MemoryParts},
 };
-use super::{ActiveSignal, Kept, Readings, Signal, SignalError, slot_counts::SlotCounts};
+use super::{ActiveSignal, Kept, Readings, Signal, SignalError, slot_counts::SlotCounts, slot_rows::SlotRows};
 use crate::{
     cgroups::{Cgroup, Cgroups, MemcgLayout},
     event::Event,
@@ -89,6 +89,8 @@ struct Memory {
     from_files: Option<String>,
     files: Files,
     counts: SlotCounts<Counts>,
+    /// Reclaims by duration.
+    rows: SlotRows<Reclaims>,
     kills: Kills,
     page_bytes: u64,
     cpus: u32,
@@ -135,9 +137,12 @@ impl Memory {
         let mut object = kernel.load(&Plan {
             object: SIGNAL.name,
             bytes: OBJECT,
-            facts: ("FACTS", Facts { page_bytes, slack_pages, ..offsets }),
+            facts: Facts { page_bytes, slack_pages, ..offsets },
             maps: &[
                 ("MEMORY_COUNTS", Size::Slots(1)),
+                // One, and one that is carried.
+                ("MEMORY_ROWS", Size::Slots(2)),
+                ("MEMORY_EMPTY_ROW", Size::Fixed),
                 ("OOM_KILLS", Size::Fixed),
                 ("OOM_RING", Size::Fixed),
                 ("OOM_TAKEN", Size::Slots(1)),
@@ -160,6 +165,7 @@ impl Memory {
             from_files: cgroups.walks_no_memory(),
             files: Files::default(),
             counts: SlotCounts::open(&object, "MEMORY_COUNTS", 1, slots)?,
+            rows: SlotRows::open(&mut object, "MEMORY_ROWS", 1)?,
             kills: Kills::open(&object)?,
             page_bytes,
             cpus: kernel.cpus,
@@ -279,8 +285,8 @@ impl ActiveSignal for Memory {
     }
 
     fn retire(&mut self, cgroup: &Cgroup) -> Vec<Point> {
-        let last = self.counts.retire(cgroup);
-        metrics::of_counts(&last, cgroup.counted_since(self.since_ns), self.counts_kills)
+        let (last, rows) = (self.counts.retire(cgroup), self.rows.retire(cgroup));
+        metrics::of_counts(&last, &rows, cgroup.counted_since(self.since_ns), self.counts_kills)
     }
 
     fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
@@ -290,7 +296,7 @@ impl ActiveSignal for Memory {
         // With vm.swappiness 0 the kernel swaps nothing of a cgroup that is at its limit (`get_scan_count`).
         let swap_free = if swap && swaps() { swap_free } else { 0 };
         let parts = self.parts(cgroups, swap);
-        let totals = self.counts.totals(cgroups.table());
+        let (totals, rows) = (self.counts.totals(cgroups.table()), self.rows.totals(cgroups.table())?);
         let mut points = Vec::with_capacity(parts.len());
         for cgroup in cgroups.table().iter() {
             let mut of_cgroup = Vec::new();
@@ -300,7 +306,8 @@ impl ActiveSignal for Memory {
                 of_cgroup = metrics::of_figures(own, room.unwrap_or(u64::MAX).min(swap_free), cgroup.made_ns());
             }
             if let Some(counts) = totals.get(&cgroup.slot) {
-                of_cgroup.extend(metrics::of_counts(counts, cgroup.counted_since(self.since_ns), self.counts_kills));
+                let rows = rows.get(&cgroup.slot).map_or(&[][..], |rows| rows);
+                of_cgroup.extend(metrics::of_counts(counts, rows, cgroup.counted_since(self.since_ns), self.counts_kills));
             }
             points.push((cgroup.slot, of_cgroup));
         }

@@ -112,7 +112,7 @@ impl Network {
         let mut object = kernel.load(&Plan {
             object: SIGNAL.name,
             bytes: OBJECT,
-            facts: ("FACTS", Facts { copy_mask: u64::from(copies - 1), ports, ranges: hasher.finish() }),
+            facts: Facts { copy_mask: u64::from(copies - 1), ports, ranges: hasher.finish() },
             maps: &[
                 ("NETWORK_COUNTS", Size::Slots(copies)),
                 ("NETWORK_SLOTS", Size::Fixed),

@@ -5,10 +5,10 @@
 
 mod namespaces;
 
-use agent_common::tcp::{ConnectError, FIRST, Facts, Mode, TcpCounts};
+use agent_common::tcp::{CONNECTS, ConnectError, Durations, FIRST, Facts, Mode, ROW_KINDS, TcpCounts};
 
 use self::namespaces::{SocketNamespaces, read_to_end};
-use super::{ActiveSignal, Readings, Signal, SignalError, slot_counts::SlotCounts, socket};
+use super::{ActiveSignal, Readings, Signal, SignalError, slot_counts::SlotCounts, slot_rows::SlotRows, socket};
 use crate::{
     cgroups::{Cgroup, Cgroups},
     histogram::Histogram,
@@ -34,6 +34,7 @@ pub const SIGNAL: Signal = Signal {
         &RESETS,
         &LISTEN_DROPS,
         &UNCOUNTED,
+        &UNRECORDED,
         &UNATTRIBUTED,
     ],
     capability: Some(&capabilities::NET_ADMIN),
@@ -111,6 +112,14 @@ pub static UNCOUNTED: Metric = Metric::counter(
 )
 .attributes(&[]);
 /// `podmeter.tcp.unattributed`
+/// `podmeter.tcp.unrecorded`
+pub static UNRECORDED: Metric = Metric::counter(
+    "podmeter.tcp.unrecorded",
+    "{observation}",
+    Scope::Cgroup,
+    "Connects and round trips that are in no distribution because memory was short. Absent while there is none.",
+)
+.attributes(&[]);
 pub static UNATTRIBUTED: Metric = Metric::counter(
     "podmeter.tcp.unattributed",
     "{segment}",
@@ -156,6 +165,8 @@ struct Tcp {
     /// What this kernel does not allow, and why.
     lacks: Vec<String>,
     counts: SlotCounts<TcpCounts>,
+    /// The distributions.
+    rows: SlotRows<Durations>,
     /// Since when the kernel side counts, CLOCK_BOOTTIME in ns.
     since_ns: u64,
 }
@@ -181,8 +192,15 @@ impl Tcp {
         let mut object = kernel.load(&Plan {
             object: SIGNAL.name,
             bytes: OBJECT,
-            facts: ("FACTS", facts),
-            maps: &[("TCP_COUNTS", Size::Slots(1)), ("TCP_SOCKETS", Size::Fixed), ("TCP_MODE", Size::Fixed)],
+            facts,
+            maps: &[
+                ("TCP_COUNTS", Size::Slots(1)),
+                // One of each kind, and one that is carried.
+                ("TCP_ROWS", Size::Slots(2 * ROW_KINDS)),
+                ("TCP_EMPTY_ROW", Size::Fixed),
+                ("TCP_SOCKETS", Size::Fixed),
+                ("TCP_MODE", Size::Fixed),
+            ],
             shared: &[("CGROUP_SLOTS", cgroups.object())],
             programs: &programs,
             optional: OPTIONAL,
@@ -210,20 +228,16 @@ impl Tcp {
         let resets = !object.does_without("tcp_on_reset_sent");
         let unsent = facts.by_callback == 0;
         let counts = SlotCounts::open(&object, "TCP_COUNTS", 1, slots)?;
-        Ok(Self { living, resets, unsent, lacks, counts, since_ns: object.since_ns(), object })
+        let rows = SlotRows::open(&mut object, "TCP_ROWS", ROW_KINDS)?;
+        Ok(Self { living, resets, unsent, lacks, counts, rows, since_ns: object.since_ns(), object })
     }
 
-    fn points(&self, start_ns: u64, counts: &TcpCounts) -> Vec<Point> {
+    fn points(&self, start_ns: u64, counts: &TcpCounts, rows: &[(u32, Box<Durations>)]) -> Vec<Point> {
         let point = |metric, value| Point::new(metric, start_ns, value);
         let count = |metric, n| point(metric, Value::Int(n));
-        let distribution = |metric, buckets: &[u64], sum_ns| {
-            point(metric, Value::Histogram(Histogram::of_durations(FIRST, buckets, sum_ns).into()))
-        };
         let mut points = vec![
             count(&SEGMENTS, counts.segments),
             count(&RETRANSMITS, counts.retransmits),
-            distribution(&RTT, &counts.rtts, counts.rtt_ns),
-            distribution(&CONNECT_DURATION, &counts.connects, counts.connect_ns),
             count(&LISTEN_DROPS, counts.listen_drops),
         ];
         if self.resets {
@@ -233,6 +247,13 @@ impl Tcp {
         if counts.uncounted > 0 {
             points.push(count(&UNCOUNTED, counts.uncounted));
         }
+        if counts.unrecorded > 0 {
+            points.push(count(&UNRECORDED, counts.unrecorded));
+        }
+        points.extend(rows.iter().map(|(kind, row)| {
+            let metric = if *kind == CONNECTS { &CONNECT_DURATION } else { &RTT };
+            point(metric, Value::Histogram(Histogram::of_durations(FIRST, &row.buckets, row.sum_ns).into()))
+        }));
         let causes = ConnectError::ALL.iter().zip(counts.failures);
         for ((_, name), n) in causes.filter(|((cause, _), _)| self.unsent || *cause != ConnectError::NotSent) {
             points.push(count(&CONNECT_FAILURES, n).with("error.type", *name));
@@ -243,8 +264,8 @@ impl Tcp {
 
 impl ActiveSignal for Tcp {
     fn retire(&mut self, cgroup: &Cgroup) -> Vec<Point> {
-        let last = self.counts.retire(cgroup);
-        self.points(cgroup.counted_since(self.since_ns), &last)
+        let (last, rows) = (self.counts.retire(cgroup), self.rows.retire(cgroup));
+        self.points(cgroup.counted_since(self.since_ns), &last, &rows)
     }
 
     fn note(&self) -> Option<String> {
@@ -257,8 +278,11 @@ impl ActiveSignal for Tcp {
             Living::SocketNamespaces(namespaces) => namespaces.walk_some(&mut self.object)?,
             Living::Events => {}
         }
-        let totals = self.counts.totals(cgroups.table());
-        let of = |c: &Cgroup| Some((c.slot, self.points(c.counted_since(self.since_ns), totals.get(&c.slot)?)));
+        let (totals, rows) = (self.counts.totals(cgroups.table()), self.rows.totals(cgroups.table())?);
+        let of = |c: &Cgroup| {
+            let rows = rows.get(&c.slot).map_or(&[][..], |rows| rows);
+            Some((c.slot, self.points(c.counted_since(self.since_ns), totals.get(&c.slot)?, rows)))
+        };
         let cgroups = cgroups.table().iter().filter_map(of).collect();
         let unattributed = Value::Int(self.counts.unattributed().segments);
         Ok(Readings { cgroups, node: vec![Point::new(&UNATTRIBUTED, self.since_ns, unattributed)] })

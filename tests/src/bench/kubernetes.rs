@@ -81,28 +81,28 @@ impl Cluster {
         let mut config = if kubernetes { self.server.agent_config()? } else { json!({"node_name": "node-1"}) };
         config["interval"] = json!("15s");
         config["cgroups"] = json!({"slots": 2048});
-        config["export"] = json!({"exporter": "otlp", "endpoint": self.collector.grpc_endpoint(), "protocol": "grpc"});
+        config["export"] = json!({"exporter": "otlp", "endpoint": self.collector.grpc_endpoint(), "protocol": "grpc", "request_bytes": "2MiB"});
         Agent::spawn(config)
     }
 
     fn wait_for_exports(&self, agent: &mut Agent, until: usize) -> Result<()> {
         self.stop.pause_until(&format!("{until} exports"), Duration::from_secs(90), || {
             ensure!(agent.alive()?, "the agent ended:\n{}", agent.stderr());
-            Ok(self.collector.attempts() >= until)
+            Ok(self.collector.export_count() >= until)
         })
     }
 
     /// Memory, CPU and requests.
     pub fn watching(&self, effort: Effort) -> Result<Vec<Figure>> {
         let without = {
-            let before = self.collector.attempts();
+            let before = self.collector.export_count();
             let mut agent = self.agent(false)?;
             self.wait_for_exports(&mut agent, before + 3)?;
             let memory = Memory::of(agent.pid())?;
             agent.stop()?;
             memory
         };
-        let before = self.collector.attempts();
+        let before = self.collector.export_count();
         let mut agent = self.agent(true)?;
         // The second has all names.
         self.wait_for_exports(&mut agent, before + 2)?;

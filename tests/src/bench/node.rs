@@ -109,23 +109,24 @@ pub fn figures(effort: Effort, stop: &Stop) -> Result<Vec<Figure>> {
         "interval": "15s",
         "export": {
             "exporter": "otlp", "endpoint": collector.grpc_endpoint(), "protocol": "grpc", "compression": "gzip",
+            "request_bytes": "2MiB",
         },
     }))?;
     stop.pause_until("the first export", Duration::from_secs(30), || {
         ensure!(agent.alive()?, "the agent ended:\n{}", agent.stderr());
-        Ok(collector.attempts() > 0)
+        Ok(collector.export_count() > 0)
     })?;
     let held = Held::by(agent.pid())?;
     let (mut empty, mut slices) = ([const { Vec::new() }; HOOKS], Vec::new());
-    let (first, began, used) = (collector.attempts(), Instant::now(), cpu_time(agent.pid())?);
-    while collector.attempts() < first + effort.pick(1, 3) {
+    let (first, began, used) = (collector.export_count(), Instant::now(), cpu_time(agent.pid())?);
+    while collector.export_count() < first + effort.pick(1, 3) {
         slices.push(Slice::measure(&held, stop)?);
         for (all, one) in empty.iter_mut().zip(measure(&mut empties, stop)?) {
             all.extend(one);
         }
         load.check()?;
         ensure!(agent.alive()?, "the agent ended:\n{}", agent.stderr());
-        ensure!(began.elapsed() < Duration::from_secs(120), "{} exports in two minutes", collector.attempts());
+        ensure!(began.elapsed() < Duration::from_secs(120), "{} exports in two minutes", collector.export_count());
     }
     let agent_percent = (cpu_time(agent.pid())? - used).as_secs_f64() / began.elapsed().as_secs_f64() * 100.0;
     drop(load);

@@ -93,6 +93,9 @@ impl MapMemory {
     }
 }
 
+/// What one array in an array of arrays takes: those of the agent are as large as the kernel allocates in one piece.
+const ARRAY_BYTES: u64 = 32 << 10;
+
 /// The kernel objects that a process holds open.
 #[derive(Debug, Default)]
 pub struct Held {
@@ -161,7 +164,9 @@ impl Held {
             let info = MapInfo::from_id(id).with_context(|| format!("could not look at map {id}"))?;
             let name = info.name_as_str().unwrap_or_default().to_owned();
             let per_cpu = matches!(info.map_type(), Ok(MapType::PerCpuArray | MapType::PerCpuHash | MapType::LruPerCpuHash));
-            maps.push(MapMemory { name, bytes, per_cpu });
+            // The kernel's figure of an array of arrays is without these.
+            let arrays = if matches!(info.map_type(), Ok(MapType::ArrayOfMaps)) { info.max_entries() } else { 0 };
+            maps.push(MapMemory { name, bytes: bytes + u64::from(arrays) * ARRAY_BYTES, per_cpu });
         }
         maps.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
         Ok(maps)

@@ -64,7 +64,7 @@ pub fn growth(effort: Effort, stop: &Stop) -> Result<Vec<Figure>> {
     let mut config = cluster.server.agent_config()?;
     config["interval"] = json!("15s");
     config["cgroups"] = json!({"slots": 4096});
-    config["export"] = json!({"exporter": "otlp", "endpoint": collector.grpc_endpoint(), "protocol": "grpc"});
+    config["export"] = json!({"exporter": "otlp", "endpoint": collector.grpc_endpoint(), "protocol": "grpc", "request_bytes": "2MiB"});
     let mut agent = Agent::spawn(config)?;
     agent.wait_for_log("podmeter runs", Duration::from_secs(30))?;
 
@@ -83,7 +83,7 @@ pub fn growth(effort: Effort, stop: &Stop) -> Result<Vec<Figure>> {
         if now >= MINUTE * (minutes + 1) {
             minutes += 1;
             ensure!(agent.alive()?, "the agent ended:\n{}", agent.stderr());
-            ensure!(collector.attempts() as u32 >= 3 * minutes, "{} exports in {minutes} minutes", collector.attempts());
+            ensure!(collector.export_count() as u32 >= 3 * minutes, "{} exports in {minutes} minutes", collector.export_count());
             // Watches from before are answered with 410, as a real server's are, and this process forgets the history.
             if minutes % 10 == 0 {
                 cluster.server.compact();

@@ -11,6 +11,9 @@ use prost::Message;
 
 use super::Options;
 
+/// The requests of one export arrive within this of each other, and exports are further apart where they are counted.
+const ONE_EXPORT: Duration = Duration::from_secs(2);
+
 /// What a request is answered with.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
@@ -100,6 +103,9 @@ pub(super) struct CollectorState {
     pub(super) logs_headers: Vec<BTreeMap<String, String>>,
     pub(super) log_attempts: usize,
     pub(super) attempts: usize,
+    /// Groups of requests with metrics that arrived within [`ONE_EXPORT`] of each other, and when the last of all did.
+    pub(super) exports: usize,
+    pub(super) last_attempt: Option<Instant>,
     pub(super) connections: usize,
 }
 
@@ -118,6 +124,8 @@ impl CollectorState {
             logs_headers: Vec::new(),
             log_attempts: 0,
             attempts: 0,
+            exports: 0,
+            last_attempt: None,
             connections: 0,
         }
     }
@@ -125,6 +133,9 @@ impl CollectorState {
     /// The answer to a request that has just begun.
     pub(super) fn answer(&mut self) -> Answer {
         self.attempts += 1;
+        let now = Instant::now();
+        self.exports += usize::from(self.last_attempt.is_none_or(|last| now - last > ONE_EXPORT));
+        self.last_attempt = Some(now);
         self.script.pop_front().unwrap_or_else(|| self.standing.clone())
     }
 

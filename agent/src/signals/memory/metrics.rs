@@ -1,6 +1,6 @@
 //! The metrics of the memory signal, and how figures become points of them.
 
-use agent_common::memory::{Counts, RECLAIM_FIRST};
+use agent_common::memory::{Counts, RECLAIM_FIRST, Reclaims};
 
 use super::parts::{MemInfo, MemoryParts};
 use crate::{
@@ -22,6 +22,7 @@ pub const ALL: &[&Metric] = &[
     &OOM_KILLS,
     &RECLAIM_TIME,
     &RECLAIM,
+    &RECLAIM_UNRECORDED,
     &NODE_USAGE,
     &NODE_WORKING_SET,
     &NODE_RSS,
@@ -118,6 +119,14 @@ pub static RECLAIM: Metric = Metric::histogram(
     Scope::Cgroup,
     "How long each direct reclaim stopped a task, from either cause. Absent until there is any.",
 );
+/// `podmeter.memory.reclaim.unrecorded`
+pub static RECLAIM_UNRECORDED: Metric = Metric::counter(
+    "podmeter.memory.reclaim.unrecorded",
+    "{reclaim}",
+    Scope::Cgroup,
+    "Direct reclaims that are not in podmeter.memory.reclaim because memory for it was short; their time is in \
+     podmeter.memory.reclaim.time. Absent while there is none.",
+);
 /// `k8s.node.memory.usage`
 pub static NODE_USAGE: Metric =
     Metric::gauge("k8s.node.memory.usage", "By", Scope::Node, "Memory in use: MemTotal less MemFree.");
@@ -175,7 +184,7 @@ pub fn of_figures(parts: &MemoryParts, swappable: u64, made_ns: u64) -> Vec<Poin
 }
 
 /// What a cgroup's tasks went through since `start_ns`; of kills and reclaim only what this kernel can tell.
-pub fn of_counts(counts: &Counts, start_ns: u64, kills: bool) -> Vec<Point> {
+pub fn of_counts(counts: &Counts, rows: &[(u32, Box<Reclaims>)], start_ns: u64, kills: bool) -> Vec<Point> {
     let caused = |metric, value, cause: &'static str| Point::new(metric, start_ns, value).with("cause", cause);
     let mut points = Vec::new();
     if kills {
@@ -186,9 +195,12 @@ pub fn of_counts(counts: &Counts, start_ns: u64, kills: bool) -> Vec<Point> {
     let (cgroup_ns, node_ns) = (counts.cgroup_reclaim_ns, counts.node_reclaim_ns);
     points.extend((cgroup_ns > 0).then(|| caused(&RECLAIM_TIME, seconds(cgroup_ns), "cgroup")));
     points.extend((node_ns > 0).then(|| caused(&RECLAIM_TIME, seconds(node_ns), "node")));
-    let histogram = Histogram::of_durations(RECLAIM_FIRST, &counts.reclaims, cgroup_ns + node_ns);
-    if histogram.count > 0 {
-        points.push(Point::new(&RECLAIM, start_ns, Value::Histogram(histogram.into())));
+    points.extend(rows.iter().map(|(_, row)| {
+        let histogram = Histogram::of_durations(RECLAIM_FIRST, &row.buckets, row.sum_ns);
+        Point::new(&RECLAIM, start_ns, Value::Histogram(histogram.into()))
+    }));
+    if counts.unrecorded > 0 {
+        points.push(Point::new(&RECLAIM_UNRECORDED, start_ns, Value::Int(counts.unrecorded)));
     }
     points
 }
@@ -226,12 +238,13 @@ mod tests {
 
     #[test]
     fn kills_are_told_from_the_first_on_and_reclaim_once_there_is_any() {
-        let quiet = of_counts(&Counts::ZERO, 1, true);
+        let quiet = of_counts(&Counts::ZERO, &[], 1, true);
         assert_eq!(quiet.iter().map(|p| &p.value).collect::<Vec<_>>(), [&Value::Int(0), &Value::Int(0)]);
-        assert!(of_counts(&Counts::ZERO, 1, false).is_empty());
-        let mut counts = Counts { cgroup_reclaim_ns: 2_000_000_000, ..Counts::ZERO };
-        counts.reclaims[9] = 1;
-        let points = of_counts(&counts, 1, false);
+        assert!(of_counts(&Counts::ZERO, &[], 1, false).is_empty());
+        let counts = Counts { cgroup_reclaim_ns: 2_000_000_000, ..Counts::ZERO };
+        let mut row = Box::new(Reclaims::ZERO);
+        row.buckets[9] = 1;
+        let points = of_counts(&counts, &[(0, row)], 1, false);
         assert_eq!(points.len(), 2);
         assert_eq!(points[0].value, Value::Float(2.0));
     }
