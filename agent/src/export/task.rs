@@ -141,7 +141,7 @@ impl Task {
         state.stats.last_error = None;
         state.failing = None;
         if std::mem::take(&mut state.unwanted_logged) {
-            info!("the collector at {} accepts {} now", self.target, self.payload);
+            info!("{} accepts {} now", self.target, self.payload);
         }
         if let Some(down) = state.log.succeeded(now) {
             info!("{} are sent to {} again, after {} s", self.payload, self.target, down.as_secs());
@@ -162,7 +162,7 @@ impl Task {
             // Many backends take metrics only, and it is no fault of theirs; others start up, or have a route changed.
             if !std::mem::replace(&mut state.unwanted_logged, true) {
                 let (reason, minutes) = (failure.reason, self.ask_again.as_secs_f64() / 60.0);
-                info!("the collector at {target} does not accept logs ({reason}): X                     {minutes:.0} min");
+                info!("{target} does not accept logs ({reason}): events are not sent, and the next is tried in {minutes:.0} min");
             }
             state.unwanted_until = Some(Instant::now() + self.ask_again);
             let waiting = state.waiting.drain(..).map(|entry| entry.request.count).sum::<u64>();
