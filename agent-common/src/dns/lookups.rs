@@ -49,7 +49,7 @@ record! {
 /// Where a lookup is, by its key's hash.
 #[inline(always)]
 pub const fn position(hash: u64) -> u32 {
-    ((hash >> 32) * PAIRS_LEN as u64 >> 32) as u32
+    (((hash >> 32) * PAIRS_LEN as u64) >> 32) as u32
 }
 
 /// What marks the words of a query as its own.

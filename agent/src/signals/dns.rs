@@ -13,7 +13,9 @@ use std::{collections::HashMap, io, mem::offset_of, sync::Arc, time::Duration};
 
 use agent_common::{
     cgroups::UNATTRIBUTED,
-    dns::{DURATION_FIRST, DURATION_LEN, DnsCounts, Facts, Gaps, NAMES_LEN, OVERFLOW_LEN, QueryKey, RowKey, Side, Transport, Way},
+    dns::{
+        DURATION_FIRST, DURATION_LEN, DnsCounts, Facts, Gaps, NAMES_LEN, OVERFLOW_LEN, QueryKey, RowKey, Side, Transport, Way,
+    },
 };
 use aya::maps::{MapData, ProgramArray};
 use nix::time::ClockId;

@@ -75,6 +75,9 @@ impl Places {
     }
 
     /// Puts a query into a free place, best that of which the answer is longest ago; `false` when both are taken.
+    ///
+    /// Two CPUs that send the very same query of one socket at the same moment may take a place each. One of them is then answered, and
+    /// the other counts as a timeout instead of a retry.
     #[inline(always)]
     pub(crate) fn put(&self, key: &QueryKey, question: u64, slot: u32, now_ns: u64) -> bool {
         let Some(place) = self.claimed() else {
