@@ -1,5 +1,6 @@
 //! The records of the `dns` signal; [`message`] is the wire parser.
 
+pub mod lookups;
 pub mod message;
 pub mod stream;
 
@@ -90,7 +91,7 @@ counts! {
         pub lost: Counts4,
         /// Answers, among the lookups, that were cut to fit into a datagram.
         pub truncated: Counts4,
-        /// Answers to what had been answered already: see [`Answered`].
+        /// Answers to what had been answered already: see [`lookups::Lookup::was`].
         pub duplicates: Counts4,
         /// Answers without a query in flight (late, forged), and messages in the wrong direction.
         pub unmatched: Counts4,
@@ -140,7 +141,7 @@ counts! {
 }
 
 record! {
-    /// A query that waits for its answer, in the hash `DNS_IN_FLIGHT`: not by its question, which an answer may lack.
+    /// A query that waits for its answer, in the array `DNS_LOOKUPS` or the hash `DNS_IN_FLIGHT`: not by its question, which an answer may lack.
     pub struct QueryKey {
         /// The socket's cookie: unlike addresses, it is the same for query and answer whatever NAT does to them.
         pub cookie: u64,
@@ -160,10 +161,16 @@ impl QueryKey {
         let mixed = (self.cookie.wrapping_mul(FACTOR).rotate_left(32) ^ rest).wrapping_mul(FACTOR);
         mixed ^ mixed >> 32
     }
+
+    /// Whether it is the same key.
+    #[inline(always)]
+    pub const fn is(&self, other: &Self) -> bool {
+        self.cookie == other.cookie && self.id == other.id && self.peer == other.peer
+    }
 }
 
 record! {
-    /// A query in flight: its question, its slot, and when it was first sent.
+    /// A query in flight of which both places were taken: its question, its slot, and when it was first sent.
     pub struct Query {
         /// CLOCK_MONOTONIC in ns.
         pub asked_ns: u64,
@@ -176,47 +183,18 @@ record! {
     }
 }
 
-/// Room for queries in flight: three thousand a second that all wait for five. Who has how many is bounded by [`crate::share`].
+/// Room for queries in flight: three thousand a second that all wait for five.
 pub const QUERIES_LEN: u32 = 16_384;
 
-/// Answered lookups that are remembered, of all slots together: a power of two.
-pub const ANSWERED_LEN: usize = 4096;
-
-record! {
-    /// A lookup that was answered, at [`Answered::position`] of the array `DNS_ANSWERED`, until another takes its place.
-    ///
-    /// It distinguishes further answers from unmatched ones: musl queries all name servers at once, and all but the first answer
-    /// what has been answered; a zone transfer has many messages. CPUs may mix theirs, which matches no key.
-    pub struct Answered {
-        /// [`QueryKey::hash`]
-        pub key: u64,
-        /// [`Message::question`] of the query.
-        pub question: u64,
-        /// Its last answer, on CLOCK_MONOTONIC in ns; 0 where there was none.
-        pub at_ns: u64,
-    }
-}
-
-impl Answered {
-    /// Where a lookup is remembered, by its key's hash.
-    #[inline(always)]
-    pub const fn position(hash: u64) -> usize {
-        (hash >> 20) as usize & (ANSWERED_LEN - 1)
-    }
-
-    /// Whether an answer with this key's hash is a further one to this lookup.
-    #[inline(always)]
-    pub const fn was(&self, hash: u64, answer: &Message, now_ns: u64, timeout_ns: u64) -> bool {
-        self.at_ns != 0 && self.key == hash && answer.continues(self.question) && now_ns.saturating_sub(self.at_ns) < timeout_ns
-    }
-}
+/// Room for those of which both places were taken. Who has how many of them is bounded by [`crate::share`].
+pub const OVERFLOW_LEN: u32 = QUERIES_LEN - lookups::PLACES_LEN;
 
 record! {
     /// What a slot has in the tables that all slots share: `DNS_TAKEN[slot]`, and all of them together `DNS_TAKEN_ALL[0]`.
     ///
     /// The kernel side adds and subtracts; the agent, which reads all entries anyway, corrects it every time.
     pub struct Taken {
-        /// Queries in flight.
+        /// Queries in flight in `DNS_IN_FLIGHT`.
         pub queries: u64,
         /// Names.
         pub names: u64,

@@ -230,35 +230,3 @@ fn a_refusal_without_a_question_answers_any_and_other_answers_only_their_own() {
     let answer = parsed(&message(0x8180, 1, &question_of(&[b"WWW", b"example"]))).expect("is well formed");
     assert!(answer.answers(ours) && !answer.answers(other) && !answer.answers(NO_QUESTION));
 }
-
-#[test]
-fn an_answered_lookup_is_remembered_for_the_timeout_by_its_key_and_its_question() {
-    const SECOND: u64 = 1_000_000_000;
-    let key = QueryKey { cookie: 77, id: 0x1_1234, peer: 0 };
-    let answer = parsed(&message(0x8180, 1, &question_of(&[b"www"]))).expect("is well formed");
-    let short = parsed(&message(0x8181, 0, &[])).expect("is well formed");
-    let other = parsed(&message(0x8180, 1, &question_of(&[b"mail"]))).expect("is well formed");
-    let kept = Answered { key: key.hash(), question: answer.question, at_ns: 100 * SECOND };
-    let was = |answer: &Message, now_ns| kept.was(key.hash(), answer, now_ns, 5 * SECOND);
-    assert!(was(&answer, 100 * SECOND) && was(&answer, 105 * SECOND - 1) && was(&short, 101 * SECOND));
-    assert!(!was(&answer, 105 * SECOND), "too late");
-    assert!(!was(&other, 101 * SECOND), "another question");
-    let others = [QueryKey { cookie: 78, ..key }, QueryKey { id: 0x1234, ..key }, QueryKey { peer: 1, ..key }];
-    for other in others {
-        assert!(!kept.was(other.hash(), &answer, 101 * SECOND, 5 * SECOND), "another socket, way or peer");
-    }
-    assert!(!Answered::ZERO.was(0, &answer, SECOND, 5 * SECOND), "nothing was answered yet");
-}
-
-#[test]
-fn keys_that_follow_each_other_are_remembered_in_places_of_their_own() {
-    let mut taken = vec![false; ANSWERED_LEN];
-    for cookie in 1..=16 {
-        for id in 0..64 {
-            taken[Answered::position(QueryKey { cookie: 4096 + cookie, id, peer: 0 }.hash())] = true;
-        }
-    }
-    let places = taken.iter().filter(|taken| **taken).count();
-    // By chance it would be 906 of 1024.
-    assert!(places > 800, "{places} places for 1024 keys");
-}

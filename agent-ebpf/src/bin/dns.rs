@@ -12,12 +12,14 @@
 mod lookup;
 #[path = "dns/message.rs"]
 mod message;
+#[path = "dns/places.rs"]
+mod places;
 #[path = "dns/stream.rs"]
 mod stream;
 
 use agent_common::dns::{
-    ANSWERED_LEN, Answered, Connection, DnsCounts, Facts, Gaps, HEADER_LEN, Name, NameKey, Query, QueryKey, Row, RowKey, Side,
-    Taken, Transport, Way,
+    Connection, DnsCounts, Facts, Gaps, HEADER_LEN, Name, NameKey, Query, QueryKey, Row, RowKey, Side, Taken, Transport, Way,
+    lookups::{PAIRS_LEN, Pair},
 };
 use agent_ebpf::{
     CgroupSlots, Generation, MMAPABLE, forgotten,
@@ -51,14 +53,14 @@ static DNS_SLOTS: KnownValues = KnownValues::new();
 /// One copy for all CPUs, added to atomically: the agent adds too. DNS is rare enough for that.
 #[btf_map]
 static DNS_COUNTS: Array<DnsCounts, 1, MMAPABLE> = Array::new();
-// These two take memory for what is in them: most slots have no rows, and most queries are answered at once.
+/// Most queries in flight, and what was answered of late.
+#[btf_map]
+static DNS_LOOKUPS: Array<Pair, PAIRS_LEN, MMAPABLE> = Array::new();
+// These two take memory for what is in them: most slots have no rows, and most queries find a place in the array.
 #[btf_map]
 static DNS_ROWS: HashMap<RowKey, Row, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 #[btf_map]
 static DNS_IN_FLIGHT: HashMap<QueryKey, Query, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
-/// What was answered of late.
-#[btf_map]
-static DNS_ANSWERED: Array<Answered, ANSWERED_LEN> = Array::new();
 /// What each slot has of the queries in flight and of the names, and what all have together.
 #[btf_map]
 static DNS_TAKEN: Array<Taken, 1, MMAPABLE> = Array::new();

@@ -7,17 +7,17 @@ pub mod metrics;
 mod names;
 mod rows;
 mod shares;
+mod waiting;
 
 use std::{collections::HashMap, io, mem::offset_of, sync::Arc, time::Duration};
 
 use agent_common::{
     cgroups::UNATTRIBUTED,
     dns::{
-        DURATION_FIRST, DURATION_LEN, DnsCounts, Facts, Gaps, NAMES_LEN, QUERIES_LEN, Query, QueryKey, RowKey, Side, Transport,
-        Way,
+        DURATION_FIRST, DURATION_LEN, DnsCounts, Facts, Gaps, NAMES_LEN, OVERFLOW_LEN, QueryKey, RowKey, Side, Transport, Way,
     },
 };
-use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData, MapError, ProgramArray};
+use aya::maps::{MapData, ProgramArray};
 use nix::time::ClockId;
 
 use self::{
@@ -28,6 +28,7 @@ use self::{
     names::QueriedNames,
     rows::Rows,
     shares::Shares,
+    waiting::{Queries, Waiting},
 };
 use super::{ActiveSignal, Readings, Signal, SignalError, slot_counts::SlotCounts, socket};
 use crate::{
@@ -37,7 +38,7 @@ use crate::{
     kernel::{
         capabilities, facts,
         load::{Hook, Kernel, LoadError, Object, Plan, Size, clear_calls},
-        sys::{self, MappedArray},
+        sys::MappedArray,
     },
     metric::{Point, Value},
 };
@@ -72,13 +73,13 @@ struct Dns {
     records: MappedArray<DnsCounts>,
     rows: Rows,
     names: QueriedNames,
-    in_flight: BpfHashMap<MapData, QueryKey, Query>,
+    queries: Queries,
     shares: Shares,
     gaps: MappedArray<Gaps>,
     timeout: Duration,
     waiting: u64,
     /// What cgroups that are gone still waited for, by slot.
-    orphans: HashMap<u32, Vec<QueryKey>>,
+    orphans: HashMap<u32, Vec<Waiting>>,
     /// Since when the kernel side counts, CLOCK_BOOTTIME in ns.
     since_ns: u64,
 }
@@ -115,8 +116,8 @@ impl Dns {
                 ("DNS_COUNTS", Size::Slots(1)),
                 ("DNS_SLOTS", Size::Fixed),
                 ("DNS_ROWS", Size::Slots(ROWS_PER_SLOT)),
-                ("DNS_IN_FLIGHT", Size::Entries(QUERIES_LEN)),
-                ("DNS_ANSWERED", Size::Fixed),
+                ("DNS_LOOKUPS", Size::Fixed),
+                ("DNS_IN_FLIGHT", Size::Entries(OVERFLOW_LEN)),
                 ("DNS_TAKEN", Size::Slots(1)),
                 ("DNS_TAKEN_ALL", Size::Fixed),
                 ("DNS_EMPTY_ROW", Size::Fixed),
@@ -138,7 +139,7 @@ impl Dns {
             records: object.mapped("DNS_COUNTS")?,
             rows: Rows::new(object.take("DNS_ROWS")?),
             names: QueriedNames::new(object.take("DNS_NAMES")?, config.top_names),
-            in_flight: object.take("DNS_IN_FLIGHT")?,
+            queries: Queries::open(&mut object)?,
             shares: Shares::open(&object, slots)?,
             gaps: object.mapped("DNS_GAPS")?,
             since_ns: object.since_ns(),
@@ -154,43 +155,28 @@ impl Dns {
     fn give_up(&mut self, cgroups: &Cgroups) -> Result<(), SignalError> {
         let now_ns = facts::clock_ns(ClockId::CLOCK_MONOTONIC);
         let timeout_ns = self.timeout.as_nanos() as u64;
-        let mut late = Vec::new();
-        let mut by_slot: HashMap<u32, u64> = HashMap::new();
         self.orphans.clear();
-        self.waiting = 0;
-        sys::for_each_entry(self.in_flight.map().fd(), |key: &QueryKey, query: &Query| {
-            self.waiting += 1;
+        let found = self.queries.look()?;
+        self.waiting = found.queries.len() as u64;
+        for query in &found.queries {
             if now_ns.saturating_sub(query.asked_ns) >= timeout_ns {
-                late.push((*key, *query));
-                return;
-            }
-            *by_slot.entry(query.slot).or_default() += 1;
-            if cgroups.table().get(query.slot).is_some_and(|cgroup| !cgroup.lives()) {
-                self.orphans.entry(query.slot).or_default().push(*key);
-            }
-        })?;
-        for (key, query) in late {
-            // Answered in this moment, or the query of a retry by now.
-            let same = self.in_flight.get(&key, 0).is_ok_and(|now| now.asked_ns == query.asked_ns);
-            if same && self.take(&key)? {
-                let way = way(&key);
-                let lost = |gaps: Gaps| gaps.since(key.cookie, query.asked_ns);
-                let unseen = way.transport == Transport::Tcp && self.gaps.read(query.slot).is_some_and(lost);
-                self.add(query.slot, if unseen { offset_of!(DnsCounts, lost) } else { offset_of!(DnsCounts, timeouts) }, way);
+                if self.queries.end(query)? {
+                    let way = way(&query.key);
+                    let lost = |gaps: Gaps| gaps.since(query.key.cookie, query.asked_ns);
+                    let unseen = way.transport == Transport::Tcp && self.gaps.read(query.slot).is_some_and(lost);
+                    self.add(query.slot, if unseen { offset_of!(DnsCounts, lost) } else { offset_of!(DnsCounts, timeouts) }, way);
+                }
+            } else if cgroups.table().get(query.slot).is_some_and(|cgroup| !cgroup.lives()) {
+                self.orphans.entry(query.slot).or_default().push(*query);
             }
         }
-        self.shares.set_queries(&by_slot);
+        for query in &found.broken {
+            if self.queries.repair(query) {
+                self.add(query.slot, offset_of!(DnsCounts, lost), way(&query.key));
+            }
+        }
+        self.shares.set_queries(&found.in_hash(now_ns.saturating_sub(timeout_ns)));
         Ok(())
-    }
-
-    /// Removes a query that nobody waits for any more; `false` when somebody else did.
-    fn take(&mut self, key: &QueryKey) -> Result<bool, MapError> {
-        match self.in_flight.remove(key) {
-            Ok(()) => Ok(true),
-            Err(MapError::KeyNotFound) => Ok(false),
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(false),
-            Err(error) => Err(error),
-        }
     }
 
     fn read_names(&mut self) -> io::Result<()> {
@@ -253,9 +239,9 @@ impl ActiveSignal for Dns {
     }
 
     fn retire(&mut self, cgroup: &Cgroup) -> Vec<Point> {
-        for key in self.orphans.remove(&cgroup.slot).unwrap_or_default() {
-            if self.take(&key).unwrap_or(false) {
-                self.add(cgroup.slot, offset_of!(DnsCounts, abandoned), way(&key));
+        for query in self.orphans.remove(&cgroup.slot).unwrap_or_default() {
+            if self.queries.end(&query).unwrap_or(false) {
+                self.add(cgroup.slot, offset_of!(DnsCounts, abandoned), way(&query.key));
             }
         }
         let start_ns = cgroup.counted_since(self.since_ns);

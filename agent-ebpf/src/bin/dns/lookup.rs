@@ -2,8 +2,8 @@
 
 use agent_common::{
     dns::{
-        Answered, Counts4, DURATION_LEN, Message, NAME_LEN, NAMES_LEN, NO_QUESTION, NameKey, QUERIES_LEN, Query, QueryKey,
-        Refused, Row, RowKey, Side, Transport, Way, duration_position, row_kind,
+        Counts4, DURATION_LEN, Message, NAME_LEN, NAMES_LEN, NO_QUESTION, NameKey, OVERFLOW_LEN, Query, QueryKey, Refused, Row,
+        RowKey, Side, Transport, Way, duration_position, row_kind,
     },
     share::has_room,
 };
@@ -14,9 +14,10 @@ use aya_ebpf::{
 };
 
 use crate::{
-    DNS_ANSWERED, DNS_COUNTS, DNS_EMPTY_ROW, DNS_IN_FLIGHT, DNS_NAMES, DNS_NO_NAME, DNS_ROWS, DNS_TAKEN, DNS_TAKEN_ALL, FACTS,
-    Flow, OWN, THEIRS,
+    DNS_COUNTS, DNS_EMPTY_ROW, DNS_IN_FLIGHT, DNS_NAMES, DNS_NO_NAME, DNS_ROWS, DNS_TAKEN, DNS_TAKEN_ALL, FACTS, Flow, OWN,
+    THEIRS,
     message::{Seen, dns_name_in_packet},
+    places::{self, Noted, Places, asked_ns},
 };
 
 /// The side of a message: queries go out from clients and come in to servers. `None` when it goes the wrong way.
@@ -116,15 +117,41 @@ fn note_name(skb: *mut __sk_buff, key: &NameKey, at: u32) -> Option<()> {
 
 #[inline(always)]
 unsafe fn queried(flow: &Flow, way: Way, key: &QueryKey, question: u64) {
-    const EEXIST: i32 = 17;
-    const ENOSPC: i32 = 28;
     // SAFETY: map values; a helper without arguments.
     unsafe {
         one(&raw mut (*flow.counts).queries, way);
         let now_ns = bpf_ktime_get_ns();
+        let Some(places) = Places::of(key) else { return };
+        if let Some(place) = places.waiting(key) {
+            let asked_ns = asked_ns(place);
+            let in_time = now_ns.wrapping_sub(asked_ns) < frozen!(FACTS.timeout_ns);
+            if in_time && places::question(place) == question {
+                return one(&raw mut (*flow.counts).retries, way);
+            }
+            match places.replace(place, key, question, flow.slot, now_ns) {
+                Some(before) => replaced(before.slot, in_time, way),
+                // Answered this very moment.
+                None => one(&raw mut (*flow.counts).retries, way),
+            }
+            return;
+        }
+        let elsewhere = places.may_wait_elsewhere(now_ns) && DNS_IN_FLIGHT.get_ptr(key).is_some();
+        if elsewhere || !places.put(key, question, flow.slot, now_ns) {
+            overflow(flow, way, key, question, now_ns);
+        }
+    }
+}
+
+/// Notes a query where both places are taken.
+#[inline(always)]
+unsafe fn overflow(flow: &Flow, way: Way, key: &QueryKey, question: u64, now_ns: u64) {
+    const EEXIST: i32 = 17;
+    const ENOSPC: i32 = 28;
+    // SAFETY: map values.
+    unsafe {
         let query = Query { asked_ns: now_ns, question, slot: flow.slot, reserved: 0 };
         let (Some(own), Some(all)) = (DNS_TAKEN.get_ptr_mut(flow.slot), DNS_TAKEN_ALL.get_ptr_mut(0)) else { return };
-        let noted = if has_room((*own).queries, (*all).queries, QUERIES_LEN) {
+        let noted = if has_room((*own).queries, (*all).queries, OVERFLOW_LEN) {
             DNS_IN_FLIGHT.insert(key, query, BPF_NOEXIST.into())
         } else if DNS_IN_FLIGHT.get_ptr(key).is_some() {
             Err(-EEXIST)
@@ -142,10 +169,7 @@ unsafe fn queried(flow: &Flow, way: Way, key: &QueryKey, question: u64) {
                 if in_time && (*before).question == question {
                     return one(&raw mut (*flow.counts).retries, way);
                 }
-                // Too late for the first, which the agent has not removed yet; or another question took its id.
-                if let Some(counts) = DNS_COUNTS.get_ptr_mut((*before).slot) {
-                    one(if in_time { &raw mut (*counts).lost } else { &raw mut (*counts).timeouts }, way);
-                }
+                replaced((*before).slot, in_time, way);
                 in_flight((*before).slot, u64::MAX);
                 in_flight(flow.slot, 1);
                 (*before).question = question;
@@ -157,30 +181,41 @@ unsafe fn queried(flow: &Flow, way: Way, key: &QueryKey, question: u64) {
     }
 }
 
+/// Counts a query of a slot in whose place another one came: too late for the first, which the agent has not removed yet; or another
+/// question took its id.
+#[inline(always)]
+unsafe fn replaced(slot: u32, in_time: bool, way: Way) {
+    // SAFETY: a field of a map value.
+    unsafe {
+        if let Some(counts) = DNS_COUNTS.get_ptr_mut(slot) {
+            one(if in_time { &raw mut (*counts).lost } else { &raw mut (*counts).timeouts }, way);
+        }
+    }
+}
+
 #[inline(always)]
 unsafe fn answered(flow: &Flow, way: Way, key: &QueryKey, message: &Message) {
     // SAFETY: map values; a helper without arguments.
     unsafe {
         let now_ns = bpf_ktime_get_ns();
-        let hash = key.hash();
-        let Some(remembered) = DNS_ANSWERED.get_ptr_mut(Answered::position(hash) as u32) else { return };
-        let query = DNS_IN_FLIGHT.get(key).copied().filter(|query| message.answers(query.question));
-        // Whoever removes it counts it.
-        let Some(query) = query.filter(|_| DNS_IN_FLIGHT.remove(key).is_ok()) else {
-            if !(*remembered).was(hash, message, now_ns, frozen!(FACTS.timeout_ns)) {
-                return one(&raw mut (*flow.counts).unmatched, way);
+        let Some(places) = Places::of(key) else { return };
+        let place = places.waiting(key).filter(|place| message.answers(places::question(*place)));
+        let mut query = place.and_then(|place| places.end(place, key, message, now_ns));
+        if query.is_none() && places.may_wait_elsewhere(now_ns) {
+            query = answered_elsewhere(&places, key, message, now_ns);
+        }
+        let Some(query) = query else {
+            if places.was_answered(key, message, now_ns) {
+                return one(&raw mut (*flow.counts).duplicates, way);
             }
-            (*remembered).at_ns = now_ns;
-            return one(&raw mut (*flow.counts).duplicates, way);
+            return one(&raw mut (*flow.counts).unmatched, way);
         };
-        in_flight(query.slot, u64::MAX);
         let Some(counts) = DNS_COUNTS.get_ptr_mut(query.slot) else { return };
         let took_ns = now_ns.saturating_sub(query.asked_ns);
         if took_ns >= frozen!(FACTS.timeout_ns) {
             one(&raw mut (*flow.counts).unmatched, way);
             return one(&raw mut (*counts).timeouts, way);
         }
-        *remembered = Answered { key: hash, question: query.question, at_ns: now_ns };
         let Some(row) = row(&RowKey { slot: query.slot, kind: row_kind(way, message.rcode) }) else {
             return one(&raw mut (*counts).lost, way);
         };
@@ -192,6 +227,22 @@ unsafe fn answered(flow: &Flow, way: Way, key: &QueryKey, message: &Message) {
             add((&raw mut (*row).buckets).cast::<u64>().add(position as usize), 1);
             add(&raw mut (*row).sum_ns, took_ns);
         }
+    }
+}
+
+/// Ends a lookup that waits in the hash.
+#[inline(always)]
+unsafe fn answered_elsewhere(places: &Places, key: &QueryKey, message: &Message, now_ns: u64) -> Option<Noted> {
+    // SAFETY: map values.
+    unsafe {
+        let query = DNS_IN_FLIGHT.get(key).copied().filter(|query| message.answers(query.question))?;
+        // Whoever removes it counts it.
+        DNS_IN_FLIGHT.remove(key).ok()?;
+        in_flight(query.slot, u64::MAX);
+        if now_ns.saturating_sub(query.asked_ns) < frozen!(FACTS.timeout_ns) {
+            places.remember(key, query.question, now_ns);
+        }
+        Some(Noted { asked_ns: query.asked_ns, slot: query.slot })
     }
 }
 
