@@ -40,7 +40,7 @@ use directory::Segments;
 use entry::{HEADER_BYTES, Header, MAX_BODY_BYTES};
 use segment::Segment;
 
-pub use cursor::{Cursor, Dropped};
+pub use cursor::{Cursor, Dropped, Unread};
 pub use directory::Recovered;
 pub use entry::{Entry, EntryInfo, Kind, Sequence};
 pub use error::JournalError;
@@ -201,10 +201,9 @@ impl Journal {
         self.cursors.take_dropped(cursor)
     }
 
-    /// How many entries a cursor has not read yet, as far as numbers tell: damaged ones are among them.
-    pub fn unread(&self, cursor: Cursor) -> u64 {
-        let oldest = self.segments.all.front().map_or(self.next, |oldest| oldest.first);
-        self.cursors.position(cursor).map_or(0, |position| self.next.saturating_sub(position.max(oldest)))
+    /// What waits for a cursor.
+    pub fn unread(&self, cursor: Cursor) -> Unread {
+        self.cursors.unread(cursor, &self.segments)
     }
 
     /// Moves a cursor, forward or back, to the first entry of this time or later, in ns since 1970; to the end when there is none. The

@@ -38,6 +38,15 @@ pub struct Dropped {
     pub bad_points: u64,
 }
 
+/// What waits for a cursor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unread {
+    /// Entries that it has not read yet. Damaged ones may be among them.
+    pub entries: u64,
+    /// Their bytes, headers included. After a start the segment that it is in counts as a whole until the first entry is read.
+    pub bytes: u64,
+}
+
 /// All cursors of a journal, those that were not opened since its start included: what they lose counts too.
 #[derive(Debug, Default)]
 pub(super) struct Cursors {
@@ -159,9 +168,15 @@ impl Cursors {
         self.state(cursor).map(|state| std::mem::take(&mut state.dropped)).unwrap_or_default()
     }
 
-    /// The entry that a cursor reads next.
-    pub(super) fn position(&self, cursor: Cursor) -> Option<Sequence> {
-        self.all.get(cursor.0).map(|state| state.read)
+    /// What waits for a cursor.
+    pub(super) fn unread(&self, cursor: Cursor, segments: &Segments) -> Unread {
+        let (Some(state), Some(first)) = (self.all.get(cursor.0), segments.all.front()) else { return Unread::default() };
+        let waiting = segments.all.iter().filter(|segment| segment.next > state.read);
+        let bytes = waiting.map(|segment| {
+            let reading = state.reading.as_ref().filter(|reading| reading.first == segment.first);
+            segment.bytes.saturating_sub(reading.map_or(0, Reading::read_bytes))
+        });
+        Unread { entries: segments.next().saturating_sub(state.read.max(first.first)), bytes: bytes.sum() }
     }
 
     /// Writes the files of cursors that have moved: those that were not written within a second, or all. The first error is reported

@@ -181,6 +181,11 @@ impl Reading {
         Ok(Self { first, file, place: Place { at: 0, sequence: first }, below })
     }
 
+    /// Bytes of the file that were read or passed.
+    pub(super) fn read_bytes(&self) -> u64 {
+        self.place.at
+    }
+
     /// The next entry that `wanted` takes. The bodies of others are not read.
     pub(super) fn next(&mut self, wanted: impl Fn(&Header) -> bool) -> io::Result<Next> {
         let mut scan = Scan::new(&self.file, self.place, self.below)?;

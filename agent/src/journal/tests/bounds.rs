@@ -1,6 +1,6 @@
 //! How much is kept, and what is counted of the rest.
 
-use super::super::Dropped;
+use super::super::{Dropped, Unread};
 use super::*;
 
 #[test]
@@ -23,7 +23,9 @@ fn no_more_bytes_are_kept_than_may_and_each_cursor_counts_what_it_had_not_read()
     let oldest = journal.next(idle).unwrap().unwrap().sequence;
     let dropped = journal.take_dropped(idle);
     assert_eq!((dropped.entries, dropped.points), (oldest, (0..oldest).sum()));
-    assert_eq!(journal.unread(idle), written - oldest - 1);
+    let waiting = written - oldest - 1;
+    assert_eq!(journal.unread(idle), Unread { entries: waiting, bytes: waiting * 20_056 });
+    assert_eq!(journal.unread(busy), Unread::default());
     assert_eq!(journal.take_dropped(idle), Dropped::default());
 }
 
