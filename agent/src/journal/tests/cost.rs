@@ -25,34 +25,42 @@ fn peak_kib() -> u64 {
 fn writes_and_reads_256_mib() {
     let Some(directory) = is_child() else { return };
     let bytes = body(1, LEN);
-    let write = |journal: &mut Journal, entries: u64| {
+    let limits = limits(600 << 20);
+    let mut written = 0;
+    let mut write_and_read = |entries: u64| {
+        let (mut journal, recovered) = Journal::open(&directory, limits).unwrap();
+        assert_eq!(recovered.entries, written);
+        let cursor = journal.cursor("test").unwrap();
         for _ in 0..entries {
             journal.append(info(journal.next), &bytes).unwrap();
         }
+        for sequence in written..written + entries {
+            assert_eq!(journal.next(cursor).unwrap().unwrap().sequence, sequence);
+            journal.confirm(cursor, sequence).unwrap();
+        }
+        written += entries;
+        assert_eq!(journal.between(0, u64::MAX).filter(|entry| entry.is_ok()).count() as u64, written);
     };
-    let read = |journal: &mut Journal, cursor| std::iter::from_fn(|| journal.next(cursor).unwrap()).count() as u64;
-    let before = peak_kib();
-    let (mut journal, _) = Journal::open(&directory, limits(300 << 20)).unwrap();
-    let cursor = journal.cursor("test").unwrap();
-    write(&mut journal, ENTRIES);
-    assert_eq!(read(&mut journal, cursor), ENTRIES);
-    drop(journal);
-    let (journal, recovered) = Journal::open(&directory, limits(300 << 20)).unwrap();
-    assert_eq!(recovered.entries, ENTRIES);
-    assert_eq!(journal.between(0, u64::MAX).filter(|entry| entry.is_ok()).count() as u64, ENTRIES);
-    eprintln!("{}", peak_kib() - before);
+    let start = peak_kib();
+    // A debug build of this program has code of some 100 MB. What is run of it for the first time is read into memory too, and counts.
+    write_and_read(2);
+    write_and_read(2);
+    let warm = peak_kib();
+    write_and_read(ENTRIES);
+    write_and_read(1);
+    eprintln!("{} {}", peak_kib() - warm, peak_kib() - start);
 }
 
 #[test]
 fn memory_stays_flat_while_256_mib_are_written_and_read() {
     let directory = tempfile::tempdir().unwrap();
     let mut child = child(&path_of(module_path!(), "writes_and_reads_256_mib"), directory.path());
-    let mut more = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut more).unwrap();
-    assert!(child.wait().unwrap().success(), "{more}");
-    let more: u64 = more.trim().parse().expect("KiB");
-    eprintln!("{more} KiB more at most");
-    assert!(more < 8 << 10, "{more} KiB");
+    let mut written = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut written).unwrap();
+    assert!(child.wait().unwrap().success(), "{written}");
+    let (more, since_start) = written.trim().split_once(' ').expect("two numbers");
+    eprintln!("{more} KiB more at most; {since_start} KiB with the code that is run");
+    assert!(more.parse::<u64>().expect("KiB") < 8 << 10, "{more} KiB");
 }
 
 #[test]
