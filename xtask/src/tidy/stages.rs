@@ -19,6 +19,7 @@ const STAGES: &[&[&str]] = &[
         "fuzzing",
         "histogram",
         "interrupt",
+        "journal",
         "protobuf",
         "rate_limit",
         "url",

@@ -1,0 +1,288 @@
+//! How far each destination has got: a position by name, kept in a small file.
+//!
+//! A file has 16 bytes: `pmc1`, the CRC-32 of the last 8, and the number of the entry that is to be read next (little-endian). It is
+//! replaced at most once a second, by a new file that is renamed, and not synced.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::directory::Segments;
+use super::entry::{Entry, Sequence};
+use super::error::{JournalError, MAX_NAME_BYTES};
+use super::segment::{self, END_OF_SEQUENCES, Next, Reading, Segment};
+
+/// How often a cursor's file is written at most.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+
+const MAGIC: [u8; 4] = *b"pmc1";
+const FILE_BYTES: usize = 16;
+const ENDING: &str = ".cursor";
+
+/// A cursor of one journal, as [`Journal::cursor`](super::Journal::cursor) gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor(usize);
+
+/// What a cursor did not get to read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Entries of segments that were removed for the journal's bounds, or by something else, before the cursor had read them.
+    pub entries: u64,
+    /// Points in them.
+    pub points: u64,
+    /// Entries that were damaged when the cursor came to them.
+    pub bad_entries: u64,
+    /// Points in them, as far as that is known: where the header is damaged too it is not.
+    pub bad_points: u64,
+}
+
+/// All cursors of a journal, those that were not opened since its start included: what they lose counts too.
+#[derive(Debug, Default)]
+pub(super) struct Cursors {
+    all: Vec<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    name: String,
+    /// The entry to be read next.
+    read: Sequence,
+    /// Every entry before this one is sent or given up.
+    confirmed: Sequence,
+    /// What the file holds; `None` when it must be written whatever it is.
+    saved: Option<Sequence>,
+    /// When the file was written, or could not be.
+    tried: Option<Instant>,
+    /// The segment that is being read.
+    reading: Option<Reading>,
+    dropped: Dropped,
+}
+
+impl Cursors {
+    /// Those that have a file. One with a damaged file begins at the oldest entry.
+    pub(super) fn load(directory: &Path) -> io::Result<Self> {
+        let mut all = Vec::new();
+        for file in fs::read_dir(directory)? {
+            let file_name = file?.file_name();
+            let Some(name) = file_name.to_str().and_then(|name| name.strip_suffix(ENDING)).filter(|name| is_name(name)) else {
+                continue;
+            };
+            let saved = load(&path(directory, name));
+            all.push(State::new(name, saved.unwrap_or(0), saved));
+        }
+        Ok(Self { all })
+    }
+
+    /// The largest position of all.
+    pub(super) fn furthest(&self) -> Sequence {
+        self.all.iter().map(|state| state.confirmed).max().unwrap_or(0)
+    }
+
+    /// The cursor of this name. A new one begins at `end`, and is saved at once.
+    pub(super) fn get(&mut self, name: &str, segments: &Segments, end: Sequence) -> Result<Cursor, JournalError> {
+        if !is_name(name) {
+            return Err(JournalError::CursorName(name.to_owned()));
+        }
+        if let Some(index) = self.all.iter().position(|state| state.name == name) {
+            return Ok(Cursor(index));
+        }
+        let mut state = State::new(name, end, None);
+        state.save(&segments.directory)?;
+        self.all.push(state);
+        Ok(Cursor(self.all.len() - 1))
+    }
+
+    /// `None` for a cursor of another journal.
+    fn state(&mut self, cursor: Cursor) -> Option<&mut State> {
+        self.all.get_mut(cursor.0)
+    }
+
+    /// The next entry of a cursor; `None` when it has read all before `end`.
+    pub(super) fn next(&mut self, cursor: Cursor, segments: &mut Segments, end: Sequence) -> Result<Option<Entry>, JournalError> {
+        loop {
+            let Some(state) = self.state(cursor) else { return Ok(None) };
+            let Some(index) = segments.holding(state.read).filter(|_| state.read < end) else {
+                state.read = state.read.max(end);
+                return Ok(None);
+            };
+            let segment = segments.all[index];
+            match state.step(&segment, &segments.directory, segments.end_of(index)) {
+                Ok(Some(entry)) => return Ok(Some(entry)),
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.removed(&segment, None);
+                    segments.all.remove(index);
+                }
+                Err(error) if segment::is_damage(&error) => state.skip(&segment),
+                Err(error) => {
+                    state.reading = None;
+                    return Err(JournalError::io("read", &segment.path(&segments.directory))(error));
+                }
+            }
+        }
+    }
+
+    /// Counts what the cursors had not read of a segment that was removed, and moves them behind it. Its file, if it was opened
+    /// before, has the points of those that had read a part of it.
+    pub(super) fn removed(&mut self, segment: &Segment, file: Option<&File>) {
+        for state in self.all.iter_mut().filter(|state| state.read < segment.next) {
+            let (entries, points) = match state.read {
+                read if read <= segment.first => (segment.entries, segment.points),
+                read => {
+                    let counted = file.and_then(|file| segment::count(file, segment, read).ok());
+                    counted.unwrap_or((segment.next - read, 0))
+                }
+            };
+            state.dropped.entries += entries;
+            state.dropped.points = state.dropped.points.saturating_add(points);
+            state.read = segment.next;
+            state.reading = None;
+        }
+    }
+
+    /// Every entry up to this one is sent or given up.
+    pub(super) fn confirm(&mut self, cursor: Cursor, sequence: Sequence) {
+        let Some(state) = self.state(cursor) else { return };
+        state.confirmed = state.confirmed.max(sequence.saturating_add(1)).min(state.read);
+    }
+
+    /// Goes to the entry `sequence`.
+    pub(super) fn move_to(&mut self, cursor: Cursor, sequence: Sequence) {
+        let Some(state) = self.state(cursor) else { return };
+        (state.read, state.confirmed, state.reading) = (sequence, sequence, None);
+    }
+
+    /// What the cursor has lost since this was last called.
+    pub(super) fn take_dropped(&mut self, cursor: Cursor) -> Dropped {
+        self.state(cursor).map(|state| std::mem::take(&mut state.dropped)).unwrap_or_default()
+    }
+
+    /// The entry that a cursor reads next.
+    pub(super) fn position(&self, cursor: Cursor) -> Option<Sequence> {
+        self.all.get(cursor.0).map(|state| state.read)
+    }
+
+    /// Writes the files of cursors that have moved: those that were not written within a second, or all. The first error is reported
+    /// after all were tried.
+    pub(super) fn save(&mut self, directory: &Path, now: Option<Instant>) -> Result<(), JournalError> {
+        let mut result = Ok(());
+        for state in &mut self.all {
+            let waits = |now: Instant| state.tried.is_some_and(|tried| now.saturating_duration_since(tried) < SAVE_EVERY);
+            if state.saved != Some(state.confirmed) && !now.is_some_and(waits) {
+                result = result.and(state.save(directory));
+            }
+        }
+        result
+    }
+}
+
+impl State {
+    fn new(name: &str, position: Sequence, saved: Option<Sequence>) -> Self {
+        let dropped = Dropped::default();
+        Self { name: name.to_owned(), read: position, confirmed: position, saved, tried: None, reading: None, dropped }
+    }
+
+    /// Goes on in a segment that has, or had, the entry to be read next: gives it, or moves forward.
+    fn step(&mut self, segment: &Segment, directory: &Path, below: Sequence) -> io::Result<Option<Entry>> {
+        let reading = match &mut self.reading {
+            Some(reading) if reading.first == segment.first => reading,
+            other => other.insert(Reading::open(directory, segment.first, below)?),
+        };
+        let from = self.read;
+        match reading.next(|header| header.sequence >= from)? {
+            Next::Entry(entry) => {
+                self.read = entry.sequence + 1;
+                return Ok(Some(entry));
+            }
+            // What is damaged before the position was counted when the cursor came to it.
+            Next::Bad { points, until, .. } if until > self.read => {
+                self.dropped.bad_entries += until - self.read.max(segment.first);
+                self.dropped.bad_points = self.dropped.bad_points.saturating_add(points);
+                self.read = until;
+            }
+            Next::Bad { .. } => {}
+            Next::End => self.skip(segment),
+        }
+        Ok(None)
+    }
+
+    /// Gives up what was not read of a segment.
+    fn skip(&mut self, segment: &Segment) {
+        self.dropped.bad_entries += segment.next.saturating_sub(self.read.max(segment.first));
+        self.read = segment.next;
+        self.reading = None;
+    }
+
+    fn save(&mut self, directory: &Path) -> Result<(), JournalError> {
+        self.tried = Some(Instant::now());
+        let path = path(directory, &self.name);
+        let new = directory.join(format!(".{}{ENDING}.new", self.name));
+        let write = || {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            file.write_all(&encode(self.confirmed))?;
+            fs::rename(&new, &path)
+        };
+        write().map_err(JournalError::io("save the position in", &path))?;
+        self.saved = Some(self.confirmed);
+        Ok(())
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=MAX_NAME_BYTES).contains(&name.len()) && name.bytes().all(is_part)
+}
+
+fn path(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}{ENDING}"))
+}
+
+/// What a cursor's file holds; `None` when it cannot be read or is damaged.
+fn load(path: &Path) -> Option<Sequence> {
+    let mut bytes = Vec::new();
+    segment::open(path).ok()?.take(FILE_BYTES as u64 + 1).read_to_end(&mut bytes).ok()?;
+    decode(&bytes)
+}
+
+fn encode(next: Sequence) -> [u8; FILE_BYTES] {
+    let mut bytes = [0; FILE_BYTES];
+    let number = next.to_le_bytes();
+    bytes[..4].copy_from_slice(&MAGIC);
+    bytes[4..8].copy_from_slice(&crc32fast::hash(&number).to_le_bytes());
+    bytes[8..].copy_from_slice(&number);
+    bytes
+}
+
+fn decode(bytes: &[u8]) -> Option<Sequence> {
+    let number = u64::from_le_bytes(*bytes.last_chunk()?);
+    (bytes == encode(number) && number < END_OF_SEQUENCES).then_some(number)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// The file of a cursor at this position.
+    pub(in super::super) fn file(position: Sequence) -> [u8; FILE_BYTES] {
+        encode(position)
+    }
+
+    /// The position in a cursor's file.
+    pub(in super::super) fn position(bytes: &[u8]) -> Option<Sequence> {
+        decode(bytes)
+    }
+
+    #[test]
+    fn a_position_is_read_as_it_was_written_and_not_with_any_bit_flipped() {
+        let bytes = encode(1 << 40);
+        assert_eq!(decode(&bytes), Some(1 << 40));
+        for bit in 0..8 * FILE_BYTES {
+            let mut flipped = bytes;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode(&flipped), None, "bit {bit}");
+        }
+        assert_eq!(decode(&encode(END_OF_SEQUENCES)), None);
+    }
+}

@@ -1,0 +1,124 @@
+//! How far each destination has got, over restarts.
+
+use std::fs;
+use std::time::Instant;
+
+use super::*;
+
+fn open(directory: &Path) -> Journal {
+    Journal::open(directory, limits(4 << 20)).unwrap().0
+}
+
+fn next(journal: &mut Journal, name: &str) -> Option<Sequence> {
+    let cursor = journal.cursor(name).unwrap();
+    journal.next(cursor).unwrap().map(|entry| entry.sequence)
+}
+
+#[test]
+fn a_new_cursor_begins_at_the_end_and_goes_on_after_a_restart_behind_what_was_confirmed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut journal = open(directory.path());
+    add_all(&mut journal, &[100_000; 3]);
+    let cursor = journal.cursor("otlp").unwrap();
+    assert_eq!(journal.next(cursor).unwrap(), None);
+    add_all(&mut journal, &[100_000; 6]);
+    assert_eq!([3, 4, 5, 6].map(|_| journal.next(cursor).unwrap().unwrap().sequence), [3, 4, 5, 6]);
+    journal.confirm(cursor, 4).unwrap();
+    drop(journal);
+    let mut journal = open(directory.path());
+    assert_eq!(next(&mut journal, "otlp"), Some(5));
+    assert_eq!(next(&mut journal, "other"), None);
+    // It was new then, and now is not.
+    add(&mut journal, 10);
+    drop(journal);
+    assert_eq!(next(&mut open(directory.path()), "other"), Some(9));
+}
+
+#[test]
+fn a_damaged_file_begins_at_the_oldest_entry_and_a_missing_one_at_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("otlp.cursor");
+    for damage in ["", "x", "0123456789abcdef", "0123456789abcdefg"] {
+        let mut journal = open(directory.path());
+        add_all(&mut journal, &[100; 3]);
+        let oldest = all(directory.path())[0];
+        drop(journal);
+        fs::write(&file, damage).unwrap();
+        assert_eq!(next(&mut open(directory.path()), "otlp"), Some(oldest), "{damage:?}");
+        fs::remove_file(&file).unwrap();
+        assert_eq!(next(&mut open(directory.path()), "otlp"), None);
+    }
+}
+
+#[test]
+fn a_file_is_written_at_most_once_a_second_and_when_the_journal_is_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("otlp.cursor");
+    let saved = || super::super::cursor::tests::position(&fs::read(&file).unwrap());
+    let mut journal = open(directory.path());
+    let cursor = journal.cursor("otlp").unwrap();
+    let began = Instant::now();
+    add_all(&mut journal, &[100; 5]);
+    for sequence in 0..4 {
+        journal.next(cursor).unwrap().unwrap();
+        journal.confirm(cursor, sequence).unwrap();
+    }
+    if began.elapsed() < Duration::from_millis(900) {
+        assert_eq!(saved(), Some(0));
+    }
+    journal.save_cursors(Instant::now() + Duration::from_secs(1)).unwrap();
+    assert_eq!(saved(), Some(4));
+    journal.next(cursor).unwrap().unwrap();
+    // Beyond what was read nothing can be confirmed.
+    journal.confirm(cursor, 100).unwrap();
+    drop(journal);
+    assert_eq!(saved(), Some(5));
+    assert!(!directory.path().join(".otlp.cursor.new").exists());
+}
+
+#[test]
+fn no_number_is_given_again_that_a_cursor_has_passed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut journal = open(directory.path());
+    let cursor = journal.cursor("otlp").unwrap();
+    for sequence in 0..4 {
+        add(&mut journal, 100);
+        journal.next(cursor).unwrap().unwrap();
+        journal.confirm(cursor, sequence).unwrap();
+    }
+    drop(journal);
+    // As after a power cut: the cursor's file was written to the disk, the last two entries were not.
+    let segment = &segments(directory.path())[0];
+    fs::File::options().write(true).open(segment).unwrap().set_len(2 * 156 + 20).unwrap();
+    let mut journal = open(directory.path());
+    assert_eq!(add(&mut journal, 10), 4);
+    assert_eq!(next(&mut journal, "otlp"), Some(4));
+    assert_eq!(all(directory.path()), [0, 1, 4]);
+    drop(journal);
+    segments(directory.path()).iter().for_each(|path| fs::remove_file(path).unwrap());
+    assert_eq!(add(&mut open(directory.path()), 10), 4);
+}
+
+#[test]
+fn a_cursor_goes_to_a_time_forward_and_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut journal = open(directory.path());
+    let cursor = journal.cursor("otlp").unwrap();
+    add_all(&mut journal, &[50_000; 30]);
+    for (time_ns, expected) in [
+        (0, Some(0)),
+        (START_NS, Some(0)),
+        (START_NS + 17 * SECOND_NS, Some(17)),
+        (START_NS + 17 * SECOND_NS + 1, Some(18)),
+        (START_NS + 29 * SECOND_NS + 1, None),
+        (START_NS + 5 * SECOND_NS - 1, Some(5)),
+        (u64::MAX, None),
+    ] {
+        journal.seek(cursor, time_ns).unwrap();
+        assert_eq!(journal.next(cursor).unwrap().map(|entry| entry.sequence), expected, "{time_ns}");
+    }
+    assert_eq!(journal.take_dropped(cursor), Default::default());
+    journal.seek(cursor, START_NS + 10 * SECOND_NS).unwrap();
+    drop(journal);
+    assert_eq!(next(&mut open(directory.path()), "otlp"), Some(10));
+}
