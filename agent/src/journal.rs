@@ -40,7 +40,7 @@ use directory::Segments;
 use entry::{HEADER_BYTES, Header, MAX_BODY_BYTES};
 use segment::Segment;
 
-pub use cursor::{Cursor, Dropped};
+pub use cursor::{Cursor, Dropped, Pending};
 pub use directory::Recovered;
 pub use entry::{Entry, EntryInfo, Kind, Sequence};
 pub use error::JournalError;
@@ -205,6 +205,39 @@ impl Journal {
     pub fn unread(&self, cursor: Cursor) -> u64 {
         let oldest = self.segments.all.front().map_or(self.next, |oldest| oldest.first);
         self.cursors.position(cursor).map_or(0, |position| self.next.saturating_sub(position.max(oldest)))
+    }
+
+    /// The number of the entry that a cursor reads next.
+    pub fn position(&self, cursor: Cursor) -> Sequence {
+        self.cursors.position(cursor).unwrap_or(self.next)
+    }
+
+    /// The number of the next entry.
+    pub fn end(&self) -> Sequence {
+        self.next
+    }
+
+    /// What a cursor has not read yet: exact by whole segments, of the one that it reads by its share.
+    pub fn pending(&self, cursor: Cursor) -> Pending {
+        let read = self.position(cursor);
+        let mut pending = Pending::default();
+        for segment in self.segments.all.iter().filter(|segment| segment.next > read && segment.entries > 0) {
+            let share = |n: u64| {
+                let unread = u128::from(segment.next - read.max(segment.first));
+                (u128::from(n) * unread / u128::from(segment.next - segment.first)) as u64
+            };
+            let span_ns = segment.until_ns.saturating_sub(segment.from_ns);
+            pending.oldest_ns.get_or_insert(segment.from_ns + (span_ns - share(span_ns)));
+            pending.entries += share(segment.entries).max(1);
+            pending.bytes += share(segment.bytes);
+            pending.points = pending.points.saturating_add(share(segment.points));
+        }
+        pending
+    }
+
+    /// Moves a cursor to the end: what it has not read counts as confirmed.
+    pub fn skip_all(&mut self, cursor: Cursor) {
+        self.cursors.move_to(cursor, self.next);
     }
 
     /// Moves a cursor, forward or back, to the first entry of this time or later, in ns since 1970; to the end when there is none. The

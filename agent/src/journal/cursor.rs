@@ -38,6 +38,29 @@ pub struct Dropped {
     pub bad_points: u64,
 }
 
+impl Dropped {
+    /// Adds what was lost later.
+    pub fn add(&mut self, other: &Self) {
+        self.entries += other.entries;
+        self.points = self.points.saturating_add(other.points);
+        self.bad_entries += other.bad_entries;
+        self.bad_points = self.bad_points.saturating_add(other.bad_points);
+    }
+}
+
+/// What a cursor has not read yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Entries.
+    pub entries: u64,
+    /// Points in them.
+    pub points: u64,
+    /// Their bytes, headers included.
+    pub bytes: u64,
+    /// The time of the oldest, ns since 1970.
+    pub oldest_ns: Option<u64>,
+}
+
 /// All cursors of a journal, those that were not opened since its start included: what they lose counts too.
 #[derive(Debug, Default)]
 pub(super) struct Cursors {
