@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use draft::Loading;
-pub use export::{Compression, Destination, Export, Exporter, Protocol};
+pub use export::{Compression, Destination, Export, Exporter, Journal, Protocol};
 use key::{Check, KEYS, Key, Value};
 pub use proxies::Proxies;
 use similar::similar;

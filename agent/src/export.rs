@@ -4,6 +4,7 @@
 //! that go over the wire, and [`ship::Shipper`] sends them by the rules of the OTLP specification (1.9, "OTLP/gRPC" and "OTLP/HTTP").
 //! Only the shipper's own task waits for the receiver.
 
+mod backlog;
 mod client;
 mod compress;
 pub mod encode;
@@ -12,6 +13,7 @@ mod failure;
 mod group;
 mod grpc;
 mod headers;
+pub mod history;
 mod http;
 mod json;
 mod link;
@@ -56,6 +58,16 @@ pub enum Payload {
     Metrics,
     /// Events, as log records.
     Logs,
+}
+
+impl Payload {
+    /// The field of OTLP/JSON that has the resources.
+    fn field(self) -> &'static str {
+        match self {
+            Self::Metrics => "resourceMetrics",
+            Self::Logs => "resourceLogs",
+        }
+    }
 }
 
 impl std::fmt::Display for Payload {

@@ -206,6 +206,21 @@ impl Journal {
         self.cursors.unread(cursor, &self.segments)
     }
 
+    /// The number of the entry that a cursor reads next.
+    pub fn position(&self, cursor: Cursor) -> Sequence {
+        self.cursors.position(cursor).unwrap_or(self.next)
+    }
+
+    /// The number of the next entry.
+    pub fn end(&self) -> Sequence {
+        self.next
+    }
+
+    /// Moves a cursor to the end: what it has not read counts as confirmed.
+    pub fn skip_all(&mut self, cursor: Cursor) {
+        self.cursors.move_to(cursor, self.next);
+    }
+
     /// Moves a cursor, forward or back, to the first entry of this time or later, in ns since 1970; to the end when there is none. The
     /// entries before it count as confirmed, not as dropped.
     ///

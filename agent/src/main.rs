@@ -23,11 +23,11 @@ mod health;
 mod histogram;
 mod interrupt;
 mod join;
-#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the export does not write to it yet"))]
 mod journal;
 mod kernel;
 mod live;
 mod metric;
+mod moment;
 mod pipeline;
 mod pods;
 mod protobuf;
@@ -43,7 +43,7 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use clap::{Args, Parser, Subcommand};
@@ -51,6 +51,7 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 use causes::chain;
 use config::{Config, ConfigError, LogFormat, Overrides};
+use export::history::{self, HistoryError};
 use interrupt::Interrupt;
 use kernel::pin::{PinError, Uninstalled};
 use live::{
@@ -95,6 +96,9 @@ enum Command {
     },
     /// Print the configuration file's reference: every key with its default and its environment variable.
     Config,
+    /// Write what an agent on this node has exported as OTLP JSON, one request a line, out of its journal (journal.directory). Works beside
+    /// an agent that runs.
+    Export(ExportArgs),
     /// Remove the programs and maps that an agent left pinned in the kernel, and their counts.
     Uninstall(UninstallArgs),
 }
@@ -106,6 +110,25 @@ struct UninstallArgs {
     /// Keep running until SIGTERM after the removal: a DaemonSet restarts what exits.
     #[arg(long)]
     stay: bool,
+}
+
+#[derive(Args)]
+struct ExportArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// From when: a time of day in UTC (02:00), a date (2026-11-28T02:00:00Z), or how long ago (90m).
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: SystemTime,
+    /// Until when; now if it is left out.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    until: Option<SystemTime>,
+    /// The journal's directory, in place of the configuration's journal.directory.
+    #[arg(long, value_name = "DIRECTORY")]
+    journal: Option<PathBuf>,
+}
+
+fn moment(text: &str) -> Result<SystemTime, String> {
+    moment::parse(text, SystemTime::now())
 }
 
 #[derive(Args)]
@@ -214,6 +237,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check(&args),
         Command::Metrics { markdown, json } => print(&registry::render(markdown, json)),
         Command::Config => print(&Config::reference()),
+        Command::Export(args) => export(&args),
         Command::Uninstall(args) => uninstall(&args),
     };
     match done {
@@ -319,6 +343,26 @@ fn check(args: &CheckArgs) -> Result<(), CommandError> {
     }
     print(&if args.json { report.json() } else { report.table() })?;
     if report.can_measure() { Ok(()) } else { Err(CommandError::Reported) }
+}
+
+fn export(args: &ExportArgs) -> Result<(), CommandError> {
+    let (config, _) = load(args.config.config.as_deref(), Overrides::default())?;
+    let directory = args.journal.clone().or(config.export.journal.directory);
+    let directory = directory.ok_or("no journal is configured: set journal.directory, or give its directory with --journal")?;
+    let ns = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+    let until_ns = args.until.map_or(u64::MAX, ns);
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let written = match history::write(&directory, ns(args.since), until_ns, &mut out) {
+        Err(HistoryError::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+        written => written?,
+    };
+    if written.damaged > 0 {
+        let _ = writeln!(std::io::stderr(), "podmeter: {} requests in the journal are damaged and left out", written.damaged);
+    }
+    if written.lines == 0 {
+        let _ = writeln!(std::io::stderr(), "podmeter: the journal in {} has nothing of that time", directory.display());
+    }
+    Ok(())
 }
 
 fn uninstall(args: &UninstallArgs) -> Result<(), CommandError> {

@@ -2,14 +2,20 @@
 //! quick.
 
 use std::{
+    collections::BTreeSet,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
+use opentelemetry_proto::tonic::{collector::metrics::v1::ExportMetricsServiceRequest, metrics::v1::metric::Data};
 use podmeter_tests::{
     MS,
-    agent::{Agent, STOPS_WITHIN, unix_ns},
+    agent::{
+        Agent, STOPS_WITHIN,
+        command::{As, run},
+        unix_ns,
+    },
     bench::pods::Pods,
     cgroup::Cgroup,
     collector::{Answer, Collector, Options},
@@ -226,5 +232,55 @@ root_test! {
             ensure!((1 << 20..=2 << 20).contains(&largest), "the largest request has {largest} B");
         }
         Ok(())
+    }
+}
+
+/// The times of the node's own points in a request, which is one of each collection.
+fn times_of_node(request: &ExportMetricsServiceRequest) -> BTreeSet<u64> {
+    let metrics = request.resource_metrics.iter().flat_map(|resource| &resource.scope_metrics).flat_map(|scope| &scope.metrics);
+    let gauges =
+        metrics.filter(|metric| metric.name == "podmeter.agent.export.queue.length").filter_map(|metric| match &metric.data {
+            Some(Data::Gauge(gauge)) => Some(&gauge.data_points),
+            _ => None,
+        });
+    gauges.flatten().filter(|point| point.flags == 0).map(|point| point.time_unix_nano).collect()
+}
+
+root_test! {
+    fn an_agent_that_is_killed_again_and_again_loses_no_export() {
+        let directory = tempfile::tempdir()?;
+        let journal = directory.path().join("journal");
+        let collector = Collector::start()?;
+        let config = || json!({
+            "journal": {"directory": journal},
+            "export": {"exporter": "otlp", "protocol": "grpc", "endpoint": collector.grpc_endpoint(), "timeout": "500ms"},
+        });
+        let lasting = Cgroup::new("lasting")?;
+        for round in 0..6_u64 {
+            // Half of the time nothing can be sent; killed at another moment of the second each time.
+            if round % 2 == 0 { collector.refuse() } else { collector.listen() }
+            let agent = Agent::spawn(config())?;
+            agent.wait_for_log("podmeter runs", Duration::from_secs(30))?;
+            Load::burn(20 * MS).start(&lasting)?.wait()?;
+            thread::sleep(Duration::from_millis(1700 + round * 170));
+            agent.kill()?;
+        }
+        collector.listen();
+        let agent = Agent::spawn(config())?;
+        catch_up(&collector, &lasting)?;
+        let log = agent.stop()?.stderr;
+
+        let arguments = ["export", "--since", "1h", "--journal", journal.to_str().context("a path")?];
+        let output = run(&arguments, As::Root, Duration::from_secs(60))?;
+        ensure!(output.code == Some(0), "{output:?}");
+        let lines = output.stdout.lines().map(serde_json::from_str::<ExportMetricsServiceRequest>);
+        let kept = lines.collect::<Result<Vec<_>, _>>()?;
+        let kept: BTreeSet<u64> = kept.iter().flat_map(times_of_node).collect();
+        let sent: BTreeSet<u64> = collector.received().iter().flat_map(|received| times_of_node(&received.request)).collect();
+        ensure!(kept.len() >= 14, "{} exports in the journal; the last agent's log:\n{log}", kept.len());
+        ensure!(kept == sent, "{} exports were kept and {} were sent", kept.len(), sent.len());
+        // In order, and no counter went down.
+        let exports = exports(&collector)?;
+        check_cpu_time(&exports, lasting.path(), lasting.cpu_stat()?.usage_seconds())
     }
 }

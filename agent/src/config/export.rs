@@ -32,6 +32,19 @@ pub struct Export {
     pub attribute_bytes: usize,
     /// From SIGTERM to the end, at most.
     pub shutdown_timeout: Duration,
+    /// What is kept on disk.
+    pub journal: Journal,
+}
+
+/// What is kept on disk of what was exported and of what waits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Journal {
+    /// Where; `None`: not at all, and what waits is in memory.
+    pub directory: Option<PathBuf>,
+    /// Bytes that it may have.
+    pub bytes: u64,
+    /// How old it may be.
+    pub age: Duration,
 }
 
 /// An OTLP receiver and how requests reach it. `Debug` shows no secret.

@@ -461,6 +461,28 @@ pub(super) const KEYS: &[Key] = &[
     .example("/etc/podmeter/client-key.pem")
     .aliases(&[("OTEL_EXPORTER_OTLP_LOGS_CLIENT_KEY", Value::Text)]),
     Key::new(
+        "journal.directory",
+        None,
+        "Directory in which every export is kept before it is sent, so that an outage of the receiver or a restart of podmeter loses \
+         nothing, and to look back at: `podmeter export --since`. It is made if it is not there. Default: none, and what waits is kept \
+         in memory. Not used where export.exporter is stdout or none.",
+        |l, v| store(&mut l.config.export.journal.directory, Some(absolute(v)?)),
+    )
+    .example("/var/lib/podmeter"),
+    Key::new(
+        "journal.bytes",
+        Some("256MiB"),
+        "Maximum size of the journal on disk: 1MiB to 64GiB; events have a sixteenth of it beside that. When it is full, the oldest \
+         exports are removed; those that had not been sent are counted as dropped.",
+        |l, v| store(&mut l.config.export.journal.bytes, bytes(v, 1 << 20..=64 << 30)? as u64),
+    ),
+    Key::new(
+        "journal.age",
+        Some("7d"),
+        "How long an export is kept in the journal: 1m to 365d.",
+        |l, v| store(&mut l.config.export.journal.age, duration(v, Duration::from_secs(60)..=Duration::from_secs(365 * 86_400))?),
+    ),
+    Key::new(
         "resource.attributes",
         None,
         "Attributes of every metric's resource. In the environment: key=value,key2=value2, percent-encoded. Default: none.",

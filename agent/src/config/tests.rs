@@ -83,6 +83,7 @@ fn the_defaults() {
             request_bytes: 2 << 20,
             attribute_bytes: 256,
             shutdown_timeout: Duration::from_secs(8),
+            journal: Journal { directory: None, bytes: 256 << 20, age: Duration::from_secs(7 * 86_400) },
         },
         resource: Resource::default(),
         proxies: Proxies::default(),
@@ -139,6 +140,7 @@ fn a_file_sets_every_key() {
          \x20 headers_file: h\n  token_file: t\n  logs:\n    endpoint: http://l:2/\n    protocol: grpc\n    headers: {X-Logs: z}\n\
          \x20   headers_file: i\n    token_file: j\n    compression: gzip\n    timeout: 2s\n    certificate: k\n    client_certificate: m\n\
          \x20   client_key: n\n\
+         journal:\n  directory: /j\n  bytes: 2MiB\n  age: 1h\n\
          resource:\n  attributes:\n    version: 1.10\n    empty: ''\n",
     )
     .expect("a configuration");
@@ -206,6 +208,7 @@ fn a_file_sets_every_key() {
             request_bytes: 4 << 20,
             attribute_bytes: 1024,
             shutdown_timeout: Duration::from_secs(60),
+            journal: Journal { directory: Some("/j".into()), bytes: 2 << 20, age: Duration::from_secs(3600) },
         },
         resource: Resource {
             attributes: BTreeMap::from([("version".to_owned(), "1.10".to_owned()), ("empty".to_owned(), String::new())]),
@@ -335,6 +338,9 @@ fn every_key_refuses_what_it_cannot_use_and_says_so() {
         ("export.request_bytes", &["63KiB", "65MiB", "2M"]),
         ("export.attribute_bytes", &["63", "1025", "many"]),
         ("export.shutdown_timeout", &["0s", "301s", "8"]),
+        ("journal.directory", &["./journal"]),
+        ("journal.bytes", &["1023KiB", "65GiB"]),
+        ("journal.age", &["59s", "2y", "7"]),
         ("resource.attributes", &["a", "=b", "a=%ff"]),
     ];
     for (name, values) in wrong {

@@ -30,7 +30,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// A queue that keeps everything.
 fn queue(form: Form) -> Queue {
     let limits = QueueLimits { exports: 1, bytes: usize::MAX, request_bytes: 2 << 20 };
-    Queue { attribute_bytes: 256, metrics: Arc::new(SharedQueue::new(form, limits)), logs: None }
+    Queue { attribute_bytes: 256, metrics: Arc::new(SharedQueue::new(form, limits, None)), logs: None }
 }
 
 #[test]

@@ -70,6 +70,7 @@ pub(super) fn settings(endpoint: &str, protocol: Protocol) -> Export {
         request_bytes: 2 << 20,
         attribute_bytes: 256,
         shutdown_timeout: Duration::from_secs(8),
+        journal: Default::default(),
     }
 }
 

@@ -4,8 +4,18 @@ use super::ship::Stats;
 use crate::metric::{Metric, Point, Scope, Value};
 
 /// Every metric of this stage.
-pub const METRICS: &[&Metric] =
-    &[&POINTS, &EVENTS, &RETRIES, &QUEUE, &QUEUE_BYTES, &QUEUE_AGE, &CUT_VALUES, &LEFT_OUT_ATTRIBUTES];
+pub const METRICS: &[&Metric] = &[
+    &POINTS,
+    &EVENTS,
+    &RETRIES,
+    &QUEUE,
+    &QUEUE_BYTES,
+    &QUEUE_AGE,
+    &JOURNAL_BYTES,
+    &JOURNAL_FAILURES,
+    &CUT_VALUES,
+    &LEFT_OUT_ATTRIBUTES,
+];
 
 /// `podmeter.agent.export.points`
 pub static POINTS: Metric = Metric::counter(
@@ -48,6 +58,20 @@ pub static QUEUE_AGE: Metric = Metric::gauge(
     Scope::Agent,
     "Age of the oldest request in the queue. Absent while it is empty.",
 );
+/// `podmeter.agent.journal.size`
+pub static JOURNAL_BYTES: Metric = Metric::gauge(
+    "podmeter.agent.journal.size",
+    "By",
+    Scope::Agent,
+    "Bytes of the journal on disk, of metrics and events. Absent without a journal.",
+);
+/// `podmeter.agent.journal.failures`
+pub static JOURNAL_FAILURES: Metric = Metric::counter(
+    "podmeter.agent.journal.failures",
+    "{failure}",
+    Scope::Agent,
+    "Times that the journal could not be opened, written or read. What cannot be written is kept in memory. Absent without a journal.",
+);
 /// `podmeter.agent.attributes.truncated`
 pub static CUT_VALUES: Metric = Metric::counter(
     "podmeter.agent.attributes.truncated",
@@ -81,6 +105,11 @@ pub fn points(stats: &Stats, events: Option<&Stats>, started_ns: u64) -> Vec<Poi
         Point::new(&CUT_VALUES, started_ns, Value::Int(stats.cut_values)),
         Point::new(&LEFT_OUT_ATTRIBUTES, started_ns, Value::Int(stats.left_out_attributes)),
     ];
+    if let Some(journal) = &stats.journal {
+        let other = events.and_then(|events| events.journal).unwrap_or_default();
+        points.push(Point::new(&JOURNAL_BYTES, 0, Value::Int(journal.bytes + other.bytes)));
+        points.push(Point::new(&JOURNAL_FAILURES, started_ns, Value::Int(journal.failures + other.failures)));
+    }
     points.extend(outcomes(&POINTS, stats));
     points.extend(events.into_iter().flat_map(|events| outcomes(&EVENTS, events)));
     points.extend(stats.oldest_age.map(|age| Point::new(&QUEUE_AGE, 0, Value::Float(age.as_secs_f64()))));

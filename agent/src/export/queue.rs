@@ -1,21 +1,23 @@
 //! What waits to be sent: requests in their order, bounded in exports and in bytes.
 //!
-//! Requests of one batch succeed or fail independently. When the queue is full the
-//! oldest request goes.
+//! Requests of one batch succeed or fail independently. They wait in the journal where there is one, and in memory what could not be
+//! written there. When either is full the oldest requests go.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 use tracing::warn;
 
+use super::backlog::{Backlog, JournalStats};
 use super::encode::{self, Bounds};
 use super::failure::SendErrorKind;
 use super::request::{Form, Packer, Request};
 use super::{Export, Payload, logs};
 use crate::aggregate::Batch;
 use crate::failure_log::FailureLog;
+use crate::journal::Sequence;
 use crate::rate_limit::times;
 
 /// At most one line per kind of trouble in this time.
@@ -64,6 +66,8 @@ pub struct Stats {
     pub oldest_age: Option<Duration>,
     /// Why the last attempt failed; `None` when it did not.
     pub last_error: Option<String>,
+    /// The journal, where there is one.
+    pub journal: Option<JournalStats>,
     /// For how long every attempt has failed: nothing was taken since the first of them. `None` when the last one did not fail.
     pub failing_for: Option<Duration>,
 }
@@ -93,6 +97,10 @@ pub(super) struct QueuedRequest {
     pub(super) export: u64,
     /// When it came in.
     pub(super) since: Instant,
+    /// Its number in the journal, where it is in there and nothing else of it waits after it.
+    pub(super) sequence: Option<Sequence>,
+    /// The journal's next number when it came in: what is below is older.
+    pub(super) after: Sequence,
 }
 
 /// A queue, shared by who fills it and who empties it.
@@ -100,6 +108,8 @@ pub(super) struct QueuedRequest {
 pub(super) struct SharedQueue {
     /// What its requests are turned into.
     pub(super) form: Form,
+    /// What waits on disk; `None` where there is no journal.
+    pub(super) backlog: Option<Backlog>,
     state: Mutex<QueueState>,
     pub(super) arrived: Notify,
 }
@@ -136,8 +146,9 @@ impl Queue {
             return;
         }
         let bounds = Bounds::new(self.attribute_bytes);
+        let time_ns = batch.offset.unix_ns(batch.time_ns);
         let (export, limit) = self.metrics.next_export();
-        let mut packer = Packer::new(form, Payload::Metrics, limit, |request| self.metrics.push(request, export));
+        let mut packer = Packer::new(form, Payload::Metrics, limit, |request| self.metrics.push(request, export, time_ns));
         encode::encode(batch, &bounds, |group| packer.add(group));
         packer.finish();
         if !batch.events.is_empty() {
@@ -154,15 +165,16 @@ impl Queue {
             logs::encode(&batch.events, batch.time_ns, batch.offset, bounds, |group| packer.add(group));
             packer.finish();
         };
+        let time_ns = batch.offset.unix_ns(batch.time_ns);
         match (&self.logs, self.metrics.form) {
             (Some(logs), _) => {
                 let (export, limit) = logs.next_export();
-                pack(logs.form, limit, &mut |request| logs.push(request, export));
+                pack(logs.form, limit, &mut |request| logs.push(request, export, time_ns));
             }
             // They are no points: not counted as such.
             (None, form @ Form::Line) => {
                 let (export, limit) = self.metrics.next_export();
-                pack(form, limit, &mut |line| self.metrics.push(Request { count: 0, ..line }, export));
+                pack(form, limit, &mut |line| self.metrics.push(Request { count: 0, ..line }, export, time_ns));
             }
             (None, _) => {}
         }
@@ -170,17 +182,17 @@ impl Queue {
 
     /// The outcomes of events so far; `None` when they are not sent separately.
     pub fn event_stats(&self) -> Option<Stats> {
-        Some(self.logs.as_ref()?.state().stats())
+        Some(self.logs.as_ref()?.stats())
     }
 
     /// The outcomes of requests with points so far.
     pub fn stats(&self) -> Stats {
-        self.metrics.state().stats()
+        self.metrics.stats()
     }
 }
 
 impl SharedQueue {
-    pub(super) fn new(form: Form, limits: QueueLimits) -> Self {
+    pub(super) fn new(form: Form, limits: QueueLimits, backlog: Option<Backlog>) -> Self {
         let state = QueueState {
             waiting: VecDeque::new(),
             sending: None,
@@ -193,7 +205,7 @@ impl SharedQueue {
             unwanted_until: None,
             unwanted_logged: false,
         };
-        Self { form, state: Mutex::new(state), arrived: Notify::new() }
+        Self { form, backlog, state: Mutex::new(state), arrived: Notify::new() }
     }
 
     /// The number of an export that begins, and how large its requests may be.
@@ -203,17 +215,84 @@ impl SharedQueue {
         (state.exports, state.request_bytes)
     }
 
-    fn push(&self, request: Request, export: u64) {
+    /// Adds a request of the batch that was read at `time_ns`, ns since 1970.
+    fn push(&self, request: Request, export: u64, time_ns: u64) {
+        let written = self.backlog.as_ref().is_some_and(|backlog| backlog.append(&request, time_ns));
         let mut state = self.state();
         if state.unwanted_until.is_some_and(|until| Instant::now() < until) {
+            // In the journal it stays for who looks back.
             state.stats.dropped_points += request.count;
+            self.backlog.as_ref().map(Backlog::skip_all);
             return;
         }
         state.unwanted_until = None;
-        state.waiting.push_back(QueuedRequest { request, export, since: Instant::now() });
-        state.drop_oldest();
+        if !written {
+            let after = self.backlog.as_ref().map_or(0, |backlog| backlog.range().1);
+            state.waiting.push_back(QueuedRequest { request, export, since: Instant::now(), sequence: None, after });
+        }
+        state.drop_oldest(self.backlog.as_ref());
+        self.note_dropped(&mut state);
         drop(state);
         self.arrived.notify_one();
+    }
+
+    /// The oldest request that waits, which is being sent from now on.
+    pub(super) fn next(&self) -> Option<QueuedRequest> {
+        let read = self.backlog.as_ref().map_or(Sequence::MAX, |backlog| backlog.range().0);
+        let older_in_memory = self.state().waiting.front().is_some_and(|front| front.after <= read);
+        let from_disk = if older_in_memory { None } else { self.backlog.as_ref().and_then(Backlog::next) };
+        let mut state = self.state();
+        let entry = match from_disk {
+            Some(waiting) => {
+                let now_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64);
+                let age = Duration::from_nanos(now_ns.saturating_sub(waiting.time_ns));
+                let since = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
+                let (export, sequence) = (waiting.time_ns, Some(waiting.sequence));
+                Some(QueuedRequest { request: waiting.request, export, since, sequence, after: 0 })
+            }
+            None => state.waiting.pop_front(),
+        };
+        self.note_dropped(&mut state);
+        state.sending.clone_from(&entry);
+        entry
+    }
+
+    /// A request is sent, or given up: the journal need not keep it.
+    pub(super) fn done(&self, entry: &QueuedRequest) {
+        if let (Some(backlog), Some(sequence)) = (&self.backlog, entry.sequence) {
+            backlog.confirm(sequence);
+        }
+    }
+
+    /// Counts what the journal had no room for, or could not read.
+    fn note_dropped(&self, state: &mut QueueState) {
+        let Some(dropped) = self.backlog.as_ref().map(Backlog::take_dropped) else { return };
+        state.stats.dropped_requests += dropped.entries + dropped.bad_entries;
+        state.stats.dropped_points += dropped.points.saturating_add(dropped.bad_points);
+        if dropped.entries + dropped.bad_entries == 0 {
+            return;
+        }
+        if let Some(silent) = state.log.note(SendErrorKind::Dropped, Instant::now()) {
+            let (entries, bad) = (dropped.entries, dropped.bad_entries);
+            let (times, advice) = (times(silent), SendErrorKind::Dropped.advice());
+            warn!(
+                "{entries} requests had no room in the journal any more, and {bad} are damaged there: dropped{times}; {advice}"
+            );
+        }
+    }
+
+    /// Counts so far, and what waits.
+    pub(super) fn stats(&self) -> Stats {
+        let mut stats = self.state().stats();
+        let Some(backlog) = &self.backlog else { return stats };
+        let unread = backlog.unread();
+        stats.queue_length += unread.entries as usize;
+        stats.queue_bytes += unread.bytes as usize;
+        let now_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64);
+        let age = unread.oldest_ns.map(|ns| Duration::from_nanos(now_ns.saturating_sub(ns)));
+        stats.oldest_age = stats.oldest_age.max(age);
+        stats.journal = Some(backlog.stats());
+        stats
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, QueueState> {
@@ -224,9 +303,12 @@ impl SharedQueue {
 
 impl QueueState {
     /// Drops the oldest requests until no more wait than may.
-    pub(super) fn drop_oldest(&mut self) {
+    pub(super) fn drop_oldest(&mut self, backlog: Option<&Backlog>) {
         while self.is_full() {
             let Some(oldest) = self.waiting.pop_front() else { return };
+            if let (Some(backlog), Some(sequence)) = (backlog, oldest.sequence) {
+                backlog.confirm(sequence);
+            }
             self.stats.dropped_requests += 1;
             self.stats.dropped_points += oldest.request.count;
             if let Some(silent) = self.log.note(SendErrorKind::Dropped, Instant::now()) {
@@ -267,7 +349,7 @@ mod tests {
     use crate::export::fixtures::{Load, node};
 
     fn queue(limits: QueueLimits) -> Queue {
-        let shared = || Arc::new(SharedQueue::new(Form::Grpc(Compression::Gzip), limits));
+        let shared = || Arc::new(SharedQueue::new(Form::Grpc(Compression::Gzip), limits, None));
         Queue { attribute_bytes: 256, metrics: shared(), logs: Some(shared()) }
     }
 

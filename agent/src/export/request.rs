@@ -150,13 +150,47 @@ impl Form {
         }
     }
 
+    /// How the journal keeps this form. It never changes: journals are read by later versions.
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Self::Http(Compression::None) => 0,
+            Self::Http(Compression::Gzip) => 1,
+            Self::Grpc(Compression::None) => 2,
+            Self::Grpc(Compression::Gzip) => 3,
+            Self::Line => 4,
+            Self::Nothing => 5,
+        }
+    }
+
+    /// The form of a body in a journal; `None` where that is none of a request.
+    pub(super) fn from_code(code: u8) -> Option<Self> {
+        let forms = [
+            Self::Http(Compression::None),
+            Self::Http(Compression::Gzip),
+            Self::Grpc(Compression::None),
+            Self::Grpc(Compression::Gzip),
+        ];
+        forms.into_iter().find(|form| form.code() == code)
+    }
+
+    /// A body of this form in another one; `None` where it is none of this form.
+    pub(super) fn reframe(self, body: Bytes, to: Self) -> Option<Bytes> {
+        if self.code() == to.code() {
+            return Some(body);
+        }
+        let message = self.message(&body)?;
+        let mut open = Open::new(to, Payload::Metrics);
+        open.writer.write(&message);
+        Some(open.finish().body)
+    }
+
     /// A request without anything in it.
     pub(super) fn nothing(self) -> Bytes {
         Open::new(self, Payload::Metrics).finish().body
     }
 
     /// The protobuf message in a body; `None` where there is none.
-    fn message(self, body: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn message(self, body: &[u8]) -> Option<Vec<u8>> {
         let (compression, message) = match self {
             Self::Grpc(compression) => (compression, body.get(GRPC_HEAD..)?),
             Self::Http(compression) => (compression, body),
@@ -191,13 +225,7 @@ impl Open {
                 Writer::new(&[flag, 0, 0, 0, 0], compression)
             }
             Form::Http(compression) => Writer::new(&[], compression),
-            Form::Line | Form::Nothing => {
-                let field = match payload {
-                    Payload::Metrics => "resourceMetrics",
-                    Payload::Logs => "resourceLogs",
-                };
-                Writer::new(format!("{{\"{field}\":[").as_bytes(), Compression::None)
-            }
+            Form::Line | Form::Nothing => Writer::new(format!("{{\"{}\":[", payload.field()).as_bytes(), Compression::None),
         };
         Self { form, payload, writer, count: 0, size: 0, names: Names::default(), groups: 0 }
     }

@@ -10,19 +10,28 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tracing::warn;
+use tracing::{info, warn};
 
+use super::backlog::{Backlog, part};
 use super::queue::{QueueLimits, SharedQueue};
 use super::request::Form;
 use super::sink::Sink;
-use super::task::Task;
+use super::task::{BETWEEN_OVERDUE, Task};
 use super::{Export, ExportError, Exporter, Payload};
 use crate::backoff::{Backoff, Pacing};
+use crate::config::Journal;
+use crate::journal::Limits;
 
 pub use super::queue::{Queue, Stats};
 
 /// How long events are not sent to a collector that takes none, in longest waits between attempts: five minutes.
 const ASK_AGAIN: u32 = 10;
+
+/// Of the journal's bytes, those of events: one in so many.
+const EVENTS_SHARE: u64 = 16;
+
+/// Bytes that each part of the journal has at least.
+const LEAST_JOURNAL: u64 = 1 << 20;
 
 /// Sends batches in the background.
 #[derive(Debug)]
@@ -72,12 +81,12 @@ impl Shipper {
             None => None,
         };
         let mut shipper = Self::start(form, sink, settings, pacing);
-        shipper.logs = logs.map(|(form, sink)| Lane::start(form, Payload::Logs, Some(sink), QueueLimits::of(settings), pacing));
+        shipper.logs = logs.map(|(form, sink)| Lane::start(form, Payload::Logs, Some(sink), settings, pacing));
         Ok(shipper)
     }
 
     fn start(form: Form, sink: Option<Sink>, settings: &Export, pacing: Pacing) -> Self {
-        let metrics = Lane::start(form, Payload::Metrics, sink, QueueLimits::of(settings), pacing);
+        let metrics = Lane::start(form, Payload::Metrics, sink, settings, pacing);
         Self { attribute_bytes: settings.attribute_bytes, metrics, logs: None }
     }
 
@@ -106,13 +115,25 @@ impl Shipper {
 }
 
 impl Lane {
-    fn start(form: Form, payload: Payload, sink: Option<Sink>, limits: QueueLimits, pacing: Pacing) -> Self {
-        let shared = Arc::new(SharedQueue::new(form, limits));
+    fn start(form: Form, payload: Payload, sink: Option<Sink>, settings: &Export, pacing: Pacing) -> Self {
+        let journal = settings.journal.directory.as_ref().filter(|_| !matches!(form, Form::Line | Form::Nothing));
+        let backlog = journal.map(|directory| {
+            let Journal { bytes, age, .. } = settings.journal;
+            // Events are few and small.
+            let bytes = match payload {
+                Payload::Metrics => bytes,
+                Payload::Logs => (bytes / EVENTS_SHARE).max(LEAST_JOURNAL),
+            };
+            Backlog::open(directory.join(part(payload)), Limits { bytes, age }, payload, form)
+        });
+        let shared = Arc::new(SharedQueue::new(form, QueueLimits::of(settings), backlog));
         let (closing, closed) = watch::channel(None);
         let task = sink.map(|sink| {
             let (shared, target, backoff) = (shared.clone(), sink.target(), Backoff::new(pacing));
             let ask_again = pacing.max * ASK_AGAIN;
-            tokio::spawn(Task { payload, shared, sink, target, backoff, ask_again, closed, whole_until: None }.run())
+            let between_overdue = pacing.initial.min(BETWEEN_OVERDUE);
+            let task = Task { payload, shared, sink, target, backoff, ask_again, closed, whole_until: None, between_overdue };
+            tokio::spawn(task.run())
         });
         Self { shared, closing, task }
     }
@@ -125,11 +146,21 @@ impl Lane {
             task.abort();
         }
         let mut state = self.shared.state();
-        let left = state.sending.take().into_iter().chain(std::mem::take(&mut state.waiting)).map(|entry| entry.request.count);
+        let left = state.sending.take().into_iter().chain(std::mem::take(&mut state.waiting));
+        // What is in the journal is sent by the next agent.
+        let left = left.filter(|entry| entry.sequence.is_none()).map(|entry| entry.request.count);
         let (requests, points) = left.fold((0, 0), |(requests, points), count| (requests + 1, points + count));
         state.stats.dropped_requests += requests;
         state.stats.dropped_points += points;
-        let stats = state.stats();
+        drop(state);
+        let stats = self.shared.stats();
+        if let Some(backlog) = &self.shared.backlog {
+            let waiting = backlog.unread().entries;
+            backlog.close();
+            if waiting > 0 {
+                info!(requests = waiting, "{payload} that are not sent yet stay in the journal for the next start");
+            }
+        }
         if requests > 0 {
             let error = stats.last_error.as_deref().unwrap_or("export.shutdown_timeout was too short for it");
             warn!(requests, points, "ended with {payload} unsent: {error}");

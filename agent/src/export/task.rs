@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::Payload;
+use super::backlog::Backlog;
 use super::failure::{Accepted, Retry, SendError, SendErrorKind};
 use super::queue::{QueueState, QueuedRequest, SharedQueue};
 use super::request::Request;
@@ -27,11 +28,19 @@ pub(super) struct Task {
     pub(super) closed: watch::Receiver<Option<Instant>>,
     /// Until when what is refused for its size is not sent in parts: even the smallest were refused.
     pub(super) whole_until: Option<Instant>,
+    /// The least time between two requests that have waited long.
+    pub(super) between_overdue: Duration,
 }
 
 /// Bytes of a request that is not divided any more: no receiver has such a limit, so one that refuses it for its size refuses
 /// every request, and each division would double their number.
 const SMALLEST: usize = 16 << 10;
+
+/// A request that has waited longer than this is one of an outage's.
+const OVERDUE: Duration = Duration::from_secs(120);
+
+/// The least time between two of them: an hour at an interval of 15 s is sent in half a minute.
+pub(super) const BETWEEN_OVERDUE: Duration = Duration::from_millis(100);
 
 /// How long nothing is divided then.
 const REST: Duration = Duration::from_secs(300);
@@ -60,12 +69,8 @@ impl Task {
     /// The oldest request, once there is one; `None` when none will come.
     async fn next(&mut self) -> Option<QueuedRequest> {
         loop {
-            {
-                let mut state = self.shared.state();
-                if let Some(entry) = state.waiting.pop_front() {
-                    state.sending = Some(entry.clone());
-                    return Some(entry);
-                }
+            if let Some(entry) = self.shared.next() {
+                return Some(entry);
             }
             if self.closed.borrow_and_update().is_some() {
                 return None;
@@ -90,7 +95,9 @@ impl Task {
         match outcome {
             Ok(accepted) => {
                 self.taken(&mut state, &entry.request, &accepted);
-                Pause::None
+                shared.done(&entry);
+                // What has waited long comes with much more: the receiver is not to be flooded when it is back.
+                if entry.since.elapsed() > OVERDUE { Pause::Backoff(self.between_overdue) } else { Pause::None }
             }
             Err(failure) if halves.len() > 1 => {
                 self.divided(&mut state, &entry, halves, &failure);
@@ -125,10 +132,12 @@ impl Task {
                 "{target} refused {payload} of {size} bytes for their size ({reason}): sent in requests of {bytes} bytes{times}"
             );
         }
+        let mut sequence = entry.sequence;
         for request in halves.into_iter().rev() {
-            state.waiting.push_front(QueuedRequest { request, ..entry.clone() });
+            // The last half is the last that waits of it.
+            state.waiting.push_front(QueuedRequest { request, sequence: sequence.take(), after: 0, ..entry.clone() });
         }
-        state.drop_oldest();
+        state.drop_oldest(self.shared.backlog.as_ref());
     }
 
     fn taken(&mut self, state: &mut QueueState, request: &Request, accepted: &Accepted) {
@@ -167,6 +176,8 @@ impl Task {
             state.unwanted_until = Some(Instant::now() + self.ask_again);
             let waiting = state.waiting.drain(..).map(|entry| entry.request.count).sum::<u64>();
             state.stats.dropped_points += entry.request.count + waiting;
+            self.shared.done(&entry);
+            state.stats.dropped_points += self.shared.backlog.as_ref().map_or(0, Backlog::skip_all);
             return Pause::None;
         }
         let error = format!("could not send {payload} to {target}: {}; {}", failure.reason, failure.kind.advice());
@@ -186,14 +197,15 @@ impl Task {
                 }
                 state.stats.failed_requests += 1;
                 state.stats.failed_points += entry.request.count;
+                self.shared.done(&entry);
                 return Pause::None;
             }
             Retry::Backoff => Pause::Backoff(self.backoff.wait()),
             Retry::After(asked) => Pause::Asked(self.backoff.wait_at_least(asked)),
         };
         state.stats.retries += 1;
-        state.waiting.push_front(entry);
-        state.drop_oldest();
+        state.waiting.push_front(QueuedRequest { after: 0, ..entry });
+        state.drop_oldest(self.shared.backlog.as_ref());
         pause
     }
 

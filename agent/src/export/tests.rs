@@ -1,6 +1,7 @@
 //! The shipper against a fake collector: what is lost, what is repeated, what is said, and that nothing hangs.
 
 mod events;
+mod journal;
 mod outage;
 mod size;
 

@@ -45,6 +45,20 @@ pub struct Unread {
     pub entries: u64,
     /// Their bytes, headers included. After a start the segment that it is in counts as a whole until the first entry is read.
     pub bytes: u64,
+    /// Points in them: of the segment that it is in, its share by entries.
+    pub points: u64,
+    /// The time of the oldest, ns since 1970, by its place in its segment.
+    pub oldest_ns: Option<u64>,
+}
+
+impl Dropped {
+    /// Adds what was lost later.
+    pub fn add(&mut self, other: &Self) {
+        self.entries += other.entries;
+        self.points = self.points.saturating_add(other.points);
+        self.bad_entries += other.bad_entries;
+        self.bad_points = self.bad_points.saturating_add(other.bad_points);
+    }
 }
 
 /// All cursors of a journal, those that were not opened since its start included: what they lose counts too.
@@ -168,15 +182,27 @@ impl Cursors {
         self.state(cursor).map(|state| std::mem::take(&mut state.dropped)).unwrap_or_default()
     }
 
+    /// The entry that a cursor reads next.
+    pub(super) fn position(&self, cursor: Cursor) -> Option<Sequence> {
+        self.all.get(cursor.0).map(|state| state.read)
+    }
+
     /// What waits for a cursor.
     pub(super) fn unread(&self, cursor: Cursor, segments: &Segments) -> Unread {
         let (Some(state), Some(first)) = (self.all.get(cursor.0), segments.all.front()) else { return Unread::default() };
-        let waiting = segments.all.iter().filter(|segment| segment.next > state.read);
-        let bytes = waiting.map(|segment| {
+        let mut unread = Unread { entries: segments.next().saturating_sub(state.read.max(first.first)), ..Unread::default() };
+        for segment in segments.all.iter().filter(|segment| segment.next > state.read) {
             let reading = state.reading.as_ref().filter(|reading| reading.first == segment.first);
-            segment.bytes.saturating_sub(reading.map_or(0, Reading::read_bytes))
-        });
-        Unread { entries: segments.next().saturating_sub(state.read.max(first.first)), bytes: bytes.sum() }
+            unread.bytes += segment.bytes.saturating_sub(reading.map_or(0, Reading::read_bytes));
+            let share = |n: u64| {
+                let (left, all) = (segment.next - state.read.max(segment.first), segment.next - segment.first);
+                (u128::from(n) * u128::from(left) / u128::from(all)) as u64
+            };
+            unread.points = unread.points.saturating_add(share(segment.points));
+            let span_ns = segment.until_ns.saturating_sub(segment.from_ns);
+            unread.oldest_ns.get_or_insert(segment.from_ns + (span_ns - share(span_ns)));
+        }
+        unread
     }
 
     /// Writes the files of cursors that have moved: those that were not written within a second, or all. The first error is reported

@@ -92,7 +92,8 @@ mod tests {
         ]});
         assert_eq!(off_among(&["cpu"], &report), None);
         assert_eq!(off_among(&["cpu", "drops"], &report).as_deref(), Some("drops is off here: no enum"));
-        let broken = json!({"signals": [{"name": "cpu", "on": false, "reason": "could not: error parsing BPF object: no symbol"}]});
+        let broken =
+            json!({"signals": [{"name": "cpu", "on": false, "reason": "could not: error parsing BPF object: no symbol"}]});
         assert_eq!(off_among(&["cpu"], &broken), None);
         assert_eq!(
             (without_hash("tcp-0123456789abcdef"), without_hash("bad-input"), without_hash("tcp")),

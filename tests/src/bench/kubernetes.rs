@@ -81,7 +81,8 @@ impl Cluster {
         let mut config = if kubernetes { self.server.agent_config()? } else { json!({"node_name": "node-1"}) };
         config["interval"] = json!("15s");
         config["cgroups"] = json!({"slots": 2048});
-        config["export"] = json!({"exporter": "otlp", "endpoint": self.collector.grpc_endpoint(), "protocol": "grpc", "request_bytes": "2MiB"});
+        config["export"] =
+            json!({"exporter": "otlp", "endpoint": self.collector.grpc_endpoint(), "protocol": "grpc", "request_bytes": "2MiB"});
         Agent::spawn(config)
     }
 

@@ -64,7 +64,8 @@ pub fn growth(effort: Effort, stop: &Stop) -> Result<Vec<Figure>> {
     let mut config = cluster.server.agent_config()?;
     config["interval"] = json!("15s");
     config["cgroups"] = json!({"slots": 4096});
-    config["export"] = json!({"exporter": "otlp", "endpoint": collector.grpc_endpoint(), "protocol": "grpc", "request_bytes": "2MiB"});
+    config["export"] =
+        json!({"exporter": "otlp", "endpoint": collector.grpc_endpoint(), "protocol": "grpc", "request_bytes": "2MiB"});
     let mut agent = Agent::spawn(config)?;
     agent.wait_for_log("podmeter runs", Duration::from_secs(30))?;
 

@@ -24,7 +24,9 @@ fn no_more_bytes_are_kept_than_may_and_each_cursor_counts_what_it_had_not_read()
     let dropped = journal.take_dropped(idle);
     assert_eq!((dropped.entries, dropped.points), (oldest, (0..oldest).sum()));
     let waiting = written - oldest - 1;
-    assert_eq!(journal.unread(idle), Unread { entries: waiting, bytes: waiting * 20_056 });
+    let unread = journal.unread(idle);
+    assert_eq!((unread.entries, unread.bytes), (waiting, waiting * 20_056));
+    assert!(unread.oldest_ns.is_some() && unread.points > 0, "{unread:?}");
     assert_eq!(journal.unread(busy), Unread::default());
     assert_eq!(journal.take_dropped(idle), Dropped::default());
 }
