@@ -234,7 +234,7 @@ fn every_error_of_a_file_names_the_key_and_the_line() {
         (
             "intervall: 15s",
             "unknown setting intervall (podmeter.yaml, line 1); did you mean interval? Else: there are node_name, cluster_name, \
-             interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, resource",
+             interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource",
         ),
         (
             "export:\n  time-out: 1s",
@@ -245,12 +245,12 @@ fn every_error_of_a_file_names_the_key_and_the_line() {
         (
             "\nendpoint: x",
             "unknown setting endpoint (podmeter.yaml, line 2); did you mean export.endpoint or export.logs.endpoint? Else: there \
-             are node_name, cluster_name, interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, resource",
+             are node_name, cluster_name, interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource",
         ),
         (
             "openshift:\n  a: 1",
             "unknown setting openshift (podmeter.yaml, line 1); there are node_name, cluster_name, interval, listen, log, signals, \
-             kubernetes, cgroups, network, dns, cpu, bpf, export, resource",
+             kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource",
         ),
         (
             "export: otlp",

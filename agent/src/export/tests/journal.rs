@@ -11,9 +11,12 @@ fn kept(directory: &Path, bytes: u64, settings: Export) -> Export {
     Export { queue: 1, journal: Journal { directory: Some(directory.to_owned()), bytes, age: DAY }, ..settings }
 }
 
-/// As when the agent is killed.
-fn kill(shipper: Shipper) {
+/// As when the agent is killed: without an orderly end. Its task lets go of the journal when the runtime gets to it.
+async fn kill(shipper: Shipper) {
     drop(shipper);
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
 }
 
 fn seconds(range: std::ops::RangeInclusive<u32>) -> Vec<f64> {
@@ -53,7 +56,7 @@ async fn what_a_killed_agent_had_not_sent_is_sent_by_the_next_one_also_by_anothe
             shipper.queue().enqueue(&counted(second));
         }
         stats_until(&shipper, "an attempt", |s| s.retries > 0).await;
-        kill(shipper);
+        kill(shipper).await;
         collector.listen();
         let settings = with(kept(directory.path(), 16 << 20, to(&collector, after)), |metrics| {
             metrics.compression = Compression::None;
@@ -120,7 +123,7 @@ async fn what_the_journal_has_no_room_for_is_counted_and_the_newest_stay() {
     let stats = stats_until(&shipper, "an attempt", |s| s.retries > 0).await;
     let waiting = stats.queue_length as u64;
     assert!(stats.journal.is_some_and(|journal| journal.bytes <= 1 << 20), "{stats:?}");
-    assert!(stats.dropped_requests > 1000 && waiting > 1000, "{stats:?}");
+    assert!(stats.dropped_requests > 500 && waiting > 1000, "{stats:?}");
     // One may have been read before the segment that had it was removed; it is in memory.
     assert_eq!(stats.dropped_requests + waiting, u64::from(SENT), "{stats:?}");
     assert_eq!(stats.dropped_points, stats.dropped_requests, "one point each");
