@@ -11,11 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use opentelemetry_proto::tonic::{collector::metrics::v1::ExportMetricsServiceRequest, metrics::v1::metric::Data};
 use podmeter_tests::{
     MS,
-    agent::{
-        Agent, STOPS_WITHIN,
-        command::{As, run},
-        unix_ns,
-    },
+    agent::{Agent, As, STOPS_WITHIN, run, unix_ns},
     bench::pods::Pods,
     cgroup::Cgroup,
     collector::{Answer, Collector, Options},
