@@ -141,7 +141,8 @@ counts! {
 }
 
 record! {
-    /// A query that waits for its answer, in the array `DNS_LOOKUPS` or the hash `DNS_IN_FLIGHT`: not by its question, which an answer may lack.
+    /// A query that waits for its answer, in the array `DNS_LOOKUPS` or the hash `DNS_IN_FLIGHT`: not by its question, which an answer
+    /// may lack.
     pub struct QueryKey {
         /// The socket's cookie: unlike addresses, it is the same for query and answer whatever NAT does to them.
         pub cookie: u64,

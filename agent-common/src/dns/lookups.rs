@@ -1,9 +1,9 @@
 //! Lookups at two places each, found by their key's hash: most queries in flight, and what was answered of late.
 //!
-//! Any CPU takes a free place for a query, and whoever ends the lookup frees it: the CPU of its answer, or the agent once it is late. What is
-//! written there stays until another query takes the place, so that further answers are known. Linux 5.10 has one atomic operation, an
-//! addition without a result. Hence both rights are taken by adding to [`Lookup::state`] and looking at the sum: [`claim`] and [`stop`] give
-//! a right to one at most, and to none where several try at the same moment.
+//! Any CPU takes a free place for a query, and whoever ends the lookup frees it: the CPU of its answer, or the agent once it is late.
+//! What is written there stays until another query takes the place, so that further answers are known. Linux 5.10 has one atomic
+//! operation, an addition without a result. Hence both rights are taken by adding to [`Lookup::state`] and looking at the sum:
+//! [`claim`] and [`stop`] give a right to one at most, and to none where several try at the same moment.
 //!
 //! The other words are written one by one, and on some machines seen in another order. [`Lookup::seal`] is made of the key and the time, so
 //! that a time is only ever taken for that of its own query.

@@ -156,7 +156,7 @@ impl Dns {
         let now_ns = facts::clock_ns(ClockId::CLOCK_MONOTONIC);
         let timeout_ns = self.timeout.as_nanos() as u64;
         self.orphans.clear();
-        let found = self.queries.look()?;
+        let found = self.queries.read_all()?;
         self.waiting = found.queries.len() as u64;
         for query in &found.queries {
             if now_ns.saturating_sub(query.asked_ns) >= timeout_ns {

@@ -93,7 +93,7 @@ fn only_the_whole_words_of_a_query_are_its_own() {
     for strange in [other, QueryKey { id: 0x1_1234, ..ours }, QueryKey { peer: 1, ..ours }] {
         assert!(!here.waits(&strange, strange.hash()), "another socket, way or peer");
     }
-    // Two with the same hash are told apart.
+    // Two with the same hash are distinguished.
     assert!(!here.waits(&other, ours.hash()));
     let torn = [
         Lookup { asked_ns: 6 * SECOND, ..here },

@@ -32,15 +32,15 @@ enum At {
 /// Number of a pair, and which of its two places.
 type Place = (u32, usize);
 
-/// What there was at one look.
+/// What a read of all of them found.
 #[derive(Default)]
-pub(super) struct Look {
+pub(super) struct Found {
     pub(super) queries: Vec<Waiting>,
-    /// Queries that nobody can end any more: see [`Places::look`].
+    /// Queries that nobody can end any more: see [`Places::read_all`].
     pub(super) broken: Vec<Waiting>,
 }
 
-impl Look {
+impl Found {
     /// How many of each slot are in the hash, without those that were sent before.
     pub(super) fn in_hash(&self, since_ns: u64) -> HashMap<u32, u64> {
         let mut by_slot = HashMap::new();
@@ -62,9 +62,9 @@ impl Queries {
         Ok(Self { places: Places::new(object.mapped("DNS_LOOKUPS")?), overflow: object.take("DNS_IN_FLIGHT")? })
     }
 
-    /// Looks at all of them.
-    pub(super) fn look(&mut self) -> io::Result<Look> {
-        let mut found = self.places.look();
+    /// Reads all of them.
+    pub(super) fn read_all(&mut self) -> io::Result<Found> {
+        let mut found = self.places.read_all();
         sys::for_each_entry(self.overflow.map().fd(), |key: &QueryKey, query: &Query| {
             found.queries.push(Waiting { key: *key, asked_ns: query.asked_ns, slot: query.slot, at: At::Hash });
         })?;
@@ -108,7 +108,7 @@ const ASKED_NS: usize = offset_of!(Lookup, asked_ns) / 8;
 /// Those in the array.
 struct Places {
     pairs: MappedArray<Pair>,
-    /// What was half written, or about to end, at the last look.
+    /// What was half written, or about to end, at the last read.
     half: HashMap<Place, [u64; WORDS]>,
 }
 
@@ -140,10 +140,10 @@ impl Places {
         Self { pairs, half: HashMap::new() }
     }
 
-    /// What is half written takes some ns to become whole. If it is the same at the next look, an agent was killed while it ended the
+    /// What is half written takes some ns to become whole. If it is the same at the next read, an agent was killed while it ended the
     /// query, or two CPUs wrote to the place in an order of their own.
-    fn look(&mut self) -> Look {
-        let mut found = Look::default();
+    fn read_all(&mut self) -> Found {
+        let mut found = Found::default();
         let mut half = HashMap::new();
         for place in (0..self.pairs.entries()).flat_map(|pair| [(pair, 0), (pair, 1)]) {
             let mapped = self.state(place);
@@ -233,41 +233,41 @@ mod tests {
     #[test]
     fn a_query_in_flight_is_found_and_ended_once() {
         let mut places = places(100);
-        let found = places.look();
+        let found = places.read_all();
         let [query] = found.queries.as_slice() else { panic!("{} queries", found.queries.len()) };
         assert!(query.key.is(&KEY) && query.asked_ns == 100 && query.slot == 3 && query.at == At::Place(AT));
         assert!(!places.end(AT, &Waiting { asked_ns: 99, ..*query }), "another query with its key");
         assert!(!places.end(AT, &Waiting { key: QueryKey { id: 1, ..KEY }, ..*query }), "another key");
         assert!(places.end(AT, query) && !places.end(AT, query));
         assert_eq!(places.state(AT).now(), 0);
-        let after = places.look();
+        let after = places.read_all();
         assert!(after.queries.is_empty() && after.broken.is_empty());
     }
 
     #[test]
-    fn what_stays_half_written_is_freed_at_the_next_look() {
+    fn what_stays_half_written_is_freed_at_the_next_read() {
         let mut places = places(0);
-        assert!(places.look().broken.is_empty(), "it may just be about to be written");
-        let broken = places.look().broken;
+        assert!(places.read_all().broken.is_empty(), "it may just be about to be written");
+        let broken = places.read_all().broken;
         assert!(broken.len() == 1 && places.repair(AT));
         assert_eq!(places.state(AT).now(), 0);
-        assert!(places.look().broken.is_empty());
+        assert!(places.read_all().broken.is_empty());
     }
 
     #[test]
     fn a_query_that_a_killed_agent_was_about_to_end_is_freed() {
         let mut places = places(100);
         assert!(stop(places.state(AT)));
-        let first = places.look();
+        let first = places.read_all();
         assert!(first.queries.is_empty() && first.broken.is_empty());
-        assert!(places.look().broken.len() == 1 && places.repair(AT) && claim(places.state(AT)));
+        assert!(places.read_all().broken.len() == 1 && places.repair(AT) && claim(places.state(AT)));
     }
 
     #[test]
-    fn what_changes_between_two_looks_is_not_broken() {
+    fn what_changes_between_two_reads_is_not_broken() {
         let mut places = places(0);
-        places.look();
+        places.read_all();
         places.pairs.set_word(AT.0, AT.1 * WORDS + 2, 77);
-        assert!(places.look().broken.is_empty());
+        assert!(places.read_all().broken.is_empty());
     }
 }
