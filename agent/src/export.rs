@@ -7,6 +7,7 @@
 mod backlog;
 mod client;
 mod compress;
+pub mod decode;
 pub mod encode;
 mod endpoint;
 mod failure;
@@ -33,7 +34,7 @@ mod connecting;
 #[cfg(test)]
 mod cost;
 #[cfg(test)]
-mod fixtures;
+pub mod fixtures;
 #[cfg(test)]
 mod tests;
 

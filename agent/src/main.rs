@@ -33,6 +33,7 @@ mod pods;
 mod protobuf;
 mod rate_limit;
 mod registry;
+mod replay;
 mod run;
 mod signals;
 mod snapshot;
@@ -62,7 +63,9 @@ use pipeline::{
     StartError,
     settings::{PipelineSettings, follow_settings},
 };
+use replay::{Machine, Replay};
 use run::RunError;
+use snapshot::document::Snapshot;
 use top::Abilities;
 
 /// Measures at kernel level what every container on this node really uses, and exports it as OTLP.
@@ -81,7 +84,8 @@ struct Cli {
 enum Command {
     /// Measure and export until SIGTERM or SIGINT.
     Run(RunArgs),
-    /// Show what every workload uses now. Works without Kubernetes, configuration and a running agent.
+    /// Show what every workload uses now, or with --at and --replay what it used in the past. Works without Kubernetes, configuration and a
+    /// running agent.
     Top(TopArgs),
     /// Check what this kernel supports: each signal on or off, and why. Exit code 1 if no signal can run. With --endpoint, test the receivers.
     Check(CheckArgs),
@@ -170,7 +174,7 @@ struct RunArgs {
 struct TopArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Measure one interval, print it and exit.
+    /// Measure one interval, print it and exit. With --at or --replay: print what is in the journal of that time.
     #[arg(long)]
     once: bool,
     /// With --once: one JSON document instead of a table.
@@ -179,6 +183,16 @@ struct TopArgs {
     /// Time between two refreshes: 100ms to 300s.
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = interval)]
     interval: Duration,
+    /// Show the past, out of the journal of an agent on this node: the collection at this time or just before it. A time of day in UTC
+    /// (03:10), a date (2026-11-28T03:10:00Z), or how long ago (90m). Needs no privileges but to read the journal.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    at: Option<SystemTime>,
+    /// Show the past, from the newest collection or from --at on; ? lists the keys that lead to others.
+    #[arg(long)]
+    replay: bool,
+    /// With --at or --replay: the journal's directory, in place of the configuration's journal.directory.
+    #[arg(long, value_name = "DIRECTORY")]
+    journal: Option<PathBuf>,
     #[command(flatten)]
     options: top::TopOptions,
 }
@@ -300,6 +314,12 @@ fn log_to_stderr(config: &Config) {
 
 fn top(args: &TopArgs) -> Result<(), CommandError> {
     let (config, _) = load(args.config.config.as_deref(), Overrides::default())?;
+    if args.replay || args.at.is_some() {
+        return look_back(args, &config);
+    }
+    if args.journal.is_some() {
+        return Err("--journal is for --at and --replay".into());
+    }
     let mut settings = PipelineSettings::of(&config);
     // Ends with the process, beside an agent or without one.
     settings.pin = false;
@@ -315,11 +335,40 @@ fn top(args: &TopArgs) -> Result<(), CommandError> {
     }
     let snapshot =
         source.once(args.interval, &interrupt).map_err(|error| CommandError::Other(error))?.ok_or(CommandError::Interrupted)?;
+    print_snapshot(&snapshot, args)
+}
+
+fn print_snapshot(snapshot: &Snapshot, args: &TopArgs) -> Result<(), CommandError> {
     if args.json {
-        return print(&top::once::json(&snapshot, &args.options));
+        return print(&top::once::json(snapshot, &args.options));
     }
-    let text = top::once::text(&snapshot, &args.options, top::once::columns());
+    let text = top::once::text(snapshot, &args.options, top::once::columns());
     print(&if Abilities::from_environment().unicode { text } else { top::to_ascii(&text).into_owned() })
+}
+
+/// Nothing of the kernel is read for the past, and no agent need run.
+fn look_back(args: &TopArgs, config: &Config) -> Result<(), CommandError> {
+    let directory = journal_directory(args.journal.as_ref(), config)?;
+    let cores = kernel::facts::online_cpus().map_or(0, |cpus| cpus.len());
+    let mut past = Replay::open(&directory, Machine { name: config.node_name.clone(), cores: cores as f64 })?;
+    let at_ns = args.at.map(moment::unix_ns);
+    if !args.once {
+        at_ns.into_iter().for_each(|ns| past.near(ns));
+        return Ok(top::replay(&mut past, &args.options, &Interrupt::watch()?)?);
+    }
+    at_ns.map_or(Ok(()), |ns| past.at(ns))?;
+    let snapshot = past.snapshot()?;
+    let damaged = past.damaged()?;
+    if damaged > 0 {
+        let _ = writeln!(std::io::stderr(), "podmeter: {damaged} requests in the journal are damaged and left out");
+    }
+    print_snapshot(&snapshot, args)
+}
+
+/// The journal's directory.
+fn journal_directory(option: Option<&PathBuf>, config: &Config) -> Result<PathBuf, CommandError> {
+    let directory = option.or(config.export.journal.directory.as_ref());
+    Ok(directory.ok_or("no journal is configured: set journal.directory, or give its directory with --journal")?.clone())
 }
 
 fn check(args: &CheckArgs) -> Result<(), CommandError> {
@@ -347,12 +396,10 @@ fn check(args: &CheckArgs) -> Result<(), CommandError> {
 
 fn export(args: &ExportArgs) -> Result<(), CommandError> {
     let (config, _) = load(args.config.config.as_deref(), Overrides::default())?;
-    let directory = args.journal.clone().or(config.export.journal.directory);
-    let directory = directory.ok_or("no journal is configured: set journal.directory, or give its directory with --journal")?;
-    let ns = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
-    let until_ns = args.until.map_or(u64::MAX, ns);
+    let directory = journal_directory(args.journal.as_ref(), &config)?;
+    let until_ns = args.until.map_or(u64::MAX, moment::unix_ns);
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let written = match history::write(&directory, ns(args.since), until_ns, &mut out) {
+    let written = match history::write(&directory, moment::unix_ns(args.since), until_ns, &mut out) {
         Err(HistoryError::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
         written => written?,
     };

@@ -26,6 +26,21 @@ pub fn parse(text: &str, now: SystemTime) -> Result<SystemTime, String> {
     now.checked_sub(ago).ok_or_else(expected)
 }
 
+/// A moment in ns since 1970 as people read it: `2026-11-28 02:00:00 UTC`.
+pub fn utc(ns: u64) -> String {
+    rfc3339(ns).replace('T', " ").replace('Z', " UTC")
+}
+
+/// The same by RFC 3339, to the second: `2026-11-28T02:00:00Z`.
+pub fn rfc3339(ns: u64) -> String {
+    humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_nanos(ns)).to_string()
+}
+
+/// A moment in ns since 1970.
+pub fn unix_ns(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
 /// Seconds since midnight of `HH:MM` or `HH:MM:SS`.
 fn time_of_day(text: &str) -> Option<u64> {
     let parts: Vec<u64> = text.split(':').map(|part| part.parse().ok().filter(|_| part.len() == 2)).collect::<Option<_>>()?;
@@ -39,6 +54,14 @@ fn time_of_day(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_are_written_to_the_second_whatever_they_are() {
+        assert_eq!(utc(1_795_831_200_999_999_999), "2026-11-28 02:00:00 UTC");
+        assert_eq!(rfc3339(1_795_831_200_000_000_000), "2026-11-28T02:00:00Z");
+        assert!(rfc3339(u64::MAX).starts_with("2554-"));
+        assert_eq!(unix_ns(SystemTime::UNIX_EPOCH + Duration::from_nanos(7)), 7);
+    }
 
     #[test]
     fn moments_are_read_in_each_form_and_a_time_of_day_is_never_in_the_future() {

@@ -128,6 +128,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::export::decode;
     use crate::signals::{cpu, limits};
 
     #[test]
@@ -141,6 +142,13 @@ mod tests {
         }
         let names: BTreeSet<_> = sections().map(|(name, ..)| name).collect();
         assert_eq!(names.len(), sections().count());
+    }
+
+    #[test]
+    fn every_metric_is_read_back_from_what_was_exported() {
+        for metric in sections().flat_map(|(_, _, metrics)| metrics) {
+            assert!(decode::is_known(metric.name), "{}", metric.name);
+        }
     }
 
     #[test]

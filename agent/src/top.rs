@@ -19,6 +19,7 @@ use signal_hook::consts::SIGCONT;
 
 use self::actions::Action;
 pub use self::options::TopOptions;
+use self::past::Past;
 use self::state::{TopFacts, TopState};
 pub use self::terminal::{Abilities, to_ascii};
 use self::theme::Theme;
@@ -35,6 +36,7 @@ pub mod once;
 mod options;
 mod order;
 mod pages;
+pub mod past;
 mod render;
 mod shares;
 mod state;
@@ -113,35 +115,79 @@ pub fn live(
         return Err(TopError::NotATerminal);
     }
     let abilities = Abilities::from_environment();
+    let mut reader = SnapshotReader::start(source, interval).map_err(TopError::Thread)?;
+    let shown = if abilities.cursor {
+        on_terminal(&mut reader, TopState::new(facts(interval), options), abilities, interrupt)
+    } else {
+        print(&mut reader, facts(interval), options, interrupt)
+    };
+    reader.finish();
+    shown
+}
+
+/// Shows the past, until the user quits or SIGTERM, SIGINT or SIGHUP asks to. A terminal that cannot move its cursor gets what is shown
+/// first as a table of text.
+///
+/// # Errors
+/// No terminal, a terminal that fails, or a first collection that cannot be read.
+pub fn replay(past: &mut dyn Past, options: &TopOptions, interrupt: &Interrupt) -> Result<(), TopError> {
+    if !io::stdout().is_terminal() {
+        return Err(TopError::NotATerminal);
+    }
+    let abilities = Abilities::from_environment();
+    let (mut feed, mut state) = (Replay(past), TopState::replaying(facts(Duration::ZERO), options));
+    if abilities.cursor {
+        return on_terminal(&mut feed, state, abilities, interrupt);
+    }
+    feed.take(&mut state)?;
+    let text = state.snapshot().map(|snapshot| once::text(snapshot, options, once::columns())).unwrap_or_default();
+    write_text(&text).map(drop)
+}
+
+/// Where what is shown comes from.
+trait Feed {
+    /// Puts what is there into the state; true when there was something.
+    fn take(&mut self, state: &mut TopState) -> Result<bool, TopError>;
+}
+
+/// The past that is shown, on this thread: nothing comes until a key wants it.
+struct Replay<'a>(&'a mut dyn Past);
+
+impl Feed for Replay<'_> {
+    fn take(&mut self, state: &mut TopState) -> Result<bool, TopError> {
+        let ways = state.past_mut().map(past::PastView::take_wanted).unwrap_or_default();
+        for way in &ways {
+            match self.0.go(*way) {
+                Ok(shown) => state.show_past(shown),
+                Err(error) if state.snapshot().is_none() => return Err(TopError::Source(error)),
+                Err(error) => state.fail(chain(&*error)),
+            }
+        }
+        Ok(!ways.is_empty())
+    }
+}
+
+fn on_terminal(feed: &mut dyn Feed, state: TopState, abilities: Abilities, interrupt: &Interrupt) -> Result<(), TopError> {
     let continued = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(SIGCONT, Arc::clone(&continued)).map_err(TopError::Signals)?;
-    let reader = SnapshotReader::start(source, interval).map_err(TopError::Thread)?;
-    if !abilities.cursor {
-        let printed = print(&reader, facts(interval), options, interrupt);
-        reader.finish();
-        return printed;
-    }
     let theme = Theme::new(abilities.colour, abilities.unicode);
-    let state = TopState::new(facts(interval), options);
     // Also hooks panics, so that their message comes after the terminal is restored.
     let terminal = ratatui::try_init();
     show_cursor_on_panic();
     let shown = terminal
         .map_err(|source| TopError::Terminal { doing: "set up", source })
-        .and_then(|mut terminal| show(&mut terminal, &reader, (interrupt, &continued), state, theme));
+        .and_then(|mut terminal| show(&mut terminal, feed, (interrupt, &continued), state, theme));
     if matches!(shown, Err(TopError::Ended)) {
         // The reader's panic has restored the terminal; doing it twice would overwrite its message.
-        reader.finish();
         return shown;
     }
     let restored = ratatui::try_restore().map_err(|source| TopError::Terminal { doing: "restore", source });
-    reader.finish();
     shown.and(restored)
 }
 
 fn show(
     terminal: &mut DefaultTerminal,
-    reader: &SnapshotReader,
+    feed: &mut dyn Feed,
     (interrupt, continued): (&Interrupt, &AtomicBool),
     mut state: TopState,
     theme: Theme,
@@ -155,7 +201,7 @@ fn show(
             draw_anew(terminal);
             changed = true;
         }
-        changed |= reader.take(&mut state)?;
+        changed |= feed.take(&mut state)?;
         if changed {
             terminal.draw(|frame| render::draw(frame, &mut state, theme)).map_err(failed("draw on"))?;
         }
@@ -192,7 +238,7 @@ fn draw_anew(terminal: &mut DefaultTerminal) {
 }
 
 /// A table of text per interval, for a terminal that only prints.
-fn print(reader: &SnapshotReader, facts: TopFacts, options: &TopOptions, interrupt: &Interrupt) -> Result<(), TopError> {
+fn print(reader: &mut SnapshotReader, facts: TopFacts, options: &TopOptions, interrupt: &Interrupt) -> Result<(), TopError> {
     let mut state = TopState::new(facts, options);
     while !interrupt.came() && !has_hung_up(io::stdout()) {
         if !reader.take(&mut state)? {
@@ -204,12 +250,19 @@ fn print(reader: &SnapshotReader, facts: TopFacts, options: &TopOptions, interru
             (None, Some(snapshot)) => once::text(snapshot, options, once::columns()) + "\n",
             (None, None) => continue,
         };
-        match io::stdout().write_all(to_ascii(&text).as_bytes()) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-            written => written.map_err(TopError::Write)?,
+        if !write_text(&text)? {
+            return Ok(());
         }
     }
     Ok(())
+}
+
+/// Writes to standard output; false when nobody reads it any more.
+fn write_text(text: &str) -> Result<bool, TopError> {
+    match io::stdout().write_all(to_ascii(text).as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).map_err(TopError::Write),
+    }
 }
 
 /// True when the terminal is gone, also where no SIGHUP came (`nohup`, an orphaned session).
@@ -255,8 +308,17 @@ impl SnapshotReader {
         Ok(Self { readings, stop, thread })
     }
 
-    /// Puts what was read meanwhile into the state; true when there was something.
-    fn take(&self, state: &mut TopState) -> Result<bool, TopError> {
+    /// Ends the thread and waits until the source is dropped.
+    fn finish(self) {
+        drop(self.readings);
+        drop(self.stop);
+        // A panic in it was already reported by the hook.
+        let _ = self.thread.join();
+    }
+}
+
+impl Feed for SnapshotReader {
+    fn take(&mut self, state: &mut TopState) -> Result<bool, TopError> {
         let mut changed = false;
         loop {
             match self.readings.try_recv() {
@@ -268,14 +330,6 @@ impl SnapshotReader {
             }
             changed = true;
         }
-    }
-
-    /// Ends the thread and waits until the source is dropped.
-    fn finish(self) {
-        drop(self.readings);
-        drop(self.stop);
-        // A panic in it was already reported by the hook.
-        let _ = self.thread.join();
     }
 }
 

@@ -55,6 +55,15 @@ pub enum CgroupKind {
 }
 
 impl CgroupKind {
+    /// All of them.
+    const ALL: [Self; 8] =
+        [Self::Root, Self::Pod, Self::Container, Self::Machine, Self::Service, Self::Scope, Self::Slice, Self::Cgroup];
+
+    /// The one that is written like this.
+    pub fn of(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
+
     /// As shown to people and written to JSON.
     pub fn as_str(self) -> &'static str {
         match self {

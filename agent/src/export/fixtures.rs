@@ -4,6 +4,7 @@ mod node;
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +13,12 @@ use prost::Message;
 
 use super::encode::{self, Bounds};
 use super::group::Group;
-use super::{Compression, Destination, Export, Exporter, Protocol};
+use super::request::{Form, Packer, Request};
+use super::{Compression, Destination, Export, Exporter, Payload, Protocol, backlog, logs};
 use crate::aggregate::{Batch, ResourceEvent};
 use crate::event::{Detail, Event};
 use crate::join::{Resource, Sample};
+use crate::journal::{EntryInfo, Journal, Kind, Limits};
 use crate::metric::{Metric, Point, Scope, Value};
 use crate::protobuf;
 
@@ -80,6 +83,44 @@ pub(super) fn happened(pod: &str, time_ns: u64) -> ResourceEvent {
     ResourceEvent {
         resource: Arc::new(Resource::new([("k8s.pod.name", pod)], 0)),
         event: Event { name: "podmeter.test", cgroup: (1, 1), time_ns, body: "it happened".to_owned(), attributes },
+    }
+}
+
+/// The requests that a batch leaves in.
+pub(super) fn requests(batch: &Batch, form: Form, limit: usize) -> [Vec<Request>; 2] {
+    let (bounds, mut made) = (Bounds::new(256), [Vec::new(), Vec::new()]);
+    let [metrics, events] = &mut made;
+    let mut packer = Packer::new(form, Payload::Metrics, limit, |request| metrics.push(request));
+    encode::encode(batch, &bounds, |group| packer.add(group));
+    packer.finish();
+    let mut packer = Packer::new(form, Payload::Logs, limit, |request| events.push(request));
+    logs::encode(&batch.events, batch.time_ns, batch.offset, &bounds, |group| packer.add(group));
+    packer.finish();
+    made
+}
+
+/// What the journal keeps of a request of the batch that was read at `time_ns`.
+pub(super) fn info(request: &Request, payload: Payload, form: Form, time_ns: u64) -> EntryInfo {
+    let kind = if payload == Payload::Metrics { Kind::Metrics } else { Kind::Logs };
+    let size = request.size as u32;
+    EntryInfo { time_ns, kind, form: form.code(), collection: time_ns, count: request.count, size }
+}
+
+/// Adds batches to the journal in a directory, as an agent does, in requests of at most `limit` bytes.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn keep(directory: &Path, batches: &[Batch], limit: usize) {
+    const FORM: Form = Form::Grpc(Compression::Gzip);
+    let limits = Limits { bytes: 1 << 30, age: Duration::from_secs(1 << 30) };
+    let payloads = [Payload::Metrics, Payload::Logs];
+    let mut journals = payloads.map(|payload| Journal::open(&directory.join(backlog::part(payload)), limits).expect("opened").0);
+    for batch in batches {
+        for ((journal, payload), requests) in journals.iter_mut().zip(payloads).zip(requests(batch, FORM, limit)) {
+            for request in requests {
+                journal.append(info(&request, payload, FORM, batch.time_ns), &request.body).expect("appended");
+            }
+        }
     }
 }
 

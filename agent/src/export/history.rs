@@ -70,6 +70,11 @@ pub fn write(directory: &Path, from_ns: u64, until_ns: u64, out: &mut impl Write
     Ok(written)
 }
 
+/// The directories in a journal's that have metrics and events.
+pub fn parts(directory: &Path) -> [PathBuf; 2] {
+    [Payload::Metrics, Payload::Logs].map(|payload| directory.join(part(payload)))
+}
+
 fn line(payload: Payload, entry: &Entry) -> Option<String> {
     let message = Form::from_code(entry.info.form)?.message(&entry.body)?;
     let resources: Vec<String> = protobuf::fields(&message).map(|resource| payload.json(resource.value)).collect();

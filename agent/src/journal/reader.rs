@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::directory::Segments;
-use super::entry::{Entry, Sequence};
+use super::entry::{Entry, EntryInfo, Sequence};
 use super::error::JournalError;
 use super::segment::{self, Next, Reading, Segment};
 
@@ -34,6 +34,32 @@ impl Reader {
     pub fn between(&mut self, from_ns: u64, until_ns: u64) -> Result<Between, JournalError> {
         self.segments.refresh()?;
         Ok(Between::new(&self.segments, from_ns, until_ns))
+    }
+
+    /// Gives what is kept of the entries of a period beside their bodies, which are not read; in the order in which they were appended.
+    /// Returns the number of damaged ones in the segments that have them, as far as headers tell.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed, or a file in it not be read.
+    pub fn infos(&mut self, from_ns: u64, until_ns: u64, mut each: impl FnMut(&EntryInfo)) -> Result<u64, JournalError> {
+        let Between { directory, waiting, .. } = self.between(from_ns, until_ns)?;
+        let mut bad_entries = 0;
+        for (first, below) in waiting {
+            let path = segment::path(&directory, first);
+            let of_period = |info: &EntryInfo| (from_ns..until_ns).contains(&info.time_ns);
+            match segment::infos(&path, first, below, |info| {
+                if of_period(info) {
+                    each(info)
+                }
+            }) {
+                Ok(bad) => bad_entries += bad,
+                // The writer has removed it meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if segment::is_damage(&error) => bad_entries += 1,
+                Err(error) => return Err(JournalError::io("read", &path)(error)),
+            }
+        }
+        Ok(bad_entries)
     }
 }
 

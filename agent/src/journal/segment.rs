@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use nix::fcntl::OFlag;
 
-use super::entry::{Entry, HEADER_BYTES, Header, Sequence};
+use super::entry::{Entry, EntryInfo, HEADER_BYTES, Header, Sequence};
 use super::scan::{Place, Scan, Step};
 
 /// What a segment's file is called after its number.
@@ -140,6 +140,21 @@ pub(super) fn find(file: &File, segment: &Segment, wanted: impl Fn(&Header) -> b
             Step::Entry { header, .. } if wanted(&header) => return Ok(Some(header.sequence)),
             Step::Entry { .. } | Step::Bad { .. } => {}
             Step::End => return Ok(None),
+        }
+    }
+}
+
+/// Gives what is kept of each whole entry beside its body; returns the number of damaged ones before whole ones, as far as headers
+/// tell. Entries have numbers smaller than `below`.
+pub(super) fn infos(path: &Path, first: Sequence, below: Sequence, mut each: impl FnMut(&EntryInfo)) -> io::Result<u64> {
+    let file = open(path)?;
+    let mut scan = Scan::new(&file, Place { at: 0, sequence: first }, below)?;
+    let mut bad_entries = 0;
+    loop {
+        match scan.step()? {
+            Step::Entry { header, .. } => each(&header.info),
+            Step::Bad { entries, .. } => bad_entries += entries,
+            Step::End => return Ok(bad_entries),
         }
     }
 }

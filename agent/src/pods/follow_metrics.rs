@@ -8,7 +8,8 @@ use crate::metric::{Metric, Point, Scope, Value};
 /// Every metric of this module.
 pub const METRICS: &[&Metric] = &[&CURRENT, &OBJECTS, &SILENCE, &REQUESTS, &EVENTS, &MALFORMED, &ERRORS, &UNLABELLED, &LEFT_OUT];
 
-static CURRENT: Metric = Metric::gauge(
+/// `podmeter.agent.kubernetes.current`
+pub static CURRENT: Metric = Metric::gauge(
     "podmeter.agent.kubernetes.current",
     "1",
     Scope::Agent,

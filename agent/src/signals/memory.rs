@@ -4,7 +4,7 @@
 //! counters can be found; else they are read from each cgroup's files. Both give [`parts::MemoryParts`]. A walk is compared with the files
 //! before it is believed.
 
-mod kills;
+pub mod kills;
 pub mod metrics;
 mod parts;
 

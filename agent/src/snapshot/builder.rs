@@ -53,6 +53,18 @@ impl SnapshotBuilder {
         snapshot
     }
 
+    /// The snapshot of a batch out of the past, with nothing known but the batch before it: shares and percentiles are of the time
+    /// between the two. What is known by more batches than these is absent.
+    pub fn between(mut self, before: &Batch, batch: &Batch) -> Snapshot {
+        self.next(before);
+        self.before.values_mut().for_each(Previous::begin_here);
+        let mut snapshot = self.next(batch);
+        for memory in snapshot.workloads.iter_mut().filter_map(|workload| workload.memory.as_mut()) {
+            memory.suggested_request_bytes = None;
+        }
+        snapshot
+    }
+
     fn node(&mut self, sample: &Sample, elapsed_s: Option<f64>) -> NodeUsage {
         let working_set = whole(sample, &metrics::NODE_WORKING_SET);
         let memory = NodeMemory {

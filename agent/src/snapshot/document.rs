@@ -11,6 +11,9 @@ use serde::Serialize;
 pub struct Snapshot {
     /// Version of this document: 1.
     pub schema: u32,
+    /// With `--at`: when the shown collection was made, RFC 3339 in UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
     /// The node.
     pub node: NodeUsage,
     /// Every signal: whether it is measured, and what it lacks.
@@ -109,10 +112,16 @@ pub struct NodeCpu {
     /// CPUs used in the interval.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage_cores: Option<f64>,
-    /// Online CPUs.
+    /// Online CPUs. With `--at` those of now; absent where the journal is another node's.
+    #[serde(skip_serializing_if = "is_unknown")]
     pub capacity_cores: f64,
     /// CPU time in s of cgroups that are not tracked, because the maximum number of tracked cgroups was reached.
     pub unattributed_seconds: f64,
+}
+
+/// No machine has 0 CPUs.
+fn is_unknown(cores: &f64) -> bool {
+    *cores <= 0.0
 }
 
 /// One container, systemd unit or other cgroup.

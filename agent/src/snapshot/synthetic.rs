@@ -71,6 +71,7 @@ pub fn snapshot(tick: u32) -> Snapshot {
     workloads.sort_by(|a, b| a.cgroup.cmp(&b.cgroup));
     Snapshot {
         schema: 1,
+        at: None,
         node: NodeUsage {
             name: "worker-3".into(),
             cpu: NodeCpu {

@@ -55,6 +55,12 @@ impl<T: Clone + Default> Window<T> {
         }
         begin
     }
+
+    /// The next window begins with the last state, whatever it holds then.
+    pub fn begin_here(&mut self) {
+        let last = self.states.len().saturating_sub(1);
+        self.states.drain(..last);
+    }
 }
 
 #[cfg(test)]
@@ -88,6 +94,17 @@ mod tests {
         assert!(rare[200..].iter().all(|n| (10..=12).contains(n)), "one in 30 s is ten in 5 min: {rare:?}");
         let paused = sizes([50].into_iter().chain(std::iter::repeat_n(0, 200)).chain([4, 0]));
         assert_eq!((paused[0], paused[100], paused[200], paused[201]), (50, 50, 0, 4));
+    }
+
+    #[test]
+    fn a_window_that_must_begin_somewhere_holds_what_came_after() {
+        let mut window = Window::default();
+        window.ending(SECOND, 5000, &5000);
+        window.begin_here();
+        assert_eq!(window.ending(3 * SECOND, 5003, &5003), 5000);
+        let mut empty = Window::<u64>::default();
+        empty.begin_here();
+        assert_eq!(empty.ending(SECOND, 3, &3), 0);
     }
 
     #[test]

@@ -32,6 +32,15 @@ pub struct Previous {
     memory: ObservedMemory,
 }
 
+impl Previous {
+    /// Shares and percentiles are of what comes from now on.
+    pub fn begin_here(&mut self) {
+        self.tcp.segments.begin_here();
+        self.tcp.rtt.begin_here();
+        self.dns.lookups.begin_here();
+    }
+}
+
 #[derive(Debug, Default)]
 struct CpuTotals {
     wait_seconds: Option<f64>,

@@ -2,6 +2,7 @@
 
 use super::order::Sort;
 use super::pages::TablePage;
+use super::past::Way;
 
 /// One request of the user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub enum Action {
     Scroll(isize),
     /// Hold the picture, or go on.
     Pause,
+    /// In a replay: show another collection.
+    Go(Way),
     /// Let the shell have the terminal. Done by whoever has the terminal, not by the state.
     Suspend,
     /// End.

@@ -32,7 +32,12 @@ pub fn split(body: Rect) -> (Rect, Rect) {
 
 /// Draws the pane; `present` is false when the cgroup was removed and these are its final values.
 pub fn draw(buffer: &mut Buffer, area: Rect, workload: &WorkloadUsage, present: bool, state: &TopState, theme: Theme) {
-    rule(buffer, Rect { height: 1, ..area }, workload, present, theme);
+    let gone = match (present, state.past().is_some() && !workload.ended) {
+        (true, _) => None,
+        (false, true) => Some("was not there at that time; values of another "),
+        (false, false) => Some("removed; final values "),
+    };
+    rule(buffer, Rect { height: 1, ..area }, workload, gone, theme);
     let lines = text(workload, usize::from(area.width).saturating_sub(11), theme);
     let mut y = area.y + 1;
     for line in lines {
@@ -64,16 +69,16 @@ fn bars(buffer: &mut Buffer, area: Rect, history: &History, interval: Duration, 
     Sparkline::default().data(bars).max(micro(peak)).absent_value_symbol(" ").style(theme.graph()).render(area, buffer);
 }
 
-/// The pane's upper edge: its name in a thin line.
-fn rule(buffer: &mut Buffer, area: Rect, workload: &WorkloadUsage, present: bool, theme: Theme) {
+/// The pane's upper edge: its name in a thin line, with its kind or why these are no values of now.
+fn rule(buffer: &mut Buffer, area: Rect, workload: &WorkloadUsage, gone: Option<&str>, theme: Theme) {
     let width = usize::from(area.width);
     buffer.set_stringn(area.x, area.y, "─".repeat(width), width, theme.quiet());
     let label = label::label(workload);
     let name = format!(" {} ", format::cut(&format::printable(&label), width.saturating_sub(6)));
     let at = area.x + u16::from(width > 8) * 2;
     let (x, _) = buffer.set_stringn(at, area.y, name, width.saturating_sub(2), theme.strong());
-    let kind = if present { format!("{} ", workload.cgroup_kind) } else { "removed; final values ".into() };
-    let style = if present { theme.quiet() } else { theme.watch() };
+    let kind = gone.map_or_else(|| format!("{} ", workload.cgroup_kind), str::to_owned);
+    let style = if gone.is_none() { theme.quiet() } else { theme.watch() };
     buffer.set_stringn(x, area.y, format::printable(&kind), (area.right() - x).into(), style);
 }
 

@@ -5,6 +5,7 @@ use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use super::actions::{Action, TextPage};
 use super::order::Sort;
 use super::pages::TablePage;
+use super::past::Way;
 use super::state::TopState;
 
 /// What a key means now; `None` when nothing.
@@ -36,6 +37,7 @@ pub fn action(key: KeyEvent, state: &TopState) -> Option<Action> {
         code if state.is_editing() => typed(code),
         KeyCode::Enter => Some(Action::Detail),
         KeyCode::Tab => Some(Action::NextPage),
+        code if state.past().is_some() => replaying(code),
         KeyCode::Char(c) => command(c),
         _ => None,
     }
@@ -63,6 +65,25 @@ fn typed(code: KeyCode) -> Option<Action> {
         KeyCode::Char(c) => Some(Action::Type(c)),
         _ => None,
     }
+}
+
+/// In a replay, where nothing comes by itself.
+fn replaying(code: KeyCode) -> Option<Action> {
+    const MINUTE: i64 = 60;
+    const HOUR: i64 = 60 * MINUTE;
+    Some(Action::Go(match code {
+        KeyCode::Left => Way::Step(-1),
+        KeyCode::Right => Way::Step(1),
+        KeyCode::Char('[') => Way::Jump(-MINUTE),
+        KeyCode::Char(']') => Way::Jump(MINUTE),
+        KeyCode::Char('{') => Way::Jump(-HOUR),
+        KeyCode::Char('}') => Way::Jump(HOUR),
+        KeyCode::Char('(') => Way::Kill { later: false },
+        KeyCode::Char(')') => Way::Kill { later: true },
+        KeyCode::Char('p') => return None,
+        KeyCode::Char(c) => return command(c),
+        _ => return None,
+    }))
 }
 
 fn command(c: char) -> Option<Action> {
@@ -123,6 +144,14 @@ pub const HELP: &[(&str, &str)] = &[
     ("Esc", "back"),
     ("Ctrl-Z", "suspend; fg continues"),
     ("q  Ctrl-C", "quit"),
+];
+
+/// What other keys do in a replay, for the help.
+pub const REPLAY: &[(&str, &str)] = &[
+    ("Left Right", "the collection before, the next one"),
+    ("[ ]", "a minute back, a minute on"),
+    ("{ }", "an hour back, an hour on"),
+    ("( )", "the OOM kill before, the next one"),
 ];
 
 /// What the columns mean, for the help.

@@ -24,8 +24,9 @@ fn header(snapshot: &Snapshot) -> String {
     let cpu = &snapshot.node.cpu;
     let capacity = Some(cpu.capacity_cores).filter(|cores| *cores > 0.0);
     let mut text = format!(
-        "node {}: {} of {} cores in use",
+        "node {}{}: {} of {} cores in use",
         one_word(&snapshot.node.name),
+        snapshot.at.as_ref().map(|at| format!(" at {at}")).unwrap_or_default(),
         format::cores(cpu.usage_cores),
         capacity.map_or(format::UNKNOWN.into(), format::whole_cores),
     );

@@ -12,6 +12,7 @@ use super::format;
 use super::layout::{ColumnLayout, layout};
 use super::order::Sort;
 use super::pages::TablePage;
+use super::past::Place;
 use super::state::{History, TopState};
 use super::theme::{Theme, WATCH};
 use super::{detail, status, terminal, text_page};
@@ -25,7 +26,9 @@ pub fn draw(frame: &mut Frame, state: &mut TopState, theme: Theme) {
         return;
     }
     let inset = if area.width >= 60 { 2 } else { 0 };
-    let status = state.snapshot().and_then(|snapshot| status::line(snapshot, usize::from(area.width - inset)));
+    let of_past = state.past().map(|past| past.place().map(|place| (place.line(), place.left_out.is_some())));
+    let of_now = || state.snapshot().and_then(|snapshot| status::line(snapshot, usize::from(area.width - inset)));
+    let status = of_past.unwrap_or_else(of_now);
     let bands = Bands::of(area, status.is_some());
     if let Some(line) = bands.title {
         title(buffer, line, state, theme);
@@ -95,7 +98,13 @@ fn title(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
     let facts = state.facts();
     let name = state.snapshot().map_or("", |snapshot| snapshot.node.name.as_str());
     let mut left = vec![Span::styled("podmeter", theme.accent())];
-    for (text, style) in [(name, theme.strong()), (&facts.kernel, theme.quiet()), (&facts.agent, theme.quiet())] {
+    if let Some(past) = state.past() {
+        let time = past.place().map(Place::time).unwrap_or_default();
+        left.push(Span::styled(format!("  REPLAY {time}"), theme.watch()));
+    }
+    // The kernel and the agent of a replay may be others than those of now.
+    let [kernel, agent] = if state.past().is_some() { [""; 2] } else { [facts.kernel.as_str(), &facts.agent] };
+    for (text, style) in [(name, theme.strong()), (kernel, theme.quiet()), (agent, theme.quiet())] {
         if !text.is_empty() {
             left.push(Span::styled("  ", theme.quiet()));
             left.push(Span::styled(format::printable(text).into_owned(), style));
@@ -111,7 +120,7 @@ fn title(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
     }
     if state.is_paused() {
         right.push(Span::styled("  PAUSED", theme.watch()));
-    } else {
+    } else if state.past().is_none() {
         right.push(Span::styled(format!("  every {:?}", facts.interval), theme.quiet()));
     }
     two_sides(buffer, area, Line::from(left), Line::from(right));
@@ -119,12 +128,22 @@ fn title(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
 
 fn node(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
     if let Some(error) = state.error() {
-        let text = format!("could not read the kernel, retrying; these values are old: {}", format::printable(error));
+        let what = match state.past() {
+            Some(_) => "could not read the journal; this is what was shown before",
+            None => "could not read the kernel, retrying; these values are old",
+        };
+        let text = format!("{what}: {}", format::printable(error));
         buffer.set_stringn(area.x, area.y, text, area.width.into(), theme.alarm());
         return;
     }
     let Some(snapshot) = state.snapshot() else {
-        buffer.set_stringn(area.x, area.y, "measuring the first interval ...", area.width.into(), theme.quiet());
+        buffer.set_stringn(
+            area.x,
+            area.y,
+            if state.past().is_some() { "reading the journal ..." } else { "measuring the first interval ..." },
+            area.width.into(),
+            theme.quiet(),
+        );
         return;
     };
     let cpu = &snapshot.node.cpu;
@@ -343,6 +362,8 @@ fn footer(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
     let orders = by_figure.iter().chain(&[(Sort::Name, "n", "name")]);
     let orders = orders.map(|(by, key, text)| (*key, (*text).to_owned(), *by == sort));
     let filter = if state.filter().is_empty() { "filter".into() } else { format!("\"{}\"", format::printable(state.filter())) };
+    let steps = [("Left Right", "step"), ("[ ]", "minute"), ("{ }", "hour"), ("( )", "OOM kill")];
+    let steps = steps.map(|(key, text)| (key, text.to_owned(), false)).into_iter().filter(|_| state.past().is_some());
     let others = [
         ("q", "quit".to_owned(), false),
         ("?", "help".to_owned(), false),
@@ -354,8 +375,12 @@ fn footer(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
         ("p", if state.is_paused() { "continue" } else { "pause" }.to_owned(), state.is_paused()),
         ("s", "signals".to_owned(), false),
     ];
-    let (others, orders) = match state.text_page() {
-        None => (others.to_vec(), orders.collect()),
+    let (others, orders): (Vec<_>, Vec<_>) = match state.text_page() {
+        None => {
+            // Nothing comes by itself in a replay.
+            let others = others.into_iter().filter(|(key, ..)| *key != "p" || state.past().is_none());
+            (steps.chain(others).collect(), orders.collect())
+        }
         Some(_) => {
             let keys = [("Space", "more"), ("Up Down", "scroll"), ("Esc", "close")];
             (keys.map(|(key, text)| (key, text.to_owned(), false)).to_vec(), Vec::new())

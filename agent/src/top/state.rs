@@ -10,6 +10,7 @@ use super::actions::{Action, TextPage};
 use super::options::TopOptions;
 use super::order::Sort;
 use super::pages::TablePage;
+use super::past::{PastView, Shown};
 use super::tree::{self, RowChoice, RowLayout, ShownRow, TableRow};
 use crate::snapshot::document::{Snapshot, WorkloadUsage};
 
@@ -35,6 +36,8 @@ pub type History = VecDeque<Option<f32>>;
 pub struct TopState {
     facts: TopFacts,
     snapshot: Option<Snapshot>,
+    /// Set in a replay.
+    past: Option<PastView>,
     /// The newest snapshot that came while paused.
     held: Option<Snapshot>,
     paused: bool,
@@ -74,6 +77,7 @@ impl TopState {
         Self {
             facts,
             snapshot: None,
+            past: None,
             held: None,
             paused: false,
             shown: TablePage::of(choice.sort).unwrap_or_default(),
@@ -96,6 +100,25 @@ impl TopState {
             offset: 0,
             page: 1,
         }
+    }
+
+    /// The same for a replay.
+    pub fn replaying(facts: TopFacts, options: &TopOptions) -> Self {
+        Self { past: Some(PastView::new()), ..Self::new(facts, options) }
+    }
+
+    /// Takes a snapshot of the past. Histories go on where it follows the one before.
+    pub fn show_past(&mut self, shown: Shown) {
+        self.error = None;
+        let interval = shown.place.interval;
+        let follows = self.past.as_mut().is_some_and(|past| past.arrive(shown.place));
+        let Some(snapshot) = shown.snapshot else { return };
+        if !follows {
+            self.histories.clear();
+            self.node_history.clear();
+        }
+        self.facts.interval = interval.unwrap_or_default();
+        self.update(snapshot);
     }
 
     /// Takes a new snapshot; while paused it is held back.
@@ -163,6 +186,11 @@ impl TopState {
                 self.paused = !self.paused;
                 if let Some(held) = self.held.take() {
                     self.update(held);
+                }
+            }
+            Action::Go(way) => {
+                if let Some(past) = &mut self.past {
+                    past.want(way);
                 }
             }
             Action::Suspend => {}
@@ -240,6 +268,16 @@ impl TopState {
     /// The last snapshot.
     pub fn snapshot(&self) -> Option<&Snapshot> {
         self.snapshot.as_ref()
+    }
+
+    /// In a replay, where it is.
+    pub fn past(&self) -> Option<&PastView> {
+        self.past.as_ref()
+    }
+
+    /// The same, to go on.
+    pub fn past_mut(&mut self) -> Option<&mut PastView> {
+        self.past.as_mut()
     }
 
     /// What does not change.

@@ -21,6 +21,7 @@ mod by_hand;
 mod drawing;
 mod picture;
 mod printed;
+mod replaying;
 
 /// A width in which no column of text is left out.
 const ALL_COLUMNS: usize = 1000;
@@ -70,6 +71,8 @@ fn press(state: &mut TopState, keys: &str) {
             '⇞' => KeyCode::PageUp,
             '⇱' => KeyCode::Home,
             '⇲' => KeyCode::End,
+            '←' => KeyCode::Left,
+            '→' => KeyCode::Right,
             c => KeyCode::Char(c),
         };
         if let Some(action) = keys::action(KeyEvent::new(code, KeyModifiers::NONE), state) {

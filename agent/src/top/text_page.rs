@@ -6,7 +6,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Widget;
 
 use super::actions::TextPage;
-use super::keys::{HELP, MEANING};
+use super::keys::{HELP, MEANING, REPLAY};
 use super::state::TopState;
 use super::status::{self, StatusMark};
 use super::theme::Theme;
@@ -21,7 +21,7 @@ const SIDE_BY_SIDE: usize = 130;
 pub fn draw(buffer: &mut Buffer, area: Rect, page: TextPage, state: &mut TopState, theme: Theme) {
     let width = usize::from(area.width);
     let lines = match page {
-        TextPage::Help => help(width, theme),
+        TextPage::Help => help(width, state.past().is_some(), theme),
         TextPage::Signals => signals(width, state, theme),
     };
     let visible = state.visible_text(lines.len(), area.height.into());
@@ -30,8 +30,11 @@ pub fn draw(buffer: &mut Buffer, area: Rect, page: TextPage, state: &mut TopStat
     }
 }
 
-fn help(width: usize, theme: Theme) -> Vec<Line<'static>> {
-    let (keys, meanings) = (list("Keys", HELP, theme), list("Columns", MEANING, theme));
+fn help(width: usize, is_replay: bool, theme: Theme) -> Vec<Line<'static>> {
+    let (mut keys, meanings) = (list("Keys", HELP, theme), list("Columns", MEANING, theme));
+    if is_replay {
+        keys = [list("Keys of a replay", REPLAY, theme), vec![Line::default()], keys].concat();
+    }
     if width < SIDE_BY_SIDE {
         return [keys, vec![Line::default()], meanings].concat();
     }

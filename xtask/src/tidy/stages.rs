@@ -20,6 +20,7 @@ const STAGES: &[&[&str]] = &[
         "histogram",
         "interrupt",
         "journal",
+        "moment",
         "protobuf",
         "rate_limit",
         "url",
@@ -37,7 +38,7 @@ const STAGES: &[&[&str]] = &[
     &["health"],
     &["registry", "pipeline"],
     &["run"],
-    &["check", "live"],
+    &["check", "live", "replay"],
     &["main"],
 ];
 

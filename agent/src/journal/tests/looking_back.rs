@@ -26,6 +26,9 @@ fn a_period_gives_its_entries_whichever_segments_they_are_in() {
         let by_reader: Vec<_> = reader.between(from, until).unwrap().map(|entry| entry.unwrap().sequence).collect();
         let by_writer: Vec<_> = journal.between(from, until).map(|entry| entry.unwrap().sequence).collect();
         assert_eq!((&by_reader, &by_writer), (&expected, &expected), "{from}..{until}");
+        let mut infos = Vec::new();
+        assert_eq!(reader.infos(from, until, |info| infos.push(*info)).unwrap(), 0);
+        assert_eq!(infos, expected.iter().map(|sequence| info(*sequence)).collect::<Vec<_>>(), "{from}..{until}");
     }
     // What comes later is found too.
     add_all(&mut journal, &[50_000; 20]);
@@ -106,4 +109,21 @@ fn a_segment_that_vanishes_and_a_tail_that_is_being_written_end_there() {
     assert_eq!(entries.map(|entry| entry.unwrap().sequence).collect::<Vec<_>>(), [1, 4, 5, 6]);
     let missing = Reader::open(&directory.path().join("missing")).unwrap_err().to_string();
     assert!(missing.starts_with("could not list the segments in /"), "{missing}");
+}
+
+#[test]
+fn a_damaged_header_is_counted_and_those_around_it_are_given_without_their_bodies() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut journal, _) = Journal::open(directory.path(), WIDE).unwrap();
+    add_all(&mut journal, &[1000; 5]);
+    drop(journal);
+    let path = &segments(directory.path())[0];
+    let mut bytes = fs::read(path).unwrap();
+    // A header, and the body of another entry: that is found when it is read.
+    bytes[2 * 1056 + 10] ^= 1;
+    bytes[3 * 1056 + 500] ^= 1;
+    fs::write(path, bytes).unwrap();
+    let mut times = Vec::new();
+    let bad = Reader::open(directory.path()).unwrap().infos(0, u64::MAX, |info| times.push(info.count)).unwrap();
+    assert_eq!((times, bad), (vec![0, 1, 3, 4], 1));
 }

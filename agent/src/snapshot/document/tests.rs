@@ -11,6 +11,7 @@ use crate::snapshot::{builder::SnapshotBuilder, synthetic};
 /// A snapshot in which each key is set somewhere.
 fn full() -> Snapshot {
     let mut snapshot = synthetic::snapshot(1);
+    snapshot.at = Some("2026-11-28T03:10:00Z".into());
     snapshot.signals = vec![
         SignalStatus { name: "cpu".into(), on: true, reason: None, note: Some("a note".into()) },
         SignalStatus { name: "tcp".into(), on: false, reason: Some("a reason".into()), note: None },
