@@ -169,12 +169,12 @@ impl Replay {
         Ok(self.make(&shown, before.as_deref()))
     }
 
-    /// Requests of the shown collection that are damaged.
+    /// Damaged requests: of the shown collection, and those of which only that is known.
     ///
     /// # Errors
     /// When it cannot be read.
     pub fn damaged(&mut self) -> Result<u64, ReplayError> {
-        Ok(self.collection(self.at_ns)?.map_or(0, |shown| shown.damaged))
+        Ok(self.index.damaged + self.collection(self.at_ns)?.map_or(0, |shown| shown.damaged))
     }
 
     /// When the collection was made that rates are against.

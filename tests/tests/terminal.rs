@@ -9,8 +9,9 @@ use nix::{
     unistd::Pid,
 };
 use podmeter_tests::{
-    agent::{As, binary, config_file, run},
+    agent::{Agent, As, binary, config_file, run},
     bpffs::BpfDir,
+    collector::Collector,
     root_test,
     terminal::Terminal,
 };
@@ -161,5 +162,28 @@ root_test! {
             ensure!(off == (signal["on"] == false), "{signal} and the text is\n{text}");
         }
         Ok(())
+    }
+}
+
+root_test! {
+    fn a_replay_is_gone_through_by_keys() {
+        let directory = tempfile::tempdir()?;
+        let collector = Collector::start()?;
+        let agent = Agent::spawn(json!({
+            "journal": {"directory": directory.path()},
+            "export": {"exporter": "otlp", "protocol": "grpc", "endpoint": collector.grpc_endpoint()},
+        }))?;
+        collector.wait_until("some exports", |collector| collector.export_count() >= 4)?;
+        agent.stop()?;
+        let top = podmeter(&format!("top --replay --journal '{}'; echo ENDED=$?", directory.path().display()))?;
+        let mut terminal = Terminal::run(&top, &[])?;
+        terminal.wait_for("REPLAY 20")?;
+        terminal.wait_for("the newest; the oldest is ")?;
+        // A key left, then an hour back, and once more.
+        terminal.press("\x1b[D")?;
+        terminal.press("{{")?;
+        terminal.wait_for("oldest")?;
+        terminal.press("q")?;
+        terminal.wait_for("ENDED=0").map(drop)
     }
 }

@@ -1,6 +1,9 @@
-//! `podmeter top --once --json`: every cgroup of this machine, against `cpu.stat`, with the names that the API server has for it.
+//! `podmeter top --once --json`: every cgroup of this machine, against `cpu.stat`, with the names that the API server has for it; and
+//! what was exported, looked back at in the journal.
 
 use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -9,11 +12,13 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
     MS,
-    agent::{As, config_file, run},
+    agent::{Agent, As, Output, config_file, run},
     cgroup::{Cgroup, cpu_stat_of, mount_point},
+    collector::Collector,
     json_schema,
     kubernetes::{ApiOptions, Cluster, Container, Driver, Fault, Pod, RunningPod},
     load::Load,
+    metric::CPU_TIME,
     root_test,
 };
 use serde_json::{Value as Json, json};
@@ -25,7 +30,7 @@ const WORTH_COMPARING_S: f64 = 0.05;
 fn all_cgroups(dir: &Path, found: &mut Vec<String>) -> Result<()> {
     let root = mount_point()?;
     // A cgroup may be removed while it is looked at: what is not there any more has no children.
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             let path = entry.path();
             found.push(format!("/{}", path.strip_prefix(root).context("outside of the hierarchy")?.display()));
@@ -151,6 +156,85 @@ root_test! {
         let entry = workload_of(&view, &container)?;
         ensure!(entry["pod"] == *pod.uid && entry["container"] == *pod.containers[0].bare_id(), "without names, the ids: {entry}");
         ensure!(view["kubernetes"]["current"] == false, "the pods are shown as known: {}", view["kubernetes"]);
+        Ok(())
+    }
+}
+
+/// A copy of a directory that everybody may read.
+fn copy_for_all(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    fs::set_permissions(to, Permissions::from_mode(0o755))?;
+    for entry in fs::read_dir(from)? {
+        let (from, to) = (entry.as_ref().map(fs::DirEntry::path).unwrap_or_default(), to.join(entry?.file_name()));
+        if from.is_dir() {
+            copy_for_all(&from, &to)?;
+            continue;
+        }
+        fs::copy(&from, &to)?;
+        fs::set_permissions(&to, Permissions::from_mode(0o644))?;
+    }
+    Ok(())
+}
+
+/// `top --once --json` of the past.
+fn past(journal: &Path, when: &[&str], user: As) -> Result<Output> {
+    let journal = journal.to_str().context("the path is not UTF-8")?;
+    run(&[&["top", "--once", "--json", "--journal", journal], when].concat(), user, Duration::from_secs(30))
+}
+
+fn document(output: &Output) -> Result<Json> {
+    ensure!(output.code == Some(0) && output.stderr.is_empty(), "{output:?}");
+    let document = serde_json::from_str(&output.stdout).context("not one JSON document")?;
+    let violations = json_schema::violations(&json_schema::of_top(), &document);
+    ensure!(violations.is_empty(), "the document does not follow docs/top-json.schema.json: {violations:?}");
+    Ok(document)
+}
+
+root_test! {
+    fn top_shows_what_was_exported_at_a_time_in_the_past_to_whoever_may_read_the_journal() {
+        let directory = tempfile::tempdir()?;
+        let journal = directory.path().join("journal");
+        let collector = Collector::start()?;
+        let agent = Agent::spawn(json!({
+            "interval": "2s",
+            "journal": {"directory": journal},
+            "export": {"exporter": "otlp", "protocol": "grpc", "endpoint": collector.grpc_endpoint()},
+        }))?;
+        let busy = Cgroup::new("looked-back-at")?;
+        let _spinner = Load::spin(120_000 * MS).start(&busy)?;
+        let history = |metric: &str| collector.exports().map(|exports| exports.history(busy.path(), metric));
+        collector.wait_until("five exports of it", |_| history(CPU_TIME).is_ok_and(|history| history.len() >= 6))?;
+        // Beside the agent.
+        let newest = document(&past(&journal, &["--replay"], As::Root)?)?;
+        ensure!(workload_of(&newest, &busy)?["cpu"]["time_seconds"].as_f64() > Some(1.0), "{newest}");
+        agent.stop()?;
+
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
+        let copy = directory.path().join("copy");
+        copy_for_all(&journal, &copy)?;
+        let exported = history(CPU_TIME)?;
+        let (measured_ns, seconds) = exported[exported.len() - 3];
+        // The next whole second: the next collection is two seconds later.
+        let at = measured_ns / 1_000_000_000 + 1;
+        let time_of_day = format!("{:02}:{:02}:{:02}", at / 3600 % 24, at / 60 % 60, at % 60);
+        let view = document(&past(&copy, &["--at", &time_of_day], As::Nobody)?)?;
+        let cpu = &workload_of(&view, &busy)?["cpu"];
+        ensure!(cpu["time_seconds"].as_f64() == Some(seconds), "{seconds} s were exported at {time_of_day}: {cpu}");
+        let usage = history("container.cpu.usage")?.into_iter().find(|(ns, _)| *ns == measured_ns).map(|(_, cores)| cores);
+        ensure!(usage.is_some() && cpu["usage_cores"].as_f64() == usage, "{usage:?} cores were exported at {time_of_day}: {cpu}");
+        ensure!(cpu["wait_rate"].as_f64().is_some_and(|rate| rate >= 0.0), "a rate against the collection before: {cpu}");
+        ensure!(view["at"].as_str().is_some_and(|at| at.ends_with('Z')), "{}", view["at"]);
+        ensure!(view["node"]["cpu"]["capacity_cores"].as_f64() > Some(0.0), "{}", view["node"]);
+        ensure!(view["signals"].as_array().is_some_and(|signals| signals.iter().any(|s| s["name"] == "cpu" && s["on"] == true)), "{view}");
+
+        for (journal, when, expected) in [
+            (&copy, ["--at", "2001-01-01T00:00:00Z"], "has nothing of 2001-01-01 00:00:00 UTC: it has collections from 20"),
+            (&directory.path().join("none"), ["--at", "1m"], "there is no journal in /"),
+            (&journal, ["--at", "1m"], "Permission denied"),
+        ] {
+            let refused = past(journal, &when, As::Nobody)?;
+            ensure!(refused.code == Some(1) && refused.stdout.is_empty() && refused.stderr.contains(expected), "{refused:?}");
+        }
         Ok(())
     }
 }

@@ -197,11 +197,14 @@ impl Form {
             Self::Line | Self::Nothing => return None,
         };
         match compression {
-            Compression::Gzip => gunzip(message, usize::MAX).ok(),
+            Compression::Gzip => gunzip(message, MOST_BYTES).ok(),
             Compression::None => Some(message.to_vec()),
         }
     }
 }
+
+/// Bytes of a message before compression, at most: many times what `export.request_bytes` may be. A damaged journal may not take more.
+const MOST_BYTES: usize = 256 << 20;
 
 /// Bytes before a gRPC message.
 const GRPC_HEAD: usize = 5;

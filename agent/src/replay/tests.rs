@@ -174,21 +174,20 @@ fn a_time_of_which_there_is_nothing_is_refused_with_the_times_that_there_are() {
     assert!(empty.to_string().ends_with("has no collections"), "{empty}");
 }
 
-/// Changes a byte in the body of each of these entries of the metrics, by their position in the only segment; all of them for `None`.
-fn damage(directory: &tempfile::TempDir, entries: impl Fn(usize, u64) -> bool) {
+/// Changes a byte in the body of each of the metrics' entries of these times.
+fn damage(directory: &tempfile::TempDir, mut is_damaged: impl FnMut(u64) -> bool) {
     let metrics = directory.path().join("metrics");
     let mut files = fs::read_dir(&metrics).expect("listed").map(|file| file.expect("listed").path());
     let path = files.find(|path| path.extension().is_some_and(|ending| ending == "segment")).expect("a segment");
     let mut bytes = fs::read(&path).expect("read");
-    let (mut at, mut number) = (0, 0);
+    let mut at = 0;
     while at < bytes.len() {
         let long = |from: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + from + i]));
         let (time_ns, length) = (long(16), long(44) as u32 as usize);
-        if entries(number, time_ns) {
+        if is_damaged(time_ns) {
             bytes[at + 56 + length / 2] ^= 0x10;
         }
         at += 56 + length;
-        number += 1;
     }
     fs::write(&path, bytes).expect("written");
 }
@@ -197,12 +196,10 @@ fn damage(directory: &tempfile::TempDir, entries: impl Fn(usize, u64) -> bool) {
 fn damaged_requests_are_counted_and_left_out_and_collections_of_them_are_passed_over() {
     let directory = journal();
     // The node's part of the collection at 15 s, and all of those at 900 and 915 s.
-    let mut seen = Vec::new();
-    let is_first = std::cell::RefCell::new(&mut seen);
-    damage(&directory, |_, time_ns| {
-        let first = !is_first.borrow().contains(&time_ns);
-        is_first.borrow_mut().push(time_ns);
-        [ns(900), ns(915)].contains(&time_ns) || time_ns == ns(15) && first
+    let mut last = 0;
+    damage(&directory, |time_ns| {
+        let is_first = std::mem::replace(&mut last, time_ns) != time_ns;
+        [ns(900), ns(915)].contains(&time_ns) || time_ns == ns(15) && is_first
     });
     let mut replay = open(&directory);
     replay.at(ns(15)).expect("there");
@@ -222,7 +219,8 @@ fn damaged_requests_are_counted_and_left_out_and_collections_of_them_are_passed_
     assert_eq!(error, "the journal has nothing of 2026-11-28 03:15:15 UTC that is whole");
     assert_eq!(go(&mut replay, Way::Stay).0, 45, "the one before that is whole");
 
-    damage(&directory, |_, time_ns| ![ns(900), ns(915)].contains(&time_ns));
+    let directory = journal();
+    damage(&directory, |_| true);
     let mut replay = open(&directory);
     let error = replay.go(Way::Stay).expect_err("all is damaged").to_string();
     assert!(error.starts_with("the journal has nothing of "), "{error}");

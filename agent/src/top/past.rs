@@ -145,7 +145,9 @@ mod tests {
         assert_eq!(last.time(), "1970-01-01 01:30:00 UTC");
 
         let mut view = PastView::new();
-        [Way::Step(1), Way::Step(1), Way::Jump(-60), Way::Step(-1), Way::Step(3)].map(|way| view.want(way));
+        for way in [Way::Step(1), Way::Step(1), Way::Jump(-60), Way::Step(-1), Way::Step(3)] {
+            view.want(way);
+        }
         assert_eq!(view.take_wanted(), [Way::Stay, Way::Step(2), Way::Jump(-60), Way::Step(2)]);
         assert!(view.take_wanted().is_empty());
         let after = |number| Place { interval: Some(Duration::from_secs(15)), ..place(number, 5) };
