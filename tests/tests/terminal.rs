@@ -173,7 +173,7 @@ root_test! {
             "journal": {"directory": directory.path()},
             "export": {"exporter": "otlp", "protocol": "grpc", "endpoint": collector.grpc_endpoint()},
         }))?;
-        collector.wait_until("some exports", |collector| collector.export_count() >= 4)?;
+        collector.wait_until("some exports", |collector| collector.received().len() >= 6)?;
         agent.stop()?;
         let top = podmeter(&format!("top --replay --journal '{}'; echo ENDED=$?", directory.path().display()))?;
         let mut terminal = Terminal::run(&top, &[])?;

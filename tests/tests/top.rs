@@ -219,9 +219,11 @@ root_test! {
         let time_of_day = format!("{:02}:{:02}:{:02}", at / 3600 % 24, at / 60 % 60, at % 60);
         let view = document(&past(&copy, &["--at", &time_of_day], As::Nobody)?)?;
         let cpu = &workload_of(&view, &busy)?["cpu"];
-        ensure!(cpu["time_seconds"].as_f64() == Some(seconds), "{seconds} s were exported at {time_of_day}: {cpu}");
+        // But for how numbers are read back from decimals.
+        let equals = |shown: &Json, exported: f64| shown.as_f64().is_some_and(|shown| (shown - exported).abs() <= exported.abs() * 1e-12);
+        ensure!(equals(&cpu["time_seconds"], seconds), "{seconds} s were exported at {time_of_day}: {cpu}");
         let usage = history("container.cpu.usage")?.into_iter().find(|(ns, _)| *ns == measured_ns).map(|(_, cores)| cores);
-        ensure!(usage.is_some() && cpu["usage_cores"].as_f64() == usage, "{usage:?} cores were exported at {time_of_day}: {cpu}");
+        ensure!(usage.is_some_and(|usage| equals(&cpu["usage_cores"], usage)), "{usage:?} cores were exported at {time_of_day}: {cpu}");
         ensure!(cpu["wait_rate"].as_f64().is_some_and(|rate| rate >= 0.0), "a rate against the collection before: {cpu}");
         ensure!(view["at"].as_str().is_some_and(|at| at.ends_with('Z')), "{}", view["at"]);
         ensure!(view["node"]["cpu"]["capacity_cores"].as_f64() > Some(0.0), "{}", view["node"]);
