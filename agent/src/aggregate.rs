@@ -139,15 +139,6 @@ impl Aggregate {
         }
     }
 
-    /// Names the cgroups for the batch at `time_ns`, before the points of it are read: names stay, and among points that go they would
-    /// keep the heap from being given back.
-    pub fn name(&mut self, time_ns: u64, table: &Table, pods: Option<PodsNow<'_>>) {
-        self.labels.begin_batch(time_ns);
-        for cgroup in table.iter() {
-            self.labels.resource(cgroup, table, pods);
-        }
-    }
-
     /// One collection of all signals, as of `time_ns`, CLOCK_BOOTTIME.
     pub fn batch(&mut self, time_ns: u64, readings: Vec<Readings>, table: &Table, pods: Option<PodsNow<'_>>) -> Batch {
         let mut node = Vec::new();

@@ -239,12 +239,6 @@ impl Pipeline {
         }
         // Before the readings: what is exported as of this moment has no less than was there then.
         let now_ns = facts::boottime_ns();
-        let known = self.pods.as_ref().map(SharedIndex::snapshot);
-        let offset = self.running.clock.offset();
-        let names = |now_ns| {
-            known.as_deref().map(|known| PodsNow { index: known, since_ns: self.started_ns, now_ns, now: Instant::now(), offset })
-        };
-        self.aggregate.name(now_ns, self.running.cgroups.table(), names(now_ns));
         let ready: Vec<_> =
             self.running.signals.iter_mut().map(|(_, running)| running.before_walk(&self.running.cgroups)).collect();
         let began = Instant::now();
@@ -266,10 +260,18 @@ impl Pipeline {
         }
         readings.push(Readings { node: own, ..Readings::default() });
         // A moment's: the source goes on while the batch is made of it.
+        let known = self.pods.as_ref().map(SharedIndex::snapshot);
         let pods = known.as_deref().and_then(|known| known.node()?.pods);
         self.when_full = pods
             .map_or(0, |pods| slots::when_full(u32::try_from(pods.bytes()).unwrap_or(u32::MAX), self.running.cgroups.table()));
-        let names = names(facts::boottime_ns());
+        let offset = self.running.clock.offset();
+        let names = known.as_deref().map(|known| PodsNow {
+            index: known,
+            since_ns: self.started_ns,
+            now_ns: facts::boottime_ns(),
+            now: Instant::now(),
+            offset,
+        });
         Batch { offset, ..self.aggregate.batch(now_ns, readings, self.running.cgroups.table(), names) }
     }
 }

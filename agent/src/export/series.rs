@@ -171,10 +171,7 @@ impl Series {
             seen_ns: now_ns,
         });
         if life.resource != sample.resource {
-            // What the counters had was exported under the former name; they go on. Who has that name next begins in a later batch.
-            if self.newest.get(&life.resource).is_some_and(|newest| newest.batch < self.batch) {
-                self.newest.remove(&life.resource);
-            }
+            // What the counters had was exported under the former name; they go on.
             ended.push(life.end_gauges());
         }
         // Also where it is equal: two copies need not be kept.
