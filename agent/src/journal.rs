@@ -6,9 +6,9 @@
 //!
 //! # What is lost
 //!
-//! - The agent is killed: nothing for which [`Journal::append`] had returned. Up to a second of entries that were confirmed is read
-//!   again. That is harmless for metrics: OTLP receivers take a repeated cumulative point of the same time and start for the same
-//!   point. Log records appear twice.
+//! - The agent is killed: nothing for which [`Journal::append`] had returned. An entry that was sent and not confirmed yet is read again:
+//!   one at most, the newest that was sent. That is harmless for metrics: OTLP receivers take a repeated cumulative point of the same time
+//!   and start for the same point. Log records appear twice.
 //! - The node loses power: entries that the kernel had not yet written to the disk. A segment is synced when it is sealed, so these are
 //!   entries of the newest one, mostly those of the last 30 s, after which the kernel writes by itself. What is damaged then is
 //!   recognised by its checksum and left out.
@@ -32,7 +32,7 @@ mod tests;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use active::Active;
 use cursor::Cursors;
@@ -178,22 +178,14 @@ impl Journal {
         self.cursors.next(cursor, &mut self.segments, self.next)
     }
 
-    /// Every entry of a cursor up to this one is sent or given up: the next process does not read them again. The cursor's file is
-    /// written if that is a second ago; [`Journal::save_cursors`] writes it later.
+    /// Every entry of a cursor up to this one is sent or given up: the next process does not read them again.
     ///
     /// # Errors
-    /// When the file cannot be written. The entry counts as confirmed nonetheless.
+    /// When the cursor's file cannot be written. The entry counts as confirmed nonetheless, and the next call writes it, though not within
+    /// a second.
     pub fn confirm(&mut self, cursor: Cursor, sequence: Sequence) -> Result<(), JournalError> {
         self.cursors.confirm(cursor, sequence);
-        self.save_cursors(Instant::now())
-    }
-
-    /// Writes the files of cursors that have moved and were not written within a second. To be called once a second.
-    ///
-    /// # Errors
-    /// When a file cannot be written: tried again after a second.
-    pub fn save_cursors(&mut self, now: Instant) -> Result<(), JournalError> {
-        self.cursors.save(&self.segments.directory, Some(now))
+        self.cursors.save(&self.segments.directory, false)
     }
 
     /// What a cursor could not read since this was last called.
@@ -249,7 +241,7 @@ impl Journal {
     /// # Errors
     /// When the file system refuses.
     pub fn close(mut self) -> Result<(), JournalError> {
-        let saved = self.cursors.save(&self.segments.directory, None);
+        let saved = self.cursors.save(&self.segments.directory, true);
         self.seal().and(saved)
     }
 
@@ -334,8 +326,8 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        // The next process reads a second of entries again where this fails.
-        let _ = self.cursors.save(&self.segments.directory, None);
+        // The next process reads entries again where this fails.
+        let _ = self.cursors.save(&self.segments.directory, true);
     }
 }
 

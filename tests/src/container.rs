@@ -166,6 +166,9 @@ fn counts_maps_as_locked() -> Result<bool> {
 /// Where a node has its BPF file system.
 const BPF: &str = "/sys/fs/bpf";
 
+/// Where programs keep what is theirs on a node's disk.
+const DISK: &str = "/var/lib";
+
 /// A node of one container: a place to run containers of the image in, one after the other.
 #[derive(Debug)]
 pub struct FakeNode {
@@ -174,6 +177,8 @@ pub struct FakeNode {
     config: TempDir,
     // In place of the node's, so that nothing of a test stays in that.
     bpf: BpfDir,
+    // In place of its disk.
+    disk: TempDir,
     cgroup: Cgroup,
 }
 
@@ -181,8 +186,8 @@ impl FakeNode {
     /// Unpacks the image: one file.
     pub fn new(binary: &Path) -> Result<Self> {
         let manifest = Manifest::read()?;
-        let [root, config] = [(); 2].map(|()| tempfile::tempdir().context("could not make a directory"));
-        let (root, config) = (root?, config?);
+        let [root, config, disk] = [(); 3].map(|()| tempfile::tempdir().context("could not make a directory"));
+        let (root, config, disk) = (root?, config?, disk?);
         let agent = root.path().join("podmeter");
         fs::copy(binary, &agent).with_context(|| format!("could not copy {}", binary.display()))?;
         fs::set_permissions(&agent, fs::Permissions::from_mode(0o555)).context("could not change the agent's mode")?;
@@ -192,10 +197,10 @@ impl FakeNode {
             let point = inside(root.path(), point);
             fs::create_dir_all(&point).with_context(|| format!("could not make {}", point.display()))?;
         }
-        let node = Self { manifest, root, config, bpf: BpfDir::of_node()?, cgroup: Cgroup::new("daemonset")? };
+        let node = Self { manifest, root, config, bpf: BpfDir::of_node()?, disk, cgroup: Cgroup::new("daemonset")? };
         for mount in node.manifest.mounts.iter().filter(|mount| mount.create) {
             // What kubelet does for DirectoryOrCreate.
-            let path = node.bpf_path(mount.host_path.as_deref().unwrap_or_default());
+            let path = node.host_path(mount.host_path.as_deref().unwrap_or_default());
             fs::create_dir_all(&path).with_context(|| format!("could not make {}", path.display()))?;
         }
         Ok(node)
@@ -209,6 +214,11 @@ impl FakeNode {
     /// Where this node has a path below `/sys/fs/bpf`.
     pub fn bpf_path(&self, path: &str) -> PathBuf {
         inside(self.bpf.path(), path.strip_prefix(BPF).unwrap_or(path))
+    }
+
+    /// Where this node has one of its directories.
+    fn host_path(&self, path: &str) -> PathBuf {
+        if path.starts_with(BPF) { self.bpf_path(path) } else { inside(self.disk.path(), path) }
     }
 
     /// What is pinned on this node.
@@ -296,8 +306,7 @@ impl ContainerPlan {
                 None => node.config.path(),
                 // Where a node with cgroup v2 has it; on a hybrid machine it is below.
                 Some("/sys/fs/cgroup") => cgroup::mount_point()?,
-                Some(BPF) => node.bpf.path(),
-                Some(below) if below.starts_with(BPF) => &node.bpf_path(below),
+                Some(own) if own.starts_with(BPF) || own.starts_with(DISK) => &node.host_path(own),
                 Some(other) => bail!("this harness does not know the node's directory {other}"),
             };
             Ok((path(source)?, path(&inside(root, &mount.path))?, mount.read_only))

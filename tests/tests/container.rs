@@ -109,10 +109,11 @@ fn the_manifest_gives_root_nothing_that_it_does_not_need() -> Result<()> {
         ensure!(manifest.pod[namespace] != true, "the pod has {namespace}");
     }
     let written: Vec<&str> = manifest.mounts.iter().filter(|mount| !mount.read_only).map(|mount| mount.path.as_str()).collect();
-    ensure!(written == ["/host/sys/fs/bpf/podmeter"], "the container can write to {written:?}");
-    // Of the node's bpffs, where others have their pins too, only this directory.
+    ensure!(written == ["/host/sys/fs/bpf/podmeter", "/var/lib/podmeter"], "the container can write to {written:?}");
+    // Of the node's bpffs, where others have their pins too, and of its disk only these directories.
     let from: Vec<_> = manifest.mounts.iter().filter(|mount| !mount.read_only).map(|mount| mount.host_path.as_deref()).collect();
-    ensure!(from == [Some("/sys/fs/bpf/podmeter")], "the container can write to the node's {from:?}");
+    let own = [Some("/sys/fs/bpf/podmeter"), Some("/var/lib/podmeter")];
+    ensure!(from == own, "the container can write to the node's {from:?}");
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! How far each destination has got: a position by name, kept in a small file.
 //!
 //! A file has 16 bytes: `pmc1`, the CRC-32 of the last 8, and the number of the entry that is to be read next (little-endian). It is
-//! replaced at most once a second, by a new file that is renamed, and not synced.
+//! replaced by a new file that is renamed, whenever an entry is confirmed, and not synced.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -14,8 +14,8 @@ use super::entry::{Entry, Sequence};
 use super::error::{JournalError, MAX_NAME_BYTES};
 use super::segment::{self, END_OF_SEQUENCES, Next, Reading, Segment};
 
-/// How often a cursor's file is written at most.
-const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// How long a cursor's file that could not be written is not tried again.
+const REST: Duration = Duration::from_secs(1);
 
 const MAGIC: [u8; 4] = *b"pmc1";
 const FILE_BYTES: usize = 16;
@@ -76,8 +76,8 @@ struct State {
     confirmed: Sequence,
     /// What the file holds; `None` when it must be written whatever it is.
     saved: Option<Sequence>,
-    /// When the file was written, or could not be.
-    tried: Option<Instant>,
+    /// When the file could not be written.
+    failed: Option<Instant>,
     /// The segment that is being read.
     reading: Option<Reading>,
     dropped: Dropped,
@@ -205,13 +205,13 @@ impl Cursors {
         unread
     }
 
-    /// Writes the files of cursors that have moved: those that were not written within a second, or all. The first error is reported
-    /// after all were tried.
-    pub(super) fn save(&mut self, directory: &Path, now: Option<Instant>) -> Result<(), JournalError> {
+    /// Writes the files of cursors that have moved; with `all` those too that could not be written just before. The first error is
+    /// reported after all were tried.
+    pub(super) fn save(&mut self, directory: &Path, all: bool) -> Result<(), JournalError> {
         let mut result = Ok(());
         for state in &mut self.all {
-            let waits = |now: Instant| state.tried.is_some_and(|tried| now.saturating_duration_since(tried) < SAVE_EVERY);
-            if state.saved != Some(state.confirmed) && !now.is_some_and(waits) {
+            let rests = state.failed.is_some_and(|failed| failed.elapsed() < REST);
+            if state.saved != Some(state.confirmed) && (all || !rests) {
                 result = result.and(state.save(directory));
             }
         }
@@ -222,7 +222,7 @@ impl Cursors {
 impl State {
     fn new(name: &str, position: Sequence, saved: Option<Sequence>) -> Self {
         let dropped = Dropped::default();
-        Self { name: name.to_owned(), read: position, confirmed: position, saved, tried: None, reading: None, dropped }
+        Self { name: name.to_owned(), read: position, confirmed: position, saved, failed: None, reading: None, dropped }
     }
 
     /// Goes on in a segment that has, or had, the entry to be read next: gives it, or moves forward.
@@ -257,7 +257,7 @@ impl State {
     }
 
     fn save(&mut self, directory: &Path) -> Result<(), JournalError> {
-        self.tried = Some(Instant::now());
+        self.failed = Some(Instant::now());
         let path = path(directory, &self.name);
         let new = directory.join(format!(".{}{ENDING}.new", self.name));
         let write = || {
@@ -266,7 +266,7 @@ impl State {
             fs::rename(&new, &path)
         };
         write().map_err(JournalError::io("save the position in", &path))?;
-        self.saved = Some(self.confirmed);
+        (self.saved, self.failed) = (Some(self.confirmed), None);
         Ok(())
     }
 }

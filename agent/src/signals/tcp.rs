@@ -81,7 +81,7 @@ pub static CONNECT_FAILURES: Metric = Metric::counter(
     Scope::Cgroup,
     "Connects that failed, by error.type: refused, timeout, unreachable, reset, canceled (closed by the caller \
      before an answer), not_sent (no SYN, nearly always because no local port was free; since Linux 5.11) or \
-     other. A connect without a route fails earlier and is not counted.",
+     other. A connect without a route fails earlier and is not counted. Absent until there is one.",
 )
 .attributes(&["error.type"]);
 /// `podmeter.tcp.resets`
@@ -89,7 +89,7 @@ pub static RESETS: Metric = Metric::counter(
     "podmeter.tcp.resets",
     "{segment}",
     Scope::Cgroup,
-    "TCP resets that sockets of the cgroup sent and received.",
+    "TCP resets that sockets of the cgroup sent and received. Absent until there is one.",
 )
 .attributes(&["direction"]);
 /// `podmeter.tcp.listen.drops`
@@ -99,7 +99,7 @@ pub static LISTEN_DROPS: Metric = Metric::counter(
     Scope::Cgroup,
     "Packets that a listening socket dropped, most often because its queue was full (sk_drops). It includes \
      ListenDrops of /proc/net/netstat, and acknowledgements and repeated SYNs of connects that the queue has no \
-     room for.",
+     room for. Absent until there is one.",
 )
 .attributes(&[]);
 /// `podmeter.tcp.uncounted`
@@ -158,10 +158,6 @@ enum Living {
 struct Tcp {
     object: Object,
     living: Living,
-    /// Resets are counted.
-    resets: bool,
-    /// Connects that fail before their SYN are seen: not where the socket itself has to tell of them, which it does from the SYN on.
-    unsent: bool,
     /// What this kernel does not allow, and why.
     lacks: Vec<String>,
     counts: SlotCounts<TcpCounts>,
@@ -225,47 +221,16 @@ impl Tcp {
         for lack in &lacks {
             tracing::warn!("tcp: {lack}");
         }
-        let resets = !object.does_without("tcp_on_reset_sent");
-        let unsent = facts.by_callback == 0;
         let counts = SlotCounts::open(&object, "TCP_COUNTS", 1, slots)?;
         let rows = SlotRows::open(&mut object, "TCP_ROWS", ROW_KINDS)?;
-        Ok(Self { living, resets, unsent, lacks, counts, rows, since_ns: object.since_ns(), object })
-    }
-
-    fn points(&self, start_ns: u64, counts: &TcpCounts, rows: &[(u32, Box<Durations>)]) -> Vec<Point> {
-        let point = |metric, value| Point::new(metric, start_ns, value);
-        let count = |metric, n| point(metric, Value::Int(n));
-        let mut points = vec![
-            count(&SEGMENTS, counts.segments),
-            count(&RETRANSMITS, counts.retransmits),
-            count(&LISTEN_DROPS, counts.listen_drops),
-        ];
-        if self.resets {
-            points.push(count(&RESETS, counts.resets_sent).with("direction", "sent"));
-            points.push(count(&RESETS, counts.resets_received).with("direction", "received"));
-        }
-        if counts.uncounted > 0 {
-            points.push(count(&UNCOUNTED, counts.uncounted));
-        }
-        if counts.unrecorded > 0 {
-            points.push(count(&UNRECORDED, counts.unrecorded));
-        }
-        points.extend(rows.iter().map(|(kind, row)| {
-            let metric = if *kind == CONNECTS { &CONNECT_DURATION } else { &RTT };
-            point(metric, Value::Histogram(Histogram::of_durations(FIRST, &row.buckets, row.sum_ns).into()))
-        }));
-        let causes = ConnectError::ALL.iter().zip(counts.failures);
-        for ((_, name), n) in causes.filter(|((cause, _), _)| self.unsent || *cause != ConnectError::NotSent) {
-            points.push(count(&CONNECT_FAILURES, n).with("error.type", *name));
-        }
-        points
+        Ok(Self { living, lacks, counts, rows, since_ns: object.since_ns(), object })
     }
 }
 
 impl ActiveSignal for Tcp {
     fn retire(&mut self, cgroup: &Cgroup) -> Vec<Point> {
         let (last, rows) = (self.counts.retire(cgroup), self.rows.retire(cgroup));
-        self.points(cgroup.counted_since(self.since_ns), &last, &rows)
+        points(cgroup.counted_since(self.since_ns), &last, &rows)
     }
 
     fn note(&self) -> Option<String> {
@@ -281,12 +246,38 @@ impl ActiveSignal for Tcp {
         let (totals, rows) = (self.counts.totals(cgroups.table()), self.rows.totals(cgroups.table())?);
         let of = |c: &Cgroup| {
             let rows = rows.get(&c.slot).map_or(&[][..], |rows| rows);
-            Some((c.slot, self.points(c.counted_since(self.since_ns), totals.get(&c.slot)?, rows)))
+            Some((c.slot, points(c.counted_since(self.since_ns), totals.get(&c.slot)?, rows)))
         };
         let cgroups = cgroups.table().iter().filter_map(of).collect();
         let unattributed = Value::Int(self.counts.unattributed().segments);
         Ok(Readings { cgroups, node: vec![Point::new(&UNATTRIBUTED, self.since_ns, unattributed)] })
     }
+}
+
+/// What a cgroup did since `start_ns`, CLOCK_BOOTTIME.
+fn points(start_ns: u64, counts: &TcpCounts, rows: &[(u32, Box<Durations>)]) -> Vec<Point> {
+    let point = |metric, value| Point::new(metric, start_ns, value);
+    let count = |metric, n| point(metric, Value::Int(n));
+    let happened = |metric, n: u64| (n > 0).then(|| count(metric, n));
+    // What never happened has no series: most cgroups of a node have no TCP socket. Retransmits are divided by segments.
+    let mut points = Vec::new();
+    if counts.segments + counts.retransmits > 0 {
+        points.extend([count(&SEGMENTS, counts.segments), count(&RETRANSMITS, counts.retransmits)]);
+    }
+    points.extend(happened(&LISTEN_DROPS, counts.listen_drops));
+    points.extend(happened(&UNCOUNTED, counts.uncounted));
+    points.extend(happened(&UNRECORDED, counts.unrecorded));
+    for (direction, n) in [("sent", counts.resets_sent), ("received", counts.resets_received)] {
+        points.extend(happened(&RESETS, n).map(|point| point.with("direction", direction)));
+    }
+    for ((_, cause), n) in ConnectError::ALL.iter().zip(counts.failures) {
+        points.extend(happened(&CONNECT_FAILURES, n).map(|point| point.with("error.type", *cause)));
+    }
+    points.extend(rows.iter().map(|(kind, row)| {
+        let metric = if *kind == CONNECTS { &CONNECT_DURATION } else { &RTT };
+        point(metric, Value::Histogram(Histogram::of_durations(FIRST, &row.buckets, row.sum_ns).into()))
+    }));
+    points
 }
 
 /// Where this kernel keeps what the programs read.
@@ -303,4 +294,20 @@ fn offsets(btf: &Btf) -> Result<Facts, BtfError> {
         callbacks: btf.offset_of("tcp_sock", "bpf_sock_ops_cb_flags", 1)?,
         by_callback: btf.function_id("bpf_sk_storage_tracing_allowed").is_err().into(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_happened_has_no_series() {
+        assert!(points(0, &TcpCounts::ZERO, &[]).is_empty());
+        let names = |counts: &TcpCounts| points(0, counts, &[]).iter().map(|point| point.metric.name).collect::<Vec<_>>();
+        let counts = TcpCounts { segments: 9, resets_sent: 1, ..TcpCounts::ZERO };
+        assert_eq!(names(&counts), [SEGMENTS.name, RETRANSMITS.name, RESETS.name]);
+        let mut counts = TcpCounts::ZERO;
+        counts.failures[ConnectError::NotSent as usize] = 2;
+        assert_eq!(names(&counts), [CONNECT_FAILURES.name]);
+    }
 }

@@ -187,7 +187,8 @@ fn tcp_usage(interval: &Interval, kept: &mut TcpWindows) -> TcpUsage {
         rtt_count: recent_rtt.as_ref().map(|rtt| rtt.count),
         rtt_p50_seconds: quantile(recent_rtt.as_ref(), 0.5),
         rtt_p99_seconds: quantile(recent_rtt.as_ref(), 0.99),
-        connect_failures: sum(sample, &tcp::CONNECT_FAILURES).map(|n| n as u64),
+        // Without one there is no such series.
+        connect_failures: sum(sample, &tcp::CONNECT_FAILURES).or(segments[0].map(|_| 0.0)).map(|n| n as u64),
     }
 }
 
