@@ -47,7 +47,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 use causes::chain;
@@ -171,6 +171,7 @@ struct RunArgs {
 }
 
 #[derive(Args)]
+#[command(group(ArgGroup::new("past").args(["at", "replay"]).multiple(true)))]
 struct TopArgs {
     #[command(flatten)]
     config: ConfigArgs,
@@ -191,7 +192,7 @@ struct TopArgs {
     #[arg(long)]
     replay: bool,
     /// With --at or --replay: the journal's directory, in place of the configuration's journal.directory.
-    #[arg(long, value_name = "DIRECTORY")]
+    #[arg(long, value_name = "DIRECTORY", requires = "past")]
     journal: Option<PathBuf>,
     #[command(flatten)]
     options: top::TopOptions,
@@ -316,9 +317,6 @@ fn top(args: &TopArgs) -> Result<(), CommandError> {
     let (config, _) = load(args.config.config.as_deref(), Overrides::default())?;
     if args.replay || args.at.is_some() {
         return look_back(args, &config);
-    }
-    if args.journal.is_some() {
-        return Err("--journal is for --at and --replay".into());
     }
     let mut settings = PipelineSettings::of(&config);
     // Ends with the process, beside an agent or without one.
@@ -454,5 +452,8 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory as _;
         Cli::command().debug_assert();
+        let takes = |arguments: &[&str]| Cli::try_parse_from([&["podmeter", "top"], arguments].concat()).is_ok();
+        assert!(takes(&["--at", "03:10", "--journal", "/j", "--once", "--json"]) && takes(&["--replay", "--at", "1h"]));
+        assert!(!takes(&["--journal", "/j"]) && !takes(&["--at", "soon"]));
     }
 }

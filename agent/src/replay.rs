@@ -139,9 +139,9 @@ impl Replay {
 
     /// Goes to the collection that is nearest to a moment, and notes it where that is of another time.
     pub fn near(&mut self, wanted_ns: u64) {
-        if let Err(error) = self.at(wanted_ns) {
+        if self.at(wanted_ns).is_err() {
             self.at_ns = self.index.until(wanted_ns).or_else(|| self.index.oldest()).unwrap_or(self.at_ns);
-            self.note = Some(error.to_string());
+            self.note = Some(format!("nothing was collected at {}", moment::utc(wanted_ns)));
         }
     }
 

@@ -163,7 +163,7 @@ fn a_time_of_which_there_is_nothing_is_refused_with_the_times_that_there_are() {
     for (at, nearest) in [(0, 0), (ns(700), 45), (u64::MAX, 930)] {
         replay.near(at);
         let (second, note) = go(&mut replay, Way::Stay);
-        assert!(second == nearest && note.starts_with("the journal has nothing of "), "{second} {note}");
+        assert!(second == nearest && note.starts_with("nothing was collected at "), "{second} {note}");
         assert_eq!(go(&mut replay, Way::Stay).1, "", "once");
     }
     let nowhere = Replay::open(&directory.path().join("none"), Machine::default()).expect_err("no journal");
