@@ -14,12 +14,12 @@ pub type Rows<T> = HashMap<RowKey, T, 1, { BPF_F_NO_PREALLOC as usize }>;
 #[inline(always)]
 pub fn row<T>(rows: &Rows<T>, empty: &Array<T, 1>, slot: u32, kind: u32) -> Option<*mut T> {
     let key = RowKey { slot, kind };
-    if let Some(row) = rows.get_ptr_mut(&key) {
+    if let Some(row) = rows.get_ptr_mut(key) {
         return Some(row);
     }
     // SAFETY: never written.
     let empty = unsafe { empty.get_ptr(0)?.as_ref()? };
     // Another CPU may be first; then that one's is found.
-    let _ = rows.insert(&key, empty, BPF_NOEXIST.into());
-    rows.get_ptr_mut(&key)
+    let _ = rows.insert(key, empty, BPF_NOEXIST.into());
+    rows.get_ptr_mut(key)
 }

@@ -44,7 +44,7 @@ pub use cursor::{Cursor, Dropped, Unread};
 pub use directory::Recovered;
 pub use entry::{Entry, EntryInfo, Kind, Sequence};
 pub use error::JournalError;
-pub use reader::{Between, Reader};
+pub use reader::Reader;
 
 /// Bytes of the largest and the smallest segment. One with a larger entry is as large as that.
 const MAX_SEGMENT_BYTES: u64 = 8 << 20;
@@ -213,23 +213,6 @@ impl Journal {
         self.cursors.move_to(cursor, self.next);
     }
 
-    /// Moves a cursor, forward or back, to the first entry of this time or later, in ns since 1970; to the end when there is none. The
-    /// entries before it count as confirmed, not as dropped.
-    ///
-    /// # Errors
-    /// When the file system refuses: the cursor stays where it is.
-    pub fn seek(&mut self, cursor: Cursor, time_ns: u64) -> Result<(), JournalError> {
-        let position = self.first_since(time_ns)?;
-        self.cursors.move_to(cursor, position);
-        Ok(())
-    }
-
-    /// The entries with a time of at least `from_ns` and less than `until_ns`, both in ns since 1970, in the order in which they were
-    /// appended.
-    pub fn between(&self, from_ns: u64, until_ns: u64) -> Between {
-        Between::new(&self.segments, from_ns, until_ns)
-    }
-
     /// Bytes of all segments.
     pub fn bytes(&self) -> u64 {
         self.segments.bytes()
@@ -302,25 +285,6 @@ impl Journal {
             self.active = None;
         }
         Err(error)
-    }
-
-    /// The number of the first entry of this time or later, or of the next one to be appended.
-    fn first_since(&self, time_ns: u64) -> Result<Sequence, JournalError> {
-        let directory = &self.segments.directory;
-        for index in self.segments.reaching(time_ns)..self.segments.all.len() {
-            let segment = &self.segments.all[index];
-            let find = || {
-                let file = segment::open(&segment.path(directory))?;
-                segment::find(&file, segment, |header| header.info.time_ns >= time_ns)
-            };
-            match find() {
-                Ok(Some(sequence)) => return Ok(sequence),
-                Ok(None) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound || segment::is_damage(&error) => {}
-                Err(error) => return Err(JournalError::io("read", &segment.path(directory))(error)),
-            }
-        }
-        Ok(self.next)
     }
 }
 

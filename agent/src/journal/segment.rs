@@ -132,18 +132,6 @@ pub(super) fn count(file: &File, segment: &Segment, from: Sequence) -> io::Resul
     }
 }
 
-/// The number of the segment's first entry that `wanted` takes.
-pub(super) fn find(file: &File, segment: &Segment, wanted: impl Fn(&Header) -> bool) -> io::Result<Option<Sequence>> {
-    let mut scan = Scan::new(file, Place { at: 0, sequence: segment.first }, segment.next)?;
-    loop {
-        match scan.step()? {
-            Step::Entry { header, .. } if wanted(&header) => return Ok(Some(header.sequence)),
-            Step::Entry { .. } | Step::Bad { .. } => {}
-            Step::End => return Ok(None),
-        }
-    }
-}
-
 /// Gives what is kept of each whole entry beside its body; returns the number of damaged ones before whole ones, as far as headers
 /// tell. Entries have numbers smaller than `below`.
 pub(super) fn infos(path: &Path, first: Sequence, below: Sequence, mut each: impl FnMut(&EntryInfo)) -> io::Result<u64> {
