@@ -68,7 +68,7 @@ fn drops_on_free(ctx: BtfTracePointContext) -> i32 {
         let slot = slot_of_packet(skb, receiver);
         // Without memory for a row it is attributed to none: that row the agent has made.
         let row = row(&DROPS_ROWS, &DROPS_EMPTY_ROW, slot, 0);
-        if let Some(counts) = row.or_else(|| DROPS_ROWS.get_ptr_mut(&RowKey { slot: UNATTRIBUTED, kind: 0 })) {
+        if let Some(counts) = row.or_else(|| DROPS_ROWS.get_ptr_mut(RowKey { slot: UNATTRIBUTED, kind: 0 })) {
             add((&raw mut (*counts).packets).cast::<u64>().add(known), 1);
         }
     }
