@@ -110,9 +110,6 @@ pub const RCODES_LEN: u32 = 6;
 /// Kinds of rows, by [`row_kind`].
 pub const ROW_KINDS: u32 = 32;
 
-/// Added to a row's kind by the agent, for what the dead descendants of the slot's owner had counted.
-pub const ROW_CARRIED: u32 = ROW_KINDS;
-
 /// The kind of row in which a lookup that ended with `rcode` counts.
 #[inline(always)]
 pub const fn row_kind(way: Way, rcode: u8) -> u32 {
@@ -120,18 +117,8 @@ pub const fn row_kind(way: Way, rcode: u8) -> u32 {
     (way.index() as u32) << 3 | rcode
 }
 
-record! {
-    /// Which row of durations, in the hash `DNS_ROWS`. Rows are made when something is to be counted in them.
-    pub struct RowKey {
-        /// The slot.
-        pub slot: u32,
-        /// By [`row_kind`].
-        pub kind: u32,
-    }
-}
-
 counts! {
-    /// Durations of the lookups of one slot that went one way and ended with one rcode.
+    /// Durations of the lookups of one slot that went one way and ended with one rcode. `DNS_ROWS[{slot, row_kind()}]`.
     pub struct Row {
         /// Their sum in ns.
         pub sum_ns: u64,

@@ -356,11 +356,14 @@ fn look_back(args: &TopArgs, config: &Config) -> Result<(), CommandError> {
     }
     at_ns.map_or(Ok(()), |ns| past.at(ns))?;
     let snapshot = past.snapshot()?;
-    let damaged = past.damaged()?;
-    if damaged > 0 {
-        let _ = writeln!(std::io::stderr(), "podmeter: {damaged} requests in the journal are damaged and left out");
-    }
+    report_damaged(past.damaged()?);
     print_snapshot(&snapshot, args)
+}
+
+fn report_damaged(requests: u64) {
+    if requests > 0 {
+        let _ = writeln!(std::io::stderr(), "podmeter: {requests} requests in the journal are damaged and left out");
+    }
 }
 
 /// The journal's directory.
@@ -401,9 +404,7 @@ fn export(args: &ExportArgs) -> Result<(), CommandError> {
         Err(HistoryError::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
         written => written?,
     };
-    if written.damaged > 0 {
-        let _ = writeln!(std::io::stderr(), "podmeter: {} requests in the journal are damaged and left out", written.damaged);
-    }
+    report_damaged(written.damaged);
     if written.lines == 0 {
         let _ = writeln!(std::io::stderr(), "podmeter: the journal in {} has nothing of that time", directory.display());
     }

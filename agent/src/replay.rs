@@ -17,7 +17,10 @@ use std::{
 use self::{index::Index, kills::Kills};
 use crate::{
     aggregate::Batch,
-    export::{decode::Decoded, history},
+    export::{
+        decode::Decoded,
+        history::{self, NoJournal},
+    },
     join::Sample,
     journal::{JournalError, Kind, Reader},
     metric::{Point, Value},
@@ -41,12 +44,9 @@ const KEPT: usize = 3;
 /// Why the past cannot be shown.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// No agent keeps a journal there.
-    #[error(
-        "there is no journal in {}; set journal.directory in the agent's configuration, and give that configuration here with --config",
-        .0.display()
-    )]
-    None(PathBuf),
+    /// There is no journal.
+    #[error(transparent)]
+    None(#[from] NoJournal),
     /// It has no metrics.
     #[error("the journal in {} has no collections{}", .0.display(), damaged(*.1))]
     Empty(PathBuf, u64),
@@ -113,7 +113,7 @@ impl Replay {
         let [metrics, events] = history::parts(directory);
         let is_missing = |path: &Path| path.metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
         if is_missing(&metrics) {
-            return Err(ReplayError::None(directory.to_owned()));
+            return Err(NoJournal(directory.to_owned()).into());
         }
         let mut metrics = Reader::open(&metrics)?;
         let index = Index::read(&mut metrics)?;

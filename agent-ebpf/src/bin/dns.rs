@@ -18,13 +18,14 @@ mod places;
 mod stream;
 
 use agent_common::dns::{
-    Connection, DnsCounts, Facts, Gaps, HEADER_LEN, Name, NameKey, Query, QueryKey, Row, RowKey, Side, Taken, Transport, Way,
+    Connection, DnsCounts, Facts, Gaps, HEADER_LEN, Name, NameKey, Query, QueryKey, Row, Side, Taken, Transport, Way,
     lookups::{PAIRS_LEN, Pair},
 };
 use agent_ebpf::{
     CgroupSlots, Generation, MMAPABLE, forgotten,
     known::{KnownValues, generation, slot_of},
     packet::{Packet, Protocol, is_copy, is_one_of},
+    rows::Rows,
 };
 use aya_ebpf::{
     EbpfContext as _,
@@ -58,7 +59,7 @@ static DNS_COUNTS: Array<DnsCounts, 1, MMAPABLE> = Array::new();
 static DNS_LOOKUPS: Array<Pair, PAIRS_LEN, MMAPABLE> = Array::new();
 // These two take memory for what is in them: most slots have no rows, and most queries find a place in the array.
 #[btf_map]
-static DNS_ROWS: HashMap<RowKey, Row, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+static DNS_ROWS: Rows<Row> = Rows::new();
 #[btf_map]
 static DNS_IN_FLIGHT: HashMap<QueryKey, Query, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 /// What each slot has of the queries in flight and of the names, and what all have together.

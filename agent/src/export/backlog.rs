@@ -31,6 +31,16 @@ pub(super) fn part(payload: Payload) -> &'static str {
     }
 }
 
+/// What the journal keeps of a request of the batch that was read at `time_ns`, ns since 1970.
+pub(super) fn info(request: &Request, payload: Payload, form: Form, time_ns: u64) -> EntryInfo {
+    let kind = match payload {
+        Payload::Metrics => Kind::Metrics,
+        Payload::Logs => Kind::Logs,
+    };
+    let size = u32::try_from(request.size).unwrap_or(u32::MAX);
+    EntryInfo { time_ns, kind, form: form.code(), collection: time_ns, count: request.count, size }
+}
+
 /// The journal of one payload.
 #[derive(Debug)]
 pub(super) struct Backlog {
@@ -120,18 +130,7 @@ impl Backlog {
         let mut state = self.state();
         self.try_open(&mut state);
         let Some((journal, cursor)) = &mut state.open else { return false };
-        let info = EntryInfo {
-            time_ns,
-            kind: match self.payload {
-                Payload::Metrics => Kind::Metrics,
-                Payload::Logs => Kind::Logs,
-            },
-            form: self.form.code(),
-            collection: time_ns,
-            count: request.count,
-            size: u32::try_from(request.size).unwrap_or(u32::MAX),
-        };
-        let appended = journal.append(info, &request.body);
+        let appended = journal.append(info(request, self.payload, self.form, time_ns), &request.body);
         let dropped = journal.take_dropped(*cursor);
         state.dropped.add(&dropped);
         match appended {

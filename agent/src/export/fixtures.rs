@@ -18,7 +18,7 @@ use super::{Compression, Destination, Export, Exporter, Payload, Protocol, backl
 use crate::aggregate::{Batch, ResourceEvent};
 use crate::event::{Detail, Event};
 use crate::join::{Resource, Sample};
-use crate::journal::{EntryInfo, Journal, Kind, Limits};
+use crate::journal::{Journal, Limits};
 use crate::metric::{Metric, Point, Scope, Value};
 use crate::protobuf;
 
@@ -99,13 +99,6 @@ pub(super) fn requests(batch: &Batch, form: Form, limit: usize) -> [Vec<Request>
     made
 }
 
-/// What the journal keeps of a request of the batch that was read at `time_ns`.
-pub(super) fn info(request: &Request, payload: Payload, form: Form, time_ns: u64) -> EntryInfo {
-    let kind = if payload == Payload::Metrics { Kind::Metrics } else { Kind::Logs };
-    let size = request.size as u32;
-    EntryInfo { time_ns, kind, form: form.code(), collection: time_ns, count: request.count, size }
-}
-
 /// Adds batches to the journal in a directory, as an agent does, in requests of at most `limit` bytes.
 ///
 /// # Panics
@@ -118,7 +111,7 @@ pub fn keep(directory: &Path, batches: &[Batch], limit: usize) {
     for batch in batches {
         for ((journal, payload), requests) in journals.iter_mut().zip(payloads).zip(requests(batch, FORM, limit)) {
             for request in requests {
-                journal.append(info(&request, payload, FORM, batch.time_ns), &request.body).expect("appended");
+                journal.append(backlog::info(&request, payload, FORM, batch.time_ns), &request.body).expect("appended");
             }
         }
     }

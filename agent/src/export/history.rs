@@ -9,15 +9,20 @@ use super::{Payload, backlog::part, request::Form};
 use crate::journal::{Entry, JournalError, Reader};
 use crate::protobuf;
 
+/// No agent keeps a journal in this directory.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "there is no journal in {}; set journal.directory in the agent's configuration, and give that configuration here with --config",
+    .0.display()
+)]
+pub struct NoJournal(pub PathBuf);
+
 /// Why the journal cannot be shown.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
-    /// No agent keeps one there.
-    #[error(
-        "there is no journal in {}; set journal.directory in the agent's configuration, and give that configuration here with --config",
-        .0.display()
-    )]
-    None(PathBuf),
+    /// There is none.
+    #[error(transparent)]
+    None(#[from] NoJournal),
     /// It cannot be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -42,14 +47,13 @@ pub struct Written {
 pub fn write(directory: &Path, from_ns: u64, until_ns: u64, out: &mut impl Write) -> Result<Written, HistoryError> {
     let mut written = Written::default();
     let mut readings = Vec::new();
-    for payload in [Payload::Metrics, Payload::Logs] {
-        let part = directory.join(part(payload));
+    for (payload, part) in [Payload::Metrics, Payload::Logs].into_iter().zip(parts(directory)) {
         if part.is_dir() {
             readings.push((payload, Reader::open(&part)?.between(from_ns, until_ns)?, None));
         }
     }
     if readings.is_empty() {
-        return Err(HistoryError::None(directory.to_owned()));
+        return Err(NoJournal(directory.to_owned()).into());
     }
     loop {
         for (_, entries, next) in readings.iter_mut().filter(|(.., next)| next.is_none()) {

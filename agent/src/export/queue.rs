@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
 use tracing::warn;
@@ -18,6 +18,7 @@ use super::{Export, Payload, logs};
 use crate::aggregate::Batch;
 use crate::failure_log::FailureLog;
 use crate::journal::Sequence;
+use crate::moment;
 use crate::rate_limit::times;
 
 /// At most one line per kind of trouble in this time.
@@ -244,9 +245,7 @@ impl SharedQueue {
         let mut state = self.state();
         let entry = match from_disk {
             Some(waiting) => {
-                let now_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64);
-                let age = Duration::from_nanos(now_ns.saturating_sub(waiting.time_ns));
-                let since = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
+                let since = Instant::now().checked_sub(age(waiting.time_ns)).unwrap_or_else(Instant::now);
                 let (export, sequence) = (waiting.time_ns, Some(waiting.sequence));
                 Some(QueuedRequest { request: waiting.request, export, since, sequence, after: 0 })
             }
@@ -288,9 +287,7 @@ impl SharedQueue {
         let unread = backlog.unread();
         stats.queue_length += unread.entries as usize;
         stats.queue_bytes += unread.bytes as usize;
-        let now_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64);
-        let age = unread.oldest_ns.map(|ns| Duration::from_nanos(now_ns.saturating_sub(ns)));
-        stats.oldest_age = stats.oldest_age.max(age);
+        stats.oldest_age = stats.oldest_age.max(unread.oldest_ns.map(age));
         stats.journal = Some(backlog.stats());
         stats
     }
@@ -299,6 +296,11 @@ impl SharedQueue {
         // Counts stay usable whoever panicked.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How long ago a moment was, in ns since 1970.
+fn age(unix_ns: u64) -> Duration {
+    Duration::from_nanos(moment::unix_ns(SystemTime::now()).saturating_sub(unix_ns))
 }
 
 impl QueueState {

@@ -223,8 +223,6 @@ impl Series {
             .filter(|shape| shape.is_gauge())
             .collect();
         life.series.append(&mut new);
-        // There are a thousand, and most do not change any more.
-        life.series.shrink_to_fit();
         if !gone.is_empty() {
             ended.push((Arc::clone(&life.resource), gone));
         }

@@ -11,11 +11,8 @@ mod waiting;
 
 use std::{collections::HashMap, io, mem::offset_of, sync::Arc, time::Duration};
 
-use agent_common::{
-    cgroups::UNATTRIBUTED,
-    dns::{
-        DURATION_FIRST, DURATION_LEN, DnsCounts, Facts, Gaps, NAMES_LEN, OVERFLOW_LEN, QueryKey, RowKey, Side, Transport, Way,
-    },
+use agent_common::dns::{
+    DURATION_FIRST, DURATION_LEN, DnsCounts, Facts, Gaps, NAMES_LEN, OVERFLOW_LEN, QueryKey, ROW_KINDS, Row, Side, Transport, Way,
 };
 use aya::maps::{MapData, ProgramArray};
 use nix::time::ClockId;
@@ -26,11 +23,10 @@ use self::{
         TRUNCATED, UNATTRIBUTED_QUERIES, UNMATCHED,
     },
     names::QueriedNames,
-    rows::Rows,
     shares::Shares,
     waiting::{Queries, Waiting},
 };
-use super::{ActiveSignal, Readings, Signal, SignalError, slot_counts::SlotCounts, socket};
+use super::{ActiveSignal, Readings, Signal, SignalError, slot_counts::SlotCounts, slot_rows::SlotRows, socket};
 use crate::{
     cgroups::{Cgroup, Cgroups},
     config,
@@ -71,7 +67,7 @@ struct Dns {
     counts: SlotCounts<DnsCounts>,
     /// the same map: this side adds to it too.
     records: MappedArray<DnsCounts>,
-    rows: Rows,
+    rows: SlotRows<Row>,
     names: QueriedNames,
     queries: Queries,
     shares: Shares,
@@ -137,7 +133,7 @@ impl Dns {
         Ok(Self {
             counts: SlotCounts::open(&object, "DNS_COUNTS", 1, slots)?,
             records: object.mapped("DNS_COUNTS")?,
-            rows: Rows::new(object.take("DNS_ROWS")?),
+            rows: SlotRows::open(&mut object, "DNS_ROWS", ROW_KINDS)?,
             names: QueriedNames::new(object.take("DNS_NAMES")?, config.top_names),
             queries: Queries::open(&mut object)?,
             shares: Shares::open(&object, slots)?,
@@ -190,7 +186,7 @@ impl Dns {
         self.records.add_to_word(slot, offset / 8 + way.index(), 1);
     }
 
-    fn points(&self, start_ns: u64, counts: &DnsCounts, rows: &[(RowKey, Histogram)]) -> Vec<Point> {
+    fn points(&self, start_ns: u64, counts: &DnsCounts, rows: &[(u32, Box<Row>)]) -> Vec<Point> {
         let mut points = Vec::new();
         let by_way = [
             (&QUERIES, counts.queries),
@@ -216,9 +212,9 @@ impl Dns {
             let point = if let Some(end) = end { point.with("error.type", end) } else { point };
             point.with(TRANSPORT, transport(way))
         };
-        points.extend(rows.iter().map(|(key, histogram)| {
-            let (way, rcode) = rows::way_and_rcode(key.kind);
-            duration(way, RCODES[rcode.min(RCODES.len() - 1)], histogram.clone())
+        points.extend(rows.iter().map(|(kind, row)| {
+            let (way, rcode) = rows::way_and_rcode(*kind);
+            duration(way, RCODES[rcode.min(RCODES.len() - 1)], rows::histogram(row))
         }));
         for (way, n) in Way::ALL.into_iter().zip(counts.timeouts).filter(|(_, n)| *n > 0) {
             let mut histogram = Histogram::of_durations(DURATION_FIRST, &[0; DURATION_LEN], 0);
@@ -250,7 +246,7 @@ impl ActiveSignal for Dns {
             // Whoever asked nothing has no rows.
             return self.points(start_ns, &last, &[]);
         }
-        let rows = self.rows.retire(cgroup.slot, cgroup.parent.unwrap_or(UNATTRIBUTED));
+        let rows = self.rows.retire(cgroup);
         let mut points = self.points(start_ns, &last, &rows);
         points.extend(self.names.retire(cgroup.slot));
         points
@@ -258,11 +254,11 @@ impl ActiveSignal for Dns {
 
     fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
         let totals = self.counts.totals(cgroups.table());
-        let mut rows = self.rows.totals(cgroups.table())?;
+        let rows = self.rows.totals(cgroups.table())?;
         self.read_names()?;
         let points = |cgroup: &Cgroup| {
-            let rows = rows.remove(&cgroup.slot).unwrap_or_default();
-            let mut points = self.points(cgroup.counted_since(self.since_ns), totals.get(&cgroup.slot)?, &rows);
+            let rows = rows.get(&cgroup.slot).map_or(&[][..], |rows| rows);
+            let mut points = self.points(cgroup.counted_since(self.since_ns), totals.get(&cgroup.slot)?, rows);
             points.extend(self.names.points(cgroup.slot, now_ns));
             (!points.is_empty()).then_some((cgroup.slot, points))
         };

@@ -2,12 +2,12 @@
 
 use agent_common::{
     dns::{
-        Counts4, DURATION_LEN, Message, NAME_LEN, NAMES_LEN, NO_QUESTION, NameKey, OVERFLOW_LEN, Query, QueryKey, Refused, Row,
-        RowKey, Side, Transport, Way, duration_position, row_kind,
+        Counts4, DURATION_LEN, Message, NAME_LEN, NAMES_LEN, NO_QUESTION, NameKey, OVERFLOW_LEN, Query, QueryKey, Refused, Side,
+        Transport, Way, duration_position, row_kind,
     },
     share::has_room,
 };
-use agent_ebpf::{add, frozen, length_within, opaque};
+use agent_ebpf::{add, frozen, length_within, opaque, rows::row};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_NOEXIST},
     helpers::generated::{bpf_ktime_get_boot_ns, bpf_ktime_get_ns, bpf_skb_load_bytes},
@@ -216,7 +216,7 @@ unsafe fn answered(flow: &Flow, way: Way, key: &QueryKey, message: &Message) {
             one(&raw mut (*flow.counts).unmatched, way);
             return one(&raw mut (*counts).timeouts, way);
         }
-        let Some(row) = row(&RowKey { slot: query.slot, kind: row_kind(way, message.rcode) }) else {
+        let Some(row) = row(&DNS_ROWS, &DNS_EMPTY_ROW, query.slot, row_kind(way, message.rcode)) else {
             return one(&raw mut (*counts).lost, way);
         };
         if message.truncated {
@@ -263,19 +263,6 @@ unsafe fn in_flight(slot: u32, n: u64) {
 #[inline(never)]
 extern "C" fn dns_duration_position(ns: u64) -> u64 {
     duration_position(ns) as u64
-}
-
-/// The row of durations, made now if it is the first.
-#[inline(always)]
-fn row(key: &RowKey) -> Option<*mut Row> {
-    if let Some(row) = DNS_ROWS.get_ptr_mut(key) {
-        return Some(row);
-    }
-    // SAFETY: never written.
-    let empty = unsafe { DNS_EMPTY_ROW.get_ptr(0)?.as_ref()? };
-    // Another CPU may be first; then that one's is found.
-    let _ = DNS_ROWS.insert(key, empty, BPF_NOEXIST.into());
-    DNS_ROWS.get_ptr_mut(key)
 }
 
 /// Adds one to one of four counts.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::cgroups::table::tests::cgroup;
-use crate::export::fixtures::{Load, Node, info, requests};
+use crate::export::backlog::info;
+use crate::export::fixtures::{Load, Node, requests};
 use crate::export::request::Request;
 use crate::export::series::Series;
 use crate::export::{Compression, Payload};
