@@ -227,6 +227,28 @@ record! {
 }
 
 record! {
+    /// What a task ran without letting go of its CPU, or since it was settled, while a program divides it. `CPU_STRETCH[cpu]`.
+    pub struct Stretch {
+        /// The task's address.
+        pub address: u64,
+        /// Its `sum_exec_runtime` up to which the stretch is counted, in ns: at first where it began.
+        pub at_ns: u64,
+        /// The same where it ends.
+        pub to_ns: u64,
+        /// When that was on CLOCK_MONOTONIC in ns.
+        pub end_ns: u64,
+        /// Number of the first move noted for this CPU meanwhile that has not been looked at.
+        pub next_move: u64,
+        /// Number of the first move that comes after the stretch.
+        pub moves: u64,
+        /// Slot of the cgroup in which it goes on.
+        pub slot: u64,
+        /// Whole cache lines, which no two CPUs share.
+        pub reserved: u64,
+    }
+}
+
+record! {
     /// Up to where a task has been counted. [`MarkPlace`] says where.
     ///
     /// Both words hold a value in ns above [`TAG_BITS`] bits of the task's address. Two CPUs may write one entry at once when two tasks

@@ -371,6 +371,9 @@ mod tests {
         let manifest = Manifest::read().unwrap();
         assert_eq!(manifest.args, ["run", "--config", "/etc/podmeter/config.yaml"]);
         assert!(manifest.env.contains(&("NODE_NAME".to_owned(), NODE_NAME.to_owned())));
-        assert_eq!(manifest.mounts.iter().map(|mount| mount.volume.as_str()).collect::<Vec<_>>(), ["config", "cgroups", "bpf", "journal"]);
+        assert_eq!(
+            manifest.mounts.iter().map(|mount| mount.volume.as_str()).collect::<Vec<_>>(),
+            ["config", "cgroups", "bpf", "journal"]
+        );
     }
 }

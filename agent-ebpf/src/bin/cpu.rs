@@ -25,8 +25,8 @@ mod window;
 use agent_common::{
     cgroups::UNATTRIBUTED,
     cpu::{
-        Cache, Carried, CpuNow, CpuRecord, Facts, MOVE_CPUS, MOVES_LEN, MarkBlock, Move, PLACE_UNKNOWN, ToFlush, WAIT_COUNTED,
-        WindowEntry,
+        Cache, Carried, CpuNow, CpuRecord, Facts, MOVE_CPUS, MOVES_LEN, MarkBlock, Move, PLACE_UNKNOWN, Stretch, ToFlush,
+        WAIT_COUNTED, WindowEntry,
     },
 };
 use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, frozen, load, opaque, probe, probe_bytes};
@@ -34,14 +34,14 @@ use aya_ebpf::{
     EbpfContext as _,
     btf_maps::{Array, ArrayOfMaps},
     helpers::generated::{bpf_get_current_task, bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_ns},
-    macros::{btf_map, btf_tracepoint, raw_tracepoint},
-    programs::{BtfTracePointContext, RawTracePointContext},
+    macros::{btf_map, btf_tracepoint},
+    programs::BtfTracePointContext,
 };
 
 use self::{
     cache::{Cached, Wanted, add_time, add_wait, flush, flush_listed, list},
     mark::{Mark, MarkEntry},
-    window::{Stretch, accounted_until, begin_window, divide},
+    window::{accounted_until, begin_window, divide},
 };
 
 agent_ebpf::object!(FACTS: Facts);
@@ -71,6 +71,8 @@ static CPU_MOVES: Array<Move, 1, MMAPABLE> = Array::new();
 static CPU_CACHE: ArrayOfMaps<Array<Cache, 1>, 1> = ArrayOfMaps::new();
 #[btf_map]
 static CPU_TO_FLUSH: Array<ToFlush, 1> = Array::new();
+#[btf_map]
+static CPU_STRETCH: Array<Stretch, 1> = Array::new();
 #[btf_map]
 static CPU_MARKS: ArrayOfMaps<Array<MarkBlock, 1>, 1> = ArrayOfMaps::new();
 
@@ -251,11 +253,16 @@ unsafe fn count_stretch(
             let end_ns = bpf_ktime_get_ns();
             (*now).clock_offset_ns = end_ns.wrapping_sub(load(prev, frozen!(FACTS.task_exec_start)));
             begin_window(now, end_ns);
-            let (from_ns, to_ns) = (counted.exec_ns, reached.exec_ns);
-            divide(now, cpu, cached.entry, &Stretch { address: mark.address, from_ns, to_ns, end_ns, moves });
+            let slot = (*cached.entry).slot.into();
+            let (at_ns, to_ns, (next_move, moves)) = (counted.exec_ns, reached.exec_ns, moves);
+            divide(
+                cpu,
+                cached.place,
+                Stretch { address: mark.address, at_ns, to_ns, end_ns, next_move, moves, slot, reserved: 0 },
+            );
         }
         if (*now).undisturbed != 0 {
-            flush(now, cpu, cached.entry);
+            flush(cpu, cached.place);
         }
     }
     Some(())
@@ -342,9 +349,13 @@ unsafe fn cached_of_address(now: *mut CpuNow, cpu: u32, task: u64) -> Option<Cac
 ///
 /// It runs in an interrupt of that CPU, when no switch can be under way. The kernel's accounting of a running task is as old as
 /// the last tick; waits are counted when the stretch ends.
-#[raw_tracepoint(tracepoint = "sched_switch")]
-fn cpu_settle(ctx: RawTracePointContext) -> i32 {
-    let offline: u64 = ctx.arg(0);
+///
+/// Not by the macro `raw_tracepoint`, whose programs return 0 whatever the function returns.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp/sched_switch")]
+extern "C" fn cpu_settle(arguments: *const u64) -> u32 {
+    // SAFETY: the context of such a program is its arguments, as the agent passes them.
+    let offline = unsafe { *arguments };
     // SAFETY: helpers without arguments.
     let (own, task) = unsafe { (bpf_get_smp_processor_id(), bpf_get_current_task()) };
     let cpu = if offline == 0 { own } else { offline as u32 - 1 };
@@ -354,7 +365,7 @@ fn cpu_settle(ctx: RawTracePointContext) -> i32 {
         if offline == 0 {
             settle(now, cpu, task);
         }
-        flush_listed(now, cpu) as i32
+        flush_listed(now, cpu)
     }
 }
 
@@ -406,7 +417,9 @@ unsafe fn settle(now: *mut CpuNow, cpu: u32, task: u64) -> Option<()> {
             let clock_ns = bpf_ktime_get_ns();
             begin_window(now, clock_ns);
             let end_ns = accounted_until(now, exec_start_ns, clock_ns);
-            divide(now, cpu, began.entry, &Stretch { address: task, from_ns: counted.exec_ns, to_ns: exec_ns, end_ns, moves });
+            let slot = (*began.entry).slot.into();
+            let (at_ns, to_ns, (next_move, moves)) = (counted.exec_ns, exec_ns, moves);
+            divide(cpu, began.place, Stretch { address: task, at_ns, to_ns, end_ns, next_move, moves, slot, reserved: 0 });
         }
         // Last: where the task is now may take the place of where it was.
         if moved {

@@ -143,6 +143,7 @@ impl Cpu {
                 ("CPU_MOVES", Size::Entries(cpus * MOVES_LEN)),
                 ("CPU_CACHE", Size::Arrays { entries: cpus, bytes: size_of::<Cache>() as u32 }),
                 ("CPU_TO_FLUSH", Size::Entries(cpus)),
+                ("CPU_STRETCH", Size::Entries(cpus)),
                 ("CPU_MARKS", Size::Arrays { entries: blocks, bytes: size_of::<MarkBlock>() as u32 }),
             ],
             shared: &[("CGROUP_SLOTS", cgroups.object()), ("GENERATION", cgroups.object())],

@@ -65,6 +65,21 @@ root_test! {
 }
 
 root_test! {
+    fn what_many_cgroups_used_on_one_cpu_between_two_collections_is_all_in_the_second() {
+        let agent = Agent::start(json!({}))?;
+        // Several times what one run of the settling program flushes.
+        let cgroups = if is_emulated() { 150 } else { 400 };
+        let parent = Cgroup::new("many")?;
+        let alive: Vec<Cgroup> = (0..cgroups).map(|n| parent.child(&format!("c{n}"))).collect::<Result<_>>()?;
+        for cgroup in &alive {
+            Load::burn(MS / 2).on_cpu(0).start(cgroup)?.wait()?;
+        }
+        agent.catch_up()?;
+        alive.iter().try_for_each(|cgroup| check_cpu_time(&agent, cgroup, EXACT))
+    }
+}
+
+root_test! {
     fn two_hundred_containers_that_live_50_ms_are_all_exported_with_their_exact_cpu_time() {
         let agent = Agent::start(json!({}))?;
         let parent = Cgroup::new("short-lived")?;

@@ -65,7 +65,9 @@ root_test! {
             check_cpu_time(&agent, cgroup, moved(9))?;
         }
         check_cpu_time(&agent, &parent, EXACT)?;
-        let (used, tolerance) = (truth.on_cpu_ns as f64 / 1e9, Tolerance::new(0.01, 0.02));
+        // Where a stretch that is settled ended is known to a tick, which an emulated CPU may take late.
+        let tolerance = Tolerance::new(0.01, if is_emulated() { 0.1 } else { 0.02 });
+        let used = truth.on_cpu_ns as f64 / 1e9;
         let windows = |exports: &Exports| -> f64 {
             let of = |cgroup: &Cgroup| exports.histogram(cgroup.path(), BURST).map_or(0.0, |burst| burst.sum * 0.1);
             of(&here) + of(&there)
