@@ -4,6 +4,7 @@
 //! change, by the toolchain that `bpf-toolchain` finds.
 
 use std::error::Error;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::{env, fs};
@@ -45,6 +46,7 @@ fn build() -> Result<(), Box<dyn Error>> {
     }
 
     let objcopy = toolchain.objcopy();
+    println!("cargo::rustc-env=PODMETER_LAYOUT={:016x}", layout(&workspace)?);
     for signal in signals(&workspace.join("agent-ebpf/src/bin"))? {
         let object = target.join(bpf_toolchain::TARGET).join("release").join(&signal);
         embed(&object, &out.join(&signal), objcopy.as_deref())?;
@@ -62,6 +64,38 @@ fn signals(bin: &Path) -> Result<Vec<String>, Box<dyn Error>> {
         }
     }
     Ok(signals)
+}
+
+/// What maps hold, as a number: another one where a record or a map's definition differs. Programs of two builds with the same number can go
+/// on with each other's maps.
+fn layout(workspace: &Path) -> Result<u64, Box<dyn Error>> {
+    let mut hasher = DefaultHasher::new();
+    let code = |line: &&str| !line.is_empty() && !line.starts_with("//");
+    for file in sources(&workspace.join("agent-common/src"))? {
+        let text = fs::read_to_string(&file)?;
+        let records = text.split("#[cfg(test)]").next().unwrap_or_default();
+        records.lines().map(str::trim).filter(code).for_each(|line| line.hash(&mut hasher));
+    }
+    for file in sources(&workspace.join("agent-ebpf/src"))? {
+        let of_map = |line: &&str| ["static ", "type "].iter().any(|what| line.trim_start_matches("pub ").starts_with(what));
+        fs::read_to_string(&file)?.lines().map(str::trim).filter(of_map).for_each(|line| line.hash(&mut hasher));
+    }
+    Ok(hasher.finish())
+}
+
+/// All files with Rust below a directory but for tests, in order.
+fn sources(directory: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).map_err(|error| format!("could not list {}: {error}", directory.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            files.extend(sources(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// Copies an object without its DWARF, where there is a tool for that: it is four fifths of it, and only BTF is loaded.

@@ -29,7 +29,7 @@ use serde_json::{Value as Json, json};
 pub(crate) use self::command::is_configuration;
 use self::{
     capture::{Capture, Written},
-    command::{command, spawn, wait_within},
+    command::{command, other_version, spawn, wait_within},
     config::{merge, over_defaults},
 };
 pub use self::{
@@ -101,6 +101,17 @@ impl Agent {
             process.context("this kernel has no time namespaces")
         });
         if cannot { Ok(None) } else { agent?.started().map(Some) }
+    }
+
+    /// As [`Agent::start`], of a build that differs from this one in its programs: their licence is another one that the kernel takes.
+    pub fn start_of_another_version(config: Json) -> Result<Self> {
+        let directory = tempfile::tempdir().context("could not make a directory")?;
+        let other = other_version(directory.path())?;
+        Self::spawn_by(config, &[], |first| {
+            let arguments: Vec<_> = first.get_args().map(|argument| argument.to_string_lossy()).collect();
+            spawn(command(&other, &arguments.iter().map(|argument| &**argument).collect::<Vec<_>>(), &[]), As::Root)
+        })?
+        .started()
     }
 
     /// As [`Agent::start`], in the cgroup with this directory as the root of a cgroup namespace, whose hierarchy is mounted at

@@ -34,6 +34,9 @@ use super::{
 /// Why programs do without the helpers that read kernel memory by address.
 pub const LOCKED_DOWN: &str = "the kernel is locked down for confidentiality and lets no program read its memory by address";
 
+/// The layout of records and maps: see `build.rs`.
+const LAYOUT: &str = env!("PODMETER_LAYOUT");
+
 /// The helper that reads kernel memory by address; `bpf.leave_out` may name it.
 const BY_ADDRESS: &str = "bpf_probe_read_kernel";
 
@@ -162,8 +165,7 @@ pub struct Optional {
 pub struct Object {
     name: &'static str,
     ebpf: Ebpf,
-    pins: PathBuf,
-    hash: u64,
+    version: Version,
     goes_on: GoesOn,
     source: Option<Source>,
     since_ns: u64,
@@ -181,8 +183,8 @@ enum GoesOn {
     Anew,
     /// With the maps and links of an earlier agent.
     Adopted,
-    /// With larger maps, into which smaller ones are copied.
-    Grown,
+    /// With the maps of other programs, or with larger ones into which smaller ones are copied.
+    TakenOver,
 }
 
 /// Optional programs that this kernel does not take.
@@ -234,8 +236,8 @@ impl Kernel {
             .max()
     }
 
-    /// Loads an object: creates its maps or adopts those that an earlier agent pinned, and verifies its programs. Where there is one that
-    /// differs in the number of slots alone and has fewer, [`attach`](Self::attach) copies what that has counted.
+    /// Loads an object: creates its maps or adopts those that an earlier agent pinned, and verifies its programs. Where there is one with
+    /// other programs or fewer slots whose maps hold the same, [`attach`](Self::attach) goes on with what that has counted.
     ///
     /// Nothing is attached yet: the agent may fill maps first. Optional programs that the kernel refuses are left out: see
     /// [`Object::lacks`].
@@ -244,33 +246,28 @@ impl Kernel {
     /// When the kernel refuses; the error carries the verifier's log.
     pub fn load<F: Pod>(&mut self, plan: &Plan<'_, F>) -> Result<Object, LoadError> {
         let object = plan.object;
-        let maps = format!("{:?}", plan.maps);
-        let shared: Vec<u64> = plan.shared.iter().map(|(_, owner)| owner.hash).collect();
-        let reads_by_address = u64::from(self.reads_by_address);
-        // The same programs may be attached in one configuration and called in another.
-        let rest = format!("{shared:?}{:?}{reads_by_address}", plan.programs);
-        let hash = pin::hash(&[plan.bytes, sys::bytes_of(&plan.facts), maps.as_bytes(), rest.as_bytes()]);
+        let version = self.version(plan);
         let is_optional = |program: &str| plan.optional.iter().any(|optional| optional.programs.contains(&program));
         let needed = plan.programs.iter().filter(|(program, hook)| hook.has_link() && !is_optional(program));
         let links: Vec<&str> = needed.map(|(program, _)| *program).collect();
-        let place = self.pins.place(object, hash, self.slots);
         // Programs that run have the maps of others that they were loaded with.
         let those_before = plan.shared.iter().all(|(_, owner)| owner.goes_on == GoesOn::Adopted);
+        let place = version.place.clone();
         let adopted = if those_before && self.before.is_empty() { self.pins.adopt(&place, &links)? } else { None };
         let source = match adopted {
-            None if plan.shared.iter().all(|(_, owner)| owner.adopted()) => self.source(object, hash, plan.maps),
+            None if plan.shared.iter().all(|(_, owner)| owner.adopted()) => self.source(object, &version, plan.maps),
             _ => None,
         };
         if adopted.is_none() {
             pin::make_anew(&place)?;
         }
         if let Some(source) = &source {
-            source.share(plan.maps, &place)?;
+            source.share(plan.maps, &version)?;
         }
 
         let loader = &mut self.loader;
         loader.override_global(FACTS, kept(plan.facts), true);
-        loader.override_global("READS_BY_ADDRESS", kept(reads_by_address), false);
+        loader.override_global("READS_BY_ADDRESS", kept(u64::from(self.reads_by_address)), false);
         loader.override_global("SLOTS", kept(self.slots), false);
         for (map, size) in plan.maps {
             match size {
@@ -292,17 +289,16 @@ impl Kernel {
             loader.map_pin_path(map, place.join(map));
         }
         for (map, owner) in plan.shared {
-            loader.map_pin_path(map, owner.pins.join(map));
+            loader.map_pin_path(map, owner.version.place.join(map));
         }
         let ebpf = loader.load(plan.bytes).map_err(|source| LoadError::Object { object, source: Box::new(source) })?;
         let mut object = Object {
             name: object,
             ebpf,
-            pins: place.clone(),
-            hash,
+            version: version.clone(),
             goes_on: match (adopted, &source) {
                 (Some(_), _) => GoesOn::Adopted,
-                (None, Some(_)) => GoesOn::Grown,
+                (None, Some(_)) => GoesOn::TakenOver,
                 (None, None) => GoesOn::Anew,
             },
             since_ns: adopted.or(source.as_ref().map(|source| source.since_ns)).unwrap_or(0),
@@ -327,9 +323,25 @@ impl Kernel {
             };
             verified.or_else(|error| object.refuse(program, error))?;
         }
-        self.loaded.push(grow::loaded(&object, place.clone(), hash, self.slots)?);
+        self.loaded.push(grow::loaded(&object)?);
         self.in_use.push(place);
         Ok(object)
+    }
+
+    /// What tells this object apart from others of its name.
+    fn version<F: Pod>(&self, plan: &Plan<'_, F>) -> Version {
+        let maps = format!("{:?}", plan.maps);
+        let reads_by_address = [u8::from(self.reads_by_address)];
+        let shared = |of: fn(&Version) -> u64| {
+            format!("{:?}", plan.shared.iter().map(|(_, owner)| of(&owner.version)).collect::<Vec<_>>())
+        };
+        let (counts, programs) = (shared(|version| version.counts), shared(|version| version.programs));
+        let facts = sys::bytes_of(&plan.facts);
+        // The same programs may be attached in one configuration and called in another.
+        let hooks = format!("{:?}", plan.programs);
+        let counts = pin::hash(&[LAYOUT.as_bytes(), facts, maps.as_bytes(), counts.as_bytes(), &reads_by_address]);
+        let programs = pin::hash(&[plan.bytes, hooks.as_bytes(), programs.as_bytes()]);
+        self.pins.version(plan.object, counts, programs, self.slots)
     }
 
     /// Has the verifier look at one program.

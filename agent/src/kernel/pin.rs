@@ -1,9 +1,12 @@
 //! What outlives the agent: maps and links pinned in bpffs, so that counting goes on while no agent runs.
 //!
-//! `<bpf.directory>/<object>-<hash>-<slots>/` holds one object's maps by name and its links by program name. The hash is of the object's
-//! bytes, its frozen facts, its map sizes but for the number of slots, and the hashes of the objects it shares maps with: what matches is
-//! adopted, or copied where it has fewer slots; what does not is replaced. Links are pinned behind the maps and the moment since when these count is pinned last, so a directory without
-//! one of them was left by an agent that died while starting. `<bpf.directory>/clock/` holds what [`clock`](super::clock) keeps.
+//! `<bpf.directory>/<object>-<counts>-<programs>-<slots>/` holds one object's maps by name and its links by program name. `counts` is a hash
+//! of all that says what the maps hold: the layout of records and maps, the object's frozen facts, its map sizes but for the number of slots,
+//! and the same of the objects it shares maps with. `programs` is one of the object's bytes and of what its programs are attached to. Where
+//! all is the same, an agent adopts maps and links; where `programs` differs, since the agent is of another version, or there are fewer slots,
+//! new programs go on with what the maps hold; else it begins anew. Links are pinned behind the maps, and the moment since when these count
+//! last, so a directory without one of them was left by an agent that died while starting. `<bpf.directory>/clock/` holds what
+//! [`clock`](super::clock) keeps.
 
 use std::{
     fs::{self, File},
@@ -94,9 +97,10 @@ impl Pins {
         }
     }
 
-    /// The place of the pins of one object with this identity and so many slots.
-    pub fn place(&self, object: &str, identity: u64, slots: u32) -> PathBuf {
-        self.directory.join(format!("{object}-{identity:016x}-{slots}"))
+    /// The version of an object with these hashes and so many slots.
+    pub fn version(&self, object: &str, counts: u64, programs: u64, slots: u32) -> Version {
+        let place = self.directory.join(format!("{object}-{counts:016x}-{programs:016x}-{slots}"));
+        Version { place, counts, programs, slots }
     }
 
     /// Since when the maps in a place count where a complete set from an earlier agent is there: CLOCK_BOOTTIME in ns.
@@ -157,20 +161,28 @@ impl Pins {
 pub struct Version {
     /// The directory.
     pub place: PathBuf,
-    /// The same for objects that differ in nothing but the number of slots.
-    pub identity: u64,
+    /// The same for objects whose maps hold the same, whatever their programs and their number of slots.
+    pub counts: u64,
+    /// The same for objects with the same programs.
+    pub programs: u64,
     /// Number of slots.
     pub slots: u32,
 }
 
 impl Version {
-    /// The name of the object whose place this is, and the version. One that tells no identity or number of slots has 0: no object has.
+    /// The name of the object whose place this is, and the version. One that tells no hashes or number of slots has 0: no object has.
     pub fn of(place: &Path) -> Option<(String, Self)> {
         let name = place.file_name()?.to_string_lossy().into_owned();
-        let (object, version) = name.split_once('-')?;
-        let (identity, slots) = version.split_once('-').unwrap_or_default();
-        let identity = u64::from_str_radix(identity, 16).unwrap_or(0);
-        Some((object.to_owned(), Self { place: place.to_owned(), identity, slots: slots.parse().unwrap_or(0) }))
+        let mut parts = name.split('-');
+        let object = parts.next()?.to_owned();
+        let version: Vec<&str> = parts.collect();
+        let hash = |part: &str| u64::from_str_radix(part, 16).unwrap_or(0);
+        let (counts, programs, slots) = match version[..] {
+            [] => return None,
+            [counts, programs, slots] => (hash(counts), hash(programs), slots.parse().unwrap_or(0)),
+            _ => (0, 0, 0),
+        };
+        Some((object, Self { place: place.to_owned(), counts, programs, slots }))
     }
 }
 
@@ -404,10 +416,13 @@ mod tests {
     }
 
     #[test]
-    fn a_place_tells_object_identity_and_slots() {
-        let of = |name: &str| Version::of(&Path::new("/sys/fs/bpf/podmeter").join(name)).map(|(o, v)| (o, v.identity, v.slots));
-        assert_eq!(of("cpu-00000000000000ff-2048"), Some(("cpu".to_owned(), 255, 2048)));
-        assert_eq!(of("cpu-00000000000000ff"), Some(("cpu".to_owned(), 0, 0)), "as agents before this one named it");
+    fn a_place_tells_object_hashes_and_slots() {
+        let of = |name: &str| {
+            let of = Version::of(&Path::new("/sys/fs/bpf/podmeter").join(name));
+            of.map(|(object, version)| (object, version.counts, version.programs, version.slots))
+        };
+        assert_eq!(of("cpu-00000000000000ff-000000000000000a-2048"), Some(("cpu".to_owned(), 255, 10, 2048)));
+        assert_eq!(of("cpu-00000000000000ff-2048"), Some(("cpu".to_owned(), 0, 0, 0)), "as agents before this one named it");
         assert_eq!(of("clock"), None);
     }
 

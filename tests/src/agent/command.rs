@@ -36,6 +36,21 @@ pub fn binary() -> Result<PathBuf> {
         .with_context(|| format!("no agent at {built:?}: run `cargo build -p podmeter` or set PODMETER_BIN"))
 }
 
+/// A copy of the binary in a directory, whose programs are others in nothing but their licence.
+pub(super) fn other_version(directory: &Path) -> Result<PathBuf> {
+    const LICENCE: &[u8] = b"Dual MIT/GPL\0";
+    const ANOTHER: &[u8] = b"Dual MPL/GPL\0";
+    let (binary, copy) = (binary()?, directory.join("podmeter"));
+    let mut bytes = fs::read(&binary).with_context(|| format!("could not read {}", binary.display()))?;
+    let found = |(at, text): (usize, &[u8])| (text == LICENCE).then_some(at);
+    let places: Vec<usize> = bytes.windows(LICENCE.len()).enumerate().filter_map(found).collect();
+    ensure!(!places.is_empty(), "{} has no programs with the licence {:?}", binary.display(), LICENCE.escape_ascii());
+    places.iter().for_each(|at| bytes[*at..*at + ANOTHER.len()].copy_from_slice(ANOTHER));
+    fs::write(&copy, &bytes).with_context(|| format!("could not write {}", copy.display()))?;
+    fs::set_permissions(&copy, Permissions::from_mode(0o755)).with_context(|| format!("could not open {}", copy.display()))?;
+    Ok(copy)
+}
+
 /// A run of the binary that ends by itself.
 #[derive(Debug)]
 pub struct Output {

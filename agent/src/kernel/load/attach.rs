@@ -60,7 +60,7 @@ impl Kernel {
             object.since_ns = facts::boottime_ns();
         }
         if !object.runs() && self.pins.keeps() {
-            pin::keep_since(&object.pins, object.since_ns)?;
+            pin::keep_since(&object.version.place, object.since_ns)?;
         }
         for loaded in self.loaded.iter_mut().filter(|loaded| loaded.object == object.name) {
             loaded.since_ns = object.since_ns;
@@ -75,7 +75,7 @@ impl Kernel {
             program: program.to_owned(),
             source,
         };
-        let place = object.pins.join(program);
+        let place = object.version.place.join(program);
         if object.runs_already(program) {
             let link = PinnedLink::from_pin(&place).map_err(|e: LinkError| unlinked("open", e.into()))?;
             return Ok(link.into());
@@ -150,7 +150,7 @@ impl Kernel {
 impl Object {
     /// Whether an earlier agent has left the program running: its link is pinned.
     pub(super) fn runs_already(&self, program: &str) -> bool {
-        self.runs() && self.pins.join(program).exists()
+        self.runs() && self.version.place.join(program).exists()
     }
 
     /// Leaves out the group of optional programs that this one is of.
@@ -163,7 +163,7 @@ impl Object {
         };
         self.detach(|name| what.programs.contains(&name))?;
         for name in what.programs {
-            pin::remove_file(&self.pins.join(name))?;
+            pin::remove_file(&self.version.place.join(name))?;
         }
         // The verifier's log, on further lines, is for the log of the agent.
         let error = chain(&error);
@@ -181,7 +181,7 @@ impl Object {
         let mut links = lock(&self.links);
         for i in (0..links.len()).rev().filter(|i| wanted(links[*i].0)).collect::<Vec<_>>() {
             let (program, link) = links.remove(i);
-            pin::remove_file(&self.pins.join(program))?;
+            pin::remove_file(&self.version.place.join(program))?;
             drop(link);
         }
         Ok(())

@@ -1,11 +1,11 @@
-//! More slots, and no counter reset: maps that are larger take over what smaller ones hold, slot by slot.
+//! More slots or other programs, and no counter reset: maps that are larger take over what smaller ones hold, slot by slot, and programs of
+//! another version of the agent take over the maps themselves.
 //!
 //! Slot i stays slot i. Maps whose size does not depend on the slots stay what they are. From the moment when the old programs are detached
 //! until the new ones are attached, some ms for each object, nothing is counted by it.
 
 use std::{
     os::fd::AsFd as _,
-    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -48,13 +48,14 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Has the maps that do not depend on the number of slots found in the place of the new object.
-    pub(super) fn share(&self, maps: &[(&'static str, Size)], place: &Path) -> Result<(), LoadError> {
+    /// Has the maps that stay what they are found in the place of the new object. A queue never stays: it is filled anew.
+    pub(super) fn share(&self, maps: &[(&'static str, Size)], new: &Version) -> Result<(), LoadError> {
         for (map, data) in self.maps.iter() {
-            let depends = maps.iter().any(|(name, size)| name == map && matches!(size, Size::Slots(_)));
-            if !depends {
-                let failed = |source: aya::pin::PinError| LoadError::Map { action: "pin", map, source: source.into() };
-                data.pin(place.join(map)).map_err(failed)?;
+            let failed = |source: Box<dyn std::error::Error + Send + Sync>| LoadError::Map { action: "pin", map, source };
+            let queue = data.info().and_then(|info| info.map_type()).map_err(|error| failed(error.into()))? == MapType::Queue;
+            let by_slot = maps.iter().any(|(name, size)| name == map && matches!(size, Size::Slots(_)));
+            if !queue && !(by_slot && self.version.slots != new.slots) {
+                data.pin(new.place.join(map)).map_err(|error| failed(error.into()))?;
             }
         }
         Ok(())
@@ -62,9 +63,9 @@ impl Source {
 }
 
 impl Kernel {
-    /// What an object with this identity and more slots can take over: this process's own, or what an earlier agent has pinned.
-    pub(super) fn source(&mut self, object: &str, identity: u64, maps: &[(&'static str, Size)]) -> Option<Source> {
-        let fits = |version: &Version| version.identity == identity && version.slots < self.slots;
+    /// What this version of an object can take over: this process's own with fewer slots, or what an earlier agent has pinned.
+    pub(super) fn source(&mut self, object: &str, new: &Version, maps: &[(&'static str, Size)]) -> Option<Source> {
+        let fits = |version: &Version| version.counts == new.counts && version.slots <= new.slots && version.place != new.place;
         if let Some(i) = self.before.iter().position(|loaded| loaded.object == object) {
             let Loaded { version, since_ns, maps, links, .. } = self.before.remove(i);
             return fits(&version).then_some(Source { version, since_ns, links: Some(links), maps });
@@ -78,7 +79,7 @@ impl Kernel {
         Some(Source { version, since_ns, links: None, maps })
     }
 
-    /// Fills an object that [goes on](Object::adopted) with more slots than before, if it is one. The programs before it are detached by
+    /// Fills an object that [goes on](Object::adopted) with more slots or other programs than before, if it is one. The programs before it are detached by
     /// then; its own are not attached yet.
     ///
     /// # Errors
@@ -96,11 +97,12 @@ impl Kernel {
             while links.pop().is_some() {}
         }
         sys::wait_for_programs();
-        for (map, size) in &object.sizes {
+        let grown = object.sizes.iter().filter(|_| *slots != self.slots);
+        for (map, size) in grown {
             let (Size::Slots(copies), Some((_, from))) = (size, source.maps.iter().find(|(name, _)| name == map)) else {
                 continue;
             };
-            let copied = MapData::from_pin(object.pins.join(map)).map_err(|error| error.into());
+            let copied = MapData::from_pin(object.version.place.join(map)).map_err(|error| error.into());
             let copied = copied.and_then(|to| copy(from, &to, *copies, *slots, self.slots));
             copied.map_err(|source| LoadError::Map { action: "take over", map, source })?;
         }
@@ -134,13 +136,13 @@ fn copy(from: &MapData, to: &MapData, copies: u32, old: u32, new: u32) -> Result
 }
 
 /// What a process that goes on with more slots needs of those that it has loaded.
-pub(super) fn loaded(object: &Object, place: PathBuf, identity: u64, slots: u32) -> Result<Loaded, LoadError> {
+pub(super) fn loaded(object: &Object) -> Result<Loaded, LoadError> {
+    let version = object.version.clone();
     let open = |(map, _): &(&'static str, Size)| {
-        let data =
-            MapData::from_pin(place.join(map)).map_err(|source| LoadError::Map { action: "open", map, source: source.into() })?;
-        Ok((*map, data))
+        let data = MapData::from_pin(version.place.join(map));
+        Ok((*map, data.map_err(|source| LoadError::Map { action: "open", map, source: source.into() })?))
     };
     let maps = Arc::new(object.sizes.iter().map(open).collect::<Result<_, LoadError>>()?);
     let (since_ns, links) = (object.since_ns, Arc::clone(&object.links));
-    Ok(Loaded { object: object.name, version: Version { place, identity, slots }, since_ns, maps, links })
+    Ok(Loaded { object: object.name, version, since_ns, maps, links })
 }

@@ -1,6 +1,8 @@
 //! Pinned programs count on while no agent runs, and the next agent goes on from there: totals over several agents against
 //! `cpu.stat` and the test's own counts.
 
+mod slots;
+
 use std::{
     collections::HashMap,
     hash::Hash,
@@ -131,9 +133,9 @@ impl Line {
     }
 }
 
-/// Two agents, one after the other, and work before, between and after them. `end` ends the first; the second has `slots`, where that is
-/// another number than the first's.
-fn two_lives(end: fn(Agent) -> Result<Exports>, slots: [Json; 2]) -> Result<()> {
+/// Two agents, one after the other, and work before, between and after them. `end` ends the first, `start` starts the second; each has its
+/// number of `slots`. Whether the second has taken the pins of the first as they were.
+fn two_lives(end: fn(Agent) -> Result<Exports>, start: fn(Json) -> Result<Agent>, slots: [Json; 2]) -> Result<bool> {
     let bpf = BpfDir::new()?;
     let config = |slots: &Json| {
         let mut config = bpf.config();
@@ -169,7 +171,9 @@ fn two_lives(end: fn(Agent) -> Result<Exports>, slots: [Json; 2]) -> Result<()> 
         cgroup.remove()?;
     }
 
-    let second = Agent::start(config(&slots[1]))?;
+    let pinned = bpf.directories()?;
+    let second = start(config(&slots[1]))?;
+    let adopted = bpf.directories()? == pinned;
     Load::burn(40 * MS).start(&lasting)?.wait()?;
     line.send(13)?;
     second.catch_up()?;
@@ -189,7 +193,7 @@ fn two_lives(end: fn(Agent) -> Result<Exports>, slots: [Json; 2]) -> Result<()> 
     check_that_all_is_looked_at(&before, [&busy, &young])?;
     let [same, anew] = check_that_it_goes_on(&before, &after, |_| false, the_same)?;
     println!("{same} series go on, {anew} began anew");
-    Ok(())
+    Ok(adopted)
 }
 
 /// Fails when a signal has no series that could go on or not.
@@ -206,112 +210,32 @@ fn check_that_all_is_looked_at(exports: &Exports, cgroups: [&Cgroup; 2]) -> Resu
 }
 
 root_test! {
-    fn after_an_upgrade_of_the_agent_no_counter_is_reset_and_nothing_is_lost_in_between() {
-        two_lives(|agent| Ok(agent.stop()?.exports), [json!("auto"), json!("auto")])
+    fn after_a_stop_and_a_start_no_counter_is_reset_and_nothing_is_lost_in_between() {
+        let adopted = two_lives(|agent| Ok(agent.stop()?.exports), Agent::start, [json!("auto"), json!("auto")])?;
+        ensure!(adopted, "the same agent has pins of its own");
+        Ok(())
+    }
+}
+
+root_test! {
+    fn after_an_upgrade_to_other_programs_no_counter_is_reset_and_nothing_is_lost_in_between() {
+        let another = Agent::start_of_another_version;
+        let adopted = two_lives(|agent| Ok(agent.stop()?.exports), another, [json!("auto"), json!("auto")])?;
+        ensure!(!adopted, "the programs were the same: this proves nothing");
+        Ok(())
     }
 }
 
 root_test! {
     fn after_a_crash_of_the_agent_no_counter_is_reset_and_nothing_is_lost_in_between() {
-        two_lives(Agent::kill, [json!("auto"), json!("auto")])
+        two_lives(Agent::kill, Agent::start, [json!("auto"), json!("auto")]).map(drop)
     }
 }
 
 root_test! {
     fn with_more_slots_after_a_restart_no_counter_is_reset_and_nothing_is_lost_in_between() {
         let slots = cgroups_in(mount_point()?)? + 64;
-        two_lives(Agent::kill, [json!(slots), json!(2 * slots)])
-    }
-}
-
-/// Of every cumulative series of an agent, its one start.
-fn check_that_no_series_has_two_starts(exports: &Exports) -> Result<()> {
-    let mut starts = HashMap::new();
-    for point in exports.points().filter(|point| point.counter) {
-        let first = *starts.entry((&*point.resource, &*point.metric, &point.attributes)).or_insert(point.start_unix_ns);
-        ensure!(first == point.start_unix_ns, "has another start than {first}: {point:?}");
-    }
-    ensure!(starts.len() > 100, "only {} series were looked at", starts.len());
-    Ok(())
-}
-
-/// An agent whose cgroups find too few slots gets more while it runs.
-fn grows(mut config: Json) -> Result<()> {
-    const SEARCH: std::time::Duration = std::time::Duration::from_secs(60);
-    let served = Cgroup::new("served")?;
-    let server = DnsServer::start(&served, v4())?;
-    // No process moves into those whose CPU time is compared.
-    let (old, still, busy) = (Cgroup::new("old")?, Cgroup::new("still")?, Cgroup::new("busy")?);
-    Load::burn(20 * MS).start(&still)?.wait()?;
-    let line = Line::new()?;
-    let slots = cgroups_in(mount_point()?)? + 24;
-    config["cgroups"] = json!({"slots": slots, "max_slots": 8 * slots});
-    let agent = Agent::start(config)?;
-    let load = Load::duty_cycle(5 * MS, 10 * MS, SEARCH).start(&busy)?;
-    let young = Cgroup::new("young")?;
-    [&old, &young].into_iter().try_for_each(|cgroup| work(cgroup, &server))?;
-    line.send(7)?;
-    agent.catch_up()?;
-    let unattributed = |agent: &Agent| agent.look(|exports| exports.node_value(UNATTRIBUTED, &[])).unwrap_or(f64::NAN);
-    let before = unattributed(&agent);
-
-    // More than there are slots: some find none, and those that do take more than three quarters.
-    let many = (0..2 * slots).map(|n| Cgroup::new(&format!("many-{n}"))).collect::<Result<Vec<_>>>()?;
-    agent.wait_for_log("more slots for cgroups", SEARCH)?;
-    agent.wait_for("slots for all", SEARCH, |exports| {
-        many.iter().all(|cgroup| exports.value(cgroup.path(), CPU_TIME, &[]).is_some()).then_some(())
-    })?;
-    line.send(11)?;
-    [&old, &young].into_iter().try_for_each(|cgroup| work(cgroup, &server))?;
-    let late = many.last().context("made none")?;
-    for cgroup in [&still, late] {
-        Load::burn(30 * MS).start(cgroup)?.wait()?;
-    }
-    load.kill()?;
-    agent.catch_up()?;
-    agent.catch_up()?;
-    let after = unattributed(&agent);
-    ensure!(before == after, "{} s are unattributed that were not before", after - before);
-    let truths = [&still, &busy, late].map(|cgroup| Ok((cgroup.path().to_owned(), cgroup.cpu_stat()?.usage_seconds())));
-    let log = agent.stderr();
-    let exports = agent.stop()?.exports;
-    for (path, truth) in truths.into_iter().collect::<Result<Vec<_>>>()? {
-        let measured = exports.value(&path, CPU_TIME, &[]).with_context(|| format!("{path} was not exported"))?;
-        NEARLY_EXACT.check(&path, measured, truth)?;
-    }
-    ensure!(line.counted(&exports) == 18.0 * LINE_BYTES, "{} bytes", line.counted(&exports));
-    let now = exports.node_value("podmeter.agent.slots", &[]);
-    ensure!(now.is_some_and(|now| now >= 2.0 * slots as f64), "{now:?} slots");
-    check_that_all_is_looked_at(&exports, [&old, &young])?;
-    exports.check_that_counters_only_grow()?;
-    check_that_no_series_has_two_starts(&exports)?;
-    let lines: Vec<_> = log.lines().filter(|line| line.contains("more slots")).collect();
-    println!("{now:?} slots: {lines:?}");
-    Ok(())
-}
-
-root_test! {
-    fn an_agent_that_takes_more_slots_while_it_runs_resets_no_counter() {
-        let bpf = BpfDir::new()?;
-        grows(bpf.config())?;
-        let pinned = bpf.directories()?;
-        // The objects that are loaded, and the clock's.
-        let names: Vec<_> = pinned.iter().map(|name| name.to_string_lossy().split('-').next().unwrap_or_default().to_owned()).collect();
-        let mut once = names.clone();
-        once.dedup();
-        ensure!(names == once, "of what it had before something is left: {pinned:?}");
-        Ok(())
-    }
-}
-
-root_test! {
-    fn so_does_one_that_pins_nothing_and_takes_more_slots() {
-        let bpf = BpfDir::new()?;
-        let before = bpf.entries()?;
-        grows(json!({"bpf": {"pin": false, "directory": bpf.path()}}))?;
-        let after = bpf.entries()?;
-        ensure!(after == before, "left behind in {}: {after:?}", bpf.path().display());
-        Ok(())
+        two_lives(Agent::kill, Agent::start, [json!(slots), json!(2 * slots)]).map(drop)
     }
 }
 
@@ -356,7 +280,7 @@ root_test! {
 }
 
 root_test! {
-    fn after_an_upgrade_to_other_programs_what_the_kernel_counts_goes_on_and_all_else_begins_anew() {
+    fn with_fewer_slots_what_the_kernel_counts_goes_on_and_all_else_begins_anew() {
         let bpf = BpfDir::new()?;
         let old = Cgroup::new("old")?;
         Load::burn(20 * MS).start(&old)?.wait()?;
@@ -369,7 +293,7 @@ root_test! {
         first.catch_up()?;
         let before = first.kill()?;
 
-        // Another number of slots is another size of all maps, as if the programs were others.
+        // Maps that are smaller take nothing over.
         let mut config = bpf.config();
         config["cgroups"] = json!({"slots": 512});
         let second = Agent::start(config)?;
