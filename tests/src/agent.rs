@@ -103,15 +103,19 @@ impl Agent {
         if cannot { Ok(None) } else { agent?.started().map(Some) }
     }
 
-    /// As [`Agent::start`], of a build that differs from this one in its programs: their licence is another one that the kernel takes.
+    /// As [`Agent::start`], of another version: see [`Agent::spawn_of_another_version`].
     pub fn start_of_another_version(config: Json) -> Result<Self> {
+        Self::spawn_of_another_version(config)?.started()
+    }
+
+    /// As [`Agent::spawn`], of a build that differs from this one in its programs: their licence is another one that the kernel takes.
+    pub fn spawn_of_another_version(config: Json) -> Result<Self> {
         let directory = tempfile::tempdir().context("could not make a directory")?;
         let other = other_version(directory.path())?;
         Self::spawn_by(config, &[], |first| {
             let arguments: Vec<_> = first.get_args().map(|argument| argument.to_string_lossy()).collect();
             spawn(command(&other, &arguments.iter().map(|argument| &**argument).collect::<Vec<_>>(), &[]), As::Root)
-        })?
-        .started()
+        })
     }
 
     /// As [`Agent::start`], in the cgroup with this directory as the root of a cgroup namespace, whose hierarchy is mounted at

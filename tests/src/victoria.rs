@@ -50,7 +50,8 @@ impl VictoriaMetrics {
 
     /// Repeats a query until `condition` holds for its answer.
     pub fn wait_for_value(&self, promql: &str, condition: impl Fn(f64) -> bool) -> Result<f64> {
-        let deadline = Instant::now() + Duration::from_secs(15);
+        // A busy machine takes long to start an agent, and longer to start another in its place.
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             match self.value(promql)? {
                 Some(value) if condition(value) => return Ok(value),

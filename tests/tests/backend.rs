@@ -7,6 +7,7 @@ use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequ
 use podmeter_tests::{
     MS, SECOND,
     agent::{Agent, unix_ns},
+    bpffs::BpfDir,
     cgroup::Cgroup,
     http,
     load::Load,
@@ -76,5 +77,55 @@ root_test! {
         let p50 = backend.value(&format!("histogram_quantile(0.5, podmeter_cpu_burst_bucket{selector})"))?.context("no p50")?;
         ensure!(p50 < 0.01, "two of three windows are idle, but the median is {p50}");
         agent.stop().map(drop)
+    }
+}
+
+/// How many agents follow each other in the test of restarts, where another number than [`RESTARTS`] is wanted.
+const RESTARTS_VARIABLE: &str = "PODMETER_TESTS_RESTARTS";
+const RESTARTS: usize = 12;
+
+root_test! {
+    fn through_stops_kills_and_an_upgrade_no_counter_goes_back_in_the_backend_and_no_rate_leaps() {
+        let Some(backend) = VictoriaMetrics::for_test(TEST)? else { return Ok(()) };
+        let restarts: usize = match std::env::var(RESTARTS_VARIABLE) {
+            Ok(number) => number.parse().with_context(|| format!("{RESTARTS_VARIABLE} is no number: {number}"))?,
+            Err(_) => RESTARTS,
+        };
+        let bpf = BpfDir::new()?;
+        let journal = tempfile::tempdir().context("could not make a directory")?;
+        let mut config = bpf.config();
+        config["export"] = backend.exporter();
+        config["journal"] = json!({"directory": journal.path()});
+        let cgroup = Cgroup::new("restarts")?;
+        let selector = format!(r#"podmeter_cgroup_path="{}""#, cgroup.path());
+        let cpu_time = format!("container_cpu_time_seconds_total{{{selector}}}");
+        let load = Load::duty_cycle(20 * MS, 40 * MS, u32::try_from(restarts)? * 10 * SECOND).start(&cgroup)?;
+        let mut seen = 0.0;
+        for n in 0..restarts {
+            // Half of them of one version, and half of the other.
+            let start = if n < restarts / 2 { Agent::spawn } else { Agent::spawn_of_another_version };
+            let agent = start(config.clone())?;
+            seen = backend.wait_for_value(&cpu_time, |value| value > seen + 0.2)?;
+            if n % 2 == 0 { agent.stop().map(drop)? } else { agent.kill().map(drop)? }
+        }
+        load.kill()?;
+        let truth = cgroup.cpu_stat()?.usage_seconds();
+        let agent = Agent::spawn_of_another_version(config)?;
+        agent.wait_for_log("podmeter runs", 60 * SECOND)?;
+        let close = Tolerance::new(0.002, 0.005);
+        // A busy machine sends later; what never comes shows below.
+        let _ = backend.wait_for_value(&cpu_time, |value| close.check_quietly("so far", value, truth).is_ok());
+        agent.stop()?;
+        close.check(&cpu_time, backend.value(&cpu_time)?.context("no CPU time")?, truth)?;
+
+        // What the process counts itself is not of a cgroup.
+        let resets = backend.query(&format!(r#"resets({{__name__=~".+_total", {selector}}}[1d]) keep_metric_names"#))?;
+        ensure!(resets.len() > 10, "only {} counters: {resets:?}", resets.len());
+        let back: Vec<_> = resets.iter().filter(|(_, resets)| *resets > 0.0).collect();
+        ensure!(back.is_empty(), "went back: {back:?}");
+        let rate = backend.value(&format!("max_over_time(rate({cpu_time}[5s])[1d:1s])"))?.context("no rate")?;
+        println!("{restarts} restarts, {} counters, the highest rate {rate}", resets.len());
+        ensure!(rate < 0.8, "half a CPU is used, and the rate over 5 s was {rate}");
+        Ok(())
     }
 }

@@ -81,8 +81,16 @@ const LEFT_OUT: &[LeftOut] = &[
     LeftOut { runner: "harness", tests: &[] },
     // Of programs with many libraries, and the kernel's side is what the runner `dns` tests.
     LeftOut { runner: "resolvers", tests: &[] },
-    // Of what is sent again when a collector fails, and of how large requests are.
-    LeftOut { runner: "export", tests: &["a_collector_that_", "a_stalling_collector_", "a_node_of_250_pods_"] },
+    // Of what is sent again when a collector fails or the agent is killed, and of how large requests are.
+    LeftOut {
+        runner: "export",
+        tests: &["a_collector_that_", "a_stalling_collector_", "a_node_of_250_pods_", "an_agent_that_is_killed_"],
+    },
+    // Second ways to the same: guests have a crash, an upgrade, and more slots where maps are pinned.
+    LeftOut {
+        runner: "pinning",
+        tests: &["a_service_that_", "after_a_stop_", "slots::so_does_one_", "what_is_configured_anew_", "with_more_slots_"],
+    },
     // Locked down: run after all others, as [`LOCKDOWN`].
     LeftOut { runner: "refused", tests: &["a_refused_", "a_signal_without_", "locked_down_"] },
     // Of the configuration, and of exports without a receiver.

@@ -19,7 +19,7 @@ use crate::command;
 const SILENT_FOR: Duration = Duration::from_secs(180);
 
 /// How long a guest may run, and be brought to its end.
-const RUNS_FOR: Duration = Duration::from_secs(1800);
+const RUNS_FOR: Duration = Duration::from_secs(2700);
 
 /// How much of the kernel's console is shown after a failure.
 const TAIL_LINES: usize = 60;
