@@ -1,10 +1,11 @@
 //! `podmeter run`: wires the stages. One thread collects and encodes; the runtime ships what it queued and answers probes.
 
 use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     net::SocketAddr,
     sync::{Arc, mpsc},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::{
@@ -125,7 +126,8 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         let queue = shipper.queue();
         let failing = Failing { now: Vec::new(), limit: RateLimit::new(FAILURES, Duration::from_secs(60)), said: false };
         let series = Series::new(pipeline.exported_before_ns());
-        let collector = Collector { pipeline, health, interval: config.interval, queue, started_ns, series, failing };
+        let (node, interval) = (config.node_name.clone(), config.interval);
+        let collector = Collector { pipeline, health, node, interval, queue, started_ns, series, failing };
         thread::Builder::new()
             .name("collector".to_owned())
             .spawn(move || {
@@ -172,6 +174,8 @@ pub fn run(config: &Config) -> Result<(), RunError> {
 struct Collector {
     pipeline: Pipeline,
     health: Arc<Health>,
+    /// The node's name: see [`until_turn`].
+    node: String,
     interval: Duration,
     /// Takes what was collected. Batches are encoded in this thread: one that takes long must not hold up sending.
     queue: Queue,
@@ -213,10 +217,13 @@ impl Failing {
 }
 
 impl Collector {
-    /// Ticks every second and collects every interval, until `stopped`'s other end is gone; then collects a last time.
+    /// Ticks every second and collects, at once and then every interval when it is this node's turn, until `stopped`'s other end is gone;
+    /// then collects a last time.
     fn work(mut self, stopped: &mpsc::Receiver<()>) {
         let mut next_tick = Instant::now();
         let mut next_collection = next_tick;
+        let turn = until_turn(&self.node, self.interval, SystemTime::now());
+        let mut first = true;
         loop {
             let now = Instant::now();
             let mut failing = Vec::new();
@@ -224,7 +231,8 @@ impl Collector {
                 failing.push(("cgroups", chain(&*error)));
             }
             if now >= next_collection {
-                next_collection = following(next_collection, self.interval, now);
+                next_collection = if first { now + turn } else { following(next_collection, self.interval, now) };
+                first = false;
                 self.collect(&mut failing);
             }
             self.report(failing);
@@ -274,6 +282,19 @@ impl Collector {
     }
 }
 
+/// The time until it is a node's turn. Turns come every interval, of nodes with other names at other moments: agents that start at once, as in a
+/// rollout or after a power cut, do not all send at once.
+fn until_turn(node: &str, interval: Duration, now: SystemTime) -> Duration {
+    let mut hasher = DefaultHasher::new();
+    node.hash(&mut hasher);
+    let every = interval.as_nanos().max(1);
+    let turn = u128::from(hasher.finish()) * every >> u64::BITS;
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() % every;
+    // Not in no time, which would be twice the same.
+    let left = (turn + every - now) % every;
+    Duration::from_nanos(u64::try_from(if left == 0 { every } else { left }).unwrap_or(u64::MAX))
+}
+
 /// The first instant after `now` in the row that `at` and `every` make: no catching up after a pause.
 fn following(at: Instant, every: Duration, now: Instant) -> Instant {
     let behind = now.saturating_duration_since(at).as_nanos() / every.as_nanos().max(1);
@@ -308,6 +329,23 @@ mod tests {
         assert_eq!(lines, 2 * (FAILURES as usize - 1), "both ends of each");
         let later = failing.replace(why(1), start + Duration::from_secs(60));
         assert_eq!(later, ["could not read cpu: 1 (55 more times since this was last logged)"]);
+    }
+
+    #[test]
+    fn nodes_have_their_turns_at_moments_of_their_own_all_over_the_interval() {
+        let (interval, now) = (Duration::from_secs(15), UNIX_EPOCH + Duration::from_millis(1_764_000_000_123));
+        let turns: Vec<Duration> = (0..10_000).map(|n| until_turn(&format!("node-{n}"), interval, now)).collect();
+        let mut by_second = [0; 15];
+        turns.iter().for_each(|turn| by_second[turn.as_nanos().div_ceil(1_000_000_000) as usize - 1] += 1);
+        assert!(by_second.iter().all(|nodes| (550..780).contains(nodes)), "{by_second:?}");
+        // The same moment for a node, whenever its agent starts.
+        let later = now + Duration::from_millis(4_321);
+        let moment = |from: SystemTime| {
+            (from + until_turn("a", interval, from)).duration_since(UNIX_EPOCH).unwrap().as_nanos() % 15_000_000_000
+        };
+        assert_eq!(moment(now), moment(later));
+        let turn = until_turn("a", interval, now);
+        assert_eq!(until_turn("a", interval, now + turn), interval, "not twice at once");
     }
 
     #[test]

@@ -91,7 +91,7 @@ pub(super) const KEYS: &[Key] = &[
         store(&mut l.config.cluster_name, Some(filled(v)?))
     })
     .example("production"),
-    Key::new("interval", Some("15s"), "Time between two exports: 1s to 300s.", |l, v| {
+    Key::new("interval", Some("15s"), "Time between two exports: 1s to 300s. Each node has its own moment in it.", |l, v| {
         store(&mut l.config.interval, duration(v, Duration::from_secs(1)..=Duration::from_secs(300))?)
     }),
     Key::new("listen", Some("127.0.0.1:9464"), "Address and port of the health endpoints.", |l, v| {
