@@ -6,6 +6,7 @@ use std::{
     fmt,
     future::Future,
     io,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -20,7 +21,10 @@ use hyper_util::{
     rt::TokioIo,
 };
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::UnixStream,
+};
 use tokio_rustls::TlsConnector;
 use tower::Service;
 
@@ -37,6 +41,15 @@ pub enum ConnectError {
         /// What happened.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Nobody listens at a Unix socket, or the agent may not connect to it.
+    #[error("the socket {}", path.display())]
+    Socket {
+        /// Its file.
+        path: PathBuf,
+        /// The kernel's error.
+        #[source]
+        source: io::Error,
     },
     /// The proxy answers, but opens no way to the server.
     #[error("the proxy {proxy} opens no connection to {server}: {answer}")]
@@ -63,6 +76,8 @@ pub type TlsSource = Arc<dyn Fn() -> Arc<ClientConfig> + Send + Sync>;
 #[derive(Clone)]
 pub struct Connector {
     tcp: HttpConnector,
+    /// The file of the Unix socket where the server listens, whatever its address.
+    socket: Option<Arc<Path>>,
     proxy: Option<Arc<Proxy>>,
     tls: TlsSource,
     /// Checked in the certificate instead of the server's name.
@@ -86,7 +101,12 @@ impl Connector {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(within));
-        Self { tcp, proxy: proxy.map(Arc::new), tls, name: None, tunnels_all: false, within }
+        Self { tcp, socket: None, proxy: proxy.map(Arc::new), tls, name: None, tunnels_all: false, within }
+    }
+
+    /// Connects to this Unix socket, if there is one, instead of the server's address.
+    pub fn to_socket(self, socket: Option<PathBuf>) -> Self {
+        Self { socket: socket.map(Arc::from), ..self }
     }
 
     /// For HTTP/2: plain connections go through a tunnel of the proxy too.
@@ -115,6 +135,11 @@ impl Connector {
     }
 
     async fn connect(mut self, to: Uri) -> Result<Stream, BoxError> {
+        if let Some(path) = &self.socket {
+            let unreachable = |source| ConnectError::Socket { path: path.to_path_buf(), source };
+            let io: BoxIo = Box::new(UnixStream::connect(path).await.map_err(unreachable)?);
+            return Ok(Stream { io: TokioIo::new(io), proxied: false });
+        }
         let (io, proxied) = match self.proxy.clone() {
             None => (boxed(self.tcp.call(to.clone()).await?), false),
             Some(proxy) if self.reads_requests(&proxy, &to) => (self.reach(&proxy).await?, true),

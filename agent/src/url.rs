@@ -1,11 +1,22 @@
 //! Addresses as they may be shown: without credentials and without a query, which may hold a key.
 
+use std::path::Path;
+
 use http::Uri;
+
+/// The file of a Unix socket that an address names: `unix:///run/otel.sock`, or `unix:/run/otel.sock` as gRPC has it.
+pub fn socket(address: &str) -> Option<&Path> {
+    let path = address.trim().strip_prefix("unix:")?;
+    Some(Path::new(path.strip_prefix("//").unwrap_or(path))).filter(|path| path.is_absolute())
+}
 
 /// What may be shown of what somebody gave as an address. Of text that is no URL, and may be one with a slip of the pen, nothing
 /// is shown once it has a character that separates a credential.
 pub fn shown(address: &str) -> String {
     let address = address.trim();
+    if let Some(path) = socket(address) {
+        return format!("unix://{}", path.display());
+    }
     let parsed = address.parse::<Uri>().ok().filter(|uri| uri.scheme().is_some() && uri.host().is_some());
     let Some(uri) = parsed else {
         let port = address.split_once(':').map_or("", |(_, rest)| rest.split('/').next().unwrap_or_default());
@@ -37,6 +48,7 @@ mod tests {
             ("https://otlp.example/a?key=hunter2", "https://otlp.example/a"),
             ("https://otlp.example/a?key=hunter2&mail=a@b", "https://otlp.example/a"),
             ("collector:4317", "\"collector:4317\""),
+            (" unix:/run/otel.sock", "unix:///run/otel.sock"),
             ("", "\"\""),
         ] {
             assert_eq!(shown(address), want);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::value::{checked_url, filled, one_of, store};
 use super::{Check, Loading, Proxies, Value};
-use crate::url::shown;
+use crate::url::{shown, socket};
 
 /// Where receivers of OTLP/HTTP take metrics, and where logs.
 pub(super) const METRICS_PATH: &str = "/v1/metrics";
@@ -155,6 +155,8 @@ impl Destination {
         self.endpoint = match (self.protocol, endpoint) {
             (Protocol::Grpc, None) => "http://localhost:4317".to_owned(),
             (Protocol::HttpProtobuf, None) => format!("http://localhost:4318{path}"),
+            // What is requested of who listens there follows from what is sent.
+            (_, Some(Endpoint::Base(url) | Endpoint::Signal(url))) if socket(&url).is_some() => url,
             (Protocol::HttpProtobuf, Some(Endpoint::Signal(url))) => url,
             (Protocol::HttpProtobuf, Some(Endpoint::Base(url))) if url.contains('?') => {
                 return Err(("endpoint", "a path is appended to it, so it cannot have a query".to_owned()));

@@ -314,7 +314,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "export.endpoint",
         None,
-        "URL of the OTLP receiver. With http/protobuf, /v1/metrics is appended to it unless it ends so; \
+        "URL of the OTLP receiver, or unix:///run/otel.sock for a socket. With http/protobuf, /v1/metrics is appended to it unless it ends so; \
          OTEL_EXPORTER_OTLP_METRICS_ENDPOINT is used as it is. Default: http://localhost:4317 with grpc, \
          http://localhost:4318 with http/protobuf.",
         endpoint,

@@ -13,7 +13,7 @@ use percent_encoding::percent_decode_str;
 
 use super::{Check, Range, Value};
 use crate::cpu_list;
-use crate::url::shown;
+use crate::url::{shown, socket};
 
 pub(super) fn store<T>(place: &mut T, value: T) -> Check {
     *place = value;
@@ -166,7 +166,12 @@ pub(super) fn pairs(value: Value) -> Result<Vec<(String, String)>, String> {
 
 /// The URL, without spaces around, if it is one that OTLP can be sent to.
 pub(super) fn checked_url(url: String) -> Result<String, String> {
-    let expected = |what: &str| format!("expected a URL such as http://localhost:4317 or https://collector.example:4318{what}");
+    let expected = |what: &str| {
+        format!("expected a URL such as http://localhost:4317, https://collector.example:4318 or unix:///run/otel.sock{what}")
+    };
+    if socket(&url).is_some() {
+        return Ok(url.trim().to_owned());
+    }
     let uri: Uri = url.trim().parse().map_err(|error| format!("{}: {error}", expected("")))?;
     match (uri.scheme_str(), uri.authority()) {
         (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => {

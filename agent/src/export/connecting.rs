@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use podmeter_tests::collector::{Answer, Collector, Options, Tls};
 use podmeter_tests::proxy::Proxy;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpStream, UnixListener};
 use tonic::Code;
 
 use super::fixtures::{counted, destination};
@@ -145,6 +147,41 @@ async fn what_is_meant_for_metrics_is_not_sent_with_events() {
         let received = metrics.received();
         assert_eq!((received[0].headers["authorization"].as_str(), received[0].headers.get("x-key")), ("of-metrics", None));
         assert_eq!((metrics.log_attempts(), logs.attempts()), (0, 0));
+    }
+}
+
+/// Passes on what comes to a Unix socket.
+fn bridge(path: &Path, to: String) {
+    let socket = UnixListener::bind(path).expect("a socket");
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = socket.accept().await {
+            let mut far = TcpStream::connect(&to).await.expect("the collector");
+            tokio::spawn(async move { copy_bidirectional(&mut near, &mut far).await });
+        }
+    });
+}
+
+#[tokio::test]
+async fn exports_and_events_go_to_a_unix_socket_and_one_that_nobody_made_is_named() {
+    for protocol in BOTH {
+        let log = Captured::default();
+        let _guard = log.install();
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("otel.sock");
+        let collector = Collector::start().expect("a collector");
+        let mut settings = to(&collector, protocol);
+        for to in std::iter::once(&mut settings.metrics).chain(&mut settings.logs) {
+            to.endpoint = format!("unix://{}", path.display());
+        }
+        let shipper = quick(&settings);
+        shipper.queue().enqueue(&eventful(1));
+        stats_until(&shipper, "an attempt fails", |s| s.retries > 0).await;
+        let said = log.lines_with("otel.sock");
+        assert!(said.iter().any(|line| line.contains("No such file")), "{said:?}");
+        bridge(&path, collector.grpc_endpoint().replace("http://", ""));
+        stats_until(&shipper, "it is sent", |s| s.sent_requests == 1).await;
+        collector.until("the event", |c| !c.logs().is_empty()).await.expect("an event");
+        assert_eq!(arrived(&collector).len(), 1, "{protocol}");
     }
 }
 

@@ -1,10 +1,12 @@
 //! The collector's address, checked at start.
 
-use hyper::http::uri::{PathAndQuery, Scheme, Uri};
+use std::path::PathBuf;
+
+use hyper::http::uri::{Authority, InvalidUriParts, Parts, PathAndQuery, Scheme, Uri};
 
 use super::{Destination, ExportError, Payload, Protocol};
 use crate::connect::proxy::{self, Proxy};
-use crate::url::shown;
+use crate::url::{shown, socket};
 
 /// The path of the method that OTLP/gRPC requests of that payload go to.
 const fn grpc_method(payload: Payload) -> &'static str {
@@ -23,6 +25,8 @@ pub(super) struct Endpoint {
     pub(super) tls: bool,
     /// What leads there.
     pub(super) proxy: Option<Proxy>,
+    /// The file of the Unix socket that is connected to instead of the URI's host.
+    pub(super) socket: Option<PathBuf>,
     /// For messages: the endpoint as people wrote it, without credentials and query, the protocol and the proxy.
     pub(super) shown: String,
 }
@@ -31,6 +35,22 @@ impl Endpoint {
     /// Checks a destination of such requests.
     pub(super) fn new(destination: &Destination, payload: Payload) -> Result<Self, ExportError> {
         let given = destination.endpoint.as_str();
+        if let Some(path) = socket(given) {
+            let method = match (destination.protocol, payload) {
+                (Protocol::Grpc, payload) => grpc_method(payload),
+                (Protocol::HttpProtobuf, Payload::Metrics) => "/v1/metrics",
+                (Protocol::HttpProtobuf, Payload::Logs) => "/v1/logs",
+            };
+            let mut parts = Parts::default();
+            parts.scheme = Some(Scheme::HTTP);
+            parts.authority = Some(Authority::from_static("localhost"));
+            parts.path_and_query = Some(PathAndQuery::from_static(method));
+            let wrong =
+                |error: InvalidUriParts| ExportError::Endpoint { endpoint: shown(given), reason: error.to_string().into() };
+            let shown = format!("{} over {}", shown(given), destination.protocol);
+            let uri = Uri::from_parts(parts).map_err(wrong)?;
+            return Ok(Self { uri, tls: false, proxy: None, socket: Some(path.to_owned()), shown });
+        }
         let wrong = |reason: &str| ExportError::Endpoint { endpoint: shown(given), reason: reason.into() };
         let example = match destination.protocol {
             Protocol::Grpc => "give a URL such as http://collector:4317",
@@ -64,7 +84,7 @@ impl Endpoint {
         let uri = Uri::from_parts(parts).map_err(|e| wrong(&e.to_string()))?;
         let proxy = proxy::from_environment(&destination.proxies, &uri)?;
         let by = proxy.as_ref().map(|proxy| format!(" by the proxy {proxy}")).unwrap_or_default();
-        Ok(Self { uri, tls, proxy, shown: format!("{} over {}{by}", shown(given), destination.protocol) })
+        Ok(Self { uri, tls, proxy, socket: None, shown: format!("{} over {}{by}", shown(given), destination.protocol) })
     }
 }
 
@@ -81,6 +101,8 @@ mod tests {
             ("https://10.0.0.1/", Grpc, true, format!("https://10.0.0.1{}", grpc_method(Payload::Metrics))),
             (" http://[::1]:4317 ", Grpc, false, format!("http://[::1]:4317{}", grpc_method(Payload::Metrics))),
             ("http://collector:4318/v1/metrics", HttpProtobuf, false, "http://collector:4318/v1/metrics".into()),
+            ("unix:///run/otel.sock", HttpProtobuf, false, "http://localhost/v1/metrics".into()),
+            ("unix:/run/otel.sock", Grpc, false, format!("http://localhost{}", grpc_method(Payload::Metrics))),
             ("https://otlp.example/a/b?key=1", HttpProtobuf, true, "https://otlp.example/a/b?key=1".into()),
         ];
         for (given, protocol, tls, want) in cases {

@@ -53,7 +53,8 @@ impl Link {
         let Destination { protocol, timeout, .. } = *destination;
         let tls = Arc::new(tls::Current::new(destination, endpoint.tls)?);
         let current = Arc::clone(&tls);
-        let mut connector = Connector::new(endpoint.proxy.clone(), timeout, Arc::new(move || current.get()));
+        let connector = Connector::new(endpoint.proxy.clone(), timeout, Arc::new(move || current.get()));
+        let mut connector = connector.to_socket(endpoint.socket.clone());
         if protocol == Protocol::Grpc {
             connector = connector.tunnelling_all();
         }
