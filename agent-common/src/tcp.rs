@@ -128,19 +128,99 @@ record! {
 record! {
     /// Up to where one socket has been counted, in the socket's own storage.
     pub struct Counted {
-        /// `tcp_sock.segs_out`
-        pub sent: u32,
-        /// `tcp_sock.total_retrans`
-        pub retransmitted: u32,
-        /// `sock.sk_drops`, while the socket listens.
-        pub drops: u32,
-        /// Not used.
-        pub reserved: u32,
+        /// What it has sent: a [`Sent`]; 0 while nothing is counted, before it begins and after it ends.
+        pub sent: u64,
+        /// What it has dropped: a [`Drops`]; 0 likewise.
+        pub drops: u64,
         /// `tcp_sock.bytes_acked` at the last walk.
         pub acked: u64,
         /// CLOCK_MONOTONIC in ns when the connect began; 0 when it has ended.
         pub connecting_ns: u64,
     }
+}
+
+/// What one socket has sent, by the kernel's totals: numbers that wrap around.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Segments sent for the first time.
+    pub first: u32,
+    /// Segments sent again, in 31 bits.
+    pub again: u32,
+}
+
+impl Sent {
+    /// Nothing.
+    pub const NONE: Self = Self { first: 0, again: 0 };
+
+    /// By `segs_out`, which has every segment, and `total_retrans`. `OutSegs` leaves out those that are sent again
+    /// (`__tcp_transmit_skb`).
+    #[inline(always)]
+    pub const fn of(segs_out: u32, total_retrans: u32) -> Self {
+        Self { first: segs_out.wrapping_sub(total_retrans), again: total_retrans & (u32::MAX >> 1) }
+    }
+
+    /// As one word, which is not 0.
+    #[inline(always)]
+    pub const fn word(self) -> u64 {
+        (self.first as u64) << 32 | ((self.again << 1) | 1) as u64
+    }
+
+    /// What [`word`](Self::word) made a word of.
+    #[inline(always)]
+    pub const fn at(word: u64) -> Self {
+        Self { first: (word >> 32) as u32, again: word as u32 >> 1 }
+    }
+
+    /// The word up to which a socket with these totals has been counted, where that was `word` before. Neither half goes back: these
+    /// totals may have been read before those of the word, or in the middle of a retransmit.
+    #[inline(always)]
+    pub const fn after(self, word: u64) -> u64 {
+        let new = self.word();
+        farther((word >> 32) as u32, (new >> 32) as u32) << 32 | farther(word as u32, new as u32)
+    }
+
+    /// What is counted when a word is replaced by the one [`after`](Self::after) it.
+    #[inline(always)]
+    pub const fn between(before: u64, word: u64) -> Self {
+        let (before, now) = (Self::at(before), Self::at(word));
+        Self { first: now.first.wrapping_sub(before.first), again: now.again.wrapping_sub(before.again) & (u32::MAX >> 1) }
+    }
+}
+
+/// The packets that one socket has dropped (`sk_drops`), a number that wraps around.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drops(u32);
+
+impl Drops {
+    /// By the kernel's total.
+    #[inline(always)]
+    pub const fn of(drops: u32) -> Self {
+        Self(drops)
+    }
+
+    /// As one word, which is not 0.
+    #[inline(always)]
+    pub const fn word(self) -> u64 {
+        (self.0 as u64) << 32 | 1
+    }
+
+    /// As [`Sent::after`].
+    #[inline(always)]
+    pub const fn after(self, word: u64) -> u64 {
+        farther((word >> 32) as u32, self.0) << 32 | 1
+    }
+
+    /// As [`Sent::between`].
+    #[inline(always)]
+    pub const fn between(before: u64, word: u64) -> u32 {
+        ((word >> 32) as u32).wrapping_sub((before >> 32) as u32)
+    }
+}
+
+/// The farther one of two numbers that wrap around.
+#[inline(always)]
+const fn farther(before: u32, now: u32) -> u64 {
+    (if now.wrapping_sub(before).cast_signed() > 0 { now } else { before }) as u64
 }
 
 record! {
@@ -166,5 +246,53 @@ record! {
         pub callbacks: u64,
         /// 1 where tracing programs cannot use socket storage (before 5.11): then a callback of the socket reports its states.
         pub by_callback: u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is counted when a socket is counted with each of these totals in turn, beginning with the first.
+    fn counted(totals: &[(u32, u32)]) -> Vec<(u32, u32)> {
+        let mut word = Sent::of(totals[0].0, totals[0].1).word();
+        let rest = totals[1..].iter().map(|(segments, again)| {
+            let before = word;
+            word = Sent::of(*segments, *again).after(before);
+            let new = Sent::between(before, word);
+            (new.first, new.again)
+        });
+        rest.collect()
+    }
+
+    #[test]
+    fn a_socket_is_counted_up_to_its_totals() {
+        assert_eq!(counted(&[(0, 0), (10, 0), (10, 0), (15, 2)]), [(10, 0), (0, 0), (3, 2)]);
+        // An accepted one has SYN-ACKs that were sent again, which are in no segment.
+        assert_eq!(counted(&[(0, 2), (5, 2), (6, 3)]), [(5, 0), (0, 1)]);
+    }
+
+    #[test]
+    fn totals_that_are_older_than_what_was_counted_count_nothing() {
+        assert_eq!(counted(&[(0, 0), (10, 3), (8, 2), (0, 0), (11, 3)]), [(7, 3), (0, 0), (0, 0), (1, 0)]);
+    }
+
+    #[test]
+    fn a_retransmit_of_which_the_segment_is_not_counted_yet_is_no_segment_more() {
+        assert_eq!(counted(&[(0, 0), (10, 0), (10, 1), (11, 1), (12, 1)]), [(10, 0), (0, 1), (0, 0), (1, 0)]);
+    }
+
+    #[test]
+    fn totals_may_wrap_around() {
+        let begin = (u32::MAX - 1, (1 << 31) - 1);
+        assert_eq!(counted(&[begin, (3, 1 << 31), (7, (1 << 31) + 2)]), [(4, 1), (2, 2)]);
+        assert_eq!(Drops::between(Drops::of(u32::MAX).word(), Drops::of(2).after(Drops::of(u32::MAX).word())), 3);
+        assert_eq!(Drops::of(1).after(Drops::of(2).word()), Drops::of(2).word());
+    }
+
+    #[test]
+    fn the_word_of_a_socket_that_has_sent_nothing_is_not_that_of_none() {
+        assert!(Sent::NONE.word() != 0 && Drops::of(0).word() != 0);
+        assert_eq!(Sent::at(Sent::of(9, 4).word()), Sent { first: 5, again: 4 });
     }
 }

@@ -196,7 +196,7 @@ pub fn probe32(address: u64, offset: u64) -> Option<u32> {
 
 /// Adds `n` to a count that other CPUs, interrupts and the agent add to as well.
 ///
-/// The target has no atomic operations but this one, which its Rust does not offer.
+/// Linux 5.10 has no other atomic operation, and the target's Rust offers none.
 ///
 /// # Safety
 /// `count` must be in a map value and 8-byte aligned.
@@ -204,6 +204,24 @@ pub fn probe32(address: u64, offset: u64) -> Option<u32> {
 pub unsafe fn add(count: *mut u64, n: u64) {
     // SAFETY: BPF_ATOMIC | BPF_ADD on the caller's map value.
     unsafe { core::arch::asm!("lock *(u64 *)({count} + 0) += {n}", count = in(reg) count, n = in(reg) n, options(nostack)) };
+}
+
+/// Replaces a word by another if it is still what it was read as; whether it was. Needs Linux 5.12, on ARM 5.18: earlier ones refuse a
+/// program that has this, even where it is never reached.
+///
+/// # Safety
+/// `word` must be in a map value and 8-byte aligned.
+#[inline(always)]
+pub unsafe fn exchanged(word: *mut u64, expected: u64, new: u64) -> bool {
+    let found: u64;
+    // SAFETY: BPF_ATOMIC | BPF_CMPXCHG on the caller's map value. It compares with r0, and puts there what it has found.
+    unsafe {
+        core::arch::asm!(
+            "r0 = cmpxchg_64({word} + 0, r0, {new})",
+            word = in(reg) word, new = in(reg) new, inlateout("r0") expected => found, options(nostack)
+        )
+    };
+    found == expected
 }
 
 /// The same number, of which the compiler knows nothing: what is then checked is the very value that is used, and the verifier sees it.

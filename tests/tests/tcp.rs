@@ -17,7 +17,7 @@ use podmeter_tests::{
     namespace::{Cable, FAR, INTERFACE, Namespace, Resident},
     otlp::{Exports, Histogram},
     root_test,
-    tcp::{acknowledged, connect, finish, joined, send, server},
+    tcp::{acknowledged, connect, finish, joined, send, server, while_walking},
     truth::Tolerance,
 };
 use serde_json::json;
@@ -115,6 +115,46 @@ root_test! {
         let accepted = exports.histogram(served.path(), CONNECT_DURATION);
         ensure!(accepted.is_none(), "a server does not connect: {accepted:?}");
         Ok(())
+    }
+}
+
+root_test! {
+    fn what_is_counted_by_a_walk_and_by_a_close_at_the_same_moment_is_counted_once() {
+        // An emulated CPU is slow, and stands still just where two programs meet.
+        let connections: u32 = if is_emulated() { 200 } else { 1500 };
+        let cable = Cable::new()?;
+        let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
+        let agent = Agent::start(json!({}))?;
+        if agent.stderr().contains("this kernel is older than 5.11") {
+            eprintln!("SKIPPED {TEST}: needs Linux 5.12, before which programs cannot compare and exchange");
+            return agent.stop().map(drop);
+        }
+        let (address, server) = server(&served, &cable.far, connections as usize)?;
+        let walked = while_walking(|| inside(&client, || cable.near.run(|| {
+            for n in 0..connections {
+                let mut stream = TcpStream::connect(address).context("could not connect")?;
+                stream.write_all(&[1; 200_000][..n as usize * 100]).context("could not send")?;
+                finish(stream)?;
+            }
+            Ok(())
+        })))?;
+        let Some(((), walks)) = walked else {
+            eprintln!("SKIPPED {TEST}: this kernel does not walk over all sockets");
+            return agent.stop().map(drop);
+        };
+        println!("{walks} walks during {connections} connections");
+        joined(server)?;
+        agent.catch_up()?;
+        let exports = agent.stop()?.exports;
+        check_segments(&exports, &client, &cable.near, [0, 0])?;
+        check_segments(&exports, &served, &cable.far, [0, 0])?;
+        Ok(())
+    }
+}
+
+root_test! {
+    fn tcp_connections_are_counted_where_programs_cannot_compare_and_exchange() {
+        a_living_connection("cmpxchg")
     }
 }
 

@@ -304,7 +304,8 @@ pub(super) const KEYS: &[Key] = &[
         Some(""),
         "Programs not to load, separated by commas, as if this kernel refused them; `podmeter check` shows what is missing without each. With \
          walk_on_cgroup, memory, limits, throttling and pressure are read from each cgroup's files, which needs several times the CPU \
-         time. With bpf_probe_read_kernel, programs behave as on a kernel in lockdown mode confidentiality.",
+         time. With bpf_probe_read_kernel, programs behave as on a kernel in lockdown mode confidentiality; with cmpxchg, as \
+         before Linux 5.12.",
         |l, v| store(&mut l.config.bpf.leave_out, words(v)?),
     ),
     Key::new("export.exporter", Some("otlp"), "Where metrics go: otlp, stdout, or none.", |l, v| {

@@ -40,6 +40,9 @@ const LAYOUT: &str = env!("PODMETER_LAYOUT");
 /// The helper that reads kernel memory by address; `bpf.leave_out` may name it.
 const BY_ADDRESS: &str = "bpf_probe_read_kernel";
 
+/// The instruction that compares and exchanges; `bpf.leave_out` may name it.
+const EXCHANGE: &str = "cmpxchg";
+
 /// Whether this kernel lets programs read its memory by address: see [`LOCKED_DOWN`].
 pub fn reads_by_address() -> bool {
     // Where the kernel cannot be asked, a program that it refuses says so.
@@ -55,9 +58,11 @@ pub struct Kernel {
     /// Whether programs may read kernel memory by address; not where it is locked down for confidentiality
     /// (`LOCKDOWN_BPF_READ_KERNEL`). Typed loads are allowed everywhere.
     pub reads_by_address: bool,
+    /// Whether programs may compare and exchange; not before Linux 5.12, on ARM 5.18.
+    pub exchanges: bool,
     /// Number of slots: how long an array by slot is.
     pub slots: u32,
-    /// Programs that the configuration leaves out, or the helper [`BY_ADDRESS`].
+    /// Programs that the configuration leaves out, or the helper [`BY_ADDRESS`], or the instruction [`EXCHANGE`].
     leave_out: Vec<String>,
     root: PathBuf,
     typed: aya::Btf,
@@ -217,9 +222,25 @@ impl Kernel {
         let pins = pins()?;
         let cpus = facts::cpu_ids().map_err(LoadError::Cpus)?;
         let typed = placeholder(&btf, tracepoints)?;
-        let reads_by_address = reads_by_address() && !leave_out.iter().any(|name| name == BY_ADDRESS);
+        let left_out = |name: &str| leave_out.iter().any(|left_out| left_out == name);
+        let reads_by_address = reads_by_address() && !left_out(BY_ADDRESS);
+        let exchanges = sys::exchanges() && !left_out(EXCHANGE);
         let (in_use, before, loaded) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { btf, cpus, reads_by_address, slots: 0, leave_out, root, typed, loader, pins, in_use, before, loaded })
+        Ok(Self {
+            btf,
+            cpus,
+            reads_by_address,
+            exchanges,
+            slots: 0,
+            leave_out,
+            root,
+            typed,
+            loader,
+            pins,
+            in_use,
+            before,
+            loaded,
+        })
     }
 
     /// Goes on with what this process has loaded, which has fewer slots.

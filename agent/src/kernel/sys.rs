@@ -369,6 +369,42 @@ pub fn array_of_arrays(entries: u32, bytes: u32) -> io::Result<OwnedFd> {
     Ok(outer)
 }
 
+/// Whether the kernel takes a program that compares and exchanges (`BPF_CMPXCHG`): from Linux 5.12 on, and on ARM, where the instruction
+/// came later, from 5.18 on.
+pub fn exchanges() -> bool {
+    const BPF_PROG_LOAD: nix::libc::c_int = 5;
+    const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
+    /// The part of `union bpf_attr` for `BPF_PROG_LOAD`, up to where the kernel writes its log.
+    #[repr(C)]
+    struct Load {
+        program_type: u32,
+        len: u32,
+        instructions: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log: u64,
+    }
+    /// `struct bpf_insn`, little-endian: operation, registers, offset, number.
+    const PROGRAM: [u64; 5] = [
+        0x0000_0000_0000_00b7, // r0 = 0
+        0x0000_0000_0000_01b7, // r1 = 0
+        0x0000_0000_fff8_0a7b, // *(u64 *)(r10 - 8) = r0
+        0x0000_00f1_fff8_1adb, // r0 = cmpxchg_64(r10 - 8, r0, r1)
+        0x0000_0000_0000_0095, // exit
+    ];
+    let load = Load {
+        program_type: BPF_PROG_TYPE_SOCKET_FILTER,
+        len: PROGRAM.len() as u32,
+        instructions: PROGRAM.as_ptr().addr() as u64,
+        license: c"GPL".as_ptr().addr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+    };
+    bpf(BPF_PROG_LOAD, &load).is_ok()
+}
+
 /// What is attached to a cgroup at one kind of event (`enum bpf_attach_type`), not to its ancestors: how (`BPF_F_ALLOW_MULTI`, …), and the
 /// ids of the programs.
 ///

@@ -1,6 +1,6 @@
 //! The tcp signal: segments, retransmits, round-trip times, connects and resets of every cgroup's TCP sockets.
 //!
-//! `agent-ebpf/src/bin/tcp.rs` counts what a socket has sent when it is closed. What lives is counted by a walk over all sockets,
+//! `agent-ebpf/src/bin/tcp/programs.rs` counts what a socket has sent when it is closed. What lives is counted by a walk over all sockets,
 //! which is made here before each reading; see [`Living`] for where the kernel refuses it.
 
 mod namespaces;
@@ -130,6 +130,9 @@ pub static UNATTRIBUTED: Metric = Metric::counter(
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcp"));
 
+/// The same programs for kernels that do not compare and exchange.
+static WITHOUT_EXCHANGE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcp_without_exchange"));
+
 /// The program of the walk over all sockets that have storage, and of that over those of one network namespace.
 const WALK: &str = "tcp_on_walk";
 const FIND: &str = "tcp_on_find";
@@ -187,7 +190,7 @@ impl Tcp {
         }
         let mut object = kernel.load(&Plan {
             object: SIGNAL.name,
-            bytes: OBJECT,
+            bytes: if kernel.exchanges { OBJECT } else { WITHOUT_EXCHANGE },
             facts,
             maps: &[
                 ("TCP_COUNTS", Size::Slots(1)),
