@@ -15,7 +15,7 @@ mod walk;
 pub mod weight;
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     path::{Path, PathBuf},
 };
 
@@ -99,8 +99,6 @@ pub struct Cgroups {
     left_out: LeftOut,
     /// Slots to be looked at once more: what changed last time, and cgroups whose parent was not known yet.
     again: Vec<u32>,
-    /// Slots whose owners are gone, until these are released.
-    dying: BTreeSet<u32>,
     walk: Walk,
 }
 
@@ -163,7 +161,6 @@ impl Cgroups {
             found,
             left_out: LeftOut::default(),
             again: Vec::new(),
-            dying: BTreeSet::new(),
             walk,
         };
         kernel.attach(&mut cgroups.object)?;
@@ -249,13 +246,8 @@ impl Cgroups {
         let mut born = Vec::new();
         for slot in look {
             let Some(id) = self.slots.owner_id(slot) else { continue };
-            match self.table.entries.get_mut(slot as usize).and_then(Option::as_mut) {
-                Some(known) => {
-                    known.died_ns = self.slots.died_ns(slot);
-                    if known.died_ns.is_some() {
-                        self.dying.insert(slot);
-                    }
-                }
+            match self.table.get(slot) {
+                Some(_) => self.table.set_died(slot, self.slots.died_ns(slot)),
                 None => born.extend(self.slots.owner(slot).filter(|owner| owner.id == id).map(|owner| (slot, owner))),
             }
         }
@@ -281,9 +273,6 @@ impl Cgroups {
                 self.slots.set_name(slot, &mut owner, &name);
             }
             let cgroup = Cgroup::new(slot, &owner, parent, self.kubelets);
-            if !cgroup.lives() {
-                self.dying.insert(slot);
-            }
             self.table.insert(cgroup);
         }
     }
@@ -351,7 +340,7 @@ impl Cgroups {
     pub fn close(&mut self) -> Result<(), CgroupError> {
         let now_ns = facts::boottime_ns();
         let mut closed = false;
-        for slot in &self.dying {
+        for slot in &self.table.dying {
             let Some(cgroup) = self.table.entries.get_mut(*slot as usize).and_then(Option::as_mut) else { continue };
             let gone = cgroup.died_ns.is_some_and(|died| now_ns.saturating_sub(died) >= GRACE_NS);
             if !gone || cgroup.phase == SlotPhase::Closed {
@@ -381,7 +370,7 @@ impl Cgroups {
 
     /// The slots whose final counts can be read: closed by an earlier call of [`Cgroups::close`]. Children before parents.
     pub fn closed(&self) -> Vec<u32> {
-        let dying = self.dying.iter().filter_map(|slot| self.table.get(*slot));
+        let dying = self.table.dying.iter().filter_map(|slot| self.table.get(*slot));
         let mut closed: Vec<&Cgroup> = dying.filter(|cgroup| cgroup.phase == SlotPhase::Closed).collect();
         closed.sort_by_key(|c| (c.died_ns, std::cmp::Reverse(c.level)));
         closed.iter().map(|c| c.slot).collect()
@@ -393,7 +382,6 @@ impl Cgroups {
     /// When the kernel refuses.
     pub fn release(&mut self, slot: u32) -> Result<Option<Cgroup>, CgroupError> {
         let Some(cgroup) = self.table.remove(slot) else { return Ok(None) };
-        self.dying.remove(&slot);
         let above = cgroup.parent.and_then(|slot| self.table.get(slot)).map(|parent| parent.id);
         for child in self.table.adopt_children(&cgroup) {
             self.slots.set_parent(child, above.unwrap_or(0));

@@ -1,7 +1,7 @@
 //! The owners of slots (pure): what later stages see of the cgroups.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     ffi::OsStr,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
@@ -147,6 +147,10 @@ pub struct Table {
     slot_of: HashMap<u64, u32>,
     /// How many have a slot's owner as their parent.
     children: HashMap<u32, u32>,
+    /// Slots of cgroups whose directories are gone, until these are given back.
+    pub(super) dying: BTreeSet<u32>,
+    /// Goes up when a cgroup comes, dies, leaves or gets another parent.
+    revision: u64,
 }
 
 impl Table {
@@ -177,6 +181,27 @@ impl Table {
         self.get(*self.slot_of.get(&id)?)
     }
 
+    /// Whether the directory of any of them is gone.
+    pub fn has_dying(&self) -> bool {
+        !self.dying.is_empty()
+    }
+
+    /// Another number than before once a cgroup has come, died, left or got another parent. It is not 0 once there is one.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Notes when a slot's owner died, if its directory is gone.
+    pub(super) fn set_died(&mut self, slot: u32, died_ns: Option<u64>) {
+        let Some(cgroup) = self.entries.get_mut(slot as usize).and_then(Option::as_mut) else { return };
+        if std::mem::replace(&mut cgroup.died_ns, died_ns) != died_ns {
+            self.revision += 1;
+        }
+        if died_ns.is_some() {
+            self.dying.insert(slot);
+        }
+    }
+
     /// Number of cgroups that have a slot.
     pub fn len(&self) -> usize {
         self.slot_of.len()
@@ -188,6 +213,10 @@ impl Table {
         if self.entries.len() <= slot {
             self.entries.resize_with(slot + 1, || None);
         }
+        self.revision += 1;
+        if !cgroup.lives() {
+            self.dying.insert(cgroup.slot);
+        }
         self.slot_of.insert(cgroup.id, cgroup.slot);
         if let Some(parent) = cgroup.parent {
             *self.children.entry(parent).or_default() += 1;
@@ -198,6 +227,8 @@ impl Table {
     /// Forgets the owner of a slot.
     pub fn remove(&mut self, slot: u32) -> Option<Cgroup> {
         let cgroup = self.entries.get_mut(slot as usize)?.take()?;
+        self.revision += 1;
+        self.dying.remove(&slot);
         self.slot_of.remove(&cgroup.id);
         if let Some(of_parent) = cgroup.parent.and_then(|parent| self.children.get_mut(&parent)) {
             *of_parent = of_parent.saturating_sub(1);
@@ -208,6 +239,7 @@ impl Table {
     /// The children of a slot's owner that is gone become its parent's, where it has some left. Returns their slots.
     pub(super) fn adopt_children(&mut self, gone: &Cgroup) -> Vec<u32> {
         let Some(number) = self.children.remove(&gone.slot).filter(|n| *n > 0) else { return Vec::new() };
+        self.revision += 1;
         let mut moved = Vec::with_capacity(number as usize);
         for child in self.entries.iter_mut().flatten().filter(|child| child.parent == Some(gone.slot)) {
             child.parent = gone.parent;
@@ -306,6 +338,26 @@ pub(crate) mod tests {
             assert!(table.adopt_children(&gone).is_empty());
         }
         assert_eq!(table.children.values().sum::<u32>(), 0);
+    }
+
+    #[test]
+    fn a_birth_a_death_and_an_end_are_seen_by_the_revision() {
+        let mut table = Table::default();
+        assert_eq!(table.revision(), 0);
+        table.insert(cgroup(1, "/", None));
+        table.insert(cgroup(2, "/a", Some(1)));
+        let born = table.revision();
+        table.set_died(2, None);
+        assert!(born > 0 && table.revision() == born && !table.has_dying());
+        table.set_died(2, Some(7));
+        let died = table.revision();
+        assert!(died > born && table.has_dying());
+        table.set_died(2, Some(7));
+        assert_eq!(table.revision(), died, "it dies once");
+        table.remove(2);
+        assert!(table.revision() > died && !table.has_dying());
+        table.insert(Cgroup { died_ns: Some(7), ..cgroup(3, "/b", Some(1)) });
+        assert!(table.has_dying(), "it was born and died between two looks");
     }
 
     #[test]

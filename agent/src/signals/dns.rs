@@ -228,7 +228,7 @@ impl Dns {
 impl ActiveSignal for Dns {
     fn tick(&mut self, cgroups: &Cgroups) -> Result<(), SignalError> {
         self.give_up(cgroups)?;
-        if cgroups.table().iter().any(|cgroup| !cgroup.lives()) {
+        if cgroups.table().has_dying() {
             self.read_names()?;
         }
         Ok(())

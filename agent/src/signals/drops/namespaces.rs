@@ -25,8 +25,15 @@ pub struct CgroupNamespaces {
     slots: u32,
     places: MappedArray<Place>,
     owners: BpfHashMap<MapData, u64, u64>,
-    /// Slots of living cgroups with their namespaces, as of when the owners were last put right.
-    known: Option<Vec<(u32, u64)>>,
+    known: Option<Known>,
+}
+
+/// What the owners followed from when they were last put right.
+struct Known {
+    /// Of the table of cgroups.
+    revision: u64,
+    /// The namespace of each slot, 0 where it has none.
+    namespaces: Vec<u64>,
 }
 
 impl CgroupNamespaces {
@@ -43,25 +50,30 @@ impl CgroupNamespaces {
     /// # Errors
     /// When the kernel refuses; the next call tries again.
     pub fn learn(&mut self, table: &Table) -> Result<(), SignalError> {
-        let living = table.iter().filter(|cgroup| cgroup.lives()).map(|cgroup| cgroup.slot);
-        let now: Vec<(u32, u64)> = living.filter_map(|slot| Some((slot, self.namespace(slot)?))).collect();
-        if self.known.as_ref() == Some(&now) {
+        if self.known.as_ref().is_some_and(|known| self.are_as(known, table)) {
             return Ok(());
         }
-        let mut entered = Vec::new();
-        sys::for_each_entry(self.owners.map().fd(), |namespace: &u64, _: &u64| entered.push(*namespace))?;
+        let namespaces: Vec<u64> = (0..self.slots).map(|slot| self.namespace(slot)).collect();
+        let with_one = || (1..).zip(namespaces.iter().copied().skip(1)).filter(|(_, namespace)| *namespace != 0);
+        let living = with_one().filter(|(slot, _)| table.get(*slot).is_some_and(Cgroup::lives));
+        let owners = owners(&living.collect::<Vec<_>>(), table);
         // Of cgroups that were born since the table was brought up to date: theirs stay as they are.
-        let unborn = (1..self.slots).filter(|slot| table.get(*slot).is_none());
-        let unborn: HashSet<u64> = unborn.filter_map(|slot| self.namespace(slot)).collect();
-        let owners = owners(&now, table);
-        for namespace in entered.iter().filter(|namespace| !owners.contains_key(namespace) && !unborn.contains(namespace)) {
+        let unborn: HashSet<u64> = with_one().filter(|(slot, _)| table.get(*slot).is_none()).map(|(_, of)| of).collect();
+        let mut entered = HashMap::new();
+        sys::for_each_entry(self.owners.map().fd(), |namespace: &u64, slot: &u64| {
+            entered.insert(*namespace, *slot);
+        })?;
+        for namespace in entered.keys().filter(|namespace| !owners.contains_key(namespace) && !unborn.contains(namespace)) {
             // The kernel side may have removed it meanwhile.
             let _ = self.owners.remove(namespace);
         }
         for (namespace, slot) in &owners {
-            self.owners.insert(namespace, u64::from(*slot), 0)?;
+            // Where the kernel side changes one meanwhile, it has changed a namespace too: the next call sees that.
+            if entered.get(namespace) != Some(&u64::from(*slot)) {
+                self.owners.insert(namespace, u64::from(*slot), 0)?;
+            }
         }
-        self.known = Some(now);
+        self.known = Some(Known { revision: table.revision(), namespaces });
         Ok(())
     }
 
@@ -70,8 +82,14 @@ impl CgroupNamespaces {
         self.places.write(cgroup.slot, &Place::ZERO);
     }
 
-    fn namespace(&self, slot: u32) -> Option<u64> {
-        self.places.word(slot, NAMESPACE).filter(|namespace| *namespace != 0)
+    /// Whether all cgroups and their namespaces are those. Compares words in mapped memory, 16 bytes for each slot, and looks at no
+    /// cgroup.
+    fn are_as(&self, known: &Known, table: &Table) -> bool {
+        known.revision == table.revision() && (0..).zip(&known.namespaces).all(|(slot, known)| self.namespace(slot) == *known)
+    }
+
+    fn namespace(&self, slot: u32) -> u64 {
+        self.places.word(slot, NAMESPACE).unwrap_or(0)
     }
 }
 
