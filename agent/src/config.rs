@@ -5,6 +5,7 @@
 
 mod draft;
 mod export;
+mod form;
 mod key;
 mod load;
 mod proxies;
@@ -37,7 +38,7 @@ pub struct Config {
     pub cluster_name: Option<String>,
     /// Time between two exports.
     pub interval: Duration,
-    /// Address of the health endpoints.
+    /// Address of the health endpoints, and of /metrics.
     pub listen: SocketAddr,
     /// Logging.
     pub log: Logging,

@@ -6,7 +6,7 @@
 
 mod backlog;
 mod client;
-mod compress;
+pub mod compress;
 pub mod decode;
 pub mod encode;
 mod endpoint;

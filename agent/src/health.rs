@@ -1,4 +1,4 @@
-//! `/healthz` and `/readyz`: what kubelet's probes ask.
+//! `/healthz` and `/readyz`: what kubelet's probes ask. `/metrics`, where it is on, is `pull`'s.
 //!
 //! `/healthz` fails when a restart is the cure: the collector does not move. `/readyz` fails when a person must look: a signal
 //! cannot be read, or nothing is exported. Its text has the reason, and the state of every signal.
@@ -17,7 +17,7 @@ use std::{
 use hyper::StatusCode;
 
 pub use self::serve::{bind, serve};
-use crate::{export::ship::Stats, kernel::facts};
+use crate::{export::ship::Stats, kernel::facts, pull};
 
 /// Without a tick for so long the collector is stuck, and a restart is the cure.
 const STUCK: Duration = Duration::from_secs(30);
@@ -122,7 +122,8 @@ impl Health {
                 let (status, text) = because(&(self.stuck() + &state.unready(Instant::now())));
                 (status, text + &state.details(Instant::now()))
             }
-            _ => (StatusCode::NOT_FOUND, "not found; available are /healthz and /readyz\n".to_owned()),
+            pull::PATH => (StatusCode::NOT_FOUND, "/metrics is off; to switch it on set `export.pull: true`\n".to_owned()),
+            _ => (StatusCode::NOT_FOUND, "not found; available are /healthz, /readyz, and /metrics where it is on\n".to_owned()),
         }
     }
 

@@ -31,6 +31,7 @@ mod moment;
 mod pipeline;
 mod pods;
 mod protobuf;
+mod pull;
 mod rate_limit;
 mod registry;
 mod replay;

@@ -44,6 +44,26 @@ impl Metric {
         self.attributes = keys;
         self
     }
+
+    /// The name that Prometheus and VictoriaMetrics make of an OTLP metric (with the usual suffixes): dots become underscores, the
+    /// unit is written out, counters end with `_total`.
+    pub fn prometheus_name(&self) -> String {
+        let mut name = self.name.replace('.', "_");
+        let suffix = match self.unit {
+            "s" => Some("seconds"),
+            "By" => Some("bytes"),
+            "1" if self.kind == MetricKind::Gauge => Some("ratio"),
+            _ => None,
+        };
+        if let Some(suffix) = suffix.filter(|suffix| !name.ends_with(&format!("_{suffix}"))) {
+            name.push('_');
+            name.push_str(suffix);
+        }
+        if self.kind == MetricKind::Counter {
+            name.push_str("_total");
+        }
+        name
+    }
 }
 
 /// How a metric's values behave over time.

@@ -48,26 +48,6 @@ fn scope(metric: &Metric) -> &'static str {
     }
 }
 
-/// The name that Prometheus and VictoriaMetrics make of an OTLP metric (with the usual suffixes): dots become underscores, the
-/// unit is written out, counters end with `_total`.
-pub fn prometheus_name(metric: &Metric) -> String {
-    let mut name = metric.name.replace('.', "_");
-    let suffix = match metric.unit {
-        "s" => Some("seconds"),
-        "By" => Some("bytes"),
-        "1" if metric.kind == MetricKind::Gauge => Some("ratio"),
-        _ => None,
-    };
-    if let Some(suffix) = suffix.filter(|suffix| !name.ends_with(&format!("_{suffix}"))) {
-        name.push('_');
-        name.push_str(suffix);
-    }
-    if metric.kind == MetricKind::Counter {
-        name.push_str("_total");
-    }
-    name
-}
-
 fn to_markdown() -> String {
     let mut text = String::from(
         "# Metrics\n\n\
@@ -88,7 +68,7 @@ fn to_markdown() -> String {
                 text,
                 "| `{}` | `{}` | {} | `{}` | {} | {attributes} | {} |",
                 metric.name,
-                prometheus_name(metric),
+                metric.prometheus_name(),
                 kind(metric),
                 metric.unit,
                 scope(metric),
@@ -105,7 +85,7 @@ fn to_json() -> String {
             json!({
                 "signal": section,
                 "name": metric.name,
-                "prometheus": prometheus_name(metric),
+                "prometheus": metric.prometheus_name(),
                 "kind": kind(metric),
                 "unit": metric.unit,
                 "per": scope(metric),
@@ -153,10 +133,10 @@ mod tests {
 
     #[test]
     fn prometheus_names_as_backends_make_them() {
-        assert_eq!(prometheus_name(&cpu::metrics::TIME), "container_cpu_time_seconds_total");
-        assert_eq!(prometheus_name(&cpu::metrics::BURST), "podmeter_cpu_burst");
-        assert_eq!(prometheus_name(&cpu::metrics::WAIT), "podmeter_cpu_wait_seconds");
-        assert_eq!(prometheus_name(&limits::MEMORY_LIMIT), "k8s_container_memory_limit_current_bytes");
+        assert_eq!(cpu::metrics::TIME.prometheus_name(), "container_cpu_time_seconds_total");
+        assert_eq!(cpu::metrics::BURST.prometheus_name(), "podmeter_cpu_burst");
+        assert_eq!(cpu::metrics::WAIT.prometheus_name(), "podmeter_cpu_wait_seconds");
+        assert_eq!(limits::MEMORY_LIMIT.prometheus_name(), "k8s_container_memory_limit_current_bytes");
     }
 
     #[test]

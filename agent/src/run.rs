@@ -29,6 +29,7 @@ use crate::{
         settings::{PipelineSettings, follow_settings},
     },
     pods::{self, ApiError},
+    pull::Pull,
     rate_limit::{RateLimit, times},
 };
 
@@ -51,7 +52,7 @@ pub enum RunError {
     #[error(transparent)]
     Pods(#[from] ApiError),
     /// The health endpoints' address.
-    #[error("could not listen on {address} for /healthz and /readyz: set `listen` to a free address")]
+    #[error("could not listen on {address} for /healthz, /readyz and /metrics: set `listen` to a free address")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -119,7 +120,8 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         let started_ns = facts::boottime_ns();
         let states = pipeline.states().iter();
         let health = Arc::new(Health::new(states.map(|state| (state.signal.name, state.off.clone()))));
-        tokio::spawn(health::serve(listener, Arc::clone(&health)));
+        let pull = config.export.pull.then(|| Arc::new(Pull::new(config.interval, config.export.attribute_bytes)));
+        tokio::spawn(health::serve(listener, Arc::clone(&health), pull.clone()));
 
         let (stop, stopped) = mpsc::channel();
         let (ending, mut ended) = oneshot::channel();
@@ -127,7 +129,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         let failing = Failing { now: Vec::new(), limit: RateLimit::new(FAILURES, Duration::from_secs(60)), said: false };
         let series = Series::new(pipeline.exported_before_ns());
         let (node, interval) = (config.node_name.clone(), config.interval);
-        let collector = Collector { pipeline, health, node, interval, queue, started_ns, series, failing };
+        let collector = Collector { pipeline, health, node, interval, queue, pull, started_ns, series, failing };
         thread::Builder::new()
             .name("collector".to_owned())
             .spawn(move || {
@@ -179,6 +181,8 @@ struct Collector {
     interval: Duration,
     /// Takes what was collected. Batches are encoded in this thread: one that takes long must not hold up sending.
     queue: Queue,
+    /// Takes it, too, where `/metrics` is on.
+    pull: Option<Arc<Pull>>,
     started_ns: u64,
     series: Series,
     failing: Failing,
@@ -268,7 +272,10 @@ impl Collector {
         }
         self.queue.enqueue(&batch);
         self.pipeline.exported(batch.time_ns);
-        drop(batch);
+        match &self.pull {
+            Some(pull) => pull.keep(batch),
+            None => drop(batch),
+        }
         sys::trim_heap();
     }
 

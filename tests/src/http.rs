@@ -19,7 +19,17 @@ pub fn post(address: SocketAddr, path: &str, content_type: &str, body: &[u8]) ->
     request(address, "POST", path, &headers, body)
 }
 
+/// The status code, the head and the body of `GET path` with these headers, each ended by CRLF.
+pub fn get_with(address: SocketAddr, path: &str, headers: &str) -> Result<(u16, String, Vec<u8>)> {
+    exchange(address, "GET", path, headers, &[])
+}
+
 fn request(address: SocketAddr, method: &str, path: &str, headers: &str, body: &[u8]) -> Result<(u16, String)> {
+    let (status, _, body) = exchange(address, method, path, headers, body)?;
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+fn exchange(address: SocketAddr, method: &str, path: &str, headers: &str, body: &[u8]) -> Result<(u16, String, Vec<u8>)> {
     let doing = || format!("{method} http://{address}{path}");
     let timeout = Duration::from_secs(10);
     let mut stream = TcpStream::connect_timeout(&address, timeout).with_context(doing)?;
@@ -29,10 +39,11 @@ fn request(address: SocketAddr, method: &str, path: &str, headers: &str, body: &
     stream.write_all(body).with_context(doing)?;
     let mut reply = Vec::new();
     stream.read_to_end(&mut reply).with_context(doing)?;
-    let reply = String::from_utf8_lossy(&reply);
-    let (head, body) = reply.split_once("\r\n\r\n").with_context(|| format!("{}: no complete reply: {reply}", doing()))?;
+    let end = reply.windows(4).position(|four| four == b"\r\n\r\n");
+    let end = end.with_context(|| format!("{}: no complete reply: {}", doing(), String::from_utf8_lossy(&reply)))?;
+    let (head, body) = (String::from_utf8_lossy(&reply[..end]).into_owned(), reply[end + 4..].to_vec());
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    Ok((status.with_context(|| format!("{}: no status in {head}", doing()))?, body.to_owned()))
+    Ok((status.with_context(|| format!("{}: no status in {head}", doing()))?, head, body))
 }
 
 /// `text` as a value of a query string.

@@ -39,7 +39,18 @@ impl VictoriaMetrics {
             eprintln!("SKIPPED {test}: needs victoria-metrics in PODMETER_TOOLS (cargo xtask setup)");
             return Ok(None);
         };
-        Self::start(&binary).map(Some)
+        Self::start(&binary, None).map(Some)
+    }
+
+    /// The same, which fetches `/metrics` at an address every second.
+    pub fn scraping(test: &str, target: SocketAddr) -> Result<Option<Self>> {
+        let Some(binary) = binary() else {
+            eprintln!("SKIPPED {test}: needs victoria-metrics in PODMETER_TOOLS (cargo xtask setup)");
+            return Ok(None);
+        };
+        let scrape = json!({"job_name": "podmeter", "scrape_interval": "1s", "honor_labels": true,
+            "static_configs": [{"targets": [target.to_string()]}]});
+        Self::start(&binary, Some(json!({"scrape_configs": [scrape]}))).map(Some)
     }
 
     /// What an agent is configured with, under `export`, to fill it.
@@ -62,7 +73,7 @@ impl VictoriaMetrics {
     }
 
     /// Starts it and waits until it answers.
-    fn start(binary: &std::path::Path) -> Result<Self> {
+    fn start(binary: &std::path::Path, scrapes: Option<Json>) -> Result<Self> {
         let address = http::free_address()?;
         let storage = tempfile::tempdir().context("could not make a directory for the storage")?;
         let mut command = Command::new(binary);
@@ -76,6 +87,11 @@ impl VictoriaMetrics {
             .args(["-loggerLevel=ERROR", "-memory.allowedBytes=128MB", "-retentionPeriod=1d"])
             .stdin(Stdio::null())
             .stdout(Stdio::null());
+        if let Some(scrapes) = scrapes {
+            let file = storage.path().join("scrapes.yaml");
+            std::fs::write(&file, scrapes.to_string()).context("could not write what to scrape")?;
+            command.arg(format!("-promscrape.config={}", file.display()));
+        }
         // SAFETY: one system call between fork and exec.
         unsafe {
             command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?));

@@ -57,7 +57,8 @@ fn every_variant_of_the_manifests_is_valid_in_every_kubernetes_from_1_28_to_1_36
         let text = rendered(&kustomize, &name, &overlay)?;
         let objects = deploy::yaml(&text)?;
         ensure!(objects.iter().any(|object| object["kind"] == "DaemonSet"), "{name} has no DaemonSet: {text}");
-        expected += objects.len();
+        // The Prometheus Operator's own objects have no schema among those of Kubernetes.
+        expected += objects.iter().filter(|object| object["kind"] != "PodMonitor").count();
         files.push(directory.path().join(format!("{name}.yaml")));
         std::fs::write(&files[files.len() - 1], text).context("could not write a file")?;
     }

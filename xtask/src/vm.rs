@@ -68,6 +68,7 @@ const LEFT_OUT: &[LeftOut] = &[
     LeftOut { runner: "kubernetes", tests: &[] },
     LeftOut { runner: "kubernetes_api", tests: &[] },
     LeftOut { runner: "overlay", tests: &[] },
+    LeftOut { runner: "pull", tests: &[] },
     LeftOut { runner: "rules", tests: &[] },
     LeftOut { runner: "workloads", tests: &[] },
     // Of a shell, its terminal and what is shown there.

@@ -18,6 +18,8 @@ pub(super) const LOGS_PATH: &str = "/v1/logs";
 pub struct Export {
     /// By which way.
     pub exporter: Exporter,
+    /// Whether `/metrics` answers, too.
+    pub pull: bool,
     /// How metrics are sent.
     pub metrics: Destination,
     /// How events are sent; `None` when no address is known that takes logs.

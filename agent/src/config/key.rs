@@ -7,78 +7,15 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::export::{compression, endpoint, protocol};
+pub(super) use super::form::{Check, Key, Value};
 use super::value::{
     absolute, boolean, bytes, checked_url, cpus, duration, file, filled, headers, milliseconds, number, one_of, pairs, parsed,
     ports, ranges, store, timeout, unless, words,
 };
-use super::{Exporter, KubernetesSource, Loading, LogFormat};
+use super::{Exporter, KubernetesSource, LogFormat};
 
 /// Numbers of slots that there may be.
 const SLOTS: RangeInclusive<u32> = 16..=65536;
-
-/// A value as a source gives it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Value {
-    /// Text, also for numbers and durations.
-    Text(String),
-    /// A map: from a file. Elsewhere maps are text: `k=v,k2=v2`, percent-encoded.
-    Pairs(Vec<(String, String)>),
-    /// A URL that gets the signal's path, by the rule of `OTEL_EXPORTER_OTLP_ENDPOINT`.
-    Base(String),
-    /// A URL that is used as it is, by the rule of `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`.
-    Signal(String),
-}
-
-/// Whether a value is valid, and if not, why.
-pub(super) type Check = Result<(), String>;
-
-/// An environment variable beside a key's own, and how its text becomes a value.
-pub(super) type Alias = (&'static str, fn(String) -> Value);
-
-/// One setting.
-pub(super) struct Key {
-    /// Its name in the file, sections joined by dots.
-    pub(super) name: &'static str,
-    /// Environment variables beside `PODMETER_<NAME>`, the first that is set wins.
-    pub(super) aliases: &'static [Alias],
-    /// The default, as one would write it.
-    pub(super) default: Option<&'static str>,
-    /// A value as one would write it, where there is no default.
-    pub(super) example: &'static str,
-    /// What it is for, with units and range.
-    pub(super) help: &'static str,
-    /// Checks a value and stores it.
-    pub(super) set: fn(&mut Loading, Value) -> Check,
-}
-
-impl Key {
-    const fn new(
-        name: &'static str,
-        default: Option<&'static str>,
-        help: &'static str,
-        set: fn(&mut Loading, Value) -> Check,
-    ) -> Self {
-        Self { name, aliases: &[], default, example: "", help, set }
-    }
-
-    const fn example(self, example: &'static str) -> Self {
-        Self { example, ..self }
-    }
-
-    const fn aliases(self, aliases: &'static [Alias]) -> Self {
-        Self { aliases, ..self }
-    }
-
-    /// The key that holds where this one, for events, is not set.
-    pub(super) fn general(&self) -> Option<String> {
-        Some(format!("export.{}", self.name.strip_prefix("export.logs.")?))
-    }
-
-    /// Its own environment variable.
-    pub(super) fn variable(&self) -> String {
-        format!("PODMETER_{}", self.name.replace('.', "_").to_uppercase())
-    }
-}
 
 /// Every setting, in the order of the reference.
 pub(super) const KEYS: &[Key] = &[
@@ -94,7 +31,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("interval", Some("15s"), "Time between two exports: 1s to 300s. Each node has its own moment in it.", |l, v| {
         store(&mut l.config.interval, duration(v, Duration::from_secs(1)..=Duration::from_secs(300))?)
     }),
-    Key::new("listen", Some("127.0.0.1:9464"), "Address and port of the health endpoints.", |l, v| {
+    Key::new("listen", Some("127.0.0.1:9464"), "Address and port of the health endpoints, and of /metrics.", |l, v| {
         store(&mut l.config.listen, parsed::<SocketAddr>(v, "an address with a port, such as 127.0.0.1:9464 or [::]:9464")?)
     }),
     Key::new("log.format", Some("text"), "Format of log lines on stderr: text or json.", |l, v| {
@@ -312,6 +249,13 @@ pub(super) const KEYS: &[Key] = &[
         let known = [("otlp", Exporter::Otlp), ("stdout", Exporter::Stdout), ("none", Exporter::None)];
         store(&mut l.config.export.exporter, one_of(v, &known)?)
     }),
+    Key::new(
+        "export.pull",
+        Some("false"),
+        "Whether /metrics at the address of `listen` answers Prometheus and its like with the last collection, beside what \
+         export.exporter sends. Whoever reaches that address can read it. The last collection is kept in memory for it.",
+        |l, v| store(&mut l.config.export.pull, boolean(v)?),
+    ),
     Key::new(
         "export.endpoint",
         None,

@@ -94,7 +94,7 @@ mod tests {
         }
         assert!(!top.contains("did you mean") && !top.contains("endpoint"), "{top}");
         let nested = similar("export.batch");
-        assert!(nested.starts_with("; export has exporter, endpoint, protocol,") && nested.contains("logs"), "{nested}");
+        assert!(nested.starts_with("; export has exporter, pull, endpoint, protocol,") && nested.contains("logs"), "{nested}");
         assert!(similar("export.logs.x").starts_with("; export.logs has endpoint, protocol"), "{}", similar("export.logs.x"));
         let near = similar("intervall");
         assert!(near.starts_with("; did you mean interval? Else: there are node_name,"), "{near}");

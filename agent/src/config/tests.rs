@@ -76,6 +76,7 @@ fn the_defaults() {
         bpf: Bpf { pin: true, directory: "/sys/fs/bpf/podmeter".into(), leave_out: Vec::new() },
         export: Export {
             exporter: Exporter::Otlp,
+            pull: false,
             metrics: destination.clone(),
             logs: Some(destination),
             queue: 40,
@@ -134,7 +135,7 @@ fn a_file_sets_every_key() {
          \x20 spread: 0s\n  finished_pods: 1h\n\
          network:\n  cluster_cidrs: 10.2.0.0/16\n  node_cidrs: fd00::/8\n  private_cidrs: ''\n\
          dns:\n  ports: 5353,53\n  timeout: 1s\n  top_names: 3\ncpu:\n  undisturbed: 2-3,5\ncgroups:\n  slots: 65536\n  max_slots: 16\n  root: /cg\nbpf:\n  pin: false\n  directory: /b\n\
-         export:\n  exporter: stdout\n  endpoint: https://c:1/x\n  protocol: http/protobuf\n  headers:\n    X-Key: 1.10\n\
+         export:\n  exporter: stdout\n  pull: true\n  endpoint: https://c:1/x\n  protocol: http/protobuf\n  headers:\n    X-Key: 1.10\n\
          \x20 compression: none\n  timeout: 500ms\n  certificate: a\n  client_certificate: b\n  client_key: c\n  queue: 1\n\
          \x20 queue_bytes: 1024KiB\n  request_bytes: 4 MiB\n  attribute_bytes: 1024\n  shutdown_timeout: 1m\n\
          \x20 headers_file: h\n  token_file: t\n  logs:\n    endpoint: http://l:2/\n    protocol: grpc\n    headers: {X-Logs: z}\n\
@@ -191,6 +192,7 @@ fn a_file_sets_every_key() {
         bpf: Bpf { pin: false, directory: "/b".into(), leave_out: Vec::new() },
         export: Export {
             exporter: Exporter::Stdout,
+            pull: true,
             metrics: destination("https://c:1/x/v1/metrics", "a"),
             logs: Some(Destination {
                 headers: Headers(BTreeMap::from([("x-logs".to_owned(), "z".to_owned())])),
@@ -238,7 +240,7 @@ fn every_error_of_a_file_names_the_key_and_the_line() {
         ),
         (
             "export:\n  time-out: 1s",
-            "unknown setting export.time-out (podmeter.yaml, line 2); did you mean export.timeout? Else: export has exporter, \
+            "unknown setting export.time-out (podmeter.yaml, line 2); did you mean export.timeout? Else: export has exporter, pull, \
              endpoint, protocol, headers, headers_file, token_file, compression, timeout, certificate, client_certificate, \
              client_key, queue, queue_bytes, request_bytes, attribute_bytes, shutdown_timeout, logs",
         ),
@@ -326,6 +328,7 @@ fn every_key_refuses_what_it_cannot_use_and_says_so() {
         ("bpf.pin", &["maybe"]),
         ("bpf.directory", &["./bpf"]),
         ("export.exporter", &["prometheus"]),
+        ("export.pull", &["maybe"]),
         ("export.endpoint", &["localhost:4317", "collector", "ftp://x", "http://", "http://u:p@x:1", "/x", "http://a b"]),
         ("export.protocol", &["http/json", "http"]),
         ("export.headers", &["a", "=b", "a=%ff", "a=%0a"]),

@@ -10,7 +10,7 @@ use flate2::write::GzEncoder;
 const LEVEL: Compression = Compression::new(5);
 
 /// Bytes behind a head that stays as it is, compressed while they come.
-pub(super) enum Writer {
+pub enum Writer {
     /// As they are.
     Plain(Vec<u8>),
     /// gzip.
@@ -19,7 +19,7 @@ pub(super) enum Writer {
 
 impl Writer {
     /// Nothing yet but the head.
-    pub(super) fn new(head: &[u8], compression: super::Compression) -> Self {
+    pub fn new(head: &[u8], compression: super::Compression) -> Self {
         match compression {
             super::Compression::None => Self::Plain(head.to_vec()),
             super::Compression::Gzip => Self::Gzip(Box::new(GzEncoder::new(head.to_vec(), LEVEL))),
@@ -27,7 +27,7 @@ impl Writer {
     }
 
     /// Adds bytes.
-    pub(super) fn write(&mut self, bytes: &[u8]) {
+    pub fn write(&mut self, bytes: &[u8]) {
         match self {
             Self::Plain(out) => out.extend_from_slice(bytes),
             // Writing into a Vec does not fail.
@@ -36,7 +36,7 @@ impl Writer {
     }
 
     /// The head and the bytes, in no more memory than they need.
-    pub(super) fn finish(self) -> Vec<u8> {
+    pub fn finish(self) -> Vec<u8> {
         let mut out = match self {
             Self::Plain(out) => out,
             Self::Gzip(encoder) => encoder.finish().unwrap_or_default(),

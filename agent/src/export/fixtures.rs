@@ -66,6 +66,7 @@ pub(super) fn destination(endpoint: &str, protocol: Protocol) -> Destination {
 pub(super) fn settings(endpoint: &str, protocol: Protocol) -> Export {
     Export {
         exporter: Exporter::Otlp,
+        pull: false,
         metrics: destination(endpoint, protocol),
         logs: None,
         queue: 64,

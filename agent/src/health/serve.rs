@@ -1,11 +1,27 @@
 //! The health endpoints' HTTP: few connections, short requests, little time, so that whoever reaches the port can cost the agent
 //! neither memory nor descriptors.
 
-use std::{collections::VecDeque, convert::Infallible, fs::File, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    fs::File,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    HeaderMap, Request, Response,
+    body::{Body, Frame, Incoming, SizeHint},
+    header::{self, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -14,12 +30,16 @@ use tokio::{
 };
 
 use super::Health;
+use crate::pull::{self, Answer, Pull};
 
 /// Connections at one time. Beyond that the oldest is closed: a probe has sent its request before the next one comes.
 const CONNECTIONS: usize = 16;
 
 /// From a connection's begin to its end: probes ask once.
 const CONNECTION: Duration = Duration::from_secs(5);
+
+/// The same where metrics are fetched, which are made first and may be some MB.
+const SCRAPE: Duration = Duration::from_secs(30);
 
 /// Of a request, line and headers; hyper takes no less.
 const REQUEST_BYTES: usize = 8 << 10;
@@ -38,8 +58,8 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-/// Answers for ever.
-pub async fn serve(listener: TcpListener, health: Arc<Health>) {
+/// Answers for ever. Without `pull` there are no metrics.
+pub async fn serve(listener: TcpListener, health: Arc<Health>, pull: Option<Arc<Pull>>) {
     let mut open: VecDeque<AbortHandle> = VecDeque::with_capacity(CONNECTIONS);
     // A descriptor to give up for a connection when there is no other: when they are used up, a probe must still get the answer.
     let mut reserve = spare();
@@ -62,7 +82,7 @@ pub async fn serve(listener: TcpListener, health: Arc<Health>) {
         if let Some(oldest) = open.pop_front_if(|_| full) {
             oldest.abort();
         }
-        open.push_back(tokio::spawn(answer(stream, Arc::clone(&health))).abort_handle());
+        open.push_back(tokio::spawn(answer(stream, Arc::clone(&health), pull.clone())).abort_handle());
         // The task reads what has come already before another connection is taken.
         if full {
             sleep(PAUSE).await
@@ -82,12 +102,22 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 }
 
 /// Answers one request, if it comes in time, and closes the connection.
-async fn answer(stream: TcpStream, health: Arc<Health>) {
+async fn answer(stream: TcpStream, health: Arc<Health>, pull: Option<Arc<Pull>>) {
+    let within = if pull.is_some() { SCRAPE } else { CONNECTION };
     let service = service_fn(move |request: Request<Incoming>| {
-        let (status, text) = health.answer(request.uri().path());
-        let mut response = Response::new(Full::new(Bytes::from(text)));
-        *response.status_mut() = status;
-        async move { Ok::<_, Infallible>(response) }
+        let (health, pull) = (Arc::clone(&health), pull.clone());
+        async move {
+            let response = match pull.filter(|_| request.uri().path() == pull::PATH) {
+                Some(pull) => metrics(pull.answer(request.method(), request.headers()).await),
+                None => {
+                    let (status, text) = health.answer(request.uri().path());
+                    let mut response = Response::new(Held { body: Full::new(Bytes::from(text)), _answer: None });
+                    *response.status_mut() = status;
+                    response
+                }
+            };
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -96,7 +126,48 @@ async fn answer(stream: TcpStream, health: Arc<Health>) {
         .max_headers(HEADERS)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    let _ = timeout(CONNECTION, connection).await;
+    let _ = timeout(within, connection).await;
+}
+
+/// The response of an answer.
+fn metrics(answer: Answer) -> Response<Held> {
+    let body = Full::new(answer.body.clone());
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+    headers.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
+    if answer.gzip {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    if let Some(allow) = answer.allow {
+        headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+    }
+    let status = answer.status;
+    let mut response = Response::new(Held { body, _answer: Some(answer) });
+    (*response.status_mut(), *response.headers_mut()) = (status, headers);
+    response
+}
+
+/// A body and the answer that it is of, which has its place among the scrapes for as long.
+struct Held {
+    body: Full<Bytes>,
+    _answer: Option<Answer>,
+}
+
+impl Body for Held {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 #[cfg(test)]
@@ -110,7 +181,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let health = Arc::new(Health::default());
         health.tick();
-        tokio::spawn(serve(listener, health));
+        tokio::spawn(serve(listener, health, None));
         address
     }
 

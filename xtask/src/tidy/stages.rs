@@ -35,6 +35,7 @@ const STAGES: &[&[&str]] = &[
     &["aggregate"],
     &["snapshot"],
     &["export", "top"],
+    &["pull"],
     &["health"],
     &["registry", "pipeline"],
     &["run"],
