@@ -14,6 +14,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
+    budget::Budget,
     causes::chain,
     config::{Config, Exporter},
     export::{
@@ -105,7 +106,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
             Some(settings) => Some(pods::follow(settings).await?),
             None => None,
         };
-        let pipeline = Pipeline::start(PipelineSettings { pods, ..PipelineSettings::of(config) })?;
+        let pipeline = Pipeline::start(PipelineSettings { pods, ..PipelineSettings::exported(config) })?;
         for state in pipeline.states() {
             match &state.off {
                 None => info!(signal = state.signal.name, "measuring"),
@@ -125,7 +126,8 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         let queue = shipper.queue();
         let failing = Failing { now: Vec::new(), limit: RateLimit::new(FAILURES, Duration::from_secs(60)), said: false };
         let series = Series::new(pipeline.exported_before_ns());
-        let collector = Collector { pipeline, health, interval: config.interval, queue, started_ns, series, failing };
+        let budget = Budget::new(config.budget.clone(), pipeline.exported_before_ns());
+        let collector = Collector { pipeline, health, interval: config.interval, queue, started_ns, budget, series, failing };
         thread::Builder::new()
             .name("collector".to_owned())
             .spawn(move || {
@@ -176,6 +178,7 @@ struct Collector {
     /// Takes what was collected. Batches are encoded in this thread: one that takes long must not hold up sending.
     queue: Queue,
     started_ns: u64,
+    budget: Budget,
     series: Series,
     failing: Failing,
 }
@@ -251,6 +254,7 @@ impl Collector {
         let pods = self.pipeline.pods_trouble();
         self.health.collected(Collected { missed: &missed, export: &stats, pods, at: Instant::now() });
         batch.node.points.extend(export::own::points(&stats, of_events.as_ref(), self.started_ns));
+        self.budget.apply(&mut batch, missed.is_empty());
         let doubles = self.series.complete(&mut batch, missed.is_empty());
         if doubles > 0 {
             failing.push((
