@@ -3,6 +3,7 @@
 //! Every key is declared once, in `key.rs`. A value that is refused stops the agent at start, with the key, where the value
 //! came from, and what was expected. The higher source replaces the whole value, also of a map.
 
+mod budget;
 mod draft;
 mod export;
 mod form;
@@ -22,6 +23,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use budget::{Budget, Detail, HistogramSeries, Pattern};
 use draft::Loading;
 pub use export::{Compression, Destination, Export, Exporter, Journal, Protocol};
 use key::{Check, KEYS, Key, Value};
@@ -54,6 +56,8 @@ pub struct Config {
     pub export: Export,
     /// What every metric carries.
     pub resource: Resource,
+    /// Which metrics leave, in which detail, and how many series they may be.
+    pub budget: Budget,
     /// The environment's proxies.
     pub proxies: Proxies,
 }
@@ -243,6 +247,8 @@ pub struct Bpf {
 pub struct Resource {
     /// Resource attributes by key.
     pub attributes: BTreeMap<String, String>,
+    /// Resource attributes that are not exported.
+    pub deny: Vec<Pattern>,
 }
 
 /// What the command line sets, as text by key: it wins over every other source.

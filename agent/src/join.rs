@@ -11,6 +11,7 @@ pub use self::resource::{MOST_ATTRIBUTES, Resource, write_attribute};
 pub use self::sample::{CgroupSample, Earlier, Sample, Subject};
 use crate::{
     cgroups::{Cgroup, name::CgroupKind},
+    config::Pattern,
     pods::{
         index::Found,
         object::{Container, Pod},
@@ -28,6 +29,8 @@ pub struct NodeIdentity {
     pub cluster: Option<String>,
     /// Attributes that the configuration adds to every resource. They never replace podmeter's own.
     pub attributes: BTreeMap<String, String>,
+    /// Attributes that no resource gets.
+    pub deny: Vec<Pattern>,
 }
 
 impl NodeIdentity {
@@ -90,7 +93,10 @@ impl NodeIdentity {
         }
         attributes.extend(self.cluster.clone().map(|cluster| ("k8s.cluster.name".to_owned(), cluster)));
         attributes.extend(own);
-        let configured: Vec<_> = self.attributes.iter().filter(|(key, _)| !attributes.contains_key(*key)).collect();
+        let allowed = |key: &str| !self.deny.iter().any(|pattern| pattern.is(key));
+        attributes.retain(|key, _| allowed(key));
+        let configured: Vec<_> =
+            self.attributes.iter().filter(|(key, _)| !attributes.contains_key(*key) && allowed(key)).collect();
         let left_out = (attributes.len() + configured.len()).saturating_sub(MOST_ATTRIBUTES);
         let spare_labels = left_out.saturating_sub(configured.len());
         let kept = configured.len().saturating_sub(left_out);
@@ -115,6 +121,7 @@ mod tests {
             in_cluster: true,
             cluster: Some("c".to_owned()),
             attributes: BTreeMap::from([("team".to_owned(), "shop".to_owned()), ("host.name".to_owned(), "liar".to_owned())]),
+            deny: Vec::new(),
         };
         let id = "ab".repeat(32);
         let path = format!("/kubepods.slice/kubepods-podaaaaaaaa_bbbb_cccc_dddd_eeeeeeeeeeee.slice/cri-containerd-{id}.scope");

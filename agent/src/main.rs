@@ -7,6 +7,7 @@ mod addresses;
 mod aggregate;
 mod backoff;
 mod bound;
+mod budget;
 mod causes;
 mod cgroups;
 mod check;

@@ -21,22 +21,36 @@ pub struct Metric {
     pub scope: Scope,
     /// One sentence for people, with the source of the figure.
     pub help: &'static str,
+    /// Whether the sum of two things' values is the value of both together.
+    pub adds_up: bool,
 }
 
 impl Metric {
+    const fn new(name: &'static str, unit: &'static str, kind: MetricKind, scope: Scope, help: &'static str) -> Self {
+        // A share of one thing and a share of another are no share of both.
+        let is_share = matches!(kind, MetricKind::Gauge) && matches!(unit.as_bytes(), b"1");
+        Self { name, unit, kind, attributes: &[], scope, help, adds_up: !is_share }
+    }
+
     /// A total that only grows.
     pub const fn counter(name: &'static str, unit: &'static str, scope: Scope, help: &'static str) -> Self {
-        Self { name, unit, kind: MetricKind::Counter, attributes: &[], scope, help }
+        Self::new(name, unit, MetricKind::Counter, scope, help)
     }
 
     /// A current value.
     pub const fn gauge(name: &'static str, unit: &'static str, scope: Scope, help: &'static str) -> Self {
-        Self { name, unit, kind: MetricKind::Gauge, attributes: &[], scope, help }
+        Self::new(name, unit, MetricKind::Gauge, scope, help)
     }
 
     /// A distribution.
     pub const fn histogram(name: &'static str, unit: &'static str, scope: Scope, help: &'static str) -> Self {
-        Self { name, unit, kind: MetricKind::Histogram, attributes: &[], scope, help }
+        Self::new(name, unit, MetricKind::Histogram, scope, help)
+    }
+
+    /// The same, of which no sums are made: a peak, a list of the largest.
+    pub const fn no_sum(mut self) -> Self {
+        self.adds_up = false;
+        self
     }
 
     /// The same, whose points may carry these attributes.

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde_json::json;
 
 use crate::{
+    budget,
     export::own,
     metric::{Metric, MetricKind, Scope},
     pods,
@@ -17,6 +18,7 @@ fn sections() -> impl Iterator<Item = (&'static str, &'static str, &'static [&'s
     signals.chain([
         ("kubernetes", "requests, limits and states that Kubernetes reports, and how they are used", pods::metrics::METRICS),
         ("watch", "how Kubernetes is followed", pods::follow_metrics::METRICS),
+        ("budget", "how many series the back end has of this node, and which are folded", budget::metrics::METRICS),
         ("export", "what became of the exports", own::METRICS),
     ])
 }

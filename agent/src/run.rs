@@ -15,6 +15,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
+    budget::Budget,
     causes::chain,
     config::{Config, Exporter},
     export::{
@@ -107,7 +108,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
             Some(settings) => Some(pods::follow(settings).await?),
             None => None,
         };
-        let pipeline = Pipeline::start(PipelineSettings { pods, ..PipelineSettings::of(config) })?;
+        let pipeline = Pipeline::start(PipelineSettings { pods, ..PipelineSettings::exported(config) })?;
         for state in pipeline.states() {
             match &state.off {
                 None => info!(signal = state.signal.name, "measuring"),
@@ -128,8 +129,9 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         let queue = shipper.queue();
         let failing = Failing { now: Vec::new(), limit: RateLimit::new(FAILURES, Duration::from_secs(60)), said: false };
         let series = Series::new(pipeline.exported_before_ns());
+        let budget = Budget::new(config.budget.clone(), pipeline.exported_before_ns());
         let (node, interval) = (config.node_name.clone(), config.interval);
-        let collector = Collector { pipeline, health, node, interval, queue, pull, started_ns, series, failing };
+        let collector = Collector { pipeline, health, node, interval, queue, pull, started_ns, budget, series, failing };
         thread::Builder::new()
             .name("collector".to_owned())
             .spawn(move || {
@@ -184,6 +186,7 @@ struct Collector {
     /// Takes it, too, where `/metrics` is on.
     pull: Option<Arc<Pull>>,
     started_ns: u64,
+    budget: Budget,
     series: Series,
     failing: Failing,
 }
@@ -263,6 +266,7 @@ impl Collector {
         let pods = self.pipeline.pods_trouble();
         self.health.collected(Collected { missed: &missed, export: &stats, pods, at: Instant::now() });
         batch.node.points.extend(export::own::points(&stats, of_events.as_ref(), self.started_ns));
+        self.budget.apply(&mut batch, missed.is_empty());
         let doubles = self.series.complete(&mut batch, missed.is_empty());
         if doubles > 0 {
             failing.push((

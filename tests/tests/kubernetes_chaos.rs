@@ -15,6 +15,7 @@ use podmeter_tests::{
     kubernetes::{ApiOptions, ApiServer, Cluster, Container, Driver, Pod, RunningPod, exported::number, objects::container_id},
     load::Load,
     metric::CPU_TIME,
+    otlp::{Attributes, Exports},
     root_test,
     truth::{EXACT, Tolerance},
 };
@@ -147,6 +148,75 @@ root_test! {
             lives
         });
         ensure!(lives.len() == pods, "{} pods of {pods}", lives.len());
+        Ok(())
+    }
+}
+
+/// Up to how many series the namespace of the test may have.
+const SERIES: usize = 400;
+
+/// What a back end makes of a counter of the pods in `shop`: the sum of its increases, in the pods' own series and in sums of pods.
+fn increase(exports: &Exports, metric: &str) -> f64 {
+    let mut by_series: HashMap<(&Attributes, &Attributes), Vec<(u64, f64)>> = HashMap::new();
+    let is_counted = |resource: &Attributes| {
+        let kind = resource.get("podmeter.workload.kind").map(String::as_str);
+        matches!(kind, Some("Pod" | "Workload" | "Namespace"))
+            && resource.get("k8s.namespace.name").is_some_and(|name| name == "shop")
+    };
+    for point in exports.points().filter(|point| &*point.metric == metric && is_counted(&point.resource)) {
+        by_series.entry((&point.resource, &point.attributes)).or_default().push((point.time_unix_ns, number(point)));
+    }
+    let of_series = by_series.into_values().map(|mut points| {
+        points.sort_by_key(|(time, _)| *time);
+        points.windows(2).map(|pair| if pair[1].1 >= pair[0].1 { pair[1].1 - pair[0].1 } else { pair[1].1 }).sum::<f64>()
+    });
+    of_series.sum()
+}
+
+root_test! {
+    fn more_pods_than_the_budget_holds_stay_within_it_and_no_sum_changes() {
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        let mut config = cluster.server.agent_config()?;
+        config["budget"] = json!({"namespaces": {"shop": SERIES}});
+        let agent = Agent::start(config)?;
+        let mut pods: Vec<RunningPod> = Vec::new();
+        // A few that have series of their own, then as many as have not.
+        for (count, folded) in [(4, false), (30, true)] {
+            for _ in 0..count {
+                let running = cluster.run(&format!("web-{}", pods.len()))?;
+                Load::burn(20 * MS).start(&running.container)?.wait()?;
+                pods.push(running);
+            }
+            agent.wait_for("all are exported, folded or not", Duration::from_secs(20), |exports| {
+                let truth: f64 = pods.iter().filter_map(|pod| Some(pod.cgroup.cgroup().cpu_stat().ok()?.usage_seconds())).sum();
+                let step = exports.of_node().iter().rfind(|point| &*point.metric == "podmeter.agent.series.step").is_some();
+                (step == folded && increase(exports, CPU_TIME) > truth * 0.998).then_some(())
+            })?;
+            // The ones that were folded work on.
+            for running in &pods {
+                Load::burn(10 * MS).start(&running.container)?.wait()?;
+            }
+        }
+        // Some end: what they used stays in the sum.
+        let mut truth = 0.0;
+        for running in pods.drain(..10) {
+            truth += running.cgroup.cgroup().cpu_stat()?.usage_seconds();
+            cluster.server.delete_pod(&running.pod);
+        }
+        for running in &pods {
+            truth += running.cgroup.cgroup().cpu_stat()?.usage_seconds();
+        }
+        let exports = agent.stop()?.exports;
+        exports.check_that_counters_only_grow()?;
+        EXACT.check("CPU time of all pods, in their own series and in sums", increase(&exports, CPU_TIME), truth)?;
+        let newest: Vec<_> = exports.points().filter(|point| {
+            point.time_unix_ns == exports.latest_unix_ns() && point.resource.get("k8s.namespace.name").is_some_and(|name| name == "shop")
+        }).collect();
+        ensure!(!newest.is_empty() && newest.len() <= SERIES, "{} series in the last export", newest.len());
+        let counted = exports.of_node().iter().filter(|point| &*point.metric == "podmeter.agent.series.namespace");
+        let most = counted.map(number).fold(0.0, f64::max);
+        ensure!(most > 0.0 && most <= SERIES as f64, "{most} series");
+        println!("{} series of {} pods in the last export, {most} at most", newest.len(), pods.len());
         Ok(())
     }
 }

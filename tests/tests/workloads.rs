@@ -114,6 +114,8 @@ root_test! {
         let (shop, search) = (Workload::new(&cluster, "shop")?, Workload::new(&cluster, "search")?);
         let mut config = cluster.server.agent_config()?;
         config["export"] = backend.exporter();
+        // Histograms of containers do not leave otherwise.
+        config["budget"] = json!({"histograms": "container"});
         let agent = Agent::spawn(config)?;
         backend.wait_for_value(r#"count(container_cpu_time_seconds_total{k8s_deployment_name="search"})"#, |n| n >= 1.0)?;
 

@@ -22,6 +22,7 @@ pub(super) type Check = Result<(), String>;
 pub(super) type Alias = (&'static str, fn(String) -> Value);
 
 /// One setting.
+#[derive(Clone, Copy)]
 pub(super) struct Key {
     /// Its name in the file, sections joined by dots.
     pub(super) name: &'static str,

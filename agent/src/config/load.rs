@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
 
 use super::{
-    Bpf, Cgroups, Config, ConfigError, Destination, Export, KEYS, Kubernetes, Logging, Origin, Overrides, Proxies, Resource,
-    Signals,
+    Bpf, Budget, Cgroups, Config, ConfigError, Destination, Export, KEYS, Kubernetes, Logging, Origin, Overrides, Proxies,
+    Resource, Signals,
     draft::Loading,
     export::{LOGS_PATH, METRICS_PATH},
     key::{Key, Value},
@@ -82,6 +82,7 @@ impl Config {
             bpf: Bpf::default(),
             export: Export::default(),
             resource: Resource::default(),
+            budget: Budget::default(),
             proxies: Proxies::default(),
         }
     }

@@ -87,6 +87,7 @@ fn the_defaults() {
             journal: Journal { directory: None, bytes: 256 << 20, age: Duration::from_secs(7 * 86_400) },
         },
         resource: Resource::default(),
+        budget: Budget { series: Some(100_000), namespace_series: Some(50_000), histograms: Detail::Pod, ..Budget::default() },
         proxies: Proxies::default(),
     };
     assert_eq!(config, expected);
@@ -125,6 +126,10 @@ fn no_two_keys_share_a_name_or_a_variable() {
     assert!(names.iter().all(|name| !names.iter().any(|other| other.starts_with(&format!("{name}.")))));
 }
 
+fn patterns(text: &str) -> Vec<Pattern> {
+    budget::patterns(Value::Text(text.to_owned())).expect("patterns")
+}
+
 #[test]
 fn a_file_sets_every_key() {
     let config = from_file(
@@ -137,12 +142,15 @@ fn a_file_sets_every_key() {
          dns:\n  ports: 5353,53\n  timeout: 1s\n  top_names: 3\ncpu:\n  undisturbed: 2-3,5\ncgroups:\n  slots: 65536\n  max_slots: 16\n  root: /cg\nbpf:\n  pin: false\n  directory: /b\n\
          export:\n  exporter: stdout\n  pull: true\n  endpoint: https://c:1/x\n  protocol: http/protobuf\n  headers:\n    X-Key: 1.10\n\
          \x20 compression: none\n  timeout: 500ms\n  certificate: a\n  client_certificate: b\n  client_key: c\n  queue: 1\n\
-         \x20 queue_bytes: 1024KiB\n  request_bytes: 4 MiB\n  attribute_bytes: 1024\n  shutdown_timeout: 1m\n\
+         \x20 queue_bytes: 1024KiB\n  request_bytes: 4 MiB\n  attribute_bytes: 1024\n  shutdown_timeout: 1m\n  histograms: buckets\n\
          \x20 headers_file: h\n  token_file: t\n  logs:\n    endpoint: http://l:2/\n    protocol: grpc\n    headers: {X-Logs: z}\n\
          \x20   headers_file: i\n    token_file: j\n    compression: gzip\n    timeout: 2s\n    certificate: k\n    client_certificate: m\n\
          \x20   client_key: n\n\
          journal:\n  directory: /j\n  bytes: 2MiB\n  age: 1h\n\
-         resource:\n  attributes:\n    version: 1.10\n    empty: ''\n",
+         resource:\n  attributes:\n    version: 1.10\n    empty: ''\n  deny: container.id\n\
+         metrics: {allow: 'a.*, b', deny: '*.c'}\n\
+         budget:\n  series: off\n  namespace_series: 200\n  namespaces: {shop: 300, bank: off}\n  histograms: workload\n\
+         \x20 scalars: pod\n  namespace_detail: {kube-system: namespace}\n  signal_detail: {dns: pod}\n",
     )
     .expect("a configuration");
     let destination = |endpoint: &str, certificate: &str| Destination {
@@ -214,6 +222,19 @@ fn a_file_sets_every_key() {
         },
         resource: Resource {
             attributes: BTreeMap::from([("version".to_owned(), "1.10".to_owned()), ("empty".to_owned(), String::new())]),
+            deny: patterns("container.id"),
+        },
+        budget: Budget {
+            series: None,
+            namespace_series: Some(200),
+            namespaces: BTreeMap::from([("shop".to_owned(), 300), ("bank".to_owned(), u32::MAX)]),
+            histogram_series: HistogramSeries::Buckets,
+            histograms: Detail::Workload,
+            scalars: Detail::Pod,
+            namespace_detail: BTreeMap::from([("kube-system".to_owned(), Detail::Namespace)]),
+            signal_detail: BTreeMap::from([("dns".to_owned(), Detail::Pod)]),
+            allow: patterns("a.*,b"),
+            deny: patterns("*.c"),
         },
         proxies: Proxies::default(),
     };
@@ -236,23 +257,23 @@ fn every_error_of_a_file_names_the_key_and_the_line() {
         (
             "intervall: 15s",
             "unknown setting intervall (podmeter.yaml, line 1); did you mean interval? Else: there are node_name, cluster_name, \
-             interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource",
+             interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, metrics, budget",
         ),
         (
             "export:\n  time-out: 1s",
             "unknown setting export.time-out (podmeter.yaml, line 2); did you mean export.timeout? Else: export has exporter, pull, \
              endpoint, protocol, headers, headers_file, token_file, compression, timeout, certificate, client_certificate, \
-             client_key, queue, queue_bytes, request_bytes, attribute_bytes, shutdown_timeout, logs",
+             client_key, queue, queue_bytes, request_bytes, attribute_bytes, histograms, shutdown_timeout, logs",
         ),
         (
             "\nendpoint: x",
             "unknown setting endpoint (podmeter.yaml, line 2); did you mean export.endpoint or export.logs.endpoint? Else: there \
-             are node_name, cluster_name, interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource",
+             are node_name, cluster_name, interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, metrics, budget",
         ),
         (
             "openshift:\n  a: 1",
             "unknown setting openshift (podmeter.yaml, line 1); there are node_name, cluster_name, interval, listen, log, signals, \
-             kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource",
+             kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, metrics, budget",
         ),
         (
             "export: otlp",
@@ -345,6 +366,17 @@ fn every_key_refuses_what_it_cannot_use_and_says_so() {
         ("journal.bytes", &["1023KiB", "65GiB"]),
         ("journal.age", &["59s", "2y", "7"]),
         ("resource.attributes", &["a", "=b", "a=%ff"]),
+        ("resource.deny", &["k8s.pod.uid", "service.*", "*"]),
+        ("metrics.allow", &["Container.cpu", "a b"]),
+        ("metrics.deny", &["container_cpu_time{}"]),
+        ("export.histograms", &["explicit"]),
+        ("budget.series", &["0", "999", "many", "100000001"]),
+        ("budget.namespace_series", &["199", "-1"]),
+        ("budget.namespaces", &["shop", "shop=1", "=500", "shop=all"]),
+        ("budget.histograms", &["node"]),
+        ("budget.scalars", &["Pod"]),
+        ("budget.namespace_detail", &["shop=node", "shop"]),
+        ("budget.signal_detail", &["cpus=pod", "dns=all"]),
     ];
     for (name, values) in wrong {
         let key = KEYS.iter().find(|key| key.name == *name).expect(name);

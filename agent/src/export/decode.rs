@@ -19,6 +19,7 @@ use prost::Message;
 use self::subject::subject;
 use super::{own, request::Form};
 use crate::aggregate::Batch;
+use crate::budget;
 use crate::histogram::{Histogram, SCALE};
 use crate::join::{CgroupSample, Resource, Sample};
 use crate::journal::EntryInfo;
@@ -30,7 +31,7 @@ use crate::signals;
 /// Every metric by its name.
 static METRICS: LazyLock<HashMap<&'static str, &'static Metric>> = LazyLock::new(|| {
     let of_signals = signals::ALL.iter().flat_map(|signal| signal.metrics);
-    let others = [pods::metrics::METRICS, pods::follow_metrics::METRICS, own::METRICS];
+    let others = [pods::metrics::METRICS, pods::follow_metrics::METRICS, budget::metrics::METRICS, own::METRICS];
     of_signals.chain(others.into_iter().flatten()).map(|metric| (metric.name, *metric)).collect()
 });
 

@@ -22,7 +22,7 @@ use crate::journal::{Journal, Limits};
 use crate::metric::{Metric, Point, Scope, Value};
 use crate::protobuf;
 
-pub(super) use self::node::{Load, Node, node};
+pub(crate) use self::node::{Load, Node, node};
 
 pub(super) static TIME: Metric =
     Metric::counter("container.cpu.time", "s", Scope::Cgroup, "CPU time used, from the kernel's own accounting at every switch.");

@@ -179,12 +179,29 @@ impl Series {
         // In this order there is one series after the other, as in most batches.
         let (mut new, mut expected, mut doubles) = (Vec::new(), 0, 0);
         let mut present = vec![false; life.series.len()];
-        let mut zeros: Vec<Earlier> = Vec::new();
+        // Those of counters that came back out of a sum are there already (`budget/totals.rs`).
+        let mut zeros: Vec<Earlier> = std::mem::take(&mut sample.earlier);
         // An earlier process may have exported the final values of what died, but for the last of them.
         let exported = |point: &Point| point.metric.kind != MetricKind::Gauge && point.start_ns <= self.before_ns;
         let before_ns = if life.counted_ns.is_none() && sample.points.iter().any(exported) { self.before_ns } else { 0 };
         let newest_ns = self.newest.get(&sample.resource).map_or(0, |newest| newest.ns);
         let earliest_ns = Some(newest_ns.max(before_ns)).filter(|ns| *ns > 0).map_or(0, |ns| ns + APART_NS);
+        for zeros in &mut zeros {
+            zeros.time_ns = zeros.time_ns.max(now_ns.saturating_sub(PAST_NS)).max(earliest_ns);
+        }
+        let is_series = |a: &Point, b: &Point| std::ptr::eq(a.metric, b.metric) && a.attributes == b.attributes;
+        let mut add_zero = |point: &Point, ns: u64| {
+            let Some(value) = zero(&point.value) else { return };
+            if zeros.iter().flat_map(|zeros| &zeros.points).any(|zero| is_series(zero, point)) {
+                return;
+            }
+            let ns = ns.max(now_ns.saturating_sub(PAST_NS)).max(earliest_ns);
+            let point = Point { value, ..point.clone() };
+            match zeros.iter_mut().find(|zeros| zeros.time_ns == ns) {
+                Some(zeros) => zeros.points.push(point),
+                None => zeros.push(Earlier { time_ns: ns, points: vec![point] }),
+            }
+        };
         sample.points.retain(|point| {
             let known = match life.series.get(expected) {
                 Some(shape) if shape.is(point) => Some(expected),
@@ -198,14 +215,8 @@ impl Series {
                 None if new.iter().any(|shape: &Arc<Shape>| shape.is(point)) => false,
                 None => {
                     new.push(self.shapes.of(point));
-                    let zero_ns = zero_ns(point, life.counted_ns, self.before_ns, self.complete);
-                    if let (Some(ns), Some(value)) = (zero_ns, zero(&point.value)) {
-                        let ns = ns.max(now_ns.saturating_sub(PAST_NS)).max(earliest_ns);
-                        let point = Point { value, ..point.clone() };
-                        match zeros.iter_mut().find(|zeros| zeros.time_ns == ns) {
-                            Some(zeros) => zeros.points.push(point),
-                            None => zeros.push(Earlier { time_ns: ns, points: vec![point] }),
-                        }
+                    if let Some(ns) = zero_ns(point, life.counted_ns, self.before_ns, self.complete) {
+                        add_zero(point, ns);
                     }
                     true
                 }

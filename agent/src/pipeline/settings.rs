@@ -27,6 +27,12 @@ pub struct PipelineSettings {
 }
 
 impl PipelineSettings {
+    /// Those for what is exported. Whoever follows pods adds them.
+    pub fn exported(config: &Config) -> Self {
+        let all = Self::of(config);
+        Self { node: NodeIdentity { deny: config.resource.deny.clone(), ..all.node }, ..all }
+    }
+
     /// Those that the configuration gives. Whoever follows pods adds them.
     pub fn of(config: &Config) -> Self {
         Self {
@@ -35,6 +41,7 @@ impl PipelineSettings {
                 in_cluster: follow_settings(config).is_some() || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
                 cluster: config.cluster_name.clone(),
                 attributes: config.resource.attributes.clone(),
+                deny: Vec::new(),
             },
             pods: None,
             cgroups: config.cgroups.clone(),

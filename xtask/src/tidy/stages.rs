@@ -33,6 +33,7 @@ const STAGES: &[&[&str]] = &[
     &["pods", "signals"],
     &["join"],
     &["aggregate"],
+    &["budget"],
     &["snapshot"],
     &["export", "top"],
     &["pull"],

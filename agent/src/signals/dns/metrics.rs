@@ -136,7 +136,8 @@ pub static NAME_QUERIES: Metric = Metric::counter(
      4096 names are kept for all cgroups; when room is short, the names with the fewest queries are dropped and \
      count from zero when they return.",
 )
-.attributes(&["dns.question.name"]);
+.attributes(&["dns.question.name"])
+.no_sum();
 /// `podmeter.dns.in_flight`
 pub static IN_FLIGHT: Metric = Metric::gauge(
     "podmeter.dns.in_flight",

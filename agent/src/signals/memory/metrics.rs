@@ -74,7 +74,8 @@ pub static PEAK: Metric = Metric::gauge(
     "By",
     Scope::Cgroup,
     "Largest usage since the cgroup was made: memory.peak. Absent before Linux 5.19.",
-);
+)
+.no_sum();
 /// `podmeter.memory.state`
 pub static STATE: Metric = Metric::gauge(
     "podmeter.memory.state",
