@@ -105,7 +105,7 @@ impl Connector {
     }
 
     /// Connects to this Unix socket, if there is one, instead of the server's address.
-    pub fn to_socket(self, socket: Option<PathBuf>) -> Self {
+    pub fn by_socket(self, socket: Option<PathBuf>) -> Self {
         Self { socket: socket.map(Arc::from), ..self }
     }
 

@@ -299,7 +299,7 @@ fn until_turn(node: &str, interval: Duration, now: SystemTime) -> Duration {
     let mut hasher = DefaultHasher::new();
     node.hash(&mut hasher);
     let every = interval.as_nanos().max(1);
-    let turn = u128::from(hasher.finish()) * every >> u64::BITS;
+    let turn = (u128::from(hasher.finish()) * every) >> u64::BITS;
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() % every;
     // Not in no time, which would be twice the same.
     let left = (turn + every - now) % every;

@@ -45,8 +45,7 @@ impl Endpoint {
             parts.scheme = Some(Scheme::HTTP);
             parts.authority = Some(Authority::from_static("localhost"));
             parts.path_and_query = Some(PathAndQuery::from_static(method));
-            let wrong =
-                |error: InvalidUriParts| ExportError::Endpoint { endpoint: shown(given), reason: error.to_string().into() };
+            let wrong = |error: InvalidUriParts| ExportError::Endpoint { endpoint: shown(given), reason: error.to_string() };
             let shown = format!("{} over {}", shown(given), destination.protocol);
             let uri = Uri::from_parts(parts).map_err(wrong)?;
             return Ok(Self { uri, tls: false, proxy: None, socket: Some(path.to_owned()), shown });

@@ -54,7 +54,7 @@ impl Link {
         let tls = Arc::new(tls::Current::new(destination, endpoint.tls)?);
         let current = Arc::clone(&tls);
         let connector = Connector::new(endpoint.proxy.clone(), timeout, Arc::new(move || current.get()));
-        let mut connector = connector.to_socket(endpoint.socket.clone());
+        let mut connector = connector.by_socket(endpoint.socket.clone());
         if protocol == Protocol::Grpc {
             connector = connector.tunnelling_all();
         }

@@ -54,7 +54,8 @@ impl Source {
             let failed = |source: Box<dyn std::error::Error + Send + Sync>| LoadError::Map { action: "pin", map, source };
             let queue = data.info().and_then(|info| info.map_type()).map_err(|error| failed(error.into()))? == MapType::Queue;
             let by_slot = maps.iter().any(|(name, size)| name == map && matches!(size, Size::Slots(_)));
-            if !queue && !(by_slot && self.version.slots != new.slots) {
+            let grows = by_slot && self.version.slots != new.slots;
+            if !queue && !grows {
                 data.pin(new.place.join(map)).map_err(|error| failed(error.into()))?;
             }
         }
