@@ -115,7 +115,6 @@ root_test! {
         let (here, there, start) = (parent.child("here")?, parent.child("there")?, parent.child("start")?);
         // Threads of one process may be in all of them. No cpu controller changes between them: see above.
         [&here, &there, &start].into_iter().try_for_each(|cgroup| cgroup.write("cgroup.type", "threaded"))?;
-        let unlimited = RealtimeUnlimited::new()?;
         let home = Home::now()?;
         let own = std::process::id() as i32;
         let done = AtomicBool::new(false);
@@ -126,7 +125,8 @@ root_test! {
                 scope.spawn(move || {
                     let mut only = CpuSet::new();
                     let pinned = only.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &only));
-                    // So that it does not let go of its CPU. The first is left to the thread that moves them.
+                    // So that it keeps its CPU but for the 50 ms of each second that the kernel leaves to others. Without those a move may
+                    // never end: it waits for threads of RCU, which may wait for that CPU. The first is left to the thread that moves them.
                     let ready = pinned.map_err(anyhow::Error::from).and_then(|()| if cpu > 0 { realtime(gettid()) } else { Ok(()) });
                     let _ = sender.send(ready.map(|()| (cpu, gettid().to_string())));
                     while !done.load(Ordering::Relaxed) {
@@ -155,7 +155,6 @@ root_test! {
             done.store(true, Ordering::Relaxed);
             moved
         })?;
-        drop(unlimited);
         agent.catch_up()?;
         for cgroup in [&here, &there] {
             check_cpu_time(&agent, cgroup, moved(5))?;
