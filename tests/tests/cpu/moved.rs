@@ -46,7 +46,9 @@ root_test! {
         // was used since the last tick to where the task comes into. In this parent it is not.
         let parent = Cgroup::new("moves")?;
         let (here, there) = (parent.child("here")?, parent.child("there")?);
-        let unlimited = RealtimeUnlimited::new()?;
+        // On an emulated CPU the kernel keeps its 50 ms of each second for others. Without those a move there may take as long as the load:
+        // it waits for threads of RCU, which wait for that CPU.
+        let unlimited = if is_emulated() { None } else { Some(RealtimeUnlimited::new()?) };
         let load = Load::spin(20 * SECOND).on_cpu(cpus() - 1).realtime().start(&here)?;
         // Once in the midst of a long stretch, as a whole; then several times between two reads of the agent.
         thread::sleep(440 * MS);
@@ -66,7 +68,7 @@ root_test! {
         }
         check_cpu_time(&agent, &parent, EXACT)?;
         // Where a stretch that is settled ended is known to a tick, which an emulated CPU may take late.
-        let tolerance = Tolerance::new(0.01, if is_emulated() { 0.1 } else { 0.02 });
+        let tolerance = Tolerance::new(0.01, if is_emulated() { 0.2 } else { 0.02 });
         let used = truth.on_cpu_ns as f64 / 1e9;
         let windows = |exports: &Exports| -> f64 {
             let of = |cgroup: &Cgroup| exports.histogram(cgroup.path(), BURST).map_or(0.0, |burst| burst.sum * 0.1);
@@ -125,8 +127,7 @@ root_test! {
                 scope.spawn(move || {
                     let mut only = CpuSet::new();
                     let pinned = only.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &only));
-                    // So that it keeps its CPU but for the 50 ms of each second that the kernel leaves to others. Without those a move may
-                    // never end: it waits for threads of RCU, which may wait for that CPU. The first is left to the thread that moves them.
+                    // So that it does not let go of its CPU but for those 50 ms. The first is left to the thread that moves them.
                     let ready = pinned.map_err(anyhow::Error::from).and_then(|()| if cpu > 0 { realtime(gettid()) } else { Ok(()) });
                     let _ = sender.send(ready.map(|()| (cpu, gettid().to_string())));
                     while !done.load(Ordering::Relaxed) {
