@@ -98,9 +98,19 @@ pub fn release() -> String {
     nix::sys::utsname::uname().map_or_else(|_| "unknown".to_owned(), |u| u.release().to_string_lossy().into_owned())
 }
 
+/// The first number of a kernel's release; 0 where it has none.
+pub fn major(release: &str) -> u32 {
+    release.split(|c: char| !c.is_ascii_digit()).next().and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_number_of_a_release_is_found() {
+        assert_eq!(["7.2.13+deb14-cloud-amd64", "6.18.44", "unknown"].map(major), [7, 6, 0]);
+    }
 
     #[test]
     fn arrays_by_cpu_reach_to_the_largest_id_where_ids_have_gaps() {
