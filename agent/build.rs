@@ -77,7 +77,8 @@ fn layout(workspace: &Path) -> Result<u64, Box<dyn Error>> {
         records.lines().map(str::trim).filter(code).for_each(|line| line.hash(&mut hasher));
     }
     for file in sources(&workspace.join("agent-ebpf/src"))? {
-        let of_map = |line: &&str| ["static ", "type "].iter().any(|what| line.trim_start_matches("pub ").starts_with(what));
+        // Behind `pub` or `pub(crate)`, or without it.
+        let of_map = |line: &&str| line.split(' ').take(2).any(|word| ["static", "type"].contains(&word));
         fs::read_to_string(&file)?.lines().map(str::trim).filter(of_map).for_each(|line| line.hash(&mut hasher));
     }
     Ok(hasher.finish())
