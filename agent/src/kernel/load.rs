@@ -37,6 +37,12 @@ pub const LOCKED_DOWN: &str = "the kernel is locked down for confidentiality and
 /// The layout of records and maps: see `build.rs`.
 const LAYOUT: &str = env!("PODMETER_LAYOUT");
 
+/// The kernel's name for a walk over the storage of sockets, and the first version of Linux that must not be walked so:
+/// `__bpf_sk_storage_map_seq_show` follows `local_storage` of an element that has been taken out of its socket's storage, where it is null
+/// since 7.0. Seen with 7.2.13.
+const SOCKET_STORAGE: &str = "bpf_sk_storage_map";
+const STORAGE_WALK_CRASHES: u32 = 7;
+
 /// The helper that reads kernel memory by address; `bpf.leave_out` may name it.
 const BY_ADDRESS: &str = "bpf_probe_read_kernel";
 
@@ -367,6 +373,11 @@ impl Kernel {
 
     /// Has the verifier look at one program.
     fn verify(&self, object: &mut Object, program: &'static str, hook: Hook) -> Result<(), LoadError> {
+        if let Hook::Walk(over @ SOCKET_STORAGE) = hook
+            && facts::major(&facts::release()) >= STORAGE_WALK_CRASHES
+        {
+            return Err(LoadError::Crashes { program: program.to_owned(), over });
+        }
         let missing = LoadError::Missing { object: object.name, what: "program", name: program.to_owned() };
         match (object.ebpf.program_mut(program).ok_or(missing)?, hook) {
             (Program::BtfTracePoint(loaded), Hook::Tracepoint(tracepoint)) => loaded.load(tracepoint, &self.typed),

@@ -15,7 +15,6 @@ use crate::{
     kernel::{
         btf::{Btf, BtfError},
         capabilities,
-        facts::{major, release},
         load::{Hook, Kernel, Object, Optional, Plan, Size},
     },
     metric::{Metric, Point, Scope, Value},
@@ -138,16 +137,12 @@ static WITHOUT_EXCHANGE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_D
 const WALK: &str = "tcp_on_walk";
 const FIND: &str = "tcp_on_find";
 
-/// The first version of Linux that must not be walked by [`WALK`]: `__bpf_sk_storage_map_seq_show` follows `local_storage` of an element that
-/// has been taken out of its socket's storage, where it is null since 7.0. Seen with 7.2.13.
-const WALK_CRASHES: u32 = 7;
-
-/// What is missing without [`WALK`].
-const LIVING_LOST: &str = "what living connections sent is counted once per round trip, not up to the moment of a reading";
-
 const OPTIONAL: &[Optional] = &[
     Optional { programs: &["tcp_on_reset_received", "tcp_on_reset_sent"], lost: "no resets" },
-    Optional { programs: &[WALK], lost: LIVING_LOST },
+    Optional {
+        programs: &[WALK],
+        lost: "what living connections sent is counted once per round trip, not up to the moment of a reading",
+    },
     Optional { programs: &[FIND], lost: "connections that are older than this start are not counted" },
 ];
 
@@ -184,16 +179,9 @@ impl Tcp {
             ("tcp_on_event", Hook::SockOps),
             ("tcp_on_reset_received", Hook::Tracepoint("tcp_receive_reset")),
             ("tcp_on_reset_sent", Hook::Tracepoint("tcp_send_reset")),
+            (WALK, Hook::Walk("bpf_sk_storage_map")),
         ];
         let mut lacks = Vec::new();
-        let walks = major(&release()) < WALK_CRASHES;
-        if walks {
-            programs.push((WALK, Hook::Walk("bpf_sk_storage_map")));
-        } else {
-            lacks.push(format!(
-                "{LIVING_LOST}: from Linux 7.0 on a walk over sockets crashes the kernel when it meets one that is closed"
-            ));
-        }
         if facts.by_callback == 0 {
             programs.push(("tcp_on_state", Hook::Tracepoint("inet_sock_set_state")));
             programs.push((FIND, Hook::Walk("tcp")));
@@ -216,7 +204,7 @@ impl Tcp {
             programs: &programs,
             optional: OPTIONAL,
         })?;
-        let at_events = !walks || object.does_without(WALK);
+        let at_events = object.does_without(WALK);
         object.mapped::<Mode>("TCP_MODE")?.write(0, &Mode { at_events: at_events.into() });
         kernel.attach(&mut object)?;
         let mut namespaces = SocketNamespaces::default();

@@ -80,6 +80,14 @@ pub enum LoadError {
         /// The program.
         program: String,
     },
+    /// The kernel would take the program, and may crash where it runs.
+    #[error("{program} is not loaded: from Linux 7.0 on a walk over {over} crashes the kernel when it meets one that is closed")]
+    Crashes {
+        /// The program.
+        program: String,
+        /// What it walks over, in the kernel's word.
+        over: &'static str,
+    },
     /// The cgroup that programs are attached to could not be opened.
     #[error("could not open the root of the cgroup tree at {}", path.display())]
     Root {
