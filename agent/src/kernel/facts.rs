@@ -1,6 +1,12 @@
 //! Plain facts of this machine that programs and readers need: clocks, CPUs, the tick.
 
-use std::{fs, io, ops::RangeInclusive, time::Duration};
+use std::{
+    fs::{self, File},
+    io,
+    ops::RangeInclusive,
+    os::unix::fs::FileExt as _,
+    time::Duration,
+};
 
 use nix::{
     time::{ClockId, clock_getres, clock_gettime},
@@ -51,7 +57,43 @@ fn configured(name: SysconfVar) -> Option<u64> {
 /// # Errors
 /// When /sys cannot be read.
 pub fn online_cpus() -> io::Result<Vec<u32>> {
-    Ok(cpus_in("online")?.into_iter().flatten().collect())
+    Ok(OnlineCpus::open()?.now()?.to_vec())
+}
+
+/// Which CPUs are online, for one who asks each second: the file stays open, and is parsed when it says something else.
+#[derive(Debug)]
+pub struct OnlineCpus {
+    file: File,
+    text: Vec<u8>,
+    ids: Vec<u32>,
+}
+
+impl OnlineCpus {
+    /// Opens the kernel's list.
+    ///
+    /// # Errors
+    /// When /sys cannot be read.
+    pub fn open() -> io::Result<Self> {
+        let path = path_of("online");
+        let file = File::open(&path).map_err(|error| at_path(&path, &error))?;
+        Ok(Self { file, text: Vec::new(), ids: Vec::new() })
+    }
+
+    /// Their ids at this moment.
+    ///
+    /// # Errors
+    /// When the list cannot be read, or is none.
+    pub fn now(&mut self) -> io::Result<&[u32]> {
+        // The kernel prints at most a page here.
+        let mut text = [0; 4096];
+        let length = self.file.read_at(&mut text, 0).map_err(|error| at_path(&path_of("online"), &error))?;
+        let text = text.get(..length).unwrap_or_default();
+        if text != self.text {
+            self.ids = parsed("online", &String::from_utf8_lossy(text))?.into_iter().flatten().collect();
+            self.text = text.to_vec();
+        }
+        Ok(&self.ids)
+    }
 }
 
 /// One more than the largest id of a CPU that could ever be online: how long an array by CPU is. Ids may have gaps: the number of
@@ -65,11 +107,21 @@ pub fn cpu_ids() -> io::Result<u32> {
 
 /// A list of CPUs in /sys/devices/system/cpu.
 fn cpus_in(list: &str) -> io::Result<Vec<RangeInclusive<u32>>> {
-    let path = format!("/sys/devices/system/cpu/{list}");
-    let with_path = |error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"));
-    let text = fs::read_to_string(&path).map_err(with_path)?;
-    cpu_list::parse(&text)
-        .ok_or_else(|| with_path(io::Error::new(io::ErrorKind::InvalidData, format!("{text:?} is no list of CPUs"))))
+    let path = path_of(list);
+    parsed(list, &fs::read_to_string(&path).map_err(|error| at_path(&path, &error))?)
+}
+
+fn parsed(list: &str, text: &str) -> io::Result<Vec<RangeInclusive<u32>>> {
+    let no_list = || io::Error::new(io::ErrorKind::InvalidData, format!("{}: {text:?} is no list of CPUs", path_of(list)));
+    cpu_list::parse(text).ok_or_else(no_list)
+}
+
+fn path_of(list: &str) -> String {
+    format!("/sys/devices/system/cpu/{list}")
+}
+
+fn at_path(path: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{path}: {error}"))
 }
 
 /// Whether the kernel keeps account of how long tasks wait for a CPU (`sched_info_on`); if not, why.
@@ -117,6 +169,10 @@ mod tests {
         // This machine's, by whatever ids.
         let (ids, online) = (cpu_ids().expect("possible CPUs"), online_cpus().expect("online CPUs"));
         assert!(!online.is_empty() && online.iter().all(|cpu| *cpu < ids), "{online:?} of {ids}");
+        let mut kept = OnlineCpus::open().expect("the list opens");
+        for _ in 0..2 {
+            assert_eq!(kept.now().expect("it can be read again"), online);
+        }
     }
 
     #[test]

@@ -35,7 +35,7 @@ use crate::{
     config,
     kernel::{
         btf::{Btf, BtfError},
-        facts,
+        facts::{self, OnlineCpus},
         load::{Hook, Kernel, LOCKED_DOWN, LoadError, Object, Optional, Plan, Size},
         sys::MappedArray,
     },
@@ -85,6 +85,7 @@ const OPEN_WINDOWS: u64 = 2;
 struct Cpu {
     object: Object,
     cpus: u32,
+    online: OnlineCpus,
     now: MappedArray<CpuNow>,
     /// By CPU, whether it is never interrupted.
     undisturbed: Vec<bool>,
@@ -161,6 +162,7 @@ impl Cpu {
         let since_ns = object.since_ns();
         let mut cpu = Self {
             cpus,
+            online: OnlineCpus::open().map_err(LoadError::Cpus)?,
             undisturbed: vec![false; cpus as usize],
             records: object.mapped("CPU_RECORDS")?,
             carried: object.mapped("CPU_CARRIED")?,

@@ -74,7 +74,10 @@ struct SlotAccount {
 /// The accounts of all slots.
 #[derive(Debug, Default)]
 pub struct Account {
-    slots: HashMap<u32, SlotAccount>,
+    /// By slot, up to the largest that was ever in use.
+    slots: Vec<SlotAccount>,
+    /// CPU time in ns by slot in the window that is being closed: 0 between two windows.
+    in_window: Vec<u64>,
     /// The window in which counting began: incomplete for what was there before.
     first_window: u64,
     /// Windows before this one are closed.
@@ -116,25 +119,28 @@ impl Account {
     /// Enters what an earlier agent knew of a slot: what was used before counting, the time in contention in ns that it exported last,
     /// and whether it had read of throttling.
     pub fn restore(&mut self, slot: u32, before: Option<Before>, contention_ns: u64, throttles: bool) {
-        let slot_account = self.slot_mut(slot);
+        let slot_account = at(&mut self.slots, slot);
         (slot_account.before, slot_account.contention_ns, slot_account.throttles) = (before, contention_ns, throttles);
     }
 
     /// Closes a window, of which all before are closed: `used` is CPU time in ns by slot, own counts, in any order and as many of a slot
     /// as there are CPUs. What a window used counts for the slot and all above it, together, as one observation each.
     pub fn close_window(&mut self, window: u64, used: &[(u32, u64)], table: &Table) {
-        // Sums by slot, of few slots in a window: sorted, for they are as many as were active and not as many as there are.
-        let mut totals: Vec<(u32, u64)> = Vec::with_capacity(used.len() * 4);
-        for &(slot, ns) in used {
-            let above = std::iter::successors(Some(slot), |slot| table.parent(*slot));
-            totals.extend(above.map(|slot| (slot, ns)));
+        // A window costs by what was active in it, not by how many cgroups there are.
+        let mut active: Vec<u32> = Vec::with_capacity(used.len() * 2);
+        for &(slot, ns) in used.iter().filter(|(_, ns)| *ns > 0) {
+            for slot in std::iter::successors(Some(slot), |slot| table.parent(*slot)) {
+                let sum_ns = at(&mut self.in_window, slot);
+                if *sum_ns == 0 {
+                    active.push(slot);
+                }
+                *sum_ns += ns;
+            }
         }
-        totals.sort_unstable_by_key(|(slot, _)| *slot);
-        for of_slot in totals.chunk_by(|a, b| a.0 == b.0) {
-            let Some(cgroup) = of_slot.first().and_then(|(slot, _)| table.get(*slot)) else { continue };
-            if window >= self.first_window_of(cgroup) {
-                let ns: u64 = of_slot.iter().map(|(_, ns)| ns).sum();
-                self.slot_mut(cgroup.slot).burst.record(ns as f64 / WINDOW_NS as f64, 1);
+        for slot in active {
+            let ns = std::mem::take(at(&mut self.in_window, slot));
+            if table.get(slot).is_some_and(|cgroup| window >= self.first_window_of(cgroup)) {
+                at(&mut self.slots, slot).burst.record(ns as f64 / WINDOW_NS as f64, 1);
             }
         }
         self.close_until(window + 1);
@@ -161,7 +167,7 @@ impl Account {
     /// Lets a slot's CPU time start from what its owner had used before counting began: `cpu.stat` minus
     /// [`counted_ns`](Self::counted_ns) at one moment. Until then it is not known.
     pub fn begin(&mut self, slot: u32, before: Before) {
-        self.slot_mut(slot).before = Some(before);
+        at(&mut self.slots, slot).before = Some(before);
     }
 
     /// A collection: what every cgroup used up to now, children before their parents. `own` reads a slot's record, `throttling`
@@ -198,23 +204,23 @@ impl Account {
     /// Its children must have been retired before.
     pub fn retire(&mut self, cgroup: &Cgroup, last: &CpuRecord) -> CpuUse {
         let used = self.state(cgroup, last, None, None);
-        self.slots.remove(&cgroup.slot);
+        *at(&mut self.slots, cgroup.slot) = SlotAccount::default();
         used
     }
 
     /// What a slot's owner had used before counting began; `None` when it is not known, or there is none.
     pub fn before(&self, slot: u32) -> Option<Before> {
-        self.slots.get(&slot)?.before
+        self.slots.get(slot as usize)?.before
     }
 
     /// The largest time in contention of a slot's owner so far, in ns.
     pub fn contention_ns(&self, slot: u32) -> u64 {
-        self.slots.get(&slot).map_or(0, |slot_account| slot_account.contention_ns)
+        self.slots.get(slot as usize).map_or(0, |slot_account| slot_account.contention_ns)
     }
 
     /// Whether throttling was read of a slot's owner, by this agent or the one before.
     pub fn knows_throttling(&self, slot: u32) -> bool {
-        self.slots.get(&slot).is_some_and(|slot_account| slot_account.throttles)
+        self.slots.get(slot as usize).is_some_and(|slot_account| slot_account.throttles)
     }
 
     fn state(&mut self, cgroup: &Cgroup, sum: &CpuRecord, read: Option<Throttling>, elapsed_s: Option<f64>) -> CpuUse {
@@ -222,7 +228,7 @@ impl Account {
         let until = died.map_or(self.open_window, |died| self.open_window.min(died + 1));
         let windows = until.saturating_sub(self.first_window_of(cgroup));
         let older = self.is_older(cgroup);
-        self.slot_mut(cgroup.slot).state(older, sum, read, windows, elapsed_s)
+        at(&mut self.slots, cgroup.slot).state(older, sum, read, windows, elapsed_s)
     }
 
     /// The first window that counts for a cgroup: that of its birth, or the first whole one where it is older than the counting.
@@ -234,10 +240,15 @@ impl Account {
     fn window_of(&self, boottime_ns: u64) -> u64 {
         self.sleeps.monotonic_ns(boottime_ns) / WINDOW_NS
     }
+}
 
-    fn slot_mut(&mut self, slot: u32) -> &mut SlotAccount {
-        self.slots.entry(slot).or_default()
+/// What a slot has in a list that grows with the slots in use.
+fn at<T: Default>(by_slot: &mut Vec<T>, slot: u32) -> &mut T {
+    let slot = slot as usize;
+    if by_slot.len() <= slot {
+        by_slot.resize_with(slot + 1, T::default);
     }
+    &mut by_slot[slot]
 }
 
 impl SlotAccount {

@@ -30,7 +30,7 @@ impl Cpu {
         let began_ns = facts::clock_ns(ClockId::CLOCK_MONOTONIC);
         let mut online = vec![false; self.cpus as usize];
         let mut settled = Ok(());
-        for cpu in facts::online_cpus().map_err(LoadError::Cpus)? {
+        for cpu in self.online.now().map_err(LoadError::Cpus)?.to_vec() {
             if let Some(online) = online.get_mut(cpu as usize) {
                 *online = true;
             }
