@@ -27,6 +27,11 @@ impl Shares {
         Ok(Self { slots, own: object.mapped("DNS_TAKEN")?, all: object.mapped("DNS_TAKEN_ALL")? })
     }
 
+    /// Whether there may be queries in the hash, by the kernel side's count.
+    pub(super) fn has_queries(&self) -> bool {
+        self.all.word(0, QUERIES) != Some(0)
+    }
+
     /// The queries in flight by slot.
     pub(super) fn set_queries(&self, by_slot: &HashMap<u32, u64>) {
         self.set(QUERIES, by_slot);

@@ -62,9 +62,12 @@ impl Queries {
         Ok(Self { places: Places::new(object.mapped("DNS_LOOKUPS")?), overflow: object.take("DNS_IN_FLIGHT")? })
     }
 
-    /// Reads all of them.
-    pub(super) fn read_all(&mut self) -> io::Result<Found> {
+    /// Reads all of them, or all but those in the hash, which takes the kernel as long when there are none.
+    pub(super) fn read_all(&mut self, with_hash: bool) -> io::Result<Found> {
         let mut found = self.places.read_all();
+        if !with_hash {
+            return Ok(found);
+        }
         sys::for_each_entry(self.overflow.map().fd(), |key: &QueryKey, query: &Query| {
             found.queries.push(Waiting { key: *key, asked_ns: query.asked_ns, slot: query.slot, at: At::Hash });
         })?;
