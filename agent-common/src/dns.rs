@@ -189,6 +189,9 @@ record! {
     }
 }
 
+/// As many names of all slots as there never are: then no name is counted, though names are wanted. Set by the agent.
+pub const NAMES_OFF: u64 = 1 << 32;
+
 /// Names that are counted one by one, of all slots together, where that is wanted. Who has how many is bounded by [`crate::share`].
 pub const NAMES_LEN: u32 = 4096;
 

@@ -114,6 +114,11 @@ impl Budget {
         batch.node.points.extend(own);
     }
 
+    /// The next batch has again what the ones before it were without; counters of `anew` have begun again at zero meanwhile.
+    pub fn go_on_after_gap(&mut self, anew: &[&'static Metric]) {
+        self.totals.go_on_after_gap(anew);
+    }
+
     /// Takes out the metrics that are not exported.
     fn filter(&mut self, batch: &mut Batch) {
         if self.settings.allow.is_empty() && self.settings.deny.is_empty() {

@@ -9,6 +9,7 @@ mod export;
 mod form;
 mod key;
 mod load;
+mod overhead;
 mod proxies;
 mod reference;
 mod similar;
@@ -27,6 +28,7 @@ pub use budget::{Budget, Detail, HistogramSeries, Pattern};
 use draft::Loading;
 pub use export::{Compression, Destination, Export, Exporter, Journal, Protocol};
 use key::{Check, KEYS, Key, Value};
+pub use overhead::{Overhead, OverheadLimit};
 pub use proxies::Proxies;
 use similar::similar;
 pub use variables::unknown as unknown_variables;
@@ -50,6 +52,8 @@ pub struct Config {
     pub kubernetes: Kubernetes,
     /// The cgroup tree.
     pub cgroups: Cgroups,
+    /// What podmeter may cost.
+    pub overhead: Overhead,
     /// Programs and maps in the kernel.
     pub bpf: Bpf,
     /// Where metrics go.

@@ -8,4 +8,5 @@ pub mod facts;
 pub mod load;
 pub mod mounts;
 pub mod pin;
+pub mod price;
 pub mod sys;

@@ -39,7 +39,7 @@ impl LiveSource {
         let name = settings.node.name.clone();
         let cpus = facts::online_cpus().map_or(0, |cpus| cpus.len());
         let pods = names.as_ref().map(PodNames::shared);
-        let mut pipeline = Pipeline::start(PipelineSettings { pods, ..settings })?;
+        let mut pipeline = Pipeline::start(PipelineSettings { pods, ..settings.without_limit() })?;
         pipeline.wait_no_longer();
         let mut live = Self { pipeline, snapshots: SnapshotBuilder::new(name, cpus as f64), names };
         // The rates of the first snapshot start here.

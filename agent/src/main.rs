@@ -29,6 +29,7 @@ mod kernel;
 mod live;
 mod metric;
 mod moment;
+mod overhead;
 mod pipeline;
 mod pods;
 mod protobuf;

@@ -1,7 +1,9 @@
 //! From the kernel to batches: the stages in a row, for whoever wants batches (`run` exports them, `top` shows them).
 
+mod overhead;
 mod running;
 pub mod settings;
+mod shed;
 mod slots;
 
 use std::{
@@ -12,6 +14,7 @@ use std::{
 use tracing::warn;
 
 use self::{
+    overhead::Meter,
     running::{Running, Setup},
     settings::PipelineSettings,
     slots::SlotRange,
@@ -26,6 +29,7 @@ use crate::{
         mounts::{self, MountError},
     },
     metric::{Point, Value},
+    overhead::Step,
     pods::SharedIndex,
     signals::{Readings, Signal, agent},
 };
@@ -100,6 +104,10 @@ pub struct Pipeline {
     /// Revision of the addresses that the signals have learnt.
     addresses_revision: Option<u64>,
     exported_before_ns: u64,
+    /// What all of it costs.
+    meter: Meter,
+    /// What was given up and is done again since the last collection.
+    resumed: Vec<Step>,
 }
 
 impl Pipeline {
@@ -120,8 +128,10 @@ impl Pipeline {
             Some(root) => root,
             None => mounts::cgroup2()?,
         };
+        let steps = overhead::steps(&settings);
         let setup = Setup {
             root,
+            given_up: Vec::new(),
             pin_directory: settings.pin_directory,
             pin: settings.pin,
             leave_out: settings.leave_out,
@@ -141,6 +151,8 @@ impl Pipeline {
             when_full: 0,
             grown_until: None,
             addresses_revision: None,
+            meter: Meter::new(&settings.overhead, steps),
+            resumed: Vec::new(),
         })
     }
 
@@ -196,6 +208,7 @@ impl Pipeline {
         }
         self.running.cgroups.close()?;
         self.grow();
+        self.keep_within_limit();
         ticked
     }
 
@@ -211,6 +224,7 @@ impl Pipeline {
         }
         // The signals are new.
         self.addresses_revision = None;
+        self.tell_all_signals();
     }
 
     /// Passes the addresses that Kubernetes has on to the signals, when they have changed.
@@ -258,6 +272,8 @@ impl Pipeline {
                 Err(error) => failed(signal.name, &*error),
             }
         }
+        readings.iter_mut().for_each(|reading| self.thin(reading));
+        own.extend(self.meter.points());
         readings.push(Readings { node: own, ..Readings::default() });
         // A moment's: the source goes on while the batch is made of it.
         let known = self.pods.as_ref().map(SharedIndex::snapshot);

@@ -238,7 +238,8 @@ impl Collector {
                 failing.push(("cgroups", chain(&*error)));
             }
             if now >= next_collection {
-                next_collection = if first { now + turn } else { following(next_collection, self.interval, now) };
+                next_collection =
+                    if first { now + turn } else { following(next_collection, self.interval * self.pipeline.intervals_apart(), now) };
                 first = false;
                 self.collect(&mut failing);
             }
@@ -266,6 +267,10 @@ impl Collector {
         let pods = self.pipeline.pods_trouble();
         self.health.collected(Collected { missed: &missed, export: &stats, pods, at: Instant::now() });
         batch.node.points.extend(export::own::points(&stats, of_events.as_ref(), self.started_ns));
+        if let Some(anew) = self.pipeline.resumed() {
+            self.series.go_on_after_gap(&anew);
+            self.budget.go_on_after_gap(&anew);
+        }
         self.budget.apply(&mut batch, missed.is_empty());
         let doubles = self.series.complete(&mut batch, missed.is_empty());
         if doubles > 0 {

@@ -22,6 +22,7 @@ use crate::{
     event::Event,
     kernel::{capabilities::Capability, load::Kernel},
     metric::{Metric, Point},
+    overhead::Step,
 };
 
 /// Every signal, in start order.
@@ -128,6 +129,14 @@ pub trait ActiveSignal: Send {
 
     /// Goes on with what the one before it has [handed over](Self::hand_over). Slots and maps have the same contents as for that one.
     fn go_on_with(&mut self, _kept: Kept) {}
+
+    /// From now on it does without that, or does it again: what it has of it begins anew then. May be called again with the same.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn do_without(&mut self, _step: Step, _without: bool) -> Result<(), SignalError> {
+        Ok(())
+    }
 
     /// What it does without on this kernel, and why; it may change after the first collection.
     fn note(&self) -> Option<String> {

@@ -56,6 +56,18 @@ pub const PRESSURE: &str = "podmeter.pressure.time";
 pub const NODE_MEMORY_USAGE: &str = "k8s.node.memory.usage";
 /// How long reading took, by `signal`, in s.
 pub const READ_TIME: &str = "podmeter.agent.signal.read_time";
+/// Share of a core that the agent took, by `part`.
+pub const OVERHEAD: &str = "podmeter.agent.overhead";
+/// What it may take.
+pub const OVERHEAD_LIMIT: &str = "podmeter.agent.overhead.limit";
+/// 1 for each `step` that is given up.
+pub const SHED: &str = "podmeter.agent.shed";
+/// Time that each `program` ran in the sampled seconds.
+pub const PROGRAM_TIME: &str = "podmeter.agent.program.time";
+/// Its runs in them.
+pub const PROGRAM_RUNS: &str = "podmeter.agent.program.runs";
+/// How long those were, in s.
+pub const PROGRAM_SAMPLED: &str = "podmeter.agent.program.sampled";
 /// TCP segments sent for the first time.
 pub const SEGMENTS: &str = "podmeter.tcp.segments";
 /// TCP segments sent again.

@@ -71,6 +71,8 @@ const LEFT_OUT: &[LeftOut] = &[
     LeftOut { runner: "pull", tests: &[] },
     LeftOut { runner: "rules", tests: &[] },
     LeftOut { runner: "workloads", tests: &[] },
+    // Of the agent's own cost under a load, whatever the kernel.
+    LeftOut { runner: "overhead", tests: &[] },
     // Of a shell, its terminal and what is shown there.
     LeftOut { runner: "terminal", tests: &[] },
     LeftOut { runner: "top", tests: &[] },

@@ -112,6 +112,14 @@ impl Totals {
         (self.now_ns, self.batch) = (now_ns, self.batch + 1);
     }
 
+    /// The next batch has again what the ones before it were without; counters of `anew` have begun again at zero meanwhile.
+    pub(super) fn go_on_after_gap(&mut self, anew: &[&'static Metric]) {
+        self.last = self.last.map(|(last_ns, _)| (last_ns, false));
+        for pod in self.pods.values_mut() {
+            pod.parts.retain(|part| !anew.iter().any(|metric| std::ptr::eq(*metric, part.taken.metric)));
+        }
+    }
+
     /// A container's gauge, which its pod gets where it has none itself.
     pub(super) fn add_gauge(&mut self, pod: &Arc<str>, point: Point) {
         add_to(self.of_containers.entry(Arc::clone(pod)).or_default(), point);

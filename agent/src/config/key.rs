@@ -4,6 +4,7 @@
 
 mod budget;
 mod kubernetes;
+mod overhead;
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -23,8 +24,8 @@ const SLOTS: RangeInclusive<u32> = 16..=65536;
 /// Every setting, in the order of the reference.
 pub(super) const KEYS: &[Key] = &joined();
 
-const ALL: [&[Key]; 4] = [FIRST, kubernetes::KEYS, THEN, budget::KEYS];
-const COUNT: usize = FIRST.len() + kubernetes::KEYS.len() + THEN.len() + budget::KEYS.len();
+const ALL: [&[Key]; 5] = [FIRST, kubernetes::KEYS, THEN, overhead::KEYS, budget::KEYS];
+const COUNT: usize = FIRST.len() + kubernetes::KEYS.len() + THEN.len() + overhead::KEYS.len() + budget::KEYS.len();
 
 const fn joined() -> [Key; COUNT] {
     let mut all = [FIRST[0]; COUNT];

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
 
 use super::{
-    Bpf, Budget, Cgroups, Config, ConfigError, Destination, Export, KEYS, Kubernetes, Logging, Origin, Overrides, Proxies,
+    Bpf, Budget, Cgroups, Config, ConfigError, Destination, Export, KEYS, Kubernetes, Logging, Origin, Overhead, Overrides, Proxies,
     Resource, Signals,
     draft::Loading,
     export::{LOGS_PATH, METRICS_PATH},
@@ -79,6 +79,7 @@ impl Config {
             signals: Signals::default(),
             kubernetes: Kubernetes::default(),
             cgroups: Cgroups::default(),
+            overhead: Overhead::default(),
             bpf: Bpf::default(),
             export: Export::default(),
             resource: Resource::default(),

@@ -73,6 +73,7 @@ fn the_defaults() {
             ..Kubernetes::default()
         },
         cgroups: Cgroups { slots: None, max_slots: None, root: None },
+        overhead: Overhead { cpu: OverheadLimit::Auto, window: Duration::from_secs(60), recovery: Duration::from_secs(600) },
         bpf: Bpf { pin: true, directory: "/sys/fs/bpf/podmeter".into(), leave_out: Vec::new() },
         export: Export {
             exporter: Exporter::Otlp,
@@ -139,7 +140,8 @@ fn a_file_sets_every_key() {
          \x20 kubelet_url: https://n:10250/\n  kubelet_ca: a\n  kubelet_verify: false\n  kubelet_token: t\n  kubelet_interval: 1m\n\
          \x20 spread: 0s\n  finished_pods: 1h\n\
          network:\n  cluster_cidrs: 10.2.0.0/16\n  node_cidrs: fd00::/8\n  private_cidrs: ''\n\
-         dns:\n  ports: 5353,53\n  timeout: 1s\n  top_names: 3\ncpu:\n  undisturbed: 2-3,5\ncgroups:\n  slots: 65536\n  max_slots: 16\n  root: /cg\nbpf:\n  pin: false\n  directory: /b\n\
+         dns:\n  ports: 5353,53\n  timeout: 1s\n  top_names: 3\ncpu:\n  undisturbed: 2-3,5\ncgroups:\n  slots: 65536\n  max_slots: 16\n  root: /cg\n\
+          overhead: {cpu: 1.5%, window: 2m, recovery: 1h}\nbpf:\n  pin: false\n  directory: /b\n\
          export:\n  exporter: stdout\n  pull: true\n  endpoint: https://c:1/x\n  protocol: http/protobuf\n  headers:\n    X-Key: 1.10\n\
          \x20 compression: none\n  timeout: 500ms\n  certificate: a\n  client_certificate: b\n  client_key: c\n  queue: 1\n\
          \x20 queue_bytes: 1024KiB\n  request_bytes: 4 MiB\n  attribute_bytes: 1024\n  shutdown_timeout: 1m\n  histograms: buckets\n\
@@ -197,6 +199,11 @@ fn a_file_sets_every_key() {
             finished_pods: Duration::from_secs(3600),
         },
         cgroups: Cgroups { slots: Some(65536), max_slots: Some(16), root: Some("/cg".into()) },
+        overhead: Overhead {
+            cpu: OverheadLimit::Share(Duration::from_millis(15)),
+            window: Duration::from_secs(120),
+            recovery: Duration::from_secs(3600),
+        },
         bpf: Bpf { pin: false, directory: "/b".into(), leave_out: Vec::new() },
         export: Export {
             exporter: Exporter::Stdout,
@@ -257,7 +264,7 @@ fn every_error_of_a_file_names_the_key_and_the_line() {
         (
             "intervall: 15s",
             "unknown setting intervall (podmeter.yaml, line 1); did you mean interval? Else: there are node_name, cluster_name, \
-             interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, metrics, budget",
+             interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, metrics, overhead, budget",
         ),
         (
             "export:\n  time-out: 1s",
@@ -268,12 +275,12 @@ fn every_error_of_a_file_names_the_key_and_the_line() {
         (
             "\nendpoint: x",
             "unknown setting endpoint (podmeter.yaml, line 2); did you mean export.endpoint or export.logs.endpoint? Else: there \
-             are node_name, cluster_name, interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, metrics, budget",
+             are node_name, cluster_name, interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, metrics, overhead, budget",
         ),
         (
             "openshift:\n  a: 1",
             "unknown setting openshift (podmeter.yaml, line 1); there are node_name, cluster_name, interval, listen, log, signals, \
-             kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, metrics, budget",
+             kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, metrics, overhead, budget",
         ),
         (
             "export: otlp",

@@ -160,6 +160,16 @@ impl Series {
         doubles
     }
 
+    /// Before the first batch that has again what was left out for a time. Counters of `anew` begin once more; of the others it is not
+    /// known when those that come now were zero.
+    pub fn go_on_after_gap(&mut self, anew: &[&'static Metric]) {
+        self.complete = false;
+        let begins = |shape: &Shape| anew.iter().any(|metric| std::ptr::eq(*metric, shape.metric));
+        for life in self.lives.values_mut() {
+            life.series.retain(|shape| !begins(shape));
+        }
+    }
+
     /// Adds the zero points of a sample's new counters to it. `cgroup` is the id, if it is a cgroup's.
     fn enter(&mut self, cgroup: Option<u64>, sample: &mut Sample, now_ns: u64, ended: &mut Vec<Ended>) -> u64 {
         let owner = cgroup.map_or_else(|| SeriesOwner::Resource(Arc::clone(&sample.resource)), SeriesOwner::Cgroup);

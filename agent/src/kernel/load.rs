@@ -5,6 +5,7 @@ mod error;
 mod grow;
 mod object;
 mod placeholder;
+mod settled;
 
 use std::{
     path::{Path, PathBuf},
@@ -18,7 +19,7 @@ use aya::{
     sys::{BpfHelper, is_helper_supported},
 };
 
-pub use self::{error::LoadError, grow::Loaded, object::clear_calls};
+pub use self::{error::LoadError, grow::Loaded, object::clear_calls, settled::Settled};
 use self::{
     grow::{Links, Source},
     placeholder::placeholder,
@@ -79,15 +80,9 @@ pub struct Kernel {
     in_use: Vec<PathBuf>,
     /// What this process has loaded before, with fewer slots.
     before: Vec<Loaded>,
+    /// What this process has loaded before and goes on with beside what is loaded now.
+    beside: Vec<Loaded>,
     loaded: Vec<Loaded>,
-}
-
-/// What stays of the kernel when all is attached.
-pub struct Settled {
-    /// The directory for pins, held.
-    pub pins: Arc<Pins>,
-    /// What was loaded.
-    pub loaded: Vec<Loaded>,
 }
 
 /// What makes a program run.
@@ -231,7 +226,7 @@ impl Kernel {
         let left_out = |name: &str| leave_out.iter().any(|left_out| left_out == name);
         let reads_by_address = reads_by_address() && !left_out(BY_ADDRESS);
         let exchanges = sys::exchanges() && !left_out(EXCHANGE);
-        let (in_use, before, loaded) = (Vec::new(), Vec::new(), Vec::new());
+        let (in_use, before, beside, loaded) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Ok(Self {
             btf,
             cpus,
@@ -245,6 +240,7 @@ impl Kernel {
             pins,
             in_use,
             before,
+            beside,
             loaded,
         })
     }
@@ -316,7 +312,9 @@ impl Kernel {
             loader.map_pin_path(map, place.join(map));
         }
         for (map, owner) in plan.shared {
-            loader.map_pin_path(map, owner.version.place.join(map));
+            let pinned = owner.version.place.join(map);
+            let path = if pinned.exists() { pinned } else { settled::pin_again(&self.beside, owner.name, map, &place)? };
+            loader.map_pin_path(map, path);
         }
         let ebpf = loader.load(plan.bytes).map_err(|source| LoadError::Object { object, source: Box::new(source) })?;
         let mut object = Object {
@@ -419,17 +417,6 @@ impl Kernel {
     /// When bpffs refuses.
     pub fn clock(&self) -> Result<Clock, LoadError> {
         Ok(Clock::open(&self.pins)?)
-    }
-
-    /// Everything is attached: drops what only starting needed, and the pins of other versions.
-    ///
-    /// # Errors
-    /// When bpffs refuses.
-    pub fn settle(self) -> Result<Settled, LoadError> {
-        let Self { pins, in_use, loaded, .. } = self;
-        pins.settle(&in_use)?;
-        sys::trim_heap();
-        Ok(Settled { pins, loaded })
     }
 }
 

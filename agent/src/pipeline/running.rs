@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use tracing::{info, warn};
 
-use super::{SignalStatus, StartError, slots::SlotRange};
+use super::{SignalStatus, StartError, shed::GIVEN_UP, slots::SlotRange};
 use crate::{
     causes::chain,
     cgroups::{self, Cgroups, name::Kubelets},
@@ -30,6 +30,8 @@ pub(super) struct Setup {
     pub(super) slots: SlotRange,
     /// What this process is not allowed.
     pub(super) lacking: Vec<&'static capabilities::Capability>,
+    /// Signals that are not measured for now, to stay within `overhead.cpu`.
+    pub(super) given_up: Vec<&'static str>,
 }
 
 /// The kernel side, counting.
@@ -38,7 +40,7 @@ pub(super) struct Running {
     pub(super) signals: Vec<(&'static Signal, Box<dyn ActiveSignal>)>,
     pub(super) states: Vec<SignalStatus>,
     pub(super) clock: Clock,
-    settled: Settled,
+    pub(super) settled: Settled,
 }
 
 impl Running {
@@ -84,12 +86,66 @@ impl Running {
         Ok(())
     }
 
+    /// Ends a signal that counts, and leaves nothing of it. It is then as one that the configuration switches off.
+    ///
+    /// # Errors
+    /// When bpffs refuses.
+    pub(super) fn give_up(&mut self, name: &str) -> Result<(), PinError> {
+        let is_it = |(signal, _): &mut (&Signal, Box<dyn ActiveSignal>)| signal.name == name;
+        let ended: Vec<_> = self.signals.extract_if(.., is_it).collect();
+        if ended.is_empty() {
+            // It could not be started anyway.
+            return Ok(());
+        }
+        if let Some(state) = self.states.iter_mut().find(|state| state.signal.name == name) {
+            (state.off, state.wanted) = (Some(GIVEN_UP.to_owned()), false);
+        }
+        self.settled.forget(name)
+    }
+
+    /// Starts a signal that was given up: it counts from now on.
+    ///
+    /// # Errors
+    /// When it cannot be started; it is off then, with the reason.
+    pub(super) fn start_again(&mut self, setup: &Setup, name: &str) -> Result<(), StartError> {
+        let Some(state) =
+            self.states.iter_mut().find(|state| state.signal.name == name && state.off.as_deref() == Some(GIVEN_UP))
+        else {
+            return Ok(());
+        };
+        state.wanted = true;
+        let own = Arc::clone(&self.settled.pins);
+        let pins = || if setup.pin { Ok(own) } else { Pins::transient(&setup.pin_directory).map(Arc::new) };
+        let mut kernel = kernel(setup, pins)?;
+        kernel.slots = self.cgroups.slots();
+        kernel.start_beside(&self.settled);
+        match (state.signal.start)(&mut kernel, &self.cgroups, &setup.signals) {
+            Ok(started) => {
+                state.off = None;
+                // In the order of the registry, as at the start.
+                let place = |signal: &Signal| signals::ALL.iter().position(|one| one.name == signal.name);
+                let at = self.signals.iter().position(|(signal, _)| place(signal) > place(state.signal));
+                self.signals.insert(at.unwrap_or(self.signals.len()), (state.signal, started));
+            }
+            Err(error) => {
+                let why = chain(&*error);
+                warn!(signal = name, why, "not measuring any more");
+                state.off = Some(why);
+                kernel.forget(name)?;
+            }
+        }
+        Ok(kernel.settle_beside(&mut self.settled)?)
+    }
+
     fn load(mut kernel: Kernel, setup: &Setup) -> Result<Self, StartError> {
         let mut cgroups = Cgroups::start(&mut kernel, setup.root.clone(), setup.kubelets)?;
         let (mut running, mut states) = (Vec::new(), Vec::new());
         for signal in signals::ALL {
-            let wanted = !setup.signals.off.contains(&signal.name);
-            let off = if !wanted {
+            let given_up = setup.given_up.contains(&signal.name);
+            let wanted = !given_up && !setup.signals.off.contains(&signal.name);
+            let off = if given_up {
+                Some(GIVEN_UP.to_owned())
+            } else if !wanted {
                 Some("switched off by the configuration".to_owned())
             } else if let Some(missing) = (signal.missing)(&kernel.btf) {
                 Some(missing)

@@ -1,6 +1,6 @@
 //! Configuration -> the settings of a pipeline and of the source of pods: for `run`, `top` and `check`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use crate::{
     config::{self, Config},
@@ -24,6 +24,10 @@ pub struct PipelineSettings {
     pub leave_out: Vec<String>,
     /// What is measured.
     pub signals: config::Signals,
+    /// What all of it may cost.
+    pub overhead: config::Overhead,
+    /// Time between two collections.
+    pub interval: Duration,
 }
 
 impl PipelineSettings {
@@ -31,6 +35,12 @@ impl PipelineSettings {
     pub fn exported(config: &Config) -> Self {
         let all = Self::of(config);
         Self { node: NodeIdentity { deny: config.resource.deny.clone(), ..all.node }, ..all }
+    }
+
+    /// The same for one who looks on: what it costs is measured, and nothing is given up.
+    pub fn without_limit(mut self) -> Self {
+        self.overhead.cpu = config::OverheadLimit::Off;
+        self
     }
 
     /// Those that the configuration gives. Whoever follows pods adds them.
@@ -49,6 +59,8 @@ impl PipelineSettings {
             pin: config.bpf.pin,
             leave_out: config.bpf.leave_out.clone(),
             signals: config.signals.clone(),
+            overhead: config.overhead.clone(),
+            interval: config.interval,
         }
     }
 }

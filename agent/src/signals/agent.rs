@@ -18,7 +18,21 @@ pub const SIGNAL: Signal = Signal {
     name: "agent",
     help: "podmeter's own CPU time and memory, its slots, and what it missed",
     tracepoints: &[],
-    metrics: &[&SIGNAL_ACTIVE, &READ_TIME, &CPU_TIME, &MEMORY, &CGROUPS, &SLOTS, &WITHOUT_SLOT],
+    metrics: &[
+        &SIGNAL_ACTIVE,
+        &READ_TIME,
+        &CPU_TIME,
+        &PROGRAM_TIME,
+        &PROGRAM_RUNS,
+        &PROGRAM_SAMPLED,
+        &OVERHEAD,
+        &OVERHEAD_LIMIT,
+        &SHED,
+        &MEMORY,
+        &CGROUPS,
+        &SLOTS,
+        &WITHOUT_SLOT,
+    ],
     capability: None,
     missing: |_| None,
     start: |_, _, _| Ok(Box::new(Agent { started_ns: facts::boottime_ns() })),
@@ -50,6 +64,59 @@ pub static CPU_TIME: Metric = Metric::counter(
     "CPU time of the agent's process. Its programs in the kernel run on the time of the tasks that they \
      interrupt, which is not included.",
 );
+/// `podmeter.agent.program.time`
+pub static PROGRAM_TIME: Metric = Metric::counter(
+    "podmeter.agent.program.time",
+    "s",
+    Scope::Agent,
+    "Time that a program in the kernel ran, in the sampled seconds only: its rate divided by that of \
+     podmeter.agent.program.sampled is the share of a core that it takes, divided by that of podmeter.agent.program.runs \
+     the time of a run. A program that another calls is in the time of the caller. Absent where the kernel does not let \
+     the agent count it, which takes CAP_SYS_ADMIN.",
+)
+.attributes(&["program"]);
+/// `podmeter.agent.program.runs`
+pub static PROGRAM_RUNS: Metric = Metric::counter(
+    "podmeter.agent.program.runs",
+    "{run}",
+    Scope::Agent,
+    "Runs of a program in the kernel, in the sampled seconds only.",
+)
+.attributes(&["program"]);
+/// `podmeter.agent.program.sampled`
+pub static PROGRAM_SAMPLED: Metric = Metric::counter(
+    "podmeter.agent.program.sampled",
+    "s",
+    Scope::Agent,
+    "Time in which the kernel counted the runs of the agent's programs: a second per overhead.window, six where the cost is \
+     near overhead.cpu.",
+);
+/// `podmeter.agent.overhead`
+pub static OVERHEAD: Metric = Metric::gauge(
+    "podmeter.agent.overhead",
+    "{cpu}",
+    Scope::Agent,
+    "Share of one core that podmeter took over the last overhead.window, by part: agent (its process) and programs (in \
+     the kernel, by the sampled seconds; without those that run in the agent's own system calls). programs is absent \
+     where it is not known.",
+)
+.attributes(&["part"]);
+/// `podmeter.agent.overhead.limit`
+pub static OVERHEAD_LIMIT: Metric = Metric::gauge(
+    "podmeter.agent.overhead.limit",
+    "{cpu}",
+    Scope::Agent,
+    "Share of one core that both parts of podmeter.agent.overhead may take together: overhead.cpu. Absent where that is off.",
+);
+/// `podmeter.agent.shed`
+pub static SHED: Metric = Metric::gauge(
+    "podmeter.agent.shed",
+    "{step}",
+    Scope::Agent,
+    "1 for what podmeter does without at the moment to stay within overhead.cpu, 0 for what it would: dns_names, bursts, \
+     histograms, drops, collections (every second one is made), in this order. Absent where overhead.cpu is off.",
+)
+.attributes(&["step"]);
 /// `podmeter.agent.memory.rss`
 pub static MEMORY: Metric = Metric::gauge(
     "podmeter.agent.memory.rss",

@@ -40,6 +40,7 @@ use crate::{
         sys::MappedArray,
     },
     metric::{Point, Value},
+    overhead::Step,
 };
 
 /// See the module.
@@ -114,6 +115,8 @@ struct Counted {
     account: Account,
     /// When it began to count, CLOCK_BOOTTIME in ns.
     started_ns: u64,
+    /// Since when windows are read, CLOCK_BOOTTIME in ns; `None` while they are not.
+    bursts_since_ns: Option<u64>,
     /// When the node was read last, CLOCK_BOOTTIME in ns, and its CPU time then in ns.
     node: Option<(u64, u64)>,
 }
@@ -158,7 +161,7 @@ impl Cpu {
         })?;
         kernel.attach(&mut object)?;
         let now: MappedArray<CpuNow> = object.mapped("CPU_NOW")?;
-        let readers = (0..cpus).map(|cpu| LogReader::at(now.read(cpu).map_or(0, |n| n.log_head as u32))).collect();
+        let readers = readers(&now, cpus);
         let since_ns = object.since_ns();
         let mut cpu = Self {
             cpus,
@@ -175,6 +178,7 @@ impl Cpu {
                 unwindowed_before: 0,
                 account: Account::new(facts::clock_ns(ClockId::CLOCK_MONOTONIC) / WINDOW_NS, since_ns),
                 started_ns: facts::boottime_ns(),
+                bursts_since_ns: Some(facts::boottime_ns()),
                 node: None,
             },
             since_ns,
@@ -208,6 +212,9 @@ impl Cpu {
     /// Reads the window logs of all CPUs and closes the windows that had ended everywhere when the tasks were settled at `settled_ns`.
     fn close_windows(&mut self, settled_ns: u64, cgroups: &Cgroups) {
         self.own.account.look(facts::boottime_ns(), facts::clock_ns(ClockId::CLOCK_MONOTONIC));
+        if self.own.bursts_since_ns.is_none() {
+            return;
+        }
         let current = settled_ns / WINDOW_NS;
         let (first, open, until) =
             (self.own.account.first_window(), self.own.account.open_window(), current.saturating_sub(OPEN_WINDOWS));
@@ -264,10 +271,12 @@ impl Cpu {
         // Without `cpu.stat` for what was before its slot, its time began with that.
         let timed = if cgroup.late && !self.own.account.is_older(cgroup) { counting } else { born };
         let seconds = |ns: u64| Value::Float(ns as f64 / 1e9);
-        let mut points = vec![
-            Point::new(&SWITCHES, counting, Value::Int(used.waits.count)),
-            Point::new(&BURST, cgroup.counted_since(self.own.started_ns), Value::Histogram(used.burst.clone())),
-        ];
+        let mut points = vec![Point::new(&SWITCHES, counting, Value::Int(used.waits.count))];
+        points.extend(
+            self.own
+                .bursts_since_ns
+                .map(|since_ns| Point::new(&BURST, cgroup.counted_since(since_ns), Value::Histogram(used.burst.clone()))),
+        );
         points.extend(used.time_ns.map(|ns| Point::new(&TIME, timed, seconds(whole_us(ns)))));
         points.extend(used.usage_cores.map(|cores| Point::new(&USAGE, 0, Value::Float(cores))));
         points.extend(wait_points(counting, used, self.has_waits));
@@ -342,10 +351,26 @@ impl ActiveSignal for Cpu {
         }
     }
 
+    fn do_without(&mut self, step: Step, without: bool) -> Result<(), SignalError> {
+        if step != Step::Bursts || without == self.own.bursts_since_ns.is_none() {
+            return Ok(());
+        }
+        // Bursts begin anew, with what is used from now on.
+        self.own.readers = readers(&self.now, self.cpus);
+        self.own.account.begin_windows(facts::clock_ns(ClockId::CLOCK_MONOTONIC) / WINDOW_NS);
+        self.own.bursts_since_ns = (!without).then(facts::boottime_ns);
+        Ok(())
+    }
+
     fn note(&self) -> Option<String> {
         let notes: Vec<String> = self.notes.iter().cloned().chain(self.object.lacks()).collect();
         (!notes.is_empty()).then(|| notes.join("; "))
     }
+}
+
+/// Readers that begin with what is logged next.
+fn readers(now: &MappedArray<CpuNow>, cpus: u32) -> Vec<LogReader> {
+    (0..cpus).map(|cpu| LogReader::at(now.read(cpu).map_or(0, |now| now.log_head as u32))).collect()
 }
 
 /// How many blocks of marks there are on a machine with that much memory: one mark for each MiB, where a full node has fewer tasks.

@@ -34,9 +34,10 @@ use crate::{
     kernel::{
         capabilities, facts,
         load::{Hook, Kernel, LoadError, Object, Plan, Size, clear_calls},
-        sys::MappedArray,
+        sys::{self, MappedArray},
     },
     metric::{Point, Value},
+    overhead::Step,
 };
 
 /// See the module.
@@ -72,6 +73,8 @@ struct Dns {
     records: MappedArray<DnsCounts>,
     rows: SlotRows<Row>,
     names: QueriedNames,
+    /// Names are not counted, to stay within `overhead.cpu`.
+    names_stopped: bool,
     queries: Queries,
     shares: Shares,
     gaps: MappedArray<Gaps>,
@@ -139,6 +142,7 @@ impl Dns {
             records: object.mapped("DNS_COUNTS")?,
             rows: SlotRows::open(&mut object, "DNS_ROWS", ROW_KINDS)?,
             names: QueriedNames::new(object.take("DNS_NAMES")?, config.top_names),
+            names_stopped: false,
             queries: Queries::open(&mut object)?,
             shares: Shares::open(&object, slots)?,
             gaps: object.mapped("DNS_GAPS")?,
@@ -185,6 +189,9 @@ impl Dns {
     }
 
     fn read_names(&mut self) -> io::Result<()> {
+        if self.names_stopped {
+            return Ok(());
+        }
         self.names.read()?;
         self.shares.set_names(&self.names.by_slot());
         Ok(())
@@ -261,6 +268,21 @@ impl ActiveSignal for Dns {
         points
     }
 
+    fn do_without(&mut self, step: Step, without: bool) -> Result<(), SignalError> {
+        if step != Step::DnsNames || without == self.names_stopped {
+            return Ok(());
+        }
+        self.names_stopped = without;
+        if without {
+            self.shares.stop_names();
+            sys::wait_for_programs();
+            self.names.forget_all()?;
+        } else {
+            self.shares.set_names(&HashMap::new());
+        }
+        Ok(())
+    }
+
     fn collect(&mut self, now_ns: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
         let totals = self.counts.totals(cgroups.table());
         let rows = self.rows.totals(cgroups.table())?;
@@ -273,7 +295,9 @@ impl ActiveSignal for Dns {
         };
         let by_cgroup = cgroups.table().iter().filter_map(points).collect();
         // Behind the points: what is exported has all that was asked.
-        self.shares.set_names(&self.names.make_room());
+        if !self.names_stopped {
+            self.shares.set_names(&self.names.make_room());
+        }
         let unattributed = self.counts.unattributed().queries;
         let mut node = vec![Point::new(&IN_FLIGHT, 0, Value::Int(self.waiting))];
         for (way, n) in Way::ALL.into_iter().zip(unattributed).filter(|(_, n)| *n > 0) {

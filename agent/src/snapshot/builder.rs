@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 
 use super::{
-    document::{NodeCpu, NodeMemory, NodeNetwork, NodeUsage, Snapshot},
-    points::{number, sum_where},
+    document::{NodeCpu, NodeMemory, NodeNetwork, NodeUsage, Overhead, Snapshot},
+    points::{attribute, number, points, sum_where},
     workload::{DIRECTION, Previous, known, whole, workload},
 };
 use crate::{
     aggregate::Batch,
     join::{CgroupSample, Sample},
-    signals::{cpu, memory::metrics, network},
+    metric::Value,
+    signals::{agent, cpu, memory::metrics, network},
 };
 
 /// Version of the JSON document.
@@ -41,7 +42,12 @@ impl SnapshotBuilder {
             then => Some(batch.time_ns.saturating_sub(then) as f64 / 1e9).filter(|s| *s > 0.0),
         };
         self.time_ns = batch.time_ns;
-        let mut snapshot = Snapshot { schema: SCHEMA, node: self.node(&batch.node, elapsed_s), ..Snapshot::default() };
+        let mut snapshot = Snapshot {
+            schema: SCHEMA,
+            node: self.node(&batch.node, elapsed_s),
+            overhead: overhead(&batch.node),
+            ..Snapshot::default()
+        };
         let mut before = HashMap::with_capacity(self.before.len());
         for CgroupSample { cgroup, sample } in &batch.cgroups {
             let (workload, now) = workload(cgroup, sample, batch.time_ns, self.before.remove(&cgroup.id), elapsed_s);
@@ -93,6 +99,18 @@ impl SnapshotBuilder {
             network: known(network),
         }
     }
+}
+
+/// What podmeter costs, and what it does without.
+fn overhead(sample: &Sample) -> Option<Overhead> {
+    let part = |part: &str| sum_where(sample, &agent::OVERHEAD, "part", |value| value == part);
+    let taken = points(sample, &agent::SHED).filter(|point| point.value == Value::Int(1));
+    Some(Overhead {
+        agent_cores: part("agent")?,
+        programs_cores: part("programs"),
+        limit_cores: number(sample, &agent::OVERHEAD_LIMIT),
+        given_up: taken.filter_map(|point| attribute(point, "step")).map(str::to_owned).collect(),
+    })
 }
 
 #[cfg(test)]

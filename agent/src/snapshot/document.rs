@@ -22,6 +22,9 @@ pub struct Snapshot {
     /// State of the connection to Kubernetes; absent where none is configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<KubernetesStatus>,
+    /// What podmeter itself costs; absent until that was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overhead: Option<Overhead>,
     /// Every cgroup, in order of its path unless another order was requested.
     pub workloads: Vec<WorkloadUsage>,
 }
@@ -31,6 +34,22 @@ impl Snapshot {
     pub fn watched_seconds(&self) -> Option<f64> {
         self.workloads.iter().filter_map(|workload| workload.watched_seconds).reduce(f64::max)
     }
+}
+
+/// What podmeter costs, in shares of one core.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Overhead {
+    /// The process.
+    pub agent_cores: f64,
+    /// Its programs in the kernel; absent where that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub programs_cores: Option<f64>,
+    /// What both may take together; absent where there is no limit, as for `top` itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_cores: Option<f64>,
+    /// What it does without to stay within that.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub given_up: Vec<String>,
 }
 
 /// Whether a signal is measured.

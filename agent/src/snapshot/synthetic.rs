@@ -70,6 +70,7 @@ pub fn snapshot(tick: u32) -> Snapshot {
     workloads.extend(pods);
     workloads.sort_by(|a, b| a.cgroup.cmp(&b.cgroup));
     Snapshot {
+        overhead: None,
         schema: 1,
         at: None,
         node: NodeUsage {

@@ -1,7 +1,7 @@
 //! Which signals are off or incomplete, and why (pure): for the header, the page of signals, and text.
 
 use super::format;
-use crate::snapshot::document::Snapshot;
+use crate::snapshot::document::{Overhead, Snapshot};
 
 /// State of one signal, or of the connection to Kubernetes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +38,8 @@ impl StatusMark {
 
 /// The name of the entry about Kubernetes.
 const PODS: &str = "kubernetes";
+/// That of the entry about podmeter's own cost.
+const OVERHEAD: &str = "overhead";
 
 /// Everything, one entry each.
 pub fn entries(snapshot: &Snapshot) -> Vec<StatusEntry> {
@@ -60,7 +62,26 @@ pub fn entries(snapshot: &Snapshot) -> Vec<StatusEntry> {
         None => None,
     };
     let pods = pods.map(|(mark, text)| StatusEntry { name: PODS.to_owned(), mark, text });
-    signals.chain(pods).collect()
+    signals.chain(pods).chain(snapshot.overhead.as_ref().map(price)).collect()
+}
+
+/// What podmeter costs; a note where it does without something for it.
+fn price(overhead: &Overhead) -> StatusEntry {
+    let percent = |share: f64| format!("{:.1} %", share * 100.0);
+    let total = percent(overhead.agent_cores + overhead.programs_cores.unwrap_or(0.0));
+    let parts = match overhead.programs_cores {
+        Some(programs) => format!("agent {}, programs {}", percent(overhead.agent_cores), percent(programs)),
+        None => "agent alone".to_owned(),
+    };
+    let limit = overhead.limit_cores.map_or_else(String::new, |limit| format!(", limit {}", percent(limit)));
+    let cost = format!("podmeter takes {total} of one core ({parts}{limit})");
+    match &overhead.given_up[..] {
+        [] => StatusEntry { name: OVERHEAD.to_owned(), mark: StatusMark::On, text: cost },
+        steps => {
+            let text = format!("without {} to stay within overhead.cpu: {cost}", steps.join(", "));
+            StatusEntry { name: OVERHEAD.to_owned(), mark: StatusMark::Note, text }
+        }
+    }
 }
 
 /// What is off or has a note, one line of text each.
@@ -208,6 +229,20 @@ mod tests {
         let pod = WorkloadUsage { cgroup_kind: "Pod".into(), ..WorkloadUsage::default() };
         let lines = lines(&Snapshot { workloads: vec![pod], ..Snapshot::default() });
         assert!(lines[0].contains("no Kubernetes API is configured"), "{lines:?}");
+    }
+
+    #[test]
+    fn what_podmeter_does_without_is_a_note_and_what_it_costs_is_none() {
+        let with = |given_up: &[&str]| {
+            let given_up = given_up.iter().map(|step| (*step).to_owned()).collect();
+            let overhead = Overhead { agent_cores: 0.004, programs_cores: Some(0.021), limit_cores: Some(0.02), given_up };
+            Snapshot { overhead: Some(overhead), ..Snapshot::default() }
+        };
+        assert!(lines(&with(&[])).is_empty());
+        let cost = "podmeter takes 2.5 % of one core (agent 0.4 %, programs 2.1 %, limit 2.0 %)";
+        assert_eq!(entries(&with(&[]))[0].text, cost);
+        let shown = lines(&with(&["bursts", "drops"]));
+        assert_eq!(shown, [format!("note: overhead (without bursts, drops to stay within overhead.cpu: {cost})")]);
     }
 
     #[test]

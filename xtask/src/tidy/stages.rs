@@ -26,7 +26,7 @@ const STAGES: &[&[&str]] = &[
         "url",
     ],
     &["config", "metric"],
-    &["addresses"],
+    &["addresses", "overhead"],
     &["connect"],
     &["kernel"],
     &["cgroups"],

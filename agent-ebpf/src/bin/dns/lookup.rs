@@ -2,8 +2,8 @@
 
 use agent_common::{
     dns::{
-        Counts4, DURATION_LEN, Message, NAME_LEN, NAMES_LEN, NO_QUESTION, NameKey, OVERFLOW_LEN, Query, QueryKey, Refused, Side,
-        Transport, Way, duration_position, row_kind,
+        Counts4, DURATION_LEN, Message, NAME_LEN, NAMES_LEN, NAMES_OFF, NO_QUESTION, NameKey, OVERFLOW_LEN, Query, QueryKey,
+        Refused, Side, Transport, Way, duration_position, row_kind,
     },
     share::has_room,
 };
@@ -38,10 +38,18 @@ pub(crate) fn side<const EGRESS: bool>(flow: &Flow, answer: bool) -> Option<Side
 pub(crate) fn take<const EGRESS: bool>(skb: *mut __sk_buff, flow: &Flow, seen: &Seen) {
     count::<EGRESS>(flow, seen);
     let asks = EGRESS && flow.ends & THEIRS != 0 && seen.refused.is_none() && !seen.message.answer;
-    if frozen!(FACTS.names) != 0 && asks && seen.question_at != 0 && seen.message.question != NO_QUESTION {
+    let named = seen.question_at != 0 && seen.message.question != NO_QUESTION;
+    if frozen!(FACTS.names) != 0 && asks && named && names_are_counted() {
         let name = dns_name_in_packet(skb, seen.question_at);
         dns_note_name(skb, flow.slot, seen.question_at, name);
     }
+}
+
+/// Whether names are counted at the moment.
+#[inline(always)]
+fn names_are_counted() -> bool {
+    // SAFETY: a map value.
+    DNS_TAKEN_ALL.get_ptr(0).is_some_and(|all| unsafe { (*all).names < NAMES_OFF })
 }
 
 /// Counts a message.

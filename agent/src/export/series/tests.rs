@@ -293,3 +293,25 @@ fn what_enters_a_top_list_was_not_zero_before() {
     let kept: usize = series.lives.values().map(|life| life.series.len()).sum();
     assert_eq!(kept, 2, "nothing is kept of what has left the list");
 }
+
+#[test]
+fn what_was_left_out_for_a_time_comes_back_without_an_increase_that_never_was() {
+    let (mut series, mut receiver) = (Series::new(0), Receiver::default());
+    let mut export = |seconds: u64, points: Vec<Point>, gap: bool| {
+        let mut batch = batch(seconds * SECOND, vec![sample(7, "/a", None, points)]);
+        if gap {
+            series.go_on_after_gap(&[&TIME]);
+        }
+        series.complete(&mut batch, true);
+        receiver.take(&batch);
+    };
+    export(10, vec![time(SECOND, 5.0), usage(1.0)], false);
+    // Two counters are left out; of one of them nothing had been exported before.
+    export(20, vec![usage(1.0)], false);
+    // One has begun anew meanwhile and has more than before, the other had counted all the time.
+    export(30, vec![time(25 * SECOND, 7.0), received(SECOND, 1000), usage(1.0)], true);
+    export(40, vec![time(25 * SECOND, 8.0), received(SECOND, 1001), usage(1.0)], false);
+    assert_eq!(receiver.of("/a", &TIME)[2..4], [(25_000, Some(0.0)), (30_000, Some(7.0))], "from zero when it began anew");
+    assert_eq!(receiver.increase("/a", &TIME), 5.0 + 8.0);
+    assert_eq!(receiver.increase("/a", &IO), 1.0, "when it was zero is not known");
+}

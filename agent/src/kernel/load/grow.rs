@@ -11,10 +11,10 @@ use std::{
 
 use aya::{
     maps::{MapData, MapType},
-    programs::links::FdLink,
+    programs::{ProgramFd, links::FdLink},
 };
 
-use super::{Kernel, LoadError, Object, Size};
+use super::{Hook, Kernel, LoadError, Object, Size};
 use crate::kernel::{
     pin::{self, Version},
     sys::{self, MappedArray},
@@ -36,6 +36,15 @@ pub struct Loaded {
     pub(super) since_ns: u64,
     pub(super) maps: Arc<Vec<(&'static str, MapData)>>,
     pub(super) links: Links,
+    pub(super) programs: Arc<Vec<LoadedProgram>>,
+}
+
+/// A program of an object, as this process has it.
+pub(super) struct LoadedProgram {
+    pub(super) name: &'static str,
+    pub(super) hook: Hook,
+    /// None of one that an earlier agent has loaded: its link alone is pinned.
+    pub(super) fd: Option<ProgramFd>,
 }
 
 /// Where an object with more slots takes over from.
@@ -145,5 +154,11 @@ pub(super) fn loaded(object: &Object) -> Result<Loaded, LoadError> {
     };
     let maps = Arc::new(object.sizes.iter().map(open).collect::<Result<_, LoadError>>()?);
     let (since_ns, links) = (object.since_ns, Arc::clone(&object.links));
-    Ok(Loaded { object: object.name, version, since_ns, maps, links })
+    let program = |(name, hook): &(&'static str, Hook)| {
+        let fd = object.ebpf.program(name).and_then(|program| program.fd().ok()?.try_clone().ok());
+        LoadedProgram { name, hook: *hook, fd }
+    };
+    let there = object.attach.iter().filter(|(name, _)| !object.does_without(name));
+    let programs = Arc::new(there.map(program).collect());
+    Ok(Loaded { object: object.name, version, since_ns, maps, links, programs })
 }

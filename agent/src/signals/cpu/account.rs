@@ -101,6 +101,14 @@ impl Account {
         self.sleeps.look(boottime_ns, monotonic_ns);
     }
 
+    /// Bursts begin anew, in the window that is current now.
+    pub fn begin_windows(&mut self, window: u64) {
+        (self.first_window, self.open_window) = (window, window);
+        for account in self.slots.values_mut() {
+            account.burst = Histogram::default();
+        }
+    }
+
     /// Whether a cgroup is older than its counts, and its CPU time starts from `cpu.stat`.
     pub fn is_older(&self, cgroup: &Cgroup) -> bool {
         cgroup.is_older_than(self.since_ns)

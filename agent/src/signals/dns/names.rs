@@ -43,6 +43,21 @@ impl QueriedNames {
         })
     }
 
+    /// Forgets all names: those that come after that begin anew.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub(super) fn forget_all(&mut self) -> io::Result<()> {
+        self.read.clear();
+        let mut keys = Vec::new();
+        sys::for_each_entry(self.map.map().fd(), |key: &NameKey, _: &Name| keys.push(*key))?;
+        for key in keys {
+            // Gone all the same when it is not there any more.
+            let _ = self.map.remove(&key);
+        }
+        Ok(())
+    }
+
     /// How many names each slot has by the last reading.
     pub(super) fn by_slot(&self) -> HashMap<u32, u64> {
         self.read.iter().map(|(slot, names)| (*slot, names.len() as u64)).collect()

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use agent_common::dns::Taken;
+use agent_common::dns::{NAMES_OFF, Taken};
 
 use crate::kernel::{
     load::{LoadError, Object},
@@ -40,6 +40,11 @@ impl Shares {
     /// The names by slot.
     pub(super) fn set_names(&self, by_slot: &HashMap<u32, u64>) {
         self.set(NAMES, by_slot);
+    }
+
+    /// No names are counted from now on.
+    pub(super) fn stop_names(&self) {
+        self.all.set_word(0, NAMES, NAMES_OFF);
     }
 
     fn set(&self, word: usize, by_slot: &HashMap<u32, u64>) {

@@ -17,6 +17,12 @@ fn full() -> Snapshot {
         SignalStatus { name: "tcp".into(), on: false, reason: Some("a reason".into()), note: None },
     ];
     snapshot.kubernetes = Some(KubernetesStatus { current: false, error: Some("403".into()) });
+    snapshot.overhead = Some(Overhead {
+        agent_cores: 0.01,
+        programs_cores: Some(0.02),
+        limit_cores: Some(0.02),
+        given_up: vec!["bursts".into()],
+    });
     for workload in &mut snapshot.workloads {
         workload.ended = true;
         workload.container_type = Some("container".into());

@@ -225,3 +225,19 @@ fn waits_in_seconds_keep_their_magnitude() {
     let median = Histogram::of_durations(WAIT_FIRST, &record(0, wait_ns).waits, wait_ns).quantile(0.5).expect("one wait");
     assert!((median / 0.005 - 1.0).abs() < 0.045, "{median}");
 }
+
+#[test]
+fn bursts_that_begin_anew_have_no_window_from_before() {
+    let (mut account, table) = (Account::new(0, 0), table());
+    account.close_window(0, &[(3, WINDOW_NS)], &table);
+    account.close_until(10);
+    account.begin_windows(500);
+    // The window in which they begin is incomplete.
+    account.close_window(500, &[(3, WINDOW_NS / 4)], &table);
+    account.close_window(501, &[(3, WINDOW_NS / 2)], &table);
+    account.close_until(504);
+    let used = account.collect(1, &table, records([(3, record(1, 0))]), |_| None);
+    let burst = &used[&3].burst;
+    assert_eq!((burst.count, burst.zero_count), (3, 2), "three windows, idle but for one");
+    assert!((burst.sum - 0.5).abs() < 1e-9, "{}", burst.sum);
+}
