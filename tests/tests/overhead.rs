@@ -64,7 +64,7 @@ root_test! {
         let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
         let _resident = Resident::new(&served, &cable.far)?;
         let busy = Cgroup::new("switching")?;
-        let agent = Agent::start(config("3%"))?;
+        let agent = Agent::start(config("5%"))?;
         ensure!(!agent.stderr().contains("not measuring"), "a signal is off, so not all steps are there");
         // Whom all in a namespace have in common is found out every second.
         agent.catch_up()?;
@@ -100,7 +100,7 @@ root_test! {
         agent.catch_up()?;
         drop_packets(&client, &cable.near, 30)?;
         // What bursts there are is of after the load.
-        Load::burn(SECOND / 2).start(&busy)?.wait()?;
+        let truth = truth + Load::burn(SECOND / 2).start(&busy)?.wait()?.dispatches;
         agent.catch_up()?;
         let kernel_s = busy.cpu_stat()?.usage_seconds();
         agent.catch_up()?;
@@ -109,10 +109,10 @@ root_test! {
         check_log(&log)?;
         Tolerance::new(0.0, 0.000_1).check("CPU time", exports.value(busy.path(), CPU_TIME, &[]).context("no CPU time")?, kernel_s)?;
         let switches = exports.value(busy.path(), SWITCHES, &[]).context("no switches")?;
-        // And the load after that.
-        Tolerance::new(0.000_01, 200.0).check("switches", switches, truth as f64)?;
+        // A task that a kill ends is dispatched once more.
+        Tolerance::new(0.000_01, 50.0).check("switches", switches, truth as f64)?;
         let waits = exports.histogram(busy.path(), WAIT).context("no waits")?;
-        Tolerance::new(0.000_01, 200.0).check("waits, which were counted all the time", waits.count as f64, truth as f64)?;
+        Tolerance::new(0.000_01, 50.0).check("waits, which were counted all the time", waits.count as f64, truth as f64)?;
         let burst = exports.histogram(busy.path(), BURST).context("no bursts")?;
         ensure!((0.04..0.8).contains(&(burst.sum / 10.0)) && burst.count < 600, "bursts are of before they came back: {burst:?}");
         let of_drops: Vec<_> = exports.of(served.path()).iter().filter(|point| &*point.metric == DROPS).collect();
@@ -132,7 +132,7 @@ fn check_price(exports: &Exports) -> Result<()> {
     };
     let (agent, programs) = (of(OVERHEAD, &[("part", "agent")])?, of(OVERHEAD, &[("part", "programs")])?);
     let limit = of(OVERHEAD_LIMIT, &[])?;
-    ensure!((limit - 0.03).abs() < 1e-9 && agent > 0.0 && agent + programs > limit, "{agent} and {programs} of at most {limit}");
+    ensure!((limit - 0.05).abs() < 1e-9 && agent > 0.0 && agent + programs > limit, "{agent} and {programs} of at most {limit}");
     let on_switch: &[_] = &[("program", "cpu_on_switch")];
     let (time, runs, sampled) = (of(PROGRAM_TIME, on_switch)?, of(PROGRAM_RUNS, on_switch)?, of(PROGRAM_SAMPLED, &[])?);
     println!("cpu_on_switch: {:.0} ns a run, {:.0} runs a second", time / runs * 1e9, runs / sampled);
