@@ -264,7 +264,7 @@ fn every_error_of_a_file_names_the_key_and_the_line() {
         (
             "intervall: 15s",
             "unknown setting intervall (podmeter.yaml, line 1); did you mean interval? Else: there are node_name, cluster_name, \
-             interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, metrics, overhead, budget",
+             interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, overhead, metrics, budget",
         ),
         (
             "export:\n  time-out: 1s",
@@ -275,12 +275,12 @@ fn every_error_of_a_file_names_the_key_and_the_line() {
         (
             "\nendpoint: x",
             "unknown setting endpoint (podmeter.yaml, line 2); did you mean export.endpoint or export.logs.endpoint? Else: there \
-             are node_name, cluster_name, interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, metrics, overhead, budget",
+             are node_name, cluster_name, interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, overhead, metrics, budget",
         ),
         (
             "openshift:\n  a: 1",
             "unknown setting openshift (podmeter.yaml, line 1); there are node_name, cluster_name, interval, listen, log, signals, \
-             kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, metrics, overhead, budget",
+             kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, overhead, metrics, budget",
         ),
         (
             "export: otlp",

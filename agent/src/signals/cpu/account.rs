@@ -104,7 +104,7 @@ impl Account {
     /// Bursts begin anew, in the window that is current now.
     pub fn begin_windows(&mut self, window: u64) {
         (self.first_window, self.open_window) = (window, window);
-        for account in self.slots.values_mut() {
+        for account in &mut self.slots {
             account.burst = Histogram::default();
         }
     }
