@@ -238,8 +238,11 @@ impl Collector {
                 failing.push(("cgroups", chain(&*error)));
             }
             if now >= next_collection {
-                next_collection =
-                    if first { now + turn } else { following(next_collection, self.interval * self.pipeline.intervals_apart(), now) };
+                next_collection = if first {
+                    now + turn
+                } else {
+                    following(next_collection, self.interval * self.pipeline.intervals_apart(), now)
+                };
                 first = false;
                 self.collect(&mut failing);
             }

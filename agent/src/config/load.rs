@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
 
 use super::{
-    Bpf, Budget, Cgroups, Config, ConfigError, Destination, Export, KEYS, Kubernetes, Logging, Origin, Overhead, Overrides, Proxies,
-    Resource, Signals,
+    Bpf, Budget, Cgroups, Config, ConfigError, Destination, Export, KEYS, Kubernetes, Logging, Origin, Overhead, Overrides,
+    Proxies, Resource, Signals,
     draft::Loading,
     export::{LOGS_PATH, METRICS_PATH},
     key::{Key, Value},
