@@ -26,7 +26,7 @@ use std::time::Duration;
 
 pub use budget::{Budget, Detail, HistogramSeries, Pattern};
 use draft::Loading;
-pub use export::{Compression, Destination, Export, Exporter, Journal, Protocol};
+pub use export::{Compression, Destination, Export, Exporter, Journal, OtlpService, Protocol, Telemetry};
 use key::{Check, KEYS, Key, Value};
 pub use overhead::{Overhead, OverheadLimit};
 pub use proxies::Proxies;
@@ -62,6 +62,8 @@ pub struct Config {
     pub resource: Resource,
     /// Which metrics leave, in which detail, and how many series they may be.
     pub budget: Budget,
+    /// What podmeter sends of itself.
+    pub telemetry: Telemetry,
     /// The environment's proxies.
     pub proxies: Proxies,
 }

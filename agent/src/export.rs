@@ -20,6 +20,7 @@ mod json;
 mod link;
 mod logs;
 pub mod own;
+pub mod own_telemetry;
 pub mod probe;
 mod queue;
 mod request;
@@ -40,7 +41,7 @@ mod tests;
 
 use std::path::PathBuf;
 
-use crate::config::{Compression, Destination, Export, Exporter, Protocol};
+use crate::config::{Compression, Destination, Export, Exporter, OtlpService, Protocol};
 use crate::connect::proxy::ProxyError;
 
 impl std::fmt::Display for Protocol {
@@ -62,6 +63,14 @@ pub enum Payload {
 }
 
 impl Payload {
+    /// The service that takes it.
+    fn service(self) -> OtlpService {
+        match self {
+            Self::Metrics => OtlpService::Metrics,
+            Self::Logs => OtlpService::Logs,
+        }
+    }
+
     /// The field of OTLP/JSON that has the resources.
     fn field(self) -> &'static str {
         match self {
@@ -69,14 +78,16 @@ impl Payload {
             Self::Logs => "resourceLogs",
         }
     }
+
+    /// What it is, for people.
+    fn name(self) -> &'static str {
+        self.service().name()
+    }
 }
 
 impl std::fmt::Display for Payload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Metrics => "metrics",
-            Self::Logs => "events",
-        })
+        f.write_str(self.name())
     }
 }
 
@@ -105,6 +116,12 @@ pub enum ExportError {
         /// The file.
         path: PathBuf,
         /// What is wrong, without the value.
+        reason: String,
+    },
+    /// OpenTelemetry's SDK, which reads variables of its own.
+    #[error("could not send podmeter's own telemetry: {reason}; check the OTEL_ variables")]
+    Sdk {
+        /// What it says.
         reason: String,
     },
     /// The environment's proxy.

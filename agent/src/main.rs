@@ -27,6 +27,7 @@ mod join;
 mod journal;
 mod kernel;
 mod live;
+mod logging;
 mod metric;
 mod moment;
 mod overhead;
@@ -40,6 +41,8 @@ mod replay;
 mod run;
 mod signals;
 mod snapshot;
+mod span;
+mod telemetry;
 mod top;
 mod url;
 
@@ -51,10 +54,9 @@ use std::{
 };
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
-use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 use causes::chain;
-use config::{Config, ConfigError, LogFormat, Overrides};
+use config::{Config, ConfigError, Overrides};
 use export::history::{self, HistoryError};
 use interrupt::Interrupt;
 use kernel::pin::{PinError, Uninstalled};
@@ -69,6 +71,7 @@ use pipeline::{
 use replay::{Machine, Replay};
 use run::RunError;
 use snapshot::document::Snapshot;
+use telemetry::Telemetry;
 use top::Abilities;
 
 /// Measures at kernel level what every container on this node really uses, and exports it as OTLP.
@@ -289,31 +292,13 @@ fn run(args: &RunArgs) -> Result<(), CommandError> {
         overrides.set("export.exporter", exporter.as_str());
     }
     let (config, unknown) = load(args.config.config.as_deref(), overrides)?;
-    log_to_stderr(&config);
+    let runtime = run::runtime().map_err(CommandError::Run)?;
+    let telemetry = Telemetry::start(&config, runtime.handle()).map_err(|error| CommandError::Run(error.into()))?;
+    logging::start(&config.log, telemetry.bridge());
     for name in unknown {
         tracing::warn!("unknown environment variable {name}; `podmeter config` lists those that podmeter reads");
     }
-    run::run(&config).map_err(CommandError::Run)
-}
-
-/// What is logged. The Kubernetes client logs every request that fails, without end while the API server is away; podmeter itself logs that
-/// sparingly. At level debug, or where the filter names the client, its lines are shown.
-fn filter(level: &str) -> EnvFilter {
-    let filter = EnvFilter::builder().parse_lossy(level);
-    let asked = level.contains("kube_client") || filter.max_level_hint() > Some(LevelFilter::INFO);
-    match "kube_client=off".parse() {
-        Ok(directive) if !asked => filter.add_directive(directive),
-        _ => filter,
-    }
-}
-
-/// stdout has only what was requested: batches, tables, documents.
-fn log_to_stderr(config: &Config) {
-    let log = tracing_subscriber::fmt().with_env_filter(filter(&config.log.level)).with_writer(std::io::stderr);
-    match config.log.format {
-        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
+    run::run(&config, runtime, telemetry).map_err(CommandError::Run)
 }
 
 fn top(args: &TopArgs) -> Result<(), CommandError> {
@@ -444,13 +429,6 @@ fn print(text: &str) -> Result<(), CommandError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_kubernetes_client_says_nothing_unless_it_is_asked() {
-        let says = |level: &str| !filter(level).to_string().contains("kube_client=off");
-        assert_eq!(["info", "warn", "info,podmeter::export=debug"].map(says), [false, false, true]);
-        assert_eq!(["debug", "info,kube_client=warn", "trace"].map(says), [true, true, true]);
-    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -32,6 +32,7 @@ use crate::{
     overhead::Step,
     pods::SharedIndex,
     signals::{Readings, Signal, agent},
+    span,
 };
 
 /// Time until more slots are tried for again where the kernel had none.
@@ -256,20 +257,28 @@ impl Pipeline {
         let ready: Vec<_> =
             self.running.signals.iter_mut().map(|(_, running)| running.before_walk(&self.running.cgroups)).collect();
         let began = Instant::now();
+        let work = span::work("walk");
         self.running.cgroups.walk();
+        drop(work);
         let took = Value::Float(began.elapsed().as_secs_f64());
         let mut readings = Vec::with_capacity(self.running.signals.len());
         let mut own: Vec<Point> = self.running.states.iter().filter_map(SignalStatus::point).collect();
         own.push(Point::new(&agent::READ_TIME, 0, took).with("signal", "walk"));
         for ((signal, running), ready) in self.running.signals.iter_mut().zip(ready) {
             let began = Instant::now();
+            let work = span::work("read");
+            work.set("podmeter.signal", signal.name);
             match ready.and_then(|()| running.collect(now_ns, &self.running.cgroups)) {
                 Ok(reading) => {
                     let took = Value::Float(began.elapsed().as_secs_f64());
                     own.push(Point::new(&agent::READ_TIME, 0, took).with("signal", signal.name));
+                    work.set("podmeter.cgroups", reading.cgroups.len() as i64);
                     readings.push(reading);
                 }
-                Err(error) => failed(signal.name, &*error),
+                Err(error) => {
+                    work.failed(&chain(&*error));
+                    failed(signal.name, &*error);
+                }
             }
         }
         readings.iter_mut().for_each(|reading| self.thin(reading));
@@ -288,6 +297,7 @@ impl Pipeline {
             now: Instant::now(),
             offset,
         });
+        let _work = span::work("join");
         Batch { offset, ..self.aggregate.batch(now_ns, readings, self.running.cgroups.table(), names) }
     }
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use tokio::{
+    runtime::Runtime,
     signal::unix::{SignalKind, signal},
     sync::oneshot,
 };
@@ -32,6 +33,8 @@ use crate::{
     pods::{self, ApiError},
     pull::Pull,
     rate_limit::{RateLimit, times},
+    span,
+    telemetry::Telemetry,
 };
 
 /// Time between two ticks of the collector.
@@ -87,14 +90,22 @@ impl RunError {
     }
 }
 
-/// Measures and exports until SIGTERM or SIGINT.
+/// The runtime of all that waits for others.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn runtime() -> Result<Runtime, RunError> {
+    sys::share_one_heap();
+    let failed = |source| RunError::System { what: "the runtime", source };
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)
+}
+
+/// Measures and exports until SIGTERM or SIGINT. `telemetry` sends on `runtime`.
 ///
 /// # Errors
 /// When it cannot start.
-pub fn run(config: &Config) -> Result<(), RunError> {
-    sys::share_one_heap();
+pub fn run(config: &Config, runtime: Runtime, telemetry: Telemetry) -> Result<(), RunError> {
     let system = |what| move |source| RunError::System { what, source };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("the runtime"))?;
     let ended = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(system("waiting for SIGTERM"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("waiting for SIGINT"))?;
@@ -167,6 +178,10 @@ pub fn run(config: &Config) -> Result<(), RunError> {
             );
         }
         info!(sent_requests = stats.sent_requests, "stopped");
+        // It waits for what this thread sends meanwhile.
+        let left = deadline.saturating_duration_since(Instant::now());
+        let sent = tokio::task::spawn_blocking(move || telemetry.shutdown(left));
+        let _ = tokio::time::timeout(left, sent).await;
         Ok(())
     });
     // A name look-up or a write to stdout that hangs must not hold up the end.
@@ -263,6 +278,7 @@ impl Collector {
 
     /// Collects, and queues it together with the outcomes of the batches before.
     fn collect(&mut self, failing: &mut Vec<Failed>) {
+        let work = span::work("collection");
         let mut missed = Vec::new();
         let mut batch = self.pipeline.collect(|signal, cause| missed.push((signal, chain(cause))));
         failing.extend(missed.iter().map(|(signal, cause)| (*signal, format!("could not read {signal}: {cause}"))));
@@ -274,8 +290,13 @@ impl Collector {
             self.series.go_on_after_gap(&anew);
             self.budget.go_on_after_gap(&anew);
         }
-        self.budget.apply(&mut batch, missed.is_empty());
-        let doubles = self.series.complete(&mut batch, missed.is_empty());
+        let doubles = {
+            let _work = span::work("budget and series");
+            self.budget.apply(&mut batch, missed.is_empty());
+            self.series.complete(&mut batch, missed.is_empty())
+        };
+        work.set("podmeter.cgroups", batch.cgroups.len() as i64);
+        work.set("podmeter.pods", batch.pods.len() as i64);
         if doubles > 0 {
             failing.push((
                 "series",

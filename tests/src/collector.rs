@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use tokio::sync::{mpsc, oneshot};
 
 use self::serve::{Order, serve};
@@ -127,6 +128,11 @@ impl Collector {
     /// The requests with logs that were taken, in order.
     pub fn logs(&self) -> Vec<ExportLogsServiceRequest> {
         self.shared.get().logs.clone()
+    }
+
+    /// The requests with traces, in order. They are all taken.
+    pub fn traces(&self) -> Vec<ExportTraceServiceRequest> {
+        self.shared.get().traces.clone()
     }
 
     /// The headers of the requests with logs, in order, whatever the answer.

@@ -25,7 +25,7 @@ pub struct EndpointReport {
 pub fn check(config: &Config) -> Result<EndpointReport, RunError> {
     let system = |source| RunError::System { what: "the runtime", source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
-    let probes = runtime.block_on(probe(&config.export))?;
+    let probes = runtime.block_on(probe(&config.export, config.telemetry.traces.as_ref()))?;
     // A name look-up that hangs must not hold up the end.
     runtime.shutdown_background();
     let note = match (config.export.exporter, &config.export.logs) {
@@ -54,7 +54,7 @@ impl EndpointReport {
                 Ok(what) => ("ok", what),
                 Err(why) => ("FAILED", why),
             };
-            let _ = writeln!(text, "{:<13} {mark:<8} {target}, after {} ms: {what}", payload.to_string(), ms(*took));
+            let _ = writeln!(text, "{:<13} {mark:<8} {target}, after {} ms: {what}", payload, ms(*took));
         }
         if let Some(note) = self.note {
             let _ = writeln!(text, "{note}");
@@ -69,7 +69,7 @@ impl EndpointReport {
                 Ok(what) => (true, what),
                 Err(why) => (false, why),
             };
-            json!({ "payload": payload.to_string(), "target": target, "ok": ok, "seconds": took.as_secs_f64(), "detail": detail })
+            json!({ "payload": payload, "target": target, "ok": ok, "seconds": took.as_secs_f64(), "detail": detail })
         });
         let mut document = json!({
             "schema": 1,
@@ -86,7 +86,6 @@ impl EndpointReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::Payload;
 
     #[test]
     fn a_report_says_what_came_back_and_how_long_it_took() {
@@ -96,9 +95,9 @@ mod tests {
             took: Duration::from_millis(12),
             outcome,
         };
-        let mut report = EndpointReport { probes: vec![probe(Payload::Metrics, Ok("accepted".to_owned()))], note: None };
+        let mut report = EndpointReport { probes: vec![probe("metrics", Ok("accepted".to_owned()))], note: None };
         assert!(report.is_well());
-        report.probes.push(probe(Payload::Logs, Err("refused".to_owned())));
+        report.probes.push(probe("events", Err("refused".to_owned())));
         assert!(!report.is_well());
         let table = report.table();
         assert!(table.contains("metrics       ok       http://c:4317 over gRPC, after 12 ms: accepted\n"), "{table}");

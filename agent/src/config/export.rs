@@ -9,9 +9,45 @@ use super::value::{checked_url, filled, one_of, store};
 use super::{Check, Loading, Proxies, Value};
 use crate::url::{shown, socket};
 
-/// Where receivers of OTLP/HTTP take metrics, and where logs.
-pub(super) const METRICS_PATH: &str = "/v1/metrics";
-pub(super) const LOGS_PATH: &str = "/v1/logs";
+/// The service of an OTLP receiver that requests go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtlpService {
+    /// Of points.
+    Metrics,
+    /// Of log records: events and podmeter's own log lines.
+    Logs,
+    /// Of spans: podmeter's own work.
+    Traces,
+}
+
+impl OtlpService {
+    /// What it takes, for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Metrics => "metrics",
+            Self::Logs => "events",
+            Self::Traces => "traces",
+        }
+    }
+
+    /// Its path with OTLP/HTTP.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Metrics => "/v1/metrics",
+            Self::Logs => "/v1/logs",
+            Self::Traces => "/v1/traces",
+        }
+    }
+}
+
+/// Where podmeter's telemetry about itself goes; `None` where it is not sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Telemetry {
+    /// Spans.
+    pub traces: Option<Destination>,
+    /// Log lines.
+    pub logs: Option<Destination>,
+}
 
 /// Where metrics and events go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -177,23 +213,23 @@ impl Destination {
         Ok(())
     }
 }
-/// The endpoint of metrics or of events. A URL that ends in its signal's path is used as it is.
+/// The endpoint of a kind. A URL that ends in its path is used as it is.
 pub(super) fn endpoint(l: &mut Loading, value: Value) -> Check {
-    let (own, other) = if l.for_logs { (LOGS_PATH, METRICS_PATH) } else { (METRICS_PATH, LOGS_PATH) };
+    let own = l.service;
     let endpoint = match value {
         Value::Signal(url) => Endpoint::Signal(checked_url(url)?),
         Value::Base(url) => Endpoint::Base(checked_url(url)?),
         other_value => {
             let url = checked_url(filled(other_value)?)?;
-            match url.strip_suffix(other) {
-                _ if url.ends_with(own) => Endpoint::Signal(url),
-                // Set for metrics, and used for events: theirs is beside it.
-                Some(base) if l.for_logs => Endpoint::Base(base.to_owned()),
+            match url.strip_suffix(OtlpService::Metrics.path()) {
+                _ if url.ends_with(own.path()) => Endpoint::Signal(url),
+                // Set for metrics, and used for others: theirs is beside it.
+                Some(base) if own != OtlpService::Metrics => Endpoint::Base(base.to_owned()),
                 _ => Endpoint::Base(url),
             }
         }
     };
-    store(if l.for_logs { &mut l.logs_endpoint } else { &mut l.endpoint }, Some(endpoint))
+    store(&mut l.sent().endpoint, Some(endpoint))
 }
 
 pub(super) fn protocol(l: &mut Loading, value: Value) -> Check {

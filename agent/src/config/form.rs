@@ -1,6 +1,7 @@
 //! The form of a key: what each declaration in `key.rs` says of its setting.
 
 use super::Loading;
+use super::OtlpService;
 
 /// A value as a source gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,9 +57,19 @@ impl Key {
         Self { aliases, ..self }
     }
 
-    /// The key that holds where this one, for events, is not set.
+    /// What a key of a destination is for.
+    pub(super) fn service(&self) -> OtlpService {
+        match self.name {
+            name if name.starts_with("export.logs.") => OtlpService::Logs,
+            name if name.starts_with("export.traces.") => OtlpService::Traces,
+            _ => OtlpService::Metrics,
+        }
+    }
+
+    /// The key that holds where this one, for events or traces, is not set.
     pub(super) fn general(&self) -> Option<String> {
-        Some(format!("export.{}", self.name.strip_prefix("export.logs.")?))
+        let of_metrics = self.service() == OtlpService::Metrics;
+        (!of_metrics).then(|| format!("export.{}", self.name.rsplit('.').next().unwrap_or_default()))
     }
 
     /// Its own environment variable.

@@ -3,8 +3,10 @@
 //! The file, the environment, the command line and the reference all come from [`KEYS`].
 
 mod budget;
+mod destinations;
 mod kubernetes;
 mod overhead;
+mod telemetry;
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -24,8 +26,25 @@ const SLOTS: RangeInclusive<u32> = 16..=65536;
 /// Every setting, in the order of the reference.
 pub(super) const KEYS: &[Key] = &joined();
 
-const ALL: [&[Key]; 5] = [FIRST, kubernetes::KEYS, THEN, overhead::KEYS, budget::KEYS];
-const COUNT: usize = FIRST.len() + kubernetes::KEYS.len() + THEN.len() + overhead::KEYS.len() + budget::KEYS.len();
+const ALL: [&[Key]; 9] = [
+    FIRST,
+    kubernetes::KEYS,
+    THEN,
+    &destinations::LOGS,
+    &destinations::TRACES,
+    LAST,
+    overhead::KEYS,
+    budget::KEYS,
+    telemetry::KEYS,
+];
+const COUNT: usize = {
+    let (mut count, mut part) = (0, 0);
+    while part < ALL.len() {
+        count += ALL[part].len();
+        part += 1;
+    }
+    count
+};
 
 const fn joined() -> [Key; COUNT] {
     let mut all = [FIRST[0]; COUNT];
@@ -300,56 +319,9 @@ const THEN: &[Key] = &[
          podmeter must wait longer than this before it sends SIGKILL: Kubernetes' terminationGracePeriodSeconds, docker's --stop-timeout.",
         |l, v| store(&mut l.config.export.shutdown_timeout, duration(v, Duration::from_secs(1)..=Duration::from_secs(300))?),
     ),
-    Key::new(
-        "export.logs.endpoint",
-        None,
-        "URL of the OTLP receiver of events, such as OOM kills. With http/protobuf, /v1/logs is appended to it unless it ends so; \
-         OTEL_EXPORTER_OTLP_LOGS_ENDPOINT is used as it is. Each key of export.logs that is not set has the value of \
-         the key of the same name in export, but never that of an OTEL_EXPORTER_OTLP_METRICS_ variable: with an address for \
-         metrics only, events are not sent.",
-        endpoint,
-    )
-    .example("http://localhost:4317")
-    .aliases(&[("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", Value::Signal)]),
-    Key::new("export.logs.protocol", None, "As export.protocol, for events.", protocol)
-        .example("grpc")
-        .aliases(&[("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", Value::Text)]),
-    Key::new("export.logs.headers", None, "As export.headers, for events, and instead of those.", |l, v| {
-        store(&mut l.destination().headers.0, headers(v)?)
-    })
-    .example("{authorization: Bearer secret}")
-    .aliases(&[("OTEL_EXPORTER_OTLP_LOGS_HEADERS", Value::Text)]),
-    Key::new("export.logs.headers_file", None, "As export.headers_file, for events.", |l, v| {
-        store(&mut l.destination().headers_file, file(v)?)
-    })
-    .example("/etc/podmeter/headers"),
-    Key::new("export.logs.token_file", None, "As export.token_file, for events.", |l, v| {
-        store(&mut l.destination().token_file, file(v)?)
-    })
-    .example("/etc/podmeter/token"),
-    Key::new("export.logs.compression", None, "As export.compression, for events.", compression)
-        .example("gzip")
-        .aliases(&[("OTEL_EXPORTER_OTLP_LOGS_COMPRESSION", Value::Text)]),
-    Key::new("export.logs.timeout", None, "As export.timeout, for events.", |l, v| {
-        store(&mut l.destination().timeout, timeout(v)?)
-    })
-    .example("10s")
-    .aliases(&[("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", milliseconds)]),
-    Key::new("export.logs.certificate", None, "As export.certificate, for events.", |l, v| {
-        store(&mut l.destination().certificate, file(v)?)
-    })
-    .example("/etc/podmeter/ca.pem")
-    .aliases(&[("OTEL_EXPORTER_OTLP_LOGS_CERTIFICATE", Value::Text)]),
-    Key::new("export.logs.client_certificate", None, "As export.client_certificate, for events.", |l, v| {
-        store(&mut l.destination().client_certificate, file(v)?)
-    })
-    .example("/etc/podmeter/client.pem")
-    .aliases(&[("OTEL_EXPORTER_OTLP_LOGS_CLIENT_CERTIFICATE", Value::Text)]),
-    Key::new("export.logs.client_key", None, "As export.client_key, for events.", |l, v| {
-        store(&mut l.destination().client_key, file(v)?)
-    })
-    .example("/etc/podmeter/client-key.pem")
-    .aliases(&[("OTEL_EXPORTER_OTLP_LOGS_CLIENT_KEY", Value::Text)]),
+];
+
+const LAST: &[Key] = &[
     Key::new(
         "journal.directory",
         None,

@@ -3,10 +3,9 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
 
 use super::{
-    Bpf, Budget, Cgroups, Config, ConfigError, Destination, Export, KEYS, Kubernetes, Logging, Origin, Overhead, Overrides,
-    Proxies, Resource, Signals,
-    draft::Loading,
-    export::{LOGS_PATH, METRICS_PATH},
+    Bpf, Budget, Cgroups, Config, ConfigError, Destination, Export, Exporter, KEYS, Kubernetes, Logging, Origin, Overhead, Overrides, OtlpService,
+    Proxies, Resource, Signals, Telemetry,
+    draft::{Loading, Sent},
     key::{Key, Value},
     yaml,
 };
@@ -34,8 +33,7 @@ impl Config {
             return Err(ConfigError::Unknown { key, origin: Origin::CommandLine });
         }
 
-        let mut loading =
-            Loading { config: Self::blank(), endpoint: None, logs_endpoint: None, logs: Destination::default(), for_logs: false };
+        let mut loading = Loading::new(Self::blank());
         let on_command_line = |key: &Key| {
             let (_, text) = overrides.0.iter().rfind(|(name, _)| name == key.name)?;
             Some((Value::Text(text.clone()), Origin::CommandLine))
@@ -56,7 +54,7 @@ impl Config {
                     .or_else(|| default(general).map(|(value, origin)| (general, value, origin))),
             };
             let Some((by, value, origin)) = found else { continue };
-            loading.for_logs = general.is_some();
+            loading.service = key.service();
             (key.set)(&mut loading, value).map_err(|why| ConfigError::Invalid {
                 key: by.name.to_owned(),
                 origin: origin.clone(),
@@ -84,6 +82,7 @@ impl Config {
             export: Export::default(),
             resource: Resource::default(),
             budget: Budget::default(),
+            telemetry: Telemetry::default(),
             proxies: Proxies::default(),
         }
     }
@@ -92,7 +91,7 @@ impl Config {
 impl Loading {
     /// Settles what depends on several keys.
     fn resolve(self, origins: &Origins) -> Result<Config, ConfigError> {
-        let Self { mut config, endpoint, logs_endpoint, mut logs, .. } = self;
+        let Self { mut config, metrics, logs, traces, telemetry, .. } = self;
         let invalid = |key: &str, why: String| {
             let (key, origin) = origins.get(key).cloned().unwrap_or((key, Origin::Default));
             ConfigError::Invalid { key: key.to_owned(), origin, why }
@@ -103,15 +102,34 @@ impl Loading {
                 .and_then(|name| name.into_string().map_err(|_| "it is not UTF-8".to_owned()))
                 .map_err(|why| invalid("node_name", format!("could not read the host's name: {why}; set node_name")))?;
         }
-        let wrong = |section: &'static str| move |(name, why)| invalid(&format!("{section}.{name}"), why);
-        // An address for metrics only is no address for logs, and what is sent with it need not be meant for any other.
-        let for_metrics_only = endpoint.is_some() && logs_endpoint.is_none();
-        config.export.metrics.proxies = config.proxies.clone();
-        logs.proxies = config.proxies.clone();
-        config.export.metrics.settle(endpoint, METRICS_PATH).map_err(wrong("export"))?;
-        if !for_metrics_only {
-            logs.settle(logs_endpoint, LOGS_PATH).map_err(wrong("export.logs"))?;
-            config.export.logs = Some(logs);
+        let proxies = config.proxies.clone();
+        let settle = |sent: Sent, service: OtlpService, section: &str| {
+            let mut destination = Destination { proxies: proxies.clone(), ..sent.destination };
+            let settled = destination.settle(sent.endpoint, service.path());
+            settled.map(|()| destination).map_err(|(name, why)| invalid(&format!("{section}.{name}"), why))
+        };
+        // An address for metrics only is no address for others, and what is sent with it need not be meant for any other.
+        let has_address = |other: &Sent| metrics.endpoint.is_none() || other.endpoint.is_some();
+        let (logs_too, traces_too) = (has_address(&logs), has_address(&traces));
+        config.export.metrics = settle(metrics, OtlpService::Metrics, "export")?;
+        if logs_too {
+            config.export.logs = Some(settle(logs, OtlpService::Logs, "export.logs")?);
+        }
+        let to_receiver = config.export.exporter == Exporter::Otlp;
+        let check = |key: &str, endpoint: &str, has_address: bool| {
+            if !to_receiver {
+                return Err(invalid(key, "it is sent to an OTLP receiver only, and export.exporter is stdout or none".to_owned()));
+            }
+            let missing = || invalid(key, format!("there is an address for metrics only: set {endpoint}"));
+            if has_address { Ok(()) } else { Err(missing()) }
+        };
+        if telemetry.logs {
+            check("telemetry.logs", "export.logs.endpoint", logs_too)?;
+            config.telemetry.logs.clone_from(&config.export.logs);
+        }
+        if telemetry.traces {
+            check("telemetry.traces", "export.traces.endpoint", traces_too)?;
+            config.telemetry.traces = Some(settle(traces, OtlpService::Traces, "export.traces")?);
         }
         Ok(config)
     }

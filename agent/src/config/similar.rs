@@ -77,7 +77,7 @@ mod tests {
             ("export.endpint", &["export.endpoint"]),
             ("export.time-out", &["export.timeout"]),
             ("kuberntes.kubeconfig", &["kubernetes.kubeconfig"]),
-            ("endpoint", &["export.endpoint", "export.logs.endpoint"]),
+            ("endpoint", &["export.endpoint", "export.logs.endpoint", "export.traces.endpoint"]),
             ("export.logs_endpoint", &["export.logs.endpoint"]),
             ("openshift", &[]),
             ("export.batch", &[]),

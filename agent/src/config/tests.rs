@@ -89,6 +89,7 @@ fn the_defaults() {
         },
         resource: Resource::default(),
         budget: Budget { series: Some(100_000), namespace_series: Some(50_000), histograms: Detail::Pod, ..Budget::default() },
+        telemetry: Telemetry::default(),
         proxies: Proxies::default(),
     };
     assert_eq!(config, expected);
@@ -150,7 +151,7 @@ fn a_file_sets_every_key() {
          \x20   client_key: n\n\
          journal:\n  directory: /j\n  bytes: 2MiB\n  age: 1h\n\
          resource:\n  attributes:\n    version: 1.10\n    empty: ''\n  deny: container.id\n\
-         metrics: {allow: 'a.*, b', deny: '*.c'}\n\
+         metrics: {allow: 'a.*, b', deny: '*.c'}\ntelemetry: {traces: false, logs: false}\n\
          budget:\n  series: off\n  namespace_series: 200\n  namespaces: {shop: 300, bank: off}\n  histograms: workload\n\
          \x20 scalars: pod\n  namespace_detail: {kube-system: namespace}\n  signal_detail: {dns: pod}\n",
     )
@@ -243,6 +244,7 @@ fn a_file_sets_every_key() {
             allow: patterns("a.*,b"),
             deny: patterns("*.c"),
         },
+        telemetry: Telemetry::default(),
         proxies: Proxies::default(),
     };
     assert_eq!(config, expected);
@@ -264,23 +266,23 @@ fn every_error_of_a_file_names_the_key_and_the_line() {
         (
             "intervall: 15s",
             "unknown setting intervall (podmeter.yaml, line 1); did you mean interval? Else: there are node_name, cluster_name, \
-             interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, overhead, metrics, budget",
+             interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, overhead, metrics, budget, telemetry",
         ),
         (
             "export:\n  time-out: 1s",
             "unknown setting export.time-out (podmeter.yaml, line 2); did you mean export.timeout? Else: export has exporter, pull, \
              endpoint, protocol, headers, headers_file, token_file, compression, timeout, certificate, client_certificate, \
-             client_key, queue, queue_bytes, request_bytes, attribute_bytes, histograms, shutdown_timeout, logs",
+             client_key, queue, queue_bytes, request_bytes, attribute_bytes, histograms, shutdown_timeout, logs, traces",
         ),
         (
             "\nendpoint: x",
-            "unknown setting endpoint (podmeter.yaml, line 2); did you mean export.endpoint or export.logs.endpoint? Else: there \
-             are node_name, cluster_name, interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, overhead, metrics, budget",
+            "unknown setting endpoint (podmeter.yaml, line 2); did you mean export.endpoint, export.logs.endpoint or export.traces.endpoint? Else: there \
+             are node_name, cluster_name, interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, overhead, metrics, budget, telemetry",
         ),
         (
             "openshift:\n  a: 1",
             "unknown setting openshift (podmeter.yaml, line 1); there are node_name, cluster_name, interval, listen, log, signals, \
-             kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, overhead, metrics, budget",
+             kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, overhead, metrics, budget, telemetry",
         ),
         (
             "export: otlp",

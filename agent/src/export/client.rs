@@ -9,7 +9,7 @@ use super::endpoint::Endpoint;
 use super::failure::{Accepted, SendError};
 use super::headers::Headers;
 use super::link::{Link, Reply};
-use super::{Destination, ExportError, Payload};
+use super::{Destination, ExportError, OtlpService};
 
 /// What a protocol adds to a POST request.
 pub(super) struct Wire {
@@ -31,8 +31,8 @@ pub(super) struct Client {
 
 impl Client {
     /// Checks the settings; connects with the first request.
-    pub(super) fn new(destination: &Destination, payload: Payload, wire: &'static Wire) -> Result<Self, ExportError> {
-        let endpoint = Endpoint::new(destination, payload)?;
+    pub(super) fn new(destination: &Destination, service: OtlpService, wire: &'static Wire) -> Result<Self, ExportError> {
+        let endpoint = Endpoint::new(destination, service)?;
         let link = Link::new(&endpoint, destination)?;
         let mut headers = Headers::new(destination)?;
         for (name, value) in (wire.headers)(destination) {

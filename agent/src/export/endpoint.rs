@@ -4,15 +4,16 @@ use std::path::PathBuf;
 
 use hyper::http::uri::{Authority, InvalidUriParts, Parts, PathAndQuery, Scheme, Uri};
 
-use super::{Destination, ExportError, Payload, Protocol};
+use super::{Destination, ExportError, OtlpService, Protocol};
 use crate::connect::proxy::{self, Proxy};
 use crate::url::{shown, socket};
 
-/// The path of the method that OTLP/gRPC requests of that payload go to.
-const fn grpc_method(payload: Payload) -> &'static str {
-    match payload {
-        Payload::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
-        Payload::Logs => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+/// The path of a service's method with OTLP/gRPC.
+const fn grpc_method(service: OtlpService) -> &'static str {
+    match service {
+        OtlpService::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+        OtlpService::Logs => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+        OtlpService::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
     }
 }
 
@@ -33,13 +34,12 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     /// Checks a destination of such requests.
-    pub(super) fn new(destination: &Destination, payload: Payload) -> Result<Self, ExportError> {
+    pub(super) fn new(destination: &Destination, service: OtlpService) -> Result<Self, ExportError> {
         let given = destination.endpoint.as_str();
         if let Some(path) = socket(given) {
-            let method = match (destination.protocol, payload) {
-                (Protocol::Grpc, payload) => grpc_method(payload),
-                (Protocol::HttpProtobuf, Payload::Metrics) => "/v1/metrics",
-                (Protocol::HttpProtobuf, Payload::Logs) => "/v1/logs",
+            let method = match (destination.protocol, service) {
+                (Protocol::Grpc, service) => grpc_method(service),
+                (Protocol::HttpProtobuf, service) => service.path(),
             };
             let mut parts = Parts::default();
             parts.scheme = Some(Scheme::HTTP);
@@ -78,7 +78,7 @@ impl Endpoint {
             if parts.path_and_query.as_ref().is_some_and(|p| p.as_str() != "/") {
                 return Err(wrong("gRPC takes no path; leave it out, or set the protocol to http/protobuf"));
             }
-            parts.path_and_query = Some(PathAndQuery::from_static(grpc_method(payload)));
+            parts.path_and_query = Some(PathAndQuery::from_static(grpc_method(service)));
         }
         let uri = Uri::from_parts(parts).map_err(|e| wrong(&e.to_string()))?;
         let proxy = proxy::from_environment(&destination.proxies, &uri)?;
@@ -96,16 +96,16 @@ mod tests {
     fn endpoints_become_the_address_of_the_request() {
         use Protocol::{Grpc, HttpProtobuf};
         let cases = [
-            ("http://collector:4317", Grpc, false, format!("http://collector:4317{}", grpc_method(Payload::Metrics))),
-            ("https://10.0.0.1/", Grpc, true, format!("https://10.0.0.1{}", grpc_method(Payload::Metrics))),
-            (" http://[::1]:4317 ", Grpc, false, format!("http://[::1]:4317{}", grpc_method(Payload::Metrics))),
+            ("http://collector:4317", Grpc, false, format!("http://collector:4317{}", grpc_method(OtlpService::Metrics))),
+            ("https://10.0.0.1/", Grpc, true, format!("https://10.0.0.1{}", grpc_method(OtlpService::Metrics))),
+            (" http://[::1]:4317 ", Grpc, false, format!("http://[::1]:4317{}", grpc_method(OtlpService::Metrics))),
             ("http://collector:4318/v1/metrics", HttpProtobuf, false, "http://collector:4318/v1/metrics".into()),
             ("unix:///run/otel.sock", HttpProtobuf, false, "http://localhost/v1/metrics".into()),
-            ("unix:/run/otel.sock", Grpc, false, format!("http://localhost{}", grpc_method(Payload::Metrics))),
+            ("unix:/run/otel.sock", Grpc, false, format!("http://localhost{}", grpc_method(OtlpService::Metrics))),
             ("https://otlp.example/a/b?key=1", HttpProtobuf, true, "https://otlp.example/a/b?key=1".into()),
         ];
         for (given, protocol, tls, want) in cases {
-            let endpoint = Endpoint::new(&destination(given, protocol), Payload::Metrics).expect(given);
+            let endpoint = Endpoint::new(&destination(given, protocol), OtlpService::Metrics).expect(given);
             assert_eq!((endpoint.tls, endpoint.uri.to_string()), (tls, want));
         }
     }
@@ -113,10 +113,10 @@ mod tests {
     #[test]
     fn events_have_a_method_and_an_address_of_their_own() {
         let grpc = destination("http://logs:4317", Protocol::Grpc);
-        let endpoint = Endpoint::new(&grpc, Payload::Logs).expect("a URL");
+        let endpoint = Endpoint::new(&grpc, OtlpService::Logs).expect("a URL");
         assert_eq!(endpoint.uri.to_string(), "http://logs:4317/opentelemetry.proto.collector.logs.v1.LogsService/Export");
         let http = destination("http://logs:4318/v1/logs", Protocol::HttpProtobuf);
-        let endpoint = Endpoint::new(&http, Payload::Logs).expect("a URL");
+        let endpoint = Endpoint::new(&http, OtlpService::Logs).expect("a URL");
         assert_eq!(endpoint.uri.to_string(), "http://logs:4318/v1/logs");
     }
 
@@ -136,7 +136,7 @@ mod tests {
             ("ftp://collector/?key=hunter2", HttpProtobuf, "does not begin with"),
         ];
         for (given, protocol, want) in cases {
-            let error = Endpoint::new(&destination(given, protocol), Payload::Metrics).expect_err(given).to_string();
+            let error = Endpoint::new(&destination(given, protocol), OtlpService::Metrics).expect_err(given).to_string();
             assert!(error.contains(want), "{given:?}: {error}");
             assert!(!error.contains("hunter2"), "{error}");
         }

@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use super::sink::Sink;
-use super::{Destination, Export, ExportError, Exporter, Payload};
+use super::{Destination, Export, ExportError, Exporter, OtlpService};
 
 /// What came of a request.
 #[derive(Debug)]
 pub struct Probe {
-    /// What such requests carry.
-    pub payload: Payload,
+    /// What such requests carry, for people.
+    pub payload: &'static str,
     /// Where it went, and how.
     pub target: String,
     /// From the first look-up to the last byte of the reply.
@@ -18,23 +18,26 @@ pub struct Probe {
     pub outcome: Result<String, String>,
 }
 
-/// Sends one empty request to each receiver; none where nothing is exported to one.
+/// Sends one empty request to each receiver; none where nothing is exported to one. `traces` is that of podmeter's own.
 ///
 /// # Errors
 /// What a person must correct in the settings.
-pub async fn probe(settings: &Export) -> Result<Vec<Probe>, ExportError> {
+pub async fn probe(settings: &Export, traces: Option<&Destination>) -> Result<Vec<Probe>, ExportError> {
     let mut probes = Vec::new();
     if settings.exporter == Exporter::Otlp {
-        probes.push(one(&settings.metrics, Payload::Metrics).await?);
+        probes.push(one(&settings.metrics, OtlpService::Metrics).await?);
         if let Some(logs) = &settings.logs {
-            probes.push(one(logs, Payload::Logs).await?);
+            probes.push(one(logs, OtlpService::Logs).await?);
+        }
+        if let Some(traces) = traces {
+            probes.push(one(traces, OtlpService::Traces).await?);
         }
     }
     Ok(probes)
 }
 
-async fn one(destination: &Destination, payload: Payload) -> Result<Probe, ExportError> {
-    let mut sink = Sink::new(destination, payload)?;
+async fn one(destination: &Destination, service: OtlpService) -> Result<Probe, ExportError> {
+    let mut sink = Sink::new(destination, service)?;
     let begun = Instant::now();
     let outcome = sink.send_nothing(destination).await;
     let took = begun.elapsed();
@@ -43,5 +46,5 @@ async fn one(destination: &Destination, payload: Payload) -> Result<Probe, Expor
         Ok(accepted) => Ok(format!("an empty request was accepted, with the message {:?}", accepted.message)),
         Err(failure) => Err(format!("{}; {}", failure.reason, failure.kind.advice())),
     };
-    Ok(Probe { payload, target: sink.target(), took, outcome })
+    Ok(Probe { payload: service.name(), target: sink.target(), took, outcome })
 }

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use opentelemetry::trace::SpanContext;
 use tokio::sync::Notify;
 use tracing::warn;
 
@@ -20,9 +21,13 @@ use crate::failure_log::FailureLog;
 use crate::journal::Sequence;
 use crate::moment;
 use crate::rate_limit::times;
+use crate::span;
 
 /// At most one line per kind of trouble in this time.
 const QUIET: Duration = Duration::from_secs(60);
+
+/// Batches of which is known what work they came of.
+const SPANS: usize = 64;
 
 /// Where batches go in, from any thread.
 #[derive(Clone, Debug)]
@@ -96,6 +101,8 @@ pub(super) struct QueuedRequest {
     pub(super) request: Request,
     /// Which export it is part of.
     pub(super) export: u64,
+    /// The time of its batch, ns since 1970.
+    pub(super) time_ns: u64,
     /// When it came in.
     pub(super) since: Instant,
     /// Its number in the journal, where it is in there and nothing else of it waits after it.
@@ -126,6 +133,8 @@ pub(super) struct QueueState {
     pub(super) request_bytes: usize,
     /// Exports so far.
     exports: u64,
+    /// By the time of a batch, the span it was encoded in.
+    spans: VecDeque<(u64, SpanContext)>,
     /// Counts; the queue's length, bytes and age are filled in at each call.
     pub(super) stats: Stats,
     pub(super) log: FailureLog<SendErrorKind>,
@@ -146,12 +155,21 @@ impl Queue {
         if matches!(form, Form::Nothing) {
             return;
         }
+        let work = span::work("encode");
+        let (mut requests, mut bytes, mut encoded_bytes) = (0, 0, 0);
         let bounds = Bounds::new(self.attribute_bytes);
         let time_ns = batch.offset.unix_ns(batch.time_ns);
+        self.metrics.note_span(time_ns);
         let (export, limit) = self.metrics.next_export();
-        let mut packer = Packer::new(form, Payload::Metrics, limit, |request| self.metrics.push(request, export, time_ns));
+        let mut packer = Packer::new(form, Payload::Metrics, limit, |request| {
+            (requests, bytes, encoded_bytes) = (requests + 1, bytes + request.body.len(), encoded_bytes + request.size);
+            self.metrics.push(request, export, time_ns);
+        });
         encode::encode(batch, &bounds, |group| packer.add(group));
         packer.finish();
+        work.set("podmeter.requests", requests);
+        work.set("podmeter.bytes", bytes as i64);
+        work.set("podmeter.bytes_before_compression", encoded_bytes as i64);
         if !batch.events.is_empty() {
             self.enqueue_events(batch, &bounds);
         }
@@ -169,6 +187,7 @@ impl Queue {
         let time_ns = batch.offset.unix_ns(batch.time_ns);
         match (&self.logs, self.metrics.form) {
             (Some(logs), _) => {
+                logs.note_span(time_ns);
                 let (export, limit) = logs.next_export();
                 pack(logs.form, limit, &mut |request| logs.push(request, export, time_ns));
             }
@@ -200,6 +219,7 @@ impl SharedQueue {
             limits,
             request_bytes: limits.request_bytes,
             exports: 0,
+            spans: VecDeque::new(),
             stats: Stats::default(),
             log: FailureLog::new(1, QUIET),
             failing: None,
@@ -207,6 +227,21 @@ impl SharedQueue {
             unwanted_logged: false,
         };
         Self { form, backlog, state: Mutex::new(state), arrived: Notify::new() }
+    }
+
+    /// The requests of the batch of this time are of the work that this thread does.
+    fn note_span(&self, time_ns: u64) {
+        let Some(span) = span::current() else { return };
+        let spans = &mut self.state().spans;
+        spans.push_back((time_ns, span));
+        if spans.len() > SPANS {
+            spans.pop_front();
+        }
+    }
+
+    /// The work that the requests of the batch of this time came of, if it is not long ago.
+    pub(super) fn span_of(&self, time_ns: u64) -> Option<SpanContext> {
+        self.state().spans.iter().find(|(of, _)| *of == time_ns).map(|(_, span)| span.clone())
     }
 
     /// The number of an export that begins, and how large its requests may be.
@@ -229,7 +264,7 @@ impl SharedQueue {
         state.unwanted_until = None;
         if !written {
             let after = self.backlog.as_ref().map_or(0, |backlog| backlog.range().1);
-            state.waiting.push_back(QueuedRequest { request, export, since: Instant::now(), sequence: None, after });
+            state.waiting.push_back(QueuedRequest { request, export, time_ns, since: Instant::now(), sequence: None, after });
         }
         state.drop_oldest(self.backlog.as_ref());
         self.note_dropped(&mut state);
@@ -247,7 +282,7 @@ impl SharedQueue {
             Some(waiting) => {
                 let since = Instant::now().checked_sub(age(waiting.time_ns)).unwrap_or_else(Instant::now);
                 let (export, sequence) = (waiting.time_ns, Some(waiting.sequence));
-                Some(QueuedRequest { request: waiting.request, export, since, sequence, after: 0 })
+                Some(QueuedRequest { request: waiting.request, export, time_ns: waiting.time_ns, since, sequence, after: 0 })
             }
             None => state.waiting.pop_front(),
         };

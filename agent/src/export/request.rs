@@ -178,10 +178,14 @@ impl Form {
         if self.code() == to.code() {
             return Some(body);
         }
-        let message = self.message(&body)?;
-        let mut open = Open::new(to, Payload::Metrics);
-        open.writer.write(&message);
-        Some(open.finish().body)
+        Some(to.body(&self.message(&body)?))
+    }
+
+    /// The body of a request with this protobuf message.
+    pub(super) fn body(self, message: &[u8]) -> Bytes {
+        let mut open = Open::new(self, Payload::Metrics);
+        open.writer.write(message);
+        open.finish().body
     }
 
     /// A request without anything in it.

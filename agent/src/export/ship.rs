@@ -74,10 +74,10 @@ impl Shipper {
         let sink = match settings.exporter {
             Exporter::None => None,
             Exporter::Stdout => Some(Sink::Lines(Box::new(tokio::io::stdout()))),
-            Exporter::Otlp => Some(Sink::new(&settings.metrics, Payload::Metrics)?),
+            Exporter::Otlp => Some(Sink::new(&settings.metrics, Payload::Metrics.service())?),
         };
         let logs = match settings.logs.as_ref().filter(|_| settings.exporter == Exporter::Otlp) {
-            Some(logs) => Some((Form::of(settings.exporter, logs), Sink::new(logs, Payload::Logs)?)),
+            Some(logs) => Some((Form::of(settings.exporter, logs), Sink::new(logs, Payload::Logs.service())?)),
             None => None,
         };
         let mut shipper = Self::start(form, sink, settings, pacing);

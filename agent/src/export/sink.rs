@@ -6,7 +6,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use super::client::Client;
 use super::failure::{Accepted, Retry, SendError, SendErrorKind, chain};
 use super::request::Form;
-use super::{Destination, ExportError, Exporter, Payload, Protocol, grpc, http};
+use super::{Destination, ExportError, Exporter, OtlpService, Protocol, grpc, http};
 
 /// Where requests go.
 pub(super) enum Sink {
@@ -16,7 +16,7 @@ pub(super) enum Sink {
 
 impl Sink {
     /// A client of an OTLP receiver.
-    pub(super) fn new(destination: &Destination, payload: Payload) -> Result<Self, ExportError> {
+    pub(super) fn new(destination: &Destination, service: OtlpService) -> Result<Self, ExportError> {
         if destination.timeout.is_zero() {
             return Err(ExportError::Timeout);
         }
@@ -24,7 +24,7 @@ impl Sink {
             Protocol::Grpc => &grpc::WIRE,
             Protocol::HttpProtobuf => &http::WIRE,
         };
-        Ok(Self::Receiver(Box::new(Client::new(destination, payload, wire)?)))
+        Ok(Self::Receiver(Box::new(Client::new(destination, service, wire)?)))
     }
 
     /// Sends a request without anything in it.

@@ -14,6 +14,7 @@ use super::request::Request;
 use super::sink::Sink;
 use crate::backoff::Backoff;
 use crate::rate_limit::times;
+use crate::span;
 
 /// The task's side.
 pub(super) struct Task {
@@ -58,7 +59,10 @@ impl Task {
     /// Sends until no more batches come and the queue is empty, or no attempt can be made before the deadline.
     pub(super) async fn run(mut self) {
         while let Some(entry) = self.next().await {
+            let (payload, bytes) = (self.payload.name(), entry.request.body.len());
+            let sending = span::sending(payload, bytes, &self.target, self.shared.span_of(entry.time_ns));
             let outcome = self.sink.send(entry.request.body.clone()).await;
+            sending.ended(outcome.as_ref().err().map(|failure| failure.reason.as_str()));
             let pause = self.settle(entry, outcome);
             if !self.wait(pause).await {
                 return;

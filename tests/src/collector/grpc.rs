@@ -8,6 +8,8 @@ use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{LogsS
 use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsServiceRequest, ExportLogsServiceResponse};
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{MetricsService, MetricsServiceServer};
 use opentelemetry_proto::tonic::collector::metrics::v1::{ExportMetricsServiceRequest, ExportMetricsServiceResponse};
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
+use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use tonic::body::Body;
 use tonic::codec::CompressionEncoding;
 use tonic_types::{ErrorDetails, StatusExt};
@@ -33,7 +35,8 @@ pub(super) async fn answer(request: Request<Incoming>, call: Call, shared: &Arc<
         metrics = metrics.send_compressed(CompressionEncoding::Gzip);
         logs = logs.send_compressed(CompressionEncoding::Gzip);
     }
-    let mut routes = tonic::service::Routes::new(metrics).add_service(logs);
+    let traces = TraceServiceServer::new(Service(shared.clone())).accept_compressed(CompressionEncoding::Gzip);
+    let mut routes = tonic::service::Routes::new(metrics).add_service(logs).add_service(traces);
     let Ok(response) = tonic::codegen::Service::call(&mut routes, Request::from_parts(head, incoming)).await;
     response
 }
@@ -75,5 +78,16 @@ impl LogsService for Service {
         self.0.get().limited(request.get_ref())?;
         self.0.change(|state| state.logs.push(request.into_inner()));
         Ok(tonic::Response::new(ExportLogsServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl TraceService for Service {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportTraceServiceRequest>,
+    ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
+        self.0.change(|state| state.traces.push(request.into_inner()));
+        Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
     }
 }

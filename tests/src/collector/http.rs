@@ -12,6 +12,7 @@ use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use hyper::{Request, Response};
 use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsServiceRequest, ExportLogsServiceResponse};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use prost::Message;
 use tonic::body::Body;
 
@@ -21,11 +22,14 @@ use crate::watched::Watched;
 /// Where logs are taken over HTTP.
 pub(super) const LOGS_PATH: &str = "/v1/logs";
 
+/// Where traces are.
+pub(super) const TRACES_PATH: &str = "/v1/traces";
+
 /// Answers a request.
 pub(super) async fn answer(request: Request<Incoming>, call: Call, shared: &Arc<Watched<CollectorState>>) -> Response<Body> {
     let refuse =
         |status: u16, why: String| body(Response::builder().status(status).header(CONTENT_TYPE, "text/plain"), why.into());
-    if !["/v1/metrics", LOGS_PATH].contains(&request.uri().path()) {
+    if !["/v1/metrics", LOGS_PATH, TRACES_PATH].contains(&request.uri().path()) {
         return refuse(404, format!("nothing at {}", request.uri().path()));
     }
     if request.method() != hyper::Method::POST {
@@ -47,6 +51,11 @@ pub(super) async fn answer(request: Request<Incoming>, call: Call, shared: &Arc<
         ExportLogsServiceRequest::decode(&plain[..]).map(|logs| {
             shared.change(|state| state.logs.push(logs));
             ExportLogsServiceResponse::default().encode_to_vec()
+        })
+    } else if call.path == TRACES_PATH {
+        ExportTraceServiceRequest::decode(&plain[..]).map(|traces| {
+            shared.change(|state| state.traces.push(traces));
+            ExportTraceServiceResponse::default().encode_to_vec()
         })
     } else {
         ExportMetricsServiceRequest::decode(&plain[..])

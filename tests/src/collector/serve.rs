@@ -139,7 +139,13 @@ async fn respond(
     let path = request.uri().path().to_string();
     let carries_logs = path == http::LOGS_PATH || path.contains("LogsService");
     let headers: BTreeMap<_, _> = request.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
-    let answer = shared.change(|state| if carries_logs { state.answer_to_logs(headers.clone()) } else { state.answer() });
+    let carries_traces = path == http::TRACES_PATH || path.contains("TraceService");
+    let answer = shared.change(|state| match (carries_logs, carries_traces) {
+        (true, _) => state.answer_to_logs(headers.clone()),
+        // The script is for metrics.
+        (_, true) => Answer::Accept,
+        _ => state.answer(),
+    });
     let mut call = Call { path, headers, answer };
     if let Answer::Late(delay) = call.answer {
         tokio::time::sleep(delay).await;

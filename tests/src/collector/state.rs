@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
@@ -102,6 +103,7 @@ pub(super) struct CollectorState {
     pub(super) logs: Vec<ExportLogsServiceRequest>,
     pub(super) logs_headers: Vec<BTreeMap<String, String>>,
     pub(super) log_attempts: usize,
+    pub(super) traces: Vec<ExportTraceServiceRequest>,
     pub(super) attempts: usize,
     /// Groups of requests with metrics that arrived within [`ONE_EXPORT`] of each other, and when the last of all did.
     pub(super) exports: usize,
@@ -123,6 +125,7 @@ impl CollectorState {
             logs: Vec::new(),
             logs_headers: Vec::new(),
             log_attempts: 0,
+            traces: Vec::new(),
             attempts: 0,
             exports: 0,
             last_attempt: None,

@@ -155,6 +155,38 @@ fn what_is_meant_for_metrics_only_never_goes_to_the_receiver_of_events() {
 }
 
 #[test]
+fn podmeters_own_telemetry_is_off_unless_it_is_configured_and_then_needs_an_address() {
+    const BASE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    const ON: [(&str, &str); 2] = [("OTEL_TRACES_EXPORTER", "otlp"), ("PODMETER_TELEMETRY_LOGS", "true")];
+    let addresses = |env: &[(&str, &str)]| {
+        let telemetry = from_env(env).expect("a configuration").telemetry;
+        [telemetry.traces, telemetry.logs].map(|to| to.map(|to| to.endpoint))
+    };
+    let both = |traces: &str, logs: &str| [Some(traces.to_owned()), Some(logs.to_owned())];
+    assert_eq!(addresses(&[(BASE, "http://c:4317")]), [None, None]);
+    assert_eq!(addresses(&[("OTEL_TRACES_EXPORTER", "none"), ("OTEL_LOGS_EXPORTER", "none")]), [None, None]);
+    assert_eq!(addresses(&ON), both("http://localhost:4317", "http://localhost:4317"));
+    let http = [ON[0], ON[1], ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"), (BASE, "http://c/x")];
+    assert_eq!(addresses(&http), both("http://c/x/v1/traces", "http://c/x/v1/logs"));
+    let own = [http[0], http[1], http[2], http[3], ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://t/spans")];
+    assert_eq!(addresses(&own), both("http://t/spans", "http://c/x/v1/logs"));
+    let headers = from_env(&[ON[0], ("OTEL_EXPORTER_OTLP_HEADERS", "a=g"), ("OTEL_EXPORTER_OTLP_METRICS_HEADERS", "a=m")]);
+    let traces = headers.expect("a configuration").telemetry.traces.expect("on");
+    assert_eq!(traces.headers.0["a"], "g");
+
+    const METRICS: (&str, &str) = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://m:4317");
+    for (env, expected) in [
+        (vec![ON[0], METRICS], "there is an address for metrics only: set export.traces.endpoint"),
+        (vec![ON[1], METRICS], "there is an address for metrics only: set export.logs.endpoint"),
+        (vec![ON[0], ("PODMETER_EXPORT_EXPORTER", "stdout")], "it is sent to an OTLP receiver only"),
+        (vec![("OTEL_TRACES_EXPORTER", "zipkin")], "zipkin"),
+    ] {
+        let error = from_env(&env).expect_err("no such telemetry").to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
 fn the_other_variables_of_opentelemetry() {
     let general = [
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),

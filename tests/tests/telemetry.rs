@@ -1,0 +1,129 @@
+//! podmeter's telemetry about itself: what a backend of traces and logs gets of a running agent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, Result, ensure};
+use opentelemetry_proto::tonic::{
+    common::v1::any_value::Value,
+    trace::v1::{Span, status::StatusCode},
+};
+use podmeter_tests::{SECOND, agent::Agent, collector::Collector, root_test};
+use serde_json::json;
+
+/// All spans that a collector has.
+fn spans(collector: &Collector) -> Vec<Span> {
+    let of_resources = collector.traces().into_iter().flat_map(|request| request.resource_spans);
+    of_resources.flat_map(|resource| resource.scope_spans).flat_map(|scope| scope.spans).collect()
+}
+
+fn attribute<'a>(span: &'a Span, key: &str) -> Option<&'a Value> {
+    span.attributes.iter().find(|attribute| attribute.key == key)?.value.as_ref()?.value.as_ref()
+}
+
+fn number(span: &Span, key: &str) -> Result<i64> {
+    match attribute(span, key) {
+        Some(Value::IntValue(number)) => Ok(*number),
+        other => anyhow::bail!("{} has {other:?} as {key}", span.name),
+    }
+}
+
+/// Whether a collection has all that it consists of, what it is being part of it, and sizes that are true.
+fn check(collection: &Span, of_it: &BTreeMap<Vec<u8>, Vec<&Span>>) -> Result<()> {
+    let parts = of_it.get(&collection.span_id).context("a collection of nothing")?;
+    let named = |name: &str| parts.iter().copied().filter(|span| span.name == name).collect::<Vec<_>>();
+    for part in ["walk", "join", "budget and series", "encode"] {
+        ensure!(named(part).len() == 1, "{} times {part}", named(part).len());
+    }
+    let signal = |span: &&Span| match attribute(span, "podmeter.signal") {
+        Some(Value::StringValue(signal)) => signal.clone(),
+        other => format!("{other:?}"),
+    };
+    let signals: BTreeSet<_> = named("read").iter().map(signal).collect();
+    ensure!(signals.contains("cpu") && signals.contains("memory"), "reads of {signals:?}");
+    for part in parts {
+        let within = collection.start_time_unix_nano <= part.start_time_unix_nano
+            && part.end_time_unix_nano <= collection.end_time_unix_nano;
+        ensure!(within, "{} is not within its collection", part.name);
+    }
+    let encode = named("encode")[0];
+    let sent = of_it.get(&encode.span_id).map_or(&[][..], |spans| spans);
+    ensure!(sent.iter().all(|span| span.name == "send" && span.kind == 3), "{sent:?}");
+    let bytes: i64 = sent.iter().map(|span| number(span, "podmeter.bytes")).sum::<Result<_>>()?;
+    ensure!(sent.len() as i64 == number(encode, "podmeter.requests")?, "{} requests were sent", sent.len());
+    ensure!(bytes == number(encode, "podmeter.bytes")?, "{bytes} bytes were sent");
+    ensure!(number(encode, "podmeter.bytes_before_compression")? > bytes, "nothing was compressed");
+    Ok(())
+}
+
+root_test! {
+    fn traces_and_log_lines_of_the_agent_go_where_they_are_configured_to() {
+        for (protocol, path) in [("grpc", ""), ("http/protobuf", "/v1/traces")] {
+            let own = Collector::start()?;
+            let traces = format!("{}{path}", own.grpc_endpoint());
+            let agent = Agent::spawn_in(
+                json!({
+                    "interval": "1s",
+                    "export": {"traces": {"endpoint": traces, "protocol": protocol}},
+                    "telemetry": {"traces": true, "logs": true},
+                    "resource": {"attributes": {"team": "nodes"}},
+                }),
+                &[("OTEL_BSP_SCHEDULE_DELAY", "200"), ("OTEL_BLRP_SCHEDULE_DELAY", "200"), ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")],
+            )?;
+            own.wait_until("four collections", |own| spans(own).iter().filter(|span| span.name == "send").count() >= 4)?;
+            agent.wait_for("its log lines", 20 * SECOND, |_| (!agent.logs().is_empty()).then_some(()))?;
+            let lines: BTreeSet<String> = agent
+                .logs()
+                .into_iter()
+                .flat_map(|request| request.resource_logs)
+                .flat_map(|resource| resource.scope_logs)
+                .flat_map(|scope| scope.log_records)
+                .filter_map(|record| match record.body?.value? {
+                    Value::StringValue(line) => Some(line),
+                    _ => None,
+                })
+                .collect();
+            ensure!(lines.contains("podmeter runs"), "{protocol}: log lines {lines:?}");
+
+            let ended = agent.stop()?;
+            ensure!(!ended.stderr.contains("could not send podmeter's own"), "{protocol}: {}", ended.stderr);
+            let resources: Vec<_> = own.traces().into_iter().flat_map(|request| request.resource_spans).collect();
+            let of_agent = resources[0].resource.clone().context("no resource")?.attributes;
+            let keys: BTreeSet<_> = of_agent.iter().map(|attribute| attribute.key.as_str()).collect();
+            for key in ["service.name", "service.version", "service.instance.id", "host.name", "team"] {
+                ensure!(keys.contains(key), "{protocol}: no {key} in {keys:?}");
+            }
+
+            let spans = spans(&own);
+            let mut of_it: BTreeMap<Vec<u8>, Vec<&Span>> = BTreeMap::new();
+            for span in &spans {
+                ensure!(span.status.as_ref().is_none_or(|status| status.code != StatusCode::Error as i32), "{span:?}");
+                of_it.entry(span.parent_span_id.clone()).or_default().push(span);
+            }
+            let collections = of_it.get(&Vec::new()).context("no span is the first")?;
+            ensure!(collections.iter().all(|span| span.name == "collection"), "{protocol}: {collections:?}");
+            for collection in collections {
+                check(collection, &of_it).with_context(|| format!("{protocol}, of {} collections", collections.len()))?;
+            }
+            println!("{protocol}: {} collections, {} spans, {} log lines", collections.len(), spans.len(), lines.len());
+        }
+        Ok(())
+    }
+}
+
+root_test! {
+    fn a_backend_of_traces_that_is_away_costs_nothing_but_a_line() {
+        let nowhere = format!("http://{}", podmeter_tests::http::free_address()?);
+        let agent = Agent::start(json!({
+            "interval": "1s",
+            "export": {"traces": {"endpoint": nowhere, "timeout": "1s"}},
+            "telemetry": {"traces": true},
+        }))?;
+        agent.wait_for_log("could not send podmeter's own traces", 40 * SECOND)?;
+        agent.catch_up()?;
+        agent.catch_up()?;
+        let ended = agent.stop()?;
+        let lines = ended.stderr.matches("could not send podmeter's own traces").count();
+        ensure!(lines == 1, "{lines} lines: {}", ended.stderr);
+        Ok(())
+    }
+}
