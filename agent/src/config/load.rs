@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
 
 use super::{
-    Bpf, Budget, Cgroups, Config, ConfigError, Destination, Export, Exporter, KEYS, Kubernetes, Logging, Origin, Overhead, Overrides, OtlpService,
-    Proxies, Resource, Signals, Telemetry,
+    Bpf, Budget, Cgroups, Config, ConfigError, Destination, Export, Exporter, KEYS, Kubernetes, Logging, Origin, OtlpService,
+    Overhead, Overrides, Proxies, Resource, Signals, Telemetry,
     draft::{Loading, Sent},
     key::{Key, Value},
     yaml,
@@ -109,26 +109,32 @@ impl Loading {
             settled.map(|()| destination).map_err(|(name, why)| invalid(&format!("{section}.{name}"), why))
         };
         // An address for metrics only is no address for others, and what is sent with it need not be meant for any other.
-        let has_address = |other: &Sent| metrics.endpoint.is_none() || other.endpoint.is_some();
-        let (logs_too, traces_too) = (has_address(&logs), has_address(&traces));
+        let for_metrics_only = metrics.endpoint.is_some();
+        let logs_too = !for_metrics_only || logs.endpoint.is_some();
+        let to_receiver = config.export.exporter == Exporter::Otlp;
+        // Metrics that go to no receiver say nothing of where to find one.
+        let check = |key: &str, sent: &Sent, endpoint: &str| match (to_receiver, sent.endpoint.is_some()) {
+            (_, true) => Ok(()),
+            (true, false) if !for_metrics_only => Ok(()),
+            (true, false) => Err(invalid(key, format!("there is an address for metrics only: set {endpoint}"))),
+            (false, false) => {
+                Err(invalid(key, format!("it goes to an OTLP receiver, and export.exporter is not otlp: set {endpoint}")))
+            }
+        };
+        if telemetry.logs {
+            check("telemetry.logs", &logs, "export.logs.endpoint")?;
+        }
+        if telemetry.traces {
+            check("telemetry.traces", &traces, "export.traces.endpoint")?;
+        }
         config.export.metrics = settle(metrics, OtlpService::Metrics, "export")?;
         if logs_too {
             config.export.logs = Some(settle(logs, OtlpService::Logs, "export.logs")?);
         }
-        let to_receiver = config.export.exporter == Exporter::Otlp;
-        let check = |key: &str, endpoint: &str, has_address: bool| {
-            if !to_receiver {
-                return Err(invalid(key, "it is sent to an OTLP receiver only, and export.exporter is stdout or none".to_owned()));
-            }
-            let missing = || invalid(key, format!("there is an address for metrics only: set {endpoint}"));
-            if has_address { Ok(()) } else { Err(missing()) }
-        };
         if telemetry.logs {
-            check("telemetry.logs", "export.logs.endpoint", logs_too)?;
             config.telemetry.logs.clone_from(&config.export.logs);
         }
         if telemetry.traces {
-            check("telemetry.traces", "export.traces.endpoint", traces_too)?;
             config.telemetry.traces = Some(settle(traces, OtlpService::Traces, "export.traces")?);
         }
         Ok(config)

@@ -30,7 +30,8 @@ const QUIET: Duration = Duration::from_secs(300);
 /// What a person must correct: the URL, a header, a certificate.
 pub fn spans(destination: &Destination, runtime: &Handle) -> Result<SpanExporter, ExportError> {
     let carrier = Carrier::new(destination, OtlpService::Traces, runtime)?;
-    let exporter = SpanExporter::builder().with_http().with_http_client(carrier).with_endpoint(AS_GIVEN).with_protocol(Protocol::HttpBinary);
+    let exporter =
+        SpanExporter::builder().with_http().with_http_client(carrier).with_endpoint(AS_GIVEN).with_protocol(Protocol::HttpBinary);
     exporter.with_timeout(destination.timeout).build().map_err(|error| refused(&error))
 }
 
@@ -40,7 +41,8 @@ pub fn spans(destination: &Destination, runtime: &Handle) -> Result<SpanExporter
 /// As [`spans`].
 pub fn logs(destination: &Destination, runtime: &Handle) -> Result<LogExporter, ExportError> {
     let carrier = Carrier::new(destination, OtlpService::Logs, runtime)?;
-    let exporter = LogExporter::builder().with_http().with_http_client(carrier).with_endpoint(AS_GIVEN).with_protocol(Protocol::HttpBinary);
+    let exporter =
+        LogExporter::builder().with_http().with_http_client(carrier).with_endpoint(AS_GIVEN).with_protocol(Protocol::HttpBinary);
     exporter.with_timeout(destination.timeout).build().map_err(|error| refused(&error))
 }
 

@@ -12,14 +12,9 @@ macro_rules! destination {
             Key::new(concat!("export.", $section, ".endpoint"), None, $endpoint, endpoint)
                 .example("http://localhost:4317")
                 .aliases(&[(concat!("OTEL_EXPORTER_OTLP_", $signal, "_ENDPOINT"), Value::Signal)]),
-            Key::new(
-                concat!("export.", $section, ".protocol"),
-                None,
-                concat!("As export.protocol, for ", $what, "."),
-                protocol,
-            )
-            .example("grpc")
-            .aliases(&[(concat!("OTEL_EXPORTER_OTLP_", $signal, "_PROTOCOL"), Value::Text)]),
+            Key::new(concat!("export.", $section, ".protocol"), None, concat!("As export.protocol, for ", $what, "."), protocol)
+                .example("grpc")
+                .aliases(&[(concat!("OTEL_EXPORTER_OTLP_", $signal, "_PROTOCOL"), Value::Text)]),
             Key::new(
                 concat!("export.", $section, ".headers"),
                 None,
@@ -50,12 +45,9 @@ macro_rules! destination {
             )
             .example("gzip")
             .aliases(&[(concat!("OTEL_EXPORTER_OTLP_", $signal, "_COMPRESSION"), Value::Text)]),
-            Key::new(
-                concat!("export.", $section, ".timeout"),
-                None,
-                concat!("As export.timeout, for ", $what, "."),
-                |l, v| store(&mut l.destination().timeout, timeout(v)?),
-            )
+            Key::new(concat!("export.", $section, ".timeout"), None, concat!("As export.timeout, for ", $what, "."), |l, v| {
+                store(&mut l.destination().timeout, timeout(v)?)
+            })
             .example("10s")
             .aliases(&[(concat!("OTEL_EXPORTER_OTLP_", $signal, "_TIMEOUT"), milliseconds)]),
             Key::new(

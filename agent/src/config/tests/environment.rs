@@ -178,7 +178,7 @@ fn podmeters_own_telemetry_is_off_unless_it_is_configured_and_then_needs_an_addr
     for (env, expected) in [
         (vec![ON[0], METRICS], "there is an address for metrics only: set export.traces.endpoint"),
         (vec![ON[1], METRICS], "there is an address for metrics only: set export.logs.endpoint"),
-        (vec![ON[0], ("PODMETER_EXPORT_EXPORTER", "stdout")], "it is sent to an OTLP receiver only"),
+        (vec![ON[0], ("PODMETER_EXPORT_EXPORTER", "stdout")], "export.exporter is not otlp: set export.traces.endpoint"),
         (vec![("OTEL_TRACES_EXPORTER", "zipkin")], "zipkin"),
     ] {
         let error = from_env(&env).expect_err("no such telemetry").to_string();
