@@ -246,6 +246,8 @@ pub struct Bpf {
     pub directory: PathBuf,
     /// Programs that are not loaded.
     pub leave_out: Vec<String>,
+    /// Whether programs say what they meet.
+    pub log: bool,
 }
 
 /// What every metric carries.

@@ -171,6 +171,9 @@ struct RunArgs {
     /// Where metrics go, in place of the configuration's export.exporter: otlp, stdout (one line of OTLP JSON per export), none.
     #[arg(long, value_name = "EXPORTER")]
     exporter: Option<String>,
+    /// Log what the programs in the kernel meet, as the configuration's bpf.log does.
+    #[arg(long)]
+    kernel_log: bool,
     /// Set any key of the configuration, such as `--set export.timeout=5s`.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -290,6 +293,9 @@ fn run(args: &RunArgs) -> Result<(), CommandError> {
     let mut overrides = overrides(&args.set)?;
     if let Some(exporter) = &args.exporter {
         overrides.set("export.exporter", exporter.as_str());
+    }
+    if args.kernel_log {
+        overrides.set("bpf.log", "true");
     }
     let (config, unknown) = load(args.config.config.as_deref(), overrides)?;
     let runtime = run::runtime().map_err(CommandError::Run)?;

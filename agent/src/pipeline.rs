@@ -136,6 +136,7 @@ impl Pipeline {
             pin_directory: settings.pin_directory,
             pin: settings.pin,
             leave_out: settings.leave_out,
+            kernel_log: settings.kernel_log,
             kubelets: if settings.pods.is_some() { Kubelets::OfTheNode } else { Kubelets::Any },
             signals: settings.signals,
             slots: SlotRange::of(&settings.cgroups),
@@ -210,6 +211,7 @@ impl Pipeline {
         self.running.cgroups.close()?;
         self.grow();
         self.keep_within_limit();
+        self.running.settled.log();
         ticked
     }
 

@@ -1,13 +1,16 @@
 //! podmeter's telemetry about itself: what a backend of traces and logs gets of a running agent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::unix::fs::MetadataExt as _,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use opentelemetry_proto::tonic::{
     common::v1::any_value::Value,
     trace::v1::{Span, status::StatusCode},
 };
-use podmeter_tests::{SECOND, agent::Agent, collector::Collector, root_test};
+use podmeter_tests::{SECOND, agent::Agent, cgroup::Cgroup, collector::Collector, root_test};
 use serde_json::json;
 
 /// All spans that a collector has.
@@ -127,6 +130,35 @@ root_test! {
         let ended = agent.stop()?;
         let lines = ended.stderr.matches("could not send podmeter's own traces").count();
         ensure!(lines == 1, "{lines} lines: {}", ended.stderr);
+        Ok(())
+    }
+}
+
+root_test! {
+    fn with_its_log_on_the_kernel_side_names_the_cgroups_that_found_no_slot() {
+        const SLOTS: u32 = 16;
+        let config = json!({"interval": "1s", "bpf": {"log": true}, "cgroups": {"slots": SLOTS, "max_slots": SLOTS}});
+        let agent = Agent::start(config)?;
+        const WITHOUT: &str = "podmeter.agent.cgroups.without_slot";
+        agent.catch_up()?;
+        // Of those that were there before it the agent itself knows.
+        let before = agent.look(|exports| exports.node_value(WITHOUT, &[])).unwrap_or(0.0);
+        let cgroups = (0..2 * SLOTS).map(|_| Cgroup::new("log")).collect::<Result<Vec<_>>>()?;
+        let ids = cgroups.iter().map(|cgroup| Ok(std::fs::metadata(cgroup.dir())?.ino())).collect::<Result<BTreeSet<u64>>>()?;
+        let without = agent.wait_for("cgroups without a slot", 20 * SECOND, |exports| {
+            exports.node_value(WITHOUT, &[]).map(|n| n - before).filter(|n| *n >= f64::from(SLOTS))
+        })?;
+        agent.wait_for_log("found no slot", 20 * SECOND)?;
+        let log = agent.stop()?.stderr;
+        let named: Vec<u64> = log
+            .lines()
+            .filter(|line| line.contains("podmeter::kernel_log") && line.contains("found no slot"))
+            .filter_map(|line| line.split("cgroup ").nth(1)?.split(' ').next()?.parse().ok())
+            .collect();
+        let own = named.iter().filter(|id| ids.contains(id)).count();
+        println!("{without} cgroups had no slot; {} are named, {own} of them this test's {}", named.len(), ids.len());
+        ensure!(named.len() as f64 >= without, "{named:?} of {without}");
+        ensure!(own >= SLOTS as usize, "{own} of {} are named", ids.len());
         Ok(())
     }
 }

@@ -18,6 +18,7 @@ use aya_ebpf::{
     macros::{btf_map, btf_tracepoint},
     programs::BtfTracePointContext,
 };
+use aya_log_ebpf::debug;
 
 agent_ebpf::object!(FACTS: Offsets);
 
@@ -110,6 +111,7 @@ fn cgroups_on_mkdir(ctx: BtfTracePointContext) -> i32 {
     let Some(slot) = (if room { FREE_SLOTS.pop().ok().flatten() } else { None }) else {
         // SAFETY: a field of a map value.
         increment(unsafe { &raw mut (*tally).without_slot });
+        debug!(ctx, "cgroup {} at level {} found no slot: {} of {} are taken", id, level, taken, slots());
         return 0;
     };
     // SAFETY: a field of a map value, 8-byte aligned.

@@ -17,6 +17,7 @@ use aya_ebpf::{
     macros::{btf_map, raw_tracepoint},
     programs::RawTracePointContext,
 };
+use aya_log_ebpf::debug;
 
 agent_ebpf::object!(FACTS: Facts);
 
@@ -64,7 +65,9 @@ extern "C" fn walk_on_cgroup(context: *const CgroupWalk) -> i32 {
         if reads(MEMORY) {
             let css = number(walk, load(cgroup, frozen!(FACTS.cgroup_memory)));
             let memcg = css - frozen!(FACTS.memcg.css);
-            if css != 0 && copy_memory(memcg, &raw mut (*walked).memory).is_some() {
+            if css != 0 && copy_memory(memcg, &raw mut (*walked).memory).is_none() {
+                walk_log_unread(id);
+            } else if css != 0 {
                 read |= MEMORY;
                 if reads(STATISTICS) && copy_statistics(memcg, &raw mut (*walked).memory).is_some() {
                     read |= STATISTICS;
@@ -74,6 +77,14 @@ extern "C" fn walk_on_cgroup(context: *const CgroupWalk) -> i32 {
         (*walked).read = read;
         core::ptr::write_volatile(&raw mut (*walked).id, id);
     }
+    0
+}
+
+/// A global function, so that the walk stays as short as it is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn walk_log_unread(id: u64) -> u32 {
+    debug!((), "cgroup {}: its memory controller could not be read: it is laid out as no kernel that is known", id);
     0
 }
 

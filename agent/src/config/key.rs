@@ -199,6 +199,13 @@ const THEN: &[Key] = &[
          before Linux 5.12.",
         |l, v| store(&mut l.config.bpf.leave_out, words(v)?),
     ),
+    Key::new(
+        "bpf.log",
+        Some("false"),
+        "Log what programs in the kernel meet, one line each: a cgroup that found no slot, a DNS stream over TCP that lost its place, a \
+         cgroup with memory that could not be read. It takes no time while it is off. The programs of an agent before this one are replaced.",
+        |l, v| store(&mut l.config.bpf.log, boolean(v)?),
+    ),
     Key::new("export.exporter", Some("otlp"), "Where metrics go: otlp, stdout, or none.", |l, v| {
         let known = [("otlp", Exporter::Otlp), ("stdout", Exporter::Stdout), ("none", Exporter::None)];
         store(&mut l.config.export.exporter, one_of(v, &known)?)

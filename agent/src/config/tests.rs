@@ -74,7 +74,7 @@ fn the_defaults() {
         },
         cgroups: Cgroups { slots: None, max_slots: None, root: None },
         overhead: Overhead { cpu: OverheadLimit::Auto, window: Duration::from_secs(60), recovery: Duration::from_secs(600) },
-        bpf: Bpf { pin: true, directory: "/sys/fs/bpf/podmeter".into(), leave_out: Vec::new() },
+        bpf: Bpf { pin: true, directory: "/sys/fs/bpf/podmeter".into(), leave_out: Vec::new(), log: false },
         export: Export {
             exporter: Exporter::Otlp,
             pull: false,
@@ -142,7 +142,7 @@ fn a_file_sets_every_key() {
          \x20 spread: 0s\n  finished_pods: 1h\n\
          network:\n  cluster_cidrs: 10.2.0.0/16\n  node_cidrs: fd00::/8\n  private_cidrs: ''\n\
          dns:\n  ports: 5353,53\n  timeout: 1s\n  top_names: 3\ncpu:\n  undisturbed: 2-3,5\ncgroups:\n  slots: 65536\n  max_slots: 16\n  root: /cg\n\
-          overhead: {cpu: 1.5%, window: 2m, recovery: 1h}\nbpf:\n  pin: false\n  directory: /b\n\
+          overhead: {cpu: 1.5%, window: 2m, recovery: 1h}\nbpf:\n  pin: false\n  directory: /b\n  log: true\n\
          export:\n  exporter: stdout\n  pull: true\n  endpoint: https://c:1/x\n  protocol: http/protobuf\n  headers:\n    X-Key: 1.10\n\
          \x20 compression: none\n  timeout: 500ms\n  certificate: a\n  client_certificate: b\n  client_key: c\n  queue: 1\n\
          \x20 queue_bytes: 1024KiB\n  request_bytes: 4 MiB\n  attribute_bytes: 1024\n  shutdown_timeout: 1m\n  histograms: buckets\n\
@@ -205,7 +205,7 @@ fn a_file_sets_every_key() {
             window: Duration::from_secs(120),
             recovery: Duration::from_secs(3600),
         },
-        bpf: Bpf { pin: false, directory: "/b".into(), leave_out: Vec::new() },
+        bpf: Bpf { pin: false, directory: "/b".into(), leave_out: Vec::new(), log: true },
         export: Export {
             exporter: Exporter::Stdout,
             pull: true,

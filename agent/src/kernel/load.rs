@@ -3,6 +3,7 @@
 mod attach;
 mod error;
 mod grow;
+mod kernel_log;
 mod object;
 mod placeholder;
 mod settled;
@@ -22,6 +23,7 @@ use aya::{
 pub use self::{error::LoadError, grow::Loaded, object::clear_calls, settled::Settled};
 use self::{
     grow::{Links, Source},
+    kernel_log::KernelLog,
     placeholder::placeholder,
 };
 use super::{
@@ -83,6 +85,9 @@ pub struct Kernel {
     /// What this process has loaded before and goes on with beside what is loaded now.
     beside: Vec<Loaded>,
     loaded: Vec<Loaded>,
+    /// Where programs say what they meet: a number that no other agent has. Theirs write to rings that this one does not read.
+    logs: Option<u64>,
+    log: KernelLog,
 }
 
 /// What makes a program run.
@@ -218,6 +223,7 @@ impl Kernel {
     ) -> Result<Self, LoadError> {
         let mut loader = EbpfLoader::new();
         loader.btf(None);
+        loader.map_max_entries(kernel_log::RING, kernel_log::LEAST_RING);
         let btf = Btf::from_sys()?;
         mounts::ensure_bpffs(directory)?;
         let pins = pins()?;
@@ -242,7 +248,15 @@ impl Kernel {
             before,
             beside,
             loaded,
+            logs: None,
+            log: KernelLog::default(),
         })
+    }
+
+    /// Programs that are loaded from now on say what they meet: see [`Settled::log`].
+    pub fn switch_log_on(&mut self) {
+        self.logs = Some(facts::boottime_ns());
+        self.loader.map_max_entries(kernel_log::RING, kernel_log::RING_WITH_ROOM);
     }
 
     /// Goes on with what this process has loaded, which has fewer slots.
@@ -292,6 +306,7 @@ impl Kernel {
         loader.override_global(FACTS, kept(plan.facts), true);
         loader.override_global("READS_BY_ADDRESS", kept(u64::from(self.reads_by_address)), false);
         loader.override_global("SLOTS", kept(self.slots), false);
+        loader.override_global(aya_log::LEVEL, kept(if self.logs.is_some() { kernel_log::ON } else { kernel_log::OFF }), false);
         for (map, size) in plan.maps {
             match size {
                 Size::Fixed => {}
@@ -334,6 +349,9 @@ impl Kernel {
             refused: Vec::new(),
             links: Links::default(),
         };
+        if self.logs.is_some() {
+            self.log.add(&mut object.ebpf);
+        }
         for (program, hook) in plan.programs {
             if object.does_without(program) {
                 continue;
@@ -365,7 +383,9 @@ impl Kernel {
         // The same programs may be attached in one configuration and called in another.
         let hooks = format!("{:?}", plan.programs);
         let counts = pin::hash(&[LAYOUT.as_bytes(), facts, maps.as_bytes(), counts.as_bytes(), &reads_by_address]);
-        let programs = pin::hash(&[plan.bytes, hooks.as_bytes(), programs.as_bytes()]);
+        let logs = self.logs.map(u64::to_ne_bytes);
+        let logs = logs.as_ref().map_or(&[][..], |number| number);
+        let programs = pin::hash(&[plan.bytes, hooks.as_bytes(), programs.as_bytes(), logs]);
         self.pins.version(plan.object, counts, programs, self.slots)
     }
 

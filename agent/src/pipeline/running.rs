@@ -25,6 +25,7 @@ pub(super) struct Setup {
     pub(super) pin_directory: PathBuf,
     pub(super) pin: bool,
     pub(super) leave_out: Vec<String>,
+    pub(super) kernel_log: bool,
     pub(super) kubelets: Kubelets,
     pub(super) signals: config::Signals,
     pub(super) slots: SlotRange,
@@ -181,5 +182,9 @@ impl Running {
 fn kernel(setup: &Setup, pins: impl FnOnce() -> Result<Arc<Pins>, PinError>) -> Result<Kernel, StartError> {
     let tracepoints: Vec<&str> =
         cgroups::TRACEPOINTS.into_iter().chain(signals::ALL.iter().flat_map(|s| s.tracepoints).copied()).collect();
-    Ok(Kernel::open(&setup.pin_directory, pins, &tracepoints, setup.root.clone(), setup.leave_out.clone())?)
+    let mut kernel = Kernel::open(&setup.pin_directory, pins, &tracepoints, setup.root.clone(), setup.leave_out.clone())?;
+    if setup.kernel_log {
+        kernel.switch_log_on();
+    }
+    Ok(kernel)
 }

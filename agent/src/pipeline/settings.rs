@@ -22,6 +22,8 @@ pub struct PipelineSettings {
     pub pin: bool,
     /// Programs that are not loaded.
     pub leave_out: Vec<String>,
+    /// Whether programs say what they meet.
+    pub kernel_log: bool,
     /// What is measured.
     pub signals: config::Signals,
     /// What all of it may cost.
@@ -58,6 +60,7 @@ impl PipelineSettings {
             pin_directory: config.bpf.directory.clone(),
             pin: config.bpf.pin,
             leave_out: config.bpf.leave_out.clone(),
+            kernel_log: config.bpf.log,
             signals: config.signals.clone(),
             overhead: config.overhead.clone(),
             interval: config.interval,

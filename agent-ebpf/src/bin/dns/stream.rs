@@ -7,6 +7,8 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_skb_load_bytes},
 };
 
+use aya_log_ebpf::debug;
+
 use crate::{
     DNS_COUNTS, DNS_GAPS, Flow, OWN, THEIRS,
     lookup::{one, side, take},
@@ -187,6 +189,15 @@ unsafe fn lose(flow: &Flow, stream: *mut Stream, next: u32) {
             let position = opaque(Gaps::position(flow.cookie) as u64) as usize & (GAPS_LEN - 1);
             *(&raw mut (*gaps).at_ns).cast::<u64>().add(position) = bpf_ktime_get_ns();
             *(&raw mut (*gaps).cookies).cast::<u64>().add(position) = flow.cookie;
+            dns_log_gap(flow.slot, flow.cookie, next);
         }
     }
+}
+
+/// A global function: it is called from many places, and verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn dns_log_gap(slot: u32, cookie: u64, next: u32) -> u32 {
+    debug!((), "a DNS connection of slot {}, socket cookie {}, lost its place before byte {}", slot, cookie, next);
+    0
 }

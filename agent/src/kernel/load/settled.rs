@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Hook, Kernel, LoadError, Loaded, grow::lock};
+use super::{Hook, Kernel, LoadError, Loaded, grow::lock, kernel_log::KernelLog};
 use crate::kernel::{
     pin::{self, PinError, Pins},
     price::RunningProgram,
@@ -18,6 +18,8 @@ pub struct Settled {
     pub pins: Arc<Pins>,
     /// What was loaded.
     pub loaded: Vec<Loaded>,
+    /// What programs say.
+    log: KernelLog,
 }
 
 impl Kernel {
@@ -26,10 +28,10 @@ impl Kernel {
     /// # Errors
     /// When bpffs refuses.
     pub fn settle(self) -> Result<Settled, LoadError> {
-        let Self { pins, in_use, loaded, .. } = self;
+        let Self { pins, in_use, loaded, log, .. } = self;
         pins.settle(&in_use)?;
         sys::trim_heap();
-        Ok(Settled { pins, loaded })
+        Ok(Settled { pins, loaded, log })
     }
 
     /// What is loaded now shares maps with what this process has loaded before, which goes on.
@@ -42,17 +44,23 @@ impl Kernel {
     /// # Errors
     /// When bpffs refuses.
     pub fn settle_beside(self, settled: &mut Settled) -> Result<(), LoadError> {
-        let Self { pins, loaded, .. } = self;
+        let Self { pins, loaded, log, .. } = self;
         if !pins.keeps() {
             pins.settle(&[])?;
         }
         settled.loaded.extend(loaded);
+        settled.log.extend(log);
         sys::trim_heap();
         Ok(())
     }
 }
 
 impl Settled {
+    /// Logs what programs have said since.
+    pub fn log(&mut self) {
+        self.log.flush();
+    }
+
     /// An object is given up: its programs are detached, and nothing of it stays in bpffs.
     ///
     /// # Errors
