@@ -2,6 +2,7 @@
 
 mod events;
 mod journal;
+mod matrix;
 mod outage;
 mod size;
 

@@ -5,7 +5,8 @@ use std::fmt::Write;
 use ratatui::buffer::Buffer;
 use ratatui::style::{Color, Modifier};
 
-use super::{draw, new, press};
+use super::super::past::Shown;
+use super::{draw, new, press, replaying};
 use crate::snapshot::synthetic;
 
 #[test]
@@ -15,13 +16,28 @@ fn the_picture_in_the_documentation_is_what_is_drawn() {
         state.update(synthetic::snapshot(tick));
     }
     press(&mut state, "j");
-    let picture = svg(&draw(&mut state, 160, 19, true));
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/top.svg");
-    if std::env::var_os("UPDATE_PICTURES").is_some() {
-        std::fs::write(path, &picture).expect("docs/top.svg can be written");
+    compare("top.svg", &svg(&draw(&mut state, 160, 19, true)));
+}
+
+#[test]
+fn the_picture_of_a_replay_is_what_is_drawn() {
+    let mut state = replaying::begun();
+    for number in 720..=732 {
+        let snapshot = Some(synthetic::snapshot(number));
+        state.show_past(Shown { snapshot, place: replaying::among(number as usize, 1440) });
     }
-    let stored = std::fs::read_to_string(path).expect("docs/top.svg is part of the repository");
-    assert!(stored == picture, "docs/top.svg is not what is drawn now: run this test with UPDATE_PICTURES=1");
+    press(&mut state, "jj");
+    compare("replay.svg", &svg(&draw(&mut state, 160, 14, true)));
+}
+
+/// A picture is the stored one, or becomes it.
+fn compare(name: &str, picture: &str) {
+    let path = format!("{}/../docs/{name}", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("UPDATE_PICTURES").is_some() {
+        std::fs::write(&path, picture).expect("the picture can be written");
+    }
+    let stored = std::fs::read_to_string(&path).expect("the picture is part of the repository");
+    assert!(stored == picture, "docs/{name} is not what is drawn now: run this test with UPDATE_PICTURES=1");
 }
 
 /// Width and height of a character cell of the picture.

@@ -6,13 +6,18 @@ use super::*;
 const MINUTE: u64 = 60_000_000_000;
 
 fn place(number: usize) -> Place {
+    among(number, 90)
+}
+
+/// Where the collection of that number is, of so many a minute apart.
+pub(super) fn among(number: usize, count: usize) -> Place {
     Place {
         // 2026-11-28 03:00:00 UTC
         at_ns: 1_795_834_800_000_000_000 + number as u64 * MINUTE,
         number,
-        count: 90,
+        count,
         oldest_ns: 1_795_834_800_000_000_000 + MINUTE,
-        newest_ns: 1_795_834_800_000_000_000 + 90 * MINUTE,
+        newest_ns: 1_795_834_800_000_000_000 + count as u64 * MINUTE,
         interval: Some(Duration::from_secs(60)),
         ..Place::default()
     }
@@ -23,9 +28,14 @@ fn show(state: &mut TopState, number: usize, workloads: &[(&str, f64)]) {
     state.show_past(Shown { snapshot: Some(snapshot(workloads)), place: place(number) });
 }
 
-fn replaying() -> TopState {
+/// A replay that has shown nothing yet.
+pub(super) fn begun() -> TopState {
     let facts = TopFacts { kernel: "Linux 6.18.0".into(), agent: "v0.1.0".into(), interval: Duration::ZERO };
-    let mut state = TopState::replaying(facts, &TopOptions::default());
+    TopState::replaying(facts, &TopOptions::default())
+}
+
+fn replaying() -> TopState {
+    let mut state = begun();
     assert_eq!(wanted(&mut state), [Way::Stay], "what is there is wanted first");
     show(&mut state, 12, &[("web", 0.3), ("db", 0.2)]);
     state
