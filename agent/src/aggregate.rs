@@ -47,6 +47,8 @@ pub struct Batch {
     pub pods: Vec<Sample>,
     /// Markers of series that have ended: the exporter adds them.
     pub ended: Vec<Sample>,
+    /// Counters and distributions have what was counted since the batch before: the exporter makes that of it.
+    pub is_delta: bool,
     /// What happened since the batch before.
     pub events: Vec<ResourceEvent>,
 }
@@ -165,7 +167,7 @@ impl Aggregate {
             node.extend(follow_metrics::points(pods.index, pods.since_ns, missing, pods.now));
         }
         let node = Sample::new(Arc::clone(&self.node_resource), node);
-        Batch { time_ns, offset: UnixOffset::default(), node, cgroups, pods: pod_samples, ended: Vec::new(), events }
+        Batch { time_ns, node, cgroups, pods: pod_samples, events, ..Batch::default() }
     }
 
     /// The events whose cgroups have their names.

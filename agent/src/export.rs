@@ -8,6 +8,7 @@ mod backlog;
 mod client;
 pub mod compress;
 pub mod decode;
+pub mod delta;
 pub mod encode;
 mod endpoint;
 mod failure;

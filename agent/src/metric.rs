@@ -198,6 +198,30 @@ pub enum Value {
     Absent,
 }
 
+impl Value {
+    /// What a counter has counted since it was `earlier`; `None` where it has begun anew.
+    pub fn since(&self, earlier: &Self) -> Option<Self> {
+        match (self, earlier) {
+            (Self::Int(value), Self::Int(earlier)) => value.checked_sub(*earlier).map(Self::Int),
+            (Self::Float(value), Self::Float(earlier)) => Some(value - earlier).filter(|since| *since >= 0.0).map(Self::Float),
+            (Self::Histogram(value), Self::Histogram(earlier)) if value.count >= earlier.count => {
+                Some(Self::Histogram(std::sync::Arc::new(value.since(earlier))))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a counter of this value has counted nothing.
+    pub fn is_nothing(&self) -> bool {
+        match self {
+            Self::Int(value) => *value == 0,
+            Self::Float(value) => *value == 0.0,
+            Self::Histogram(histogram) => histogram.count == 0,
+            Self::Absent => true,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

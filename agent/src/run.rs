@@ -21,6 +21,7 @@ use crate::{
     config::{Config, Exporter},
     export::{
         self, ExportError,
+        delta::Delta,
         series::Series,
         ship::{Queue, Shipper},
     },
@@ -140,9 +141,10 @@ pub fn run(config: &Config, runtime: Runtime, telemetry: Telemetry) -> Result<()
         let queue = shipper.queue();
         let failing = Failing { now: Vec::new(), limit: RateLimit::new(FAILURES, Duration::from_secs(60)), said: false };
         let series = Series::new(pipeline.exported_before_ns());
+        let delta = config.export.delta.then(Delta::default);
         let budget = Budget::new(config.budget.clone(), pipeline.exported_before_ns());
         let (node, interval) = (config.node_name.clone(), config.interval);
-        let collector = Collector { pipeline, health, node, interval, queue, pull, started_ns, budget, series, failing };
+        let collector = Collector { pipeline, health, node, interval, queue, pull, started_ns, budget, series, delta, failing };
         thread::Builder::new()
             .name("collector".to_owned())
             .spawn(move || {
@@ -203,6 +205,8 @@ struct Collector {
     started_ns: u64,
     budget: Budget,
     series: Series,
+    /// Where totals do not leave.
+    delta: Option<Delta>,
     failing: Failing,
 }
 
@@ -303,10 +307,16 @@ impl Collector {
                 format!("left out {doubles} points that had the series and the moment of others; this is a bug"),
             ));
         }
+        let mut pulled = None;
+        if let Some(delta) = &mut self.delta {
+            // Who pulls knows totals only.
+            pulled = self.pull.is_some().then(|| batch.clone());
+            delta.apply(&mut batch);
+        }
         self.queue.enqueue(&batch);
         self.pipeline.exported(batch.time_ns);
         match &self.pull {
-            Some(pull) => pull.keep(batch),
+            Some(pull) => pull.keep(pulled.unwrap_or(batch)),
             None => drop(batch),
         }
         sys::trim_heap();

@@ -136,18 +136,6 @@ pub(super) fn add(sum: &mut Value, value: &Value) {
     }
 }
 
-/// What a counter has counted since it was `earlier`; `None` where it has begun anew.
-pub(super) fn since(value: &Value, earlier: &Value) -> Option<Value> {
-    match (value, earlier) {
-        (Value::Int(value), Value::Int(earlier)) => value.checked_sub(*earlier).map(Value::Int),
-        (Value::Float(value), Value::Float(earlier)) => Some(value - earlier).filter(|since| *since >= 0.0).map(Value::Float),
-        (Value::Histogram(value), Value::Histogram(earlier)) if value.count >= earlier.count => {
-            Some(Value::Histogram(Arc::new(value.since(earlier))))
-        }
-        _ => None,
-    }
-}
-
 /// Whether a metric is of a kind that ends with a marker, and has no start.
 pub(super) fn is_gauge(point: &Point) -> bool {
     point.metric.kind == MetricKind::Gauge

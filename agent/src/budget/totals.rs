@@ -9,7 +9,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    count::{add, is_gauge, is_series, since},
+    count::{add, is_gauge, is_series},
     is_histogram,
     resource::sum_of,
     rows::{Place, Row},
@@ -61,7 +61,7 @@ struct Part {
 impl Part {
     /// What it has counted in its own series, as of `point`; `false` where it has begun anew.
     fn as_own(&self, since_ns: u64, point: &mut Point) -> bool {
-        let value = since(&point.value, &self.taken.value);
+        let value = point.value.since(&self.taken.value);
         if let Some(value) = value {
             (point.value, point.start_ns) = (value, since_ns.max(point.start_ns));
             return true;
@@ -170,7 +170,7 @@ impl Totals {
             let (stays, value) = match part {
                 Some(at) if pod.parts[at].own_since_ns.is_none() => {
                     let part = &mut pod.parts[at];
-                    let value = since(&point.value, &part.taken.value).unwrap_or_else(|| point.value.clone());
+                    let value = point.value.since(&part.taken.value).unwrap_or_else(|| point.value.clone());
                     part.taken.value = point.value.clone();
                     (false, value)
                 }

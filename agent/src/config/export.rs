@@ -56,6 +56,8 @@ pub struct Export {
     pub exporter: Exporter,
     /// Whether `/metrics` answers, too.
     pub pull: bool,
+    /// Whether counters leave as what was counted since the export before, and not as totals.
+    pub delta: bool,
     /// How metrics are sent.
     pub metrics: Destination,
     /// How events are sent; `None` when no address is known that takes logs.

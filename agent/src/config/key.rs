@@ -310,6 +310,15 @@ const THEN: &[Key] = &[
         |l, v| store(&mut l.config.export.attribute_bytes, bytes(v, 64..=1024)?),
     ),
     Key::new(
+        "export.temporality",
+        Some("cumulative"),
+        "What counters and histograms have: cumulative, totals, or delta, what was counted since the export before, for back ends that take \
+         nothing else. With delta an export that is lost is not made up for by the next, the first export of each start has none, and \
+         `podmeter top --replay` has gauges only. /metrics has totals.",
+        |l, v| store(&mut l.config.export.delta, one_of(v, &[("cumulative", false), ("delta", true)])?),
+    )
+    .aliases(&[("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", Value::Text)]),
+    Key::new(
         "export.histograms",
         Some("native"),
         "How the back end keeps a histogram: native, as one series (Prometheus 3, Mimir), or buckets, as one series for each bucket \

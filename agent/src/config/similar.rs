@@ -11,7 +11,11 @@ pub(super) fn similar(key: &str) -> String {
         Some((section, _)) => format!("{section} has {}", inside(section).join(", ")),
         None => format!("there are {}", inside("").join(", ")),
     };
-    if near.is_empty() { format!("; {there_are}") } else { format!("; did you mean {}? Else: {there_are}", near.join(" or ")) }
+    match near.as_slice() {
+        [] => format!("; {there_are}"),
+        [one] => format!("; did you mean {one}? Else: {there_are}"),
+        [others @ .., last] => format!("; did you mean {} or {last}? Else: {there_are}", others.join(", ")),
+    }
 }
 
 /// Every key and every section.

@@ -78,6 +78,7 @@ fn the_defaults() {
         export: Export {
             exporter: Exporter::Otlp,
             pull: false,
+            delta: false,
             metrics: destination.clone(),
             logs: Some(destination),
             queue: 40,
@@ -145,7 +146,7 @@ fn a_file_sets_every_key() {
           overhead: {cpu: 1.5%, window: 2m, recovery: 1h}\nbpf:\n  pin: false\n  directory: /b\n  log: true\n\
          export:\n  exporter: stdout\n  pull: true\n  endpoint: https://c:1/x\n  protocol: http/protobuf\n  headers:\n    X-Key: 1.10\n\
          \x20 compression: none\n  timeout: 500ms\n  certificate: a\n  client_certificate: b\n  client_key: c\n  queue: 1\n\
-         \x20 queue_bytes: 1024KiB\n  request_bytes: 4 MiB\n  attribute_bytes: 1024\n  shutdown_timeout: 1m\n  histograms: buckets\n\
+         \x20 queue_bytes: 1024KiB\n  request_bytes: 4 MiB\n  attribute_bytes: 1024\n  shutdown_timeout: 1m\n  histograms: buckets\n  temporality: delta\n\
          \x20 headers_file: h\n  token_file: t\n  logs:\n    endpoint: http://l:2/\n    protocol: grpc\n    headers: {X-Logs: z}\n\
          \x20   headers_file: i\n    token_file: j\n    compression: gzip\n    timeout: 2s\n    certificate: k\n    client_certificate: m\n\
          \x20   client_key: n\n\
@@ -209,6 +210,7 @@ fn a_file_sets_every_key() {
         export: Export {
             exporter: Exporter::Stdout,
             pull: true,
+            delta: true,
             metrics: destination("https://c:1/x/v1/metrics", "a"),
             logs: Some(Destination {
                 headers: Headers(BTreeMap::from([("x-logs".to_owned(), "z".to_owned())])),
@@ -272,7 +274,7 @@ fn every_error_of_a_file_names_the_key_and_the_line() {
             "export:\n  time-out: 1s",
             "unknown setting export.time-out (podmeter.yaml, line 2); did you mean export.timeout? Else: export has exporter, pull, \
              endpoint, protocol, headers, headers_file, token_file, compression, timeout, certificate, client_certificate, \
-             client_key, queue, queue_bytes, request_bytes, attribute_bytes, histograms, shutdown_timeout, logs, traces",
+             client_key, queue, queue_bytes, request_bytes, attribute_bytes, temporality, histograms, shutdown_timeout, logs, traces",
         ),
         (
             "\nendpoint: x",

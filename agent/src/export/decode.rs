@@ -11,7 +11,7 @@ use std::sync::{Arc, LazyLock};
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::logs::v1::ResourceLogs;
 use opentelemetry_proto::tonic::metrics::v1::{
-    DataPointFlags, ExponentialHistogramDataPoint, Metric as OtlpMetric, NumberDataPoint, ResourceMetrics, metric::Data,
+    AggregationTemporality, DataPointFlags, ExponentialHistogramDataPoint, Metric as OtlpMetric, NumberDataPoint, ResourceMetrics, metric::Data,
     number_data_point,
 };
 use prost::Message;
@@ -167,6 +167,9 @@ pub fn events(info: &EntryInfo, body: &[u8]) -> Option<Vec<PastEvent>> {
     Some(events)
 }
 
+/// Of points that have what was counted since those before.
+const DELTA: i32 = AggregationTemporality::Delta as i32;
+
 fn text(attribute: &KeyValue) -> Option<&str> {
     match attribute.value.as_ref()?.value.as_ref()? {
         any_value::Value::StringValue(text) => Some(text),
@@ -191,6 +194,11 @@ fn points(message: OtlpMetric, unknown: &mut u64) -> Vec<(u64, Point)> {
             for p in gauge.data_points {
                 add(of(MetricKind::Gauge), p.time_unix_nano, 0, number(&p), &p.attributes);
             }
+        }
+        // Rates are made of totals.
+        Some(Data::Sum(sum)) if sum.aggregation_temporality == DELTA => *unknown += sum.data_points.len() as u64,
+        Some(Data::ExponentialHistogram(histogram)) if histogram.aggregation_temporality == DELTA => {
+            *unknown += histogram.data_points.len() as u64;
         }
         Some(Data::Sum(sum)) => {
             for p in sum.data_points {

@@ -81,7 +81,7 @@ pub(super) fn encode<'a>(batch: &'a Batch, bounds: &Bounds, mut each: impl FnMut
         let earlier = sample.earlier.iter().map(|earlier| (earlier.time_ns, &earlier.points));
         for (time_ns, points) in earlier.chain([(sample.time_ns.unwrap_or(batch.time_ns), &sample.points)]) {
             group.clear();
-            encode_points(points, Times { time_ns, offset: batch.offset }, bounds, &mut group);
+            encode_points(points, Times { time_ns, offset: batch.offset, is_delta: batch.is_delta }, bounds, &mut group);
             if !group.items.is_empty() {
                 group.resource = bounds.resource(&sample.resource);
                 each(&group);
@@ -90,14 +90,19 @@ pub(super) fn encode<'a>(batch: &'a Batch, bounds: &Bounds, mut each: impl FnMut
     }
 }
 
-/// When a sample was so, and what makes Unix time of its times.
+/// When a sample was so, what makes Unix time of its times, and whether its counts are since the batch before.
 #[derive(Clone, Copy)]
 struct Times {
     time_ns: u64,
     offset: UnixOffset,
+    is_delta: bool,
 }
 
 impl Times {
+    fn temporality(self) -> AggregationTemporality {
+        if self.is_delta { AggregationTemporality::Delta } else { AggregationTemporality::Cumulative }
+    }
+
     /// Unix time in ns.
     fn time(self) -> u64 {
         self.offset.unix_ns(self.time_ns)
@@ -166,7 +171,7 @@ fn encode_metric<'a>(
             count += 1;
         }
         if metric.kind != MetricKind::Gauge {
-            encoding::int32::encode(TEMPORALITY, &(AggregationTemporality::Cumulative as i32), out);
+            encoding::int32::encode(TEMPORALITY, &(times.temporality() as i32), out);
         }
         if metric.kind == MetricKind::Counter {
             encoding::bool::encode(MONOTONIC, &true, out);

@@ -67,6 +67,7 @@ pub(super) fn settings(endpoint: &str, protocol: Protocol) -> Export {
     Export {
         exporter: Exporter::Otlp,
         pull: false,
+        delta: false,
         metrics: destination(endpoint, protocol),
         logs: None,
         queue: 64,

@@ -3,7 +3,7 @@
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
 use opentelemetry_proto::tonic::metrics::v1::exponential_histogram_data_point::Buckets;
 use opentelemetry_proto::tonic::metrics::v1::{
-    AggregationTemporality, DataPointFlags, ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Metric as OtlpMetric,
+    DataPointFlags, ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Metric as OtlpMetric,
     NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, metric::Data, number_data_point,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource as OtlpResource;
@@ -32,7 +32,7 @@ pub(in crate::export) fn resources<'a>(batch: &'a Batch, bounds: &'a Bounds) -> 
         earlier.chain([(sample.time_ns.unwrap_or(batch.time_ns), &sample.points)]).map(move |moment| (&sample.resource, moment))
     };
     batch.samples().flat_map(moments).filter_map(|(resource, (time_ns, points))| {
-        encode_points(resource, points, Times { time_ns, offset: batch.offset }, bounds)
+        encode_points(resource, points, Times { time_ns, offset: batch.offset, is_delta: batch.is_delta }, bounds)
     })
 }
 
@@ -68,7 +68,7 @@ fn encode_points(resource: &Resource, points: &[Point], times: Times, bounds: &B
 
 /// One point as the data of a metric that has only this one.
 fn encode_point(point: &Point, times: Times, bounds: &Bounds) -> Option<Data> {
-    let temporality = AggregationTemporality::Cumulative as i32;
+    let temporality = times.temporality() as i32;
     match (point.metric.kind, &point.value) {
         (MetricKind::Counter, value) => Some(Data::Sum(Sum {
             data_points: vec![number(point, value, times.start(point), times.time(), bounds)?],
