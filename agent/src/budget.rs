@@ -114,9 +114,9 @@ impl Budget {
         batch.node.points.extend(own);
     }
 
-    /// The next batch has again what the ones before it were without; counters of `anew` have begun again at zero meanwhile.
-    pub fn go_on_after_gap(&mut self, anew: &[&'static Metric]) {
-        self.totals.go_on_after_gap(anew);
+    /// Before the first batch in which these counters have begun once more, for all.
+    pub fn begin_anew(&mut self, anew: &[&'static Metric]) {
+        self.totals.begin_anew(anew);
     }
 
     /// Takes out the metrics that are not exported.

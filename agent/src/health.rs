@@ -51,7 +51,7 @@ struct HealthState {
 #[derive(Debug)]
 struct SignalHealth {
     name: &'static str,
-    /// Why it was off from the start.
+    /// Why it is off.
     off: Option<String>,
     /// In how many collections in a row it could not be read.
     missed: u32,
@@ -60,8 +60,9 @@ struct SignalHealth {
 }
 
 /// What a collection has shown.
-#[derive(Debug)]
 pub struct Collected<'a> {
+    /// Every signal, and why it is off.
+    pub signals: &'a mut dyn Iterator<Item = (&'static str, Option<String>)>,
     /// Signals that could not be read, and why.
     pub missed: &'a [(&'static str, String)],
     /// What has become of the batches before.
@@ -89,6 +90,11 @@ impl Health {
     pub fn collected(&self, collected: Collected<'_>) {
         let mut state = self.state();
         state.collected = true;
+        for (name, off) in collected.signals {
+            if let Some(signal) = state.signals.iter_mut().find(|signal| signal.name == name) {
+                signal.off = off;
+            }
+        }
         for signal in &mut state.signals {
             match collected.missed.iter().find(|(name, _)| *name == signal.name) {
                 Some((_, error)) => {
@@ -182,7 +188,7 @@ mod tests {
     use super::*;
 
     fn collect(health: &Health, missed: &[(&'static str, String)], export: &Stats, at: Instant) {
-        health.collected(Collected { missed, export, pods: None, at });
+        health.collected(Collected { signals: &mut std::iter::empty(), missed, export, pods: None, at });
     }
 
     #[test]
@@ -239,7 +245,13 @@ mod tests {
     fn pods_that_are_not_followed_are_said_and_no_more() {
         let health = Health::new([]);
         let pods = Some("could not follow pods at https://api/: connection refused".to_owned());
-        health.collected(Collected { missed: &[], export: &Stats::default(), pods, at: Instant::now() });
+        health.collected(Collected {
+            signals: &mut std::iter::empty(),
+            missed: &[],
+            export: &Stats::default(),
+            pods,
+            at: Instant::now(),
+        });
         let (status, text) = health.answer("/readyz");
         assert_eq!(status, StatusCode::OK);
         assert!(text.ends_with("pods: could not follow pods at https://api/: connection refused\n"), "{text}");

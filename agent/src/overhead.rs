@@ -181,7 +181,6 @@ impl Governor {
             // What one sample of a second says is no reason: the limit must be exceeded in a whole window of close ones.
             self.close = true;
             self.measured.clear();
-            self.calm_since = None;
             return None;
         }
         if self.measured.iter().map(|one| one.elapsed).sum::<Duration>() < self.window {

@@ -129,7 +129,7 @@ impl Pipeline {
             Some(root) => root,
             None => mounts::cgroup2()?,
         };
-        let steps = overhead::steps(&settings);
+        let (dns_names, interval) = (settings.signals.dns.top_names > 0, settings.interval);
         let setup = Setup {
             root,
             given_up: Vec::new(),
@@ -143,6 +143,7 @@ impl Pipeline {
             lacking,
         };
         let running = Running::start(&setup)?;
+        let steps = overhead::steps(&running, dns_names, interval);
         Ok(Self {
             started_ns,
             exported_before_ns: running.cgroups.exported_ns().unwrap_or(started_ns),

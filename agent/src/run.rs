@@ -44,6 +44,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// At most so many lines in a minute about what cannot be read of each signal, and of the cgroups.
 const FAILURES: u32 = 5;
 
+/// The most that sending podmeter's own telemetry takes at the end.
+const FLUSH: Duration = Duration::from_secs(1);
+
 /// Why the agent ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -106,89 +109,95 @@ pub fn runtime() -> Result<Runtime, RunError> {
 /// # Errors
 /// When it cannot start.
 pub fn run(config: &Config, runtime: Runtime, telemetry: Telemetry) -> Result<(), RunError> {
-    let system = |what| move |source| RunError::System { what, source };
     let ended = runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).map_err(system("waiting for SIGTERM"))?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("waiting for SIGINT"))?;
-        let shipper = Shipper::new(&config.export)?;
-        if config.export.exporter == Exporter::Otlp && config.export.logs.is_none() {
-            info!("events, such as OOM kills, are not sent: there is an address for metrics only; set export.logs.endpoint");
+        let ended = measure(config).await;
+        if let Some(failure) = ended.as_ref().err().filter(|_| telemetry.sends_logs()) {
+            // For who has only the lines that were sent: the process says it on stderr by itself.
+            error!("{}", chain(failure));
         }
-        let listener = health::bind(config.listen).await.map_err(|source| RunError::Listen { address: config.listen, source })?;
-
-        let pods = match follow_settings(config) {
-            Some(settings) => Some(pods::follow(settings).await?),
-            None => None,
-        };
-        let pipeline = Pipeline::start(PipelineSettings { pods, ..PipelineSettings::exported(config) })?;
-        for state in pipeline.states() {
-            match &state.off {
-                None => info!(signal = state.signal.name, "measuring"),
-                Some(why) => warn!(signal = state.signal.name, why, "not measuring"),
-            }
-        }
-        if let Some(why) = pipeline.containers_elsewhere() {
-            warn!(why, "containers are not measured");
-        }
-        let started_ns = facts::boottime_ns();
-        let states = pipeline.states().iter();
-        let health = Arc::new(Health::new(states.map(|state| (state.signal.name, state.off.clone()))));
-        let pull = config.export.pull.then(|| Arc::new(Pull::new(config.interval, config.export.attribute_bytes)));
-        tokio::spawn(health::serve(listener, Arc::clone(&health), pull.clone()));
-
-        let (stop, stopped) = mpsc::channel();
-        let (ending, mut ended) = oneshot::channel();
-        let queue = shipper.queue();
-        let failing = Failing { now: Vec::new(), limit: RateLimit::new(FAILURES, Duration::from_secs(60)), said: false };
-        let series = Series::new(pipeline.exported_before_ns());
-        let delta = config.export.delta.then(Delta::default);
-        let budget = Budget::new(config.budget.clone(), pipeline.exported_before_ns());
-        let (node, interval) = (config.node_name.clone(), config.interval);
-        let collector = Collector { pipeline, health, node, interval, queue, pull, started_ns, budget, series, delta, failing };
-        thread::Builder::new()
-            .name("collector".to_owned())
-            .spawn(move || {
-                collector.work(&stopped);
-                // No one waits any more when the time for the end is over.
-                let _ = ending.send(());
-            })
-            .map_err(system("the collector's thread"))?;
-        info!(node = config.node_name, interval = ?config.interval, version = env!("CARGO_PKG_VERSION"), "podmeter runs");
-
-        tokio::select! {
-            _ = &mut ended => return Err(RunError::CollectorEnded),
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        let deadline = Instant::now() + config.export.shutdown_timeout;
-        info!("stopping: exporting the final values");
-        // The collector answers a gone channel with its last batch and ends.
-        drop(stop);
-        if tokio::time::timeout_at(deadline.into(), ended).await.is_err() {
-            warn!(
-                "the last export was not ready within export.shutdown_timeout, {:?}, and is lost",
-                config.export.shutdown_timeout
-            );
-        }
-        let stats = shipper.shutdown(deadline.saturating_duration_since(Instant::now())).await;
-        if stats.dropped_requests + stats.failed_requests > 0 {
-            warn!(
-                dropped_requests = stats.dropped_requests,
-                failed_requests = stats.failed_requests,
-                last_error = stats.last_error,
-                "some requests never reached the collector"
-            );
-        }
-        info!(sent_requests = stats.sent_requests, "stopped");
         // It waits for what this thread sends meanwhile.
-        let left = deadline.saturating_duration_since(Instant::now());
-        let sent = tokio::task::spawn_blocking(move || telemetry.shutdown(left));
-        let _ = tokio::time::timeout(left, sent).await;
-        Ok(())
+        let sent = tokio::task::spawn_blocking(move || telemetry.shutdown(FLUSH));
+        let _ = tokio::time::timeout(FLUSH, sent).await;
+        ended
     });
     // A name look-up or a write to stdout that hangs must not hold up the end.
     runtime.shutdown_background();
     ended
+}
+
+/// As [`run`], but for the telemetry.
+async fn measure(config: &Config) -> Result<(), RunError> {
+    let system = |what| move |source| RunError::System { what, source };
+    let mut terminate = signal(SignalKind::terminate()).map_err(system("waiting for SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("waiting for SIGINT"))?;
+    let shipper = Shipper::new(&config.export)?;
+    if config.export.exporter == Exporter::Otlp && config.export.logs.is_none() {
+        info!("events, such as OOM kills, are not sent: there is an address for metrics only; set export.logs.endpoint");
+    }
+    let listener = health::bind(config.listen).await.map_err(|source| RunError::Listen { address: config.listen, source })?;
+
+    let pods = match follow_settings(config) {
+        Some(settings) => Some(pods::follow(settings).await?),
+        None => None,
+    };
+    let pipeline = Pipeline::start(PipelineSettings { pods, ..PipelineSettings::exported(config) })?;
+    for state in pipeline.states() {
+        match &state.off {
+            None => info!(signal = state.signal.name, "measuring"),
+            Some(why) => warn!(signal = state.signal.name, why, "not measuring"),
+        }
+    }
+    if let Some(why) = pipeline.containers_elsewhere() {
+        warn!(why, "containers are not measured");
+    }
+    let started_ns = facts::boottime_ns();
+    let states = pipeline.states().iter();
+    let health = Arc::new(Health::new(states.map(|state| (state.signal.name, state.off.clone()))));
+    let pull = config.export.pull.then(|| Arc::new(Pull::new(config.interval, config.export.attribute_bytes)));
+    tokio::spawn(health::serve(listener, Arc::clone(&health), pull.clone()));
+
+    let (stop, stopped) = mpsc::channel();
+    let (ending, mut ended) = oneshot::channel();
+    let queue = shipper.queue();
+    let failing = Failing { now: Vec::new(), limit: RateLimit::new(FAILURES, Duration::from_secs(60)), said: false };
+    let series = Series::new(pipeline.exported_before_ns());
+    let delta = config.export.delta.then(Delta::default);
+    let budget = Budget::new(config.budget.clone(), pipeline.exported_before_ns());
+    let (node, interval) = (config.node_name.clone(), config.interval);
+    let collector = Collector { pipeline, health, node, interval, queue, pull, started_ns, budget, series, delta, failing };
+    thread::Builder::new()
+        .name("collector".to_owned())
+        .spawn(move || {
+            collector.work(&stopped);
+            // No one waits any more when the time for the end is over.
+            let _ = ending.send(());
+        })
+        .map_err(system("the collector's thread"))?;
+    info!(node = config.node_name, interval = ?config.interval, version = env!("CARGO_PKG_VERSION"), "podmeter runs");
+
+    tokio::select! {
+        _ = &mut ended => return Err(RunError::CollectorEnded),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    let deadline = Instant::now() + config.export.shutdown_timeout;
+    info!("stopping: exporting the final values");
+    // The collector answers a gone channel with its last batch and ends.
+    drop(stop);
+    if tokio::time::timeout_at(deadline.into(), ended).await.is_err() {
+        warn!("the last export was not ready within export.shutdown_timeout, {:?}, and is lost", config.export.shutdown_timeout);
+    }
+    let stats = shipper.shutdown(deadline.saturating_duration_since(Instant::now())).await;
+    if stats.dropped_requests + stats.failed_requests > 0 {
+        warn!(
+            dropped_requests = stats.dropped_requests,
+            failed_requests = stats.failed_requests,
+            last_error = stats.last_error,
+            "some requests never reached the collector"
+        );
+    }
+    info!(sent_requests = stats.sent_requests, "stopped");
+    Ok(())
 }
 
 /// The thread that reads the kernel.
@@ -288,12 +297,13 @@ impl Collector {
         failing.extend(missed.iter().map(|(signal, cause)| (*signal, format!("could not read {signal}: {cause}"))));
         let (stats, of_events) = (self.queue.stats(), self.queue.event_stats());
         let pods = self.pipeline.pods_trouble();
-        self.health.collected(Collected { missed: &missed, export: &stats, pods, at: Instant::now() });
+        let mut signals = self.pipeline.states().iter().map(|state| (state.signal.name, state.off.clone()));
+        let signals: &mut dyn Iterator<Item = _> = &mut signals;
+        self.health.collected(Collected { signals, missed: &missed, export: &stats, pods, at: Instant::now() });
         batch.node.points.extend(export::own::points(&stats, of_events.as_ref(), self.started_ns));
-        if let Some(anew) = self.pipeline.resumed() {
-            self.series.go_on_after_gap(&anew);
-            self.budget.go_on_after_gap(&anew);
-        }
+        let anew = self.pipeline.begun_anew();
+        self.series.begin_anew(&anew);
+        self.budget.begin_anew(&anew);
         let doubles = {
             let _work = span::work("budget and series");
             self.budget.apply(&mut batch, missed.is_empty());

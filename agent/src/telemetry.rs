@@ -51,6 +51,11 @@ impl Telemetry {
         self.logs.as_ref().map(OpenTelemetryTracingBridge::new)
     }
 
+    /// Whether log lines are sent.
+    pub fn sends_logs(&self) -> bool {
+        self.logs.is_some()
+    }
+
     /// Sends what waits, for no longer than `within`. It blocks, and needs its runtime meanwhile.
     pub fn shutdown(&self, within: Duration) {
         // Failures were logged as they came, by the carrier.

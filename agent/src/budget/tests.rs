@@ -256,18 +256,14 @@ fn histograms_that_were_not_exported_for_a_while_go_on_and_nothing_is_counted_tw
     for _ in 0..45 {
         world.export();
     }
-    // It may have been unfolded meanwhile, since it has fewer series. What is new begins in the gap.
+    assert!(world.newest.iter().all(|name| !name.contains("test.wait")), "no sum says that nothing was counted");
+    // What is new begins in the gap. Some namespaces may have been unfolded, having fewer series.
     world.born("shop", 200..210);
     world.export();
-    let of_new: u64 = 10 + (200..210).map(|id| id % 7).sum::<u64>();
     world.sheds = false;
-    world.budget.go_on_after_gap(&[]);
-    world.series.go_on_after_gap(&[]);
     for _ in 0..10 {
         world.export();
-        assert_eq!(world.increase("test.io"), 3.0 * world.truth as f64);
-        let missing = world.truth as f64 - world.increase("test.wait");
-        assert!((0.0..=of_new as f64 * 2.0).contains(&missing), "{missing} of {}, new in the gap: {of_new}", world.truth);
+        world.check();
     }
 }
 

@@ -44,7 +44,7 @@ pub(super) struct Totals {
 struct PodState {
     /// The last batch that had it.
     batch: u64,
-    /// Whether its counters and its histograms were exported on their own in that.
+    /// Whether its counters and its histograms were exported on their own, in the last batch that had any.
     own: [bool; 2],
     parts: Vec<Part>,
 }
@@ -70,16 +70,34 @@ impl Part {
     }
 }
 
+/// A counter of a sum.
+#[derive(Debug)]
+struct Counter {
+    total: Point,
+    /// Whether a pod has it in this batch. What none has is not exported: it is not known whether it counts.
+    used: bool,
+}
+
 /// A sum of pods.
 #[derive(Debug, Default)]
 struct Sum {
-    counters: Vec<Point>,
+    counters: Vec<Counter>,
     gauges: Vec<Point>,
     /// Whether a pod is in it.
     used: bool,
 }
 
 impl Sum {
+    fn add_counter(&mut self, point: Point) {
+        match self.counters.iter_mut().find(|known| is_series(&known.total, &point)) {
+            Some(known) => {
+                add(&mut known.total.value, &point.value);
+                known.used = true;
+            }
+            None => self.counters.push(Counter { total: point, used: true }),
+        }
+    }
+
     fn add_gauge(&mut self, point: Point) {
         self.used = true;
         add_to(&mut self.gauges, point);
@@ -112,9 +130,8 @@ impl Totals {
         (self.now_ns, self.batch) = (now_ns, self.batch + 1);
     }
 
-    /// The next batch has again what the ones before it were without; counters of `anew` have begun again at zero meanwhile.
-    pub(super) fn go_on_after_gap(&mut self, anew: &[&'static Metric]) {
-        self.last = self.last.map(|(last_ns, _)| (last_ns, false));
+    /// Before the first batch in which these counters have begun once more, for all.
+    pub(super) fn begin_anew(&mut self, anew: &[&'static Metric]) {
         for pod in self.pods.values_mut() {
             pod.parts.retain(|part| !anew.iter().any(|metric| std::ptr::eq(*metric, part.taken.metric)));
         }
@@ -138,9 +155,11 @@ impl Totals {
         let resource = Arc::clone(&sample.resource);
         let last_ns = self.last.map_or(self.before_ns, |last| last.0);
         let mut zeros = Vec::new();
+        let mut present = [false; 2];
         let mut sum_resources: [Option<Arc<Resource>>; 2] = [None, None];
         sample.points.retain_mut(|point| {
             let kind = usize::from(is_histogram(point.metric));
+            present[kind] |= !is_gauge(point);
             let detail = detail(point.metric);
             let part = pod.parts.iter().position(|part| is_series(&part.taken, point));
             if detail <= Detail::Pod {
@@ -192,9 +211,12 @@ impl Totals {
             };
             // All of it was counted after the batch before, or it is of a pod that no batch had.
             let start_ns = self.last.map_or(self.before_ns + 1, |last| last.0);
-            add_to(&mut sum.counters, Point { value, start_ns, ..point.clone() });
+            sum.add_counter(Point { value, start_ns, ..point.clone() });
             stays
         });
+        for kind in (0..2).filter(|kind| !present[*kind]) {
+            pod.own[kind] = was_own[kind];
+        }
         if !zeros.is_empty() {
             sample.earlier.push(Earlier { time_ns: last_ns, points: zeros });
         }
@@ -224,7 +246,11 @@ impl Totals {
         self.pods.retain(|_, pod| pod.batch == self.batch);
         self.sums.retain(|_, sum| std::mem::take(&mut sum.used));
         let samples = self.sums.iter_mut().map(|(resource, sum)| {
-            let points = sum.counters.iter().cloned().chain(std::mem::take(&mut sum.gauges)).collect();
+            let counters = sum.counters.iter_mut().filter_map(|counter| {
+                let used = std::mem::take(&mut counter.used);
+                used.then(|| counter.total.clone())
+            });
+            let points = counters.chain(std::mem::take(&mut sum.gauges)).collect();
             Sample::new(Arc::clone(resource), points)
         });
         let mut samples: Vec<Sample> = samples.collect();

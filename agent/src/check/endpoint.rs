@@ -25,13 +25,13 @@ pub struct EndpointReport {
 pub fn check(config: &Config) -> Result<EndpointReport, RunError> {
     let system = |source| RunError::System { what: "the runtime", source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
-    let probes = runtime.block_on(probe(&config.export, config.telemetry.traces.as_ref()))?;
+    let probes = runtime.block_on(probe(&config.export, &config.telemetry))?;
     // A name look-up that hangs must not hold up the end.
     runtime.shutdown_background();
     let note = match (config.export.exporter, &config.export.logs) {
         (Exporter::Otlp, None) => Some("events are not sent: there is an address for metrics only; set export.logs.endpoint"),
         (Exporter::Otlp, Some(_)) => None,
-        (Exporter::Stdout | Exporter::None, _) => Some("nothing is sent to a receiver: export.exporter is not otlp"),
+        (Exporter::Stdout | Exporter::None, _) => Some("no metrics are sent to a receiver: export.exporter is not otlp"),
     };
     Ok(EndpointReport { probes, note })
 }

@@ -306,7 +306,7 @@ async fn tls_where_there_is_none_and_none_where_there_is_are_told_apart_from_a_b
 async fn one_empty_request_tells_whether_a_receiver_takes_what_is_sent() {
     for protocol in BOTH {
         let collector = Collector::start().expect("a collector");
-        let probes = probe(&to(&collector, protocol), None).await.expect("good settings");
+        let probes = probe(&to(&collector, protocol), &crate::config::Telemetry::default()).await.expect("good settings");
         let outcomes: Vec<_> = probes.iter().map(|probe| (probe.payload.to_string(), probe.outcome.is_ok())).collect();
         assert_eq!(outcomes, [("metrics".to_owned(), true), ("events".to_owned(), true)], "{probes:?}");
         assert_eq!((collector.attempts(), collector.log_attempts()), (1, 1));
@@ -316,7 +316,7 @@ async fn one_empty_request_tells_whether_a_receiver_takes_what_is_sent() {
             Protocol::Grpc => Answer::Grpc { code: Code::Unauthenticated, retry_info: None },
             Protocol::HttpProtobuf => Answer::Http { status: 401, retry_after: None },
         });
-        let probes = probe(&to(&collector, protocol), None).await.expect("good settings");
+        let probes = probe(&to(&collector, protocol), &crate::config::Telemetry::default()).await.expect("good settings");
         let error = probes[1].outcome.as_ref().expect_err("refused");
         assert!(probes[0].outcome.is_ok() && error.contains("check the credentials"), "{error}");
         let nobody = Export { metrics: destination("http://127.0.0.1:1", protocol), logs: None, ..to(&collector, protocol) };
@@ -325,9 +325,9 @@ async fn one_empty_request_tells_whether_a_receiver_takes_what_is_sent() {
                 metrics.endpoint += "/v1/metrics";
             }
         });
-        let probes = probe(&nobody, None).await.expect("good settings");
+        let probes = probe(&nobody, &crate::config::Telemetry::default()).await.expect("good settings");
         assert!(probes[0].outcome.as_ref().is_err_and(|error| error.contains("refused")), "{probes:?}");
         let bad: Destination = destination("ftp://x", protocol);
-        assert!(probe(&Export { metrics: bad, ..to(&collector, protocol) }, None).await.is_err());
+        assert!(probe(&Export { metrics: bad, ..to(&collector, protocol) }, &crate::config::Telemetry::default()).await.is_err());
     }
 }

@@ -11,8 +11,8 @@ use std::sync::{Arc, LazyLock};
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::logs::v1::ResourceLogs;
 use opentelemetry_proto::tonic::metrics::v1::{
-    AggregationTemporality, DataPointFlags, ExponentialHistogramDataPoint, Metric as OtlpMetric, NumberDataPoint, ResourceMetrics, metric::Data,
-    number_data_point,
+    AggregationTemporality, DataPointFlags, ExponentialHistogramDataPoint, Metric as OtlpMetric, NumberDataPoint,
+    ResourceMetrics, metric::Data, number_data_point,
 };
 use prost::Message;
 

@@ -101,7 +101,9 @@ impl Carrier {
             Some(failure) => {
                 if let Some(silent) = log.failed(failure.kind, now) {
                     let (reason, advice, times) = (&failure.reason, failure.kind.advice(), times(silent));
-                    warn!("could not send {what} to {target}: {reason}; {advice}{times}");
+                    warn!(
+                        "could not send {what} to {target}: {reason}; {advice}; what is not taken after some attempts is lost{times}"
+                    );
                 }
             }
         }

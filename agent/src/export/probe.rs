@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::sink::Sink;
 use super::{Destination, Export, ExportError, Exporter, OtlpService};
+use crate::config::Telemetry;
 
 /// What came of a request.
 #[derive(Debug)]
@@ -18,20 +19,22 @@ pub struct Probe {
     pub outcome: Result<String, String>,
 }
 
-/// Sends one empty request to each receiver; none where nothing is exported to one. `traces` is that of podmeter's own.
+/// Sends one empty request to each receiver: of metrics and events where they go to one, and of `telemetry`.
 ///
 /// # Errors
 /// What a person must correct in the settings.
-pub async fn probe(settings: &Export, traces: Option<&Destination>) -> Result<Vec<Probe>, ExportError> {
+pub async fn probe(settings: &Export, telemetry: &Telemetry) -> Result<Vec<Probe>, ExportError> {
     let mut probes = Vec::new();
     if settings.exporter == Exporter::Otlp {
         probes.push(one(&settings.metrics, OtlpService::Metrics).await?);
         if let Some(logs) = &settings.logs {
             probes.push(one(logs, OtlpService::Logs).await?);
         }
-        if let Some(traces) = traces {
-            probes.push(one(traces, OtlpService::Traces).await?);
-        }
+    } else if let Some(logs) = &telemetry.logs {
+        probes.push(one(logs, OtlpService::Logs).await?);
+    }
+    if let Some(traces) = &telemetry.traces {
+        probes.push(one(traces, OtlpService::Traces).await?);
     }
     Ok(probes)
 }

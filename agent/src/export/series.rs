@@ -160,13 +160,11 @@ impl Series {
         doubles
     }
 
-    /// Before the first batch that has again what was left out for a time. Counters of `anew` begin once more; of the others it is not
-    /// known when those that come now were zero.
-    pub fn go_on_after_gap(&mut self, anew: &[&'static Metric]) {
-        self.complete = false;
+    /// Before the first batch in which these counters have begun once more, for all.
+    pub fn begin_anew(&mut self, anew: &[&'static Metric]) {
         let begins = |shape: &Shape| anew.iter().any(|metric| std::ptr::eq(*metric, shape.metric));
-        for life in self.lives.values_mut() {
-            life.series.retain(|shape| !begins(shape));
+        if !anew.is_empty() {
+            self.lives.values_mut().for_each(|life| life.series.retain(|shape| !begins(shape)));
         }
     }
 

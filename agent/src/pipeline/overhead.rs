@@ -9,7 +9,7 @@ use std::{
 use nix::time::ClockId;
 use tracing::info;
 
-use super::PipelineSettings;
+use super::running::Running;
 use crate::{
     config::Overhead,
     kernel::{
@@ -211,15 +211,15 @@ fn process_ns() -> u64 {
     facts::clock_ns(ClockId::CLOCK_PROCESS_CPUTIME_ID)
 }
 
-/// The steps that there are with these settings: what is off anyway cannot be given up.
-pub(super) fn steps(settings: &PipelineSettings) -> Vec<Step> {
-    let on = |signal: &str| !settings.signals.off.contains(&signal);
+/// The steps that there are here: what is off anyway cannot be given up.
+pub(super) fn steps(running: &Running, dns_names: bool, interval: Duration) -> Vec<Step> {
+    let counts = |name: &str| running.signals.iter().any(|(signal, _)| signal.name == name);
     let there = |step: &Step| match step {
-        Step::DnsNames => on("dns") && settings.signals.dns.top_names > 0,
-        Step::Bursts => on("cpu"),
+        Step::DnsNames => dns_names && counts("dns"),
+        Step::Bursts => counts("cpu"),
         Step::Histograms => true,
-        Step::Drops => on("drops"),
-        Step::Collections => settings.interval <= LONGEST_TO_DOUBLE,
+        Step::Drops => counts("drops"),
+        Step::Collections => interval <= LONGEST_TO_DOUBLE,
     };
     Step::ALL.into_iter().filter(there).collect()
 }

@@ -98,9 +98,8 @@ impl Pipeline {
         if self.meter.does_without(Step::Collections) { 2 } else { 1 }
     }
 
-    /// Whether the last collection has again what earlier ones were without, and the counters that have begun anew since. Once.
-    pub fn resumed(&mut self) -> Option<Vec<&'static Metric>> {
-        let steps = std::mem::take(&mut self.resumed);
+    /// The counters that have begun anew since the last call. What only was not exported goes on.
+    pub fn begun_anew(&mut self) -> Vec<&'static Metric> {
         let anew = |step| -> Vec<&'static Metric> {
             match step {
                 Step::DnsNames => vec![&dns::metrics::NAME_QUERIES],
@@ -109,7 +108,7 @@ impl Pipeline {
                 Step::Histograms | Step::Collections => Vec::new(),
             }
         };
-        (!steps.is_empty()).then(|| steps.into_iter().flat_map(anew).collect())
+        std::mem::take(&mut self.resumed).into_iter().flat_map(anew).collect()
     }
 }
 

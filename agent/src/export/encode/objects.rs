@@ -3,8 +3,8 @@
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
 use opentelemetry_proto::tonic::metrics::v1::exponential_histogram_data_point::Buckets;
 use opentelemetry_proto::tonic::metrics::v1::{
-    DataPointFlags, ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Metric as OtlpMetric,
-    NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, metric::Data, number_data_point,
+    DataPointFlags, ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Metric as OtlpMetric, NumberDataPoint,
+    ResourceMetrics, ScopeMetrics, Sum, metric::Data, number_data_point,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource as OtlpResource;
 

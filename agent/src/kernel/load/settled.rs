@@ -90,7 +90,8 @@ impl Settled {
                     name: program.name,
                     fd: program.fd.as_ref().and_then(|fd| fd.try_clone().ok()),
                     id: link.and_then(|(_, link)| link.info().ok()).map(|info| info.program_id()),
-                    runs_in_agent: matches!(program.hook, Hook::Walk(_)),
+                    // The agent waits for what it has run on another CPU. What is called by other programs is in their time.
+                    runs_in_agent: matches!(program.hook, Hook::Walk(_) | Hook::Call),
                 });
             }
         }
