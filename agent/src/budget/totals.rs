@@ -132,6 +132,9 @@ impl Totals {
 
     /// Before the first batch in which these counters have begun once more, for all.
     pub(super) fn begin_anew(&mut self, anew: &[&'static Metric]) {
+        if anew.is_empty() {
+            return;
+        }
         for pod in self.pods.values_mut() {
             pod.parts.retain(|part| !anew.iter().any(|metric| std::ptr::eq(*metric, part.taken.metric)));
         }
