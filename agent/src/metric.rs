@@ -125,6 +125,11 @@ impl Point {
         Self { metric, attributes: Attributes::default(), start_ns, value }
     }
 
+    /// Whether two points are of one series of a resource.
+    pub fn is_of_series(&self, other: &Self) -> bool {
+        std::ptr::eq(self.metric, other.metric) && self.attributes == other.attributes
+    }
+
     /// The same with one more attribute.
     pub fn with(mut self, key: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
         self.attributes.push(key, value.into());
@@ -208,6 +213,19 @@ impl Value {
                 Some(Self::Histogram(std::sync::Arc::new(value.since(earlier))))
             }
             _ => None,
+        }
+    }
+
+    /// The value of a counter of the same type that has counted nothing.
+    pub fn nothing(&self) -> Self {
+        match self {
+            Self::Int(_) => Self::Int(0),
+            Self::Float(_) => Self::Float(0.0),
+            Self::Histogram(histogram) => {
+                let empty = Histogram { zero_threshold: histogram.zero_threshold, ..Histogram::default() };
+                Self::Histogram(std::sync::Arc::new(empty))
+            }
+            Self::Absent => Self::Absent,
         }
     }
 

@@ -120,11 +120,6 @@ impl Budget {
     }
 }
 
-/// Whether two points are of one series of a resource.
-pub(super) fn is_series(of: &Point, point: &Point) -> bool {
-    std::ptr::eq(of.metric, point.metric) && of.attributes == point.attributes
-}
-
 /// Adds a value to a sum of the same kind. Counters and distributions only grow by that.
 pub(super) fn add(sum: &mut Value, value: &Value) {
     match (sum, value) {

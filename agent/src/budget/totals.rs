@@ -9,7 +9,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    count::{add, is_gauge, is_series},
+    count::{add, is_gauge},
     is_histogram,
     resource::sum_of,
     rows::{Place, Row},
@@ -17,10 +17,9 @@ use super::{
 use crate::{
     aggregate::Batch,
     config::Detail,
-    histogram::Histogram,
     join::{Earlier, Resource, Sample},
     kernel::facts,
-    metric::{Metric, Point, Scope, Value},
+    metric::{Metric, Point, Scope},
 };
 
 /// Sums, and up to where each pod is in one.
@@ -89,7 +88,7 @@ struct Sum {
 
 impl Sum {
     fn add_counter(&mut self, point: Point) {
-        match self.counters.iter_mut().find(|known| is_series(&known.total, &point)) {
+        match self.counters.iter_mut().find(|known| known.total.is_of_series(&point)) {
             Some(known) => {
                 add(&mut known.total.value, &point.value);
                 known.used = true;
@@ -105,7 +104,7 @@ impl Sum {
 }
 
 fn add_to(points: &mut Vec<Point>, point: Point) {
-    match points.iter_mut().find(|known| is_series(known, &point)) {
+    match points.iter_mut().find(|known| known.is_of_series(&point)) {
         Some(known) => add(&mut known.value, &point.value),
         None => points.push(point),
     }
@@ -164,7 +163,7 @@ impl Totals {
             let kind = usize::from(is_histogram(point.metric));
             present[kind] |= !is_gauge(point);
             let detail = detail(point.metric);
-            let part = pod.parts.iter().position(|part| is_series(&part.taken, point));
+            let part = pod.parts.iter().position(|part| part.taken.is_of_series(point));
             if detail <= Detail::Pod {
                 pod.own[kind] |= !is_gauge(point);
                 if let Some(at) = part {
@@ -173,7 +172,7 @@ impl Totals {
                     if !pod.parts[at].as_own(since_ns, point) {
                         pod.parts.remove(at);
                     } else if came_back {
-                        zeros.push(Point { value: nothing(&point.value), ..point.clone() });
+                        zeros.push(Point { value: point.value.nothing(), ..point.clone() });
                     }
                 }
                 return true;
@@ -202,14 +201,14 @@ impl Totals {
                     let whole = point.value.clone();
                     part.as_own(since_ns, point);
                     part.taken.value = whole;
-                    (true, nothing(&point.value))
+                    (true, point.value.nothing())
                 }
                 None => {
                     pod.parts.push(Part { taken: point.clone(), own_since_ns: None });
                     let seen = if is_new { None } else { self.last };
                     let value =
-                        if is_from_zero(point, seen, self.before_ns) { point.value.clone() } else { nothing(&point.value) };
-                    if was_own[kind] { (true, nothing(&point.value)) } else { (false, value) }
+                        if is_from_zero(point, seen, self.before_ns) { point.value.clone() } else { point.value.nothing() };
+                    if was_own[kind] { (true, point.value.nothing()) } else { (false, value) }
                 }
             };
             // All of it was counted after the batch before, or it is of a pod that no batch had.
@@ -236,7 +235,7 @@ impl Totals {
         for point in points {
             if (point.metric.scope == Scope::Cgroup) == of_kubernetes {
                 add_to(self.of_containers.entry(Arc::clone(&row.pod)).or_default(), point);
-            } else if !sample.points.iter().any(|known| is_series(known, &point)) {
+            } else if !sample.points.iter().any(|known| known.is_of_series(&point)) {
                 sample.points.push(point);
             }
         }
@@ -268,18 +267,5 @@ fn is_from_zero(point: &Point, seen: Option<(u64, bool)>, before_ns: u64) -> boo
     match seen {
         None => point.start_ns > before_ns,
         Some((last_ns, complete)) => point.start_ns > last_ns || complete && point.start_ns != facts::BOOTED_NS,
-    }
-}
-
-/// Zero, as a value of the same type.
-fn nothing(value: &Value) -> Value {
-    match value {
-        Value::Int(_) => Value::Int(0),
-        Value::Float(_) => Value::Float(0.0),
-        Value::Histogram(histogram) => {
-            let empty = Histogram { zero_threshold: histogram.zero_threshold, ..Histogram::default() };
-            Value::Histogram(Arc::new(empty))
-        }
-        Value::Absent => Value::Absent,
     }
 }

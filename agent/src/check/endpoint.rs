@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::{
     config::{Config, Exporter},
     export::probe::{Probe, probe},
-    run::RunError,
+    run::{self, RunError},
 };
 
 /// What came of one empty request to each receiver.
@@ -23,8 +23,7 @@ pub struct EndpointReport {
 /// # Errors
 /// When a person must correct a setting.
 pub fn check(config: &Config) -> Result<EndpointReport, RunError> {
-    let system = |source| RunError::System { what: "the runtime", source };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
+    let runtime = run::runtime()?;
     let probes = runtime.block_on(probe(&config.export, &config.telemetry))?;
     // A name look-up that hangs must not hold up the end.
     runtime.shutdown_background();

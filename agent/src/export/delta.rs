@@ -5,26 +5,16 @@
 //! batch of the process before and that one is in no export.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
+use super::series::{REMEMBERED_NS, SeriesOwner};
 use crate::aggregate::Batch;
-use crate::join::{CgroupSample, Resource, Sample};
-use crate::metric::{Attributes, Metric, MetricKind, Point, Value};
-
-/// Time after which what is missing is forgotten: longer than a container waits for its name (`aggregate/labels.rs`).
-const REMEMBERED_NS: u64 = 6 * 60 * 1_000_000_000;
+use crate::join::{CgroupSample, Sample};
+use crate::metric::{MetricKind, Point, Value};
 
 /// The last total of each series.
 #[derive(Debug, Default)]
 pub struct Delta {
-    lives: HashMap<Owner, Life>,
-}
-
-/// A cgroup by its id, for its name may become known later; else a resource.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Owner {
-    Cgroup(u64),
-    Resource(Arc<Resource>),
+    lives: HashMap<SeriesOwner, Life>,
 }
 
 #[derive(Debug, Default)]
@@ -36,33 +26,24 @@ struct Life {
 /// A counter's last total.
 #[derive(Debug)]
 struct Last {
-    metric: &'static Metric,
-    attributes: Attributes,
     time_ns: u64,
-    value: Value,
-}
-
-impl Last {
-    fn is_of(&self, point: &Point) -> bool {
-        std::ptr::eq(self.metric, point.metric) && self.attributes == point.attributes
-    }
+    total: Point,
 }
 
 impl Life {
     /// Puts a total in the place of the last one, which it returns. `at` is where the last one may be.
     fn replace(&mut self, at: &mut usize, point: &Point, time_ns: u64) -> Option<(u64, Value)> {
         let known = match self.series.get(*at) {
-            Some(last) if last.is_of(point) => Some(*at),
-            _ => self.series.iter().position(|last| last.is_of(point)),
+            Some(last) if last.total.is_of_series(point) => Some(*at),
+            _ => self.series.iter().position(|last| last.total.is_of_series(point)),
         };
         let Some(known) = known else {
-            let (metric, attributes, value) = (point.metric, point.attributes.clone(), point.value.clone());
-            self.series.push(Last { metric, attributes, time_ns, value });
+            self.series.push(Last { time_ns, total: point.clone() });
             return None;
         };
         *at = known + 1;
         let last = &mut self.series[known];
-        Some((std::mem::replace(&mut last.time_ns, time_ns), std::mem::replace(&mut last.value, point.value.clone())))
+        Some((std::mem::replace(&mut last.time_ns, time_ns), std::mem::replace(&mut last.total.value, point.value.clone())))
     }
 }
 
@@ -82,8 +63,7 @@ impl Delta {
     }
 
     fn enter(&mut self, cgroup: Option<u64>, sample: &mut Sample, now_ns: u64) {
-        let owner = cgroup.map_or_else(|| Owner::Resource(Arc::clone(&sample.resource)), Owner::Cgroup);
-        let life = self.lives.entry(owner).or_default();
+        let life = self.lives.entry(SeriesOwner::of(cgroup, &sample.resource)).or_default();
         life.seen_ns = now_ns;
         let mut at = 0;
         // Where counters were zero.
@@ -115,7 +95,7 @@ mod tests {
     use crate::export::encode::{Bounds, encode};
     use crate::export::fixtures::{Load, batch, node, point};
     use crate::export::series::Series;
-    use crate::metric::Scope;
+    use crate::metric::{Metric, Scope};
 
     static COUNT: Metric = Metric::counter("test.count", "1", Scope::Cgroup, "");
     static LEVEL: Metric = Metric::gauge("test.level", "1", Scope::Cgroup, "");

@@ -14,7 +14,6 @@ use std::{
 
 use crate::{
     aggregate::Batch,
-    histogram::Histogram,
     join::{CgroupSample, Earlier, Resource, Sample},
     kernel::facts,
     metric::{Attributes, Metric, MetricKind, Point, Value},
@@ -30,7 +29,7 @@ const PAST_NS: u64 = 30 * 60 * 1_000_000_000;
 /// Batches for which a cgroup that is missing is remembered, and the least time. A service that was started again waits until its
 /// predecessor's final values have left, and a container for its name, which may take five minutes (`aggregate/labels.rs`).
 const REMEMBERED: u64 = 8;
-const REMEMBERED_NS: u64 = 6 * 60 * 1_000_000_000;
+pub(super) const REMEMBERED_NS: u64 = 6 * 60 * 1_000_000_000;
 
 /// What has been exported of each series.
 #[derive(Debug)]
@@ -48,9 +47,16 @@ pub struct Series {
 
 /// The owner of series: a cgroup by its id, for its name may become known later and its path may pass to another; else a resource.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum SeriesOwner {
+pub(super) enum SeriesOwner {
     Cgroup(u64),
     Resource(Arc<Resource>),
+}
+
+impl SeriesOwner {
+    /// `cgroup` is the id, if the series are a cgroup's.
+    pub(super) fn of(cgroup: Option<u64>, resource: &Arc<Resource>) -> Self {
+        cgroup.map_or_else(|| Self::Resource(Arc::clone(resource)), Self::Cgroup)
+    }
 }
 
 /// The series of one cgroup, or of one resource.
@@ -170,7 +176,7 @@ impl Series {
 
     /// Adds the zero points of a sample's new counters to it. `cgroup` is the id, if it is a cgroup's.
     fn enter(&mut self, cgroup: Option<u64>, sample: &mut Sample, now_ns: u64, ended: &mut Vec<Ended>) -> u64 {
-        let owner = cgroup.map_or_else(|| SeriesOwner::Resource(Arc::clone(&sample.resource)), SeriesOwner::Cgroup);
+        let owner = SeriesOwner::of(cgroup, &sample.resource);
         let mut life = self.lives.remove(&owner).unwrap_or_else(|| Life {
             resource: Arc::clone(&sample.resource),
             series: Vec::new(),
@@ -197,12 +203,11 @@ impl Series {
         for zeros in &mut zeros {
             zeros.time_ns = zeros.time_ns.max(now_ns.saturating_sub(PAST_NS)).max(earliest_ns);
         }
-        let is_series = |a: &Point, b: &Point| std::ptr::eq(a.metric, b.metric) && a.attributes == b.attributes;
         let mut add_zero = |point: &Point, ns: u64| {
-            let Some(value) = zero(&point.value) else { return };
-            if zeros.iter().flat_map(|zeros| &zeros.points).any(|zero| is_series(zero, point)) {
+            if point.value.is_nothing() || zeros.iter().flat_map(|zeros| &zeros.points).any(|zero| zero.is_of_series(point)) {
                 return;
             }
+            let value = point.value.nothing();
             let ns = ns.max(now_ns.saturating_sub(PAST_NS)).max(earliest_ns);
             let point = Point { value, ..point.clone() };
             match zeros.iter_mut().find(|zeros| zeros.time_ns == ns) {
@@ -302,20 +307,6 @@ fn zero_ns(point: &Point, counted_ns: Option<u64>, before_ns: u64, complete: boo
 /// Whether a metric is a list of the largest: what is not in it is merely smaller.
 fn is_listed(metric: &'static Metric) -> bool {
     std::ptr::eq(metric, &dns::metrics::NAME_QUERIES)
-}
-
-/// Nothing, as a value of the same type; `None` for what is nothing already.
-fn zero(value: &Value) -> Option<Value> {
-    match value {
-        Value::Int(0) | Value::Absent => None,
-        Value::Int(_) => Some(Value::Int(0)),
-        Value::Float(value) => Some(Value::Float(0.0)).filter(|_| *value != 0.0),
-        Value::Histogram(histogram) if histogram.count == 0 => None,
-        Value::Histogram(histogram) => {
-            let empty = Histogram { zero_threshold: histogram.zero_threshold, ..Histogram::default() };
-            Some(Value::Histogram(Arc::new(empty)))
-        }
-    }
 }
 
 #[cfg(test)]

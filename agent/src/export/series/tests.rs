@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     cgroups::table::tests::cgroup,
     export::fixtures::{BURST, IO, TIME, USAGE},
+    histogram::Histogram,
 };
 
 const SECOND: u64 = 1_000_000_000;
