@@ -34,7 +34,7 @@ pub const CACHE_LEN: u32 = CACHE_SETS * CACHE_WAYS as u32;
 pub const LIST_LEN: u32 = 512;
 
 /// Waits by position that a cached cgroup keeps until they are added to its record; those at position 0 are only counted.
-pub const CACHED_WAITS: usize = 20;
+pub const CACHED_WAITS: usize = 12;
 
 /// Cgroups that one run of `cpu_settle` flushes: interrupts are off meanwhile, for some 10 us.
 pub const FLUSHED_AT_ONCE: u32 = 64;
@@ -76,6 +76,8 @@ counts! {
         pub on_cpu_ns: u64,
         /// Run-queue wait in ns: `sched_info.run_delay` deltas, throttled time included (see `agent-ebpf/src/bin/cpu.rs`).
         pub wait_ns: u64,
+        /// Time on CPUs in ns for which a task that was dispatched there next had waited.
+        pub contended_ns: u64,
         /// Waits by duration, one per dispatch.
         pub waits: [u64; WAIT_LEN],
     }
@@ -96,6 +98,8 @@ record! {
         pub on_cpu_ns: u64,
         /// As [`CpuRecord::wait_ns`].
         pub wait_ns: u64,
+        /// As [`CpuRecord::contended_ns`].
+        pub contended_ns: u64,
         /// The burst window of the time below: low 32 bits of CLOCK_MONOTONIC / [`WINDOW_NS`].
         pub window: u32,
         /// Time inside that window in ns that is not in the log yet.
@@ -203,7 +207,9 @@ record! {
         /// Number of the first move that this CPU has not seen.
         pub moves_seen: u64,
         /// Cached cgroups that have counted something since they were flushed.
-        pub to_flush: u64,
+        pub to_flush: u32,
+        /// `sum_exec_runtime` of the running task when it was switched in, in [`RAN_UNIT_LOG2`].
+        pub switched_in: u32,
         /// Stretches of tasks whose mark was of another task, so that what was counted before is known from their switch-in alone. It
         /// stays at the largest number.
         pub marks_lost: u32,
@@ -276,6 +282,65 @@ pub const TAG_BITS: u32 = 15;
 /// in one piece.
 const ADDRESS_BITS: u32 = 40;
 
+/// A stretch is remembered in units of 64 ns, by the exponent: 32 bits hold 4 minutes and a half.
+pub const RAN_UNIT_LOG2: u32 = 6;
+
+/// Stretches that are remembered of each CPU.
+pub const RECENT_LEN: usize = 8;
+
+/// A wait of so many ns is looked at: who ran meanwhile?
+pub const LONG_WAIT_NS: u64 = 1_000_000;
+
+/// Pairs of neighbours that are counted on a node.
+pub const PAIRS_LEN: u32 = 4096;
+
+/// How many cgroups above a task may limit its CPU time and are looked at.
+pub const LIMITS_DEPTH: usize = 5;
+
+record! {
+    /// A stretch that a task ran, without the time for which its CPU was in interrupts.
+    pub struct Ran {
+        /// The slot of its cgroup.
+        pub slot: u32,
+        /// How long, in [`RAN_UNIT_LOG2`].
+        pub length: u32,
+        /// When it began, in ns on the CPU's `rq_clock`.
+        pub from_ns: u64,
+    }
+}
+
+record! {
+    /// The last stretches on one CPU, in any order. `CPU_RECENT[cpu]`.
+    pub struct Recent {
+        /// The stretches.
+        pub stretches: [Ran; RECENT_LEN],
+    }
+}
+
+record! {
+    /// Who waited, and who ran on that CPU meanwhile. `CPU_PAIRS` has how long, in ns: in waits of [`LONG_WAIT_NS`] and more.
+    #[derive(Debug, PartialEq, Eq, Hash)]
+    pub struct Pair {
+        /// The slot of the cgroup that waited.
+        pub waited: u32,
+        /// The slot of the one that ran.
+        pub ran: u32,
+    }
+}
+
+/// Where `CPU_PAIRS` counts what it had no room for.
+pub const NO_ROOM: Pair = Pair { waited: u32::MAX, ran: u32::MAX };
+
+record! {
+    /// When a cgroup, or one above it, was last seen to have been throttled. `CPU_THROTTLED[slot]`.
+    pub struct Throttled {
+        /// Sum of `cfs_bandwidth.throttled_time`, in ns.
+        pub throttled_ns: u64,
+        /// When that had grown, in ns on the `rq_clock` of the CPU that saw it.
+        pub seen_ns: u64,
+    }
+}
+
 /// The most that a task may have used since its mark, in ns: 73 minutes. More is not believed, but taken for another task's mark. A mark
 /// is made at each switch and every second.
 const MARK_REACH_NS: u64 = 1 << 42;
@@ -337,8 +402,20 @@ record! {
         pub task_exec_start: u64,
         /// `task_struct.sched_info.run_delay`; nothing where `waits` is 0.
         pub task_run_delay: u64,
+        /// `task_struct.sched_info.last_arrival`; nothing where `waits` is 0.
+        pub task_last_arrival: u64,
+        /// `task_struct.sched_info.last_queued`; nothing where `waits` is 0.
+        pub task_last_queued: u64,
         /// 1 where the kernel keeps account of waits.
         pub waits: u64,
+        /// `task_struct.sched_task_group`; nothing where `limits` is 0.
+        pub task_task_group: u64,
+        /// `task_group.parent`; nothing where `limits` is 0.
+        pub task_group_parent: u64,
+        /// `task_group.cfs_bandwidth.throttled_time`; nothing where `limits` is 0.
+        pub task_group_throttled: u64,
+        /// 1 where the kernel can limit a cgroup's CPU time.
+        pub limits: u64,
         /// `task_struct.group_leader`
         pub task_group_leader: u64,
         /// `task_struct.cgroups`

@@ -3,6 +3,7 @@
 
 mod in_force;
 mod labels;
+mod neighbours;
 mod paths;
 mod pods;
 
@@ -220,6 +221,7 @@ impl Aggregate {
         into: &mut Vec<CgroupSample>,
     ) -> UsageByPod<'a> {
         let oldest = OldestByPath::of(table, waiting);
+        let mut neighbours = neighbours::Names::new(table, pods.map(|pods| pods.index));
         let mut usage = UsageByPod::default();
         for cgroup in table.iter() {
             let Some(mut points) = by_slot.remove(&cgroup.slot) else { continue };
@@ -228,6 +230,7 @@ impl Aggregate {
             if !cgroup.lives() || !is_oldest {
                 points.retain(|point| if point.metric.kind == MetricKind::Gauge { cgroup.lives() } else { is_oldest });
             }
+            neighbours.name(&mut points);
             let found = pods.and_then(|pods| find(pods.index, cgroup));
             if cgroup.lives() {
                 if let Some(Found { pod, container, .. }) = found {

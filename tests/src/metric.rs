@@ -6,6 +6,10 @@ pub const CPU_TIME: &str = "container.cpu.time";
 pub const CPU_USAGE: &str = "container.cpu.usage";
 /// Time the tasks of a cgroup were runnable but did not run, in s, by `cause`.
 pub const WAIT_TIME: &str = "podmeter.cpu.wait.time";
+/// CPU time in s for which another task waited for that CPU.
+pub const CONTENDED: &str = "podmeter.cpu.contended.time";
+/// Time in s that a cgroup waited for a CPU on which another one ran, by `neighbour`.
+pub const NEIGHBOUR_WAIT: &str = "podmeter.cpu.neighbour.wait";
 /// Enforcement periods of a limited cgroup.
 pub const PERIODS: &str = "podmeter.cpu.periods";
 /// Those in which it used up its quota.

@@ -19,20 +19,22 @@
 mod cache;
 #[path = "cpu/mark.rs"]
 mod mark;
+#[path = "cpu/neighbour.rs"]
+mod neighbour;
 #[path = "cpu/window.rs"]
 mod window;
 
 use agent_common::{
     cgroups::UNATTRIBUTED,
     cpu::{
-        Cache, Carried, CpuNow, CpuRecord, Facts, MOVE_CPUS, MOVES_LEN, MarkBlock, Move, PLACE_UNKNOWN, Stretch, ToFlush,
-        WAIT_COUNTED, WindowEntry,
+        Cache, Carried, CpuNow, CpuRecord, Facts, MOVE_CPUS, MOVES_LEN, MarkBlock, Move, PLACE_UNKNOWN, Pair, Recent, Stretch,
+        Throttled, ToFlush, WAIT_COUNTED, WindowEntry,
     },
 };
 use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, frozen, load, opaque, probe, probe_bytes};
 use aya_ebpf::{
     EbpfContext as _,
-    btf_maps::{Array, ArrayOfMaps},
+    btf_maps::{Array, ArrayOfMaps, HashMap},
     helpers::generated::{bpf_get_current_task, bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_ns},
     macros::{btf_map, btf_tracepoint},
     programs::BtfTracePointContext,
@@ -41,6 +43,7 @@ use aya_ebpf::{
 use self::{
     cache::{Cached, Wanted, add_time, add_wait, flush, flush_listed, list},
     mark::{Mark, MarkEntry},
+    neighbour::{Handover, units},
     window::{accounted_until, begin_window, divide},
 };
 
@@ -75,6 +78,13 @@ static CPU_TO_FLUSH: Array<ToFlush, 1> = Array::new();
 static CPU_STRETCH: Array<Stretch, 1> = Array::new();
 #[btf_map]
 static CPU_MARKS: ArrayOfMaps<Array<MarkBlock, 1>, 1> = ArrayOfMaps::new();
+#[btf_map]
+static CPU_RECENT: Array<Recent, 1> = Array::new();
+#[btf_map]
+static CPU_THROTTLED: Array<Throttled, 1, MMAPABLE> = Array::new();
+/// Of whole size from the start: a program at a context switch must not ask for memory.
+#[btf_map]
+static CPU_PAIRS: HashMap<Pair, u64, 1> = HashMap::new();
 
 /// `sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next, …)`: counts the stretch that `prev` ends.
 #[btf_tracepoint(function = "sched_switch")]
@@ -173,6 +183,7 @@ unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
             task: core::ptr::read_volatile(&raw const (*now).task),
             mark: Mark { exec_ns: (*now).exec_ns, run_delay_ns: (*now).run_delay_ns },
             place: (*now).place,
+            switched_in: (*now).switched_in,
         };
         // What takes long to load comes first, so that the processor waits for all of it at once: the next task's cgroup, where it is
         // counted, and the mark of the one before.
@@ -184,18 +195,31 @@ unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
         let reached = Mark { exec_ns: load(prev, frozen!(FACTS.task_exec)), run_delay_ns: run_delay(prev) };
 
         (*now).task = next;
-        (*now).exec_ns = load(next, frozen!(FACTS.task_exec));
+        let next_exec_ns = load(next, frozen!(FACTS.task_exec));
+        (*now).exec_ns = next_exec_ns;
+        (*now).switched_in = units(next_exec_ns);
         (*now).run_delay_ns = run_delay(next);
         (*now).switches += 1;
         // What is noted from here on is of the next.
         let moves = ((*now).moves_seen, core::ptr::read_volatile(&raw const (*now).moves));
         (*now).moves_seen = moves.1;
 
+        let mut waited = None;
         // The idle task never accrues any run time.
         if reached.exec_ns == 0 {
             (*now).idle = prev;
         } else if let Some(mark) = mark {
-            count_stretch(now, cpu, prev, &began, &mark, reached, moves);
+            let mut handover = Handover::between(prev, next, began.switched_in, reached.exec_ns);
+            if began.task != prev {
+                handover = Handover::NONE;
+            }
+            if handover.is_long() {
+                match found {
+                    Some(next_in) if !handover.was_throttled(next, (*next_in.entry).slot) => waited = Some(handover),
+                    _ => handover.forget_wait(),
+                }
+            }
+            count_stretch(now, cpu, prev, &began, &mark, reached, moves, &handover);
         }
         // A stretch is of the cgroup in which it begins: it may be moved before it ends.
         (*now).place = PLACE_UNKNOWN;
@@ -209,6 +233,9 @@ unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
         };
         if let Some(cached) = found {
             (*now).place = cached.place.into();
+            if let Some(handover) = waited {
+                handover.blame(cpu, (*cached.entry).slot);
+            }
         }
     }
 }
@@ -218,6 +245,8 @@ struct Began {
     task: u64,
     mark: Mark,
     place: u64,
+    /// As [`CpuNow::switched_in`].
+    switched_in: u32,
 }
 
 /// Counts the stretch that a task ends whose accounts stand at `reached`.
@@ -230,6 +259,7 @@ unsafe fn count_stretch(
     mark: &MarkEntry,
     reached: Mark,
     moves: (u64, u64),
+    handover: &Handover,
 ) -> Option<()> {
     // SAFETY: see the caller.
     unsafe {
@@ -246,6 +276,8 @@ unsafe fn count_stretch(
         let cached = if known { cache::at(cpu, began.place as u32)? } else { cached_of_task(now, cpu, prev)? };
         list(now, cpu, cached);
         add_wait(cached.entry, waited_ns, known && began.place & WAIT_COUNTED != 0);
+        (*cached.entry).contended_ns += handover.contended_ns();
+        handover.remember(now, cpu, (*cached.entry).slot);
         // The whole stretch lies in the current window while that window cannot have ended.
         if bpf_jiffies64() < (*now).window_until && moves.0 == moves.1 {
             add_time(now, cpu, cached.entry, (*now).window, reached.exec_ns - counted.exec_ns);
@@ -392,6 +424,7 @@ unsafe fn settle(now: *mut CpuNow, cpu: u32, task: u64) -> Option<()> {
         let mut waited = if place == PLACE_UNKNOWN { 0 } else { place & WAIT_COUNTED };
         if !seen {
             (*now).task = task;
+            (*now).switched_in = units(exec_ns);
             (*now).run_delay_ns = run_delay_ns;
         }
         (*now).exec_ns = exec_ns;

@@ -6,6 +6,7 @@
 pub mod account;
 mod before;
 pub mod metrics;
+mod neighbours;
 mod settle;
 mod sleeps;
 mod windows;
@@ -16,7 +17,7 @@ use agent_common::{
     cgroups::UNATTRIBUTED,
     cpu::{
         CARRIED_BEFORE, CARRIED_THROTTLED, Cache, CachedCgroup, Carried, CpuNow, CpuRecord, Facts, LOG_LEN, MARK_BLOCKS,
-        MOVES_LEN, MarkBlock, TaskMark, WINDOW_NS, WindowEntry,
+        MOVES_LEN, MarkBlock, PAIRS_LEN, TaskMark, WINDOW_NS, WindowEntry,
     },
 };
 use nix::time::ClockId;
@@ -24,9 +25,10 @@ use nix::time::ClockId;
 use self::{
     account::{Account, Before, CpuUse},
     metrics::{
-        BURST, LOST_MARKS, LOST_WINDOWS, NODE_TIME, NODE_USAGE, PERIODS, SWITCHES, THROTTLED_PERIODS, TIME, UNATTRIBUTED_TIME,
-        USAGE, WAIT, WAIT_TIME,
+        BURST, CONTENDED, LOST_MARKS, LOST_WINDOWS, NODE_TIME, NODE_USAGE, PERIODS, SWITCHES, THROTTLED_PERIODS, TIME,
+        UNATTRIBUTED_TIME, USAGE, WAIT, WAIT_TIME,
     },
+    neighbours::Neighbours,
     windows::{LogReader, Used},
 };
 use super::{ActiveSignal, Kept, Readings, Signal, SignalError};
@@ -94,6 +96,7 @@ struct Cpu {
     /// What the records do not show, kept for the next agent: written here alone, and pinned like the rest.
     carried: MappedArray<Carried>,
     log: MappedArray<WindowEntry>,
+    neighbours: Neighbours,
     /// What it keeps to itself.
     own: Counted,
     /// Since when the records count, CLOCK_BOOTTIME in ns.
@@ -127,6 +130,7 @@ impl Cpu {
         let slots = cgroups.slots();
         let mut offsets = offsets(&kernel.btf)?;
         let no_waits = waits(&kernel.btf, &mut offsets).err();
+        limits(&kernel.btf, &mut offsets);
         let blocks = mark_blocks(facts::memory_bytes());
         let mut object = kernel.load(&Plan {
             object: SIGNAL.name,
@@ -148,6 +152,9 @@ impl Cpu {
                 ("CPU_CACHE", Size::Arrays { entries: cpus, bytes: size_of::<Cache>() as u32 }),
                 ("CPU_TO_FLUSH", Size::Entries(cpus)),
                 ("CPU_STRETCH", Size::Entries(cpus)),
+                ("CPU_RECENT", Size::Entries(cpus)),
+                ("CPU_THROTTLED", Size::Slots(1)),
+                ("CPU_PAIRS", Size::Entries(PAIRS_LEN)),
                 ("CPU_MARKS", Size::Arrays { entries: blocks, bytes: size_of::<MarkBlock>() as u32 }),
             ],
             shared: &[("CGROUP_SLOTS", cgroups.object()), ("GENERATION", cgroups.object())],
@@ -170,6 +177,7 @@ impl Cpu {
             records: object.mapped("CPU_RECORDS")?,
             carried: object.mapped("CPU_CARRIED")?,
             log: object.mapped("CPU_WINDOWS")?,
+            neighbours: Neighbours::open(&mut object)?,
             now,
             object,
             own: Counted {
@@ -280,6 +288,9 @@ impl Cpu {
         points.extend(used.time_ns.map(|ns| Point::new(&TIME, timed, seconds(whole_us(ns)))));
         points.extend(used.usage_cores.map(|cores| Point::new(&USAGE, 0, Value::Float(cores))));
         points.extend(wait_points(counting, used, self.has_waits));
+        if used.contended_ns > 0 {
+            points.push(Point::new(&CONTENDED, counting, seconds(used.contended_ns)));
+        }
         if let Some((periods, throttled)) = used.periods {
             points.push(Point::new(&PERIODS, born, Value::Int(periods)));
             points.push(Point::new(&THROTTLED_PERIODS, born, Value::Int(throttled)));
@@ -300,6 +311,7 @@ impl Cpu {
         ];
         let lost_marks = (0..self.cpus).filter_map(|cpu| self.now.read(cpu)).map(|now| u64::from(now.marks_lost)).sum();
         points.push(Point::new(&LOST_MARKS, self.since_ns, Value::Int(lost_marks)));
+        points.extend(self.neighbours.without_room(self.since_ns));
         let Some(root_ns) = root_ns else { return points };
         let time_ns = root_ns + unattributed_ns;
         points.push(Point::new(&NODE_TIME, facts::BOOTED_NS, seconds(whole_us(time_ns))));
@@ -315,12 +327,14 @@ impl ActiveSignal for Cpu {
     fn tick(&mut self, cgroups: &Cgroups) -> Result<(), SignalError> {
         let settled_ns = self.settle()?;
         self.close_windows(settled_ns, cgroups);
+        self.neighbours.tick();
         Ok(())
     }
 
     fn retire(&mut self, cgroup: &Cgroup) -> Vec<Point> {
         let last = self.take_last(cgroup);
         let used = self.own.account.retire(cgroup, &last);
+        self.neighbours.forget(cgroup.slot);
         self.points(cgroup, &used)
     }
 
@@ -337,7 +351,13 @@ impl ActiveSignal for Cpu {
         let used = self.own.account.collect(now_ns, cgroups.table(), own, |cgroup| cgroups.throttling(cgroup));
         self.keep(cgroups);
         let root_ns = cgroups.table().iter().find(|c| c.path == "/").and_then(|c| used.get(&c.slot)).and_then(|u| u.time_ns);
-        let points = cgroups.table().iter().filter_map(|c| Some((c.slot, self.points(c, used.get(&c.slot)?)))).collect();
+        let mut waited = self.neighbours.points(cgroups.table(), self.since_ns)?;
+        let points = |cgroup: &Cgroup| {
+            let mut points = self.points(cgroup, used.get(&cgroup.slot)?);
+            points.extend(waited.remove(&cgroup.slot).into_iter().flatten());
+            Some((cgroup.slot, points))
+        };
+        let points = cgroups.table().iter().filter_map(points).collect();
         Ok(Readings { cgroups: points, node: self.node_points(now_ns, root_ns) })
     }
 
@@ -433,8 +453,19 @@ fn waits(btf: &Btf, facts: &mut Facts) -> Result<(), String> {
     let offset = btf.offset_of("task_struct", "sched_info.run_delay", 8).map_err(|error| error.to_string());
     let offset = offset.and_then(|offset| facts::waits_are_counted().map(|()| offset));
     let offset = offset.map_err(|why| format!("no waiting: {why}"))?;
+    let moment = |member| btf.offset_of("task_struct", member, 8).map_err(|error| error.to_string());
+    (facts.task_last_arrival, facts.task_last_queued) = (moment("sched_info.last_arrival")?, moment("sched_info.last_queued")?);
     (facts.task_run_delay, facts.waits) = (offset, 1);
     Ok(())
+}
+
+/// Where this kernel keeps for how long a cgroup was throttled; it cannot limit CPU time where it has no such place.
+fn limits(btf: &Btf, facts: &mut Facts) {
+    let offsets = [("task_struct", "sched_task_group"), ("task_group", "parent"), ("task_group", "cfs_bandwidth.throttled_time")];
+    if let [Ok(of_task), Ok(parent), Ok(throttled)] = offsets.map(|(structure, member)| btf.offset_of(structure, member, 8)) {
+        (facts.task_task_group, facts.task_group_parent, facts.task_group_throttled) = (of_task, parent, throttled);
+        facts.limits = 1;
+    }
 }
 
 #[cfg(test)]
@@ -459,6 +490,7 @@ mod tests {
             time_ns: Some(5),
             usage_cores: None,
             wait_ns: 7,
+            contended_ns: 0,
             causes: Some(account::Causes { throttled_ns: Some(3), contention_ns: 4 }),
             periods: None,
             waits: Default::default(),

@@ -253,6 +253,21 @@ pub struct CpuUsage {
     /// 60 s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suggested_request_cores: Option<f64>,
+    /// CPU time in s that it ran while other tasks waited for that CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contended_seconds: Option<f64>,
+    /// For whom it has waited longest, the longest first: at most five. Absent while nobody had it wait for 100 ms.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub neighbours: Vec<NeighbourWait>,
+}
+
+/// How long a workload has waited for a neighbour.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct NeighbourWait {
+    /// `namespace/pod/container`, the path of a cgroup, or `itself`.
+    pub name: String,
+    /// Time in s that it waited for a CPU while the neighbour ran there, in waits of 1 ms and more.
+    pub seconds: f64,
 }
 
 /// Memory of one workload in bytes.

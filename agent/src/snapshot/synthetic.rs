@@ -112,6 +112,7 @@ fn pod(containers: &[WorkloadUsage]) -> Option<WorkloadUsage> {
         contention_seconds: sum(|cpu| cpu.contention_seconds),
         request_cores: sum(|cpu| cpu.request_cores),
         limit_cores: sum(|cpu| cpu.limit_cores),
+        neighbours: containers.iter().flat_map(|container| container.cpu.neighbours.clone()).collect(),
         ..first.cpu.clone()
     };
     let bytes = |of: fn(&MemoryUsage) -> Option<u64>| {
@@ -169,6 +170,8 @@ fn workload(habit: &Habit, index: usize, tick: u32) -> WorkloadUsage {
             wait_seconds: Some((habit.throttled + habit.contention) * age),
             throttled_seconds: Some(habit.throttled * age),
             contention_seconds: Some(habit.contention * age),
+            contended_seconds: None,
+            neighbours: Vec::new(),
             wait_rate: Some(throttled + contention),
             throttled_rate: Some(throttled),
             contention_rate: Some(contention),

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::{
-    document::{CpuUsage, DnsUsage, MemoryUsage, NetworkUsage, TcpUsage, WorkloadUsage},
+    document::{CpuUsage, DnsUsage, MemoryUsage, NeighbourWait, NetworkUsage, TcpUsage, WorkloadUsage},
     identity,
     lookups::LookupTotals,
     points::{histogram, number, points, sum, sum_where},
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     histogram::Histogram,
     join::{Sample, Subject},
-    metric::Metric,
+    metric::{Metric, Point, Value},
     signals::{cpu, dns, drops, limits, memory::metrics, network, tcp},
 };
 
@@ -138,9 +138,21 @@ fn cpu_usage(interval: &Interval, watched_seconds: Option<f64>, kept: &mut CpuTo
         request_cores: number(sample, &limits::CPU_REQUEST),
         limit_cores: number(sample, &limits::CPU_LIMIT),
         suggested_request_cores: suggest::cpu(burst.as_deref(), watched_seconds),
+        contended_seconds: number(sample, &cpu::metrics::CONTENDED),
+        neighbours: neighbours(sample),
     };
     *kept = CpuTotals { wait_seconds: total, throttled_seconds: throttled, contention_seconds: contention, burst };
     usage
+}
+
+/// For whom a workload has waited, the longest first.
+fn neighbours(sample: &Sample) -> Vec<NeighbourWait> {
+    let wait = |point: &Point| {
+        let (_, name) = point.attributes.iter().next()?;
+        let Value::Float(seconds) = point.value else { return None };
+        Some(NeighbourWait { name: name.to_owned(), seconds })
+    };
+    points(sample, &cpu::metrics::NEIGHBOUR_WAIT).filter_map(wait).collect()
 }
 
 fn memory_usage(sample: &Sample, watched_seconds: Option<f64>, observed: ObservedMemory) -> MemoryUsage {

@@ -13,7 +13,7 @@ use super::label;
 use super::shares;
 use super::state::{History, TopState};
 use super::theme::Theme;
-use crate::snapshot::document::WorkloadUsage;
+use crate::snapshot::document::{NeighbourWait, WorkloadUsage};
 use crate::snapshot::suggest;
 
 /// Lines of text in the pane.
@@ -139,6 +139,14 @@ fn text(workload: &WorkloadUsage, width: usize, theme: Theme) -> Vec<Line<'stati
         ),
         line("CPU time", vec![value(format::duration(Some(cpu.time_seconds)), plain)]),
     ];
+    if !cpu.neighbours.is_empty() {
+        let last = lines.len() - 1;
+        let name = |wait: &NeighbourWait| format::cut(&format::printable(&wait.name), 40).into_owned();
+        let of = |wait: &NeighbourWait| {
+            [value(format::duration(Some(wait.seconds)), plain), quiet(&format!(" for {}   ", name(wait)))]
+        };
+        lines.insert(last, line("waited", cpu.neighbours.iter().flat_map(of).collect()));
+    }
     let pair = |name: &str, text: String| [quiet(name), value(text, plain)];
     let suggested_bytes = workload.memory.as_ref().and_then(|m| m.suggested_request_bytes);
     if cpu.suggested_request_cores.is_some() || suggested_bytes.is_some() {

@@ -1,6 +1,7 @@
 //! The cpu signal against the kernel's own accounts: `cpu.stat` of the cgroup and `/proc/<pid>/schedstat` of its tasks.
 
 mod moved;
+mod neighbours;
 mod windows;
 
 use std::{thread, time::Instant};

@@ -125,9 +125,9 @@ pub(crate) unsafe fn list(now: *mut CpuNow, cpu: u32, cached: Cached) {
             return;
         }
         let Some(list) = CPU_TO_FLUSH.get_ptr_mut(cpu) else { return };
-        let len = (*now).to_flush as u32 & (LIST_LEN - 1);
+        let len = (*now).to_flush & (LIST_LEN - 1);
         (&raw mut (*list).places).cast::<u16>().add(len as usize).write(cached.place as u16);
-        (*now).to_flush = u64::from(len) + 1;
+        (*now).to_flush = len + 1;
         (*cached.entry).listed = 1;
     }
 }
@@ -228,6 +228,10 @@ extern "C" fn cpu_flush(cpu: u32, place: u32) -> u32 {
             add(&raw mut (*record).wait_ns, (*entry).wait_ns);
             (*entry).wait_ns = 0;
         }
+        if (*entry).contended_ns != 0 {
+            add(&raw mut (*record).contended_ns, (*entry).contended_ns);
+            (*entry).contended_ns = 0;
+        }
         log(now, cpu, (*entry).slot, (*entry).window, (*entry).window_ns.into());
         (*entry).window_ns = 0;
         flush_waits(entry);
@@ -273,12 +277,12 @@ pub(crate) unsafe fn flush_listed(now: *mut CpuNow, cpu: u32) -> u32 {
     for _ in 0..FLUSHED_AT_ONCE {
         // SAFETY: map values of that CPU.
         unsafe {
-            let len = (*now).to_flush as u32;
+            let len = (*now).to_flush;
             if len == 0 {
                 break;
             }
             let last = (len - 1) & (LIST_LEN - 1);
-            (*now).to_flush = last.into();
+            (*now).to_flush = last;
             let place = core::ptr::read_volatile((&raw const (*list).places).cast::<u16>().add(last as usize));
             let Some(cached) = at(cpu, place.into()) else { break };
             flush(cpu, place.into());
@@ -286,7 +290,7 @@ pub(crate) unsafe fn flush_listed(now: *mut CpuNow, cpu: u32) -> u32 {
         }
     }
     // SAFETY: a map value of that CPU.
-    unsafe { (*now).to_flush as u32 }
+    unsafe { (*now).to_flush }
 }
 
 const _: () = assert!(CACHE_WAYS == 2, "`way_of` and `Wanted` know of two");

@@ -26,6 +26,8 @@ pub struct CpuUse {
     pub usage_cores: Option<f64>,
     /// Run-queue wait in ns since counting began.
     pub wait_ns: u64,
+    /// CPU time in ns since counting began while others waited for that CPU.
+    pub contended_ns: u64,
     /// The wait by cause; `None` where it is not known how much of the throttling was before counting.
     pub causes: Option<Causes>,
     /// Enforcement periods: all, and those throttled.
@@ -285,6 +287,7 @@ impl SlotAccount {
             time_ns,
             usage_cores,
             wait_ns: sum.wait_ns,
+            contended_ns: sum.contended_ns,
             causes: divided.map(|before| self.causes(sum.wait_ns, before.throttled_ns)),
             periods: self.throttling.map(|t| (t.periods, t.throttled_periods)),
             waits: Arc::new(Histogram::of_durations(WAIT_FIRST, &sum.waits, sum.wait_ns)),

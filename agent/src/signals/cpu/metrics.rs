@@ -8,6 +8,8 @@ pub const ALL: &[&Metric] = &[
     &USAGE,
     &WAIT_TIME,
     &WAIT,
+    &CONTENDED,
+    &NEIGHBOUR_WAIT,
     &BURST,
     &SWITCHES,
     &PERIODS,
@@ -17,6 +19,7 @@ pub const ALL: &[&Metric] = &[
     &UNATTRIBUTED_TIME,
     &LOST_WINDOWS,
     &LOST_MARKS,
+    &LOST_PAIRS,
 ];
 
 /// `container.cpu.time`
@@ -44,6 +47,31 @@ pub static WAIT: Metric = Metric::histogram(
     "s",
     Scope::Cgroup,
     "How long a task waited for a CPU, one observation each time it got one.",
+);
+/// `podmeter.cpu.contended.time`
+pub static CONTENDED: Metric = Metric::counter(
+    "podmeter.cpu.contended.time",
+    "s",
+    Scope::Cgroup,
+    "CPU time that the cgroup ran while another task waited for that CPU, one of its own or of another cgroup: of \
+     each stretch on a CPU the part for which the task that ran there next had waited. Absent until there is any.",
+);
+/// `podmeter.cpu.neighbour.wait`
+pub static NEIGHBOUR_WAIT: Metric = Metric::counter(
+    "podmeter.cpu.neighbour.wait",
+    "s",
+    Scope::Cgroup,
+    "Time that tasks of the cgroup waited for a CPU while this neighbour ran on it: in waits of 1 ms and more, \
+     among the last 8 tasks that ran there. `neighbour` is namespace/pod/container, the path of another cgroup, or \
+     `itself`. The five largest of each cgroup, from 100 ms on. Waits in which a limit held the cgroup back are left out.",
+)
+.attributes(&["neighbour"]);
+/// `podmeter.cpu.neighbour.lost`
+pub static LOST_PAIRS: Metric = Metric::counter(
+    "podmeter.cpu.neighbour.lost",
+    "s",
+    Scope::Node,
+    "Waiting of podmeter.cpu.neighbour.wait that is not in it, since the table of 4 096 pairs was full. Absent until there is any.",
 );
 /// `podmeter.cpu.burst`
 pub static BURST: Metric = Metric::histogram(
