@@ -285,8 +285,8 @@ const ADDRESS_BITS: u32 = 40;
 /// A stretch is remembered in units of 64 ns, by the exponent: 32 bits hold 4 minutes and a half.
 pub const RAN_UNIT_LOG2: u32 = 6;
 
-/// Stretches that are remembered of each CPU.
-pub const RECENT_LEN: usize = 8;
+/// Stretches that are remembered of each CPU, a power of two. Those of one cgroup that follow each other are one.
+pub const RECENT_LEN: usize = 16;
 
 /// A wait of so many ns is looked at: who ran meanwhile?
 pub const LONG_WAIT_NS: u64 = 1_000_000;
@@ -298,11 +298,11 @@ pub const PAIRS_LEN: u32 = 4096;
 pub const LIMITS_DEPTH: usize = 5;
 
 record! {
-    /// A stretch that a task ran, without the time for which its CPU was in interrupts.
+    /// What tasks of one cgroup ran without one of another between them.
     pub struct Ran {
         /// The slot of its cgroup.
         pub slot: u32,
-        /// How long, in [`RAN_UNIT_LOG2`].
+        /// How long, in [`RAN_UNIT_LOG2`], idle time between them included.
         pub length: u32,
         /// When it began, in ns on the CPU's `rq_clock`.
         pub from_ns: u64,
@@ -310,10 +310,14 @@ record! {
 }
 
 record! {
-    /// The last stretches on one CPU, in any order. `CPU_RECENT[cpu]`.
+    /// The last stretches on one CPU. `CPU_RECENT[cpu]`.
     pub struct Recent {
         /// The stretches.
         pub stretches: [Ran; RECENT_LEN],
+        /// Index of the last one.
+        pub last: u64,
+        /// Whole cache lines, which no two CPUs share.
+        pub reserved: [u64; 7],
     }
 }
 

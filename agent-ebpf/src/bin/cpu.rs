@@ -277,7 +277,7 @@ unsafe fn count_stretch(
         list(now, cpu, cached);
         add_wait(cached.entry, waited_ns, known && began.place & WAIT_COUNTED != 0);
         (*cached.entry).contended_ns += handover.contended_ns();
-        handover.remember(now, cpu, (*cached.entry).slot);
+        handover.remember(cpu, (*cached.entry).slot);
         // The whole stretch lies in the current window while that window cannot have ended.
         if bpf_jiffies64() < (*now).window_until && moves.0 == moves.1 {
             add_time(now, cpu, cached.entry, (*now).window, reached.exec_ns - counted.exec_ns);

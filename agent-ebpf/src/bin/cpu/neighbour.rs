@@ -10,11 +10,14 @@
 
 use agent_common::{
     cgroups::UNATTRIBUTED,
-    cpu::{CpuNow, LIMITS_DEPTH, LONG_WAIT_NS, NO_ROOM, Pair, RAN_UNIT_LOG2, RECENT_LEN, Ran},
+    cpu::{LIMITS_DEPTH, LONG_WAIT_NS, NO_ROOM, Pair, RAN_UNIT_LOG2, RECENT_LEN, Ran},
 };
 use agent_ebpf::{add, frozen, load};
 
 use crate::{CPU_PAIRS, CPU_RECENT, CPU_THROTTLED, FACTS};
+
+/// Stretches of one cgroup are one up to this length.
+const LONGEST_NS: u64 = 1 << 32;
 
 /// A stretch that ends, and the wait that ends with it.
 #[derive(Clone, Copy)]
@@ -100,14 +103,23 @@ impl Handover {
     /// Remembers the stretch, which was of the cgroup with `slot`.
     ///
     /// # Safety
-    /// `now` must be of this CPU.
+    /// `cpu` must be this one.
     #[inline(always)]
-    pub(crate) unsafe fn remember(&self, now: *mut CpuNow, cpu: u32, slot: u32) {
+    pub(crate) unsafe fn remember(&self, cpu: u32, slot: u32) {
         let Some(recent) = CPU_RECENT.get_ptr_mut(cpu) else { return };
-        // SAFETY: map values of this CPU; one of the stretches.
+        // SAFETY: a map value of this CPU, and one of its stretches.
         unsafe {
-            let at = (*now).switches as usize & (RECENT_LEN - 1);
-            (&raw mut (*recent).stretches).cast::<Ran>().add(at).write(Ran { slot, length: self.length, from_ns: self.from_ns });
+            let stretches = (&raw mut (*recent).stretches).cast::<Ran>();
+            let last = (*recent).last as usize & (RECENT_LEN - 1);
+            let entry = stretches.add(last);
+            let before_ns = self.from_ns - (*entry).from_ns;
+            if (*entry).slot == slot && before_ns < LONGEST_NS {
+                (*entry).length = self.length + (before_ns >> RAN_UNIT_LOG2) as u32;
+                return;
+            }
+            let next = (last + 1) & (RECENT_LEN - 1);
+            (*recent).last = next as u64;
+            stretches.add(next).write(Ran { slot, length: self.length, from_ns: self.from_ns });
         }
     }
 

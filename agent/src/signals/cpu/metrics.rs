@@ -62,7 +62,7 @@ pub static NEIGHBOUR_WAIT: Metric = Metric::counter(
     "s",
     Scope::Cgroup,
     "Time that tasks of the cgroup waited for a CPU while this neighbour ran on it: in waits of 1 ms and more, \
-     among the last 8 tasks that ran there. `neighbour` is namespace/pod/container, the path of another cgroup, or \
+     among the last 16 that ran there. `neighbour` is namespace/pod/container, the path of another cgroup, or \
      `itself`. The five largest of each cgroup, from 100 ms on. Waits in which a limit held the cgroup back are left out.",
 )
 .attributes(&["neighbour"]);

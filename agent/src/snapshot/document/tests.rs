@@ -26,6 +26,8 @@ fn full() -> Snapshot {
     for workload in &mut snapshot.workloads {
         workload.ended = true;
         workload.container_type = Some("container".into());
+        workload.cpu.contended_seconds = Some(1.0);
+        workload.cpu.neighbours = vec![NeighbourWait { name: "shop/web/app".into(), seconds: 2.0 }];
     }
     snapshot
 }
