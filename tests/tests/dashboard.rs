@@ -170,6 +170,8 @@ root_test! {
         let agent = Agent::spawn(config)?;
         let until = Instant::now() + MEASURED;
         let load = Load::duty_cycle(30 * SECOND / 1000, SECOND / 10, MEASURED).start(&container)?;
+        // Two that want one CPU: both wait for the other.
+        let crowd = [(); 2].map(|()| Load::spin(MEASURED).on_cpu(0).start(&container));
         inside(&container, || talk(until))?;
 
         let mut wrong = Vec::new();
@@ -185,6 +187,9 @@ root_test! {
             }
         }
         load.wait()?;
+        for spinner in crowd {
+            spinner?.wait()?;
+        }
         agent.stop()?;
         if !wrong.is_empty() {
             bail!("of {} queries:\n{}\nseries there are:\n{}", queries.len(), wrong.join("\n"), backend.names()?.join(" "));

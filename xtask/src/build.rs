@@ -65,6 +65,14 @@ fn quick(workspace: &Workspace) -> Result<PathBuf> {
     Ok(workspace.target.join("quick/podmeter"))
 }
 
+/// Builds podmeter as `cargo test` does: what its documents say does not depend on the profile.
+pub(crate) fn unoptimised(workspace: &Workspace) -> Result<PathBuf> {
+    let mut cargo = workspace.cargo("build");
+    cargo.args(["--locked", "--package", "podmeter"]);
+    progress::build("podmeter, not optimised", &mut cargo)?;
+    Ok(workspace.target.join("debug/podmeter"))
+}
+
 /// Builds podmeter and becomes `podmeter top`.
 pub(crate) fn top(workspace: &Workspace, release: bool, arguments: &[String]) -> Result<ExitCode> {
     let binary = if release { podmeter(workspace, false)? } else { quick(workspace)? };

@@ -167,7 +167,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Tidy => tidy::run(&workspace)?,
         Task::Docs { check } => {
             setup::run(&workspace, Purpose::Build)?;
-            let podmeter = build::podmeter(&workspace, true)?;
+            let podmeter = build::unoptimised(&workspace)?;
             if check { docs::check(&workspace, &podmeter)? } else { docs::write(&workspace, &podmeter)? }
         }
         Task::Bench { write, arguments } => return bench(&workspace, write, &arguments),
