@@ -4,6 +4,8 @@
 //! memory does not grow with slots times CPUs, and a context switch touches one cache line of counts. The agent reads records and the log
 //! of windows; the caches and the marks are the kernel side's alone.
 
+pub mod neighbour;
+
 use crate::bucket;
 
 /// Index of the first wait bucket, in units of 2^-30 s: waits up to 2^(88/8) units count as "no wait to speak of".
@@ -208,7 +210,7 @@ record! {
         pub moves_seen: u64,
         /// Cached cgroups that have counted something since they were flushed.
         pub to_flush: u32,
-        /// `sum_exec_runtime` of the running task when it was switched in, in [`RAN_UNIT_LOG2`].
+        /// `sum_exec_runtime` of the running task when it was switched in, in [`RAN_UNIT_LOG2`](neighbour::RAN_UNIT_LOG2).
         pub switched_in: u32,
         /// Stretches of tasks whose mark was of another task, so that what was counted before is known from their switch-in alone. It
         /// stays at the largest number.
@@ -281,69 +283,6 @@ pub const TAG_BITS: u32 = 15;
 /// Bits of a task's address that differ among tasks: they begin at multiples of 64 bytes, and no machine has more than 64 TiB of memory
 /// in one piece.
 const ADDRESS_BITS: u32 = 40;
-
-/// A stretch is remembered in units of 64 ns, by the exponent: 32 bits hold 4 minutes and a half.
-pub const RAN_UNIT_LOG2: u32 = 6;
-
-/// Stretches that are remembered of each CPU, a power of two. Those of one cgroup that follow each other are one.
-pub const RECENT_LEN: usize = 16;
-
-/// A wait of so many ns is looked at: who ran meanwhile?
-pub const LONG_WAIT_NS: u64 = 1_000_000;
-
-/// Pairs of neighbours that are counted on a node.
-pub const PAIRS_LEN: u32 = 4096;
-
-/// How many cgroups above a task may limit its CPU time and are looked at.
-pub const LIMITS_DEPTH: usize = 5;
-
-record! {
-    /// What tasks of one cgroup ran without one of another between them.
-    pub struct Ran {
-        /// The slot of its cgroup.
-        pub slot: u32,
-        /// How long, in [`RAN_UNIT_LOG2`], idle time between them included.
-        pub length: u32,
-        /// When it began, in ns on the CPU's `rq_clock`.
-        pub from_ns: u64,
-    }
-}
-
-record! {
-    /// The last stretches on one CPU. `CPU_RECENT[cpu]`.
-    pub struct Recent {
-        /// The stretches.
-        pub stretches: [Ran; RECENT_LEN],
-        /// Index of the last one.
-        pub last: u64,
-        /// Whole cache lines, which no two CPUs share.
-        pub reserved: [u64; 7],
-    }
-}
-
-record! {
-    /// Who waited, and who ran on that CPU meanwhile. `CPU_PAIRS` has how long, in ns: in waits of [`LONG_WAIT_NS`] and more.
-    #[derive(Debug, PartialEq, Eq, Hash)]
-    pub struct Pair {
-        /// The slot of the cgroup that waited.
-        pub waited: u32,
-        /// The slot of the one that ran.
-        pub ran: u32,
-    }
-}
-
-/// Where `CPU_PAIRS` counts what it had no room for.
-pub const NO_ROOM: Pair = Pair { waited: u32::MAX, ran: u32::MAX };
-
-record! {
-    /// When a cgroup, or one above it, was last seen to have been throttled. `CPU_THROTTLED[slot]`.
-    pub struct Throttled {
-        /// Sum of `cfs_bandwidth.throttled_time`, in ns.
-        pub throttled_ns: u64,
-        /// When that had grown, in ns on the `rq_clock` of the CPU that saw it.
-        pub seen_ns: u64,
-    }
-}
 
 /// The most that a task may have used since its mark, in ns: 73 minutes. More is not believed, but taken for another task's mark. A mark
 /// is made at each switch and every second.

@@ -27,8 +27,9 @@ mod window;
 use agent_common::{
     cgroups::UNATTRIBUTED,
     cpu::{
-        Cache, Carried, CpuNow, CpuRecord, Facts, MOVE_CPUS, MOVES_LEN, MarkBlock, Move, PLACE_UNKNOWN, Pair, Recent, Stretch,
-        Throttled, ToFlush, WAIT_COUNTED, WindowEntry,
+        Cache, Carried, CpuNow, CpuRecord, Facts, MOVE_CPUS, MOVES_LEN, MarkBlock, Move, PLACE_UNKNOWN, Stretch, ToFlush,
+        WAIT_COUNTED, WindowEntry,
+        neighbour::{Pair, Recent, Throttled},
     },
 };
 use agent_ebpf::{CgroupSlots, Generation, MMAPABLE, frozen, load, opaque, probe, probe_bytes};

@@ -256,7 +256,7 @@ pub struct CpuUsage {
     /// CPU time in s that it ran while other tasks waited for that CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contended_seconds: Option<f64>,
-    /// For whom it has waited longest, the longest first: at most five. Absent while nobody had it wait for 100 ms.
+    /// For whom it has waited longest, the longest first: at most five. Absent while it has waited for none of them for 100 ms.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub neighbours: Vec<NeighbourWait>,
 }

@@ -10,7 +10,7 @@
 
 use agent_common::{
     cgroups::UNATTRIBUTED,
-    cpu::{LIMITS_DEPTH, LONG_WAIT_NS, NO_ROOM, Pair, RAN_UNIT_LOG2, RECENT_LEN, Ran},
+    cpu::neighbour::{LIMITS_DEPTH, LONG_WAIT_NS, NO_ROOM, Pair, RAN_UNIT_LOG2, RECENT_LEN, Ran},
 };
 use agent_ebpf::{add, frozen, load};
 

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, io};
 
-use agent_common::cpu::{NO_ROOM, Pair};
+use agent_common::cpu::neighbour::{NO_ROOM, Pair};
 use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData};
 
 use super::metrics::{LOST_PAIRS, NEIGHBOUR_WAIT};
