@@ -1,7 +1,7 @@
 //! The cpu signal: CPU time, run-queue wait and bursts of every cgroup, counted in the kernel at each context switch.
 //!
 //! Reads the mapped arrays that `agent-ebpf/src/bin/cpu.rs` fills, after each CPU has flushed into them what it has counted; [`account`]
-//! turns them into what a cgroup used.
+//! turns them into what a cgroup used, [`bursts`] into how many CPUs at a time.
 
 pub mod account;
 mod before;

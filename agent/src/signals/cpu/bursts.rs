@@ -1,10 +1,10 @@
 //! Burst histograms: how many CPUs each cgroup used in each window, in records that outlive the agent.
 //!
-//! What each slot used in a window comes from the logs ([`super::windows`]). The mapped records are the only place where the histograms are,
-//! so nothing that was exported can be lost: an agent that is killed has written all that it had counted.
+//! What each slot used in a window comes from the logs ([`super::windows`]). The mapped records are the only place where the
+//! histograms are, so nothing that was exported can be lost: an agent that is killed has written all that it had counted.
 //!
-//! **Windows that no agent watched** are in no histogram, also not as idle ones. A window's number is its place on CLOCK_MONOTONIC, less the
-//! windows before it that none watched: so the windows that a cgroup was watched in are one number minus another.
+//! **Windows that no agent watched** are in no histogram, also not as idle ones. A window's number is its place on CLOCK_MONOTONIC,
+//! less the windows before it that none watched: so the windows that a cgroup was watched in are one number minus another.
 
 use agent_common::{
     bucket::PER_OCTAVE,
@@ -49,8 +49,8 @@ pub(super) struct Bursts {
 }
 
 impl Bursts {
-    /// Goes on with what these maps hold, or begins where they are empty, in the window that is current `now`: its place on CLOCK_MONOTONIC,
-    /// and CLOCK_BOOTTIME in ns. The machine may have as many as `cpus`.
+    /// Goes on with what these maps hold, or begins where they are empty, in the window that is current `now`: its place on
+    /// CLOCK_MONOTONIC, and CLOCK_BOOTTIME in ns. The machine may have as many as `cpus`.
     pub(super) fn open(records: MappedArray<Burst>, watched: MappedArray<Watched>, cpus: u32, now: (u64, u64)) -> Self {
         let octaves = cpus.next_power_of_two().ilog2();
         let mut bursts = Self {
@@ -138,8 +138,8 @@ impl Bursts {
         self.open_window
     }
 
-    /// Closes a window and all before it: `used` is CPU time in ns by slot, own counts, in any order and as many of a slot as there are CPUs.
-    /// What a window used counts for the slot and all above it, together, as one observation each.
+    /// Closes a window and all before it: `used` is CPU time in ns by slot, own counts, in any order and as many of a slot as there
+    /// are CPUs. What a window used counts for the slot and all above it, together, as one observation each.
     pub(super) fn close_window(&mut self, window: u64, used: &[(u32, u64)], table: &Table) {
         self.close_until(window);
         // A window costs by what was active in it, not by how many cgroups there are.
@@ -213,7 +213,8 @@ impl Bursts {
         self.records.write(slot, burst);
     }
 
-    /// The histogram of a cgroup with its idle windows, and when it began, CLOCK_BOOTTIME in ns; `None` while windows are not watched.
+    /// The histogram of a cgroup with its idle windows, and when it began, CLOCK_BOOTTIME in ns; `None` while windows are not
+    /// watched.
     pub(super) fn histogram(&self, cgroup: &Cgroup) -> Option<(u64, Histogram)> {
         let since_ns = self.since_ns?;
         let until = self.until(cgroup);
@@ -239,8 +240,8 @@ impl Bursts {
         }
     }
 
-    /// The first window that counts for a cgroup that has no record yet: that of its birth, or the first whole one. Of what was found later
-    /// or has a slot only since then, the birth is the moment at which it got the slot.
+    /// The first window that counts for a cgroup that has no record yet: that of its birth, or the first whole one. Of what was
+    /// found later or has a slot only since then, the birth is the moment at which it got the slot.
     fn first_window_of(&self, cgroup: &Cgroup) -> u64 {
         let born = self.window_of(cgroup.born_ns) + u64::from(cgroup.found);
         born.max(self.first_window + 1)
@@ -255,7 +256,8 @@ impl Bursts {
     }
 }
 
-/// The histogram of a record up to a window: what was watched and has no CPU time was idle. The lowest bucket has the index `lowest`.
+/// The histogram of a record up to a window: what was watched and has no CPU time was idle. The lowest bucket has the index
+/// `lowest`.
 fn with_idle(burst: &Burst, lowest: i32, until: u64) -> Histogram {
     let windows = &burst.windows;
     let first = windows.iter().position(|n| *n > 0).unwrap_or(0);
