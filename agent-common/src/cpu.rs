@@ -17,6 +17,9 @@ pub const WAIT_LEN: usize = 170;
 /// Length of a burst window in ns.
 pub const WINDOW_NS: u64 = 100_000_000;
 
+/// Burst buckets per slot, the last of which ends at as many CPUs as the node may have, rounded up to a power of two: 14 3/4 octaves.
+pub const BURST_LEN: usize = 118;
+
 /// Entries of one CPU's window log, a power of two: 250 busy containers for 1.5 s on one CPU, flushed once.
 pub const LOG_LEN: u32 = 4096;
 
@@ -161,6 +164,39 @@ record! {
         pub known: u64,
         /// The largest time in contention that was ever exported, in ns: it never goes down.
         pub contention_ns: u64,
+    }
+}
+
+record! {
+    /// The burst histogram of a slot's owner without its idle windows: 512 bytes. `CPU_BURSTS[slot]`. Only the agent touches it.
+    ///
+    /// Windows are numbered by CLOCK_MONOTONIC / [`WINDOW_NS`] less those that no agent watched, see [`Watched`].
+    pub struct Burst {
+        /// Twice the number of the window after the last one in it, 0 where there is none; odd while it is being written. What an agent
+        /// that was killed has left odd is not whole.
+        pub written: u64,
+        /// Id of the owner; 0 where there is none.
+        pub owner: u64,
+        /// When it began anew, CLOCK_BOOTTIME in ns; 0 where it has all since the owner's birth and [`Watched::since_ns`].
+        pub since_ns: u64,
+        /// Number of the first window that counts for the owner.
+        pub first: u64,
+        /// CPU time in ns of all windows in it.
+        pub on_cpu_ns: u64,
+        /// Windows by CPUs used: buckets of consecutive indices.
+        pub windows: [u32; BURST_LEN],
+    }
+}
+
+record! {
+    /// Which windows agents have watched. `CPU_WATCHED[0]`. Only the agent touches it.
+    pub struct Watched {
+        /// Since when, CLOCK_BOOTTIME in ns; 0 where none was.
+        pub since_ns: u64,
+        /// Number of the first window that is not closed: of the last agent's, without those that no agent watched.
+        pub next: u64,
+        /// Windows up to there that no agent watched.
+        pub unwatched: u64,
     }
 }
 

@@ -119,8 +119,10 @@ root_test! {
         close.check(&cpu_time, backend.value(&cpu_time)?.context("no CPU time")?, truth)?;
 
         // What the process counts itself is not of a cgroup.
-        let resets = backend.query(&format!(r#"resets({{__name__=~".+_total", {selector}}}[1d]) keep_metric_names"#))?;
+        let resets = backend.query(&format!(r#"resets({{__name__=~".+_total|podmeter_cpu_burst_.+", {selector}}}[1d]) keep_metric_names"#))?;
         ensure!(resets.len() > 10, "only {} counters: {resets:?}", resets.len());
+        let of_bursts = resets.iter().filter(|(series, _)| series["__name__"] == "podmeter_cpu_burst_bucket").count();
+        ensure!(of_bursts > 1, "only {of_bursts} buckets of bursts: {resets:?}");
         let back: Vec<_> = resets.iter().filter(|(_, resets)| *resets > 0.0).collect();
         ensure!(back.is_empty(), "went back: {back:?}");
         let rate = backend.value(&format!("max_over_time(rate({cpu_time}[5s])[1d:1s])"))?.context("no rate")?;

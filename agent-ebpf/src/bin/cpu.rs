@@ -27,8 +27,8 @@ mod window;
 use agent_common::{
     cgroups::UNATTRIBUTED,
     cpu::{
-        Cache, Carried, CpuNow, CpuRecord, Facts, MOVE_CPUS, MOVES_LEN, MarkBlock, Move, PLACE_UNKNOWN, Stretch, ToFlush,
-        WAIT_COUNTED, WindowEntry,
+        Burst, Cache, Carried, CpuNow, CpuRecord, Facts, MOVE_CPUS, MOVES_LEN, MarkBlock, Move, PLACE_UNKNOWN, Stretch, ToFlush,
+        WAIT_COUNTED, Watched, WindowEntry,
         neighbour::{Pair, Recent, Throttled},
     },
 };
@@ -64,6 +64,12 @@ static CPU_RECORDS: Array<CpuRecord, 1, MMAPABLE> = Array::new();
 /// Not touched here: the agent's, kept where it outlives the agent.
 #[btf_map]
 static CPU_CARRIED: Array<Carried, 1, MMAPABLE> = Array::new();
+/// As above.
+#[btf_map]
+static CPU_BURSTS: Array<Burst, 1, MMAPABLE> = Array::new();
+/// As above.
+#[btf_map]
+static CPU_WATCHED: Array<Watched, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static CPU_WINDOWS: Array<WindowEntry, 1, MMAPABLE> = Array::new();
 /// Running tasks that were moved to another cgroup, written by whichever CPU moves them, one move at a time.

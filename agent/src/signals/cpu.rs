@@ -1,10 +1,11 @@
 //! The cpu signal: CPU time, run-queue wait and bursts of every cgroup, counted in the kernel at each context switch.
 //!
 //! Reads the mapped arrays that `agent-ebpf/src/bin/cpu.rs` fills, after each CPU has flushed into them what it has counted; [`account`]
-//! turns them into what a cgroup used.
+//! turns them into what a cgroup used, [`bursts`] into how many CPUs at a time.
 
 pub mod account;
 mod before;
+mod bursts;
 mod layout;
 pub mod metrics;
 mod neighbours;
@@ -25,6 +26,7 @@ use nix::time::ClockId;
 
 use self::{
     account::{Account, Before, CpuUse},
+    bursts::Bursts,
     layout::{limits, offsets, waits},
     metrics::{
         BURST, CONTENDED, LOST_MARKS, LOST_WINDOWS, NODE_TIME, NODE_USAGE, PERIODS, SWITCHES, THROTTLED_PERIODS, TIME,
@@ -118,10 +120,9 @@ struct Counted {
     /// What the programs could put into no window before this process began.
     unwindowed_before: u64,
     account: Account,
+    bursts: Bursts,
     /// When it began to count, CLOCK_BOOTTIME in ns.
     started_ns: u64,
-    /// Since when windows are read, CLOCK_BOOTTIME in ns; `None` while they are not.
-    bursts_since_ns: Option<u64>,
     /// When the node was read last, CLOCK_BOOTTIME in ns, and its CPU time then in ns.
     node: Option<(u64, u64)>,
 }
@@ -149,6 +150,8 @@ impl Cpu {
                 ("CPU_NOW", Size::Entries(cpus)),
                 ("CPU_RECORDS", Size::Slots(1)),
                 ("CPU_CARRIED", Size::Slots(1)),
+                ("CPU_BURSTS", Size::Slots(1)),
+                ("CPU_WATCHED", Size::Fixed),
                 ("CPU_WINDOWS", Size::Entries(cpus * LOG_LEN)),
                 ("CPU_MOVES", Size::Entries(cpus * MOVES_LEN)),
                 ("CPU_CACHE", Size::Arrays { entries: cpus, bytes: size_of::<Cache>() as u32 }),
@@ -171,6 +174,7 @@ impl Cpu {
         kernel.attach(&mut object)?;
         let now: MappedArray<CpuNow> = object.mapped("CPU_NOW")?;
         let readers = readers(&now, cpus);
+        let bursts = Bursts::open(object.mapped("CPU_BURSTS")?, object.mapped("CPU_WATCHED")?, cpus, window_now());
         let since_ns = object.since_ns();
         let mut cpu = Self {
             cpus,
@@ -186,9 +190,9 @@ impl Cpu {
                 readers,
                 lost_windows: 0,
                 unwindowed_before: 0,
-                account: Account::new(facts::clock_ns(ClockId::CLOCK_MONOTONIC) / WINDOW_NS, since_ns),
+                account: Account::new(since_ns),
+                bursts,
                 started_ns: facts::boottime_ns(),
-                bursts_since_ns: Some(facts::boottime_ns()),
                 node: None,
             },
             since_ns,
@@ -221,13 +225,13 @@ impl Cpu {
 
     /// Reads the window logs of all CPUs and closes the windows that had ended everywhere when the tasks were settled at `settled_ns`.
     fn close_windows(&mut self, settled_ns: u64, cgroups: &Cgroups) {
-        self.own.account.look(facts::boottime_ns(), facts::clock_ns(ClockId::CLOCK_MONOTONIC));
-        if self.own.bursts_since_ns.is_none() {
+        let bursts = &mut self.own.bursts;
+        bursts.look(facts::boottime_ns(), facts::clock_ns(ClockId::CLOCK_MONOTONIC));
+        if !bursts.are_watched() {
             return;
         }
         let current = settled_ns / WINDOW_NS;
-        let (first, open, until) =
-            (self.own.account.first_window(), self.own.account.open_window(), current.saturating_sub(OPEN_WINDOWS));
+        let (first, open, until) = (bursts.first_window(), bursts.open_window(), current.saturating_sub(OPEN_WINDOWS));
         for (cpu, reader) in (0..self.cpus).zip(&mut self.own.readers) {
             let Some(head) = self.now.word(cpu, LOG_HEAD) else { continue };
             let entry = |number: u32| self.log.read(cpu * LOG_LEN + (number & (LOG_LEN - 1)));
@@ -235,9 +239,9 @@ impl Cpu {
         }
         while let Some(window) = self.own.readers.iter().filter_map(|reader| reader.first_before(until)).min() {
             let used: Used = self.own.readers.iter_mut().flat_map(|reader| reader.close(window)).collect();
-            self.own.account.close_window(window, &used, cgroups.table());
+            bursts.close_window(window, &used, cgroups.table());
         }
-        self.own.account.close_until(until);
+        bursts.close_until(until);
     }
 
     /// Adds what a dead cgroup and its descendants used to its parent's record, also for an agent after this one, and zeroes its own.
@@ -282,11 +286,8 @@ impl Cpu {
         let timed = if cgroup.late && !self.own.account.is_older(cgroup) { counting } else { born };
         let seconds = |ns: u64| Value::Float(ns as f64 / 1e9);
         let mut points = vec![Point::new(&SWITCHES, counting, Value::Int(used.waits.count))];
-        points.extend(
-            self.own
-                .bursts_since_ns
-                .map(|since_ns| Point::new(&BURST, cgroup.counted_since(since_ns), Value::Histogram(used.burst.clone()))),
-        );
+        let burst = self.own.bursts.histogram(cgroup);
+        points.extend(burst.map(|(since_ns, burst)| Point::new(&BURST, since_ns, Value::Histogram(burst.into()))));
         points.extend(used.time_ns.map(|ns| Point::new(&TIME, timed, seconds(whole_us(ns)))));
         points.extend(used.usage_cores.map(|cores| Point::new(&USAGE, 0, Value::Float(cores))));
         points.extend(wait_points(counting, used, self.has_waits));
@@ -336,8 +337,10 @@ impl ActiveSignal for Cpu {
     fn retire(&mut self, cgroup: &Cgroup) -> Vec<Point> {
         let last = self.take_last(cgroup);
         let used = self.own.account.retire(cgroup, &last);
+        let points = self.points(cgroup, &used);
+        self.own.bursts.retire(cgroup);
         self.neighbours.forget(cgroup.slot);
-        self.points(cgroup, &used)
+        points
     }
 
     fn begin(&mut self, cgroups: &mut Cgroups) -> Result<(), SignalError> {
@@ -369,18 +372,17 @@ impl ActiveSignal for Cpu {
 
     fn go_on_with(&mut self, kept: Kept) {
         if let Ok(kept) = kept.downcast::<Counted>() {
-            self.own = *kept;
+            let begun = std::mem::replace(&mut self.own, *kept);
+            self.own.bursts.go_on_in(begun.bursts);
         }
     }
 
     fn do_without(&mut self, step: Step, without: bool) -> Result<(), SignalError> {
-        if step != Step::Bursts || without == self.own.bursts_since_ns.is_none() {
-            return Ok(());
+        if step == Step::Bursts && without == self.own.bursts.are_watched() {
+            // Bursts begin anew, with what is used from now on.
+            self.own.readers = readers(&self.now, self.cpus);
+            self.own.bursts.watch((!without).then(window_now));
         }
-        // Bursts begin anew, with what is used from now on.
-        self.own.readers = readers(&self.now, self.cpus);
-        self.own.account.begin_windows(facts::clock_ns(ClockId::CLOCK_MONOTONIC) / WINDOW_NS);
-        self.own.bursts_since_ns = (!without).then(facts::boottime_ns);
         Ok(())
     }
 
@@ -388,6 +390,11 @@ impl ActiveSignal for Cpu {
         let notes: Vec<String> = self.notes.iter().cloned().chain(self.object.lacks()).collect();
         (!notes.is_empty()).then(|| notes.join("; "))
     }
+}
+
+/// The window that is current now, and when that is, CLOCK_BOOTTIME in ns.
+fn window_now() -> (u64, u64) {
+    (facts::clock_ns(ClockId::CLOCK_MONOTONIC) / WINDOW_NS, facts::boottime_ns())
 }
 
 /// Readers that begin with what is logged next.
@@ -461,7 +468,6 @@ mod tests {
             causes: Some(account::Causes { throttled_ns: Some(3), contention_ns: 4 }),
             periods: None,
             waits: Default::default(),
-            burst: Default::default(),
         };
         let names = |counted| wait_points(1, &used, counted).iter().map(|point| point.metric.name).collect::<Vec<_>>();
         assert_eq!(names(true), [WAIT.name, WAIT_TIME.name, WAIT_TIME.name]);

@@ -1,6 +1,7 @@
 //! Pinned programs count on while no agent runs, and the next agent goes on from there: totals over several agents against
 //! `cpu.stat` and the test's own counts.
 
+mod bursts;
 mod slots;
 
 use std::{
@@ -22,14 +23,14 @@ use podmeter_tests::{
         BURST, CPU_TIME, FAULTS, NETWORK_LOOPBACK, NODE_CPU_TIME, PERIODS, PRESSURE, SEGMENTS, SWITCHES, THROTTLED_PERIODS,
         UNATTRIBUTED, WAIT, WAIT_TIME,
     },
-    otlp::{Exports, Point, Value},
+    otlp::{Exports, Histogram, Point, Value},
     root_test,
     truth::NEARLY_EXACT,
 };
 use serde_json::{Value as Json, json};
 
 /// Figures that the agent's process counts itself, and no map: they begin anew with it.
-const OF_THE_PROCESS: [&str; 4] = [BURST, "podmeter.agent.", "podmeter.cpu.windows.lost", "podmeter.memory.oom.events.lost"];
+const OF_THE_PROCESS: [&str; 3] = ["podmeter.agent.", "podmeter.cpu.windows.lost", "podmeter.memory.oom.events.lost"];
 /// Of those that look like it, what is counted in a map all the same.
 const KEPT: &str = "podmeter.agent.cgroups.without_slot";
 
@@ -39,6 +40,15 @@ fn size(value: &Value) -> f64 {
         Value::Histogram(histogram) => histogram.count as f64,
         Value::Absent => f64::NAN,
     }
+}
+
+/// Fails where a histogram has less than an older state of it, in any bucket.
+fn is_no_less(old: &Histogram, new: &Histogram) -> Result<()> {
+    let bucket = |index| new.buckets.get(index).copied().unwrap_or(0);
+    let buckets = old.buckets.iter().all(|(index, n)| bucket(index) >= *n);
+    let (sum, idle) = (new.sum >= old.sum, new.zero_count >= old.zero_count);
+    ensure!(buckets && sum && idle, "went back: {old:?} to {new:?}");
+    Ok(())
 }
 
 /// The first point of each cumulative series, or the last, by what makes it one.
@@ -73,6 +83,9 @@ fn check_that_it_goes_on(
         } else {
             ensure!(right(old.start_unix_ns, new.start_unix_ns), "has a wrong start: {old:?} to {new:?}");
             ensure!(size(&new.value) >= size(&old.value), "went down: {old:?} to {new:?}");
+            if let (Value::Histogram(less), Value::Histogram(more)) = (&old.value, &new.value) {
+                is_no_less(less, more).with_context(|| format!("{} of {:?}", new.metric, new.resource))?;
+            }
         }
     }
     Ok(counts)
@@ -198,7 +211,7 @@ fn two_lives(end: fn(Agent) -> Result<Exports>, start: fn(Json) -> Result<Agent>
 
 /// Fails when a signal has no series that could go on or not.
 fn check_that_all_is_looked_at(exports: &Exports, cgroups: [&Cgroup; 2]) -> Result<()> {
-    for metric in [CPU_TIME, WAIT_TIME, SWITCHES, WAIT, SEGMENTS, "podmeter.network.loopback", "podmeter.dns.queries"] {
+    for metric in [CPU_TIME, WAIT_TIME, SWITCHES, WAIT, BURST, SEGMENTS, "podmeter.network.loopback", "podmeter.dns.queries"] {
         for cgroup in cgroups {
             ensure!(exports.of(cgroup.path()).iter().any(|point| &*point.metric == metric), "no {metric} of {}", cgroup.path());
         }

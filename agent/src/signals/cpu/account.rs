@@ -1,4 +1,4 @@
-//! The accounts of the cpu signal (pure): counts per slot -> totals per cgroup as `cpu.stat` has them, and burst histograms.
+//! The accounts of the cpu signal (pure): counts per slot -> totals per cgroup as `cpu.stat` has them.
 //!
 //! The kernel side counts each task's time in the one cgroup it is in. A cgroup's totals include its descendants, the removed ones
 //! too: when a slot is given back, what it counted is added to its parent's record.
@@ -7,10 +7,9 @@ use std::{collections::HashMap, sync::Arc};
 
 use agent_common::{
     Counts as _,
-    cpu::{CpuRecord, WAIT_FIRST, WINDOW_NS},
+    cpu::{CpuRecord, WAIT_FIRST},
 };
 
-use super::sleeps::Sleeps;
 use crate::{
     cgroups::{Cgroup, Table, files::Throttling},
     histogram::Histogram,
@@ -34,8 +33,6 @@ pub struct CpuUse {
     pub periods: Option<(u64, u64)>,
     /// Waits in s, one per dispatch.
     pub waits: Arc<Histogram>,
-    /// CPUs used per window, idle windows in the zero bucket.
-    pub burst: Arc<Histogram>,
 }
 
 /// Run-queue wait in ns since counting began, by cause. Neither ever goes down.
@@ -61,8 +58,6 @@ pub struct Before {
 struct SlotAccount {
     /// Where it starts from `cpu.stat`.
     before: Option<Before>,
-    /// CPUs used per non-idle window.
-    burst: Histogram,
     /// The CPU time of the last collection.
     previous_ns: Option<u64>,
     /// What `cpu.stat` said of throttling when the cgroup still lived.
@@ -78,37 +73,16 @@ struct SlotAccount {
 pub struct Account {
     /// By slot, up to the largest that was ever in use.
     slots: Vec<SlotAccount>,
-    /// CPU time in ns by slot in the window that is being closed: 0 between two windows.
-    in_window: Vec<u64>,
-    /// The window in which counting began: incomplete for what was there before.
-    first_window: u64,
-    /// Windows before this one are closed.
-    open_window: u64,
     /// Since when the records count, CLOCK_BOOTTIME in ns.
     since_ns: u64,
     /// When the last collection was, CLOCK_BOOTTIME in ns.
     collected_ns: Option<u64>,
-    /// Births and deaths are stamped with CLOCK_BOOTTIME, windows counted by CLOCK_MONOTONIC.
-    sleeps: Sleeps,
 }
 
 impl Account {
-    /// Begins in the window that is current now. The records have counted since `since_ns`, CLOCK_BOOTTIME.
-    pub fn new(window: u64, since_ns: u64) -> Self {
-        Self { first_window: window, open_window: window, since_ns, ..Self::default() }
-    }
-
-    /// Reads both clocks, at every tick; boot time was read first.
-    pub fn look(&mut self, boottime_ns: u64, monotonic_ns: u64) {
-        self.sleeps.look(boottime_ns, monotonic_ns);
-    }
-
-    /// Bursts begin anew, in the window that is current now.
-    pub fn begin_windows(&mut self, window: u64) {
-        (self.first_window, self.open_window) = (window, window);
-        for account in &mut self.slots {
-            account.burst = Histogram::default();
-        }
+    /// Of records that have counted since `since_ns`, CLOCK_BOOTTIME.
+    pub fn new(since_ns: u64) -> Self {
+        Self { since_ns, ..Self::default() }
     }
 
     /// Whether a cgroup is older than its counts, and its CPU time starts from `cpu.stat`.
@@ -116,49 +90,11 @@ impl Account {
         cgroup.is_older_than(self.since_ns)
     }
 
-    /// The window in which counting began.
-    pub fn first_window(&self) -> u64 {
-        self.first_window
-    }
-
-    /// The first window that is not closed yet.
-    pub fn open_window(&self) -> u64 {
-        self.open_window
-    }
-
     /// Enters what an earlier agent knew of a slot: what was used before counting, the time in contention in ns that it exported last,
     /// and whether it had read of throttling.
     pub fn restore(&mut self, slot: u32, before: Option<Before>, contention_ns: u64, throttles: bool) {
         let slot_account = at(&mut self.slots, slot);
         (slot_account.before, slot_account.contention_ns, slot_account.throttles) = (before, contention_ns, throttles);
-    }
-
-    /// Closes a window, of which all before are closed: `used` is CPU time in ns by slot, own counts, in any order and as many of a slot
-    /// as there are CPUs. What a window used counts for the slot and all above it, together, as one observation each.
-    pub fn close_window(&mut self, window: u64, used: &[(u32, u64)], table: &Table) {
-        // A window costs by what was active in it, not by how many cgroups there are.
-        let mut active: Vec<u32> = Vec::with_capacity(used.len() * 2);
-        for &(slot, ns) in used.iter().filter(|(_, ns)| *ns > 0) {
-            for slot in std::iter::successors(Some(slot), |slot| table.parent(*slot)) {
-                let sum_ns = at(&mut self.in_window, slot);
-                if *sum_ns == 0 {
-                    active.push(slot);
-                }
-                *sum_ns += ns;
-            }
-        }
-        for slot in active {
-            let ns = std::mem::take(at(&mut self.in_window, slot));
-            if table.get(slot).is_some_and(|cgroup| window >= self.first_window_of(cgroup)) {
-                at(&mut self.slots, slot).burst.record(ns as f64 / WINDOW_NS as f64, 1);
-            }
-        }
-        self.close_until(window + 1);
-    }
-
-    /// Closes the windows before `until`: nothing was used in those that were not closed one by one.
-    pub fn close_until(&mut self, until: u64) {
-        self.open_window = self.open_window.max(until);
     }
 
     /// CPU time in ns that was counted of each cgroup and its descendants, by slot, from what its `own` record has.
@@ -234,26 +170,13 @@ impl Account {
     }
 
     fn state(&mut self, cgroup: &Cgroup, sum: &CpuRecord, read: Option<Throttling>, elapsed_s: Option<f64>) -> CpuUse {
-        let died = cgroup.died_ns.map(|died_ns| self.window_of(died_ns));
-        let until = died.map_or(self.open_window, |died| self.open_window.min(died + 1));
-        let windows = until.saturating_sub(self.first_window_of(cgroup));
         let older = self.is_older(cgroup);
-        at(&mut self.slots, cgroup.slot).state(older, sum, read, windows, elapsed_s)
-    }
-
-    /// The first window that counts for a cgroup: that of its birth, or the first whole one where it is older than the counting.
-    fn first_window_of(&self, cgroup: &Cgroup) -> u64 {
-        let born = self.window_of(cgroup.born_ns);
-        if self.is_older(cgroup) || born < self.first_window { self.first_window + 1 } else { born }
-    }
-
-    fn window_of(&self, boottime_ns: u64) -> u64 {
-        self.sleeps.monotonic_ns(boottime_ns) / WINDOW_NS
+        at(&mut self.slots, cgroup.slot).state(older, sum, read, elapsed_s)
     }
 }
 
 /// What a slot has in a list that grows with the slots in use.
-fn at<T: Default>(by_slot: &mut Vec<T>, slot: u32) -> &mut T {
+pub(super) fn at<T: Default>(by_slot: &mut Vec<T>, slot: u32) -> &mut T {
     let slot = slot as usize;
     if by_slot.len() <= slot {
         by_slot.resize_with(slot + 1, T::default);
@@ -262,7 +185,7 @@ fn at<T: Default>(by_slot: &mut Vec<T>, slot: u32) -> &mut T {
 }
 
 impl SlotAccount {
-    fn state(&mut self, older: bool, sum: &CpuRecord, read: Option<Throttling>, windows: u64, elapsed_s: Option<f64>) -> CpuUse {
+    fn state(&mut self, older: bool, sum: &CpuRecord, read: Option<Throttling>, elapsed_s: Option<f64>) -> CpuUse {
         let before = if older { self.before } else { Some(Before::default()) };
         let time_ns = before.map(|before| sum.on_cpu_ns.saturating_add_signed(before.on_cpu_ns));
         self.throttling = read.or(self.throttling);
@@ -278,11 +201,6 @@ impl SlotAccount {
             _ => None,
         };
 
-        let mut burst = self.burst.clone();
-        // A stretch may have been laid a tick outside the cgroup's life.
-        burst.zero_count = windows.saturating_sub(burst.count);
-        burst.count += burst.zero_count;
-
         CpuUse {
             time_ns,
             usage_cores,
@@ -291,7 +209,6 @@ impl SlotAccount {
             causes: divided.map(|before| self.causes(sum.wait_ns, before.throttled_ns)),
             periods: self.throttling.map(|t| (t.periods, t.throttled_periods)),
             waits: Arc::new(Histogram::of_durations(WAIT_FIRST, &sum.waits, sum.wait_ns)),
-            burst: Arc::new(burst),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Birth, death, slot reuse, windows: by hand-made records.
+//! Birth, death, slot reuse: by hand-made records.
 
 use super::*;
 use crate::cgroups::table::tests::cgroup;
@@ -16,10 +16,6 @@ fn records<const N: usize>(of: [(u32, CpuRecord); N]) -> impl Fn(u32) -> Option<
     move |slot| of.get(&slot).copied()
 }
 
-fn nothing(_: u32) -> Option<CpuRecord> {
-    None
-}
-
 fn table() -> Table {
     let mut table = Table::default();
     table.insert(cgroup(1, "/", None));
@@ -35,7 +31,7 @@ fn times(used: &HashMap<u32, CpuUse>) -> Vec<u64> {
 
 #[test]
 fn totals_include_descendants_and_survive_their_death() {
-    let (mut account, mut table) = (Account::new(0, 0), table());
+    let (mut account, mut table) = (Account::new(0), table());
     let own = records([(2, record(1, 0)), (3, record(10, 0)), (4, record(100, 0))]);
     assert_eq!(times(&account.collect(1, &table, own, |_| None)), [111, 111, 10, 100]);
 
@@ -57,7 +53,7 @@ fn totals_include_descendants_and_survive_their_death() {
 
 #[test]
 fn a_cgroup_older_than_counting_starts_from_the_kernels_figure() {
-    let (mut account, mut table) = (Account::new(0, 0), Table::default());
+    let (mut account, mut table) = (Account::new(0), Table::default());
     let mut old = cgroup(1, "/", None);
     old.found = true;
     table.insert(old);
@@ -77,52 +73,8 @@ fn a_cgroup_older_than_counting_starts_from_the_kernels_figure() {
 }
 
 #[test]
-fn a_window_is_one_observation_for_each_level() {
-    let (mut account, mut table) = (Account::new(9, 0), table());
-    for cgroup in table.entries_mut() {
-        cgroup.born_ns = 10 * WINDOW_NS;
-    }
-    // All were born in window 10. One slot's time may be of several CPUs.
-    account.close_window(9, &[(3, WINDOW_NS)], &table); // before counting began
-    account.close_window(10, &[(3, WINDOW_NS / 2), (4, WINDOW_NS / 2), (3, WINDOW_NS / 2)], &table);
-    account.close_window(12, &[(4, WINDOW_NS / 4)], &table);
-    account.close_until(14);
-    let collected = account.collect(2, &table, nothing, |_| None);
-    let burst = |slot: u32| (collected[&slot].burst.count, collected[&slot].burst.zero_count, collected[&slot].burst.sum);
-    assert_eq!(burst(3), (4, 3, 1.0));
-    assert_eq!(burst(4), (4, 2, 0.75));
-    assert_eq!(burst(2), (4, 2, 1.75));
-    assert_eq!(burst(1), (4, 2, 1.75));
-    assert_eq!(account.open_window(), 14);
-    account.close_window(14, &[(4, WINDOW_NS)], &table);
-    assert_eq!(account.collect(3, &table, nothing, |_| None)[&4].burst.count, 5);
-}
-
-#[test]
-fn after_a_suspend_windows_count_for_what_is_born_then_and_go_on_for_what_was_there() {
-    const SECOND: u64 = 1_000_000_000;
-    let (mut account, mut table) = (Account::new(0, 0), table());
-    for cgroup in table.entries_mut() {
-        cgroup.born_ns = 9 * SECOND;
-    }
-    account.look(10 * SECOND, 10 * SECOND);
-    account.close_until(100);
-    // An hour's sleep.
-    account.look(3611 * SECOND, 11 * SECOND);
-    let mut young = cgroup(4, "/pod/b", Some(2));
-    young.born_ns = 3611 * SECOND;
-    table.insert(young);
-    account.close_window(112, &[(4, WINDOW_NS)], &table);
-    account.close_until(115);
-    let collected = account.collect(1, &table, nothing, |_| None);
-    let burst = |slot: u32| (collected[&slot].burst.count, collected[&slot].burst.zero_count, collected[&slot].burst.sum);
-    assert_eq!((burst(4), burst(3)), ((5, 4, 1.0), (25, 25, 0.0)));
-    assert_eq!(burst(2), (25, 24, 1.0));
-}
-
-#[test]
 fn what_is_older_than_the_records_is_known_by_when_they_began() {
-    let (account, mut cgroup) = (Account::new(0, 100), cgroup(1, "/", None));
+    let (account, mut cgroup) = (Account::new(100), cgroup(1, "/", None));
     let older = |born_ns: u64, found: bool, cgroup: &mut Cgroup| {
         (cgroup.born_ns, cgroup.found) = (born_ns, found);
         (account.is_older(cgroup), cgroup.counted_since(100), cgroup.made_ns())
@@ -134,7 +86,7 @@ fn what_is_older_than_the_records_is_known_by_when_they_began() {
 
 #[test]
 fn throttled_time_never_exceeds_the_wait_and_stays_when_the_cgroup_is_gone() {
-    let (mut account, mut table) = (Account::new(0, 0), table());
+    let (mut account, mut table) = (Account::new(0), table());
     let throttling = files(5000);
     account.collect(1, &table, records([(3, record(10, 1000))]), |c| (c.slot == 3).then_some(throttling));
     let dead = table.remove(3).expect("known");
@@ -144,7 +96,7 @@ fn throttled_time_never_exceeds_the_wait_and_stays_when_the_cgroup_is_gone() {
 
 #[test]
 fn both_causes_together_are_the_wait_and_neither_goes_down() {
-    let (mut account, table) = (Account::new(0, 0), table());
+    let (mut account, table) = (Account::new(0), table());
     let mut last = (0, 0);
     // The kernel's figure runs ahead of the wait, lags behind it, and catches up.
     for (wait_ns, throttled_ns) in [(0, 0), (100, 400), (600, 400), (650, 700), (1500, 1400), (1500, 1400), (1600, 1450)] {
@@ -160,7 +112,7 @@ fn both_causes_together_are_the_wait_and_neither_goes_down() {
 
 #[test]
 fn what_was_throttled_before_counting_is_no_part_of_the_wait() {
-    let (mut account, mut table) = (Account::new(0, 0), Table::default());
+    let (mut account, mut table) = (Account::new(0), Table::default());
     let mut old = cgroup(1, "/", None);
     old.found = true;
     table.insert(old);
@@ -170,7 +122,7 @@ fn what_was_throttled_before_counting_is_no_part_of_the_wait() {
     let causes = account.collect(2, &table, own(), |_| Some(files(5000)))[&1].causes;
     assert_eq!(causes, Some(Causes { throttled_ns: Some(300), contention_ns: 700 }));
     // The next agent goes on from there, though the kernel's figure is ahead again.
-    let mut next = Account::new(0, 0);
+    let mut next = Account::new(0);
     next.restore(1, account.before(1), account.contention_ns(1), account.knows_throttling(1));
     let causes = next.collect(1, &table, own(), |_| Some(files(5200)))[&1].causes;
     assert_eq!(causes, Some(Causes { throttled_ns: Some(300), contention_ns: 700 }));
@@ -186,10 +138,10 @@ fn an_agent_that_goes_on_divides_the_wait_of_what_was_born_since_as_the_one_befo
         account.collect(1, &table, records([(1, record(0, 1000))]), |_| Some(files(throttled_ns)))[&1].causes
     };
     // The records have counted since before its birth, whenever this agent came.
-    let mut first = Account::new(0, 100);
+    let mut first = Account::new(100);
     let causes = causes_of(&mut first, 300);
     assert_eq!(causes, Some(Causes { throttled_ns: Some(300), contention_ns: 700 }));
-    let mut next = Account::new(5000, 100);
+    let mut next = Account::new(100);
     next.restore(1, first.before(1), first.contention_ns(1), first.knows_throttling(1));
     assert_eq!(causes_of(&mut next, 300), causes);
     assert_eq!(next.before(1), None, "there is nothing to learn from cpu.stat");
@@ -199,10 +151,10 @@ fn an_agent_that_goes_on_divides_the_wait_of_what_was_born_since_as_the_one_befo
 fn what_an_earlier_agent_exported_as_throttled_does_not_become_contention_when_cpu_stat_cannot_be_read() {
     let mut table = Table::default();
     table.insert(cgroup(1, "/a", None));
-    let mut first = Account::new(0, 0);
+    let mut first = Account::new(0);
     let causes = first.collect(1, &table, records([(1, record(0, 1000))]), |_| Some(files(300)))[&1].causes;
     assert_eq!(causes, Some(Causes { throttled_ns: Some(300), contention_ns: 700 }));
-    let mut next = Account::new(0, 0);
+    let mut next = Account::new(0);
     next.restore(1, first.before(1), first.contention_ns(1), first.knows_throttling(1));
     let own = || records([(1, record(0, 1200))]);
     assert_eq!(next.collect(2, &table, own(), |_| None)[&1].causes, None, "missing beats wrong");
@@ -210,7 +162,7 @@ fn what_an_earlier_agent_exported_as_throttled_does_not_become_contention_when_c
     let causes = next.collect(3, &table, own(), |_| Some(files(450)))[&1].causes;
     assert_eq!(causes, Some(Causes { throttled_ns: Some(450), contention_ns: 750 }));
     // Where there never was a cpu controller, all waiting is contention as before.
-    let mut without = Account::new(0, 0);
+    let mut without = Account::new(0);
     without.restore(1, None, 700, false);
     assert_eq!(without.collect(2, &table, own(), |_| None)[&1].causes, Some(Causes { throttled_ns: None, contention_ns: 1200 }));
 }
@@ -224,20 +176,4 @@ fn waits_in_seconds_keep_their_magnitude() {
     let wait_ns = 5_000_000_u64;
     let median = Histogram::of_durations(WAIT_FIRST, &record(0, wait_ns).waits, wait_ns).quantile(0.5).expect("one wait");
     assert!((median / 0.005 - 1.0).abs() < 0.045, "{median}");
-}
-
-#[test]
-fn bursts_that_begin_anew_have_no_window_from_before() {
-    let (mut account, table) = (Account::new(0, 0), table());
-    account.close_window(0, &[(3, WINDOW_NS)], &table);
-    account.close_until(10);
-    account.begin_windows(500);
-    // The window in which they begin is incomplete.
-    account.close_window(500, &[(3, WINDOW_NS / 4)], &table);
-    account.close_window(501, &[(3, WINDOW_NS / 2)], &table);
-    account.close_until(504);
-    let used = account.collect(1, &table, records([(3, record(1, 0))]), |_| None);
-    let burst = &used[&3].burst;
-    assert_eq!((burst.count, burst.zero_count), (3, 2), "three windows, idle but for one");
-    assert!((burst.sum - 0.5).abs() < 1e-9, "{}", burst.sum);
 }
