@@ -11,6 +11,7 @@ mod key;
 mod load;
 mod overhead;
 mod proxies;
+mod receivers;
 mod reference;
 mod similar;
 mod value;
@@ -26,10 +27,11 @@ use std::time::Duration;
 
 pub use budget::{Budget, Detail, HistogramSeries, Pattern};
 use draft::Loading;
-pub use export::{Compression, Destination, Export, Exporter, Journal, OtlpService, Protocol, Telemetry};
+pub use export::{Compression, Destination, Export, Exporter, FurtherReceiver, Journal, OtlpService, Protocol, Telemetry};
 use key::{Check, KEYS, Key, Value};
 pub use overhead::{Overhead, OverheadLimit};
 pub use proxies::Proxies;
+pub use receivers::MAIN_RECEIVER;
 use similar::similar;
 pub use variables::unknown as unknown_variables;
 

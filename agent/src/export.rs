@@ -1,7 +1,7 @@
 //! Batches -> OTLP, over gRPC, over HTTP or as lines on stdout.
 //!
-//! [`encode`] makes the messages and `request` cuts them into requests (pure); [`ship::Queue`] keeps these, bounded, as the bytes
-//! that go over the wire, and [`ship::Shipper`] sends them by the rules of the OTLP specification (1.9, "OTLP/gRPC" and "OTLP/HTTP").
+//! [`encode`] makes the messages and `request` cuts them into requests (pure); [`ship::Queue`] keeps these for each receiver, bounded, as
+//! the bytes that go over the wire, and [`ship::Shipper`] sends them by the rules of the OTLP specification (1.9, "OTLP/gRPC" and "OTLP/HTTP").
 //! Only the shipper's own task waits for the receiver.
 
 mod backlog;
@@ -17,6 +17,7 @@ mod grpc;
 mod headers;
 pub mod history;
 mod http;
+mod intake;
 mod json;
 mod link;
 mod logs;

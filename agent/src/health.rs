@@ -17,7 +17,11 @@ use std::{
 use hyper::StatusCode;
 
 pub use self::serve::{bind, serve};
-use crate::{export::ship::Stats, kernel::facts, pull};
+use crate::{
+    export::ship::{Outcomes, Stats},
+    kernel::facts,
+    pull,
+};
 
 /// Without a tick for so long the collector is stuck, and a restart is the cure.
 const STUCK: Duration = Duration::from_secs(30);
@@ -41,8 +45,8 @@ pub struct Health {
 struct HealthState {
     collected: bool,
     signals: Vec<SignalHealth>,
-    /// Since when every attempt to export has failed, and why the last one did.
-    unsent: Option<(Instant, String)>,
+    /// How exports go to each receiver.
+    exports: Vec<ExportHealth>,
     /// Why pods are not followed. Their names are missing then, no figures.
     pods: Option<String>,
 }
@@ -59,14 +63,23 @@ struct SignalHealth {
     error: String,
 }
 
+/// How exports to one receiver go.
+#[derive(Debug)]
+struct ExportHealth {
+    /// Its name, after a word; empty where there is one only.
+    to: String,
+    /// Since when every attempt has failed, and why the last one did.
+    unsent: Option<(Instant, String)>,
+}
+
 /// What a collection has shown.
 pub struct Collected<'a> {
     /// Every signal, and why it is off.
     pub signals: &'a mut dyn Iterator<Item = (&'static str, Option<String>)>,
     /// Signals that could not be read, and why.
     pub missed: &'a [(&'static str, String)],
-    /// What has become of the batches before.
-    pub export: &'a Stats,
+    /// What has become of the batches before, at each receiver.
+    pub export: &'a [Outcomes],
     /// Why pods are not followed, if they are not.
     pub pods: Option<String>,
     /// When.
@@ -104,9 +117,7 @@ impl Health {
                 None => signal.missed = 0,
             }
         }
-        let Stats { failing_for, last_error, .. } = collected.export;
-        let since = failing_for.and_then(|failing| collected.at.checked_sub(failing));
-        state.unsent = since.map(|since| (since, last_error.clone().unwrap_or_default()));
+        state.exports = collected.export.iter().map(|outcomes| ExportHealth::of(outcomes, collected.at)).collect();
         state.pods = collected.pods;
     }
 
@@ -141,6 +152,15 @@ impl Health {
     }
 }
 
+impl ExportHealth {
+    fn of(outcomes: &Outcomes, at: Instant) -> Self {
+        let Stats { failing_for, last_error, .. } = &outcomes.metrics;
+        let since = failing_for.and_then(|failing| at.checked_sub(failing));
+        let to = outcomes.receiver.as_ref().map(|receiver| format!(" to {receiver}")).unwrap_or_default();
+        Self { to, unsent: since.map(|since| (since, last_error.clone().unwrap_or_default())) }
+    }
+}
+
 impl HealthState {
     /// Why the agent is not ready, a line for each reason; empty when it is.
     fn unready(&self, now: Instant) -> String {
@@ -151,10 +171,11 @@ impl HealthState {
         for SignalHealth { name, missed, error, .. } in self.signals.iter().filter(|signal| signal.missed >= MISSED) {
             let _ = writeln!(text, "signal {name} could not be read in the last {missed} collections: {error}");
         }
-        if let Some((since, error)) = &self.unsent {
+        for ExportHealth { to, unsent } in &self.exports {
+            let Some((since, error)) = unsent else { continue };
             let unsent = now.saturating_duration_since(*since);
             if unsent >= UNSENT {
-                let _ = writeln!(text, "nothing was exported for {} s: {error}", unsent.as_secs());
+                let _ = writeln!(text, "nothing was exported{to} for {} s: {error}", unsent.as_secs());
             }
         }
         text
@@ -170,12 +191,14 @@ impl HealthState {
                 (None, missed) => writeln!(text, "signal {name}: not read in the last {missed} collections: {error}"),
             };
         }
-        let _ = match &self.unsent {
-            None => writeln!(text, "export: on"),
-            Some((since, error)) => {
-                writeln!(text, "export: failing for {} s: {error}", now.saturating_duration_since(*since).as_secs())
-            }
-        };
+        for ExportHealth { to, unsent } in &self.exports {
+            let _ = match unsent {
+                None => writeln!(text, "export{to}: on"),
+                Some((since, error)) => {
+                    writeln!(text, "export{to}: failing for {} s: {error}", now.saturating_duration_since(*since).as_secs())
+                }
+            };
+        }
         if let Some(why) = &self.pods {
             let _ = writeln!(text, "pods: {why}");
         }
@@ -188,6 +211,7 @@ mod tests {
     use super::*;
 
     fn collect(health: &Health, missed: &[(&'static str, String)], export: &Stats, at: Instant) {
+        let export = &[Outcomes { metrics: export.clone(), ..Outcomes::default() }];
         health.collected(Collected { signals: &mut std::iter::empty(), missed, export, pods: None, at });
     }
 
@@ -242,13 +266,30 @@ mod tests {
     }
 
     #[test]
+    fn of_several_receivers_each_is_said_and_one_that_takes_nothing_makes_the_agent_unready() {
+        let health = Health::new([]);
+        let of = |receiver: &str, failing_for| Outcomes {
+            receiver: Some(receiver.to_owned()),
+            metrics: Stats { failing_for, last_error: failing_for.map(|_| "refused".to_owned()), ..Stats::default() },
+            events: None,
+        };
+        let (missed, pods, at) = (&[], None, Instant::now());
+        let export = &[of("main", None), of("team-a", Some(UNSENT))];
+        health.collected(Collected { signals: &mut std::iter::empty(), missed, export, pods, at });
+        let (status, text) = health.answer("/readyz");
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        let expected = "nothing was exported to team-a for 600 s: refused\nexport to main: on\nexport to team-a: failing for 600 s: refused\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
     fn pods_that_are_not_followed_are_said_and_no_more() {
         let health = Health::new([]);
         let pods = Some("could not follow pods at https://api/: connection refused".to_owned());
         health.collected(Collected {
             signals: &mut std::iter::empty(),
             missed: &[],
-            export: &Stats::default(),
+            export: &[Outcomes::default()],
             pods,
             at: Instant::now(),
         });

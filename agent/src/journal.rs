@@ -169,6 +169,15 @@ impl Journal {
         self.cursors.get(name, &self.segments, self.next)
     }
 
+    /// Forgets every destination but these, for whoever has just opened the journal: cursors taken before mean others then. Gives the names
+    /// of those that it had. One that comes back later is new.
+    ///
+    /// # Errors
+    /// When the file of one cannot be removed.
+    pub fn forget_all_but(&mut self, names: &[&str]) -> Result<Vec<String>, JournalError> {
+        self.cursors.forget_all_but(names, &self.segments.directory)
+    }
+
     /// The next entry of a cursor, which goes on behind it; `None` when there is none yet. Who gets it keeps it until it is sent or given
     /// up, and then calls [`Journal::confirm`].
     ///

@@ -132,7 +132,8 @@ async fn measure(config: &Config) -> Result<(), RunError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("waiting for SIGINT"))?;
     let shipper = Shipper::new(&config.export)?;
     if config.export.exporter == Exporter::Otlp && config.export.logs.is_none() {
-        info!("events, such as OOM kills, are not sent: there is an address for metrics only; set export.logs.endpoint");
+        let to = if config.export.also.is_empty() { "" } else { " to export.endpoint" };
+        info!("events, such as OOM kills, are not sent{to}: there is an address for metrics only; set export.logs.endpoint");
     }
     let listener = health::bind(config.listen).await.map_err(|source| RunError::Listen { address: config.listen, source })?;
 
@@ -187,8 +188,8 @@ async fn measure(config: &Config) -> Result<(), RunError> {
     if tokio::time::timeout_at(deadline.into(), ended).await.is_err() {
         warn!("the last export was not ready within export.shutdown_timeout, {:?}, and is lost", config.export.shutdown_timeout);
     }
-    let stats = shipper.shutdown(deadline.saturating_duration_since(Instant::now())).await;
-    if stats.dropped_requests + stats.failed_requests > 0 {
+    let outcomes = shipper.shutdown(deadline.saturating_duration_since(Instant::now())).await;
+    for stats in outcomes.iter().filter(|stats| stats.dropped_requests + stats.failed_requests > 0) {
         warn!(
             dropped_requests = stats.dropped_requests,
             failed_requests = stats.failed_requests,
@@ -196,7 +197,7 @@ async fn measure(config: &Config) -> Result<(), RunError> {
             "some requests never reached the collector"
         );
     }
-    info!(sent_requests = stats.sent_requests, "stopped");
+    info!(sent_requests = outcomes.iter().map(|stats| stats.sent_requests).sum::<u64>(), "stopped");
     Ok(())
 }
 
@@ -295,12 +296,12 @@ impl Collector {
         let mut missed = Vec::new();
         let mut batch = self.pipeline.collect(|signal, cause| missed.push((signal, chain(cause))));
         failing.extend(missed.iter().map(|(signal, cause)| (*signal, format!("could not read {signal}: {cause}"))));
-        let (stats, of_events) = (self.queue.stats(), self.queue.event_stats());
+        let outcomes = self.queue.outcomes();
         let pods = self.pipeline.pods_trouble();
         let mut signals = self.pipeline.states().iter().map(|state| (state.signal.name, state.off.clone()));
         let signals: &mut dyn Iterator<Item = _> = &mut signals;
-        self.health.collected(Collected { signals, missed: &missed, export: &stats, pods, at: Instant::now() });
-        batch.node.points.extend(export::own::points(&stats, of_events.as_ref(), self.started_ns));
+        self.health.collected(Collected { signals, missed: &missed, export: &outcomes, pods, at: Instant::now() });
+        batch.node.points.extend(export::own::points(&outcomes, self.started_ns));
         let anew = self.pipeline.begun_anew();
         self.series.begin_anew(&anew);
         self.budget.begin_anew(&anew);

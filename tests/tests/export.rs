@@ -14,7 +14,8 @@ use podmeter_tests::{
     agent::{Agent, As, STOPS_WITHIN, run, unix_ns},
     bench::pods::Pods,
     cgroup::Cgroup,
-    collector::{Answer, Collector, Options},
+    collector::{Answer, Collector, Options, Received},
+    http,
     load::Load,
     metric::CPU_TIME,
     otlp::Exports,
@@ -282,5 +283,114 @@ root_test! {
         // In order, and no counter went down.
         let exports = exports(&collector)?;
         check_cpu_time(&exports, lasting.path(), lasting.cpu_stat()?.usage_seconds())
+    }
+}
+
+/// The times of the node's own points in all that a collector has, in order of arrival, and how long after them each came.
+fn arrivals(collector: &Collector) -> Vec<(u64, Duration)> {
+    let (now, now_ns) = (Instant::now(), unix_ns());
+    let received = collector.received();
+    let of_request = |received: &Received| {
+        let at_ns = now_ns - now.duration_since(received.at).as_nanos() as u64;
+        let delay = move |time: u64| (time, Duration::from_nanos(at_ns.saturating_sub(time)));
+        times_of_node(&received.request).into_iter().map(delay).collect::<Vec<_>>()
+    };
+    received.iter().flat_map(of_request).collect()
+}
+
+root_test! {
+    fn of_two_receivers_one_is_down_and_the_agent_is_killed_and_each_gets_every_export_in_order_the_other_without_delay() {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let kills = 2;
+        let directory = tempfile::tempdir()?;
+        let journal = directory.path().join("journal");
+        let (down, up) = (Collector::start()?, Collector::start()?);
+        let alone = || json!({
+            "journal": {"directory": journal},
+            "export": {"exporter": "otlp", "protocol": "grpc", "endpoint": down.grpc_endpoint(), "timeout": "500ms"},
+        });
+        // In another form than the journal has.
+        let further = json!({"endpoint": up.http_endpoint(), "protocol": "http/protobuf", "compression": "none"});
+        let both = || {
+            let mut config = alone();
+            config["export"]["also"] = json!({"team-a": further});
+            config
+        };
+        let lasting = Cgroup::new("lasting")?;
+        let mut agent = Agent::spawn(both())?;
+        catch_up(&down, &lasting)?;
+        down.refuse();
+        let outage = Instant::now();
+        for round in 0..kills {
+            agent.wait_for_log("could not send metrics to ", PATIENCE)?;
+            Load::burn(20 * MS).start(&lasting)?.wait()?;
+            catch_up(&up, &lasting)?;
+            thread::sleep(Duration::from_millis(4300 + round * 370));
+            agent.kill()?;
+            agent = Agent::spawn(both())?;
+        }
+        catch_up(&up, &lasting)?;
+        let (_, ready) = http::get(agent.address(), "/readyz")?;
+        ensure!(ready.contains("export to main: failing for ") && ready.contains("export to team-a: on"), "{ready}");
+        let outage = outage.elapsed();
+        down.listen();
+        [&down, &up].into_iter().try_for_each(|collector| catch_up(collector, &lasting))?;
+        let truth = lasting.cpu_stat()?.usage_seconds();
+        let log = agent.stop()?.stderr;
+        ensure!(log.contains(" over gRPC (main): "), "{log}");
+
+        let arguments = ["export", "--since", "1h", "--journal", journal.to_str().context("a path")?];
+        let output = run(&arguments, As::Root, PATIENCE)?;
+        let requests = output.stdout.lines().map(serde_json::from_str::<ExportMetricsServiceRequest>);
+        let kept = requests.collect::<Result<Vec<_>, _>>()?;
+        let kept: BTreeSet<u64> = kept.iter().flat_map(times_of_node).collect();
+        for (name, collector) in [("main", &down), ("team-a", &up)] {
+            let sent: Vec<u64> = arrivals(collector).into_iter().map(|(time, _)| time).collect();
+            ensure!(sent.is_sorted(), "{name} got exports out of order: {sent:?}");
+            let each: BTreeSet<u64> = sent.iter().copied().collect();
+            ensure!(each == kept, "{name} got {} of {} exports; the last agent's log:\n{log}", each.len(), kept.len());
+            // The request that is on its way when the agent is killed may come twice.
+            let twice = sent.len() - each.len();
+            ensure!(twice <= kills as usize, "{name} got {twice} exports twice");
+            let exports = exports(collector)?;
+            check_cpu_time(&exports, lasting.path(), truth)?;
+            for receiver in ["main", "team-a"] {
+                let dropped = exports.node_value("podmeter.agent.export.points", &[("outcome", "dropped"), ("receiver", receiver)]);
+                ensure!(dropped == Some(0.0), "{name} shows {dropped:?} dropped points of {receiver}");
+            }
+        }
+        let slowest = arrivals(&up).into_iter().map(|(_, delay)| delay).max().unwrap_or_default();
+        println!("{} exports, down for {outage:?}, the other got each within {slowest:?}", kept.len());
+        ensure!(slowest < outage / 2, "while one was down for {outage:?} the other got an export {slowest:?} late");
+
+        // Without the second one nothing is left of it.
+        let cursor = journal.join("metrics/to-team-a.cursor");
+        ensure!(cursor.exists(), "{cursor:?} is not there");
+        let agent = Agent::spawn(alone())?;
+        catch_up(&down, &lasting)?;
+        ensure!(!cursor.exists(), "{cursor:?} is still there");
+        let log = agent.stop()?.stderr;
+        let forgotten = lines(&log, "the receiver team-a is not in the configuration any more").len();
+        ensure!(forgotten == 2, "for metrics and events, once each, not {forgotten} times:\n{log}");
+        Ok(())
+    }
+}
+
+root_test! {
+    fn check_tries_each_receiver_and_says_which_refuses() {
+        let (good, bad) = (Collector::start()?, Collector::start()?);
+        bad.always(Answer::Http { status: 401, retry_after: None });
+        bad.always_logs(Answer::Http { status: 401, retry_after: None });
+        let directory = tempfile::tempdir()?;
+        let file = directory.path().join("podmeter.yaml");
+        std::fs::write(&file, serde_json::to_string(&json!({"export": {
+            "endpoint": good.grpc_endpoint(),
+            "also": {"team-a": {"endpoint": bad.http_endpoint(), "protocol": "http/protobuf"}},
+        }}))?)?;
+        let output = run(&["check", "--config", file.to_str().context("a path")?, "--endpoint"], As::Root, Duration::from_secs(60))?;
+        let of_team: Vec<_> = lines(&output.stdout, "(team-a)");
+        ensure!(of_team.len() == 2 && of_team.iter().all(|line| line.contains("FAILED") && line.contains("401")), "{output:?}");
+        ensure!(lines(&output.stdout, " ok ").len() == 2 && output.code == Some(1), "{output:?}");
+        Ok(())
     }
 }

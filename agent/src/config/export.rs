@@ -62,6 +62,8 @@ pub struct Export {
     pub metrics: Destination,
     /// How events are sent; `None` when no address is known that takes logs.
     pub logs: Option<Destination>,
+    /// Further receivers of both, by name.
+    pub also: Vec<FurtherReceiver>,
     /// Exports kept while the receiver is away.
     pub queue: usize,
     /// Bytes that they may have, as they are sent.
@@ -74,6 +76,17 @@ pub struct Export {
     pub shutdown_timeout: Duration,
     /// What is kept on disk.
     pub journal: Journal,
+}
+
+/// A receiver beside that of `export.endpoint`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FurtherReceiver {
+    /// Its name: 1 to 40 of the characters a-z, 0-9 and `-`.
+    pub name: String,
+    /// How metrics are sent to it.
+    pub metrics: Destination,
+    /// How events are.
+    pub logs: Destination,
 }
 
 /// What is kept on disk of what was exported and of what waits.
@@ -215,6 +228,7 @@ impl Destination {
         Ok(())
     }
 }
+
 /// The endpoint of a kind. A URL that ends in its path is used as it is.
 pub(super) fn endpoint(l: &mut Loading, value: Value) -> Check {
     let own = l.service;

@@ -27,6 +27,8 @@ pub(super) type Alias = (&'static str, fn(String) -> Value);
 pub(super) struct Key {
     /// Its name in the file, sections joined by dots.
     pub(super) name: &'static str,
+    /// Whether it is no value but a section with names of the user's, which only a file can have.
+    pub(super) in_file_only: bool,
     /// Environment variables beside `PODMETER_<NAME>`, the first that is set wins.
     pub(super) aliases: &'static [Alias],
     /// The default, as one would write it.
@@ -46,11 +48,15 @@ impl Key {
         help: &'static str,
         set: fn(&mut Loading, Value) -> Check,
     ) -> Self {
-        Self { name, aliases: &[], default, example: "", help, set }
+        Self { name, in_file_only: false, aliases: &[], default, example: "", help, set }
     }
 
     pub(super) const fn example(self, example: &'static str) -> Self {
         Self { example, ..self }
+    }
+
+    pub(super) const fn in_file_only(self) -> Self {
+        Self { in_file_only: true, ..self }
     }
 
     pub(super) const fn aliases(self, aliases: &'static [Alias]) -> Self {

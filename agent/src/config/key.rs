@@ -20,18 +20,24 @@ use super::value::{
 };
 use super::{Exporter, HistogramSeries, LogFormat};
 
+/// The keys that each destination has: `endpoint`, `protocol`, ...
+pub(super) fn destination_keys() -> impl Iterator<Item = &'static str> {
+    destinations::LOGS.iter().filter_map(|key| key.name.strip_prefix("export.logs."))
+}
+
 /// Numbers of slots that there may be.
 const SLOTS: RangeInclusive<u32> = 16..=65536;
 
 /// Every setting, in the order of the reference.
 pub(super) const KEYS: &[Key] = &joined();
 
-const ALL: [&[Key]; 9] = [
+const ALL: [&[Key]; 10] = [
     FIRST,
     kubernetes::KEYS,
     THEN,
     &destinations::LOGS,
     &destinations::TRACES,
+    destinations::ALSO,
     LAST,
     overhead::KEYS,
     budget::KEYS,

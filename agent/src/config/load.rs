@@ -7,7 +7,7 @@ use super::{
     Overhead, Overrides, Proxies, Resource, Signals, Telemetry,
     draft::{Loading, Sent},
     key::{Key, Value},
-    yaml,
+    receivers, yaml,
 };
 
 impl Config {
@@ -30,6 +30,10 @@ impl Config {
             // What is no name of a key may be a value, and so a secret.
             let is_name = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
             let key = if is_name { key.clone() } else { "(not shown)".to_owned() };
+            if receivers::parts(&key).is_some() {
+                let why = receivers::IN_FILE_ONLY.to_owned();
+                return Err(ConfigError::Invalid { key, origin: Origin::CommandLine, why });
+            }
             return Err(ConfigError::Unknown { key, origin: Origin::CommandLine });
         }
 
@@ -63,11 +67,12 @@ impl Config {
             origins.insert(key.name.to_owned(), (by.name, origin));
         }
         loading.config.proxies = Proxies::read(env);
+        loading.config.export.also = receivers::further(&in_file, &loading.config.proxies)?;
         loading.resolve(&origins)
     }
 
     /// What every key with a default then overwrites.
-    fn blank() -> Self {
+    pub(super) fn blank() -> Self {
         Self {
             node_name: String::new(),
             cluster_name: None,

@@ -24,7 +24,11 @@ impl Config {
             open = sections;
             let variables: Vec<_> =
                 std::iter::once(key.variable()).chain(key.aliases.iter().map(|(name, _)| (*name).to_owned())).collect();
-            for line in wrap(key.help).into_iter().chain(wrap(&format!("Environment: {}.", variables.join(", ")))) {
+            let sources = match key.in_file_only {
+                true => "In the file only.".to_owned(),
+                false => format!("Environment: {}.", variables.join(", ")),
+            };
+            for line in wrap(key.help).into_iter().chain(wrap(&sources)) {
                 let _ = writeln!(text, "{indent}# {line}");
             }
             let _ = match key.default {

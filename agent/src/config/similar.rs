@@ -2,10 +2,15 @@
 
 use strsim::damerau_levenshtein;
 
-use super::KEYS;
+use super::{KEYS, receivers};
 
 /// What was meant by an unknown key, and what there is instead: a near name, one with the same last part, or all of its section.
 pub(super) fn similar(key: &str) -> String {
+    if let Some((receiver, part)) = receivers::parts(key) {
+        // A further receiver has the keys that events' has.
+        let of_events = similar(&format!("export.logs.{part}"));
+        return of_events.replace("export.logs", &format!("{}.{receiver}", receivers::SECTION));
+    }
     let near = near(key, names());
     let there_are = match key.rsplit_once('.').filter(|(section, _)| is_section(section)) {
         Some((section, _)) => format!("{section} has {}", inside(section).join(", ")),

@@ -1,4 +1,5 @@
 mod environment;
+mod receivers;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -81,6 +82,7 @@ fn the_defaults() {
             delta: false,
             metrics: destination.clone(),
             logs: Some(destination),
+            also: Vec::new(),
             queue: 40,
             queue_bytes: 32 << 20,
             request_bytes: 2 << 20,
@@ -223,6 +225,7 @@ fn a_file_sets_every_key() {
                 protocol: Protocol::Grpc,
                 ..destination("http://l:2", "k")
             }),
+            also: Vec::new(),
             queue: 1,
             queue_bytes: 1 << 20,
             request_bytes: 4 << 20,
@@ -274,7 +277,7 @@ fn every_error_of_a_file_names_the_key_and_the_line() {
             "export:\n  time-out: 1s",
             "unknown setting export.time-out (podmeter.yaml, line 2); did you mean export.timeout? Else: export has exporter, pull, \
              endpoint, protocol, headers, headers_file, token_file, compression, timeout, certificate, client_certificate, \
-             client_key, queue, queue_bytes, request_bytes, attribute_bytes, temporality, histograms, shutdown_timeout, logs, traces",
+             client_key, queue, queue_bytes, request_bytes, attribute_bytes, temporality, histograms, shutdown_timeout, logs, traces, also",
         ),
         (
             "\nendpoint: x",

@@ -8,10 +8,10 @@ use std::path::Path;
 
 use granit_parser::{Event, Parser, ScalarStyle, Span, StrInput};
 
-use super::{ConfigError, KEYS, Origin, Value};
+use super::{ConfigError, KEYS, Key, Origin, Value, receivers};
 
-/// What a file sets, by key.
-pub(super) type Settings = BTreeMap<&'static str, (Value, Origin)>;
+/// What a file sets, by key. A further receiver is in it by its name, without a value, beside its keys.
+pub(super) type Settings = BTreeMap<String, (Value, Origin)>;
 
 /// Reads the text of the file at `path`.
 pub(super) fn read(path: &Path, text: &str) -> Result<Settings, ConfigError> {
@@ -37,6 +37,11 @@ pub(super) fn read(path: &Path, text: &str) -> Result<Settings, ConfigError> {
 /// Whether a value is left out: then the default holds.
 fn is_null(text: &str, style: ScalarStyle) -> bool {
     style == ScalarStyle::Plain && matches!(text, "" | "~" | "null" | "Null" | "NULL")
+}
+
+/// The key of this name; of a further receiver's, that of `export` which it is like.
+fn key_of(name: &str) -> Option<&'static Key> {
+    receivers::key(name).or_else(|| KEYS.iter().find(|key| key.name == name))
 }
 
 struct Reader<'a> {
@@ -76,7 +81,14 @@ impl<'a> Reader<'a> {
             let invalid = |why: &str| ConfigError::Invalid { key: name.clone(), origin: origin.clone(), why: why.to_owned() };
             let inner = format!("{name}.");
             let (event, _) = self.next()?;
-            if KEYS.iter().any(|key| key.name.starts_with(&inner)) {
+            let receiver = receivers::name(&name);
+            if receiver.is_some() || name == receivers::SECTION || KEYS.iter().any(|key| key.name.starts_with(&inner)) {
+                if let Some(receiver) = receiver {
+                    receivers::check_name(receiver).map_err(|why| invalid(&why))?;
+                    if self.settings.insert(name.clone(), (Value::Pairs(Vec::new()), origin.clone())).is_some() {
+                        return Err(invalid("is set twice"));
+                    }
+                }
                 match event {
                     Event::MappingStart(..) => self.section(&inner)?,
                     Event::Scalar(text, style, ..) if is_null(&text, style) => {}
@@ -84,20 +96,20 @@ impl<'a> Reader<'a> {
                 }
                 continue;
             }
-            let Some(key) = KEYS.iter().find(|key| key.name == name) else {
+            if key_of(&name).is_none() {
                 return Err(ConfigError::Unknown { key: name, origin });
-            };
+            }
             let value = match event {
                 Event::Scalar(text, style, ..) if is_null(&text, style) => continue,
                 Event::Scalar(text, ..) => Value::Text(text.into_owned()),
-                Event::MappingStart(..) => Value::Pairs(self.pairs(key.name)?),
+                Event::MappingStart(..) => Value::Pairs(self.pairs(&name)?),
                 Event::Alias(..) => return Err(invalid("YAML aliases are not supported")),
                 _ => return Err(invalid("expected one value, found a list")),
             };
-            if self.settings.contains_key(key.name) {
+            if self.settings.contains_key(&name) {
                 return Err(invalid("is set twice"));
             }
-            self.settings.insert(key.name, (value, origin));
+            self.settings.insert(name, (value, origin));
         }
     }
 

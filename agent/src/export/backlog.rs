@@ -1,11 +1,14 @@
-//! What waits on disk: requests of one payload in a [`journal`](crate::journal), and how far they have been sent.
+//! What waits on disk: requests of one payload in a [`journal`](crate::journal), and how far they have been sent to each receiver.
+//!
+//! A request is in it once, in the form that the first receiver takes. For a receiver of another form it is made anew from that when it is
+//! sent: gRPC and HTTP differ in five bytes, and only another compression takes time, in that receiver's task.
 //!
 //! A journal that cannot be opened is tried again once a minute; until then, and whenever it cannot be written, the queue keeps requests
 //! in memory.
 
 use std::{
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -14,14 +17,16 @@ use tracing::{info, warn};
 use super::{Payload, request::Form, request::Request};
 use crate::{
     causes::chain,
-    journal::{Cursor, Dropped, EntryInfo, Journal, JournalError, Kind, Limits, Sequence, Unread},
+    config::MAIN_RECEIVER,
+    journal::{Cursor, Dropped, Entry, EntryInfo, Journal, JournalError, Kind, Limits, Sequence, Unread},
 };
 
 /// How often a journal that could not be opened is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// The name of the cursor of the one destination.
+/// The name of the cursor of the receiver of `export.endpoint`, and what those of the others begin with.
 const CURSOR: &str = "receiver";
+const OTHERS: &str = "to-";
 
 /// The directory in the journal's that has one payload.
 pub(super) fn part(payload: Payload) -> &'static str {
@@ -41,27 +46,40 @@ pub(super) fn info(request: &Request, payload: Payload, form: Form, time_ns: u64
     EntryInfo { time_ns, kind, form: form.code(), collection: time_ns, count: request.count, size }
 }
 
-/// The journal of one payload.
+/// The journal of one payload, and how far each receiver has got in it.
 #[derive(Debug)]
-pub(super) struct Backlog {
+pub(super) struct Store {
     directory: PathBuf,
     limits: Limits,
     payload: Payload,
     form: Form,
+    /// The names of the receivers' cursors, in their order.
+    cursors: Vec<String>,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    open: Option<(Journal, Cursor)>,
+    /// With a cursor for each receiver.
+    open: Option<(Journal, Vec<Cursor>)>,
     /// When it could not be opened.
     tried: Option<Instant>,
     /// Times that it could not be written.
     failures: u64,
     /// It failed the last time.
     failing: bool,
-    /// What was dropped, or found damaged, and not reported yet.
-    dropped: Dropped,
+    /// Of each receiver, what was dropped, or found damaged, and not reported yet.
+    dropped: Vec<Dropped>,
+}
+
+/// What waits in a store for one receiver.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    store: Arc<Store>,
+    /// Its place among the receivers.
+    index: usize,
+    /// What its requests are turned into.
+    form: Form,
 }
 
 /// How a journal does.
@@ -82,13 +100,28 @@ pub(super) struct Waiting {
     pub(super) time_ns: u64,
 }
 
-impl Backlog {
-    /// Opens the journal in a directory, or tries later where that fails.
-    pub(super) fn open(directory: PathBuf, limits: Limits, payload: Payload, form: Form) -> Self {
-        let state = State { open: None, tried: None, failures: 0, failing: false, dropped: Dropped::default() };
-        let backlog = Self { directory, limits, payload, form, state: Mutex::new(state) };
-        backlog.try_open(&mut backlog.state());
-        backlog
+/// The name of a receiver's cursor; without a name it is the first.
+fn cursor_name(receiver: Option<&str>) -> String {
+    match receiver {
+        None | Some(MAIN_RECEIVER) => CURSOR.to_owned(),
+        Some(name) => format!("{OTHERS}{name}"),
+    }
+}
+
+/// The receiver of a cursor, for people.
+fn receiver_of(cursor: &str) -> &str {
+    if cursor == CURSOR { MAIN_RECEIVER } else { cursor.strip_prefix(OTHERS).unwrap_or(cursor) }
+}
+
+impl Store {
+    /// Opens the journal in a directory for receivers of these names, or tries later where that fails. Requests are kept in `form`.
+    pub(super) fn open(directory: PathBuf, limits: Limits, payload: Payload, form: Form, receivers: &[Option<&str>]) -> Self {
+        let dropped = vec![Dropped::default(); receivers.len()];
+        let state = State { open: None, tried: None, failures: 0, failing: false, dropped };
+        let cursors = receivers.iter().map(|name| cursor_name(*name)).collect();
+        let store = Self { directory, limits, payload, form, cursors, state: Mutex::new(state) };
+        store.try_open(&mut store.state());
+        store
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -102,16 +135,21 @@ impl Backlog {
         }
         state.tried = Some(Instant::now());
         let opened = Journal::open(&self.directory, self.limits).and_then(|(mut journal, recovered)| {
-            let cursor = journal.cursor(CURSOR)?;
-            Ok((journal, cursor, recovered))
+            let names: Vec<&str> = self.cursors.iter().map(String::as_str).collect();
+            for forgotten in journal.forget_all_but(&names)? {
+                let receiver = receiver_of(&forgotten);
+                info!("the receiver {receiver} is not in the configuration any more: {} wait for it no longer", self.payload);
+            }
+            let cursors = names.iter().map(|name| journal.cursor(name)).collect::<Result<Vec<_>, _>>()?;
+            Ok((journal, cursors, recovered))
         });
         match opened {
-            Ok((journal, cursor, recovered)) => {
-                let (entries, unsent) = (recovered.entries, journal.unread(cursor).entries);
-                let damaged = recovered.bad_entries + u64::from(recovered.cut_bytes > 0);
+            Ok((journal, cursors, recovered)) => {
+                let unsent = cursors.iter().map(|cursor| journal.unread(*cursor).entries).max().unwrap_or(0);
+                let (entries, damaged) = (recovered.entries, recovered.bad_entries + u64::from(recovered.cut_bytes > 0));
                 let directory = self.directory.display();
                 info!(entries, unsent, damaged, "the journal of {} is in {directory}", self.payload);
-                state.open = Some((journal, cursor));
+                state.open = Some((journal, cursors));
             }
             Err(error) => self.failed(state, &error),
         }
@@ -129,10 +167,9 @@ impl Backlog {
     pub(super) fn append(&self, request: &Request, time_ns: u64) -> bool {
         let mut state = self.state();
         self.try_open(&mut state);
-        let Some((journal, cursor)) = &mut state.open else { return false };
+        let Some((journal, _)) = &mut state.open else { return false };
         let appended = journal.append(info(request, self.payload, self.form, time_ns), &request.body);
-        let dropped = journal.take_dropped(*cursor);
-        state.dropped.add(&dropped);
+        state.note_dropped();
         match appended {
             Ok(_) => {
                 if std::mem::take(&mut state.failing) {
@@ -147,71 +184,19 @@ impl Backlog {
         }
     }
 
-    /// The next request to be sent; `None` when all have been, or while it cannot be read.
-    pub(super) fn next(&self) -> Option<Waiting> {
+    /// The next entry for a receiver; `None` when it has had all, or while it cannot be read.
+    fn next(&self, index: usize) -> Option<Entry> {
         let mut state = self.state();
-        loop {
-            let (journal, cursor) = state.open.as_mut()?;
-            let read = journal.next(*cursor);
-            let dropped = journal.take_dropped(*cursor);
-            state.dropped.add(&dropped);
-            match read {
-                Ok(None) => return None,
-                Ok(Some(entry)) => {
-                    let body = Form::from_code(entry.info.form).and_then(|form| form.reframe(entry.body, self.form));
-                    let Some(body) = body else {
-                        // Whole, but of a form that this version does not know.
-                        state.dropped.bad_entries += 1;
-                        state.dropped.bad_points += entry.info.count;
-                        continue;
-                    };
-                    let request = Request { body, count: entry.info.count, size: entry.info.size as usize };
-                    return Some(Waiting { request, sequence: entry.sequence, time_ns: entry.info.time_ns });
-                }
-                Err(error) => {
-                    self.failed(&mut state, &error);
-                    return None;
-                }
-            }
-        }
-    }
-
-    /// This request, and all before it, need not be sent any more.
-    pub(super) fn confirm(&self, sequence: Sequence) {
-        let mut state = self.state();
-        let Some((journal, cursor)) = &mut state.open else { return };
-        if let Err(error) = journal.confirm(*cursor, sequence) {
+        let (journal, cursors) = state.open.as_mut()?;
+        let read = journal.next(cursors[index]);
+        state.note_dropped();
+        read.unwrap_or_else(|error| {
             self.failed(&mut state, &error);
-        }
+            None
+        })
     }
 
-    /// None that is there now will be sent. Gives the number of points in those that were not.
-    pub(super) fn skip_all(&self) -> u64 {
-        let mut state = self.state();
-        let Some((journal, cursor)) = &mut state.open else { return 0 };
-        let points = journal.unread(*cursor).points;
-        journal.skip_all(*cursor);
-        points
-    }
-
-    /// The numbers of the next request to be sent, and of the next to be appended.
-    pub(super) fn range(&self) -> (Sequence, Sequence) {
-        let state = self.state();
-        state.open.as_ref().map_or((0, 0), |(journal, cursor)| (journal.position(*cursor), journal.end()))
-    }
-
-    /// What waits to be sent.
-    pub(super) fn unread(&self) -> Unread {
-        let state = self.state();
-        state.open.as_ref().map_or_else(Unread::default, |(journal, cursor)| journal.unread(*cursor))
-    }
-
-    /// What was dropped since this was last called.
-    pub(super) fn take_dropped(&self) -> Dropped {
-        std::mem::take(&mut self.state().dropped)
-    }
-
-    pub(super) fn stats(&self) -> JournalStats {
+    fn stats(&self) -> JournalStats {
         let state = self.state();
         JournalStats { bytes: state.open.as_ref().map_or(0, |(journal, _)| journal.bytes()), failures: state.failures }
     }
@@ -223,5 +208,81 @@ impl Backlog {
         if let Err(error) = journal.close() {
             self.failed(&mut state, &error);
         }
+    }
+}
+
+impl State {
+    /// Takes note of what receivers have lost.
+    fn note_dropped(&mut self) {
+        let Some((journal, cursors)) = &mut self.open else { return };
+        for (dropped, cursor) in self.dropped.iter_mut().zip(cursors) {
+            dropped.add(&journal.take_dropped(*cursor));
+        }
+    }
+}
+
+impl Backlog {
+    /// What waits for the receiver in this place, which takes requests of this form.
+    pub(super) fn new(store: &Arc<Store>, index: usize, form: Form) -> Self {
+        Self { store: Arc::clone(store), index, form }
+    }
+
+    /// The next request to be sent; `None` when all have been, or while it cannot be read.
+    pub(super) fn next(&self) -> Option<Waiting> {
+        loop {
+            let entry = self.store.next(self.index)?;
+            // Another compression takes some ten ms: the store is free for others meanwhile.
+            if let Some(body) = Form::from_code(entry.info.form).and_then(|form| form.reframe(entry.body, self.form)) {
+                let request = Request { body, count: entry.info.count, size: entry.info.size as usize };
+                return Some(Waiting { request, sequence: entry.sequence, time_ns: entry.info.time_ns });
+            }
+            // Whole, but of a form that this version does not know.
+            let dropped = &mut self.store.state().dropped[self.index];
+            dropped.bad_entries += 1;
+            dropped.bad_points += entry.info.count;
+        }
+    }
+
+    /// What `look` finds in the journal for this receiver's cursor; `None` while it cannot be opened.
+    fn with<T>(&self, look: impl FnOnce(&mut Journal, Cursor) -> T) -> Option<T> {
+        let mut state = self.store.state();
+        let (journal, cursors) = state.open.as_mut()?;
+        Some(look(journal, cursors[self.index]))
+    }
+
+    /// This request, and all before it, need not be sent any more.
+    pub(super) fn confirm(&self, sequence: Sequence) {
+        if let Some(Err(error)) = self.with(|journal, cursor| journal.confirm(cursor, sequence)) {
+            self.store.failed(&mut self.store.state(), &error);
+        }
+    }
+
+    /// None that is there now will be sent. Gives the number of points in those that were not.
+    pub(super) fn skip_all(&self) -> u64 {
+        let skipped = self.with(|journal, cursor| {
+            let points = journal.unread(cursor).points;
+            journal.skip_all(cursor);
+            points
+        });
+        skipped.unwrap_or(0)
+    }
+
+    /// The numbers of the next request to be sent, and of the next to be appended.
+    pub(super) fn range(&self) -> (Sequence, Sequence) {
+        self.with(|journal, cursor| (journal.position(cursor), journal.end())).unwrap_or_default()
+    }
+
+    /// What waits to be sent.
+    pub(super) fn unread(&self) -> Unread {
+        self.with(|journal, cursor| journal.unread(cursor)).unwrap_or_default()
+    }
+
+    /// What was dropped since this was last called.
+    pub(super) fn take_dropped(&self) -> Dropped {
+        std::mem::take(&mut self.store.state().dropped[self.index])
+    }
+
+    pub(super) fn stats(&self) -> JournalStats {
+        self.store.stats()
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! `cargo test --release -p podmeter --bin podmeter export::cost -- --ignored --nocapture` measures.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
 
@@ -9,7 +10,8 @@ use flate2::write::GzEncoder;
 use nix::time::ClockId;
 
 use super::fixtures::{Load, Node, node};
-use super::queue::{Queue, QueueLimits, SharedQueue};
+use super::intake::{Intake, Queue};
+use super::queue::{QueueLimits, SharedQueue};
 use super::request::Form;
 use super::series::Series;
 use crate::config::Compression;
@@ -27,19 +29,20 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// A queue that keeps everything.
-fn queue(form: Form) -> Queue {
+/// Queues that keep the last export, for receivers of these forms.
+fn queue(forms: &[Form]) -> Queue {
     let limits = QueueLimits { exports: 1, bytes: usize::MAX, request_bytes: 2 << 20 };
-    Queue { attribute_bytes: 256, metrics: Arc::new(SharedQueue::new(form, limits, None)), logs: None }
+    let queues = forms.iter().map(|form| Arc::new(SharedQueue::new(None, *form, limits, None))).collect();
+    Queue { attribute_bytes: 256, metrics: Arc::new(Intake::new(queues, None)), logs: None }
 }
 
 #[test]
 #[ignore = "it measures"]
 fn the_levels_of_gzip_on_an_export_of_1_000_cgroups() {
     for load in [Load::Idle, Load::Busy] {
-        let queue = queue(Form::Http(Compression::None));
+        let queue = queue(&[Form::Http(Compression::None)]);
         queue.enqueue(&node(250, load));
-        let plain: Vec<_> = queue.metrics.state().waiting.iter().map(|entry| entry.request.body.clone()).collect();
+        let plain: Vec<_> = queue.metrics.queues[0].state().waiting.iter().map(|entry| entry.request.body.clone()).collect();
         let bytes: usize = plain.iter().map(|body| body.len()).sum();
         for level in 1..=9 {
             let mut compressed = 0;
@@ -69,7 +72,7 @@ fn the_stages_of_an_export_of_1_000_cgroups() {
     for load in [Load::Idle, Load::Busy] {
         let node = Node::new(250, load);
         let (mut aggregate, mut series) = (Node::aggregate(), Series::new(0));
-        let queue = queue(Form::Grpc(Compression::Gzip));
+        let queue = queue(&[Form::Grpc(Compression::Gzip)]);
         let mut stages: [Vec<f64>; 4] = Default::default();
         let mut points = 0;
         for round in 0..21 {
@@ -92,5 +95,26 @@ fn the_stages_of_an_export_of_1_000_cgroups() {
              {points} points, {} B in {} requests",
             stats.queue_bytes, stats.queue_length
         );
+    }
+}
+
+#[test]
+#[ignore = "it measures"]
+fn what_further_receivers_add_to_an_export_of_1_000_cgroups() {
+    use Compression::{Gzip, None};
+    let (grpc, http, plain) = (Form::Grpc(Gzip), Form::Http(Gzip), Form::Http(None));
+    for load in [Load::Idle, Load::Busy] {
+        let batch = node(250, load);
+        for forms in [&[grpc][..], &[grpc, grpc], &[grpc; 9], &[grpc, http], &[grpc, plain], &[plain, grpc], &[plain]] {
+            let queue = queue(forms);
+            let once = |_| timed(|| queue.enqueue(&batch)).0;
+            once(0);
+            let ms = median((0..15).map(once).collect());
+            // Addresses of the bytes: those that are shared count once.
+            let states: Vec<_> = queue.metrics.queues.iter().map(|queue| queue.state()).collect();
+            let bodies = states.iter().flat_map(|state| &state.waiting).map(|entry| &entry.request.body);
+            let kept: BTreeMap<_, _> = bodies.map(|body| (body.as_ptr(), body.len())).collect();
+            eprintln!("{load:?}, {forms:?}: {ms:.1} ms, {} B kept", kept.values().sum::<usize>());
+        }
     }
 }

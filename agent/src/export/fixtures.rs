@@ -70,6 +70,7 @@ pub(super) fn settings(endpoint: &str, protocol: Protocol) -> Export {
         delta: false,
         metrics: destination(endpoint, protocol),
         logs: None,
+        also: Vec::new(),
         queue: 64,
         queue_bytes: 32 << 20,
         request_bytes: 2 << 20,

@@ -11,6 +11,8 @@ use crate::config::Telemetry;
 pub struct Probe {
     /// What such requests carry, for people.
     pub payload: &'static str,
+    /// The further receiver that it went to; `None` for that of `export.endpoint`.
+    pub receiver: Option<String>,
     /// Where it went, and how.
     pub target: String,
     /// From the first look-up to the last byte of the reply.
@@ -29,6 +31,11 @@ pub async fn probe(settings: &Export, telemetry: &Telemetry) -> Result<Vec<Probe
         probes.push(one(&settings.metrics, OtlpService::Metrics).await?);
         if let Some(logs) = &settings.logs {
             probes.push(one(logs, OtlpService::Logs).await?);
+        }
+        for further in &settings.also {
+            for (destination, service) in [(&further.metrics, OtlpService::Metrics), (&further.logs, OtlpService::Logs)] {
+                probes.push(Probe { receiver: Some(further.name.clone()), ..one(destination, service).await? });
+            }
         }
     } else if let Some(logs) = &telemetry.logs {
         probes.push(one(logs, OtlpService::Logs).await?);
@@ -49,5 +56,5 @@ async fn one(destination: &Destination, service: OtlpService) -> Result<Probe, E
         Ok(accepted) => Ok(format!("an empty request was accepted, with the message {:?}", accepted.message)),
         Err(failure) => Err(format!("{}; {}", failure.reason, failure.kind.advice())),
     };
-    Ok(Probe { payload: service.name(), target: sink.target(), took, outcome })
+    Ok(Probe { payload: service.name(), receiver: None, target: sink.target(), took, outcome })
 }

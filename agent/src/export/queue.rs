@@ -1,22 +1,20 @@
-//! What waits to be sent: requests in their order, bounded in exports and in bytes.
+//! What waits to be sent to one receiver: requests in their order, bounded in exports and in bytes.
 //!
 //! Requests of one batch succeed or fail independently. They wait in the journal where there is one, and in memory what could not be
 //! written there. When either is full the oldest requests go.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use opentelemetry::trace::SpanContext;
 use tokio::sync::Notify;
 use tracing::warn;
 
+use super::Export;
 use super::backlog::{Backlog, JournalStats};
-use super::encode::{self, Bounds};
 use super::failure::SendErrorKind;
-use super::request::{Form, Packer, Request};
-use super::{Export, Payload, logs};
-use crate::aggregate::Batch;
+use super::request::{Form, Request};
 use crate::failure_log::FailureLog;
 use crate::journal::Sequence;
 use crate::moment;
@@ -28,16 +26,6 @@ const QUIET: Duration = Duration::from_secs(60);
 
 /// Batches of which is known what work they came of.
 const SPANS: usize = 64;
-
-/// Where batches go in, from any thread.
-#[derive(Clone, Debug)]
-pub struct Queue {
-    /// Bytes of an attribute's value.
-    pub(super) attribute_bytes: usize,
-    pub(super) metrics: Arc<SharedQueue>,
-    /// Where events go, unless they share the metrics' way (stdout) or nothing takes them.
-    pub(super) logs: Option<Arc<SharedQueue>>,
-}
 
 /// The outcomes of requests so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -111,9 +99,11 @@ pub(super) struct QueuedRequest {
     pub(super) after: Sequence,
 }
 
-/// A queue, shared by who fills it and who empties it.
+/// The queue of one receiver, shared by who fills it and who empties it.
 #[derive(Debug)]
 pub(super) struct SharedQueue {
+    /// The receiver's name; `None` where there is one only.
+    pub(super) receiver: Option<String>,
     /// What its requests are turned into.
     pub(super) form: Form,
     /// What waits on disk; `None` where there is no journal.
@@ -124,6 +114,8 @@ pub(super) struct SharedQueue {
 
 #[derive(Debug)]
 pub(super) struct QueueState {
+    /// For messages: ` to ` and the receiver's name; empty where there is one only.
+    pub(super) to: String,
     /// Oldest first.
     pub(super) waiting: VecDeque<QueuedRequest>,
     /// The one being sent; older than all that wait.
@@ -147,73 +139,12 @@ pub(super) struct QueueState {
     pub(super) unwanted_logged: bool,
 }
 
-impl Queue {
-    /// Encodes a batch and queues its requests, its events apart. Never waits; when the queue is full, the oldest request goes
-    /// and is counted.
-    pub fn enqueue(&self, batch: &Batch) {
-        let form = self.metrics.form;
-        if matches!(form, Form::Nothing) {
-            return;
-        }
-        let work = span::work("encode");
-        let (mut requests, mut bytes, mut encoded_bytes) = (0, 0, 0);
-        let bounds = Bounds::new(self.attribute_bytes);
-        let time_ns = batch.offset.unix_ns(batch.time_ns);
-        self.metrics.note_span(time_ns);
-        let (export, limit) = self.metrics.next_export();
-        let mut packer = Packer::new(form, Payload::Metrics, limit, |request| {
-            (requests, bytes, encoded_bytes) = (requests + 1, bytes + request.body.len(), encoded_bytes + request.size);
-            self.metrics.push(request, export, time_ns);
-        });
-        encode::encode(batch, &bounds, |group| packer.add(group));
-        packer.finish();
-        work.set("podmeter.requests", requests);
-        work.set("podmeter.bytes", bytes as i64);
-        work.set("podmeter.bytes_before_compression", encoded_bytes as i64);
-        if !batch.events.is_empty() {
-            self.enqueue_events(batch, &bounds);
-        }
-        let stats = &mut self.metrics.state().stats;
-        stats.cut_values += bounds.cut();
-        stats.left_out_attributes += bounds.left_out();
-    }
-
-    fn enqueue_events(&self, batch: &Batch, bounds: &Bounds) {
-        let pack = |form, limit, done: &mut dyn FnMut(Request)| {
-            let mut packer = Packer::new(form, Payload::Logs, limit, done);
-            logs::encode(&batch.events, batch.time_ns, batch.offset, bounds, |group| packer.add(group));
-            packer.finish();
-        };
-        let time_ns = batch.offset.unix_ns(batch.time_ns);
-        match (&self.logs, self.metrics.form) {
-            (Some(logs), _) => {
-                logs.note_span(time_ns);
-                let (export, limit) = logs.next_export();
-                pack(logs.form, limit, &mut |request| logs.push(request, export, time_ns));
-            }
-            // They are no points: not counted as such.
-            (None, form @ Form::Line) => {
-                let (export, limit) = self.metrics.next_export();
-                pack(form, limit, &mut |line| self.metrics.push(Request { count: 0, ..line }, export, time_ns));
-            }
-            (None, _) => {}
-        }
-    }
-
-    /// The outcomes of events so far; `None` when they are not sent separately.
-    pub fn event_stats(&self) -> Option<Stats> {
-        Some(self.logs.as_ref()?.stats())
-    }
-
-    /// The outcomes of requests with points so far.
-    pub fn stats(&self) -> Stats {
-        self.metrics.stats()
-    }
-}
-
 impl SharedQueue {
-    pub(super) fn new(form: Form, limits: QueueLimits, backlog: Option<Backlog>) -> Self {
+    /// An empty one of a receiver that takes this form.
+    pub(super) fn new(receiver: Option<String>, form: Form, limits: QueueLimits, backlog: Option<Backlog>) -> Self {
+        let to = receiver.as_ref().map(|receiver| format!(" to {receiver}")).unwrap_or_default();
         let state = QueueState {
+            to,
             waiting: VecDeque::new(),
             sending: None,
             limits,
@@ -226,11 +157,11 @@ impl SharedQueue {
             unwanted_until: None,
             unwanted_logged: false,
         };
-        Self { form, backlog, state: Mutex::new(state), arrived: Notify::new() }
+        Self { receiver, form, backlog, state: Mutex::new(state), arrived: Notify::new() }
     }
 
     /// The requests of the batch of this time are of the work that this thread does.
-    fn note_span(&self, time_ns: u64) {
+    pub(super) fn note_span(&self, time_ns: u64) {
         let Some(span) = span::current() else { return };
         let spans = &mut self.state().spans;
         spans.push_back((time_ns, span));
@@ -245,27 +176,36 @@ impl SharedQueue {
     }
 
     /// The number of an export that begins, and how large its requests may be.
-    fn next_export(&self) -> (u64, usize) {
+    pub(super) fn next_export(&self) -> (u64, usize) {
         let mut state = self.state();
         state.exports += 1;
         (state.exports, state.request_bytes)
     }
 
-    /// Adds a request of the batch that was read at `time_ns`, ns since 1970.
-    fn push(&self, request: Request, export: u64, time_ns: u64) {
-        let written = self.backlog.as_ref().is_some_and(|backlog| backlog.append(&request, time_ns));
+    /// Adds a request of the batch that was read at `time_ns`, ns since 1970. It is not in the journal.
+    pub(super) fn push(&self, request: Request, export: u64, time_ns: u64) {
+        let after = self.backlog.as_ref().map_or(0, |backlog| backlog.range().1);
+        self.came(request.count, |state| {
+            state.waiting.push_back(QueuedRequest { request, export, time_ns, since: Instant::now(), sequence: None, after });
+        });
+    }
+
+    /// A request with so many points or events is in the journal now.
+    pub(super) fn appended(&self, count: u64) {
+        self.came(count, |_| {});
+    }
+
+    /// Takes a request in, unless the receiver accepts none for now.
+    fn came(&self, count: u64, add: impl FnOnce(&mut QueueState)) {
         let mut state = self.state();
         if state.unwanted_until.is_some_and(|until| Instant::now() < until) {
             // In the journal it stays for who looks back.
-            state.stats.dropped_points += request.count;
+            state.stats.dropped_points += count;
             self.backlog.as_ref().map(Backlog::skip_all);
             return;
         }
         state.unwanted_until = None;
-        if !written {
-            let after = self.backlog.as_ref().map_or(0, |backlog| backlog.range().1);
-            state.waiting.push_back(QueuedRequest { request, export, time_ns, since: Instant::now(), sequence: None, after });
-        }
+        add(&mut state);
         state.drop_oldest(self.backlog.as_ref());
         self.note_dropped(&mut state);
         drop(state);
@@ -308,9 +248,9 @@ impl SharedQueue {
         }
         if let Some(silent) = state.log.note(SendErrorKind::Dropped, Instant::now()) {
             let (entries, bad) = (dropped.entries, dropped.bad_entries);
-            let (times, advice) = (times(silent), SendErrorKind::Dropped.advice());
+            let (to, times, advice) = (&state.to, times(silent), SendErrorKind::Dropped.advice());
             warn!(
-                "{entries} requests had no room in the journal any more, and {bad} are damaged there: dropped{times}; {advice}"
+                "{entries} requests{to} had no room in the journal any more, and {bad} are damaged there: dropped{times}; {advice}"
             );
         }
     }
@@ -339,6 +279,16 @@ fn age(unix_ns: u64) -> Duration {
 }
 
 impl QueueState {
+    /// Puts a request that is not sent as it is back where it was, in parts.
+    pub(super) fn put_back(&mut self, entry: &QueuedRequest, parts: Vec<Request>, backlog: Option<&Backlog>) {
+        let mut sequence = entry.sequence;
+        for request in parts.into_iter().rev() {
+            // The last part is the last that waits of it.
+            self.waiting.push_front(QueuedRequest { request, sequence: sequence.take(), after: 0, ..entry.clone() });
+        }
+        self.drop_oldest(backlog);
+    }
+
     /// Drops the oldest requests until no more wait than may.
     pub(super) fn drop_oldest(&mut self, backlog: Option<&Backlog>) {
         while self.is_full() {
@@ -350,8 +300,10 @@ impl QueueState {
             self.stats.dropped_points += oldest.request.count;
             if let Some(silent) = self.log.note(SendErrorKind::Dropped, Instant::now()) {
                 let QueueLimits { exports, bytes, .. } = self.limits;
-                let (times, advice) = (times(silent), SendErrorKind::Dropped.advice());
-                warn!("the export queue of {exports} exports and {bytes} bytes is full, the oldest was dropped{times}; {advice}");
+                let (to, times, advice) = (&self.to, times(silent), SendErrorKind::Dropped.advice());
+                warn!(
+                    "the export queue{to} of {exports} exports and {bytes} bytes is full, the oldest was dropped{times}; {advice}"
+                );
             }
         }
     }
@@ -381,13 +333,20 @@ impl QueueState {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::export::Compression;
+    use crate::export::encode::{self, Bounds};
     use crate::export::fixtures::{Load, node};
+    use crate::export::intake::{Intake, Queue};
 
     fn queue(limits: QueueLimits) -> Queue {
-        let shared = || Arc::new(SharedQueue::new(Form::Grpc(Compression::Gzip), limits, None));
-        Queue { attribute_bytes: 256, metrics: shared(), logs: Some(shared()) }
+        let intake = || {
+            let queue = SharedQueue::new(None, Form::Grpc(Compression::Gzip), limits, None);
+            Arc::new(Intake::new(vec![Arc::new(queue)], None))
+        };
+        Queue { attribute_bytes: 256, metrics: intake(), logs: Some(intake()) }
     }
 
     #[test]
@@ -400,11 +359,12 @@ mod tests {
             queue.enqueue(&batch);
             let stats = queue.stats();
             assert!(stats.queue_bytes <= limits.bytes, "{stats:?}");
-            points = stats.dropped_points + queue.metrics.state().waiting.iter().map(|entry| entry.request.count).sum::<u64>();
+            points = stats.dropped_points
+                + queue.metrics.queues[0].state().waiting.iter().map(|entry| entry.request.count).sum::<u64>();
         }
         let stats = queue.stats();
         assert!(stats.dropped_requests > 0 && stats.queue_bytes > limits.bytes / 2, "{stats:?}");
-        let exports: Vec<u64> = queue.metrics.state().waiting.iter().map(|entry| entry.export).collect();
+        let exports: Vec<u64> = queue.metrics.queues[0].state().waiting.iter().map(|entry| entry.export).collect();
         assert!(exports.is_sorted() && exports.last() == Some(&10), "{exports:?}");
         // Every point is counted where it is.
         let mut one = 0;

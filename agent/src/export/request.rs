@@ -18,7 +18,7 @@ use super::{Compression, Destination, Exporter, Payload, Protocol};
 use crate::protobuf;
 
 /// What a request is turned into.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     /// A gRPC message: a flag for compressed, its length in four bytes, its bytes.
     Grpc(Compression),
@@ -175,10 +175,12 @@ impl Form {
 
     /// A body of this form in another one; `None` where it is none of this form.
     pub(super) fn reframe(self, body: Bytes, to: Self) -> Option<Bytes> {
-        if self.code() == to.code() {
-            return Some(body);
+        match (self, to) {
+            _ if self == to => Some(body),
+            (Self::Grpc(from), Self::Http(to)) if from == to => (body.len() >= GRPC_HEAD).then(|| body.slice(GRPC_HEAD..)),
+            (Self::Http(from), Self::Grpc(to)) if from == to => Some([&grpc_head(to, body.len()), &body[..]].concat().into()),
+            _ => Some(to.body(&self.message(&body)?)),
         }
-        Some(to.body(&self.message(&body)?))
     }
 
     /// The body of a request with this protobuf message.
@@ -213,6 +215,13 @@ const MOST_BYTES: usize = 256 << 20;
 /// Bytes before a gRPC message.
 const GRPC_HEAD: usize = 5;
 
+/// What stands before a gRPC message of so many bytes.
+fn grpc_head(compression: Compression, bytes: usize) -> [u8; GRPC_HEAD] {
+    // Bounded by the limit on requests; gRPC itself ends at 4 GiB.
+    let [a, b, c, d] = (bytes as u32).to_be_bytes();
+    [u8::from(compression == Compression::Gzip), a, b, c, d]
+}
+
 /// A request in the making.
 struct Open {
     form: Form,
@@ -227,10 +236,7 @@ struct Open {
 impl Open {
     fn new(form: Form, payload: Payload) -> Self {
         let writer = match form {
-            Form::Grpc(compression) => {
-                let flag = u8::from(compression == Compression::Gzip);
-                Writer::new(&[flag, 0, 0, 0, 0], compression)
-            }
+            Form::Grpc(compression) => Writer::new(&grpc_head(compression, 0), compression),
             Form::Http(compression) => Writer::new(&[], compression),
             Form::Line | Form::Nothing => Writer::new(format!("{{\"{}\":[", payload.field()).as_bytes(), Compression::None),
         };
@@ -259,9 +265,8 @@ impl Open {
             self.writer.write(b"]}\n");
         }
         let mut body = self.writer.finish();
-        if let (Form::Grpc(_), Some((head, message))) = (self.form, body.split_first_chunk_mut::<GRPC_HEAD>()) {
-            // Bounded by the limit on requests; gRPC itself ends at 4 GiB.
-            head[1..].copy_from_slice(&(message.len() as u32).to_be_bytes());
+        if let (Form::Grpc(compression), Some((head, message))) = (self.form, body.split_first_chunk_mut::<GRPC_HEAD>()) {
+            *head = grpc_head(compression, message.len());
         }
         Request { body: body.into(), count: self.count, size: self.size }
     }

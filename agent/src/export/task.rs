@@ -59,6 +59,7 @@ impl Task {
     /// Sends until no more batches come and the queue is empty, or no attempt can be made before the deadline.
     pub(super) async fn run(mut self) {
         while let Some(entry) = self.next().await {
+            let Some(entry) = self.small_enough(entry) else { continue };
             let (payload, bytes) = (self.payload.name(), entry.request.body.len());
             let sending = span::sending(payload, bytes, &self.target, self.shared.span_of(entry.time_ns));
             let outcome = self.sink.send(entry.request.body.clone()).await;
@@ -84,6 +85,20 @@ impl Task {
                 changed = self.closed.changed() => changed.ok()?,
             }
         }
+    }
+
+    /// The request, unless it is larger than this receiver takes: then its parts wait in its place. It may be so where others take larger
+    /// ones, and in the journal.
+    fn small_enough(&mut self, entry: QueuedRequest) -> Option<QueuedRequest> {
+        let most = self.shared.state().request_bytes;
+        let parts = if entry.request.size > most { self.halves(&entry.request) } else { Vec::new() };
+        if parts.len() < 2 {
+            return Some(entry);
+        }
+        let mut state = self.shared.state();
+        state.sending = None;
+        state.put_back(&entry, parts, self.shared.backlog.as_ref());
+        None
     }
 
     /// Counts and logs the outcome of an attempt.
@@ -136,12 +151,7 @@ impl Task {
                 "{target} refused {payload} of {size} bytes for their size ({reason}): sent in requests of {bytes} bytes{times}"
             );
         }
-        let mut sequence = entry.sequence;
-        for request in halves.into_iter().rev() {
-            // The last half is the last that waits of it.
-            state.waiting.push_front(QueuedRequest { request, sequence: sequence.take(), after: 0, ..entry.clone() });
-        }
-        state.drop_oldest(self.shared.backlog.as_ref());
+        state.put_back(entry, halves, self.shared.backlog.as_ref());
     }
 
     fn taken(&mut self, state: &mut QueueState, request: &Request, accepted: &Accepted) {

@@ -4,6 +4,7 @@ mod events;
 mod journal;
 mod matrix;
 mod outage;
+mod receivers;
 mod size;
 
 use std::io::Write;
@@ -338,7 +339,7 @@ async fn what_a_person_must_correct_is_an_error_at_start() {
 async fn with_no_exporter_nothing_is_queued() {
     let shipper = Shipper::new(&Export { exporter: Exporter::None, ..settings("", Protocol::Grpc) }).expect("no endpoint needed");
     shipper.queue().enqueue(&counted(1));
-    assert_eq!(shipper.shutdown(Duration::from_secs(10)).await, Stats::default());
+    assert_eq!(shipper.shutdown(Duration::from_secs(10)).await, [Stats::default()]);
 }
 
 #[tokio::test]

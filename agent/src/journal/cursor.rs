@@ -117,6 +117,19 @@ impl Cursors {
         Ok(Cursor(self.all.len() - 1))
     }
 
+    /// Removes those with other names than these, and their files; gives their names.
+    pub(super) fn forget_all_but(&mut self, names: &[&str], directory: &Path) -> Result<Vec<String>, JournalError> {
+        let mut forgotten = Vec::new();
+        while let Some(index) = self.all.iter().position(|state| !names.contains(&state.name.as_str())) {
+            let path = path(directory, &self.all[index].name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(JournalError::io("remove", &path)(error)),
+                _ => forgotten.push(self.all.remove(index).name),
+            }
+        }
+        Ok(forgotten)
+    }
+
     /// `None` for a cursor of another journal.
     fn state(&mut self, cursor: Cursor) -> Option<&mut State> {
         self.all.get_mut(cursor.0)

@@ -172,6 +172,25 @@ fn a_message_is_framed_for_grpc_with_its_flag_and_length() {
 }
 
 #[test]
+fn a_request_in_another_form_is_what_would_have_been_made_in_it_and_compressed_anew_only_where_it_must() {
+    use Compression::{Gzip, None};
+    let batch = node(1, Load::Idle);
+    let forms = [Form::Http(None), Form::Http(Gzip), Form::Grpc(None), Form::Grpc(Gzip)];
+    let made = forms.map(|form| packed(form, 1 << 30, &batch).remove(0).body);
+    for (from, body) in forms.iter().zip(&made) {
+        for (to, expected) in forms.iter().zip(&made) {
+            let got = from.reframe(body.clone(), *to).expect("a request");
+            assert_eq!(to.message(&got), to.message(expected), "{from:?} to {to:?}");
+            let shared = body.as_ptr_range().contains(&got.as_ptr());
+            let is_framing_only = from == to || matches!((from, to), (Form::Grpc(from), Form::Http(to)) if from == to);
+            assert_eq!(shared, is_framing_only, "{from:?} to {to:?}");
+        }
+    }
+    assert_eq!(Form::Grpc(Gzip).reframe(Bytes::from_static(b"abc"), Form::Http(Gzip)), Option::None);
+    assert_eq!(Form::Http(Gzip).reframe(Bytes::from_static(b"no gzip"), Form::Http(None)), Option::None);
+}
+
+#[test]
 fn a_line_is_a_request_in_json_with_each_description_once() {
     let batch = node(3, Load::Busy);
     let lines = packed(Form::Line, 64 << 10, &batch);

@@ -16,7 +16,7 @@ async fn events_arrive_as_log_records_beside_the_metrics_and_are_repeated_like_t
         collector.until("the metrics", |c| !c.received().is_empty()).await.expect("metrics");
         let record = collector.logs()[0].resource_logs[0].scope_logs[0].log_records[0].clone();
         assert_eq!((record.event_name.as_str(), record.time_unix_nano), ("podmeter.test", 1), "{protocol}");
-        assert_eq!(shipper.shutdown(Duration::from_secs(10)).await.failed_requests, 0);
+        assert_eq!(shipper.shutdown(Duration::from_secs(10)).await[0].failed_requests, 0);
         assert_eq!(collector.logs().len(), 1, "{protocol}: once");
     }
 }

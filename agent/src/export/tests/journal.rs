@@ -7,19 +7,19 @@ use crate::export::history;
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// The same settings with a journal in this directory, and next to no memory.
-fn kept(directory: &Path, bytes: u64, settings: Export) -> Export {
+pub(super) fn kept(directory: &Path, bytes: u64, settings: Export) -> Export {
     Export { queue: 1, journal: Journal { directory: Some(directory.to_owned()), bytes, age: DAY }, ..settings }
 }
 
 /// As when the agent is killed: without an orderly end. Its task lets go of the journal when the runtime gets to it.
-async fn kill(shipper: Shipper) {
+pub(super) async fn kill(shipper: Shipper) {
     drop(shipper);
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
 }
 
-fn seconds(range: std::ops::RangeInclusive<u32>) -> Vec<f64> {
+pub(super) fn seconds(range: std::ops::RangeInclusive<u32>) -> Vec<f64> {
     range.map(f64::from).collect()
 }
 
@@ -84,7 +84,7 @@ async fn a_stop_leaves_in_the_journal_what_the_receiver_does_not_take() {
     for second in 1..=3 {
         shipper.queue().enqueue(&counted(second));
     }
-    let stats = shipper.shutdown(Duration::from_millis(200)).await;
+    let stats = shipper.shutdown(Duration::from_millis(200)).await.remove(0);
     assert_eq!((stats.dropped_requests, stats.sent_requests), (0, 0));
     collector.refuse();
     collector.always(Answer::Accept);

@@ -72,7 +72,7 @@ async fn shutdown_sends_what_is_queued() {
         for second in 1..=20 {
             shipper.queue().enqueue(&counted(second));
         }
-        let stats = shipper.shutdown(Duration::from_secs(10)).await;
+        let stats = shipper.shutdown(Duration::from_secs(10)).await.remove(0);
         assert_eq!((stats.sent_requests, stats.dropped_requests, stats.queue_length), (20, 0, 0));
         assert_eq!(collector.latest(POD, TIME.name), Some(20.0));
         assert_eq!(collector.exports().expect("OTLP").requests(), 20);
@@ -89,7 +89,7 @@ async fn shutdown_ends_by_its_deadline_with_a_stalled_collector_and_counts_what_
         shipper.queue().enqueue(&counted(2));
         collector.until("a connection", |c| c.connections() == 1).await.expect("a connection");
         let start = Instant::now();
-        let stats = shipper.shutdown(Duration::from_millis(200)).await;
+        let stats = shipper.shutdown(Duration::from_millis(200)).await.remove(0);
         // Well before the request itself would time out.
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
         assert_eq!((stats.dropped_requests, stats.dropped_points, stats.queue_length, stats.sent_requests), (2, 2, 0, 0));
@@ -104,7 +104,7 @@ async fn shutdown_cuts_a_backoff_short() {
     let shipper = Shipper::with_pacing(&to(&collector, Protocol::Grpc), slow).expect("good settings");
     shipper.queue().enqueue(&counted(1));
     stats_until(&shipper, "the first attempt failed", |s| s.retries == 1).await;
-    let stats = shipper.shutdown(Duration::from_secs(10)).await;
+    let stats = shipper.shutdown(Duration::from_secs(10)).await.remove(0);
     assert_eq!((stats.sent_requests, arrived(&collector)), (1, vec![1.0]));
 }
 
@@ -116,7 +116,7 @@ async fn shutdown_does_not_wait_for_a_time_it_cannot_reach_nor_break_a_wait_it_w
     shipper.queue().enqueue(&counted(1));
     stats_until(&shipper, "the first attempt failed", |s| s.retries == 1).await;
     let start = Instant::now();
-    let stats = shipper.shutdown(Duration::from_secs(30)).await;
+    let stats = shipper.shutdown(Duration::from_secs(30)).await.remove(0);
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     assert_eq!((stats.dropped_requests, collector.attempts()), (1, 1));
 }

@@ -13,13 +13,13 @@ use crate::metric::Value;
 const FOUR_MIB: usize = 4 << 20;
 
 /// Everything that a collector has, each series once.
-fn whole(collector: &Collector) -> usize {
+pub(super) fn whole(collector: &Collector) -> usize {
     let received = collector.received();
     series(received.iter().flat_map(|received| &received.request.resource_metrics)).len()
 }
 
 /// The series of a batch.
-fn of(batch: &Batch) -> usize {
+pub(super) fn of(batch: &Batch) -> usize {
     let bounds = Bounds::new(256);
     let groups = resources(batch, &bounds);
     series(&groups).len()

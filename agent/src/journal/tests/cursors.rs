@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use super::super::Dropped;
 use super::*;
 
 fn open(directory: &Path) -> Journal {
@@ -91,6 +92,66 @@ fn no_number_is_given_again_that_a_cursor_has_passed() {
     drop(journal);
     segments(directory.path()).iter().for_each(|path| fs::remove_file(path).unwrap());
     assert_eq!(add(&mut open(directory.path()), 10), 4);
+}
+
+#[test]
+fn a_destination_that_is_forgotten_has_no_file_loses_nothing_any_more_and_is_new_when_it_comes_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut journal = open(directory.path());
+    for name in ["one", "two", "three"] {
+        journal.cursor(name).unwrap();
+    }
+    add_all(&mut journal, &[100; 3]);
+    assert_eq!(next(&mut journal, "one"), Some(0));
+    drop(journal);
+    let mut journal = open(directory.path());
+    let mut forgotten = journal.forget_all_but(&["one", "new"]).unwrap();
+    forgotten.sort();
+    assert_eq!(forgotten, ["three", "two"]);
+    assert!(!directory.path().join("two.cursor").exists() && directory.path().join("one.cursor").exists());
+    // Read and not confirmed: it stays where it was, and no other takes its place.
+    assert_eq!(next(&mut journal, "one"), Some(0));
+    assert_eq!(next(&mut journal, "two"), None);
+    add(&mut journal, 100);
+    assert_eq!((next(&mut journal, "two"), next(&mut journal, "one")), (Some(3), Some(1)));
+    assert_eq!(all(directory.path()), [0, 1, 2, 3], "what was exported stays to be looked back at");
+}
+
+#[test]
+fn each_cursor_reads_everything_once_whatever_the_others_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(directory.path(), limits(1 << 20)).unwrap().0;
+    let cursors_of = |journal: &mut Journal| ["quick", "slow", "stuck"].map(|name| journal.cursor(name).unwrap());
+    let [mut quick, mut slow, mut stuck] = cursors_of(&mut journal);
+    let (mut of_quick, mut of_slow, mut random) = (Vec::new(), Vec::new(), fastrand::Rng::with_seed(7));
+    let take = |journal: &mut Journal, cursor, taken: &mut Vec<Sequence>| {
+        let Some(entry) = journal.next(cursor).unwrap() else { return false };
+        check(&entry);
+        journal.confirm(cursor, entry.sequence).unwrap();
+        taken.push(entry.sequence);
+        true
+    };
+    for sequence in 0..200 {
+        add(&mut journal, 10_000);
+        while take(&mut journal, quick, &mut of_quick) {}
+        // In the mean nearly as many as come.
+        for _ in 0..random.usize(0..3) {
+            take(&mut journal, slow, &mut of_slow);
+        }
+        if sequence == 120 {
+            drop(journal);
+            journal = Journal::open(directory.path(), limits(1 << 20)).unwrap().0;
+            [quick, slow, stuck] = cursors_of(&mut journal);
+        }
+    }
+    while take(&mut journal, slow, &mut of_slow) {}
+    let everything: Vec<Sequence> = (0..200).collect();
+    assert_eq!((of_quick, of_slow), (everything.clone(), everything));
+    assert_eq!([quick, slow].map(|cursor| journal.take_dropped(cursor)), [Dropped::default(); 2]);
+    // The one that reads nothing has lost what the bound took, and only that.
+    let oldest = all(directory.path())[0];
+    assert!(oldest > 50, "{oldest}");
+    assert_eq!(journal.unread(stuck).entries, 200 - oldest);
 }
 
 #[test]
