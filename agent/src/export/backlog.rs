@@ -15,6 +15,7 @@ use super::{Payload, request::Form, request::Request};
 use crate::{
     causes::chain,
     journal::{Cursor, Dropped, EntryInfo, Journal, JournalError, Kind, Limits, Sequence, Unread},
+    span,
 };
 
 /// How often a journal that could not be opened is tried again.
@@ -100,7 +101,8 @@ impl Backlog {
         if state.open.is_some() || state.tried.is_some_and(|tried| tried.elapsed() < AGAIN) {
             return;
         }
-        state.tried = Some(Instant::now());
+        let began = Instant::now();
+        state.tried = Some(began);
         let opened = Journal::open(&self.directory, self.limits).and_then(|(mut journal, recovered)| {
             let cursor = journal.cursor(CURSOR)?;
             Ok((journal, cursor, recovered))
@@ -110,7 +112,9 @@ impl Backlog {
                 let (entries, unsent) = (recovered.entries, journal.unread(cursor).entries);
                 let damaged = recovered.bad_entries + u64::from(recovered.cut_bytes > 0);
                 let directory = self.directory.display();
-                info!(entries, unsent, damaged, "the journal of {} is in {directory}", self.payload);
+                // To a microsecond.
+                let took_ms = began.elapsed().as_micros() as f64 / 1e3;
+                info!(entries, unsent, damaged, took_ms, "the journal of {} is in {directory}", self.payload);
                 state.open = Some((journal, cursor));
             }
             Err(error) => self.failed(state, &error),
@@ -130,7 +134,13 @@ impl Backlog {
         let mut state = self.state();
         self.try_open(&mut state);
         let Some((journal, cursor)) = &mut state.open else { return false };
+        let work = span::work("write to journal");
+        work.set("podmeter.bytes", i64::try_from(request.body.len()).unwrap_or(i64::MAX));
         let appended = journal.append(info(request, self.payload, self.form, time_ns), &request.body);
+        if let Err(error) = &appended {
+            work.failed(&chain(error));
+        }
+        drop(work);
         let dropped = journal.take_dropped(*cursor);
         state.dropped.add(&dropped);
         match appended {
