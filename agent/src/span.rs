@@ -2,7 +2,10 @@
 //!
 //! Until [`switch_on`] nothing is made, and a span costs one load.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::SystemTime,
+};
 
 use opentelemetry::{
     Context, ContextGuard, KeyValue, Value, global,
@@ -66,6 +69,18 @@ pub fn current() -> Option<SpanContext> {
     of.is_valid().then_some(of)
 }
 
+/// Notes work that took from `began` until now, where what it was part of is known only at its end. Nothing where that is not known.
+pub fn done(name: &'static str, began: SystemTime, bytes: usize, of: Option<SpanContext>) {
+    let Some(of) = of.filter(|_| ON.load(Ordering::Relaxed)) else { return };
+    let tracer = global::tracer(SCOPE);
+    let builder = tracer.span_builder(name).with_start_time(began).with_attributes([bytes_of(bytes)]);
+    tracer.build_with_context(builder, &Context::new().with_remote_span_context(of)).end();
+}
+
+fn bytes_of(bytes: usize) -> KeyValue {
+    KeyValue::new("podmeter.bytes", i64::try_from(bytes).unwrap_or(i64::MAX))
+}
+
 /// A request that is sent, wherever the task that sends it runs.
 pub struct Sending(Option<BoxedSpan>);
 
@@ -76,11 +91,8 @@ pub fn sending(payload: &'static str, bytes: usize, target: &str, of: Option<Spa
     }
     let parent = of.map_or_else(Context::new, |of| Context::new().with_remote_span_context(of));
     let tracer = global::tracer(SCOPE);
-    let attributes = [
-        KeyValue::new("podmeter.payload", payload),
-        KeyValue::new("podmeter.target", target.to_owned()),
-        KeyValue::new("podmeter.bytes", i64::try_from(bytes).unwrap_or(i64::MAX)),
-    ];
+    let attributes =
+        [KeyValue::new("podmeter.payload", payload), KeyValue::new("podmeter.target", target.to_owned()), bytes_of(bytes)];
     let builder = tracer.span_builder("send").with_kind(SpanKind::Client).with_attributes(attributes);
     Sending(Some(tracer.build_with_context(builder, &parent)))
 }

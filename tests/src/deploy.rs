@@ -51,6 +51,15 @@ pub fn text(file: &Path) -> Result<String> {
     std::fs::read_to_string(file).with_context(|| format!("could not read {}", file.display()))
 }
 
+/// The blocks of PromQL in a document of the tree, named by its path from the tree's root.
+pub fn documented_queries(document: &str) -> Result<Vec<String>> {
+    let text = text(&directory().join("..").join(document))?;
+    let queries = text.split("```promql\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default().to_owned());
+    let queries: Vec<String> = queries.collect();
+    ensure!(!queries.is_empty(), "{document} has no query any more");
+    Ok(queries)
+}
+
 /// The documents of a YAML text, empty ones left out.
 pub fn yaml(text: &str) -> Result<Vec<Json>> {
     let documents = format!("\n{text}");

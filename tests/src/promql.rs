@@ -36,6 +36,8 @@ pub fn names(expression: &str) -> Names {
                 let end = rest.find(|c: char| !c.is_alphanumeric() && !"_:".contains(c)).unwrap_or(rest.len());
                 let word = &rest[..end];
                 let next = rest[end..].trim_start().chars().next();
+                // `group_left rate(x)`: a list need not follow.
+                after_label_word = false;
                 if in_braces || label_list {
                     names.labels.insert(word.to_owned());
                 } else if BEFORE_LABELS.contains(&word) {
@@ -111,5 +113,7 @@ mod tests {
         assert_eq!(found("time() - a_seconds # b_seconds\n + c"), (vec!["a_seconds".to_owned(), "c".to_owned()], vec![]));
         assert_eq!(found(r#"label_replace(up, "a", "$1", "b", "x\"y(.*)")"#), (vec!["up".to_owned()], vec![]));
         assert_eq!(found("topk(3, x{} offset 1h30m)"), (vec!["x".to_owned()], vec![]));
+        let (series, labels) = found("rate(a[1h]) / ignoring(p) group_left rate(b[1h])");
+        assert_eq!((series, labels), (vec!["a".to_owned(), "b".to_owned()], vec!["p".to_owned()]));
     }
 }

@@ -237,9 +237,16 @@ fn promoted() -> Result<BTreeSet<String>> {
     Ok(promoted.filter_map(Json::as_str).map(label).collect())
 }
 
-/// Every expression of the rules, tests of rules and dashboards, with the file it is in.
+/// Documents with queries.
+const DOCUMENTS: &[&str] = &["README.md", "docs/operating.md", "docs/patterns.md", "docs/querying.md"];
+
+/// Every expression of the rules, tests of rules, dashboards and documents, with the file it is in.
 fn expressions() -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();
+    for document in DOCUMENTS {
+        let queries = deploy::documented_queries(document)?.into_iter();
+        found.extend(queries.map(|query| ((*document).to_owned(), query)));
+    }
     for file in [deploy::files("prometheus")?, deploy::files("grafana")?].concat() {
         let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         match file.extension().and_then(|extension| extension.to_str()) {
@@ -271,8 +278,8 @@ fn collect(value: &Json, keys: &[&str], found: &mut impl FnMut(&str)) {
 }
 
 #[test]
-fn every_series_that_rules_and_dashboards_query_is_in_the_registry() -> Result<()> {
-    const TEST: &str = "every_series_that_rules_and_dashboards_query_is_in_the_registry";
+fn every_series_that_rules_dashboards_and_documents_query_is_in_the_registry() -> Result<()> {
+    const TEST: &str = "every_series_that_rules_dashboards_and_documents_query_is_in_the_registry";
     if !deploy::is_here(TEST) {
         return Ok(());
     }
@@ -295,8 +302,8 @@ fn every_series_that_rules_and_dashboards_query_is_in_the_registry() -> Result<(
 }
 
 #[test]
-fn every_label_that_rules_and_dashboards_query_is_a_points_own_or_promoted_by_the_example() -> Result<()> {
-    const TEST: &str = "every_label_that_rules_and_dashboards_query_is_a_points_own_or_promoted_by_the_example";
+fn every_label_that_rules_dashboards_and_documents_query_is_a_points_own_or_promoted_by_the_example() -> Result<()> {
+    const TEST: &str = "every_label_that_rules_dashboards_and_documents_query_is_a_points_own_or_promoted_by_the_example";
     if !deploy::is_here(TEST) {
         return Ok(());
     }

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use opentelemetry_proto::tonic::{
     common::v1::any_value::Value,
-    trace::v1::{Span, status::StatusCode},
+    trace::v1::{Span, span::SpanKind, status::StatusCode},
 };
 use podmeter_tests::{SECOND, agent::Agent, cgroup::Cgroup, collector::Collector, root_test};
 use serde_json::json;
@@ -49,11 +49,17 @@ fn check(collection: &Span, of_it: &BTreeMap<Vec<u8>, Vec<&Span>>) -> Result<()>
         ensure!(within, "{} is not within its collection", part.name);
     }
     let encode = named("encode")[0];
-    let sent = of_it.get(&encode.span_id).map_or(&[][..], |spans| spans);
-    ensure!(sent.iter().all(|span| span.name == "send" && span.kind == 3), "{sent:?}");
-    let bytes: i64 = sent.iter().map(|span| number(span, "podmeter.bytes")).sum::<Result<_>>()?;
-    ensure!(sent.len() as i64 == number(encode, "podmeter.requests")?, "{} requests were sent", sent.len());
-    ensure!(bytes == number(encode, "podmeter.bytes")?, "{bytes} bytes were sent");
+    let of_encode = of_it.get(&encode.span_id).map_or(&[][..], |spans| spans);
+    // What is written to the journal is read from it and sent.
+    let steps = [("write to journal", SpanKind::Internal), ("read from journal", SpanKind::Internal), ("send", SpanKind::Client)];
+    let (requests, bytes) = (number(encode, "podmeter.requests")?, number(encode, "podmeter.bytes")?);
+    for (step, kind) in steps {
+        let spans: Vec<_> = of_encode.iter().filter(|span| span.name == step).collect();
+        ensure!(spans.len() as i64 == requests && spans.iter().all(|span| span.kind == kind as i32), "{step}: {spans:?}");
+        let sum: i64 = spans.iter().map(|span| number(span, "podmeter.bytes")).sum::<Result<_>>()?;
+        ensure!(sum == bytes, "{step}: {sum} of {bytes} bytes");
+    }
+    ensure!(of_encode.len() as i64 == 3 * requests, "{of_encode:?}");
     ensure!(number(encode, "podmeter.bytes_before_compression")? > bytes, "nothing was compressed");
     Ok(())
 }
@@ -62,9 +68,11 @@ root_test! {
     fn traces_and_log_lines_of_the_agent_go_where_they_are_configured_to() {
         for protocol in ["grpc", "http/protobuf"] {
             let own = Collector::start()?;
+            let journal = tempfile::tempdir().context("could not make a directory")?;
             let agent = Agent::spawn_in(
                 json!({
                     "interval": "1s",
+                    "journal": {"directory": journal.path()},
                     "export": {"exporter": "otlp", "endpoint": own.grpc_endpoint(), "protocol": protocol},
                     "telemetry": {"traces": true, "logs": true},
                     "resource": {"attributes": {"team": "nodes"}},

@@ -37,10 +37,11 @@ pub(crate) fn link_statically(cargo: &mut Command) -> String {
     target
 }
 
-/// `cargo test` of the tests crate, static and in release: this machine and guests run what is built once.
+/// `cargo test` of the tests crate and the agent, static and in release: this machine and guests run what is built once. The caller names
+/// the targets. Both packages are named always, since cargo builds what they depend on for those that are named.
 pub(crate) fn tests(workspace: &Workspace) -> Command {
     let mut cargo = workspace.cargo("test");
-    cargo.args(["--release", "--locked", "--package", "podmeter-tests"]);
+    cargo.args(["--release", "--locked", "--package", "podmeter-tests", "--package", "podmeter"]);
     link_statically(&mut cargo);
     cargo
 }

@@ -99,7 +99,8 @@ fn tests(workspace: &Workspace, suite: Suite, session: &mut Session<impl Write +
     if matches!(suite, Suite::Host | Suite::All) && built {
         let mut host = build::tests(workspace);
         // The kernel is one, and so are its counters: one test at a time. The output shows which tests skipped themselves.
-        host.args(["--no-fail-fast", "--", "--test-threads=1", "--show-output"]);
+        host.args(["--no-fail-fast", "--lib", "--bin", "bench", "--bin", "demo", "--test", "*"]);
+        host.args(["--", "--test-threads=1", "--show-output"]);
         session.runner("host tests", with_podmeter(workspace, &build::static_podmeter(workspace), &mut host));
     }
 }

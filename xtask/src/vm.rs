@@ -1,4 +1,4 @@
-//! `cargo xtask test vm` and `cargo xtask vm shell`: the tests of the tests crate, unchanged, on other kernels.
+//! `cargo xtask test vm` and `cargo xtask vm shell`: the tests of the tests crate, and some of the agent's unit tests, on other kernels.
 //!
 //! Each kernel is booted by QEMU with a file system in memory that holds podmeter and the test runners as static binaries. What
 //! a guest leaves behind is in `target/vm`: the kernel's messages, all that the tests printed, and what `podmeter check` found.
@@ -8,6 +8,7 @@ mod image;
 mod kernel;
 mod modules;
 mod results;
+mod units;
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -103,6 +104,9 @@ const LEFT_OUT: &[LeftOut] = &[
     },
 ];
 
+/// The agent's own crate: what its unit tests are called where they are built.
+const AGENT: &str = "podmeter";
+
 /// The runner of the tests that need a kernel which is locked down: see `init.sh`.
 const LOCKDOWN: &str = "lockdown";
 
@@ -197,7 +201,7 @@ pub(crate) fn test(workspace: &Workspace, options: &Options, out: &mut (impl Wri
     let programs = thread::scope(|scope| {
         // The network is slow and the compiler busy: both at once.
         let fetched = scope.spawn(|| fetch(workspace, options));
-        let programs = programs(workspace)?;
+        let programs = programs(workspace, options.filter.as_deref())?;
         fetched.join().map_err(|_| anyhow!("fetching kernels panicked"))??;
         anyhow::Ok(programs)
     })?;
@@ -290,7 +294,7 @@ fn run(workspace: &Workspace, kernel: &Kernel, programs: &Programs, options: &Op
 
 /// Boots one kernel into a shell on this terminal.
 pub(crate) fn shell(workspace: &Workspace, kernel: &Kernel, accel: Accel) -> Result<ExitCode> {
-    let guest = prepare(workspace, kernel, &programs(workspace)?, accel)?;
+    let guest = prepare(workspace, kernel, &programs(workspace, None)?, accel)?;
     let status = guest.shell()?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -320,15 +324,15 @@ fn keep_check(file: &Path, json: &str) -> Result<()> {
     fs::write(file, format!("{json}\n")).with_context(|| format!("could not write {}", file.display()))
 }
 
-/// Builds podmeter and the test runners as static binaries.
-fn programs(workspace: &Workspace) -> Result<Programs> {
+/// Builds podmeter and the test runners as static binaries. Of the agent's unit tests those stay that have the filter in their name.
+fn programs(workspace: &Workspace, filter: Option<&str>) -> Result<Programs> {
     if let Some(why) = impossible(workspace) {
         bail!(why);
     }
     let podmeter = build::podmeter(workspace, true)?;
     let mut cargo = build::tests(workspace);
     cargo
-        .args(["--no-run", "--test", "*", "--message-format=json-render-diagnostics"])
+        .args(["--no-run", "--bin", AGENT, "--test", "*", "--message-format=json-render-diagnostics"])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit());
     eprintln!("$ {}", command::shown(&cargo));
@@ -337,6 +341,10 @@ fn programs(workspace: &Workspace) -> Result<Programs> {
         bail!("`{}` failed: {}", command::shown(&cargo), output.status);
     }
     let mut tests = runners(&String::from_utf8_lossy(&output.stdout));
+    let Some(agent) = tests.iter().position(|(name, _)| name == AGENT) else {
+        bail!("`{}` built no unit tests of the agent", command::shown(&cargo));
+    };
+    let (_, agent) = tests.swap_remove(agent);
     if tests.is_empty() {
         bail!("`{}` built no test", command::shown(&cargo));
     }
@@ -346,15 +354,22 @@ fn programs(workspace: &Workspace) -> Result<Programs> {
     tests.retain(|(name, _)| !LEFT_OUT.iter().any(|left_out| left_out.runner == name && left_out.tests.is_empty()));
     let skip = |left_out: &LeftOut| left_out.tests.iter().map(|test| format!("--skip {test}")).collect::<Vec<_>>().join(" ");
     let some = LEFT_OUT.iter().filter(|left_out| !left_out.tests.is_empty());
-    let arguments = some.map(|left_out| (left_out.runner.to_owned(), skip(left_out))).collect();
+    let mut arguments: Vec<_> = some.map(|left_out| (left_out.runner.to_owned(), skip(left_out))).collect();
+    let units = units::chosen(&agent, filter)?;
+    if !units.is_empty() {
+        arguments.push((units::RUNNER.to_owned(), units::arguments(&units)));
+        tests.push((units::RUNNER.to_owned(), agent));
+    }
     Ok(Programs { podmeter, tests, arguments })
 }
 
-/// Names and files of the test runners that cargo's messages name.
+/// Names and files of the test runners that cargo's messages name, the agent's unit tests among them.
 fn runners(messages: &str) -> Vec<(String, PathBuf)> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let runner = |message: serde_json::Value| {
-        let is_runner = message["reason"] == "compiler-artifact" && message["target"]["kind"][0] == "test";
+        let target = &message["target"];
+        let is_agent = target["name"] == AGENT && message["profile"]["test"] == true;
+        let is_runner = message["reason"] == "compiler-artifact" && (target["kind"][0] == "test" || is_agent);
         let executable = message["executable"].as_str().filter(|_| is_runner)?;
         Some((message["target"]["name"].as_str()?.to_owned(), PathBuf::from(executable)))
     };
@@ -371,7 +386,10 @@ mod tests {
             {\"reason\":\"compiler-artifact\",\"target\":{\"kind\":[\"lib\"],\"name\":\"podmeter_tests\"},\"executable\":null}\n\
             {\"reason\":\"compiler-artifact\",\"target\":{\"kind\":[\"bin\"],\"name\":\"demo\"},\"executable\":\"/t/demo\"}\n\
             {\"reason\":\"compiler-artifact\",\"target\":{\"kind\":[\"test\"],\"name\":\"cpu\"},\"executable\":\"/t/cpu-1f\"}\n\
+            {\"reason\":\"compiler-artifact\",\"target\":{\"kind\":[\"bin\"],\"name\":\"podmeter\"},\"profile\":{\"test\":true},\
+            \"executable\":\"/t/podmeter-2e\"}\n\
             {\"reason\":\"build-finished\",\"success\":true}\n";
-        assert_eq!(runners(messages), [("cpu".to_owned(), PathBuf::from("/t/cpu-1f"))]);
+        let expected = [("cpu", "/t/cpu-1f"), ("podmeter", "/t/podmeter-2e")];
+        assert_eq!(runners(messages), expected.map(|(name, file)| (name.to_owned(), PathBuf::from(file))));
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     causes::chain,
     config::MAIN_RECEIVER,
     journal::{Cursor, Dropped, Entry, EntryInfo, Journal, JournalError, Kind, Limits, Sequence, Unread},
+    span,
 };
 
 /// How often a journal that could not be opened is tried again.
@@ -133,7 +134,8 @@ impl Store {
         if state.open.is_some() || state.tried.is_some_and(|tried| tried.elapsed() < AGAIN) {
             return;
         }
-        state.tried = Some(Instant::now());
+        let began = Instant::now();
+        state.tried = Some(began);
         let opened = Journal::open(&self.directory, self.limits).and_then(|(mut journal, recovered)| {
             let names: Vec<&str> = self.cursors.iter().map(String::as_str).collect();
             for forgotten in journal.forget_all_but(&names)? {
@@ -148,7 +150,9 @@ impl Store {
                 let unsent = cursors.iter().map(|cursor| journal.unread(*cursor).entries).max().unwrap_or(0);
                 let (entries, damaged) = (recovered.entries, recovered.bad_entries + u64::from(recovered.cut_bytes > 0));
                 let directory = self.directory.display();
-                info!(entries, unsent, damaged, "the journal of {} is in {directory}", self.payload);
+                // To a microsecond.
+                let took_ms = began.elapsed().as_micros() as f64 / 1e3;
+                info!(entries, unsent, damaged, took_ms, "the journal of {} is in {directory}", self.payload);
                 state.open = Some((journal, cursors));
             }
             Err(error) => self.failed(state, &error),
@@ -168,7 +172,13 @@ impl Store {
         let mut state = self.state();
         self.try_open(&mut state);
         let Some((journal, _)) = &mut state.open else { return false };
+        let work = span::work("write to journal");
+        work.set("podmeter.bytes", i64::try_from(request.body.len()).unwrap_or(i64::MAX));
         let appended = journal.append(info(request, self.payload, self.form, time_ns), &request.body);
+        if let Err(error) = &appended {
+            work.failed(&chain(error));
+        }
+        drop(work);
         state.note_dropped();
         match appended {
             Ok(_) => {

@@ -216,7 +216,11 @@ impl SharedQueue {
     pub(super) fn next(&self) -> Option<QueuedRequest> {
         let read = self.backlog.as_ref().map_or(Sequence::MAX, |backlog| backlog.range().0);
         let older_in_memory = self.state().waiting.front().is_some_and(|front| front.after <= read);
+        let began = SystemTime::now();
         let from_disk = if older_in_memory { None } else { self.backlog.as_ref().and_then(Backlog::next) };
+        if let Some(waiting) = &from_disk {
+            span::done("read from journal", began, waiting.request.body.len(), self.span_of(waiting.time_ns));
+        }
         let mut state = self.state();
         let entry = match from_disk {
             Some(waiting) => {

@@ -82,6 +82,22 @@ const DESCRIPTIONS: &[(&str, &str)] = &[
     ("kubernetes.collection_ms", "a node's pods followed: CPU time to read, encode and compress an export"),
     ("kubernetes.requests_per_hour", "requests to the API server, idle"),
     ("kubernetes.start_to_labelled_seconds", "start of a container to its first sample with its name, interval 1 s"),
+    (
+        "journal.bytes_per_collection_100_cgroups",
+        "bytes on disk of a collection of 100 cgroups and their pods, which use a little CPU and nothing else",
+    ),
+    ("journal.hours_100_cgroups", "what the default of 256 MiB holds of those, interval 15 s"),
+    ("journal.bytes_per_collection_1000_cgroups", "the same of 1 000 cgroups"),
+    ("journal.hours_1000_cgroups", "what the default of 256 MiB holds of those, interval 15 s"),
+    ("journal.write_mb_per_second", "write of requests of 512 KiB into 256 MiB, a sync in every 8 MiB included"),
+    ("journal.write_ms", "one such write; the longest has a sync in it"),
+    ("journal.read_mb_per_second", "read of the same requests from the page cache, to send them"),
+    ("journal.recovery_ms", "start with a full journal after `kill -9`: until it can be written, from the page cache"),
+    ("journal.recovery_from_disk_ms", "the same where nothing of it is in the page cache"),
+    ("journal.rss_full_mib", "memory after an export with a full journal"),
+    ("journal.rss_above_no_journal_mib", "what a full journal adds to the memory"),
+    ("pull.rss_above_off_mib", "what `export.pull` adds to the memory, scraped after each collection"),
+    ("pull.scrape_ms", "one scrape of all of it in OpenMetrics with gzip, to the last byte"),
     ("memory.walk_ms", "memory of all cgroups by the walk in the kernel"),
     ("memory.files_ms", "the same by files"),
     ("memory.walk_over_files", "the walk's part of the time that files take"),
@@ -91,7 +107,7 @@ const DESCRIPTIONS: &[(&str, &str)] = &[
 
 #[cfg(test)]
 mod tests {
-    use super::super::{agent, dns, kubernetes, memory, network, node, soak, switches};
+    use super::super::{agent, dns, journal, kubernetes, memory, network, node, pull, soak, switches};
     use super::*;
 
     #[test]
@@ -112,6 +128,9 @@ mod tests {
             &agent::EVERY_15_S,
             &kubernetes::WATCHING,
             &kubernetes::LABELLED,
+            &journal::SMALL,
+            &journal::FULL,
+            &pull::MEMORY,
             &memory::PASS,
             &soak::GROWTH,
         ];

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::{
     Effort, Stop,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     agent::Agent,
-    collector::Collector,
+    collector::{Collector, Options},
     kubernetes::{
         ApiOptions, ApiServer,
         objects::{self, Container, Pod, container_id},
@@ -45,23 +45,28 @@ const REPORT: Duration = Duration::from_millis(500);
 
 const BUSY: Duration = Duration::from_micros(100);
 const PERIOD: Duration = Duration::from_secs(1);
-const LIFE: Duration = Duration::from_secs(600);
+const LIFE: Duration = Duration::from_secs(3600);
 
 /// A full node, an API server that has its pods, and where the agent sends what it sees.
 pub struct Cluster {
     server: ApiServer,
-    collector: Collector,
+    pub(super) collector: Collector,
     _pods: Pods,
-    stop: Stop,
+    pub(super) stop: Stop,
 }
 
 impl Cluster {
-    /// Makes the pods.
+    /// Makes a full node's pods.
     pub fn start(stop: &Stop) -> Result<Self> {
+        Self::of(PODS, stop)
+    }
+
+    /// Makes so many pods.
+    pub fn of(pods: usize, stop: &Stop) -> Result<Self> {
         // Bookmarks come every minute, as from a real one.
         let server = ApiServer::start(ApiOptions::default())?;
         server.set("nodes", objects::node("node-1", "32", "128Gi"));
-        for pod in 0..PODS {
+        for pod in 0..pods {
             let resources = || (json!({"cpu": "100m", "memory": "64Mi"}), json!({"cpu": "500m", "memory": "128Mi"}));
             let containers = (0..CONTAINERS_PER_POD).map(|container| {
                 let (requests, limits) = resources();
@@ -72,21 +77,28 @@ impl Cluster {
             let made = Pod::new(&format!("web-5d8f7c9b4-{pod:05x}"), containers.collect());
             server.set_pod(&Pod { uid: Pods::uid(pod).replace('_', "-"), ..made });
         }
-        let mut pods = Pods::new(PODS, CONTAINERS_PER_POD)?;
+        let mut pods = Pods::new(pods, CONTAINERS_PER_POD)?;
         pods.start(1, BUSY, PERIOD, LIFE)?;
-        Ok(Self { server, collector: Collector::start()?, _pods: pods, stop: stop.clone() })
+        let collector = Collector::with(Options { forgets: true, ..Options::default() })?;
+        Ok(Self { server, collector, _pods: pods, stop: stop.clone() })
     }
 
     fn agent(&self, kubernetes: bool) -> Result<Agent> {
+        Agent::spawn(self.config(kubernetes)?)
+    }
+
+    /// An agent's at the default interval, which follows the pods or does not.
+    pub(super) fn config(&self, kubernetes: bool) -> Result<Json> {
         let mut config = if kubernetes { self.server.agent_config()? } else { json!({"node_name": "node-1"}) };
         config["interval"] = json!("15s");
         config["cgroups"] = json!({"slots": 2048});
         config["export"] =
             json!({"exporter": "otlp", "endpoint": self.collector.grpc_endpoint(), "protocol": "grpc", "request_bytes": "2MiB"});
-        Agent::spawn(config)
+        Ok(config)
     }
 
-    fn wait_for_exports(&self, agent: &mut Agent, until: usize) -> Result<()> {
+    /// Waits until the collector has had so many exports of agents with this interval.
+    pub(super) fn wait_for_exports(&self, agent: &mut Agent, until: usize) -> Result<()> {
         self.stop.pause_until(&format!("{until} exports"), Duration::from_secs(90), || {
             ensure!(agent.alive()?, "the agent ended:\n{}", agent.stderr());
             Ok(self.collector.export_count() >= until)

@@ -32,7 +32,7 @@ impl Spread {
     }
 }
 
-/// One line of the report. Less is better in all of them.
+/// One line of the report. Less is better in all that have a target.
 #[derive(Clone, Debug)]
 pub struct Figure {
     /// `<what>.<which>`.

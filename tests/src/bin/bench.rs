@@ -13,10 +13,11 @@ use podmeter_tests::{
     bench::{
         Effort, Stop,
         agent::{self, Node},
-        dns,
+        dns, journal,
         kubernetes::{self, Cluster},
         memory, network,
         node::{self, pair},
+        pull,
         report::{self, Figure},
         soak,
         switches::{self, Contest},
@@ -186,14 +187,18 @@ impl Session {
         self.part(&agent::EVERY_15_S, |effort| node.every_15_s(effort))
     }
 
-    /// What the agent costs where it follows a node's pods.
+    /// What the agent costs where it follows a node's pods, and what its journal and `/metrics` add to that.
     fn kubernetes(&mut self) -> Result<()> {
-        let parts = [&kubernetes::WATCHING[..], &kubernetes::LABELLED];
+        let stop = self.stop.clone();
+        self.part(&journal::SMALL, |effort| journal::small(effort, &stop))?;
+        let parts = [&kubernetes::WATCHING[..], &kubernetes::LABELLED, &journal::FULL, &pull::MEMORY];
         if !parts.iter().any(|names| self.wants(names)) {
             return Ok(());
         }
         let cluster = Cluster::start(&self.stop).context("could not make the pods to follow")?;
         self.part(&kubernetes::WATCHING, |effort| cluster.watching(effort))?;
-        self.part(&kubernetes::LABELLED, |effort| cluster.labelled(effort))
+        self.part(&kubernetes::LABELLED, |effort| cluster.labelled(effort))?;
+        self.part(&journal::FULL, |effort| journal::full(effort, &cluster))?;
+        self.part(&pull::MEMORY, |effort| pull::memory(effort, &cluster))
     }
 }

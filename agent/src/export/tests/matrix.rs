@@ -1,5 +1,7 @@
 //! Every fault of a receiver, over gRPC and HTTP, with a journal and without: what was collected arrives once and in order, or is counted.
 
+use podmeter_tests::patience;
+
 use super::*;
 use crate::config::Journal;
 
@@ -94,8 +96,8 @@ async fn whatever_a_receiver_does_each_point_arrives_once_and_in_order_or_is_cou
         for fault in faults(protocol) {
             let directory = tempfile::tempdir().expect("a directory");
             let base = |collector: &Collector| {
-                // A request that is not answered may take this long.
-                with(to(collector, protocol), |metrics| metrics.timeout = Duration::from_millis(700))
+                // A request that is not answered may take this long; on an emulated CPU one that is answered takes a part of it.
+                with(to(collector, protocol), |metrics| metrics.timeout = patience(Duration::from_millis(700)))
             };
             for way in 0..2 {
                 let collector = Collector::start().expect("a collector");

@@ -31,13 +31,16 @@ pub(super) fn path_of(module: &str, test: &str) -> String {
 
 const LIMITS: Limits = Limits { bytes: 16 << 20, ..WIDE };
 
+/// Bytes of the largest entry.
+const LARGEST: usize = 400_000;
+
 #[test]
 fn appends_until_it_is_killed() {
     let Some(directory) = is_child() else { return };
     let (mut journal, _) = Journal::open(&directory, LIMITS).unwrap();
     let mut random = fastrand::Rng::new();
     loop {
-        let len = if random.bool() { random.usize(..2000) } else { random.usize(..400_000) };
+        let len = if random.bool() { random.usize(..2000) } else { random.usize(..LARGEST) };
         let sequence = add(&mut journal, len);
         std::io::stderr().write_all(&sequence.to_le_bytes()).unwrap();
     }
@@ -80,6 +83,9 @@ fn after_each_of_100_kills_everything_that_was_reported_as_written_is_there_in_o
         assert_eq!((recovered.entries, recovered.bad_entries), (sequences.len() as u64, 0), "round {round}");
         assert_eq!(journal.next, newest + 1, "round {round}");
         assert!(recovered.bytes <= LIMITS.bytes);
+        // What is not there any more had no room: at most a segment goes at once, for one entry.
+        let full = LIMITS.bytes - LIMITS.segment_bytes() - LARGEST as u64 - 100;
+        assert!(sequences[0] == 0 || recovered.bytes > full, "round {round}: {recovered:?} from entry {}", sequences[0]);
         cuts += u32::from(recovered.cut_bytes > 0);
     }
     eprintln!("{} entries, {cuts} of 100 kills left a part of one", written.unwrap_or(0));

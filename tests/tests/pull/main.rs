@@ -1,5 +1,8 @@
 //! `/metrics`: what comes out of it, against what the same agent exports, by promtool, and by a back end that fetches it.
 
+mod names;
+mod starts;
+
 use std::{
     collections::BTreeMap,
     io::{Read as _, Write as _},
@@ -27,8 +30,25 @@ struct MetricFamily {
 struct Metric {
     #[prost(message, repeated, tag = "1")]
     label: Vec<LabelPair>,
+    #[prost(message, optional, tag = "3")]
+    counter: Option<Counter>,
     #[prost(message, optional, tag = "7")]
     histogram: Option<Histogram>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Counter {
+    #[prost(message, optional, tag = "3")]
+    created_timestamp: Option<Timestamp>,
+}
+
+/// `google.protobuf.Timestamp`.
+#[derive(Clone, PartialEq, Message)]
+struct Timestamp {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+    #[prost(int32, tag = "2")]
+    nanos: i32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -53,6 +73,8 @@ struct Histogram {
     span: Vec<Span>,
     #[prost(sint64, repeated, tag = "13")]
     delta: Vec<i64>,
+    #[prost(message, optional, tag = "15")]
+    created_timestamp: Option<Timestamp>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -87,6 +109,15 @@ fn scrape(agent: &Agent, headers: &str) -> Result<(String, Vec<u8>)> {
     let (status, head, body) = http::get_with(agent.address(), "/metrics", headers)?;
     ensure!(status == 200, "{head}\n{}", String::from_utf8_lossy(&body));
     Ok((head.to_lowercase(), body))
+}
+
+/// All families of a scrape in protobuf.
+fn families(body: &[u8]) -> Result<Vec<MetricFamily>> {
+    let (mut rest, mut families) = (body, Vec::new());
+    while !rest.is_empty() {
+        families.push(MetricFamily::decode_length_delimited(&mut rest).context("is no MetricFamily")?);
+    }
+    Ok(families)
 }
 
 root_test! {
@@ -144,15 +175,10 @@ root_test! {
         let (head, body) = scrape(&agent, &format!("Accept: {PROTOBUF}\r\n"))?;
         println!("{} bytes of protobuf in {:?}", body.len(), began.elapsed());
         ensure!(head.contains("application/vnd.google.protobuf"), "{head}");
-        let (mut rest, mut found) = (&body[..], None);
-        while !rest.is_empty() {
-            let family = MetricFamily::decode_length_delimited(&mut rest).context("is no MetricFamily")?;
-            if family.name == "podmeter_cpu_burst" {
-                let of_cgroup = |pair: &LabelPair| pair.name == "podmeter_cgroup_path" && pair.value == cgroup.path();
-                found = family.metric.into_iter().find(|metric| metric.label.iter().any(of_cgroup)).and_then(|metric| metric.histogram);
-            }
-        }
-        let native = found.context("no bursts of the cgroup")?;
+        let bursts = families(&body)?.into_iter().find(|family| family.name == "podmeter_cpu_burst").context("no bursts")?;
+        let of_cgroup = |pair: &LabelPair| pair.name == "podmeter_cgroup_path" && pair.value == cgroup.path();
+        let metric = bursts.metric.into_iter().find(|metric| metric.label.iter().any(of_cgroup));
+        let native = metric.and_then(|metric| metric.histogram).context("no bursts of the cgroup")?;
         let exported: Vec<_> = agent.look(|exports| {
             exports.histograms(cgroup.path(), "podmeter.cpu.burst").map(|(_, histogram)| histogram.clone()).collect()
         });
