@@ -11,6 +11,7 @@ mod key;
 mod load;
 mod overhead;
 mod proxies;
+mod receiver_name;
 mod receivers;
 mod reference;
 mod similar;
@@ -31,7 +32,7 @@ pub use export::{Compression, Destination, Export, Exporter, FurtherReceiver, Jo
 use key::{Check, KEYS, Key, Value};
 pub use overhead::{Overhead, OverheadLimit};
 pub use proxies::Proxies;
-pub use receivers::MAIN_RECEIVER;
+pub use receiver_name::MAIN_RECEIVER;
 use similar::similar;
 pub use variables::unknown as unknown_variables;
 

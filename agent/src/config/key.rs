@@ -18,7 +18,18 @@ use super::value::{
     absolute, boolean, bytes, cpus, duration, file, filled, headers, milliseconds, number, one_of, pairs, parsed, ports, ranges,
     store, timeout, unless, words,
 };
-use super::{Exporter, HistogramSeries, LogFormat};
+use super::{Exporter, HistogramSeries, LogFormat, receiver_name};
+
+/// The key of `export` that a key of a receiver is like: `export.timeout` of `export.also.team-a.timeout`.
+pub(super) fn of_receiver(name: &str) -> Option<&'static Key> {
+    let (_, part) = receiver_name::parts(name)?;
+    destination_keys().find(|known| *known == part).and_then(of_export)
+}
+
+/// The key of `export` with this name below it.
+pub(super) fn of_export(part: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name.strip_prefix("export.") == Some(part))
+}
 
 /// The keys that each destination has: `endpoint`, `protocol`, ...
 pub(super) fn destination_keys() -> impl Iterator<Item = &'static str> {

@@ -7,7 +7,7 @@ use super::{
     Overhead, Overrides, Proxies, Resource, Signals, Telemetry,
     draft::{Loading, Sent},
     key::{Key, Value},
-    receivers, yaml,
+    receiver_name, receivers, yaml,
 };
 
 impl Config {
@@ -30,8 +30,8 @@ impl Config {
             // What is no name of a key may be a value, and so a secret.
             let is_name = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
             let key = if is_name { key.clone() } else { "(not shown)".to_owned() };
-            if receivers::parts(&key).is_some() {
-                let why = receivers::IN_FILE_ONLY.to_owned();
+            if receiver_name::parts(&key).is_some() {
+                let why = receiver_name::IN_FILE_ONLY.to_owned();
                 return Err(ConfigError::Invalid { key, origin: Origin::CommandLine, why });
             }
             return Err(ConfigError::Unknown { key, origin: Origin::CommandLine });

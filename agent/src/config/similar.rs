@@ -2,14 +2,14 @@
 
 use strsim::damerau_levenshtein;
 
-use super::{KEYS, receivers};
+use super::{KEYS, receiver_name};
 
 /// What was meant by an unknown key, and what there is instead: a near name, one with the same last part, or all of its section.
 pub(super) fn similar(key: &str) -> String {
-    if let Some((receiver, part)) = receivers::parts(key) {
+    if let Some((receiver, part)) = receiver_name::parts(key) {
         // A further receiver has the keys that events' has.
         let of_events = similar(&format!("export.logs.{part}"));
-        return of_events.replace("export.logs", &format!("{}.{receiver}", receivers::SECTION));
+        return of_events.replace("export.logs", &format!("{}.{receiver}", receiver_name::SECTION));
     }
     let near = near(key, names());
     let there_are = match key.rsplit_once('.').filter(|(section, _)| is_section(section)) {

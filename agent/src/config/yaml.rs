@@ -8,7 +8,7 @@ use std::path::Path;
 
 use granit_parser::{Event, Parser, ScalarStyle, Span, StrInput};
 
-use super::{ConfigError, KEYS, Key, Origin, Value, receivers};
+use super::{ConfigError, KEYS, Key, Origin, Value, key, receiver_name};
 
 /// What a file sets, by key. A further receiver is in it by its name, without a value, beside its keys.
 pub(super) type Settings = BTreeMap<String, (Value, Origin)>;
@@ -41,7 +41,7 @@ fn is_null(text: &str, style: ScalarStyle) -> bool {
 
 /// The key of this name; of a further receiver's, that of `export` which it is like.
 fn key_of(name: &str) -> Option<&'static Key> {
-    receivers::key(name).or_else(|| KEYS.iter().find(|key| key.name == name))
+    key::of_receiver(name).or_else(|| KEYS.iter().find(|key| key.name == name))
 }
 
 struct Reader<'a> {
@@ -81,10 +81,10 @@ impl<'a> Reader<'a> {
             let invalid = |why: &str| ConfigError::Invalid { key: name.clone(), origin: origin.clone(), why: why.to_owned() };
             let inner = format!("{name}.");
             let (event, _) = self.next()?;
-            let receiver = receivers::name(&name);
-            if receiver.is_some() || name == receivers::SECTION || KEYS.iter().any(|key| key.name.starts_with(&inner)) {
+            let receiver = receiver_name::name(&name);
+            if receiver.is_some() || name == receiver_name::SECTION || KEYS.iter().any(|key| key.name.starts_with(&inner)) {
                 if let Some(receiver) = receiver {
-                    receivers::check_name(receiver).map_err(|why| invalid(&why))?;
+                    receiver_name::check_name(receiver).map_err(|why| invalid(&why))?;
                     if self.settings.insert(name.clone(), (Value::Pairs(Vec::new()), origin.clone())).is_some() {
                         return Err(invalid("is set twice"));
                     }

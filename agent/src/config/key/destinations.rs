@@ -3,7 +3,7 @@
 
 use super::{Key, Value};
 use crate::config::export::{compression, endpoint, protocol};
-use crate::config::receivers;
+use crate::config::receiver_name;
 use crate::config::value::{file, headers, milliseconds, store, timeout};
 
 /// The keys of a section of `export`, and OpenTelemetry's variables for that signal.
@@ -80,13 +80,13 @@ macro_rules! destination {
 }
 
 pub(super) const ALSO: &[Key] = &[Key::new(
-    receivers::SECTION,
+    receiver_name::SECTION,
     None,
     "Further OTLP receivers by name, at most 8. Each has the keys that export.logs has, and must have an endpoint. What is not set has the \
      default of the key of the same name in export, never its value: no credential goes elsewhere. Each receiver gets all metrics and events, \
      whatever the others do: it has a queue of its own in memory, and its own place in the journal, by its name. They are used where \
      export.exporter is otlp. podmeter's own traces and logs are not sent there.",
-    |_, _| Err(receivers::IN_FILE_ONLY.to_owned()),
+    |_, _| Err(receiver_name::IN_FILE_ONLY.to_owned()),
 )
 .example("{team-a: {endpoint: \"http://victoriametrics:8428/opentelemetry\", protocol: http/protobuf, headers: {x-tenant: a}}}")
 .in_file_only()];
