@@ -85,6 +85,7 @@ impl<T: Counts, const N: usize> Counts for [T; N] {
 pub mod bucket;
 pub mod cgroups;
 pub mod cpu;
+pub mod disk;
 pub mod dns;
 pub mod drops;
 pub mod known;

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod cpu;
+pub mod disk;
 pub mod dns;
 pub mod drops;
 pub mod limits;
@@ -34,6 +35,7 @@ pub const ALL: &[Signal] = &[
     dns::SIGNAL,
     tcp::SIGNAL,
     drops::SIGNAL,
+    disk::SIGNAL,
     limits::SIGNAL,
     agent::SIGNAL,
 ];

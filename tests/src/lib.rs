@@ -12,6 +12,7 @@ pub mod collector;
 pub mod container;
 pub mod demo;
 pub mod deploy;
+pub mod disk;
 pub mod dns;
 pub mod http;
 pub mod json_schema;

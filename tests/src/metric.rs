@@ -96,3 +96,25 @@ pub const NETWORK_PACKETS: &str = "podmeter.network.packets";
 pub const NETWORK_EGRESS: &str = "podmeter.network.egress";
 /// Bytes over loopback, by `network.io.direction`.
 pub const NETWORK_LOOPBACK: &str = "podmeter.network.loopback";
+/// Bytes that devices have completed for a cgroup, by `disk.io.direction`.
+pub const DISK_IO: &str = "container.disk.io";
+/// Requests that devices have completed for a cgroup, by `disk.io.direction`.
+pub const DISK_OPERATIONS: &str = "podmeter.disk.operations";
+/// How long each took, in s.
+pub const DISK_DURATION: &str = "podmeter.disk.operation.duration";
+/// How long each sync of a file took, in s.
+pub const FSYNC_DURATION: &str = "podmeter.disk.fsync.duration";
+/// Syncs that failed.
+pub const FSYNC_ERRORS: &str = "podmeter.disk.fsync.errors";
+/// Reads and writes that `io.max` held back, by `disk.io.direction`.
+pub const DISK_THROTTLED: &str = "podmeter.disk.throttled";
+/// Requests and syncs that were not counted, by `reason`.
+pub const DISK_LOST: &str = "podmeter.disk.lost";
+/// Bytes of a device, by `disk.io.direction`.
+pub const DEVICE_IO: &str = "system.disk.io";
+/// Requests of a device, by `disk.io.direction`.
+pub const DEVICE_OPERATIONS: &str = "system.disk.operations";
+/// Time in which a device was busy, in s.
+pub const DEVICE_IO_TIME: &str = "system.disk.io_time";
+/// Time of a device's requests in s, by `disk.io.direction` and `phase`.
+pub const DEVICE_TIME: &str = "podmeter.node.disk.time";

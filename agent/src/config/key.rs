@@ -120,6 +120,9 @@ const FIRST: &[Key] = &[
     Key::new("signals.drops", Some("true"), "Measure packets that the kernel drops, by reason.", |l, v| {
         boolean(v).map(|on| l.config.signals.switch("drops", on))
     }),
+    Key::new("signals.disk", Some("true"), "Measure disks: bytes, operations, how long they take, busy devices.", |l, v| {
+        boolean(v).map(|on| l.config.signals.switch("disk", on))
+    }),
     Key::new("signals.dns", Some("true"), "Measure DNS: lookups, their duration and result.", |l, v| {
         boolean(v).map(|on| l.config.signals.switch("dns", on))
     }),

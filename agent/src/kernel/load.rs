@@ -95,6 +95,10 @@ pub struct Kernel {
 pub enum Hook {
     /// The raw tracepoint of that name, its arguments typed by BTF.
     Tracepoint(&'static str),
+    /// A call of the kernel's function of that name, one of [`FUNCTIONS`](placeholder::FUNCTIONS), its arguments typed by BTF.
+    Entry(&'static str),
+    /// The return of that function, with what it returns.
+    Exit(&'static str),
     /// Every packet that a socket of any cgroup receives.
     Ingress,
     /// Every packet that a socket of any cgroup sends.
@@ -114,7 +118,7 @@ impl Hook {
             Self::Ingress => Some(0),
             Self::Egress => Some(1),
             Self::SockOps => Some(3),
-            Self::Tracepoint(_) | Self::Walk(_) | Self::Call => None,
+            Self::Tracepoint(_) | Self::Entry(_) | Self::Exit(_) | Self::Walk(_) | Self::Call => None,
         }
     }
 
@@ -399,6 +403,8 @@ impl Kernel {
         let missing = LoadError::Missing { object: object.name, what: "program", name: program.to_owned() };
         match (object.ebpf.program_mut(program).ok_or(missing)?, hook) {
             (Program::BtfTracePoint(loaded), Hook::Tracepoint(tracepoint)) => loaded.load(tracepoint, &self.typed),
+            (Program::FEntry(loaded), Hook::Entry(function)) => loaded.load(function, &self.typed),
+            (Program::FExit(loaded), Hook::Exit(function)) => loaded.load(function, &self.typed),
             (Program::CgroupSkb(loaded), Hook::Ingress | Hook::Egress | Hook::Call) => loaded.load(),
             (Program::SockOps(loaded), Hook::SockOps) => loaded.load(),
             (Program::Iter(loaded), Hook::Walk(over)) => loaded.load(over, &self.typed),

@@ -12,6 +12,7 @@ use super::command::{As, run};
 const LOOKED_AT: &[(&str, &[&str])] = &[
     ("cgroups", &["cpu", "pressure"]),
     ("cpu", &["cpu"]),
+    ("disk", &["disk"]),
     ("dns", &["network", "dns"]),
     ("drops", &["drops"]),
     ("kubernetes_chaos", &["cpu"]),
@@ -24,7 +25,7 @@ const LOOKED_AT: &[(&str, &[&str])] = &[
 ];
 
 /// The signals that can be switched off: keys of `signals` in the configuration.
-const SIGNALS: &[&str] = &["cpu", "memory", "pressure", "network", "dns", "tcp", "drops"];
+const SIGNALS: &[&str] = &["cpu", "memory", "pressure", "network", "dns", "tcp", "drops", "disk"];
 
 /// The name of the runner that this is.
 pub(super) fn runner() -> Result<String> {
@@ -79,7 +80,7 @@ mod tests {
     #[test]
     fn a_runner_in_emulation_has_the_signals_that_it_looks_at() {
         assert_eq!(not_looked_at("pinning"), json!({}));
-        let all_but = json!({"cpu": false, "network": false, "dns": false, "tcp": false, "drops": false});
+        let all_but = json!({"cpu": false, "network": false, "dns": false, "tcp": false, "drops": false, "disk": false});
         assert_eq!(not_looked_at("memory"), all_but);
         assert!(LOOKED_AT.iter().flat_map(|(_, signals)| *signals).all(|signal| SIGNALS.contains(signal)));
     }

@@ -37,7 +37,7 @@ fn read_times(walks: bool, cgroups: &[Cgroup], exports: usize) -> Result<Vec<f64
     let agent = Agent::spawn(json!({
         "bpf": {"leave_out": if walks { "" } else { "walk_on_cgroup" }},
         "cgroups": {"slots": 2048},
-        "signals": {"cpu": false, "pressure": false, "network": false, "dns": false, "tcp": false, "drops": false},
+        "signals": {"cpu": false, "pressure": false, "network": false, "dns": false, "tcp": false, "drops": false, "disk": false},
         "export": {"exporter": "otlp", "endpoint": collector.grpc_endpoint()},
     }))?;
     let mut patience = 10;

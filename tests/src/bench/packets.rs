@@ -20,7 +20,7 @@ use crate::{agent::Agent, cgroup::Cgroup};
 const SETTLE: Duration = Duration::from_millis(10);
 
 /// Signals with programs of their own.
-const SIGNALS: [&str; 5] = ["cpu", "network", "dns", "tcp", "drops"];
+const SIGNALS: [&str; 6] = ["cpu", "network", "dns", "tcp", "drops", "disk"];
 
 /// The two ways of a packet, by the ends of the programs' names.
 const WAYS: [(&str, CgroupSkbAttachType); 2] =

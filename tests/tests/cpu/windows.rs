@@ -179,7 +179,7 @@ fn hold_up(agent: &Agent, delay: Duration, until: Instant) -> Result<u32> {
 root_test! {
     fn windows_are_whole_where_the_agent_is_late_between_one_cpu_and_the_next() {
         // Each system call of a process that is traced takes long: it makes as few as can be.
-        let others = ["memory", "pressure", "network", "dns", "tcp", "drops"].map(|signal| (signal.to_owned(), false.into()));
+        let others = ["memory", "pressure", "network", "dns", "tcp", "drops", "disk"].map(|signal| (signal.to_owned(), false.into()));
         let agent = Agent::start(json!({"signals": serde_json::Map::from_iter(others)}))?;
         let cgroup = Cgroup::new("late")?;
         let unlimited = RealtimeUnlimited::new()?;

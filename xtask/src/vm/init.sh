@@ -17,6 +17,7 @@ ip link set lo up
 for module in /modules/*; do
     insmod "$module"
 done
+mount -t configfs configfs /sys/kernel/config
 
 # What a runner prints, between its name and its exit code. The empty lines end a line that a runner left unfinished.
 say() {

@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// What tests use beyond what Debian builds into the kernel: a disk, network interfaces, packet loss and delay.
-const WANTED: &[&str] = &["virtio_pci", "virtio_blk", "veth", "dummy", "sch_netem"];
+/// What tests use beyond what Debian builds into the kernel: a disk, disks that take a set time, network interfaces, packet loss and delay.
+const WANTED: &[&str] = &["virtio_pci", "virtio_blk", "configfs", "null_blk", "veth", "dummy", "sch_netem"];
 
 /// A module, ready to be loaded.
 #[derive(Debug, PartialEq, Eq)]

@@ -98,6 +98,14 @@ impl Kernel {
                 let id = loaded.attach().map_err(failed)?;
                 Ok(loaded.take_link(id).map_err(failed)?.into())
             }
+            (Program::FEntry(loaded), Hook::Entry(_)) => {
+                let id = loaded.attach().map_err(failed)?;
+                Ok(loaded.take_link(id).map_err(failed)?.into())
+            }
+            (Program::FExit(loaded), Hook::Exit(_)) => {
+                let id = loaded.attach().map_err(failed)?;
+                Ok(loaded.take_link(id).map_err(failed)?.into())
+            }
             (Program::CgroupSkb(loaded), Hook::Ingress | Hook::Egress) => {
                 let way = if hook == Hook::Ingress { CgroupSkbAttachType::Ingress } else { CgroupSkbAttachType::Egress };
                 let id = loaded.attach(root()?, way, mode).map_err(failed)?;

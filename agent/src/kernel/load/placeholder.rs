@@ -8,17 +8,20 @@ use crate::kernel::btf::Btf;
 /// The iterators that programs may be of.
 const WALKS: [&str; 3] = ["bpf_sk_storage_map", "cgroup", "tcp"];
 
-/// A BTF in which the types of tracepoints and iterators have the ids that the running kernel gives them, and nothing else has a
+/// The functions at the call or return of which programs may run.
+pub(super) const FUNCTIONS: [&str; 2] = ["__blk_throtl_bio", "vfs_fsync_range"];
+
+/// A BTF in which the types of tracepoints, functions and iterators have the ids that the running kernel gives them, and nothing else has a
 /// name.
 ///
-/// aya finds a tracepoint by a typedef's name, an iterator by a function's, and tells the kernel its id.
+/// aya finds a tracepoint by a typedef's name, a function and an iterator by a function's, and tells the kernel its id.
 pub(super) fn placeholder(btf: &Btf, tracepoints: &[&str]) -> Result<aya::Btf, LoadError> {
     const FWD: u32 = 7 << 24;
     const TYPEDEF: u32 = 8 << 24;
     const FUNC: u32 = 12 << 24;
     let typedefs = tracepoints.iter().map(|name| format!("btf_trace_{name}"));
     let typedefs = typedefs.filter_map(|name| Some((btf.typedef_id(&name).ok()?, TYPEDEF, name)));
-    let functions = WALKS.iter().map(|name| format!("bpf_iter_{name}"));
+    let functions = WALKS.iter().map(|name| format!("bpf_iter_{name}")).chain(FUNCTIONS.map(str::to_owned));
     let functions = functions.filter_map(|name| Some((btf.function_id(&name).ok()?, FUNC, name)));
     let mut strings = vec![0_u8];
     let mut wanted = Vec::new();
