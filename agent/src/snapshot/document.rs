@@ -186,6 +186,9 @@ pub struct WorkloadUsage {
     /// DNS queries that it sent, once there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<DnsUsage>,
+    /// What it read from disks and wrote to them, once there is anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskUsage>,
 }
 
 impl WorkloadUsage {
@@ -377,6 +380,35 @@ pub struct DnsUsage {
     /// 99th percentile of the time to a response in s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p99_seconds: Option<f64>,
+}
+
+/// Disk I/O of one workload.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct DiskUsage {
+    /// Bytes read from devices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_bytes: Option<u64>,
+    /// Bytes written to devices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub write_bytes: Option<u64>,
+    /// Bytes read per s, in the interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_rate: Option<f64>,
+    /// Bytes written per s, in the interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub write_rate: Option<f64>,
+    /// 99th percentile of the time of a request in s, among the last hundred or more (at most 5 min).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p99_seconds: Option<f64>,
+    /// Syncs of files (fsync) that the percentile is of: the last hundred or more (at most 5 min).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fsync_count: Option<u64>,
+    /// 99th percentile of the time of a sync in s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fsync_p99_seconds: Option<f64>,
+    /// Requests that had to wait for `io.max`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throttled: Option<u64>,
 }
 
 #[cfg(test)]

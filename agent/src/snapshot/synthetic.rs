@@ -1,8 +1,8 @@
 //! A node that does not exist: the same figures on every run, for the tests and the picture in the documentation.
 
 use super::document::{
-    CpuUsage, DnsUsage, KubernetesStatus, MemoryUsage, NetworkUsage, NodeCpu, NodeMemory, NodeNetwork, NodeUsage, Snapshot,
-    TcpUsage, WorkloadUsage,
+    CpuUsage, DiskUsage, DnsUsage, KubernetesStatus, MemoryUsage, NetworkUsage, NodeCpu, NodeMemory, NodeNetwork, NodeUsage,
+    Snapshot, TcpUsage, WorkloadUsage,
 };
 
 /// One workload's habits.
@@ -210,6 +210,16 @@ fn workload(habit: &Habit, index: usize, tick: u32) -> WorkloadUsage {
             no_such_name_ratio: Some(0.62),
             p50_seconds: Some(0.000_8),
             p99_seconds: Some(0.012 * (1.0 + index as f64)),
+        }),
+        disk: (habit.kind == "StatefulSet").then(|| DiskUsage {
+            read_bytes: Some((3e5 * age) as u64),
+            write_bytes: Some((2e6 * age) as u64),
+            read_rate: Some(3e5 * (1.0 + swing)),
+            write_rate: Some(2e6 * (1.0 + swing)),
+            p99_seconds: Some(0.002_1),
+            fsync_count: Some(131),
+            fsync_p99_seconds: Some(0.004_3),
+            throttled: Some(12),
         }),
     }
 }

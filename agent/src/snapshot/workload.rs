@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::{
-    document::{CpuUsage, DnsUsage, MemoryUsage, NeighbourWait, NetworkUsage, TcpUsage, WorkloadUsage},
+    document::{CpuUsage, DiskUsage, DnsUsage, MemoryUsage, NeighbourWait, NetworkUsage, TcpUsage, WorkloadUsage},
     identity,
     lookups::LookupTotals,
     points::{histogram, number, points, sum, sum_where},
@@ -16,7 +16,7 @@ use crate::{
     histogram::Histogram,
     join::{Sample, Subject},
     metric::{Metric, Point, Value},
-    signals::{cpu, dns, drops, limits, memory::metrics, network, tcp},
+    signals::{cpu, disk, dns, drops, limits, memory::metrics, network, tcp},
 };
 
 /// The attribute that divides bytes into received and sent.
@@ -29,6 +29,7 @@ pub struct Previous {
     network: NetworkTotals,
     tcp: TcpWindows,
     dns: DnsWindow,
+    disk: DiskWindows,
     memory: ObservedMemory,
 }
 
@@ -38,6 +39,8 @@ impl Previous {
         self.tcp.segments.begin_here();
         self.tcp.rtt.begin_here();
         self.dns.lookups.begin_here();
+        self.disk.operations.begin_here();
+        self.disk.syncs.begin_here();
     }
 }
 
@@ -67,6 +70,14 @@ struct TcpWindows {
 struct DnsWindow {
     queries: Option<f64>,
     lookups: Window<LookupTotals>,
+}
+
+#[derive(Debug, Default)]
+struct DiskWindows {
+    /// Bytes read and written.
+    bytes: [Option<f64>; 2],
+    operations: Window<Option<Arc<Histogram>>>,
+    syncs: Window<Option<Arc<Histogram>>>,
 }
 
 /// One interval of a workload.
@@ -111,6 +122,7 @@ pub fn workload(
         network: known(network_usage(&interval, &mut kept.network)),
         tcp: known(tcp_usage(&interval, &mut kept.tcp)),
         dns: dns_usage(&interval, &mut kept.dns),
+        disk: known(disk_usage(&interval, &mut kept.disk)),
         ..identity::of(subject, &sample.resource)
     };
     (workload, kept)
@@ -225,6 +237,30 @@ fn dns_usage(interval: &Interval, kept: &mut DnsWindow) -> Option<DnsUsage> {
         p50_seconds: quantile(recent_answers.as_ref(), 0.5),
         p99_seconds: quantile(recent_answers.as_ref(), 0.99),
     })
+}
+
+fn disk_usage(interval: &Interval, kept: &mut DiskWindows) -> DiskUsage {
+    let sample = interval.sample;
+    let bytes = ["read", "write"]
+        .map(|way| sum_where(sample, &disk::metrics::IO, disk::metrics::DIRECTION, |direction| direction == way));
+    let before = std::mem::replace(&mut kept.bytes, bytes);
+    let window = |metric, window: &mut Window<Option<Arc<Histogram>>>| {
+        let now = histogram(sample, metric, |_| true);
+        let then = window.ending(interval.now_ns, now.as_ref().map_or(0, |now| now.count), &now);
+        recent(now.as_ref(), then.as_ref())
+    };
+    let operations = window(&disk::metrics::DURATION, &mut kept.operations);
+    let syncs = window(&disk::metrics::SYNC_DURATION, &mut kept.syncs);
+    DiskUsage {
+        read_bytes: bytes[0].map(|n| n as u64),
+        write_bytes: bytes[1].map(|n| n as u64),
+        read_rate: interval.per_second_from_zero(bytes[0], before[0]),
+        write_rate: interval.per_second_from_zero(bytes[1], before[1]),
+        p99_seconds: quantile(operations.as_ref(), 0.99),
+        fsync_count: syncs.as_ref().map(|syncs| syncs.count),
+        fsync_p99_seconds: quantile(syncs.as_ref(), 0.99),
+        throttled: sum(sample, &disk::metrics::THROTTLED).map(|n| n as u64),
+    }
 }
 
 /// A gauge or count that is a whole number.

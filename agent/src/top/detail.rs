@@ -203,6 +203,16 @@ fn text(workload: &WorkloadUsage, width: usize, theme: Theme) -> Vec<Line<'stati
         spans.extend(pair("   timeouts ", format::count(Some(dns.timeouts as f64))));
         lines.push(line("DNS", spans));
     }
+    if let Some(disk) = &workload.disk {
+        let mut spans = Vec::new();
+        spans.extend(pair("read ", format!("{}/s", format::short_bytes(disk.read_rate))));
+        spans.extend(pair("   write ", format!("{}/s", format::short_bytes(disk.write_rate))));
+        spans.extend(pair("   p99 ", format::time(disk.p99_seconds)));
+        spans.extend(pair("   fsync p99 ", format::time(disk.fsync_p99_seconds)));
+        spans.extend(pair(" of ", format::count(disk.fsync_count.map(|n| n as f64))));
+        spans.extend(pair("   held back ", format::count(disk.throttled.map(|n| n as f64))));
+        lines.push(line("disk", spans));
+    }
     if workload.pod.is_some() {
         let or_unknown = |text: &Option<String>| text.as_deref().map_or(UNKNOWN.into(), |t| format::printable(t).into_owned());
         lines.push(line(
