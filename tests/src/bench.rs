@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod described;
+pub mod disk;
 pub mod dns;
 mod empty;
 pub mod journal;

@@ -22,6 +22,18 @@ fn bench_empty_on_free(_ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// Does nothing where a device gets a request.
+#[btf_tracepoint(function = "block_rq_issue")]
+fn bench_empty_on_issue(_ctx: BtfTracePointContext) -> i32 {
+    0
+}
+
+/// Does nothing where a device has done a request.
+#[btf_tracepoint(function = "block_rq_complete")]
+fn bench_empty_on_complete(_ctx: BtfTracePointContext) -> i32 {
+    0
+}
+
 /// Does nothing with each packet that a socket sends.
 #[cgroup_skb(egress)]
 fn bench_empty_on_egress(_ctx: SkBuffContext) -> i32 {

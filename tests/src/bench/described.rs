@@ -57,6 +57,10 @@ const DESCRIPTIONS: &[(&str, &str)] = &[
     ("dns.map_kib", "kernel memory of the dns signal's maps"),
     ("tcp.map_kib", "kernel memory of the tcp signal's maps"),
     ("drops.map_kib", "kernel memory of the drops signal's maps"),
+    ("disk.map_kib", "kernel memory of the disk signal's maps"),
+    ("disk.request_ns_above_empty", "one disk request, issue and completion, above empty programs"),
+    ("disk.request_ns", "the same with what every program costs"),
+    ("disk.request_ns_empty", "the empty programs themselves"),
     ("dns.pair_ns_above_empty", "one lookup at one end, query and answer, above an empty program"),
     ("dns.pair_ns", "the same with what every program costs"),
     ("dns.pair_ns_empty", "the empty program itself"),
@@ -107,7 +111,7 @@ const DESCRIPTIONS: &[(&str, &str)] = &[
 
 #[cfg(test)]
 mod tests {
-    use super::super::{agent, dns, journal, kubernetes, memory, network, node, pull, soak, switches};
+    use super::super::{agent, disk, dns, journal, kubernetes, memory, network, node, pull, soak, switches};
     use super::*;
 
     #[test]
@@ -120,6 +124,7 @@ mod tests {
             &network::PER_PACKET,
             &network::SLOWDOWN,
             &network::MAPS,
+            &disk::PER_REQUEST,
             &dns::PER_PAIR,
             &agent::MAPS,
             &agent::START,

@@ -50,7 +50,7 @@ pub const SLOWDOWN: [&str; 8] = [
 ];
 
 /// Memory of the maps, by the object that has them.
-pub const MAPS: [&str; 4] = ["network.map_kib", "dns.map_kib", "tcp.map_kib", "drops.map_kib"];
+pub const MAPS: [&str; 5] = ["network.map_kib", "dns.map_kib", "tcp.map_kib", "drops.map_kib", "disk.map_kib"];
 
 /// With IPv4's and UDP's headers, 100 bytes.
 const UDP_PAYLOAD: usize = 72;

@@ -204,6 +204,16 @@ impl OnTracepoint {
         Self::empty("bench_empty_on_free", "kfree_skb")
     }
 
+    /// Loads the program that does nothing where a device gets a request.
+    pub fn empty_on_issue() -> Result<Self> {
+        Self::empty("bench_empty_on_issue", "block_rq_issue")
+    }
+
+    /// Loads the program that does nothing where a device has done a request.
+    pub fn empty_on_complete() -> Result<Self> {
+        Self::empty("bench_empty_on_complete", "block_rq_complete")
+    }
+
     fn empty(name: &'static str, tracepoint: &str) -> Result<Self> {
         let mut ebpf = load_empty()?;
         let program = ebpf.program_mut(name).with_context(|| format!("the bench object has no program {name}"))?;

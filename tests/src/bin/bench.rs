@@ -13,7 +13,7 @@ use podmeter_tests::{
     bench::{
         Effort, Stop,
         agent::{self, Node},
-        dns, journal,
+        disk, dns, journal,
         kubernetes::{self, Cluster},
         memory, network,
         node::{self, pair},
@@ -170,7 +170,8 @@ impl Session {
         self.part(&network::MAPS, |_| network::maps())?;
         self.part(&network::PER_PACKET, |effort| network::per_packet(effort, &stop))?;
         self.part(&network::SLOWDOWN, |effort| network::slowdown(effort, &stop))?;
-        self.part(&dns::PER_PAIR, |effort| dns::per_pair(effort, &stop))
+        self.part(&dns::PER_PAIR, |effort| dns::per_pair(effort, &stop))?;
+        self.part(&disk::PER_REQUEST, |effort| disk::per_request(effort, &stop))
     }
 
     /// What the agent costs.
