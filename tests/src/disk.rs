@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{bench::report::target_directory, is_emulated};
+use crate::is_emulated;
 
 /// What is read and written at once, and what a request is aligned to.
 pub const BLOCK: usize = 64 << 10;
@@ -134,7 +134,9 @@ impl Drop for Disk {
 
 /// Where files may be made that are on a disk of this machine; in a guest, which has none, those are in memory.
 pub fn directory() -> Result<PathBuf> {
-    let directory = if is_emulated() { std::env::temp_dir() } else { target_directory()?.join("tmp") };
+    let executable = std::env::current_exe().context("could not find this test's own executable")?;
+    let target = bpf_toolchain::target_dir(&executable).filter(|_| !is_emulated());
+    let directory = target.map_or_else(std::env::temp_dir, |target| target.join("tmp"));
     fs::create_dir_all(&directory).with_context(|| format!("could not make {}", directory.display()))?;
     Ok(directory)
 }
