@@ -211,21 +211,22 @@ unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
         let moves = ((*now).moves_seen, core::ptr::read_volatile(&raw const (*now).moves));
         (*now).moves_seen = moves.1;
 
-        let mut waited = None;
+        let mut handover = Handover::NONE;
         // The idle task never accrues any run time.
         if reached.exec_ns == 0 {
             (*now).idle = prev;
         } else if let Some(mark) = mark {
-            let mut handover = Handover::between(prev, next, began.switched_in, reached.exec_ns);
+            handover = Handover::between(prev, next, began.switched_in, reached.exec_ns);
             if began.task != prev {
                 handover = Handover::NONE;
             }
             if handover.is_long() {
                 match found {
-                    Some(next_in) if !handover.was_throttled(next, (*next_in.entry).slot) => waited = Some(handover),
+                    Some(next_in) if !handover.was_throttled(next, (*next_in.entry).slot) => {}
                     _ => handover.forget_wait(),
                 }
             }
+            handover = handover.unknown(now);
             count_stretch(now, cpu, prev, &began, &mark, reached, moves, &handover);
         }
         // A stretch is of the cgroup in which it begins: it may be moved before it ends.
@@ -240,7 +241,7 @@ unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
         };
         if let Some(cached) = found {
             (*now).place = cached.place.into();
-            if let Some(handover) = waited {
+            if handover.is_long() {
                 handover.blame(cpu, (*cached.entry).slot);
             }
         }

@@ -211,7 +211,7 @@ fn workload(habit: &Habit, index: usize, tick: u32) -> WorkloadUsage {
             p50_seconds: Some(0.000_8),
             p99_seconds: Some(0.012 * (1.0 + index as f64)),
         }),
-        disk: (habit.kind == "StatefulSet").then(|| DiskUsage {
+        disk: (habit.kind == "StatefulSet").then_some(DiskUsage {
             read_bytes: Some((3e5 * age) as u64),
             write_bytes: Some((2e6 * age) as u64),
             read_rate: Some(3e5 * (1.0 + swing)),

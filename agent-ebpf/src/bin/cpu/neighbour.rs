@@ -10,7 +10,10 @@
 
 use agent_common::{
     cgroups::UNATTRIBUTED,
-    cpu::neighbour::{LIMITS_DEPTH, LONG_WAIT_NS, NO_ROOM, Pair, RAN_UNIT_LOG2, RECENT_LEN, Ran},
+    cpu::{
+        CpuNow,
+        neighbour::{LIMITS_DEPTH, LONG_WAIT_NS, NO_ROOM, Pair, RAN_UNIT_LOG2, RECENT_LEN, Ran},
+    },
 };
 use agent_ebpf::{add, frozen, load};
 
@@ -98,6 +101,21 @@ impl Handover {
             }
             (*seen).seen_ns >= self.queued_ns
         }
+    }
+
+    /// The same as numbers that are read from a map: the verifier knows none of them, and what comes next it follows once and not for each
+    /// way that led here, which took it twice as long.
+    ///
+    /// # Safety
+    /// `now` must be of this CPU.
+    #[inline(always)]
+    pub(crate) unsafe fn unknown(self, now: *mut CpuNow) -> Self {
+        // SAFETY: a map value of this CPU.
+        let unknown = |number| unsafe {
+            core::ptr::write_volatile(&raw mut (*now).scratch, number);
+            core::ptr::read_volatile(&raw const (*now).scratch)
+        };
+        Self { length: unknown(self.length.into()) as u32, waited_ns: unknown(self.waited_ns), ..self }
     }
 
     /// Remembers the stretch, which was of the cgroup with `slot`.
