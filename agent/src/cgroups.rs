@@ -4,7 +4,7 @@
 //! it every second, adds the cgroups that were there before the programs, and gives a slot back when its owner is gone and its
 //! last counts were read. A cgroup passes through [`SlotPhase`]s in that order and never back.
 
-mod controllers;
+pub mod controllers;
 pub mod files;
 pub mod legacy;
 pub mod name;
@@ -208,6 +208,12 @@ impl Cgroups {
     /// The directory of the root.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The list of controllers that cgroup2 has here; `None` where it cannot be read. On a hybrid hierarchy version 1 may have the others,
+    /// whose cgroups are not these.
+    pub fn offered_controllers(&self) -> Option<String> {
+        std::fs::read_to_string(self.root.join("cgroup.controllers")).ok()
     }
 
     /// Directory of a cgroup.

@@ -49,6 +49,17 @@ pub fn has_controller(name: &str) -> Result<bool> {
     Ok(read(&file)?.split_whitespace().any(|controller| controller == name))
 }
 
+/// Whether there are these controllers; where one is missing, `what` is reported as skipped.
+pub fn has_controllers(what: &str, names: &[&str]) -> Result<bool> {
+    let has = names.iter().map(|name| has_controller(name)).collect::<Result<Vec<_>>>()?;
+    let all = has.iter().all(|has| *has);
+    if !all {
+        let controllers = if names.len() == 1 { "controller" } else { "controllers" };
+        eprintln!("SKIPPED {what}: needs the {} {controllers} in the cgroup2 hierarchy", names.join(" and "));
+    }
+    Ok(all)
+}
+
 /// `cpu.stat` of one cgroup, descendants included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuStat {

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
     MS, SECOND,
     agent::Agent,
-    cgroup::{Cgroup, has_controller, inside},
+    cgroup::{Cgroup, has_controller, has_controllers, inside},
     disk::{BLOCK, Disk, read_blocks, write_blocks},
     is_emulated,
     metric::{
@@ -163,8 +163,7 @@ root_test! {
 
 root_test! {
     fn a_container_that_writes_to_the_page_cache_has_the_writes_when_others_write_them_back() {
-        if !has_controller("io")? || !has_controller("memory")? {
-            eprintln!("SKIPPED {TEST}: needs the io and memory controllers in the cgroup2 hierarchy");
+        if !has_controllers(TEST, &["io", "memory"])? {
             return Ok(());
         }
         let Some(disk) = Disk::scratch(TEST)? else { return Ok(()) };
@@ -251,8 +250,7 @@ root_test! {
 
 root_test! {
     fn writes_that_io_max_holds_back_are_counted_and_those_of_others_are_not() {
-        if !has_controller("io")? {
-            eprintln!("SKIPPED {TEST}: needs the io controller in the cgroup2 hierarchy");
+        if !has_controllers(TEST, &["io"])? {
             return Ok(());
         }
         let Some(disk) = Disk::scratch(TEST)? else { return Ok(()) };

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
     MS,
     agent::Agent,
-    cgroup::{Cgroup, has_controller},
+    cgroup::{Cgroup, has_controllers},
     is_emulated,
     load::{Load, Process},
     metric::{PERIODS, THROTTLED_PERIODS, WAIT_TIME},
@@ -27,11 +27,7 @@ const SHARE: Tolerance = Tolerance::new(0.01, 0.002);
 
 /// False, with a line on standard error, where no cgroup can be limited.
 fn can_limit(test: &str) -> Result<bool> {
-    let can = has_controller("cpu")?;
-    if !can {
-        eprintln!("SKIPPED {test}: needs the cpu controller in the cgroup2 hierarchy");
-    }
-    Ok(can)
+    has_controllers(test, &["cpu"])
 }
 
 /// A cgroup whose children can be limited, and two of them.

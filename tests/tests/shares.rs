@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
     SECOND,
     agent::Agent,
-    cgroup::{Cgroup, cgroups_in, has_controller, inside, mount_point},
+    cgroup::{Cgroup, cgroups_in, has_controllers, inside, mount_point},
     dns::{
         self, look_up, query,
         stage::{QUERIES, Stage, count, number, v4},
@@ -99,8 +99,7 @@ root_test! {
 
 root_test! {
     fn a_loop_of_kills_is_counted_in_full_and_logged_ten_times() {
-        if !has_controller("memory")? {
-            eprintln!("SKIPPED {TEST}: needs the memory controller in the cgroup2 hierarchy");
+        if !has_controllers(TEST, &["memory"])? {
             return Ok(());
         }
         let agent = Agent::start(json!({}))?;

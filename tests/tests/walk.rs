@@ -8,7 +8,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use podmeter_tests::{
     MS, SECOND,
     agent::Agent,
-    cgroup::{Cgroup, has_controller},
+    cgroup::{Cgroup, has_controller, has_controllers},
     load::{Load, Memory},
     metric::{CPU_LIMIT, CPU_TIME, MEMORY_LIMIT, MEMORY_REQUEST, MEMORY_USAGE, PERIODS, PRESSURE, THROTTLED_PERIODS},
     root_test,
@@ -87,8 +87,7 @@ root_test! {
 
 root_test! {
     fn limits_throttling_and_pressure_are_what_the_files_say() {
-        if !has_controller("cpu")? || !has_controller("memory")? {
-            eprintln!("SKIPPED {TEST}: needs the controllers cpu and memory in the cgroup2 hierarchy");
+        if !has_controllers(TEST, &["cpu", "memory"])? {
             return Ok(());
         }
         let parent = Cgroup::new("kept")?;

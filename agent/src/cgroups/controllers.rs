@@ -18,9 +18,13 @@ pub struct Controllers {
 
 impl Controllers {
     fn parse(text: &str) -> Self {
-        let has = |name| text.split_whitespace().any(|controller| controller == name);
-        Self { cpu: has("cpu"), memory: has("memory") }
+        Self { cpu: lists(text, "cpu"), memory: lists(text, "memory") }
     }
+}
+
+/// Whether a list of controllers, as the kernel's files have it, has this one.
+pub fn lists(text: &str, name: &str) -> bool {
+    text.split_whitespace().any(|controller| controller == name)
 }
 
 /// What parents let their children have, each read once.

@@ -13,8 +13,6 @@ mod settle;
 mod sleeps;
 mod windows;
 
-use std::fs;
-
 use agent_common::{
     cgroups::UNATTRIBUTED,
     cpu::{
@@ -37,7 +35,7 @@ use self::{
 };
 use super::{ActiveSignal, Kept, Readings, Signal, SignalError};
 use crate::{
-    cgroups::{Cgroup, Cgroups},
+    cgroups::{Cgroup, Cgroups, controllers::lists},
     config,
     kernel::{
         btf::Btf,
@@ -200,8 +198,7 @@ impl Cpu {
             notes: Vec::new(),
         };
         cpu.own.unwindowed_before = cpu.unwindowed();
-        let controllers = fs::read_to_string(cgroups.root().join("cgroup.controllers")).ok();
-        cpu.notes.extend(no_waits.or_else(|| without_controller(controllers.as_deref())));
+        cpu.notes.extend(no_waits.or_else(|| without_controller(cgroups.offered_controllers().as_deref())));
         if !kernel.reads_by_address {
             cpu.notes.push(format!("a task that does not let go of its CPU is counted when it does: {LOCKED_DOWN}"));
         }
@@ -431,8 +428,7 @@ fn wait_points(counting: u64, used: &CpuUse, counted: bool) -> Vec<Point> {
 /// What is missing where the root of cgroup2 does not have the cpu controller: it may be mounted as cgroup v1, where limits are not
 /// looked for.
 fn without_controller(controllers: Option<&str>) -> Option<String> {
-    let has_cpu = controllers?.split_whitespace().any(|controller| controller == "cpu");
-    (!has_cpu)
+    (!lists(controllers?, "cpu"))
         .then(|| "cgroup2 has no cpu controller here, so throttling is not known: all waiting counts as contention".to_owned())
 }
 

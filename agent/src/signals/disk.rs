@@ -7,8 +7,6 @@ mod devices;
 mod diskstats;
 pub mod metrics;
 
-use std::fs;
-
 use agent_common::{
     cgroups::UNATTRIBUTED,
     disk::{DEVICE_ROWS_LEN, DiskCounts, Facts, Lost, ROW_KINDS, Row},
@@ -17,7 +15,7 @@ use agent_common::{
 use self::devices::Devices;
 use super::{ActiveSignal, Kept, Readings, Signal, SignalError, slot_counts::SlotCounts, slot_rows::SlotRows};
 use crate::{
-    cgroups::{Cgroup, Cgroups},
+    cgroups::{Cgroup, Cgroups, controllers::lists},
     kernel::{
         btf::{Btf, BtfError},
         load::{Hook, Kernel, Object, Optional, Plan, Size},
@@ -78,7 +76,7 @@ struct Disk {
 
 impl Disk {
     fn start(kernel: &mut Kernel, cgroups: &Cgroups) -> Result<Self, SignalError> {
-        let by_bio = has_io_controller(cgroups);
+        let by_bio = cgroups.offered_controllers().is_some_and(|all| lists(&all, "io"));
         let (programs, mut lacks) = programs(&kernel.btf, by_bio);
         let mut object = kernel.load(&Plan {
             object: SIGNAL.name,
@@ -172,12 +170,6 @@ fn programs(btf: &Btf, by_bio: bool) -> (Vec<(&'static str, Hook)>, Vec<String>)
         lacks.push(BY_TASK.to_owned());
     }
     (programs, lacks)
-}
-
-/// Whether cgroup2 has the io controller: on a hybrid hierarchy version 1 may have it, whose cgroups are others.
-fn has_io_controller(cgroups: &Cgroups) -> bool {
-    let controllers = fs::read_to_string(cgroups.root().join("cgroup.controllers"));
-    controllers.is_ok_and(|all| all.split_whitespace().any(|controller| controller == "io"))
 }
 
 /// Where this kernel keeps what the programs read.

@@ -112,7 +112,6 @@ fn pod(containers: &[WorkloadUsage]) -> Option<WorkloadUsage> {
         contention_seconds: sum(|cpu| cpu.contention_seconds),
         request_cores: sum(|cpu| cpu.request_cores),
         limit_cores: sum(|cpu| cpu.limit_cores),
-        neighbours: containers.iter().flat_map(|container| container.cpu.neighbours.clone()).collect(),
         ..first.cpu.clone()
     };
     let bytes = |of: fn(&MemoryUsage) -> Option<u64>| {

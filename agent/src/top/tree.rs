@@ -227,6 +227,8 @@ fn together(pod: &WorkloadUsage, container: &WorkloadUsage) -> WorkloadUsage {
             request_cores: cpu.request_cores.or(inner.request_cores),
             limit_cores: cpu.limit_cores.or(inner.limit_cores),
             suggested_request_cores: cpu.suggested_request_cores.or(inner.suggested_request_cores),
+            // A pod's own cgroup has no tasks that could wait.
+            neighbours: inner.neighbours.clone(),
             ..cpu.clone()
         },
         memory,

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
     MS, SECOND,
     agent::Agent,
-    cgroup::{Cgroup, has_controller},
+    cgroup::{Cgroup, has_controllers},
     load::Load,
     metric::{CONTENDED, CPU_TIME, NEIGHBOUR_WAIT, WAIT_TIME},
     otlp::Exports,
@@ -69,8 +69,7 @@ root_test! {
 
 root_test! {
     fn nobody_is_named_for_the_time_in_which_a_limit_holds_a_cgroup_back() {
-        if !has_controller("cpu")? {
-            eprintln!("SKIPPED {TEST}: needs the cpu controller in the cgroup2 hierarchy");
+        if !has_controllers(TEST, &["cpu"])? {
             return Ok(());
         }
         let agent = Agent::start(json!({}))?;

@@ -9,7 +9,7 @@ use podmeter_tests::{
     MS, SECOND,
     agent::{Agent, As, run},
     bench::{Effort, memory, report::table},
-    cgroup::{Cgroup, has_controller},
+    cgroup::{Cgroup, has_controllers},
     load::{Load, Memory},
     metric::{
         FAULTS, MEMORY_AVAILABLE, MEMORY_PEAK, MEMORY_STATE, MEMORY_USAGE, NODE_MEMORY_USAGE, PRESSURE, RECLAIM, RECLAIM_TIME,
@@ -38,11 +38,7 @@ fn disk(bytes: usize) -> Result<File> {
 
 /// Whether the memory controller is here; reports the test as skipped when not.
 fn can_run(test: &str) -> Result<bool> {
-    let can = has_controller("memory")?;
-    if !can {
-        eprintln!("SKIPPED {test}: needs the memory controller in the cgroup2 hierarchy");
-    }
-    Ok(can)
+    has_controllers(test, &["memory"])
 }
 
 /// A cgroup that has the memory controller, in one of its own.

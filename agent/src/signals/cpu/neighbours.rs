@@ -64,7 +64,7 @@ impl Neighbours {
     /// A slot is given back: no pair may be taken for one of its next owner.
     pub(super) fn forget(&mut self, slot: u32) {
         let is_of_it = |pair: &Pair| pair.waited == slot || pair.ran == slot;
-        // What cannot be read now is of a cgroup that is gone: it is looked for again when the next one ends.
+        // A kernel that refuses this refuses the next collection too, which then reports no pair.
         let gone: Vec<Pair> = self.read().unwrap_or_default().iter().map(|(pair, _)| *pair).filter(is_of_it).collect();
         for pair in gone {
             let _ = self.pairs.remove(&pair);

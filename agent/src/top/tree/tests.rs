@@ -1,5 +1,6 @@
 use super::*;
 use crate::cgroups::name;
+use crate::snapshot::document::NeighbourWait;
 
 /// A workload named by its path, with so much CPU.
 fn at(path: &str, cores: f64) -> WorkloadUsage {
@@ -118,12 +119,14 @@ fn a_pod_and_its_only_container_share_what_either_knows() {
         cpu: CpuUsage { wait_rate: Some(0.9), contention_rate: Some(0.9), ..CpuUsage::default() },
         ..at("/p", 1.0)
     };
-    let cpu = CpuUsage { limit_cores: Some(0.5), throttled_rate: Some(0.6), ..CpuUsage::default() };
+    let neighbours = vec![NeighbourWait { name: "shop/web/app".into(), seconds: 2.0 }];
+    let cpu =
+        CpuUsage { limit_cores: Some(0.5), throttled_rate: Some(0.6), neighbours: neighbours.clone(), ..CpuUsage::default() };
     let memory = MemoryUsage { request_bytes: Some(7), ..MemoryUsage::default() };
     let container = WorkloadUsage { cpu, memory: Some(memory.clone()), ..at("/p/c", 1.0) };
     let both = together(&pod, &container);
     assert_eq!((both.cgroup.as_str(), both.cpu.limit_cores, both.memory), ("/p", Some(0.5), Some(memory)));
-    assert_eq!(both.cpu.throttled_rate, Some(0.6));
+    assert_eq!((both.cpu.throttled_rate, &both.cpu.neighbours), (Some(0.6), &neighbours));
     assert!(both.cpu.contention_rate.is_some_and(|rate| (rate - 0.3).abs() < 1e-9), "{:?}", both.cpu);
 }
 
