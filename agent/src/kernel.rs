@@ -1,5 +1,6 @@
 //! What this kernel is and can do, and everything that touches it: facts, offsets, loading, attaching, pinning.
 
+pub mod absent;
 pub mod btf;
 pub mod capabilities;
 pub mod clock;

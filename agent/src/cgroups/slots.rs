@@ -4,13 +4,11 @@
 use std::{collections::HashMap, ffi::OsStr, os::unix::ffi::OsStrExt as _};
 
 use agent_common::cgroups::{CHANGES_LEN, NAME_LEN, Owner, Tally, UNATTRIBUTED, changed_slot, may_take};
-use aya::{
-    maps::{HashMap as BpfHashMap, MapData, MapError, Queue},
-    sys::SyscallError,
-};
+use aya::maps::{HashMap as BpfHashMap, MapData, Queue};
 
 use super::CgroupError;
 use crate::kernel::{
+    absent::is_absent,
     load::{LoadError, Object},
     sys::MappedArray,
 };
@@ -148,10 +146,7 @@ impl Slots {
         }
         let slot = match self.free.pop(0) {
             Ok(slot) => slot,
-            Err(MapError::ElementNotFound) => return Ok(None),
-            Err(MapError::SyscallError(SyscallError { io_error, .. })) if io_error.raw_os_error() == Some(nix::libc::ENOENT) => {
-                return Ok(None);
-            }
+            Err(error) if is_absent(&error) => return Ok(None),
             Err(source) => return Err(failed(source)),
         };
         self.tally.add_to_word(0, TAKEN, 1);
@@ -164,7 +159,9 @@ impl Slots {
     /// From now on the kernel finds no slot for the cgroup with this id.
     pub(super) fn close(&mut self, id: u64) -> Result<(), CgroupError> {
         match self.by_id.remove(&id) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Ok(()) => Ok(()),
+            // Closed before the slots became more: an agent that goes on does not know that.
+            Err(error) if is_absent(&error) => Ok(()),
             Err(source) => Err(CgroupError::Slots { action: "close", source }),
         }
     }

@@ -9,7 +9,10 @@ use aya::{
 };
 
 use super::{Hook, LoadError, Object};
-use crate::kernel::sys::{self, MappedArray};
+use crate::kernel::{
+    absent::is_absent,
+    sys::{self, MappedArray},
+};
 
 impl Object {
     /// An array map as memory.
@@ -117,7 +120,7 @@ impl Object {
 pub fn clear_calls(table: &mut ProgramArray<MapData>, map: &'static str) -> Result<(), LoadError> {
     match table.clear_index(&0) {
         Ok(()) => Ok(()),
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(()),
+        Err(error) if is_absent(&error) => Ok(()),
         Err(source) => Err(LoadError::Map { action: "clear", map, source: source.into() }),
     }
 }

@@ -9,6 +9,7 @@ use agent_common::dns::{
 use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData, MapError};
 
 use crate::kernel::{
+    absent::is_absent,
     load::{LoadError, Object},
     sys::{self, MappedArray},
 };
@@ -97,8 +98,7 @@ impl Queries {
         }
         match self.overflow.remove(&query.key) {
             Ok(()) => Ok(true),
-            Err(MapError::KeyNotFound) => Ok(false),
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(false),
+            Err(error) if is_absent(&error) => Ok(false),
             Err(error) => Err(error),
         }
     }

@@ -14,7 +14,10 @@ use aya::maps::{
 use crate::addresses::Addresses;
 use crate::{
     config::{self, Range},
-    kernel::load::{LoadError, Object},
+    kernel::{
+        absent::is_absent,
+        load::{LoadError, Object},
+    },
 };
 
 /// Learnt ranges of one family that are kept. A node has some hundred pods, where kubelet was told to take so many.
@@ -84,8 +87,7 @@ impl Ranges {
             IpAddr::V6(address) => self.v6.remove(&Key::new(range.prefix, address.octets())),
         };
         match removed {
-            Err(MapError::KeyNotFound) => Ok(()),
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(()),
+            Err(error) if is_absent(&error) => Ok(()),
             removed => removed,
         }
     }
