@@ -11,7 +11,7 @@ pub const DURATION_LEN: usize = 1 + 22 * 8;
 /// Requests that may be in flight on the whole node. More are not counted, but for their number.
 pub const REQUESTS_LEN: usize = 8192;
 
-/// Tasks that may be in `fsync` at once. More are not counted, but for their number.
+/// Tasks that may sync a file at once. More are not counted, but for their number.
 pub const SYNCS_LEN: usize = 1024;
 
 /// Rows of devices: 256 devices with four directions each. Of more devices only `/proc/diskstats` is exported.
@@ -58,7 +58,7 @@ impl Direction {
     }
 }
 
-/// The kind of the [`Row`] that has what tasks waited in `fsync`.
+/// The kind of the [`Row`] that has how long tasks waited for syncs.
 pub const SYNC: u32 = Direction::ALL.len() as u32;
 
 /// A [`Row`]'s kind is below this.
@@ -75,12 +75,13 @@ record! {
 }
 
 record! {
-    /// A task in `fsync`. `DISK_SYNCS[thread id]`.
+    /// A task that syncs a file. `DISK_SYNCS[thread id]`.
     pub struct Sync {
         /// CLOCK_MONOTONIC in ns when it began.
         pub began_ns: u64,
-        /// Address of the file. A file system that is made of another (overlayfs) syncs the other's file inside: that one is not counted.
-        pub file: u64,
+        /// The first argument, an address, of the function that it began in. What that calls ends inside, and is not counted: `fsync` ends
+        /// up in `vfs_fsync_range`, and a file system that is made of another (overlayfs) syncs the other's file.
+        pub of: u64,
     }
 }
 

@@ -2,11 +2,14 @@
 
 use std::{
     fs::{self, File},
-    io::Write as _,
+    io::{self, Write as _},
+    num::NonZeroUsize,
+    os::fd::OwnedFd,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::mman::{self, MapFlags, MsFlags, ProtFlags};
 use podmeter_tests::{
     MS, SECOND,
     agent::Agent,
@@ -184,6 +187,19 @@ root_test! {
     }
 }
 
+/// Syncs the first page of a file by `msync`.
+fn sync_mapped(file: &File) -> Result<()> {
+    let length = NonZeroUsize::new(4096).context("no page")?;
+    // SAFETY: a new mapping that nothing else uses, and its end.
+    unsafe {
+        let page =
+            mman::mmap(None, length, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, file, 0).context("could not map the file")?;
+        let synced = mman::msync(page, length.get(), MsFlags::MS_SYNC).context("could not sync the mapped page");
+        mman::munmap(page, length.get()).context("could not unmap it")?;
+        synced
+    }
+}
+
 /// Whether this kernel lets programs run at its functions.
 fn measures(agent: &Agent, what: &str) -> bool {
     !agent.stderr().contains(what)
@@ -198,7 +214,7 @@ root_test! {
             return agent.stop().map(drop);
         }
         let ((_pod, syncs), (_other, writes)) = (container("syncs")?, container("writes")?);
-        let mut file = File::create(directory.path().join("synced")).context("could not make a file")?;
+        let mut file = File::options().read(true).write(true).create_new(true).open(directory.path().join("synced")).context("could not make a file")?;
         let mut took = Duration::ZERO;
         inside(&syncs, || {
             for n in 0..20 {
@@ -207,6 +223,14 @@ root_test! {
                 if n % 2 == 0 { file.sync_all() } else { file.sync_data() }.context("could not sync")?;
                 took += began.elapsed();
             }
+            for _ in 0..5 {
+                file.write_all(&[7; 4096]).context("could not write")?;
+                let began = Instant::now();
+                sync_mapped(&file)?;
+                took += began.elapsed();
+            }
+            let (_reader, pipe) = io::pipe().context("could not make a pipe")?;
+            ensure!(File::from(OwnedFd::from(pipe)).sync_all().is_err(), "a pipe is not synced");
             Ok(())
         })?;
         inside(&writes, || file.write_all(&[7; 4096]).context("could not write"))?;
@@ -214,9 +238,9 @@ root_test! {
         let exports = agent.stop()?.exports;
         let durations = exports.histogram_of(syncs.path(), FSYNC_DURATION, &[]).context("no durations of syncs")?;
         println!("{took:?}: {durations:?}");
-        ensure!(durations.count == 20, "{} syncs, not 20", durations.count);
+        ensure!(durations.count == 25, "{} syncs, not 25", durations.count);
         // What the system call takes beside the function is at most some µs; of an emulated CPU it may stand still in between.
-        let least = if is_emulated() { 0.0 } else { took.as_secs_f64() - 20.0 * 100e-6 - 0.2 * took.as_secs_f64() };
+        let least = if is_emulated() { 0.0 } else { took.as_secs_f64() - 25.0 * 100e-6 - 0.2 * took.as_secs_f64() };
         ensure!((least..=took.as_secs_f64()).contains(&durations.sum), "{} s of {took:?}", durations.sum);
         ensure!(exports.histogram(writes.path(), FSYNC_DURATION).is_none(), "who only writes has no syncs");
         ensure!(exports.value(syncs.path(), FSYNC_ERRORS, &[]).is_none(), "none failed");

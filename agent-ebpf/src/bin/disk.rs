@@ -30,6 +30,10 @@ agent_ebpf::object!(FACTS: Facts);
 
 /// What the kernel answers when an entry is there already.
 const EEXIST: i32 = 17;
+/// What it answers who syncs by a descriptor that is of no file.
+const EBADF: i32 = 9;
+/// What it answers who syncs what has no data to sync, such as a pipe.
+const EINVAL: i32 = 22;
 
 #[btf_map]
 static CGROUP_SLOTS: CgroupSlots = CgroupSlots::new();
@@ -274,13 +278,49 @@ unsafe fn device_of(rq: u64) -> u32 {
     }
 }
 
-/// `vfs_fsync_range(struct file *file, loff_t start, loff_t end, int datasync)`: a task syncs a file, by `fsync`, `fdatasync`, `msync`, a
-/// write to a file that is open with `O_SYNC`, or the same of `io_uring`.
+/// `sys_fsync(const struct pt_regs *regs)`: a task calls `fsync`. The compiler may have put all that it calls inside it, so that no program
+/// at [`disk_on_sync`]'s function sees it.
+#[fentry(function = "__x64_sys_fsync")]
+fn disk_on_fsync(ctx: FEntryContext) -> i32 {
+    begins(ctx.arg(0))
+}
+
+/// `fsync` returns.
+#[fexit(function = "__x64_sys_fsync")]
+fn disk_on_fsynced(ctx: FExitContext) -> i32 {
+    ends(ctx.arg(0), ctx.arg(1))
+}
+
+/// `sys_fdatasync(const struct pt_regs *regs)`: a task calls `fdatasync`.
+#[fentry(function = "__x64_sys_fdatasync")]
+fn disk_on_fdatasync(ctx: FEntryContext) -> i32 {
+    begins(ctx.arg(0))
+}
+
+/// `fdatasync` returns.
+#[fexit(function = "__x64_sys_fdatasync")]
+fn disk_on_fdatasynced(ctx: FExitContext) -> i32 {
+    ends(ctx.arg(0), ctx.arg(1))
+}
+
+/// `int vfs_fsync_range(struct file *file, loff_t start, loff_t end, int datasync)`: a file is synced by `msync`, a write to a file that is
+/// open with `O_SYNC`, or `io_uring`; or by `fsync` further out.
 #[fentry(function = "vfs_fsync_range")]
 fn disk_on_sync(ctx: FEntryContext) -> i32 {
+    begins(ctx.arg(0))
+}
+
+/// It has synced it.
+#[fexit(function = "vfs_fsync_range")]
+fn disk_on_synced(ctx: FExitContext) -> i32 {
+    ends(ctx.arg(0), ctx.arg(4))
+}
+
+/// Notes when this task began to sync, unless it does so already further out. `of` tells that function from others inside it.
+#[inline(always)]
+fn begins(of: u64) -> i32 {
     // SAFETY: a helper without arguments.
-    let sync = Sync { began_ns: unsafe { bpf_ktime_get_ns() }, file: ctx.arg(0) };
-    // One is there already where a file system syncs another's file inside: the outer one counts.
+    let sync = Sync { began_ns: unsafe { bpf_ktime_get_ns() }, of };
     if DISK_SYNCS.insert(thread_id(), sync, BPF_NOEXIST.into()).is_err_and(|error| error != -EEXIST)
         && let Some(lost) = DISK_LOST.get_ptr_mut(0)
     {
@@ -290,15 +330,17 @@ fn disk_on_sync(ctx: FEntryContext) -> i32 {
     0
 }
 
-/// It has synced it: the fifth argument is what the function returns.
-#[fexit(function = "vfs_fsync_range")]
-fn disk_on_synced(ctx: FExitContext) -> i32 {
+/// Counts the sync that began with `of`. A descriptor that is of no file, or of one that cannot be synced, makes none.
+#[inline(always)]
+fn ends(of: u64, result: i32) -> i32 {
     let task = thread_id();
-    let file: u64 = ctx.arg(0);
     // SAFETY: helpers without arguments; the entry is copied out at once; counters of map values.
     unsafe {
-        let Some(sync) = DISK_SYNCS.get(task).copied().filter(|sync| sync.file == file) else { return 0 };
+        let Some(sync) = DISK_SYNCS.get(task).copied().filter(|sync| sync.of == of) else { return 0 };
         let _ = DISK_SYNCS.remove(task);
+        if result == -EBADF || result == -EINVAL {
+            return 0;
+        }
         let took_ns = bpf_ktime_get_ns().saturating_sub(sync.began_ns);
         let slot = slot_of(bpf_get_current_cgroup_id());
         match row(&DISK_ROWS, &DISK_EMPTY_ROW, slot, SYNC) {
@@ -312,7 +354,7 @@ fn disk_on_synced(ctx: FExitContext) -> i32 {
                 }
             }
         }
-        if ctx.arg::<i32>(4) < 0
+        if result < 0
             && let Some(counts) = DISK_COUNTS.get_ptr_mut(slot)
         {
             add(&raw mut (*counts).sync_errors, 1);

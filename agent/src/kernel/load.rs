@@ -5,7 +5,7 @@ mod error;
 mod grow;
 mod kernel_log;
 mod object;
-mod placeholder;
+pub mod placeholder;
 mod settled;
 
 use std::{

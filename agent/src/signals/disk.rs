@@ -18,7 +18,10 @@ use crate::{
     cgroups::{Cgroup, Cgroups, controllers::lists},
     kernel::{
         btf::{Btf, BtfError},
-        load::{Hook, Kernel, Object, Optional, Plan, Size},
+        load::{
+            Hook, Kernel, Object, Optional, Plan, Size,
+            placeholder::{FDATASYNC, FSYNC, SYNC_RANGE, THROTTLE},
+        },
         sys::MappedArray,
     },
     metric::Point,
@@ -43,16 +46,19 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/di
 /// Rows per slot, on average: most cgroups read and write nothing; one that does has two or three, and carries as many.
 const ROWS_PER_SLOT: u32 = 4;
 
-/// The function that every sync of a file goes through.
-const SYNC: &str = "vfs_fsync_range";
-/// The function that decides whether a bio has to wait for `io.max`.
-const THROTTLE: &str = "__blk_throtl_bio";
+/// The functions that tasks sync files through, with the programs that run when one returns and when one is called. Kernels are compiled with
+/// what `fsync` calls inside it, or not: all of them are needed, and what is inside another is not counted twice.
+const SYNCS: [(&str, &str, &str); 3] = [
+    (SYNC_RANGE, "disk_on_synced", "disk_on_sync"),
+    (FSYNC, "disk_on_fsynced", "disk_on_fsync"),
+    (FDATASYNC, "disk_on_fdatasynced", "disk_on_fdatasync"),
+];
 
 const NO_SYNCS: &str = "no syncs of files";
 const NO_THROTTLING: &str = "no I/O held back by io.max";
 
 const OPTIONAL: &[Optional] = &[
-    Optional { programs: &["disk_on_synced", "disk_on_sync"], lost: NO_SYNCS },
+    Optional { programs: &[SYNCS[0].1, SYNCS[1].1, SYNCS[2].1, SYNCS[0].2, SYNCS[1].2, SYNCS[2].2], lost: NO_SYNCS },
     Optional { programs: &["disk_on_throttle"], lost: NO_THROTTLING },
 ];
 
@@ -156,8 +162,11 @@ fn programs(btf: &Btf, by_bio: bool) -> (Vec<(&'static str, Hook)>, Vec<String>)
         vec![("disk_on_complete", Hook::Tracepoint("block_rq_complete")), (on_issue, Hook::Tracepoint("block_rq_issue"))];
     let mut lacks = Vec::new();
     let missing = |function: &str| btf.function_id(function).err().map(|error| error.to_string());
-    match missing(SYNC) {
-        None => programs.extend([("disk_on_synced", Hook::Exit(SYNC)), ("disk_on_sync", Hook::Entry(SYNC))]),
+    match SYNCS.iter().find_map(|(function, ..)| missing(function)) {
+        None => {
+            programs.extend(SYNCS.map(|(function, ends, _)| (ends, Hook::Exit(function))));
+            programs.extend(SYNCS.map(|(function, _, begins)| (begins, Hook::Entry(function))));
+        }
         Some(why) => lacks.push(format!("{NO_SYNCS}: {why}")),
     }
     match missing(THROTTLE) {

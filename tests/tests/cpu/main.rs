@@ -34,6 +34,12 @@ fn check_cpu_time(agent: &Agent, cgroup: &Cgroup, tolerance: Tolerance) -> Resul
     tolerance.check(&format!("CPU time of {}", cgroup.path()), measured, truth)
 }
 
+/// Waits for an export with the last windows of what has ended by now: they are closed when two more have ended.
+fn catch_up_with_windows(agent: &Agent) -> Result<()> {
+    thread::sleep(300 * MS);
+    agent.catch_up()
+}
+
 fn wait_all(loads: Vec<Process>) -> Result<Schedstat> {
     Ok(loads.into_iter().map(Process::wait).collect::<Result<Vec<_>>>()?.into_iter().sum())
 }

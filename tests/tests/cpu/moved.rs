@@ -28,7 +28,7 @@ use podmeter_tests::{
 };
 use serde_json::json;
 
-use super::{CLOSE, check_cpu_time};
+use super::{CLOSE, catch_up_with_windows, check_cpu_time};
 
 /// CPU time of a cgroup between which and others running tasks were moved so often, where the cpu controller is the same for all
 /// of them.
@@ -60,8 +60,7 @@ root_test! {
         }
         let truth = load.kill()?;
         drop(unlimited);
-        // Its last windows are closed 300 ms after it has ended.
-        (0..2).try_for_each(|_| agent.catch_up())?;
+        catch_up_with_windows(&agent)?;
         println!("the spinner was dispatched {} times", truth.dispatches);
         for cgroup in [&here, &there] {
             check_cpu_time(&agent, cgroup, moved(9))?;

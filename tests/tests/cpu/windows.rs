@@ -26,12 +26,19 @@ use podmeter_tests::{
 };
 use serde_json::json;
 
-use super::check_cpu_time;
+use super::{catch_up_with_windows, check_cpu_time};
+
+/// A new cgroup that the agent knows of: what runs before that is in no window.
+fn known_cgroup(agent: &Agent, name: &str) -> Result<Cgroup> {
+    let cgroup = Cgroup::new(name)?;
+    agent.catch_up()?;
+    Ok(cgroup)
+}
 
 root_test! {
     fn a_task_that_never_lets_go_of_its_cpu_reads_one_cpu_in_every_window_and_the_right_total_at_any_moment() {
         let agent = Agent::start(json!({}))?;
-        let cgroup = Cgroup::new("spinner")?;
+        let cgroup = known_cgroup(&agent, "spinner")?;
         let unlimited = RealtimeUnlimited::new()?;
         let begin = Instant::now();
         let load = Load::spin(4200 * MS).on_cpu(cpus() - 1).realtime().start(&cgroup)?;
@@ -46,8 +53,7 @@ root_test! {
         let truth = load.wait()?;
         drop(unlimited);
         println!("the spinner was dispatched {} times", truth.dispatches);
-        // Its last windows are closed 300 ms after it has ended.
-        (0..2).try_for_each(|_| agent.catch_up())?;
+        catch_up_with_windows(&agent)?;
         check_cpu_time(&agent, &cgroup, EXACT)?;
         let exports = agent.stop()?.exports;
 
@@ -181,15 +187,14 @@ root_test! {
         // Each system call of a process that is traced takes long: it makes as few as can be.
         let others = ["memory", "pressure", "network", "dns", "tcp", "drops", "disk"].map(|signal| (signal.to_owned(), false.into()));
         let agent = Agent::start(json!({"signals": serde_json::Map::from_iter(others)}))?;
-        let cgroup = Cgroup::new("late")?;
+        let cgroup = known_cgroup(&agent, "late")?;
         let unlimited = RealtimeUnlimited::new()?;
         let load = Load::spin(6 * SECOND).on_cpu(0).realtime().start(&cgroup)?;
         let held_up = hold_up(&agent, 250 * MS, Instant::now() + 6 * SECOND)?;
         let truth = load.wait()?;
         drop(unlimited);
         ensure!(held_up >= 4, "the agent was held up {held_up} times: this would prove nothing");
-        // Its last windows are closed 300 ms after it has ended.
-        (0..2).try_for_each(|_| agent.catch_up())?;
+        catch_up_with_windows(&agent)?;
         let exports = agent.stop()?.exports;
         let burst = exports.histogram(cgroup.path(), BURST).context("no burst histogram")?;
         let lost = exports.node_value(WINDOWS_LOST, &[]).with_context(|| format!("no {WINDOWS_LOST}"))?;

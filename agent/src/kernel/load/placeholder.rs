@@ -8,8 +8,24 @@ use crate::kernel::btf::Btf;
 /// The iterators that programs may be of.
 const WALKS: [&str; 3] = ["bpf_sk_storage_map", "cgroup", "tcp"];
 
+/// The kernel's function for a system call: its name has the processor in it (`__SYSCALL_DEFINEx` of the kernel's sources).
+macro_rules! system_call {
+    ($name:literal) => {
+        if cfg!(target_arch = "aarch64") { concat!("__arm64_sys_", $name) } else { concat!("__x64_sys_", $name) }
+    };
+}
+
+/// Decides whether a bio has to wait for `io.max`.
+pub const THROTTLE: &str = "__blk_throtl_bio";
+/// Syncs a file, or a part of it.
+pub const SYNC_RANGE: &str = "vfs_fsync_range";
+/// The system call `fsync`.
+pub const FSYNC: &str = system_call!("fsync");
+/// The system call `fdatasync`.
+pub const FDATASYNC: &str = system_call!("fdatasync");
+
 /// The functions at the call or return of which programs may run.
-pub(super) const FUNCTIONS: [&str; 2] = ["__blk_throtl_bio", "vfs_fsync_range"];
+pub(super) const FUNCTIONS: [&str; 4] = [THROTTLE, SYNC_RANGE, FSYNC, FDATASYNC];
 
 /// A BTF in which the types of tracepoints, functions and iterators have the ids that the running kernel gives them, and nothing else has a
 /// name.
