@@ -8,7 +8,7 @@ pub const DURATION_FIRST: i32 = 104;
 /// Buckets of durations: position 0, then 22 octaves of eight up to 32 s; longer ones are in the last.
 pub const DURATION_LEN: usize = 1 + 22 * 8;
 
-/// Requests that may be in flight on the whole node. More are not counted, but for their number.
+/// Requests of all devices together that are noted. Of more, those used last are: what is in flight is, unless it is so many.
 pub const REQUESTS_LEN: usize = 8192;
 
 /// Tasks that may sync a file at once. More are not counted, but for their number.
@@ -67,7 +67,7 @@ pub const ROW_KINDS: u32 = SYNC + 1;
 record! {
     /// A request that a device has got. `DISK_REQUESTS[address of the request]`.
     pub struct Request {
-        /// CLOCK_MONOTONIC in ns when it was issued.
+        /// CLOCK_MONOTONIC in ns when it was issued; 0 when it is done. The entry stays: its device uses the request again.
         pub issued_ns: u64,
         /// The id of the cgroup that it is of.
         pub cgroup: u64,
@@ -126,7 +126,7 @@ counts! {
 counts! {
     /// What was not counted. `DISK_LOST[0]`; any CPU adds.
     pub struct Lost {
-        /// Requests, since [`REQUESTS_LEN`] were in flight.
+        /// Requests of which the entry was used for another, since more than [`REQUESTS_LEN`] are in use.
         pub requests: u64,
         /// Syncs, since [`SYNCS_LEN`] tasks were in one.
         pub syncs: u64,

@@ -162,7 +162,7 @@ impl Aggregate {
         let mut pod_samples = Vec::new();
         if let Some(pods) = pods {
             let now = Duration::from_nanos(pods.offset.unix_ns(time_ns));
-            node.extend(pods::node_points(pods.index));
+            node.extend(pods::node_points(pods.index, pods.since_ns));
             pod_samples = self.pods.samples(self.labels.node(), pods.index, &usage, now);
             let missing = Missing { unlabelled: self.labels.unlabelled(), left_out: self.pods.left_out as u64 };
             node.extend(follow_metrics::points(pods.index, pods.since_ns, missing, pods.now));

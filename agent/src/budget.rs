@@ -45,8 +45,8 @@ const STEPS: [(Detail, Detail); 6] = [
 #[derive(Debug)]
 pub struct Budget {
     settings: config::Budget,
-    /// Whether a metric leaves, by its address.
-    leaves: HashMap<usize, bool>,
+    /// Whether a metric leaves, by its address and whether it is a pod's.
+    leaves: HashMap<(usize, bool), bool>,
     /// By a metric's address.
     of_signals: HashMap<usize, Detail>,
     namespaces: BTreeMap<String, Namespace>,
@@ -110,7 +110,7 @@ impl Budget {
         let steps = self.namespaces.iter().filter(|(_, namespace)| namespace.step > 0);
         let mut own =
             metrics::points(&self.settings, of_node, &counts, steps.map(|(name, namespace)| (name.as_str(), namespace.step)));
-        own.retain(|point| self.leaves(point));
+        own.retain(|point| self.leaves(point, false));
         batch.node.points.extend(own);
     }
 
@@ -126,15 +126,16 @@ impl Budget {
         }
         let cgroups = batch.cgroups.iter_mut().map(|cgroup| &mut cgroup.sample);
         for sample in std::iter::once(&mut batch.node).chain(cgroups).chain(&mut batch.pods) {
-            sample.points.retain(|point| self.leaves(point));
+            let is_pod = sample.resource.is_pod();
+            sample.points.retain(|point| self.leaves(point, is_pod));
         }
     }
 
-    fn leaves(&mut self, point: &Point) -> bool {
+    fn leaves(&mut self, point: &Point, is_pod: bool) -> bool {
         let settings = &self.settings;
-        let is_in = |list: &[config::Pattern]| list.iter().any(|pattern| pattern.is(point.metric.name));
+        let is_in = |list: &[config::Pattern]| list.iter().any(|pattern| pattern.is(point.metric.name_of(is_pod)));
         let check = || (settings.allow.is_empty() || is_in(&settings.allow)) && !is_in(&settings.deny);
-        *self.leaves.entry(address(point.metric)).or_insert_with(check)
+        *self.leaves.entry((address(point.metric), is_pod)).or_insert_with(check)
     }
 
     /// Decides how far each namespace is folded. Returns the number of series of each.

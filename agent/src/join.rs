@@ -7,6 +7,7 @@ mod sample;
 use std::collections::BTreeMap;
 
 use self::identity::Unlisted;
+use self::resource::KIND;
 pub use self::resource::{MOST_ATTRIBUTES, Resource, write_attribute};
 pub use self::sample::{CgroupSample, Earlier, Sample, Subject};
 use crate::{
@@ -67,7 +68,7 @@ impl NodeIdentity {
         let name = &cgroup.name;
         let mut own = vec![
             ("podmeter.cgroup.path", cgroup.path.clone()),
-            ("podmeter.workload.kind", name.kind.as_str().to_owned()),
+            (KIND, name.kind.as_str().to_owned()),
             ("podmeter.workload.name", name.name.clone()),
             ("service.name", name.name.clone()),
             ("service.instance.id", format!("{}{}", self.name, cgroup.path)),

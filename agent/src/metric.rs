@@ -7,10 +7,12 @@ use std::borrow::Cow;
 use crate::histogram::Histogram;
 
 /// The declaration of one metric.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Metric {
     /// OTLP name, by OpenTelemetry semantic conventions where one exists, `podmeter.*` where none does.
     pub name: &'static str,
+    /// The name of a pod's values, where semantic conventions have another for them.
+    pub pod_name: Option<&'static str>,
     /// UCUM unit as OTLP wants it: `s`, `By`, `{cpu}`, `1`.
     pub unit: &'static str,
     /// How values behave over time.
@@ -29,7 +31,7 @@ impl Metric {
     const fn new(name: &'static str, unit: &'static str, kind: MetricKind, scope: Scope, help: &'static str) -> Self {
         // A share of one thing and a share of another are no share of both.
         let is_share = matches!(kind, MetricKind::Gauge) && matches!(unit.as_bytes(), b"1");
-        Self { name, unit, kind, attributes: &[], scope, help, adds_up: !is_share }
+        Self { name, pod_name: None, unit, kind, attributes: &[], scope, help, adds_up: !is_share }
     }
 
     /// A total that only grows.
@@ -47,6 +49,22 @@ impl Metric {
         Self::new(name, unit, MetricKind::Histogram, scope, help)
     }
 
+    /// The same, of which a pod's values have this name.
+    pub const fn of_pods(mut self, name: &'static str) -> Self {
+        self.pod_name = Some(name);
+        self
+    }
+
+    /// What a pod's values are declared as, where that is not this.
+    pub fn for_pods(&self) -> Option<Self> {
+        self.pod_name.map(|name| Self { name, pod_name: None, scope: Scope::Pod, ..self.clone() })
+    }
+
+    /// The name of the values of a pod, or of something else.
+    pub fn name_of(&self, is_pod: bool) -> &'static str {
+        self.pod_name.filter(|_| is_pod).unwrap_or(self.name)
+    }
+
     /// The same, of which no sums are made: a peak, a list of the largest.
     pub const fn no_sum(mut self) -> Self {
         self.adds_up = false;
@@ -61,8 +79,8 @@ impl Metric {
 
     /// The name that Prometheus and VictoriaMetrics make of an OTLP metric (with the usual suffixes): dots become underscores, the
     /// unit is written out, counters end with `_total`.
-    pub fn prometheus_name(&self) -> String {
-        let mut name = self.name.replace('.', "_");
+    pub fn prometheus_name(&self, is_pod: bool) -> String {
+        let mut name = self.name_of(is_pod).replace('.', "_");
         let suffix = match self.unit {
             "s" => Some("seconds"),
             "By" => Some("bytes"),

@@ -17,24 +17,27 @@ pub mod object;
 pub mod quantity;
 pub mod requests;
 mod server;
+pub mod starts;
 pub mod workload;
 
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use kube::Config;
 
 use self::{
-    api::Api,
+    api::{Api, ApiResponse},
+    failure::FollowError,
     follow::Follower,
-    follow_stats::Followed,
+    follow_stats::{Followed, Verb},
     kubelet::Poller,
     object::{KeptLabels, KubernetesNode, Namespace, Pod},
     server::Server,
+    starts::Starts,
 };
 pub use self::{api_error::ApiError, index::PodIndex};
 use crate::{config::Proxies, url::shown};
@@ -55,6 +58,20 @@ impl SharedIndex {
     /// Changes what is known. While a snapshot is held, a copy is changed, which shares with it all that stays as it was.
     pub fn change<T>(&self, change: impl FnOnce(&mut PodIndex) -> T) -> T {
         change(Arc::make_mut(&mut self.lock()))
+    }
+
+    /// Counts a request that is sent now, and how long it takes until its response begins.
+    async fn timed(
+        &self,
+        verb: Verb,
+        request: impl Future<Output = Result<ApiResponse, FollowError>>,
+    ) -> Result<ApiResponse, FollowError> {
+        let began = Instant::now();
+        self.change(|known| known.stats.requests += 1);
+        let response = request.await;
+        let status = response.as_ref().map(|response| response.status);
+        self.change(|known| known.stats.requested(verb, began.elapsed(), status));
+        response
     }
 
     fn lock(&self) -> MutexGuard<'_, Arc<PodIndex>> {
@@ -120,6 +137,7 @@ pub async fn follow(settings: FollowSettings) -> Result<SharedIndex, ApiError> {
     shared.change(|known| {
         known.stats.spread = spread;
         known.finished_kept = finished_kept;
+        known.starts = Arc::new(Starts::since(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()));
     });
     match source {
         PodSource::Api { kubeconfig } => {

@@ -23,6 +23,11 @@ fn sections() -> impl Iterator<Item = (&'static str, &'static str, &'static [&'s
     ])
 }
 
+/// The metrics as they leave: one that has another name for pods is two.
+fn as_exported(metrics: &[&Metric]) -> Vec<Metric> {
+    metrics.iter().flat_map(|metric| [Some((*metric).clone()), metric.for_pods()]).flatten().collect()
+}
+
 /// Every metric, as Markdown, as JSON, or as a list.
 pub fn render(markdown: bool, as_json: bool) -> String {
     match (markdown, as_json) {
@@ -64,16 +69,16 @@ fn to_markdown() -> String {
             "\n## {}\n\n{}.\n\n| metric | Prometheus name | kind | unit | per | attributes | meaning |\n|---|---|---|---|---|---|---|\n",
             name, help
         );
-        for metric in metrics {
+        for metric in as_exported(metrics) {
             let attributes = metric.attributes.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
             let _ = writeln!(
                 text,
                 "| `{}` | `{}` | {} | `{}` | {} | {attributes} | {} |",
                 metric.name,
-                metric.prometheus_name(),
-                kind(metric),
+                metric.prometheus_name(false),
+                kind(&metric),
                 metric.unit,
-                scope(metric),
+                scope(&metric),
                 metric.help
             );
         }
@@ -83,14 +88,14 @@ fn to_markdown() -> String {
 
 fn to_json() -> String {
     let metrics = sections().flat_map(|(section, _, metrics)| {
-        metrics.iter().map(move |metric| {
+        as_exported(metrics).into_iter().map(move |metric| {
             json!({
                 "signal": section,
                 "name": metric.name,
-                "prometheus": metric.prometheus_name(),
-                "kind": kind(metric),
+                "prometheus": metric.prometheus_name(false),
+                "kind": kind(&metric),
                 "unit": metric.unit,
-                "per": scope(metric),
+                "per": scope(&metric),
                 "attributes": metric.attributes,
                 "help": metric.help,
             })
@@ -100,7 +105,7 @@ fn to_json() -> String {
 }
 
 fn list() -> String {
-    let metrics: Vec<&Metric> = sections().flat_map(|(_, _, metrics)| metrics).copied().collect();
+    let metrics: Vec<Metric> = sections().flat_map(|(_, _, metrics)| as_exported(metrics)).collect();
     let width = metrics.iter().map(|metric| metric.name.len()).max().unwrap_or(0);
     metrics.iter().map(|metric| format!("{:width$}  {}\n", metric.name, metric.help)).collect()
 }
@@ -116,7 +121,7 @@ mod tests {
     #[test]
     fn names_are_unique_and_of_the_form_that_otlp_wants() {
         let mut seen = BTreeSet::new();
-        for metric in sections().flat_map(|(_, _, metrics)| metrics) {
+        for metric in sections().flat_map(|(_, _, metrics)| as_exported(metrics)) {
             assert!(seen.insert(metric.name), "{} is declared twice", metric.name);
             let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' || c == '_';
             assert!(metric.name.chars().all(allowed), "{}", metric.name);
@@ -128,17 +133,25 @@ mod tests {
 
     #[test]
     fn every_metric_is_read_back_from_what_was_exported() {
-        for metric in sections().flat_map(|(_, _, metrics)| metrics) {
+        for metric in sections().flat_map(|(_, _, metrics)| as_exported(metrics)) {
             assert!(decode::is_known(metric.name), "{}", metric.name);
         }
     }
 
     #[test]
+    fn a_pods_values_have_the_names_of_the_conventions_for_pods() {
+        for metric in sections().flat_map(|(_, _, metrics)| metrics) {
+            let of_container = metric.name.strip_prefix("container.");
+            assert_eq!(metric.pod_name.map(str::to_owned), of_container.map(|rest| format!("k8s.pod.{rest}")));
+        }
+    }
+
+    #[test]
     fn prometheus_names_as_backends_make_them() {
-        assert_eq!(cpu::metrics::TIME.prometheus_name(), "container_cpu_time_seconds_total");
-        assert_eq!(cpu::metrics::BURST.prometheus_name(), "podmeter_cpu_burst");
-        assert_eq!(cpu::metrics::WAIT.prometheus_name(), "podmeter_cpu_wait_seconds");
-        assert_eq!(limits::MEMORY_LIMIT.prometheus_name(), "k8s_container_memory_limit_current_bytes");
+        assert_eq!(cpu::metrics::TIME.prometheus_name(false), "container_cpu_time_seconds_total");
+        assert_eq!(cpu::metrics::BURST.prometheus_name(false), "podmeter_cpu_burst");
+        assert_eq!(cpu::metrics::WAIT.prometheus_name(false), "podmeter_cpu_wait_seconds");
+        assert_eq!(limits::MEMORY_LIMIT.prometheus_name(false), "k8s_container_memory_limit_current_bytes");
     }
 
     #[test]

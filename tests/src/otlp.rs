@@ -129,7 +129,7 @@ impl Exports {
 
     /// Each state that a cgroup's histogram has had, with the Unix time in ns at which it was measured.
     pub fn histograms(&self, cgroup: &str, metric: &str) -> impl Iterator<Item = (u64, &Histogram)> {
-        self.of(cgroup).iter().filter(move |point| &*point.metric == metric).filter_map(|point| match &point.value {
+        self.of(cgroup).iter().filter(move |point| point.is_of(metric)).filter_map(|point| match &point.value {
             Value::Histogram(histogram) => Some((point.time_unix_ns, histogram)),
             Value::Number(_) | Value::Absent => None,
         })

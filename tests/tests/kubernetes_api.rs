@@ -1,6 +1,6 @@
 //! The Kubernetes API in trouble: what the agent requests, logs and exports, against the faults that a fake server was given.
 
-use std::{thread, time::Instant};
+use std::{collections::BTreeMap, thread, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use podmeter_tests::{
@@ -12,6 +12,7 @@ use podmeter_tests::{
         exported::{SOON, wait_for_attributes, wait_for_value},
         objects,
     },
+    otlp::Value,
     root_test,
 };
 use serde_json::json;
@@ -165,6 +166,44 @@ root_test! {
             exports.of(running.container.path()).last()?.resource.get("k8s.pod.name").map(drop)
         })?;
         agent.stop()?;
+        Ok(())
+    }
+}
+
+root_test! {
+    fn each_request_is_counted_by_how_it_ended_and_how_long_its_response_took() {
+        const DURATION: &str = "podmeter.kubernetes.request.duration";
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        cluster.server.next(1, Fault::status(503));
+        cluster.server.next(2, Fault::Slow(2 * SECOND));
+        let running = cluster.run("web-1")?;
+        let agent = Agent::start(cluster.server.agent_config()?)?;
+        agent.wait_for("a name", 3 * SOON, |exports| {
+            exports.of(running.container.path()).last()?.resource.get("k8s.pod.name").map(drop)
+        })?;
+        // Pods and the node are listed and watched, and one request failed.
+        agent.wait_for("all requests", SOON, |exports| {
+            let all = exports.of_node().iter().rfind(|point| point.is_of("podmeter.agent.kubernetes.requests"))?;
+            (all.number()? >= 5.0).then_some(())
+        })?;
+        agent.catch_up()?;
+        let sent = cluster.server.requests().len();
+        let exports = agent.stop()?.exports;
+        let mut last = BTreeMap::new();
+        for point in exports.of_node().iter().filter(|point| point.is_of(DURATION)) {
+            if let Value::Histogram(histogram) = &point.value {
+                last.insert(point.attributes.clone(), histogram.clone());
+            }
+        }
+        let count = |key: &str, value: &str| -> u64 {
+            last.iter().filter(|(own, _)| own.get(key).is_some_and(|own| own == value)).map(|(_, histogram)| histogram.count).sum()
+        };
+        ensure!(count("http.response.status_code", "503") == 1, "{last:?}");
+        ensure!(count("http.response.status_code", "200") == sent as u64 - 1, "{sent} requests: {last:?}");
+        ensure!(count("verb", "list") + count("verb", "watch") == sent as u64, "{sent} requests: {last:?}");
+        // Two waited for two seconds, no other did.
+        let sum: f64 = last.values().map(|histogram| histogram.sum).sum();
+        ensure!((4.0..5.0).contains(&sum), "{sum} s: {last:?}");
         Ok(())
     }
 }

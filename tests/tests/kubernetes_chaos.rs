@@ -126,7 +126,7 @@ root_test! {
         for Gone { pod, path, seconds } in &gone {
             // The last value of each series: what a backend adds up.
             let mut series: BTreeMap<_, f64> = BTreeMap::new();
-            for point in exports.of(path).iter().filter(|point| &*point.metric == CPU_TIME) {
+            for point in exports.of(path).iter().filter(|point| point.is_of(CPU_TIME)) {
                 series.insert(point.resource.clone(), number(point));
             }
             ensure!(series.len() == 1, "{path} was exported under {} names: {series:#?}", series.len());
@@ -163,7 +163,7 @@ fn increase(exports: &Exports, metric: &str) -> f64 {
         matches!(kind, Some("Pod" | "Workload" | "Namespace"))
             && resource.get("k8s.namespace.name").is_some_and(|name| name == "shop")
     };
-    for point in exports.points().filter(|point| &*point.metric == metric && is_counted(&point.resource)) {
+    for point in exports.points().filter(|point| point.is_of(metric) && is_counted(&point.resource)) {
         by_series.entry((&point.resource, &point.attributes)).or_default().push((point.time_unix_ns, number(point)));
     }
     let of_series = by_series.into_values().map(|mut points| {

@@ -55,7 +55,7 @@ fn drop_packets(from: &Cgroup, namespace: &Namespace, packets: u32) -> Result<()
 
 /// When a metric of a cgroup was exported last, Unix time in ns.
 fn last_ns(exports: &Exports, cgroup: &Cgroup, metric: &str) -> u64 {
-    exports.of(cgroup.path()).iter().filter(|point| &*point.metric == metric).map(|point| point.time_unix_ns).max().unwrap_or(0)
+    exports.of(cgroup.path()).iter().filter(|point| point.is_of(metric)).map(|point| point.time_unix_ns).max().unwrap_or(0)
 }
 
 root_test! {

@@ -12,6 +12,7 @@ use self::finished::FinishedPods;
 use self::usage::Usage;
 pub use self::usage::UsageByPod;
 use crate::{
+    histogram::Histogram,
     join::{NodeIdentity, Resource, Sample},
     metric::{Metric, Point, Value},
     pods::{
@@ -19,6 +20,7 @@ use crate::{
         object::{Container, ContainerRole, ContainerState, ContainerStatus, CpuAndMemory, Pod, PodPhase, Resources},
         quantity::Quantity,
         requests,
+        starts::Starts,
     },
 };
 
@@ -66,7 +68,7 @@ impl PodSamples {
                     let labels = index.labels_of(&pod.namespace);
                     (pod.uid.clone(), PodResources::new(node, pod, labels, revision))
                 });
-            samples.push(Sample::new(Arc::clone(&resources.pod), pod_points(pod, usage.of_pod(pod))));
+            samples.push(Sample::new(Arc::clone(&resources.pod), pod_points(pod, usage.of_pod(pod), now)));
             for (container, resource) in pod.containers.iter().zip(&resources.containers) {
                 let points = container_points(pod, container, usage.of_container(pod, container), idle);
                 if !points.is_empty() {
@@ -79,7 +81,7 @@ impl PodSamples {
     }
 }
 
-fn pod_points(pod: &Pod, usage: Option<&Usage>) -> Vec<Point> {
+fn pod_points(pod: &Pod, usage: Option<&Usage>, now: Duration) -> Vec<Point> {
     let (cpu, memory) = (requests::cpu(pod), requests::memory(pod));
     // A pod that is over reserves nothing and is allowed nothing.
     let of = |amounts: fn(&Pod) -> CpuAndMemory| if pod.is_over() { CpuAndMemory::default() } else { amounts(pod) };
@@ -102,7 +104,24 @@ fn pod_points(pod: &Pod, usage: Option<&Usage>) -> Vec<Point> {
     }
     let phase = pod.phase.map(PodPhase::as_str);
     points.extend(one_of(&metrics::PHASE, metrics::PHASE_KEY, phase));
+    points.extend(one_of(
+        &metrics::POD_REASON,
+        metrics::POD_REASON_KEY,
+        pod.reason.as_deref().map(reasons::known_or_other_of_pod),
+    ));
+    points.extend(age(pod, now));
     points
+}
+
+/// How long it waits, runs or ran. `now` is Unix time.
+fn age(pod: &Pod, now: Duration) -> Option<Point> {
+    let times = &pod.times;
+    let (metric, from, to) = match pod.phase {
+        Some(PodPhase::Pending) => (&metrics::PENDING, times.created, Some(now)),
+        Some(phase) if phase.is_over() => (&metrics::RUN, times.accepted, pod.finished),
+        _ => (&metrics::UPTIME, times.accepted, Some(now)),
+    };
+    Some(Point::new(metric, 0, Value::Float(to?.saturating_sub(from?).as_secs_f64())))
 }
 
 fn container_points(pod: &Pod, container: &Container, usage: Option<Usage>, idle: Usage) -> Vec<Point> {
@@ -170,9 +189,9 @@ fn usage_points(pod: &Pod, container: &Container, usage: &Usage) -> Vec<Point> {
     points
 }
 
-/// The node's points: what its pods may request, and what they request.
-pub fn node_points(index: &PodIndex) -> Vec<Point> {
-    let mut points = Vec::new();
+/// The node's points: what its pods may request and what they request, and how they start. Counting began at `since_ns`, CLOCK_BOOTTIME.
+pub fn node_points(index: &PodIndex, since_ns: u64) -> Vec<Point> {
+    let mut points = start_points(&index.starts, since_ns);
     if let Some(node) = index.node() {
         points.extend(cores(&metrics::NODE_CPU, node.cpu));
         points.extend(bytes(&metrics::NODE_MEMORY, node.memory));
@@ -183,6 +202,15 @@ pub fn node_points(index: &PodIndex) -> Vec<Point> {
         points.extend(bytes(&metrics::NODE_MEMORY_REQUEST, Some(sum(requests::memory))));
     }
     points
+}
+
+fn start_points(starts: &Starts, since_ns: u64) -> Vec<Point> {
+    let histogram = |metric, histogram: &Histogram| Point::new(metric, since_ns, Value::Histogram(Arc::new(histogram.clone())));
+    let stages = starts.stages.iter().map(|(stage, took)| histogram(&metrics::POD_START, took).with("stage", stage.as_str()));
+    let containers = (starts.containers.count > 0).then(|| histogram(&metrics::CONTAINER_START, &starts.containers));
+    let disruption =
+        |(reason, n): (&&'static str, &u64)| Point::new(&metrics::DISRUPTIONS, since_ns, Value::Int(*n)).with("reason", *reason);
+    stages.chain(containers).chain(starts.disruptions.iter().map(disruption)).collect()
 }
 
 fn cores(metric: &'static Metric, quantity: Option<Quantity>) -> Option<Point> {

@@ -28,11 +28,12 @@ use crate::pods;
 use crate::protobuf;
 use crate::signals;
 
-/// Every metric by its name.
+/// Every metric by its name, and by that of pods' values.
 static METRICS: LazyLock<HashMap<&'static str, &'static Metric>> = LazyLock::new(|| {
     let of_signals = signals::ALL.iter().flat_map(|signal| signal.metrics);
     let others = [pods::metrics::METRICS, pods::follow_metrics::METRICS, budget::metrics::METRICS, own::METRICS];
-    of_signals.chain(others.into_iter().flatten()).map(|metric| (metric.name, *metric)).collect()
+    let all = of_signals.chain(others.into_iter().flatten());
+    all.flat_map(|metric| [Some(metric.name), metric.pod_name].into_iter().flatten().map(|name| (name, *metric))).collect()
 });
 
 /// Whether a metric of this name is read back.

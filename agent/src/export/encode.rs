@@ -81,7 +81,8 @@ pub(super) fn encode<'a>(batch: &'a Batch, bounds: &Bounds, mut each: impl FnMut
         let earlier = sample.earlier.iter().map(|earlier| (earlier.time_ns, &earlier.points));
         for (time_ns, points) in earlier.chain([(sample.time_ns.unwrap_or(batch.time_ns), &sample.points)]) {
             group.clear();
-            encode_points(points, Times { time_ns, offset: batch.offset, is_delta: batch.is_delta }, bounds, &mut group);
+            let times = Times { time_ns, offset: batch.offset, is_delta: batch.is_delta };
+            encode_points(points, sample.resource.is_pod(), times, bounds, &mut group);
             if !group.items.is_empty() {
                 group.resource = bounds.resource(&sample.resource);
                 each(&group);
@@ -116,7 +117,7 @@ impl Times {
 }
 
 /// The metrics in order of first appearance.
-fn encode_points(points: &[Point], times: Times, bounds: &Bounds, group: &mut Group<'_>) {
+fn encode_points(points: &[Point], is_pod: bool, times: Times, bounds: &Bounds, group: &mut Group<'_>) {
     for (at, first) in points.iter().enumerate() {
         let of_metric = |point: &&Point| std::ptr::eq(point.metric, first.metric);
         // Nearly always the points of a metric are side by side.
@@ -131,7 +132,7 @@ fn encode_points(points: &[Point], times: Times, bounds: &Bounds, group: &mut Gr
             continue;
         }
         let rest = begin..group.values.len();
-        group.items.push(Item { name: first.metric.name, description: first.metric.help, rest, count });
+        group.items.push(Item { name: first.metric.name_of(is_pod), description: first.metric.help, rest, count });
     }
 }
 

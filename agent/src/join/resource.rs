@@ -8,7 +8,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
 };
 
-use crate::protobuf;
+use crate::{cgroups::name::CgroupKind, protobuf};
 
 /// What a set of points is about, as OTLP resource attributes: sorted by key, each key once, at most [`MOST_ATTRIBUTES`].
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -17,11 +17,16 @@ pub struct Resource {
     encoded: Box<[u8]>,
     /// Bytes of the longest value.
     longest: usize,
+    /// Whether it is a pod: its values may have names of their own.
+    is_pod: bool,
     /// Of the bytes: maps have resources for their keys.
     hash: u64,
     /// Attributes there was no room for.
     pub left_out: u64,
 }
+
+/// The attribute with the kind of cgroup.
+pub const KIND: &str = "podmeter.workload.kind";
 
 /// Attributes that a resource may have. podmeter's own are some twenty; labels and configured attributes make way.
 pub const MOST_ATTRIBUTES: usize = 64;
@@ -32,14 +37,20 @@ impl Resource {
 
     /// A resource with these attributes, sorted by key. `left_out` had no room.
     pub fn new<K: AsRef<str>, V: AsRef<str>>(attributes: impl IntoIterator<Item = (K, V)>, left_out: u64) -> Self {
-        let (mut encoded, mut longest) = (Vec::with_capacity(1024), 0);
+        let (mut encoded, mut longest, mut is_pod) = (Vec::with_capacity(1024), 0, false);
         for (key, value) in attributes {
+            is_pod |= key.as_ref() == KIND && value.as_ref() == CgroupKind::Pod.as_str();
             write_attribute(Self::ATTRIBUTES, key.as_ref(), value.as_ref(), &mut encoded);
             longest = longest.max(value.as_ref().len());
         }
         let mut hasher = DefaultHasher::new();
         encoded.hash(&mut hasher);
-        Self { encoded: encoded.into(), longest, hash: hasher.finish(), left_out }
+        Self { encoded: encoded.into(), longest, is_pod, hash: hasher.finish(), left_out }
+    }
+
+    /// Whether it is a pod.
+    pub fn is_pod(&self) -> bool {
+        self.is_pod
     }
 
     /// Its attributes by key.
@@ -104,6 +115,12 @@ mod tests {
         assert!(resource.encoded(900).is_some() && resource.encoded(899).is_none());
         assert_eq!(Resource::default().attributes().count(), 0);
         assert_eq!(Resource::new([("a", "b")], 0), Resource::new(vec![("a".to_owned(), "b".to_owned())], 0));
+    }
+
+    #[test]
+    fn a_pod_is_told_by_its_kind() {
+        assert!(Resource::new([("a", "Pod"), (KIND, "Pod")], 0).is_pod());
+        assert!(!Resource::new([("a", "Pod"), (KIND, "Container")], 0).is_pod());
     }
 
     #[test]

@@ -93,7 +93,7 @@ impl Api {
             Ok(Ok(response)) => response,
         };
         let (parts, body) = response.into_parts();
-        let response_body = ApiResponse { body, unread: Vec::new() };
+        let response_body = ApiResponse { status: parts.status.as_u16(), body, unread: Vec::new() };
         if parts.status.is_success() {
             return Ok(response_body);
         }
@@ -104,7 +104,7 @@ impl Api {
             // A new client reads the token anew; kube's own would use the old one for up to a minute.
             self.client = None;
         }
-        Err(refused(parts.status, &text, retry_after))
+        Err(FollowError { status: Some(parts.status.as_u16()), ..refused(parts.status, &text, retry_after) })
     }
 }
 
@@ -172,6 +172,8 @@ pub fn refused(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -
 /// A response, read as a whole, as a list or line by line.
 #[derive(Debug)]
 pub struct ApiResponse {
+    /// Its HTTP status: one of success.
+    pub status: u16,
     body: Body,
     /// Bytes of a line that is not complete.
     unread: Vec<u8>,

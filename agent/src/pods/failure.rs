@@ -13,12 +13,14 @@ pub struct FollowError {
     pub reason: String,
     /// How long the server wants no further request.
     pub retry_after: Option<Duration>,
+    /// The HTTP status, where that is the response.
+    pub status: Option<u16>,
 }
 
 impl FollowError {
     /// One of this kind. The reason may contain the server's message.
     pub fn new(kind: FollowErrorKind, reason: impl AsRef<str>) -> Self {
-        Self { kind, reason: one_line(reason.as_ref()), retry_after: None }
+        Self { kind, reason: one_line(reason.as_ref()), retry_after: None, status: None }
     }
 }
 

@@ -16,6 +16,7 @@ use super::{
     ObjectSink, SharedIndex,
     api::{Api, ApiResponse, ApiStatus, refused},
     failure::{FollowError, FollowErrorKind, Log},
+    follow_stats::Verb,
     items::ListItem,
     object::{ApiObject, KeptLabels},
 };
@@ -199,8 +200,9 @@ impl<T: ApiObject> Follower<T> {
 
     async fn list(&mut self) -> Result<(), FollowError> {
         let path = format!("/api/v1/{}?{}resourceVersion=0", T::RESOURCE, self.selector);
-        let response =
-            self.request(&path, "application/json", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1").await?;
+        let response = self
+            .request(Verb::List, &path, "application/json", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1")
+            .await?;
         let (mut keys, mut all) = (HashSet::new(), true);
         let rest = response.items(|item| match item {
             ListItem::Text(text) => keys.extend(self.set(text)),
@@ -231,8 +233,9 @@ impl<T: ApiObject> Follower<T> {
             T::RESOURCE,
             self.selector
         );
-        let mut response =
-            self.request(&path, "application/json", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1").await?;
+        let mut response = self
+            .request(Verb::Watch, &path, "application/json", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")
+            .await?;
         let end = Instant::now() + Duration::from_secs(seconds) + OVERTIME;
         let mut bookmarked = false;
         self.works();
@@ -271,9 +274,14 @@ impl<T: ApiObject> Follower<T> {
         }
     }
 
-    async fn request(&mut self, path: &str, objects: &'static str, metadata: &'static str) -> Result<ApiResponse, FollowError> {
-        self.shared.change(|known| known.stats.requests += 1);
-        let response = self.api.get(path, if T::METADATA_ONLY { metadata } else { objects }).await?;
+    async fn request(
+        &mut self,
+        verb: Verb,
+        path: &str,
+        objects: &'static str,
+        metadata: &'static str,
+    ) -> Result<ApiResponse, FollowError> {
+        let response = self.shared.timed(verb, self.api.get(path, if T::METADATA_ONLY { metadata } else { objects })).await?;
         self.note_response();
         Ok(response)
     }

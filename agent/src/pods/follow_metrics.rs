@@ -1,12 +1,13 @@
 //! The metrics of how Kubernetes is followed.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use super::{follow_stats::Followed, index::PodIndex};
 use crate::metric::{Metric, Point, Scope, Value};
 
 /// Every metric of this module.
-pub const METRICS: &[&Metric] = &[&CURRENT, &OBJECTS, &SILENCE, &REQUESTS, &EVENTS, &MALFORMED, &ERRORS, &UNLABELLED, &LEFT_OUT];
+pub const METRICS: &[&Metric] =
+    &[&CURRENT, &OBJECTS, &SILENCE, &REQUESTS, &DURATION, &EVENTS, &MALFORMED, &ERRORS, &UNLABELLED, &LEFT_OUT];
 
 /// `podmeter.agent.kubernetes.current`
 pub static CURRENT: Metric = Metric::gauge(
@@ -37,6 +38,15 @@ static REQUESTS: Metric = Metric::counter(
     Scope::Agent,
     "Requests to the Kubernetes API or to the kubelet.",
 );
+/// `podmeter.kubernetes.request.duration`
+pub static DURATION: Metric = Metric::histogram(
+    "podmeter.kubernetes.request.duration",
+    "s",
+    Scope::Agent,
+    "Time of the agent's own requests to the Kubernetes API until the response began, or until they failed: by verb (list, watch; \
+     get is the kubelet's) and HTTP status, or error.type where there was no response. What the API server is like from this node.",
+)
+.attributes(&["verb", "http.response.status_code", "error.type"]);
 static EVENTS: Metric = Metric::counter(
     "podmeter.agent.kubernetes.events",
     "{event}",
@@ -100,6 +110,13 @@ pub fn points(index: &PodIndex, started_ns: u64, missing: Missing, now: Instant)
     let (pods, deleted) = index.counts();
     let counts = [("pods", pods), ("pods.deleted", deleted), ("namespaces", index.namespaces())];
     points.extend(counts.map(|(resource, n)| Point::new(&OBJECTS, 0, Value::Int(n as u64)).with("resource", resource)));
+    points.extend(stats.durations.iter().map(|((verb, outcome), histogram)| {
+        let point = Point::new(&DURATION, started_ns, Value::Histogram(Arc::new(histogram.clone()))).with("verb", verb.as_str());
+        match outcome {
+            Ok(status) => point.with("http.response.status_code", status.to_string()),
+            Err(kind) => point.with("error.type", *kind),
+        }
+    }));
     points.extend(stats.errors().map(|(kind, count)| counter(&ERRORS, count).with("error.type", kind.as_str())));
     points.extend(
         stats.last_response.map(|last| Point::new(&SILENCE, 0, Value::Float(now.saturating_duration_since(last).as_secs_f64()))),

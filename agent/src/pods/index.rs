@@ -13,6 +13,7 @@ use std::{
 use super::{
     follow_stats::{FollowStats, Followed},
     object::{Container, KubernetesNode, Labels, Namespace, Pod},
+    starts::{Counted, Starts},
 };
 
 use crate::{addresses::Addresses, config::Range};
@@ -54,11 +55,13 @@ pub struct PodIndex {
     revision: u64,
     /// Counts changes of [`addresses`](Self::addresses).
     addresses_revision: u64,
+    /// How long pods take to start.
+    pub starts: Arc<Starts>,
     /// How well the sources work.
     pub stats: FollowStats,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct PodEntry {
     pod: Arc<Pod>,
     revision: u64,
@@ -68,6 +71,8 @@ struct PodEntry {
     gone: Option<Instant>,
     /// Whether it was known before it had finished.
     lived: bool,
+    /// What has been counted of it.
+    counted: Counted,
 }
 
 impl PodEntry {
@@ -215,9 +220,12 @@ impl PodIndex {
         self.revision += 1;
         let revision = self.revision;
         self.claim(&pod);
-        let new = || Arc::new(PodEntry { pod: Arc::new(Pod::default()), revision, ids: Vec::new(), gone: None, lived: false });
+        let is_new = !self.pods.contains_key(&pod.uid);
+        let new = || Arc::new(PodEntry { revision, ..PodEntry::default() });
         let entry = Arc::make_mut(Arc::make_mut(&mut self.pods).entry(pod.uid.clone()).or_insert_with(new));
         let before = entry.addresses().to_vec();
+        let starts = Arc::make_mut(&mut self.starts);
+        starts.changed(&mut entry.counted, Some(&*entry.pod).filter(|_| !is_new), &pod);
         entry.gone = None;
         entry.lived |= !pod.is_over();
         for container in &pod.containers {

@@ -12,7 +12,7 @@ use super::{
     SharedIndex,
     api::Api,
     failure::{FollowError, FollowErrorKind, Log},
-    follow_stats::Followed,
+    follow_stats::{Followed, Verb},
     items::ListItem,
     object::{ApiObject as _, KeptLabels, Pod},
 };
@@ -83,8 +83,7 @@ impl Poller {
 
     /// Requests the pods once; returns whether it was the first time that worked.
     async fn poll(&mut self) -> Result<bool, FollowError> {
-        self.shared.change(|known| known.stats.requests += 1);
-        let response = self.api.get("/pods", "application/json").await?;
+        let response = self.shared.timed(Verb::Get, self.api.get("/pods", "application/json")).await?;
         let (mut uids, mut all) = (HashSet::new(), true);
         let rest = response.items(|item| {
             let pod = match item {

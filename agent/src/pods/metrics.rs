@@ -11,6 +11,9 @@ pub const REASON_KEY: &str = "k8s.container.status.reason";
 /// The point attribute of [`PHASE`].
 pub const PHASE_KEY: &str = "k8s.pod.status.phase";
 
+/// The point attribute of [`POD_REASON`].
+pub const POD_REASON_KEY: &str = "k8s.pod.status.reason";
+
 /// Every metric of this module.
 pub const METRICS: &[&Metric] = &[
     &CPU_REQUEST,
@@ -36,6 +39,13 @@ pub const METRICS: &[&Metric] = &[
     &REASON,
     &LAST_REASON,
     &PHASE,
+    &POD_REASON,
+    &UPTIME,
+    &PENDING,
+    &RUN,
+    &POD_START,
+    &CONTAINER_START,
+    &DISRUPTIONS,
 ];
 
 /// `k8s.container.cpu.request.desired`
@@ -176,3 +186,59 @@ pub static LAST_REASON: Metric = Metric::gauge(
 /// `k8s.pod.status.phase`
 pub static PHASE: Metric =
     Metric::gauge("k8s.pod.status.phase", "{pod}", Scope::Pod, "1 for the phase that the pod is in.").attributes(&[PHASE_KEY]);
+/// `k8s.pod.status.reason`
+pub static POD_REASON: Metric = Metric::gauge(
+    "k8s.pod.status.reason",
+    "{pod}",
+    Scope::Pod,
+    "1 for the reason why the pod is in its phase, such as Evicted or NodeAffinity; \"Other\" for those that are not Kubernetes' own. \
+     Absent when there is none.",
+)
+.attributes(&[POD_REASON_KEY]);
+/// `k8s.pod.uptime`
+pub static UPTIME: Metric = Metric::gauge(
+    "k8s.pod.uptime",
+    "s",
+    Scope::Pod,
+    "Time since kubelet took the pod: status.startTime. Absent before, and when the pod is over.",
+);
+/// `podmeter.pod.pending.time`
+pub static PENDING: Metric = Metric::gauge(
+    "podmeter.pod.pending.time",
+    "s",
+    Scope::Pod,
+    "Time since the pod was created, of one that is Pending. A pod without a node is on none, so no agent has it.",
+);
+/// `podmeter.pod.run.duration`
+pub static RUN: Metric = Metric::gauge(
+    "podmeter.pod.run.duration",
+    "s",
+    Scope::Pod,
+    "Time from when kubelet took the pod until its last container ended, of one that is over: how long a Job's pod ran.",
+);
+/// `podmeter.pod.start.duration`
+pub static POD_START: Metric = Metric::histogram(
+    "podmeter.pod.start.duration",
+    "s",
+    Scope::Node,
+    "How long pods took to start, each counted once, by stage: scheduling (from their creation until they had a node), initialization \
+     (until their init containers had run), containers (until all were ready). Kubernetes' own times, in whole seconds.",
+)
+.attributes(&["stage"]);
+/// `podmeter.container.start.duration`
+pub static CONTAINER_START: Metric = Metric::histogram(
+    "podmeter.container.start.duration",
+    "s",
+    Scope::Node,
+    "How long containers took from when their pod's init containers had run until they ran for the first time: pulling the image is \
+     part of it. Kubernetes' own times, in whole seconds.",
+);
+/// `podmeter.pod.disruptions`
+pub static DISRUPTIONS: Metric = Metric::counter(
+    "podmeter.pod.disruptions",
+    "{pod}",
+    Scope::Node,
+    "Pods that were ended from outside, by reason: of the condition DisruptionTarget (evicted, preempted, deleted with their node), or \
+     kubelet's own.",
+)
+.attributes(&["reason"]);

@@ -57,6 +57,12 @@ pub struct Pod {
     pub phase: Option<PodPhase>,
     /// Its addresses; none for a pod in its node's network.
     pub addresses: Vec<IpAddr>,
+    /// When it was made and came as far as it is.
+    pub times: PodTimes,
+    /// `status.reason`: why it is in its phase, of a pod that its node refused or evicted.
+    pub reason: Option<Box<str>>,
+    /// Why it is ended from outside and since when, Unix time, of a pod that is.
+    pub disruption: Option<(Box<str>, Option<Duration>)>,
     /// When it was over, Unix time, of a pod that is: its last container's end, else the last change of its conditions.
     pub finished: Option<Duration>,
     /// Its containers of all kinds.
@@ -68,6 +74,21 @@ impl Pod {
     pub fn is_over(&self) -> bool {
         self.phase.is_some_and(PodPhase::is_over)
     }
+}
+
+/// Moments of a pod's start, Unix time. Those of conditions are when they last became true.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PodTimes {
+    /// `metadata.creationTimestamp`.
+    pub created: Option<Duration>,
+    /// `PodScheduled`: it has a node.
+    pub scheduled: Option<Duration>,
+    /// `status.startTime`: kubelet has taken it.
+    pub accepted: Option<Duration>,
+    /// `Initialized`: its init containers are through.
+    pub initialized: Option<Duration>,
+    /// `ContainersReady`.
+    pub ready: Option<Duration>,
 }
 
 /// The names of a pod's service, from its annotations and well-known labels.
@@ -98,6 +119,8 @@ pub struct Container {
     pub id: Option<Box<str>>,
     /// Id of the one before, where the status still has it.
     pub previous_id: Option<Box<str>>,
+    /// When the one that runs now or ran last began, Unix time.
+    pub started: Option<Duration>,
     /// Its status.
     pub status: Option<ContainerStatus>,
 }

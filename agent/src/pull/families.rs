@@ -17,6 +17,7 @@ use crate::{
 /// The family that has the attributes of resources.
 static TARGET: Declaration = Declaration {
     metric: None,
+    of_pods: false,
     help: "What each resource is: its attributes as labels, also those that are no labels of other series.",
 };
 
@@ -25,6 +26,8 @@ static TARGET: Declaration = Declaration {
 pub(super) struct Declaration {
     /// `None`: this is `target_info`.
     pub(super) metric: Option<&'static Metric>,
+    /// Whether its series are of pods, which may have a name of their own.
+    pub(super) of_pods: bool,
     /// One sentence.
     pub(super) help: &'static str,
 }
@@ -32,7 +35,7 @@ pub(super) struct Declaration {
 impl Declaration {
     /// Its name: of a counter with `_total`.
     pub(super) fn name(&self) -> String {
-        self.metric.map_or_else(|| "target_info".to_owned(), Metric::prometheus_name)
+        self.metric.map_or_else(|| "target_info".to_owned(), |metric| metric.prometheus_name(self.of_pods))
     }
 }
 
@@ -109,7 +112,7 @@ pub(super) struct Families<'a> {
     /// Each sample with the labels of its resource.
     samples: Vec<(&'a Sample, Arc<Labels>)>,
     /// In order of first appearance: the points, each with the index of its sample.
-    metrics: Vec<(&'static Metric, Vec<(usize, &'a Point)>)>,
+    metrics: Vec<(Declaration, Vec<(usize, &'a Point)>)>,
 }
 
 impl<'a> Families<'a> {
@@ -117,12 +120,13 @@ impl<'a> Families<'a> {
     pub(super) fn of(batch: &'a Batch, most: usize) -> Self {
         let labelled = |sample: &'a Sample| (sample, Arc::new(labels::promoted(&sample.resource, most)));
         let samples: Vec<_> = batch.samples().map(labelled).collect();
-        let mut metrics: Vec<(&'static Metric, Vec<(usize, &'a Point)>)> = Vec::new();
+        let mut metrics: Vec<(Declaration, Vec<(usize, &'a Point)>)> = Vec::new();
         let mut places: HashMap<&'static str, usize> = HashMap::new();
         for (index, (sample, _)) in samples.iter().enumerate() {
             for point in &sample.points {
-                let place = *places.entry(point.metric.name).or_insert_with(|| {
-                    metrics.push((point.metric, Vec::new()));
+                let (metric, of_pods) = (point.metric, sample.resource.is_pod());
+                let place = *places.entry(metric.name_of(of_pods)).or_insert_with(|| {
+                    metrics.push((Declaration { metric: Some(metric), of_pods, help: metric.help }, Vec::new()));
                     metrics.len() - 1
                 });
                 metrics[place].1.push((index, point));
@@ -137,9 +141,9 @@ impl<'a> Families<'a> {
         if !info.series.is_empty() {
             each(&info);
         }
-        for (metric, points) in &self.metrics {
+        for (declaration, points) in &self.metrics {
             let series = points.iter().filter_map(|(index, point)| self.series(*index, point)).collect();
-            let declaration = Declaration { metric: Some(metric), help: metric.help };
+            let declaration = *declaration;
             let family = Family { declaration, series: newest(series) };
             if !family.series.is_empty() {
                 each(&family);

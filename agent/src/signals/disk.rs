@@ -90,6 +90,7 @@ impl Disk {
             facts: offsets(&kernel.btf, by_bio)?,
             maps: &[
                 ("DISK_REQUESTS", Size::Fixed),
+                ("DISK_SINCE", Size::Fixed),
                 ("DISK_SYNCS", Size::Fixed),
                 ("DISK_COUNTS", Size::Slots(1)),
                 ("DISK_ROWS", Size::Slots(ROWS_PER_SLOT)),

@@ -42,6 +42,7 @@ pub static IO: Metric = Metric::counter(
      segment, without the link's. A datagram above the MTU counts as one packet, not as its fragments. Loopback \
      is not included.",
 )
+.of_pods("k8s.pod.network.io")
 .attributes(&[DIRECTION]);
 /// `podmeter.network.packets`
 pub static PACKETS: Metric = Metric::counter(

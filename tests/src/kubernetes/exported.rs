@@ -31,7 +31,7 @@ pub fn newest<'a>(exports: &'a Exports, metric: &str, of: &[(&str, &str)], attri
     let has = |all: &Attributes, wanted: &[(&str, &str)]| {
         wanted.iter().all(|(key, value)| all.get(*key).is_some_and(|own| own == value))
     };
-    let is = |point: &&Point| &*point.metric == metric && has(&point.resource, of) && has(&point.attributes, attributes);
+    let is = |point: &&Point| point.is_of(metric) && has(&point.resource, of) && has(&point.attributes, attributes);
     exports.of_node().iter().rev().find(is)
 }
 

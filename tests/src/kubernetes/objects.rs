@@ -96,8 +96,12 @@ pub struct Pod {
     pub phase: &'static str,
     /// `status.qosClass`.
     pub qos: &'static str,
+    /// Fields put over those of `metadata`.
+    pub metadata: Json,
     /// Fields put over those of `spec`.
     pub spec: Json,
+    /// Fields put over those of `status`.
+    pub status: Json,
 }
 
 /// A UID like those of the API server; different at every call.
@@ -128,7 +132,9 @@ impl Pod {
             containers,
             phase: "Running",
             qos: "Burstable",
+            metadata: json!({}),
             spec: json!({}),
+            status: json!({}),
         }
     }
 
@@ -175,6 +181,7 @@ impl Pod {
             status["observedGeneration"] = json!(1);
         }
         merge(&mut spec, &self.spec);
+        merge(&mut status, &self.status);
         let mut metadata = json!({
             "name": self.name, "namespace": self.namespace, "uid": self.uid, "creationTimestamp": "2026-11-25T00:00:07Z",
             "generation": 1, "labels": self.labels, "annotations": self.annotations,
@@ -188,6 +195,7 @@ impl Pod {
                 "apiVersion": "apps/v1", "kind": kind, "name": name, "uid": "1b2c3d4e-0000-4000-8000-000000000001",
                 "controller": true, "blockOwnerDeletion": true}]);
         }
+        merge(&mut metadata, &self.metadata);
         json!({"kind": "Pod", "apiVersion": "v1", "metadata": metadata, "spec": spec, "status": status})
     }
 

@@ -41,9 +41,18 @@ impl Point {
         }
     }
 
-    /// Whether it is of this metric and has these attributes.
+    /// Whether it is of this metric, which has another name where it is a pod's: `container.cpu.time` is `k8s.pod.cpu.time`.
+    pub fn is_of(&self, metric: &str) -> bool {
+        let of_pod = || self.resource.get("podmeter.workload.kind").is_some_and(|kind| kind == "Pod");
+        match metric.strip_prefix("container.").filter(|_| of_pod()) {
+            Some(rest) => self.metric.strip_prefix("k8s.pod.") == Some(rest),
+            None => &*self.metric == metric,
+        }
+    }
+
+    /// Whether it is of this metric, by [`is_of`](Self::is_of), and has these attributes.
     pub(super) fn is(&self, metric: &str, attributes: &[(&str, &str)]) -> bool {
-        &*self.metric == metric && attributes.iter().all(|(key, value)| self.attributes.get(*key).is_some_and(|own| own == value))
+        self.is_of(metric) && attributes.iter().all(|(key, value)| self.attributes.get(*key).is_some_and(|own| own == value))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The names and states that Kubernetes has for cgroups, against the objects of a fake API server and `cpu.stat`.
 
 mod containers;
+mod starts;
 
 use std::{collections::HashMap, thread};
 
@@ -76,7 +77,7 @@ fn whole_loop(driver: Driver) -> Result<()> {
             .of(container.path())
             .iter()
             .rev()
-            .find(|point| &*point.metric == "container.cpu.usage" && point.time_unix_ns == share.time_unix_ns)?;
+            .find(|point| point.is_of("container.cpu.usage") && point.time_unix_ns == share.time_unix_ns)?;
         let used = number(usage);
         let agree = (number(share) - used / 0.25).abs() < 1e-9 && (number(slack) - (0.25 - used).max(0.0)).abs() < 1e-9;
         (used > 0.05 && used < 0.25 && agree).then_some(())
@@ -158,7 +159,7 @@ root_test! {
         agent.wait_for_log("are followed at", SOON)?;
         let exports = agent.stop()?.exports;
         let mut named = exports.of(container.path()).iter().filter(|point| {
-            &*point.metric == CPU_TIME && point.resource.get("k8s.container.name").is_some_and(|name| name == "app")
+            point.is_of(CPU_TIME) && point.resource.get("k8s.container.name").is_some_and(|name| name == "app")
         });
         let measured = named.next_back().map(number).context("no CPU time under its name")?;
         EXACT.check("CPU time from before the name was known", measured, container.cpu_stat()?.usage_seconds())

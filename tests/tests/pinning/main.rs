@@ -213,7 +213,7 @@ fn two_lives(end: fn(Agent) -> Result<Exports>, start: fn(Json) -> Result<Agent>
 fn check_that_all_is_looked_at(exports: &Exports, cgroups: [&Cgroup; 2]) -> Result<()> {
     for metric in [CPU_TIME, WAIT_TIME, SWITCHES, WAIT, BURST, SEGMENTS, "podmeter.network.loopback", "podmeter.dns.queries"] {
         for cgroup in cgroups {
-            ensure!(exports.of(cgroup.path()).iter().any(|point| &*point.metric == metric), "no {metric} of {}", cgroup.path());
+            ensure!(exports.of(cgroup.path()).iter().any(|point| point.is_of(metric)), "no {metric} of {}", cgroup.path());
         }
     }
     for metric in [NODE_CPU_TIME, UNATTRIBUTED, "podmeter.tcp.unattributed", KEPT] {
@@ -319,7 +319,7 @@ root_test! {
         for cgroup in &many {
             let start = |exports: &Exports| {
                 let mut points = exports.of(cgroup.path()).iter();
-                points.find(|point| &*point.metric == CPU_TIME).map(|point| point.start_unix_ns)
+                points.find(|point| point.is_of(CPU_TIME)).map(|point| point.start_unix_ns)
             };
             ensure!(start(&before) > Some(0) && start(&before) == start(&after), "{:?}, {:?}", start(&before), start(&after));
         }

@@ -37,6 +37,30 @@ const REASONS: [&str; 28] = [
     "seccomp killed",
 ];
 
+/// Reasons of pods: kubelet's (pkg/kubelet, lifecycle, eviction, nodeshutdown, preemption), the node's and the Job's controllers'.
+const OF_PODS: [&str; 15] = [
+    "Evicted",
+    "Preempting",
+    "Terminated",
+    "Shutdown",
+    "NodeShutdown",
+    "NodeLost",
+    "NodeAffinity",
+    "NodePorts",
+    "OutOfcpu",
+    "OutOfmemory",
+    "OutOfpods",
+    "OutOfephemeral-storage",
+    "Unknown",
+    "UnexpectedAdmissionError",
+    "DeadlineExceeded",
+];
+
+/// A pod's reason as it is if it is one of those, else "Other".
+pub fn known_or_other_of_pod(reason: &str) -> &'static str {
+    OF_PODS.into_iter().find(|known| *known == reason).unwrap_or("Other")
+}
+
 /// The reason as it is if it is one of those, else "Other".
 pub fn known_or_other(reason: &str) -> &'static str {
     REASONS.into_iter().find(|known| *known == reason).unwrap_or("Other")

@@ -52,7 +52,7 @@ fn encode_points(resource: &Resource, points: &[Point], times: Times, bounds: &B
     let metrics = metrics
         .into_iter()
         .map(|(metric, data)| OtlpMetric {
-            name: metric.name.into(),
+            name: metric.name_of(resource.is_pod()).into(),
             description: metric.help.into(),
             unit: metric.unit.into(),
             metadata: Vec::new(),

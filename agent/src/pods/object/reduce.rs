@@ -8,15 +8,18 @@ use std::{
 
 use super::{
     Container, ContainerRole, ContainerState, ContainerStatus, CpuAndMemory, KeptLabels, KubernetesNode, Namespace, Pod,
-    PodPhase, ReportedResources, Resources, Service, chosen, kept,
+    PodPhase, PodTimes, ReportedResources, Resources, Service, chosen, kept,
     wire::{
-        WireAmounts, WireContainer, WireContainerStatus, WireMetadata, WireNamespace, WireNode, WirePod, WirePodAddress,
-        WirePodStatus, WireResources, WireState, WireStateDetail, WireStatusResources,
+        WireAmounts, WireCondition, WireContainer, WireContainerStatus, WireMetadata, WireNamespace, WireNode, WirePod,
+        WirePodAddress, WirePodStatus, WireResources, WireState, WireStateDetail, WireStatusResources,
     },
 };
 use crate::{
     config::Range,
-    pods::workload::{self, PodOwner},
+    pods::{
+        starts,
+        workload::{self, PodOwner},
+    },
 };
 
 /// Annotations by which OpenTelemetry lets a pod name its service
@@ -76,6 +79,9 @@ pub(super) fn pod(json: &str, kept_labels: &KeptLabels) -> Result<Pod, serde_jso
         resize_infeasible: is_infeasible(&status),
         overhead: Resources { cpu_request: spec.overhead.cpu, memory_request: spec.overhead.memory, ..Resources::default() },
         addresses: if spec.host_network { Vec::new() } else { own_addresses(&status) },
+        times: times(&metadata, &status),
+        reason: status.reason.as_deref().filter(|reason| !reason.is_empty()).map(kept),
+        disruption: disruption(&status),
         finished: if phase.is_some_and(PodPhase::is_over) { finished(&status) } else { None },
         phase,
         containers,
@@ -108,9 +114,37 @@ fn reported(resources: Option<&WireStatusResources>, allocated: Option<WireAmoun
     }
 }
 
+/// A time of the API, since 1970.
+fn time(text: &str) -> Option<Duration> {
+    humantime::parse_rfc3339_weak(text).ok()?.duration_since(UNIX_EPOCH).ok()
+}
+
+fn times(metadata: &WireMetadata, status: &WirePodStatus) -> PodTimes {
+    let since = |kind| time(&true_condition(status, kind)?.last_transition_time);
+    PodTimes {
+        created: time(&metadata.creation_timestamp),
+        scheduled: since("PodScheduled"),
+        accepted: status.start_time.as_deref().and_then(time),
+        initialized: since("Initialized"),
+        ready: since("ContainersReady"),
+    }
+}
+
+fn true_condition<'a>(status: &'a WirePodStatus, kind: &str) -> Option<&'a WireCondition> {
+    status.conditions.iter().find(|condition| condition.kind == kind && condition.status == "True")
+}
+
+/// Why a pod is ended from outside: its condition says so (since 1.26), or kubelet's reason.
+fn disruption(status: &WirePodStatus) -> Option<(Box<str>, Option<Duration>)> {
+    if let Some(condition) = true_condition(status, "DisruptionTarget") {
+        return Some((kept(&condition.reason), time(&condition.last_transition_time)));
+    }
+    let reason = status.reason.as_deref().filter(|reason| starts::is_disruption(reason))?;
+    Some((kept(reason), finished(status)))
+}
+
 /// When the last container ended; where none has ended, as of a pod that was evicted before one began, when a condition last changed.
 fn finished(status: &WirePodStatus) -> Option<Duration> {
-    let time = |text: &str| humantime::parse_rfc3339_weak(text).ok()?.duration_since(UNIX_EPOCH).ok();
     let statuses = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
     let ends = statuses.into_iter().flatten().filter_map(|status| status.state.terminated.as_ref()?.finished_at.as_deref());
     let changes = status.conditions.iter().map(|condition| condition.last_transition_time.as_str());
@@ -188,6 +222,10 @@ fn container_of(container: WireContainer, role: ContainerRole, status: Option<&W
         reported: status.map(|status| reported(status.resources.as_ref(), status.allocated_resources)).unwrap_or_default(),
         id,
         previous_id,
+        started: status.and_then(|status| {
+            let WireState { running, terminated, .. } = &status.state;
+            time(running.as_ref().or(terminated.as_ref())?.started_at.as_deref()?)
+        }),
         status: status.map(WireContainerStatus::reduced),
     }
 }

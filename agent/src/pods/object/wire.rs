@@ -119,6 +119,8 @@ pub(super) struct WireAmounts {
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct WirePodStatus {
     pub(super) phase: Option<String>,
+    pub(super) reason: Option<String>,
+    pub(super) start_time: Option<String>,
     pub(super) qos_class: Option<String>,
     /// The state of a resize before 1.33.
     pub(super) resize: Option<String>,
@@ -150,6 +152,8 @@ pub(super) struct WireCondition {
     #[serde(rename = "type", deserialize_with = "or_default")]
     pub(super) kind: String,
     #[serde(deserialize_with = "or_default")]
+    pub(super) status: String,
+    #[serde(deserialize_with = "or_default")]
     pub(super) reason: String,
     #[serde(deserialize_with = "or_default")]
     pub(super) last_transition_time: String,
@@ -177,7 +181,7 @@ pub(super) struct WireContainerStatus {
 #[serde(default)]
 pub(super) struct WireState {
     pub(super) waiting: Option<WireStateDetail>,
-    pub(super) running: Option<IgnoredAny>,
+    pub(super) running: Option<WireStateDetail>,
     pub(super) terminated: Option<WireStateDetail>,
 }
 
@@ -187,6 +191,8 @@ pub(super) struct WireStateDetail {
     pub(super) reason: Option<String>,
     #[serde(rename = "containerID")]
     pub(super) container_id: Option<String>,
+    #[serde(rename = "startedAt")]
+    pub(super) started_at: Option<String>,
     #[serde(rename = "finishedAt")]
     pub(super) finished_at: Option<String>,
 }

@@ -28,9 +28,11 @@ pub static TIME: Metric = Metric::counter(
     "s",
     Scope::Cgroup,
     "CPU time since the cgroup was made, descendants included: what cpu.stat's usage_usec counts.",
-);
+)
+.of_pods("k8s.pod.cpu.time");
 /// `container.cpu.usage`
-pub static USAGE: Metric = Metric::gauge("container.cpu.usage", "{cpu}", Scope::Cgroup, "CPUs used over the last interval.");
+pub static USAGE: Metric = Metric::gauge("container.cpu.usage", "{cpu}", Scope::Cgroup, "CPUs used over the last interval.")
+    .of_pods("k8s.pod.cpu.usage");
 /// `podmeter.cpu.wait.time`
 pub static WAIT_TIME: Metric = Metric::counter(
     "podmeter.cpu.wait.time",

@@ -46,6 +46,7 @@ pub static IO: Metric = Metric::counter(
      included, and written pages are when they are written back. Of the cgroup that the io controller charges them \
      to; without that controller, or where that is the root, of the cgroup of the task that issued the request.",
 )
+.of_pods("k8s.pod.disk.io")
 .attributes(&[DIRECTION]);
 /// `podmeter.disk.operations`
 pub static OPERATIONS: Metric = Metric::counter(
@@ -102,7 +103,7 @@ pub static LOST: Metric = Metric::counter(
     "podmeter.disk.lost",
     "{operation}",
     Scope::Node,
-    "What was not counted, by reason: requests (8192 were in flight), syncs (1024 tasks were in one), rows (there \
+    "What was not counted, by reason: requests (devices use more than 8 192), syncs (1024 tasks were in one), rows (there \
      was no memory for the first of a cgroup, or more than 256 devices).",
 )
 .attributes(&["reason"]);

@@ -33,7 +33,8 @@ pub const ALL: &[&Metric] = &[
 
 /// `container.memory.usage`
 pub static USAGE: Metric =
-    Metric::gauge("container.memory.usage", "By", Scope::Cgroup, "All memory charged to the cgroup: memory.current.");
+    Metric::gauge("container.memory.usage", "By", Scope::Cgroup, "All memory charged to the cgroup: memory.current.")
+        .of_pods("k8s.pod.memory.usage");
 /// `container.memory.working_set`
 pub static WORKING_SET: Metric = Metric::gauge(
     "container.memory.working_set",
@@ -41,17 +42,20 @@ pub static WORKING_SET: Metric = Metric::gauge(
     Scope::Cgroup,
     "Usage less inactive page cache, as kubelet computes it. It includes active page cache, which the kernel can \
      free.",
-);
+)
+.of_pods("k8s.pod.memory.working_set");
 /// `container.memory.rss`
 pub static RSS: Metric =
-    Metric::gauge("container.memory.rss", "By", Scope::Cgroup, "Mapped anonymous memory: anon of memory.stat.");
+    Metric::gauge("container.memory.rss", "By", Scope::Cgroup, "Mapped anonymous memory: anon of memory.stat.")
+        .of_pods("k8s.pod.memory.rss");
 /// `container.memory.available`
 pub static AVAILABLE: Metric = Metric::gauge(
     "container.memory.available",
     "By",
     Scope::Cgroup,
     "The limit (memory.max) less the working set. Absent without a limit.",
-);
+)
+.of_pods("k8s.pod.memory.available");
 /// `container.memory.paging.faults`
 pub static FAULTS: Metric = Metric::counter(
     "container.memory.paging.faults",
@@ -59,6 +63,7 @@ pub static FAULTS: Metric = Metric::counter(
     Scope::Cgroup,
     "Page faults by type: a major fault had to read from a disk, a minor one had not.",
 )
+.of_pods("k8s.pod.memory.paging.faults")
 .attributes(&["system.paging.fault.type"]);
 /// `podmeter.memory.unreclaimable`
 pub static UNRECLAIMABLE: Metric = Metric::gauge(
