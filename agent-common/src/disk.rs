@@ -1,6 +1,6 @@
 //! The records of the `disk` signal.
 
-use crate::bucket;
+use crate::{bucket, known::Known};
 
 /// Index of the first bucket of durations, in units of 2^-30 s: what took up to 2^-17 s (7.6 µs) is in the zero bucket.
 pub const DURATION_FIRST: i32 = 104;
@@ -71,6 +71,8 @@ record! {
         pub issued_ns: u64,
         /// The id of the cgroup that it is of.
         pub cgroup: u64,
+        /// The slot of the cgroup that it was of when it was done last: mostly the same one's.
+        pub slot: Known,
     }
 }
 

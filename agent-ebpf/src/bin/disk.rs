@@ -15,7 +15,9 @@ use agent_common::{
     },
 };
 use agent_ebpf::{
-    CgroupSlots, MMAPABLE, add, frozen, load, load32, opaque,
+    CgroupSlots, Generation, MMAPABLE, add, frozen,
+    known::{generation, known},
+    load, load32, opaque,
     rows::{Rows, row},
 };
 use aya_ebpf::{
@@ -37,6 +39,8 @@ const EINVAL: i32 = 22;
 
 #[btf_map]
 static CGROUP_SLOTS: CgroupSlots = CgroupSlots::new();
+#[btf_map]
+static GENERATION: Generation = Generation::new();
 #[btf_map]
 static DISK_REQUESTS: LruHashMap<u64, Request, REQUESTS_LEN> = LruHashMap::new();
 #[btf_map]
@@ -88,7 +92,7 @@ unsafe fn issued(rq: u64) -> i32 {
                 (*request).cgroup = cgroup;
                 (*request).issued_ns = issued_ns;
             }
-            None => note_first(rq, Request { issued_ns, cgroup }),
+            None => note_first(rq, Request { issued_ns, cgroup, ..Request::ZERO }),
         }
     }
     0
@@ -187,17 +191,13 @@ fn disk_on_complete(ctx: BtfTracePointContext) -> i32 {
             count_lost(rq, bytes);
             return 0;
         };
-        let request = Request { issued_ns: (*noted).issued_ns, cgroup: (*noted).cgroup };
-        let mut part = Part {
-            slot: slot_of(request.cgroup),
-            direction: direction as u32,
-            bytes: bytes as u64,
-            failed: ctx.arg::<u32>(1) != 0,
-            times: None,
-        };
+        let (issued_ns, cgroup) = ((*noted).issued_ns, (*noted).cgroup);
+        let slot = known(Some(&raw mut (*noted).slot), cgroup, generation(&GENERATION), || slot_of(cgroup));
+        let mut part =
+            Part { slot, direction: direction as u32, bytes: bytes as u64, failed: ctx.arg::<u32>(1) != 0, times: None };
         if bytes >= load32(rq, frozen!(FACTS.rq_data_len)) {
             (*noted).issued_ns = 0;
-            part.times = Some(Times::of(rq, request.issued_ns));
+            part.times = Some(Times::of(rq, issued_ns));
         }
         let counted = count_for_slot(&part) & count_for_device(device_of(rq), &part);
         if !counted && let Some(lost) = DISK_LOST.get_ptr_mut(0) {

@@ -99,7 +99,7 @@ impl Disk {
                 ("DISK_EMPTY_DEVICE", Size::Fixed),
                 ("DISK_LOST", Size::Fixed),
             ],
-            shared: &[("CGROUP_SLOTS", cgroups.object())],
+            shared: &[("CGROUP_SLOTS", cgroups.object()), ("GENERATION", cgroups.object())],
             programs: &programs,
             optional: OPTIONAL,
         })?;
