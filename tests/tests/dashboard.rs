@@ -6,7 +6,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream, UdpSocket},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -110,7 +110,13 @@ fn pod() -> Pod {
     app.restarts = 1;
     let mut broken = Container::new("broken", "");
     broken.state = json!({"waiting": {"reason": "CrashLoopBackOff"}});
-    Pod::new("web-5d8f7c9b4-abcde", vec![app, broken])
+    let mut pod = Pod::new("web-5d8f7c9b4-abcde", vec![app, broken]);
+    // It starts after the agent has.
+    let soon = humantime::format_rfc3339_seconds(SystemTime::now() + 60 * SECOND).to_string();
+    let since = |kind: &str| json!({"type": kind, "status": "True", "lastTransitionTime": soon});
+    pod.metadata = json!({"creationTimestamp": soon});
+    pod.status = json!({"conditions": [since("PodScheduled"), since("Initialized"), since("ContainersReady")]});
+    pod
 }
 
 /// What a pod does on a disk and on the network, with both ends in it: a file that is written and synced, TCP, lookups of which every second fails, packets to closed ports; and

@@ -61,8 +61,8 @@ pub struct Pod {
     pub times: PodTimes,
     /// `status.reason`: why it is in its phase, of a pod that its node refused or evicted.
     pub reason: Option<Box<str>>,
-    /// Why it is ended from outside and since when, Unix time, of a pod that is.
-    pub disruption: Option<(Box<str>, Option<Duration>)>,
+    /// Why it is ended from outside, "Other" for a reason that is not Kubernetes' own, and since when, Unix time; of a pod that is.
+    pub disruption: Option<(&'static str, Option<Duration>)>,
     /// When it was over, Unix time, of a pod that is: its last container's end, else the last change of its conditions.
     pub finished: Option<Duration>,
     /// Its containers of all kinds.

@@ -83,11 +83,11 @@ impl Starts {
                 self.containers.record(took.as_secs_f64(), 1);
             }
         }
-        if let Some((reason, at)) = &pod.disruption
+        if let Some((reason, at)) = pod.disruption
             && !std::mem::replace(&mut counted.disruption, true)
             && at.is_none_or(|at| at >= self.began)
         {
-            *self.disruptions.entry(known_disruption(reason)).or_default() += 1;
+            *self.disruptions.entry(reason).or_default() += 1;
         }
     }
 
@@ -99,30 +99,6 @@ impl Starts {
         let is_main = container.role == ContainerRole::Main;
         (is_first && is_main).then_some(started.saturating_sub(pod.times.initialized?))
     }
-}
-
-/// Why pods are ended from outside: reasons of the condition `DisruptionTarget` (k8s.io/api/core/v1, kubelet, the taint manager and the
-/// garbage collector of pods), and kubelet's own of the status.
-const DISRUPTIONS: [&str; 9] = [
-    "PreemptionByScheduler",
-    "DeletionByTaintManager",
-    "EvictionByEvictionAPI",
-    "DeletionByPodGC",
-    "TerminationByKubelet",
-    "PreemptionByKubelet",
-    "Evicted",
-    "Preempting",
-    "Shutdown",
-];
-
-/// The reason as it is if it is one of those, else "Other": anything may set a condition.
-fn known_disruption(reason: &str) -> &'static str {
-    DISRUPTIONS.into_iter().find(|known| *known == reason).unwrap_or("Other")
-}
-
-/// Whether a reason of a pod's status says that it was ended from outside, where it has no such condition.
-pub fn is_disruption(reason: &str) -> bool {
-    DISRUPTIONS.contains(&reason)
 }
 
 #[cfg(test)]
@@ -185,13 +161,13 @@ mod tests {
     }
 
     #[test]
-    fn a_disrupted_pod_is_counted_once_by_a_known_reason() {
+    fn a_disrupted_pod_is_counted_once() {
         let mut starts = Starts::since(s(100));
         for (reason, at) in
-            [("PreemptionByScheduler", Some(120)), ("own-operator", Some(120)), ("Evicted", None), ("DeletionByPodGC", Some(99))]
+            [("PreemptionByScheduler", Some(120)), ("Other", Some(120)), ("Evicted", None), ("DeletionByPodGC", Some(99))]
         {
             let mut counted = Counted::default();
-            let pod = Pod { disruption: Some((reason.into(), at.map(s))), ..Pod::default() };
+            let pod = Pod { disruption: Some((reason, at.map(s))), ..Pod::default() };
             starts.changed(&mut counted, None, &pod);
             starts.changed(&mut counted, Some(&pod), &pod);
         }

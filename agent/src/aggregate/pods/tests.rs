@@ -165,7 +165,7 @@ fn a_reason_of_kubelet_or_of_a_runtime_is_exported_as_it_is() {
 #[test]
 fn the_nodes_sums() {
     let mut known = PodIndex::default();
-    assert!(node_points(&known).is_empty());
+    assert!(node_points(&known, 0).is_empty());
     known.set_node(KubernetesNode { name: "n".into(), cpu: "4".parse().ok(), ..Default::default() });
     known.set_namespace(Namespace { name: "shop".into(), labels: Vec::new() });
     for (uid, cpu) in [("a", "1"), ("b", "500m")] {
@@ -176,7 +176,7 @@ fn the_nodes_sums() {
     let reported = ReportedResources { requests: granted, allocated: granted, limits: None };
     let refused = Container { reported, ..container("app", resources("3", "10"), running()) };
     known.set_pod(Pod { uid: "c".into(), resize_infeasible: true, ..pod(vec![refused]) });
-    let points: Vec<_> = node_points(&known).into_iter().map(|point| (point.metric.name, point.value)).collect();
+    let points: Vec<_> = node_points(&known, 0).into_iter().map(|point| (point.metric.name, point.value)).collect();
     assert_eq!(
         points,
         [

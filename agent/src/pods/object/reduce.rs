@@ -16,10 +16,7 @@ use super::{
 };
 use crate::{
     config::Range,
-    pods::{
-        starts,
-        workload::{self, PodOwner},
-    },
+    pods::workload::{self, PodOwner},
 };
 
 /// Annotations by which OpenTelemetry lets a pod name its service
@@ -134,13 +131,28 @@ fn true_condition<'a>(status: &'a WirePodStatus, kind: &str) -> Option<&'a WireC
     status.conditions.iter().find(|condition| condition.kind == kind && condition.status == "True")
 }
 
+/// Why pods are ended from outside: reasons of the condition `DisruptionTarget` (k8s.io/api/core/v1; kubelet, the taint manager, the garbage
+/// collector of pods), and kubelet's own of the status.
+const DISRUPTIONS: [&str; 9] = [
+    "PreemptionByScheduler",
+    "DeletionByTaintManager",
+    "EvictionByEvictionAPI",
+    "DeletionByPodGC",
+    "TerminationByKubelet",
+    "PreemptionByKubelet",
+    "Evicted",
+    "Preempting",
+    "Shutdown",
+];
+
 /// Why a pod is ended from outside: its condition says so (since 1.26), or kubelet's reason.
-fn disruption(status: &WirePodStatus) -> Option<(Box<str>, Option<Duration>)> {
-    if let Some(condition) = true_condition(status, "DisruptionTarget") {
-        return Some((kept(&condition.reason), time(&condition.last_transition_time)));
+fn disruption(status: &WirePodStatus) -> Option<(&'static str, Option<Duration>)> {
+    let known = |reason: &str| DISRUPTIONS.into_iter().find(|known| *known == reason);
+    match true_condition(status, "DisruptionTarget") {
+        // Anything may set a condition.
+        Some(condition) => Some((known(&condition.reason).unwrap_or("Other"), time(&condition.last_transition_time))),
+        None => Some((known(status.reason.as_deref()?)?, finished(status))),
     }
-    let reason = status.reason.as_deref().filter(|reason| starts::is_disruption(reason))?;
-    Some((kept(reason), finished(status)))
 }
 
 /// When the last container ended; where none has ended, as of a pod that was evicted before one began, when a condition last changed.
