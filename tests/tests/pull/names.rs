@@ -20,9 +20,17 @@ use serde_json::{Value as Json, json};
 
 use crate::scrape;
 
-/// Series of the document of what this test's pod does not do or meet: packets to other hosts, lookups, drops.
-const NOT_DONE: &[&str] =
-    &["dns_lookup_duration_seconds_bucket", "podmeter_network_drops_total", "podmeter_network_egress_bytes_total"];
+/// Series of the document of what this test's pod does not do or meet: packets to other hosts, lookups, drops, syncs of files; a start, an end
+/// and an eviction while the agent runs.
+const NOT_DONE: &[&str] = &[
+    "dns_lookup_duration_seconds_bucket",
+    "podmeter_disk_fsync_duration_seconds_bucket",
+    "podmeter_network_drops_total",
+    "podmeter_network_egress_bytes_total",
+    "podmeter_pod_disruptions_total",
+    "podmeter_pod_run_duration_seconds",
+    "podmeter_pod_start_duration_seconds_bucket",
+];
 
 /// One of what only a memory controller knows.
 const OF_MEMORY: &str = "podmeter_memory_unreclaimable_bytes";
