@@ -146,7 +146,9 @@ fn render(batch: &Batch, format: Format, gzip: bool, most: usize) -> Vec<u8> {
     let mut out = Writer::new(&[], if gzip { Compression::Gzip } else { Compression::None });
     match format {
         Format::Protobuf => families.each(|family| out.write(&delimited::family(family))),
-        Format::OpenMetrics | Format::Text => families.each(|family| out.write(text::family(family, format).as_bytes())),
+        Format::OpenMetrics | Format::Text => {
+            families.each(|family| text::family(family, format, |text| out.write(text.as_bytes())))
+        }
     }
     if format == Format::OpenMetrics {
         out.write(b"# EOF\n");
