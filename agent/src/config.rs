@@ -101,6 +101,8 @@ pub struct Signals {
     pub network: Network,
     /// How DNS is measured.
     pub dns: Dns,
+    /// How the node is measured.
+    pub node: Node,
 }
 
 impl Signals {
@@ -184,6 +186,15 @@ pub struct Dns {
     pub ports: Vec<u16>,
     /// Names of each container that are exported: those with the most queries.
     pub top_names: usize,
+}
+
+/// How the node itself is measured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Where the node's root directory is.
+    pub root: PathBuf,
+    /// Whether each CPU has its own CPU time by mode.
+    pub per_cpu: bool,
 }
 
 /// Where pods get their names from.

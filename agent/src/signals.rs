@@ -8,6 +8,7 @@ pub mod drops;
 pub mod limits;
 pub mod memory;
 pub mod network;
+pub mod node;
 pub mod pressure;
 pub mod slot_counts;
 mod slot_rows;
@@ -37,6 +38,7 @@ pub const ALL: &[Signal] = &[
     drops::SIGNAL,
     disk::SIGNAL,
     limits::SIGNAL,
+    node::SIGNAL,
     agent::SIGNAL,
 ];
 

@@ -5,6 +5,7 @@
 mod budget;
 mod destinations;
 mod kubernetes;
+mod node;
 mod overhead;
 mod telemetry;
 
@@ -42,9 +43,10 @@ const SLOTS: RangeInclusive<u32> = 16..=65536;
 /// Every setting, in the order of the reference.
 pub(super) const KEYS: &[Key] = &joined();
 
-const ALL: [&[Key]; 10] = [
+const ALL: [&[Key]; 11] = [
     FIRST,
     kubernetes::KEYS,
+    node::KEYS,
     THEN,
     &destinations::LOGS,
     &destinations::TRACES,
@@ -125,6 +127,9 @@ const FIRST: &[Key] = &[
     }),
     Key::new("signals.dns", Some("true"), "Measure DNS: lookups, their duration and result.", |l, v| {
         boolean(v).map(|on| l.config.signals.switch("dns", on))
+    }),
+    Key::new("signals.node", Some("true"), "Measure the node: CPU by mode, memory by kind, load, threads, clock.", |l, v| {
+        boolean(v).map(|on| l.config.signals.switch("node", on))
     }),
 ];
 

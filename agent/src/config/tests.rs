@@ -63,6 +63,7 @@ fn the_defaults() {
             cpu: Cpu::default(),
             network: Network { cluster: vec![], node: vec![], private: config.signals.network.private.clone() },
             dns: Dns { timeout: Duration::from_secs(5), ports: vec![53], top_names: 0 },
+            node: Node { root: "/".into(), per_cpu: false },
         },
         kubernetes: Kubernetes {
             source: KubernetesSource::Auto,
@@ -187,6 +188,7 @@ fn a_file_sets_every_key() {
                 private: vec![],
             },
             dns: Dns { timeout: Duration::from_secs(1), ports: vec![53, 5353], top_names: 3 },
+            node: Node { root: "/".into(), per_cpu: false },
         },
         kubernetes: Kubernetes {
             source: KubernetesSource::Kubelet,
@@ -271,7 +273,7 @@ fn every_error_of_a_file_names_the_key_and_the_line() {
         (
             "intervall: 15s",
             "unknown setting intervall (podmeter.yaml, line 1); did you mean interval? Else: there are node_name, cluster_name, \
-             interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, overhead, metrics, budget, telemetry",
+             interval, listen, log, signals, kubernetes, node, cgroups, network, dns, cpu, bpf, export, journal, resource, overhead, metrics, budget, telemetry",
         ),
         (
             "export:\n  time-out: 1s",
@@ -282,12 +284,12 @@ fn every_error_of_a_file_names_the_key_and_the_line() {
         (
             "\nendpoint: x",
             "unknown setting endpoint (podmeter.yaml, line 2); did you mean export.endpoint, export.logs.endpoint or export.traces.endpoint? Else: there \
-             are node_name, cluster_name, interval, listen, log, signals, kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, overhead, metrics, budget, telemetry",
+             are node_name, cluster_name, interval, listen, log, signals, kubernetes, node, cgroups, network, dns, cpu, bpf, export, journal, resource, overhead, metrics, budget, telemetry",
         ),
         (
             "openshift:\n  a: 1",
             "unknown setting openshift (podmeter.yaml, line 1); there are node_name, cluster_name, interval, listen, log, signals, \
-             kubernetes, cgroups, network, dns, cpu, bpf, export, journal, resource, overhead, metrics, budget, telemetry",
+             kubernetes, node, cgroups, network, dns, cpu, bpf, export, journal, resource, overhead, metrics, budget, telemetry",
         ),
         (
             "export: otlp",
@@ -360,6 +362,8 @@ fn every_key_refuses_what_it_cannot_use_and_says_so() {
         ("cgroups.slots", &["15", "65537", "-1", "many", "16.5", "99999999999"]),
         ("cgroups.max_slots", &["15", "65537", "auto"]),
         ("cgroups.root", &["cgroup"]),
+        ("node.root", &["host"]),
+        ("node.per_cpu", &["2"]),
         ("bpf.pin", &["maybe"]),
         ("bpf.directory", &["./bpf"]),
         ("export.exporter", &["prometheus"]),

@@ -473,14 +473,20 @@ pub fn bytes_of<T: Pod>(value: &T) -> &[u8] {
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
 }
 
+/// What steers the wall clock, and the clock's state (`adjtimex`, which changes nothing with `modes` 0).
+pub fn clock_state() -> io::Result<(nix::libc::timex, nix::libc::c_int)> {
+    let mut clock = std::mem::MaybeUninit::<nix::libc::timex>::zeroed();
+    // SAFETY: zero is valid for the struct's integers, and the kernel writes that live struct only.
+    let (state, clock) = unsafe { (nix::libc::adjtimex(clock.as_mut_ptr()), clock.assume_init()) };
+    if state < 0 { Err(io::Error::last_os_error()) } else { Ok((clock, state)) }
+}
+
 /// Makes all threads allocate from one heap. glibc gives each its own, and a batch that one thread made and another dropped leaves
 /// a hole in each; podmeter's threads hardly ever allocate at the same time. To be called before there are threads.
 pub fn share_one_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: a plain call into the C library's allocator.
-    unsafe {
-        nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1);
-    }
+    let _ = unsafe { nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1) };
 }
 
 /// Gives freed memory back to the kernel: what loading programs needs for a moment and running never again, and between two exports
@@ -488,7 +494,5 @@ pub fn share_one_heap() {
 pub fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: a plain call into the C library's allocator.
-    unsafe {
-        nix::libc::malloc_trim(0);
-    }
+    let _ = unsafe { nix::libc::malloc_trim(0) };
 }

@@ -19,13 +19,14 @@ const LOOKED_AT: &[(&str, &[&str])] = &[
     ("limits", &["cpu"]),
     ("memory", &["memory", "pressure"]),
     ("network", &["network", "dns"]),
+    ("node", &["node"]),
     ("shares", &["cpu", "memory", "network", "dns"]),
     ("tcp", &["tcp"]),
     ("walk", &["cpu", "memory", "pressure"]),
 ];
 
 /// The signals that can be switched off: keys of `signals` in the configuration.
-const SIGNALS: &[&str] = &["cpu", "memory", "pressure", "network", "dns", "tcp", "drops", "disk"];
+const SIGNALS: &[&str] = &["cpu", "memory", "pressure", "network", "dns", "tcp", "drops", "disk", "node"];
 
 /// The name of the runner that this is.
 pub(super) fn runner() -> Result<String> {
@@ -80,7 +81,8 @@ mod tests {
     #[test]
     fn a_runner_in_emulation_has_the_signals_that_it_looks_at() {
         assert_eq!(not_looked_at("pinning"), json!({}));
-        let all_but = json!({"cpu": false, "network": false, "dns": false, "tcp": false, "drops": false, "disk": false});
+        let all_but =
+            json!({"cpu": false, "network": false, "dns": false, "tcp": false, "drops": false, "disk": false, "node": false});
         assert_eq!(not_looked_at("memory"), all_but);
         assert!(LOOKED_AT.iter().flat_map(|(_, signals)| *signals).all(|signal| SIGNALS.contains(signal)));
     }
