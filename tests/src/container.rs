@@ -306,6 +306,7 @@ impl ContainerPlan {
                 None => node.config.path(),
                 // Where a node with cgroup v2 has it; on a hybrid machine it is below.
                 Some("/sys/fs/cgroup") => cgroup::mount_point()?,
+                Some("/") => Path::new("/"),
                 Some(own) if own.starts_with(BPF) || own.starts_with(DISK) => &node.host_path(own),
                 Some(other) => bail!("this harness does not know the node's directory {other}"),
             };
@@ -373,7 +374,7 @@ mod tests {
         assert!(manifest.env.contains(&("NODE_NAME".to_owned(), NODE_NAME.to_owned())));
         assert_eq!(
             manifest.mounts.iter().map(|mount| mount.volume.as_str()).collect::<Vec<_>>(),
-            ["config", "cgroups", "bpf", "journal"]
+            ["config", "node", "cgroups", "bpf", "journal"]
         );
     }
 }
