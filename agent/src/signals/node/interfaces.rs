@@ -43,7 +43,7 @@ impl Interfaces {
             conntrack: of_first("stat/nf_conntrack"),
             // Of podmeter's own network namespace: all have the limit of the first.
             conntrack_limit: KeptFile::new("/proc/sys/net/netfilter/nf_conntrack_max"),
-            kinds: Kinds { directory: root.join("sys/class/net"), known: HashMap::new() },
+            kinds: Kinds { directory: root.join("sys/class/net"), known: HashMap::new(), reading: 0 },
         }
     }
 
@@ -51,10 +51,11 @@ impl Interfaces {
     pub(super) fn read(&mut self, points: &mut Vec<Point>, missing: &mut Vec<String>) {
         match self.counts.read() {
             Ok(text) => {
-                let found: Vec<_> = text.lines().filter_map(Counts::parse).collect();
-                self.kinds.forget_all_but(&found);
-                let own = found.iter().filter(|counts| self.kinds.is_of_the_node(counts.name)).take(MOST);
-                own.for_each(|counts| counts.points(points));
+                self.kinds.begin();
+                // The numbers of a pod's end are not looked at: there may be a thousand.
+                let own = text.lines().filter_map(named).filter(|(name, _)| self.kinds.is_of_the_node(name));
+                own.filter_map(|(name, counts)| Counts::parse(name, counts)).take(MOST).for_each(|counts| counts.points(points));
+                self.kinds.forget_others();
             }
             Err(error) => missing.push(format!("no interfaces: {error}")),
         }
@@ -76,6 +77,13 @@ impl Interfaces {
     }
 }
 
+/// The name in a line of `/proc/net/dev`, and the rest of it; `None` for headings.
+fn named(line: &str) -> Option<(&str, &str)> {
+    // A name has no space in it, but may have a colon.
+    let (name, rest) = line.trim_start().split_once(' ')?;
+    Some((name.strip_suffix(':')?, rest))
+}
+
 /// What the kernel counts of one interface.
 #[derive(Debug, PartialEq, Eq)]
 struct Counts<'a> {
@@ -86,14 +94,12 @@ struct Counts<'a> {
 }
 
 impl<'a> Counts<'a> {
-    /// One line of `/proc/net/dev`; `None` for its headings.
-    fn parse(line: &'a str) -> Option<Self> {
-        // An alias has a colon in its name, but no line of its own.
-        let (name, rest) = line.rsplit_once(": ")?;
+    /// The numbers of a line of `/proc/net/dev`; `None` where they are others.
+    fn parse(name: &'a str, rest: &str) -> Option<Self> {
         let mut words = rest.split_ascii_whitespace().map(|word| word.parse::<u64>().ok());
         let mut four = || Some([words.next()??, words.next()??, words.next()??, words.next()??]);
         let (receive, _fifo_frame_compressed_multicast, transmit) = (four()?, four()?, four()?);
-        Some(Self { name: name.trim(), receive, transmit })
+        Some(Self { name, receive, transmit })
     }
 
     fn points(&self, points: &mut Vec<Point>) {
@@ -116,7 +122,9 @@ impl<'a> Counts<'a> {
 struct Kinds {
     /// `/sys/class/net` of the node.
     directory: PathBuf,
-    known: HashMap<String, bool>,
+    /// Whether it is the node's own, and in which reading it was last there.
+    known: HashMap<String, (bool, u32)>,
+    reading: u32,
 }
 
 impl Kinds {
@@ -130,20 +138,24 @@ impl Kinds {
         if Self::OF_PODS.iter().any(|of_pod| name.starts_with(of_pod)) {
             return false;
         }
-        if let Some(known) = self.known.get(name) {
-            return *known;
+        if let Some((is_own, reading)) = self.known.get_mut(name) {
+            *reading = self.reading;
+            return *is_own;
         }
         let is_own = Self::look_up(&self.directory.join(name));
-        self.known.insert(name.to_owned(), is_own);
+        self.known.insert(name.to_owned(), (is_own, self.reading));
         is_own
     }
 
+    /// Another reading.
+    fn begin(&mut self) {
+        self.reading = self.reading.wrapping_add(1);
+    }
+
     /// A name that is gone may be another's next time.
-    fn forget_all_but(&mut self, found: &[Counts<'_>]) {
-        if !self.known.is_empty() {
-            let present: std::collections::HashSet<_> = found.iter().map(|counts| counts.name).collect();
-            self.known.retain(|name, _| present.contains(&**name));
-        }
+    fn forget_others(&mut self) {
+        let now = self.reading;
+        self.known.retain(|_, (_, reading)| *reading == now);
     }
 
     fn look_up(directory: &Path) -> bool {
@@ -180,12 +192,13 @@ Inter-|   Receive                                                |  Transmit
     lo: 10 1 0 0 0 0 0 0 10 1 0 0 0 0 0 0
   eth0: 1000 20 3 4 5 6 7 8 900 10 11 12 13 14 15 16
 vethab@if3: 5 1 0 0 0 0 0 0 5 1 0 0 0 0 0 0
+   a:b: 5 1 0 0 0 0 0 0 5 1 0 0 0 0 0 0
 ";
 
     #[test]
     fn a_line_has_bytes_packets_errors_and_drops_of_both_directions() {
-        let found: Vec<_> = DEV.lines().filter_map(Counts::parse).collect();
-        assert_eq!(found.iter().map(|counts| counts.name).collect::<Vec<_>>(), ["lo", "eth0", "vethab@if3"]);
+        let found: Vec<_> = DEV.lines().filter_map(named).filter_map(|(name, counts)| Counts::parse(name, counts)).collect();
+        assert_eq!(found.iter().map(|counts| counts.name).collect::<Vec<_>>(), ["lo", "eth0", "vethab@if3", "a:b"]);
         assert_eq!((found[1].receive, found[1].transmit), ([1000, 20, 3, 4], [900, 10, 11, 12]));
         let mut points = Vec::new();
         found[1].points(&mut points);
@@ -208,11 +221,13 @@ vethab@if3: 5 1 0 0 0 0 0 0 5 1 0 0 0 0 0 0
                 fs::create_dir(net.path().join(name).join("device")).expect("made");
             }
         }
-        let mut kinds = Kinds { directory: net.path().to_owned(), known: HashMap::new() };
+        let mut kinds = Kinds { directory: net.path().to_owned(), known: HashMap::new(), reading: 0 };
         let names = ["eth0", "bond0", "eni5f2", "vlan7", "veth1", "cali2", "lxc3", "lo", "unknown"];
         let own: Vec<_> = names.into_iter().filter(|name| kinds.is_of_the_node(name)).collect();
         assert_eq!(own, ["eth0", "bond0", "vlan7", "unknown"]);
-        kinds.forget_all_but(&[Counts { name: "bond0", receive: [0; 4], transmit: [0; 4] }]);
+        kinds.begin();
+        assert!(kinds.is_of_the_node("bond0"));
+        kinds.forget_others();
         assert_eq!(kinds.known.len(), 1);
     }
 
