@@ -81,6 +81,8 @@ const LEFT_OUT: &[LeftOut] = &[
     LeftOut { runner: "kubernetes_chaos", tests: &[] },
     // Of programs that are left out on purpose, each by loading all signals several times, or in a second way.
     LeftOut { runner: "tcp", tests: &["an_older_tcp_", "a_living_tcp_connection_is_counted_where_sockets_"] },
+    // Of a Kubernetes API.
+    LeftOut { runner: "node", tests: &["a_volume_of_a_pod_"] },
     // Of the loads and not of the agent.
     LeftOut { runner: "harness", tests: &[] },
     // Of programs with many libraries, and the kernel's side is what the runner `dns` tests.

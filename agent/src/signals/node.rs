@@ -20,7 +20,7 @@ use crate::{cgroups::Cgroups, config, metric::Point};
 /// See the module.
 pub const SIGNAL: Signal = Signal {
     name: "node",
-    help: "the node itself: CPU by mode, memory by kind, paging, load, threads, open files, clock, interfaces, file systems",
+    help: "the node itself: CPU by mode, memory by kind, paging, load, threads, open files, clock, interfaces, file systems; volumes of pods",
     tracepoints: &[],
     metrics: metrics::ALL,
     capability: None,
@@ -77,8 +77,10 @@ fn sees_the_node(root: &Path, pid_namespace: Option<&Path>) -> Result<(), String
 }
 
 impl ActiveSignal for Node {
-    fn collect(&mut self, _: u64, _: &Cgroups) -> Result<Readings, SignalError> {
-        Ok(Readings { cgroups: Vec::new(), node: self.read() })
+    fn collect(&mut self, _: u64, cgroups: &Cgroups) -> Result<Readings, SignalError> {
+        let node = self.read();
+        let of_pods = self.of_first.as_ref().map(|(_, file_systems)| file_systems.of_pods(cgroups));
+        Ok(Readings { cgroups: of_pods.unwrap_or_default(), node })
     }
 
     fn note(&self) -> Option<String> {

@@ -11,7 +11,12 @@ use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sys::statvfs::statvfs,
 };
-use podmeter_tests::{agent::Agent, disk::Disk, root_test};
+use podmeter_tests::{
+    agent::Agent,
+    disk::Disk,
+    kubernetes::{ApiOptions, Cluster, Driver},
+    root_test,
+};
 use serde_json::json;
 
 use super::agent;
@@ -108,5 +113,71 @@ root_test! {
         ensure!(kinds.clone().count() > 0, "no file system has a type");
         ensure!(kinds.clone().all(|kind| !["tmpfs", "proc", "sysfs", "cgroup2", "overlay"].contains(&kind.as_str()) || kind == "overlay"), "{:?}", kinds.collect::<Vec<_>>());
         Ok(())
+    }
+}
+
+root_test! {
+    fn a_volume_of_a_pod_is_as_full_as_statvfs_says_and_is_no_file_system_of_the_node() {
+        let cluster = Cluster::new(Driver::Systemd, ApiOptions::default())?;
+        let pod = cluster.run("with-volume")?;
+        let kubelet = Directories::below("/var/lib/kubelet", &format!("pods/{}/volumes/kubernetes.io~csi/pvc-1/mount", pod.pod.uid))?;
+        let point = kubelet.last().context("no directory")?.to_owned();
+        let mut config = cluster.server.agent_config()?;
+        config["signals"] = json!({"network": false, "dns": false, "tcp": false, "drops": false, "disk": false});
+        let agent = Agent::start(config)?;
+        let Some(_mounted) = Mounted::new(TEST, &point)? else { return agent.stop().map(drop) };
+        fs::write(point.join("large"), vec![7; 8 << 20]).context("could not write")?;
+        fs::File::open(point.join("large")).and_then(|file| file.sync_all()).context("could not sync")?;
+        let truth = statvfs(&point).context("no statvfs")?;
+        agent.wait_for("the volume", std::time::Duration::from_secs(15), |exports| {
+            exports.value(pod.cgroup.cgroup().path(), "k8s.pod.volume.usage", &[]).filter(|used| *used >= f64::from(8 << 20))
+        })?;
+        agent.catch_up()?;
+        let block = truth.fragment_size();
+        for (metric, expected) in [
+            ("k8s.pod.volume.capacity", truth.blocks() * block),
+            ("k8s.pod.volume.available", truth.blocks_available() * block),
+            ("k8s.pod.volume.usage", (truth.blocks() - truth.blocks_free()) * block),
+            ("k8s.pod.volume.inode.count", truth.files()),
+            ("k8s.pod.volume.inode.free", truth.files_free()),
+        ] {
+            let measured = agent.look(|exports| exports.value(pod.cgroup.cgroup().path(), metric, &[("k8s.volume.name", "pvc-1")]));
+            ensure!(measured == Some(expected as f64), "{metric}: {measured:?}, statvfs has {expected}");
+        }
+        ensure!(figure(&agent, "system.filesystem.limit", &point, None).is_none(), "the node has the pod's volume");
+        let exports = agent.stop()?.exports;
+        let named = exports.of(pod.cgroup.cgroup().path()).iter().rfind(|point| &*point.metric == "k8s.pod.volume.usage");
+        ensure!(named.is_some_and(|point| point.resource.get("k8s.pod.name").is_some_and(|name| name == "with-volume")), "{named:?}");
+        Ok(())
+    }
+}
+
+/// Directories that are made one below the other, where they are not there, and go with this value.
+struct Directories(Vec<PathBuf>);
+
+impl Directories {
+    fn below(first: &str, rest: &str) -> Result<Self> {
+        let mut made = Self(Vec::new());
+        let mut path = PathBuf::from(first);
+        for part in std::iter::once("").chain(rest.split('/')) {
+            path = if part.is_empty() { path } else { path.join(part) };
+            if !path.exists() {
+                fs::create_dir_all(&path).with_context(|| format!("could not make {}", path.display()))?;
+                made.0.push(path.clone());
+            }
+        }
+        Ok(made)
+    }
+
+    fn last(&self) -> Option<&PathBuf> {
+        self.0.last()
+    }
+}
+
+impl Drop for Directories {
+    fn drop(&mut self) {
+        for path in self.0.iter().rev() {
+            let _ = fs::remove_dir(path);
+        }
     }
 }

@@ -1,7 +1,10 @@
 //! How full the node's file systems are: `statvfs` of each below the node's root. Their list is read anew when the node's mounts have
 //! changed only.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use nix::sys::{
     stat::{major, minor, stat},
@@ -11,13 +14,20 @@ use nix::sys::{
 use super::{
     kept_file::KeptFile,
     machine::whole,
-    metrics::{FS_INODES, FS_LIMIT, FS_USAGE},
-    mounts::{self, FileSystem},
+    metrics::{
+        FS_INODES, FS_LIMIT, FS_USAGE, VOLUME_AVAILABLE, VOLUME_CAPACITY, VOLUME_INODES, VOLUME_INODES_FREE, VOLUME_USAGE,
+    },
+    mounts::{self, FileSystem, Volume},
 };
-use crate::metric::{Metric, Point};
+use crate::{
+    cgroups::{Cgroups, name::CgroupKind},
+    metric::{Metric, Point},
+};
 
 /// File systems that have points, at most.
 const MOST: usize = 64;
+/// Volumes of pods that have points, at most.
+const MOST_VOLUMES: usize = 1024;
 
 /// The list of mounts, open, and what it said last.
 #[derive(Debug)]
@@ -25,21 +35,31 @@ pub(super) struct FileSystems {
     root: PathBuf,
     mounts: KeptFile,
     known: Vec<FileSystem>,
+    volumes: Vec<Volume>,
 }
 
 impl FileSystems {
     /// Of the node that has its root there. Opens nothing yet.
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), mounts: KeptFile::new(root.join("proc/1/mountinfo")), known: Vec::new() }
+        Self {
+            root: root.to_owned(),
+            mounts: KeptFile::new(root.join("proc/1/mountinfo")),
+            known: Vec::new(),
+            volumes: Vec::new(),
+        }
     }
 
     /// Their points, and why some are missing.
     pub(super) fn read(&mut self, points: &mut Vec<Point>, missing: &mut Vec<String>) {
         if self.mounts.has_changed() {
             match self.mounts.read() {
-                Ok(text) => self.known = mounts::file_systems(&text),
+                Ok(text) => {
+                    self.known = mounts::file_systems(&text);
+                    self.volumes = mounts::volumes(&text);
+                }
                 Err(error) => {
                     self.known.clear();
+                    self.volumes.clear();
                     missing.push(format!("no file systems: {error}"));
                 }
             }
@@ -54,6 +74,43 @@ impl FileSystems {
             }
         }
     }
+}
+
+impl FileSystems {
+    /// The volumes of pods as of the last reading of mounts, by the pods' slots.
+    pub(super) fn of_pods(&self, cgroups: &Cgroups) -> Vec<(u32, Vec<Point>)> {
+        if self.volumes.is_empty() {
+            return Vec::new();
+        }
+        let pods = cgroups.table().iter().filter(|cgroup| cgroup.name.kind == CgroupKind::Pod && cgroup.lives());
+        let slots: HashMap<&str, u32> = pods.filter_map(|pod| Some((pod.name.pod_uid.as_deref()?, pod.slot))).collect();
+        let mut by_slot: HashMap<u32, Vec<Point>> = HashMap::new();
+        for volume in self.volumes.iter().take(MOST_VOLUMES) {
+            let path = below(&self.root, &volume.file_system.point);
+            let slot = slots.get(&*volume.pod_uid);
+            // One that cannot be reached may be on its way out with its pod.
+            let room =
+                slot.and_then(|_| statvfs(&path).ok()).filter(|room| room.blocks() > 0 && is_there(&volume.file_system, &path));
+            if let (Some(slot), Some(room)) = (slot, room) {
+                by_slot.entry(*slot).or_default().extend(of_volume(&volume.name, &room));
+            }
+        }
+        by_slot.into_iter().collect()
+    }
+}
+
+fn of_volume(name: &str, room: &Statvfs) -> impl Iterator<Item = Point> {
+    let block = room.fragment_size();
+    let inodes = Some(room.files()).filter(|inodes| *inodes > 0);
+    let values = [
+        (&VOLUME_CAPACITY, Some(room.blocks() * block)),
+        (&VOLUME_AVAILABLE, Some(room.blocks_available() * block)),
+        (&VOLUME_USAGE, Some(room.blocks().saturating_sub(room.blocks_free()) * block)),
+        (&VOLUME_INODES, inodes),
+        (&VOLUME_INODES_FREE, inodes.map(|_| room.files_free())),
+    ];
+    let name = name.to_owned();
+    values.into_iter().filter_map(move |(metric, value)| Some(whole(metric, value)?.with("k8s.volume.name", name.clone())))
 }
 
 /// Whether this is what podmeter finds at that path. Files of a file system on several devices have another number than its mount.

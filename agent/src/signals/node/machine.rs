@@ -218,7 +218,14 @@ mod tests {
             Machine::new(per_cpu).read(&mut points, &mut missing);
         }
         assert!(missing.is_empty(), "{missing:?}");
-        let others = ["system.uptime", "podmeter.node.clock", "system.network", "podmeter.node.softnet", "system.filesystem"];
+        let others = [
+            "system.uptime",
+            "podmeter.node.clock",
+            "system.network",
+            "podmeter.node.softnet",
+            "system.filesystem",
+            "k8s.pod.volume",
+        ];
         let of_machine = |name: &str| !others.iter().any(|other| name.starts_with(other));
         for metric in metrics::ALL.iter().filter(|metric| of_machine(metric.name)) {
             assert!(points.iter().any(|point| std::ptr::eq(point.metric, *metric)), "no {}", metric.name);

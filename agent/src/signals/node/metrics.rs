@@ -41,6 +41,11 @@ pub const ALL: &[&Metric] = &[
     &FS_LIMIT,
     &FS_USAGE,
     &FS_INODES,
+    &VOLUME_CAPACITY,
+    &VOLUME_AVAILABLE,
+    &VOLUME_USAGE,
+    &VOLUME_INODES,
+    &VOLUME_INODES_FREE,
 ];
 
 /// `system.cpu.time`
@@ -304,3 +309,35 @@ pub static FS_INODES: Metric = Metric::gauge(
      receiver. Absent where they are made as needed (btrfs).",
 )
 .attributes(OF_FILE_SYSTEM);
+
+const OF_VOLUME: &[&str] = &["k8s.volume.name"];
+
+/// `k8s.pod.volume.capacity`
+pub static VOLUME_CAPACITY: Metric = Metric::gauge(
+    "k8s.pod.volume.capacity",
+    "By",
+    Scope::Pod,
+    "Size of a volume of the pod that is mounted from a device (statvfs): what kubelet mounts below its directory of \
+     pods, under the rules of system.filesystem.limit, so no NFS and no tmpfs. A volume that is a directory of the \
+     node's own file system has that one's. k8s.volume.name is the name of kubelet's directory: of a claim that of \
+     its PersistentVolume.",
+)
+.attributes(OF_VOLUME);
+/// `k8s.pod.volume.available`
+pub static VOLUME_AVAILABLE: Metric =
+    Metric::gauge("k8s.pod.volume.available", "By", Scope::Pod, "Free bytes of the volume, without what is reserved for root.")
+        .attributes(OF_VOLUME);
+/// `k8s.pod.volume.usage`
+pub static VOLUME_USAGE: Metric =
+    Metric::gauge("k8s.pod.volume.usage", "By", Scope::Pod, "Used bytes of the volume.").attributes(OF_VOLUME);
+/// `k8s.pod.volume.inode.count`
+pub static VOLUME_INODES: Metric = Metric::gauge(
+    "k8s.pod.volume.inode.count",
+    "{inode}",
+    Scope::Pod,
+    "Inodes of the volume. Absent where they are made as needed.",
+)
+.attributes(OF_VOLUME);
+/// `k8s.pod.volume.inode.free`
+pub static VOLUME_INODES_FREE: Metric =
+    Metric::gauge("k8s.pod.volume.inode.free", "{inode}", Scope::Pod, "Free inodes of the volume.").attributes(OF_VOLUME);

@@ -17,6 +17,8 @@ const ANSWERED_BY_OTHERS: [&str; 12] =
 
 /// What kubelet mounts for pods and for its plugins, below its directory.
 pub(super) const KUBELET: &str = "/var/lib/kubelet";
+/// What the path of a volume has in it.
+const VOLUMES: &str = "/volumes/kubernetes.io~";
 /// Where images and what containers write are, by runtime.
 const OF_IMAGES: [&str; 3] = ["/var/lib/containerd", "/var/lib/containers", "/var/lib/docker"];
 
@@ -56,6 +58,17 @@ impl<'a> Mount<'a> {
 
     fn is_answered_by_others(&self) -> bool {
         ANSWERED_BY_OTHERS.iter().any(|kind| self.kind.starts_with(kind))
+    }
+
+    fn file_system(&self, roles: String) -> FileSystem {
+        FileSystem {
+            source: self.source.to_owned(),
+            point: self.point.clone(),
+            device: self.device.to_owned(),
+            kind: self.kind.to_owned(),
+            read_only: self.read_only,
+            roles,
+        }
     }
 
     /// Whether kubelet has mounted it for a pod or a plugin.
@@ -104,15 +117,35 @@ pub(super) fn file_systems(text: &str) -> Vec<FileSystem> {
     }
     let mut devices: Vec<_> = by_device.into_values().collect();
     devices.sort_by(|a, b| a.point.cmp(&b.point));
-    let found = |mount: &&Mount<'_>| FileSystem {
-        source: mount.source.to_owned(),
-        point: mount.point.clone(),
-        device: mount.device.to_owned(),
-        kind: mount.kind.to_owned(),
-        read_only: mount.read_only,
-        roles: roles(mount.device, &mounts),
+    devices.iter().map(|mount| mount.file_system(roles(mount.device, &mounts))).collect()
+}
+
+/// A volume of a pod that has room of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Volume {
+    /// The pod's.
+    pub pod_uid: String,
+    /// The name of the directory that kubelet gives it: of a claim that of its PersistentVolume, of others that in the pod's spec.
+    pub name: String,
+    /// What is mounted there.
+    pub file_system: FileSystem,
+}
+
+/// Those of the node's pods: a directory that kubelet has mounted for one, `pods/<uid>/volumes/<plugin>/<name>`, for CSI with `/mount`.
+pub(super) fn volumes(text: &str) -> Vec<Volume> {
+    let mounts: Vec<Mount<'_>> = text.lines().filter(|line| line.contains(VOLUMES)).filter_map(Mount::parse).collect();
+    let volume = |mount: &Mount<'_>| {
+        let rest = mount.point.strip_prefix(KUBELET)?.strip_prefix("/pods/")?;
+        let mut words = rest.split('/');
+        let (pod_uid, volumes, _plugin, name) = (words.next()?, words.next()?, words.next()?, words.next()?);
+        let is_whole = matches!((words.next(), words.next()), (None | Some("mount"), None));
+        (volumes == "volumes" && is_whole && mount.is_looked_at()).then(|| Volume {
+            pod_uid: pod_uid.to_owned(),
+            name: name.to_owned(),
+            file_system: mount.file_system(String::new()),
+        })
     };
-    devices.iter().map(found).collect()
+    mounts.iter().filter_map(volume).collect()
 }
 
 /// What is on a device: the node's root, kubelet's directory, images. A runtime without a directory of its own mount has its images where
@@ -190,6 +223,18 @@ what is no line
         assert_eq!(points, expected);
         let roles: Vec<_> = found.iter().map(|found| &*found.roles).collect();
         assert_eq!(roles, ["root,kubelet", "", "", "images"]);
+    }
+
+    #[test]
+    fn volumes_of_pods_are_those_that_kubelet_mounts_from_a_device() {
+        let more = "\
+50 22 254:64 / /var/lib/kubelet/pods/u-2/volumes/kubernetes.io~local-volume/pv-2 rw - xfs /dev/vdf rw
+51 22 0:70 / /var/lib/kubelet/pods/u-2/volumes/kubernetes.io~projected/token rw - tmpfs tmpfs rw
+52 22 0:71 / /var/lib/kubelet/pods/u-2/volumes/kubernetes.io~nfs/far rw - nfs4 server:/x rw
+";
+        let found = volumes(&format!("{MOUNTS}{more}"));
+        let names: Vec<_> = found.iter().map(|volume| (&*volume.pod_uid, &*volume.name, &*volume.file_system.source)).collect();
+        assert_eq!(names, [("u-1", "pvc-1", "/dev/vde"), ("u-2", "pv-2", "/dev/vdf")]);
     }
 
     #[test]
