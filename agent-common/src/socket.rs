@@ -22,6 +22,8 @@ pub mod state {
     pub const ESTABLISHED: u8 = 1;
     /// A connection with its SYN sent and not answered yet (SYN_SENT).
     pub const SYN_SENT: u8 = 2;
+    /// An incoming connection that is not established yet, with a full socket (SYN_RECV).
+    pub const SYN_RECV: u8 = 3;
     /// What is left of a connection: no full socket.
     pub const TIME_WAIT: u8 = 6;
     /// Not connected.

@@ -91,6 +91,16 @@ counts! {
         pub listen_drops: u64,
         /// Sockets that could not be given storage: what they send is not counted.
         pub uncounted: u64,
+        /// Segments received out of order.
+        pub out_of_order: u64,
+        /// Segments that the other end reported to have received twice.
+        pub spurious: u64,
+        /// Jiffies in which data waited for the other end's receive window.
+        pub window_limited: u64,
+        /// Connections that were established, by [`Side`]: those that were there before counting began are in none.
+        pub opened: [u64; 2],
+        /// Connections that are open, by [`Side`].
+        pub open: [u64; SIDES],
         /// Failed connects by [`ConnectError`].
         pub failures: [u64; CONNECT_ERRORS],
         /// Connects and round trips that are in no [`Durations`], because there was no memory for a row.
@@ -108,14 +118,42 @@ counts! {
     }
 }
 
+/// Who began a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// This end: it connected.
+    Client,
+    /// The other end: this one accepted it.
+    Server,
+    /// Not known: the connection is older than the counting, and the kernel does not keep it.
+    Unknown,
+}
+
+/// Number of sides.
+pub const SIDES: usize = 3;
+
+impl Side {
+    /// Each side's name, in the order in which they are counted.
+    pub const NAMES: [&'static str; SIDES] = ["client", "server", "unknown"];
+
+    /// Of a connection that is open: this side and the slot that it is counted in, as one word, which is not 0.
+    #[inline(always)]
+    pub const fn word(self, slot: u32) -> u64 {
+        (slot as u64) << 32 | (self as u64 + 1)
+    }
+}
+
 /// The kind of a row of successful connects.
 pub const CONNECTS: u32 = 0;
 
 /// The kind of a row of round-trip times.
 pub const RTTS: u32 = 1;
 
+/// The kind of a row of the shortest round-trip times of connections that ended.
+pub const SHORTEST_RTTS: u32 = 2;
+
 /// Kinds of rows.
-pub const ROW_KINDS: u32 = 2;
+pub const ROW_KINDS: u32 = 3;
 
 record! {
     /// How sockets that live are counted; the agent's alone to write. `TCP_MODE[0]`.
@@ -130,8 +168,14 @@ record! {
     pub struct Counted {
         /// What it has sent: a [`Sent`]; 0 while nothing is counted, before it begins and after it ends.
         pub sent: u64,
-        /// What it has dropped: a [`Drops`]; 0 likewise.
+        /// What it has dropped: a [`Total`]; 0 likewise.
         pub drops: u64,
+        /// What came out of order: a [`Disorder`]; 0 likewise.
+        pub disorder: u64,
+        /// How long it has waited for the other end's window, in jiffies: a [`Total`]; 0 likewise.
+        pub window_limited: u64,
+        /// [`Side::word`] while it is a connection that is open; else 0.
+        pub open: u64,
         /// `tcp_sock.bytes_acked` at the last walk.
         pub acked: u64,
         /// CLOCK_MONOTONIC in ns when the connect began; 0 when it has ended.
@@ -187,15 +231,54 @@ impl Sent {
     }
 }
 
-/// The packets that one socket has dropped (`sk_drops`), a number that wraps around.
+/// What one socket has received out of order and what its other end has received twice, by the kernel's totals: numbers that wrap around.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Drops(u32);
+pub struct Disorder {
+    /// Segments that came out of order.
+    pub out_of_order: u32,
+    /// Duplicates that the other end reported, in 31 bits.
+    pub duplicates: u32,
+}
 
-impl Drops {
+impl Disorder {
+    /// Nothing.
+    pub const NONE: Self = Self { out_of_order: 0, duplicates: 0 };
+
+    /// By `rcv_ooopack` and `dsack_dups`.
+    #[inline(always)]
+    pub const fn of(rcv_ooopack: u32, dsack_dups: u32) -> Self {
+        Self { out_of_order: rcv_ooopack, duplicates: dsack_dups & (u32::MAX >> 1) }
+    }
+
+    /// As one word, which is not 0.
+    #[inline(always)]
+    pub const fn word(self) -> u64 {
+        Sent { first: self.out_of_order, again: self.duplicates }.word()
+    }
+
+    /// As [`Sent::after`].
+    #[inline(always)]
+    pub const fn after(self, word: u64) -> u64 {
+        Sent { first: self.out_of_order, again: self.duplicates }.after(word)
+    }
+
+    /// As [`Sent::between`].
+    #[inline(always)]
+    pub const fn between(before: u64, word: u64) -> Self {
+        let new = Sent::between(before, word);
+        Self { out_of_order: new.first, duplicates: new.again }
+    }
+}
+
+/// One total of a socket, a number that wraps around: the packets it has dropped (`sk_drops`), the jiffies it has waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Total(u32);
+
+impl Total {
     /// By the kernel's total.
     #[inline(always)]
-    pub const fn of(drops: u32) -> Self {
-        Self(drops)
+    pub const fn of(total: u32) -> Self {
+        Self(total)
     }
 
     /// As one word, which is not 0.
@@ -223,6 +306,12 @@ const fn farther(before: u32, now: u32) -> u64 {
     (if now.wrapping_sub(before).cast_signed() > 0 { now } else { before }) as u64
 }
 
+/// In place of an offset: this kernel lacks the member.
+pub const LACKING: u64 = u64::MAX;
+
+/// `TCP_CHRONO_RWND_LIMITED` of `enum tcp_chrono`: data waits for the other end's receive window.
+pub const WINDOW_LIMITED: u8 = 2;
+
 record! {
     /// Offsets into kernel structs in bytes, found in the running kernel's BTF; frozen before the programs load.
     pub struct Facts {
@@ -242,6 +331,20 @@ record! {
         pub bytes_acked: u64,
         /// `tcp_sock.srtt_us`, 32 bits, in 1/8 µs
         pub srtt: u64,
+        /// `tcp_sock.rtt_min.s[0].v`, 32 bits, in µs; [`LACKING`]
+        pub rtt_min: u64,
+        /// `tcp_sock.rcv_ooopack`, 32 bits; [`LACKING`] without it or `dsack_dups`
+        pub rcv_ooopack: u64,
+        /// `tcp_sock.dsack_dups`, 32 bits
+        pub dsack_dups: u64,
+        /// `tcp_sock.chrono_start`, 32 bits, in jiffies; [`LACKING`] without one of these three
+        pub chrono_start: u64,
+        /// `tcp_sock.chrono_stat[TCP_CHRONO_RWND_LIMITED - 1]`, 32 bits, in jiffies
+        pub chrono_stat: u64,
+        /// The byte of `tcp_sock.chrono_type`, 2 bits.
+        pub chrono_type: u64,
+        /// By how many bits to shift that byte.
+        pub chrono_shift: u64,
         /// `tcp_sock.bpf_sock_ops_cb_flags`, 8 bits
         pub callbacks: u64,
         /// 1 where tracing programs cannot use socket storage (before 5.11): then a callback of the socket reports its states.
@@ -286,13 +389,22 @@ mod tests {
     fn totals_may_wrap_around() {
         let begin = (u32::MAX - 1, (1 << 31) - 1);
         assert_eq!(counted(&[begin, (3, 1 << 31), (7, (1 << 31) + 2)]), [(4, 1), (2, 2)]);
-        assert_eq!(Drops::between(Drops::of(u32::MAX).word(), Drops::of(2).after(Drops::of(u32::MAX).word())), 3);
-        assert_eq!(Drops::of(1).after(Drops::of(2).word()), Drops::of(2).word());
+        assert_eq!(Total::between(Total::of(u32::MAX).word(), Total::of(2).after(Total::of(u32::MAX).word())), 3);
+        assert_eq!(Total::of(1).after(Total::of(2).word()), Total::of(2).word());
+    }
+
+    #[test]
+    fn segments_out_of_order_and_duplicates_are_counted_apart() {
+        let (before, now) = (Disorder::of(u32::MAX, 5), Disorder::of(2, 6));
+        let word = now.after(before.word());
+        assert_eq!(Disorder::between(before.word(), word), Disorder { out_of_order: 3, duplicates: 1 });
+        assert_eq!(Disorder::between(word, before.after(word)), Disorder::NONE);
+        assert!(Disorder::NONE.word() != 0 && Side::Client.word(0) != 0);
     }
 
     #[test]
     fn the_word_of_a_socket_that_has_sent_nothing_is_not_that_of_none() {
-        assert!(Sent::NONE.word() != 0 && Drops::of(0).word() != 0);
+        assert!(Sent::NONE.word() != 0 && Total::of(0).word() != 0);
         assert_eq!(Sent::at(Sent::of(9, 4).word()), Sent { first: 5, again: 4 });
     }
 }

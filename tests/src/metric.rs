@@ -86,6 +86,18 @@ pub const CONNECT_FAILURES: &str = "podmeter.tcp.connect.failures";
 pub const RESETS: &str = "podmeter.tcp.resets";
 /// Connects that listening sockets dropped.
 pub const LISTEN_DROPS: &str = "podmeter.tcp.listen.drops";
+/// TCP segments received out of order.
+pub const OUT_OF_ORDER: &str = "podmeter.tcp.out_of_order";
+/// TCP segments that the other end received twice.
+pub const SPURIOUS: &str = "podmeter.tcp.spurious";
+/// Time in which TCP connections waited for the other end's window, in s.
+pub const WINDOW_LIMITED: &str = "podmeter.tcp.window_limited";
+/// Shortest round-trip times of TCP connections that ended, in s.
+pub const SHORTEST_RTT: &str = "podmeter.tcp.rtt.shortest";
+/// TCP connections that were established, by `side`.
+pub const CONNECTIONS_OPENED: &str = "podmeter.tcp.connections.opened";
+/// TCP connections that are open, by `side`.
+pub const CONNECTIONS: &str = "podmeter.tcp.connections.open";
 /// Packets that the kernel dropped, by `reason`.
 pub const DROPS: &str = "podmeter.network.drops";
 /// Bytes a cgroup's sockets received and sent, by `network.io.direction`; without loopback.

@@ -90,11 +90,13 @@ impl Namespace {
 
     /// Loses this percentage of what is sent and delays the rest by so many ms. `false` where the kernel has no netem.
     pub fn impair(&self, loss_percent: u32, delay_ms: u32) -> bool {
-        self.run(|| {
-            let loss = if loss_percent > 0 { format!(" loss {loss_percent}%") } else { String::new() };
-            command("tc", &format!("qdisc replace dev {INTERFACE} root netem limit 10000 delay {delay_ms}ms{loss}"))
-        })
-        .is_ok()
+        let loss = if loss_percent > 0 { format!(" loss {loss_percent}%") } else { String::new() };
+        self.disturb(&format!("delay {delay_ms}ms{loss}"))
+    }
+
+    /// Sends packets as netem's words say; `false` where the kernel has no `sch_netem`.
+    pub fn disturb(&self, netem: &str) -> bool {
+        self.run(|| command("tc", &format!("qdisc replace dev {INTERFACE} root netem limit 10000 {netem}"))).is_ok()
     }
 }
 

@@ -7,6 +7,8 @@
 
 #[path = "tcp/count.rs"]
 mod count;
+#[path = "tcp/open.rs"]
+mod open;
 #[path = "tcp/programs.rs"]
 mod programs;
 

@@ -181,6 +181,18 @@ impl Btf {
         self.offset(type_name, member).map(u64::from)
     }
 
+    /// The byte of a bitfield, and the bit in it at which it begins.
+    ///
+    /// # Errors
+    /// When this kernel has no such type or bitfield, as [`Btf::offset`].
+    pub fn bitfield(&self, type_name: &str, member: &str) -> Result<(u64, u64), BtfError> {
+        let found = self.member(type_name, member)?;
+        if !found.bitfield {
+            return Err(BtfError::Bitfield { type_name: type_name.to_owned(), member: member.to_owned() });
+        }
+        Ok((found.bits / 8, found.bits % 8))
+    }
+
     /// Size in bytes of a member's type; the path is [`Btf::offset`]'s.
     ///
     /// # Errors

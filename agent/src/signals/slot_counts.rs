@@ -47,8 +47,15 @@ impl<T: Counts + Pod> SlotCounts<T> {
     /// The final count of a cgroup that is gone and whose children were retired before. It is added to the parent's, and the slot's
     /// records are zeroed for the next owner.
     pub fn retire(&self, cgroup: &Cgroup) -> T {
+        self.retire_without(cgroup, |_| {})
+    }
+
+    /// [`retire`](Self::retire), where `remove` sets to 0 what the parent does not inherit.
+    pub fn retire_without(&self, cgroup: &Cgroup, remove: impl FnOnce(&mut T)) -> T {
         let last = self.own(cgroup.slot);
-        self.records.add(cgroup.parent.unwrap_or(UNATTRIBUTED), &last);
+        let mut inherited = last;
+        remove(&mut inherited);
+        self.records.add(cgroup.parent.unwrap_or(UNATTRIBUTED), &inherited);
         for copy in 0..self.copies {
             self.records.write(copy * self.slots + cgroup.slot, &T::ZERO);
         }

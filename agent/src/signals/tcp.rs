@@ -4,10 +4,16 @@
 //! which is made here before each reading; see [`Living`] for where the kernel refuses it.
 
 mod namespaces;
+mod quality;
 
-use agent_common::tcp::{CONNECTS, ConnectError, Durations, FIRST, Facts, Mode, ROW_KINDS, TcpCounts};
+use agent_common::tcp::{
+    CONNECTS, ConnectError, Durations, FIRST, Facts, LACKING, Mode, ROW_KINDS, SHORTEST_RTTS, SIDES, TcpCounts,
+};
 
-use self::namespaces::{SocketNamespaces, read_to_end};
+use self::{
+    namespaces::{SocketNamespaces, read_to_end},
+    quality::{CONNECTIONS, CONNECTIONS_OPENED, OUT_OF_ORDER, SHORTEST_RTT, SPURIOUS, WINDOW_LIMITED},
+};
 use super::{ActiveSignal, Readings, Signal, SignalError, slot_counts::SlotCounts, slot_rows::SlotRows, socket};
 use crate::{
     cgroups::{Cgroup, Cgroups},
@@ -33,6 +39,12 @@ pub const SIGNAL: Signal = Signal {
         &CONNECT_FAILURES,
         &RESETS,
         &LISTEN_DROPS,
+        &OUT_OF_ORDER,
+        &SPURIOUS,
+        &WINDOW_LIMITED,
+        &SHORTEST_RTT,
+        &CONNECTIONS_OPENED,
+        &CONNECTIONS,
         &UNCOUNTED,
         &UNRECORDED,
         &UNATTRIBUTED,
@@ -216,6 +228,7 @@ impl Tcp {
             lacks.push(format!("connections of other network namespaces that are older than this start are not counted: {why}"));
         }
         lacks.extend(object.lacks());
+        lacks.extend(quality::lacks(&facts));
         let living = match (at_events, finds) {
             (false, _) => Living::Walk,
             (true, true) => Living::SocketNamespaces(namespaces),
@@ -232,8 +245,13 @@ impl Tcp {
 
 impl ActiveSignal for Tcp {
     fn retire(&mut self, cgroup: &Cgroup) -> Vec<Point> {
-        let (last, rows) = (self.counts.retire(cgroup), self.rows.retire(cgroup));
-        points(cgroup.counted_since(self.since_ns), &last, &rows)
+        // A connection that outlives its cgroup is not the parent's, and is not taken back there.
+        let last = self.counts.retire_without(cgroup, |counts| counts.open = [0; SIDES]);
+        let rows = self.rows.retire(cgroup);
+        let mut points = points(cgroup.counted_since(self.since_ns), &last, &rows);
+        // What is open is no final value.
+        points.retain(|point| point.metric.name != CONNECTIONS.name);
+        points
     }
 
     fn note(&self) -> Option<String> {
@@ -276,8 +294,13 @@ fn points(start_ns: u64, counts: &TcpCounts, rows: &[(u32, Box<Durations>)]) -> 
     for ((_, cause), n) in ConnectError::ALL.iter().zip(counts.failures) {
         points.extend(happened(&CONNECT_FAILURES, n).map(|point| point.with("error.type", *cause)));
     }
+    points.extend(quality::points(start_ns, counts));
     points.extend(rows.iter().map(|(kind, row)| {
-        let metric = if *kind == CONNECTS { &CONNECT_DURATION } else { &RTT };
+        let metric = match *kind {
+            CONNECTS => &CONNECT_DURATION,
+            SHORTEST_RTTS => &SHORTEST_RTT,
+            _ => &RTT,
+        };
         point(metric, Value::Histogram(Histogram::of_durations(FIRST, &row.buckets, row.sum_ns).into()))
     }));
     points
@@ -285,8 +308,16 @@ fn points(start_ns: u64, counts: &TcpCounts, rows: &[(u32, Box<Durations>)]) -> 
 
 /// Where this kernel keeps what the programs read.
 fn offsets(btf: &Btf) -> Result<Facts, BtfError> {
+    let chrono = quality::Chrono::of(btf);
     Ok(Facts {
         socket: socket::facts(btf)?,
+        rtt_min: quality::rtt_min(btf),
+        rcv_ooopack: quality::disorder(btf).map_or(LACKING, |(rcv_ooopack, _)| rcv_ooopack),
+        dsack_dups: quality::disorder(btf).map_or(LACKING, |(_, dsack_dups)| dsack_dups),
+        chrono_start: chrono.start,
+        chrono_stat: chrono.window_limited,
+        chrono_type: chrono.kind_at,
+        chrono_shift: chrono.kind_shift,
         error: btf.offset_of("sock", "sk_err", 4)?,
         error_soft: btf.offset_of("sock", "sk_err_soft", 4)?,
         drops: btf.offset_of("sock", "sk_drops.counter", 4)?,

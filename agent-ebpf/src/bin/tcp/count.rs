@@ -7,9 +7,12 @@
 //! Where the kernel does not compare and exchange, both may add it, when they read the word before either has written it: within some
 //! instructions.
 
-use agent_common::tcp::{Counted, Drops, Sent, TcpCounts};
-use agent_ebpf::{add, exchanged, frozen, load, load32, socket::slot_of_full};
-use aya_ebpf::{bindings::BPF_SK_STORAGE_GET_F_CREATE, helpers::generated::bpf_sk_storage_get};
+use agent_common::tcp::{Counted, Disorder, LACKING, Sent, TcpCounts, Total, WINDOW_LIMITED};
+use agent_ebpf::{add, exchanged, frozen, load, load8, load32, socket::slot_of_full};
+use aya_ebpf::{
+    bindings::BPF_SK_STORAGE_GET_F_CREATE,
+    helpers::generated::{bpf_jiffies64, bpf_sk_storage_get},
+};
 
 use crate::{
     EXCHANGES, FACTS,
@@ -60,6 +63,8 @@ pub(crate) unsafe fn begin(sk: u64, tcp: u64) -> Option<*mut Counted> {
         (*counted).acked = load(tcp, frozen!(FACTS.bytes_acked));
         // The walk finds a new value before this, and nothing to count in it.
         core::ptr::write_volatile(&raw mut (*counted).drops, drops(tcp).word());
+        core::ptr::write_volatile(&raw mut (*counted).disorder, disorder(tcp).word());
+        core::ptr::write_volatile(&raw mut (*counted).window_limited, window_limited(tcp).word());
         core::ptr::write_volatile(&raw mut (*counted).sent, sent(tcp).word());
         Some(counted)
     }
@@ -77,30 +82,71 @@ unsafe fn sent(tcp: u64) -> Sent {
 }
 
 #[inline(always)]
-unsafe fn drops(tcp: u64) -> Drops {
+unsafe fn drops(tcp: u64) -> Total {
     // SAFETY: a typed load.
-    Drops::of(unsafe { load32(tcp, frozen!(FACTS.drops)) })
+    Total::of(unsafe { load32(tcp, frozen!(FACTS.drops)) })
 }
 
-/// Counts what a socket has sent since it was last counted, and what it has dropped if it `listens`.
+#[inline(always)]
+unsafe fn disorder(tcp: u64) -> Disorder {
+    let rcv_ooopack = frozen!(FACTS.rcv_ooopack);
+    if rcv_ooopack == LACKING {
+        return Disorder::NONE;
+    }
+    // SAFETY: typed loads.
+    unsafe { Disorder::of(load32(tcp, rcv_ooopack), load32(tcp, frozen!(FACTS.dsack_dups))) }
+}
+
+/// For how many jiffies data has waited for the other end's window, the wait that goes on included (`tcp_get_info_chrono_stats`).
+///
+/// Where the kernel ends that wait at this moment, it may be in both: then the total is too high until it has caught up, and nothing is
+/// counted meanwhile. It is counted twice only if the connection ends before.
+#[inline(always)]
+unsafe fn window_limited(tcp: u64) -> Total {
+    let chrono_start = frozen!(FACTS.chrono_start);
+    if chrono_start == LACKING {
+        return Total::of(0);
+    }
+    // SAFETY: typed loads; a helper without arguments.
+    unsafe {
+        let ended = load32(tcp, frozen!(FACTS.chrono_stat));
+        let waits_for = load8(tcp, frozen!(FACTS.chrono_type)) >> (frozen!(FACTS.chrono_shift) & 7) & 3;
+        if waits_for != WINDOW_LIMITED {
+            return Total::of(ended);
+        }
+        let began = load32(tcp, chrono_start);
+        Total::of(ended.wrapping_add((bpf_jiffies64() as u32).wrapping_sub(began)))
+    }
+}
+
+/// Counts what a socket has sent, received out of order and waited since it was last counted, and what it has dropped if it `listens`.
 #[inline(always)]
 pub(crate) unsafe fn count(counted: *mut Counted, tcp: u64, listens: bool, then: Then) {
     // SAFETY: a map value and typed loads.
     unsafe {
-        let (mut new, mut dropped) = (Sent::NONE, 0);
+        let (mut new, mut disordered, mut waited, mut dropped) = (Sent::NONE, Disorder::NONE, 0, 0);
         if let Some((before, word)) = replace(&raw mut (*counted).sent, then, || sent(tcp), Sent::after) {
             new = Sent::between(before, word);
         }
-        if listens && let Some((before, word)) = replace(&raw mut (*counted).drops, then, || drops(tcp), Drops::after) {
-            dropped = Drops::between(before, word);
+        if let Some((before, word)) = replace(&raw mut (*counted).disorder, then, || disorder(tcp), Disorder::after) {
+            disordered = Disorder::between(before, word);
         }
-        if new.first == 0 && new.again == 0 && dropped == 0 {
+        if let Some((before, word)) = replace(&raw mut (*counted).window_limited, then, || window_limited(tcp), Total::after) {
+            waited = Total::between(before, word);
+        }
+        if listens && let Some((before, word)) = replace(&raw mut (*counted).drops, then, || drops(tcp), Total::after) {
+            dropped = Total::between(before, word);
+        }
+        if new == Sent::NONE && disordered == Disorder::NONE && waited == 0 && dropped == 0 {
             return;
         }
         let Some(counts) = counts_of(slot_of_full(&CGROUP_SLOTS, tcp, &raw const FACTS.socket)) else { return };
         add(&raw mut (*counts).segments, u64::from(new.first));
         add(&raw mut (*counts).retransmits, u64::from(new.again));
         add(&raw mut (*counts).listen_drops, u64::from(dropped));
+        add(&raw mut (*counts).out_of_order, u64::from(disordered.out_of_order));
+        add(&raw mut (*counts).spurious, u64::from(disordered.duplicates));
+        add(&raw mut (*counts).window_limited, u64::from(waited));
     }
 }
 

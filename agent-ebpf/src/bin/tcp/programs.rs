@@ -8,7 +8,10 @@
 
 use agent_common::{
     socket::state,
-    tcp::{CONNECTS, ConnectError, Counted, Durations, Mode, RTTS, Sent, TcpCounts, connect_position, rtt_position},
+    tcp::{
+        CONNECTS, ConnectError, Counted, Durations, LACKING, Mode, RTTS, SHORTEST_RTTS, Sent, Side, TcpCounts, connect_position,
+        rtt_position,
+    },
 };
 use agent_ebpf::{
     CgroupSlots, MMAPABLE, add, frozen, load, load8, load32,
@@ -30,6 +33,7 @@ use aya_ebpf::{
 use crate::{
     FACTS,
     count::{Then, begin, count, counts_of, storage},
+    open,
 };
 
 #[btf_map]
@@ -91,6 +95,7 @@ fn tcp_on_event(ctx: SockOpsContext) -> u32 {
             BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => {
                 if let Some(counted) = storage(sk as u64, false) {
                     connected(counted, tcp);
+                    open::opened(counted, tcp, Side::Client);
                 }
             }
             BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
@@ -216,7 +221,9 @@ extern "C" fn tcp_on_find(walk: *const TcpWalk) -> i32 {
         }
         match storage(tcp, false) {
             None => {
-                begin(tcp, tcp);
+                if let Some(counted) = begin(tcp, tcp) {
+                    open::found(counted, tcp);
+                }
             }
             Some(counted) if at_events() => look_at(counted, tcp),
             Some(_) => {}
@@ -275,6 +282,10 @@ unsafe fn closed(sk: u64, tcp: u64, old: u8) {
         if let Some(counted) = storage(sk, false) {
             count(counted, tcp, old == state::LISTEN, Then::Ends);
             (*counted).connecting_ns = 0;
+            open::ended(counted, tcp);
+            if old != state::CLOSE && old != state::LISTEN {
+                observe_shortest_rtt(tcp);
+            }
         }
         if old != state::SYN_SENT {
             return;
@@ -318,6 +329,24 @@ unsafe fn accepted(sk: u64, tcp: u64) {
             add(&raw mut (*counts).retransmits, again);
         }
         observe_rtt(tcp);
+        open::opened(counted, tcp, Side::Server);
+    }
+}
+
+/// Counts the shortest round-trip time of the last 5 min of a connection that ends (`net.ipv4.tcp_min_rtt_wlen`).
+#[inline(always)]
+unsafe fn observe_shortest_rtt(tcp: u64) {
+    let rtt_min = frozen!(FACTS.rtt_min);
+    if rtt_min == LACKING {
+        return;
+    }
+    // SAFETY: typed loads and a map value.
+    unsafe {
+        let us = load32(tcp, rtt_min);
+        if us != u32::MAX {
+            let ns = u64::from(us) * 1000;
+            observe(tcp, SHORTEST_RTTS, ns, rtt_position(ns));
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The tcp signal against what the kernel counts in the network namespace (`/proc/net/snmp`), and against provoked events.
 
+mod quality;
+
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
