@@ -91,6 +91,13 @@ root_test! {
     }
 }
 
+/// Fails unless `measured` is `truth`, or up to a fifth more.
+fn at_least(what: &str, measured: f64, truth: u64) -> Result<()> {
+    let range = truth as f64..=truth as f64 * 1.2 + 1.0;
+    ensure!(range.contains(&measured), "{what}: {measured}, not within {range:?}");
+    Ok(())
+}
+
 root_test! {
     fn tcp_segments_out_of_order_and_spurious_ones_are_what_the_namespace_counts() {
         let cable = Cable::new()?;
@@ -114,8 +121,11 @@ root_test! {
         println!("{disordered} segments out of order, {duplicates} duplicates reported");
         ensure!(disordered > 0 && duplicates > 0, "nothing came out of order or twice: this would prove nothing");
         let counted = |cgroup: &Cgroup, metric| exports.value(cgroup.path(), metric, &[]).unwrap_or(0.0);
-        Tolerance::new(0.0, 0.0).check("segments out of order", counted(&served, OUT_OF_ORDER), disordered as f64)?;
-        Tolerance::new(0.0, 0.0).check("spurious segments", counted(&client, SPURIOUS), duplicates as f64)?;
+        // The namespace counts packets, and the socket the segments that were merged into them.
+        at_least("segments out of order", counted(&served, OUT_OF_ORDER), disordered)?;
+        // It leaves out what was reported more often than it was sent again, since the network doubled it.
+        let doubled = cable.near.count("TcpExt", "TCPDSACKIgnoredDubious")?;
+        at_least("spurious segments", counted(&client, SPURIOUS), duplicates + doubled)?;
         ensure!(counted(&client, RETRANSMITS) > 0.0, "nothing was sent again");
         Ok(())
     }
