@@ -69,9 +69,12 @@ root_test! {
         fill(&mut stream, Duration::from_secs(2))?;
         let living_s = window_limited_s(&stream)?;
         ensure!(living_s >= 1.5, "the window was full for {living_s} s only: this would prove nothing");
-        agent.wait_for("the wait of a connection that lives", Duration::from_secs(10), |exports| {
-            exports.value(client.path(), WINDOW_LIMITED, &[]).filter(|s| *s >= living_s - 0.02)
-        })?;
+        // Without the walk a connection is looked at when the other end acknowledges, which it does when it reads.
+        if !agent.stderr().contains("tcp_on_walk is not loaded") {
+            agent.wait_for("the wait of a connection that lives", Duration::from_secs(10), |exports| {
+                exports.value(client.path(), WINDOW_LIMITED, &[]).filter(|s| *s >= living_s - 0.02)
+            })?;
+        }
         let mut read = 0;
         accepted.set_read_timeout(Some(Duration::from_secs(1)))?;
         while let Ok(n @ 1..) = accepted.read(&mut [0; 65536]) {
