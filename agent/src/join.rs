@@ -7,8 +7,7 @@ mod sample;
 use std::collections::BTreeMap;
 
 use self::identity::Unlisted;
-use self::resource::KIND;
-pub use self::resource::{MOST_ATTRIBUTES, Resource, write_attribute};
+pub use self::resource::{KIND, MOST_ATTRIBUTES, Resource, write_attribute};
 pub use self::sample::{CgroupSample, Earlier, Sample, Subject};
 use crate::{
     cgroups::{Cgroup, name::CgroupKind},

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::{config::Detail, join::Resource};
+use crate::{
+    config::Detail,
+    join::{KIND, Resource},
+};
 
 /// Attributes that name the workload of a pod (`pods/workload.rs`).
 const WORKLOADS: [&str; 7] = [
@@ -37,7 +40,7 @@ pub(super) fn sum_of(pod: &Resource, detail: Detail) -> Resource {
     // One for each node: the sum is of this node's pods.
     let instance = format!("{}/{namespace}/{kind}/{name}", pod.get("host.name").unwrap_or_default());
     attributes.extend([
-        ("podmeter.workload.kind", if workload.is_some() { "Workload" } else { "Namespace" }),
+        (KIND, if workload.is_some() { "Workload" } else { "Namespace" }),
         ("podmeter.workload.name", name),
         ("service.instance.id", &instance),
     ]);
@@ -60,7 +63,7 @@ mod tests {
                 ("k8s.pod.label.version", name),
                 ("k8s.pod.name", name),
                 ("podmeter.cgroup.path", name),
-                ("podmeter.workload.kind", "Pod"),
+                (KIND, "Pod"),
                 ("service.instance.id", name),
                 ("service.name", deployment.unwrap_or(name)),
                 ("service.namespace", "shop"),
@@ -76,7 +79,7 @@ mod tests {
             ("k8s.deployment.name", "web"),
             ("k8s.namespace.label.team", "blue"),
             ("k8s.namespace.name", "shop"),
-            ("podmeter.workload.kind", "Workload"),
+            (KIND, "Workload"),
             ("podmeter.workload.name", "web"),
             ("service.instance.id", "n1/shop/deployment/web"),
             ("service.name", "web"),

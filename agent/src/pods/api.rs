@@ -104,7 +104,7 @@ impl Api {
             // A new client reads the token anew; kube's own would use the old one for up to a minute.
             self.client = None;
         }
-        Err(FollowError { status: Some(parts.status.as_u16()), ..refused(parts.status, &text, retry_after) })
+        Err(refused(parts.status, &text, retry_after))
     }
 }
 
@@ -166,7 +166,7 @@ pub fn refused(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -
         _ => FollowErrorKind::Status,
     };
     let reason = if message.is_empty() { status.to_string() } else { format!("{status}: {message}") };
-    FollowError { retry_after, ..FollowError::new(kind, reason) }
+    FollowError { retry_after, status: Some(status.as_u16()), ..FollowError::new(kind, reason) }
 }
 
 /// A response, read as a whole, as a list or line by line.

@@ -13,7 +13,7 @@ pub struct FollowError {
     pub reason: String,
     /// How long the server wants no further request.
     pub retry_after: Option<Duration>,
-    /// The HTTP status, where that is the response.
+    /// The HTTP status, of a response or of an event of a watch.
     pub status: Option<u16>,
 }
 

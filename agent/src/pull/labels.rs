@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::{bound::bounded, join::Resource, metric::Attributes};
+use crate::{
+    bound::bounded,
+    join::{KIND, Resource},
+    metric::Attributes,
+};
 
 /// Resource attributes that are labels of each series: those that `deploy/collector/prometheus.yaml` has Prometheus promote.
 const PROMOTED: &[&str] = &[
@@ -22,7 +26,7 @@ const PROMOTED: &[&str] = &[
     "service.name",
     "service.namespace",
     "podmeter.cgroup.path",
-    "podmeter.workload.kind",
+    KIND,
     "podmeter.workload.name",
 ];
 

@@ -6,9 +6,7 @@
 mod namespaces;
 mod quality;
 
-use agent_common::tcp::{
-    CONNECTS, ConnectError, Durations, FIRST, Facts, LACKING, Mode, ROW_KINDS, SHORTEST_RTTS, SIDES, TcpCounts,
-};
+use agent_common::tcp::{CONNECTS, ConnectError, Durations, FIRST, Facts, Mode, ROW_KINDS, SHORTEST_RTTS, SIDES, TcpCounts};
 
 use self::{
     namespaces::{SocketNamespaces, read_to_end},
@@ -309,11 +307,12 @@ fn points(start_ns: u64, counts: &TcpCounts, rows: &[(u32, Box<Durations>)]) -> 
 /// Where this kernel keeps what the programs read.
 fn offsets(btf: &Btf) -> Result<Facts, BtfError> {
     let chrono = quality::Chrono::of(btf);
+    let (rcv_ooopack, dsack_dups) = quality::disorder(btf);
     Ok(Facts {
         socket: socket::facts(btf)?,
         rtt_min: quality::rtt_min(btf),
-        rcv_ooopack: quality::disorder(btf).map_or(LACKING, |(rcv_ooopack, _)| rcv_ooopack),
-        dsack_dups: quality::disorder(btf).map_or(LACKING, |(_, dsack_dups)| dsack_dups),
+        rcv_ooopack,
+        dsack_dups,
         chrono_start: chrono.start,
         chrono_stat: chrono.window_limited,
         chrono_type: chrono.kind_at,

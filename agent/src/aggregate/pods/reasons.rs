@@ -58,10 +58,14 @@ const OF_PODS: [&str; 15] = [
 
 /// A pod's reason as it is if it is one of those, else "Other".
 pub fn known_or_other_of_pod(reason: &str) -> &'static str {
-    OF_PODS.into_iter().find(|known| *known == reason).unwrap_or("Other")
+    among(&OF_PODS, reason)
 }
 
 /// The reason as it is if it is one of those, else "Other".
 pub fn known_or_other(reason: &str) -> &'static str {
-    REASONS.into_iter().find(|known| *known == reason).unwrap_or("Other")
+    among(&REASONS, reason)
+}
+
+fn among(all: &[&'static str], reason: &str) -> &'static str {
+    all.iter().find(|known| **known == reason).unwrap_or(&"Other")
 }

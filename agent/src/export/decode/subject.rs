@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use crate::cgroups::name::{self, CgroupKind, Kubelets, Name};
-use crate::join::{Resource, Sample, Subject};
+use crate::join::{KIND, Resource, Sample, Subject};
 use crate::signals::cpu;
 
 /// The attribute that only cgroups have.
@@ -30,7 +30,7 @@ pub(super) fn subject(sample: &Sample, collected_ns: u64) -> Option<Subject> {
 /// What was exported of the name; the rest from the path, which may have been cut.
 fn named(path: &str, resource: &Resource) -> Name {
     let get = |key: &str| resource.get(key).map(str::to_owned);
-    let (kind, container_id, pod_uid) = (resource.get("podmeter.workload.kind"), get("container.id"), get("k8s.pod.uid"));
+    let (kind, container_id, pod_uid) = (resource.get(KIND), get("container.id"), get("k8s.pod.uid"));
     let readings = [Kubelets::Any, Kubelets::OfTheNode].map(|kubelets| name::parse(path, kubelets));
     let agrees = |name: &&Name| {
         Some(name.kind.as_str()) == kind && name.container_id == container_id && name.pod_uid.is_some() == pod_uid.is_some()

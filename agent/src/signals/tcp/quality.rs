@@ -18,8 +18,7 @@ pub(super) static OUT_OF_ORDER: Metric = Metric::counter(
     "{segment}",
     Scope::Cgroup,
     "TCP segments with data that were received out of order: ones before them were lost or came later. Absent until there is one.",
-)
-.attributes(&[]);
+);
 /// `podmeter.tcp.spurious`
 pub(super) static SPURIOUS: Metric = Metric::counter(
     "podmeter.tcp.spurious",
@@ -27,8 +26,7 @@ pub(super) static SPURIOUS: Metric = Metric::counter(
     Scope::Cgroup,
     "TCP segments that the other end reported to have received twice (DSACK): nearly always sent again without need, and then among \
      podmeter.tcp.retransmits too. Absent until there is one.",
-)
-.attributes(&[]);
+);
 /// `podmeter.tcp.window_limited`
 pub(super) static WINDOW_LIMITED: Metric = Metric::counter(
     "podmeter.tcp.window_limited",
@@ -36,8 +34,7 @@ pub(super) static WINDOW_LIMITED: Metric = Metric::counter(
     Scope::Cgroup,
     "Time in which connections had data to send and waited for the receive window of the other end, which does not read fast \
      enough; a window of zero is the extreme. Added up over connections, in ticks of the kernel. Absent until there is some.",
-)
-.attributes(&[]);
+);
 /// `podmeter.tcp.rtt.shortest`
 pub(super) static SHORTEST_RTT: Metric = Metric::histogram(
     "podmeter.tcp.rtt.shortest",
@@ -103,8 +100,9 @@ pub(super) fn rtt_min(btf: &Btf) -> u64 {
 }
 
 /// Where `tcp_sock.rcv_ooopack` and `dsack_dups` are.
-pub(super) fn disorder(btf: &Btf) -> Option<(u64, u64)> {
-    Some((btf.offset_of("tcp_sock", "rcv_ooopack", 4).ok()?, btf.offset_of("tcp_sock", "dsack_dups", 4).ok()?))
+pub(super) fn disorder(btf: &Btf) -> (u64, u64) {
+    let at = |member| btf.offset_of("tcp_sock", member, 4);
+    at("rcv_ooopack").and_then(|rcv_ooopack| Ok((rcv_ooopack, at("dsack_dups")?))).unwrap_or((LACKING, LACKING))
 }
 
 /// Where the kernel keeps what a connection waits for, and for how long.
