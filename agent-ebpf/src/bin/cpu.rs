@@ -227,7 +227,7 @@ unsafe fn on_switch(now: *mut CpuNow, cpu: u32, prev: u64, next: u64) {
                 }
             }
             handover = handover.unknown(now);
-            count_stretch(now, cpu, prev, &began, &mark, reached, moves, &handover);
+            count_stretch(now, cpu, &began, &mark, &Ended { task: prev, mark: reached, moves }, &handover);
         }
         // A stretch is of the cgroup in which it begins: it may be moved before it ends.
         (*now).place = PLACE_UNKNOWN;
@@ -257,18 +257,25 @@ struct Began {
     switched_in: u32,
 }
 
-/// Counts the stretch that a task ends whose accounts stand at `reached`.
+/// What a task is switched out with.
+struct Ended {
+    task: u64,
+    mark: Mark,
+    /// The number of the last move between cgroups on this CPU: when it was switched in, and now.
+    moves: (u64, u64),
+}
+
+/// Counts the stretch that a task ends.
 #[inline(always)]
 unsafe fn count_stretch(
     now: *mut CpuNow,
     cpu: u32,
-    prev: u64,
     began: &Began,
     mark: &MarkEntry,
-    reached: Mark,
-    moves: (u64, u64),
+    ended: &Ended,
     handover: &Handover,
 ) -> Option<()> {
+    let Ended { task: prev, mark: reached, moves } = *ended;
     // SAFETY: see the caller.
     unsafe {
         let seen = began.task == prev;
