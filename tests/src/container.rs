@@ -22,6 +22,7 @@ use nix::{
     errno::Errno,
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
+    sys::stat::Mode,
 };
 use serde_json::Value as Json;
 use tempfile::TempDir;
@@ -294,6 +295,8 @@ struct ContainerPlan {
     cgroups: CString,
     /// Source, target, read-only.
     binds: Vec<(CString, CString, bool)>,
+    /// Where the node's bpffs is seen, and podmeter's directory in it. This fake node's is elsewhere, so that the machine's has none.
+    bpf: (CString, CString),
     confinement: Confinement,
 }
 
@@ -306,11 +309,14 @@ impl ContainerPlan {
                 None => node.config.path(),
                 // Where a node with cgroup v2 has it; on a hybrid machine it is below.
                 Some("/sys/fs/cgroup") => cgroup::mount_point()?,
+                Some("/") => Path::new("/"),
                 Some(own) if own.starts_with(BPF) || own.starts_with(DISK) => &node.host_path(own),
                 Some(other) => bail!("this harness does not know the node's directory {other}"),
             };
             Ok((path(source)?, path(&inside(root, &mount.path))?, mount.read_only))
         });
+        let bpf = node.manifest.mounts.iter().find(|mount| mount.host_path.as_deref().is_some_and(|own| own.starts_with(BPF)));
+        let bpf = inside(root, &bpf.context("the manifest mounts no bpffs")?.path);
         let procs = node.cgroup.dir().join("cgroup.procs");
         Ok(Self {
             procs: fs::File::options().write(true).open(&procs).with_context(|| format!("could not open {}", procs.display()))?,
@@ -319,6 +325,7 @@ impl ContainerPlan {
             sys: path(&root.join("sys"))?,
             cgroups: path(&root.join("sys/fs/cgroup"))?,
             binds: binds.collect::<Result<_>>()?,
+            bpf: (path(bpf.parent().context("bpffs is mounted at /")?)?, path(&bpf)?),
             confinement: Confinement::new(capabilities)?,
         })
     }
@@ -341,6 +348,10 @@ impl ContainerPlan {
         mount(Some("cgroup2"), self.cgroups.as_c_str(), Some("cgroup2"), HARMLESS | MsFlags::MS_RDONLY, NONE)?;
         for (source, target, read_only) in &self.binds {
             let target = target.as_c_str();
+            if target == self.bpf.1.as_c_str() {
+                mount(Some("tmpfs"), self.bpf.0.as_c_str(), Some("tmpfs"), HARMLESS, NONE)?;
+                nix::unistd::mkdir(target, Mode::S_IRWXU)?;
+            }
             mount(Some(source.as_c_str()), target, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)?;
             if *read_only {
                 mount(NONE, target, NONE, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, NONE)?;
@@ -373,7 +384,7 @@ mod tests {
         assert!(manifest.env.contains(&("NODE_NAME".to_owned(), NODE_NAME.to_owned())));
         assert_eq!(
             manifest.mounts.iter().map(|mount| mount.volume.as_str()).collect::<Vec<_>>(),
-            ["config", "cgroups", "bpf", "journal"]
+            ["config", "node", "cgroups", "bpf", "journal"]
         );
     }
 }
