@@ -66,13 +66,38 @@ macro_rules! frozen {
     };
 }
 
-/// Loads a `u64` field through a BTF-typed pointer: `pointer` is a pointer argument of the program or was loaded through one.
+/// 1 where a load through a null pointer makes the kernel handle a page fault of the task that runs; frozen by the agent.
+///
+/// Every kernel gives such a load the value 0. Before Linux 5.12, and on ARM, it gets there by the handler of page faults, which takes the
+/// task's `mmap_lock` and sleeps while another thread changes the address space. A program of `sched_switch` runs with the run queue locked:
+/// both CPUs then wait for ever.
+#[unsafe(no_mangle)]
+static NULL_FAULTS: u64 = 0xfa17_fa17_fa17_fa17;
+
+/// Whether a typed pointer must not be followed since it leads to no address of the kernel.
+#[inline(always)]
+fn faults(pointer: u64) -> bool {
+    // SAFETY: a live static, of which only the initial value is replaced, before the program loads.
+    unsafe { core::ptr::read_volatile(&raw const NULL_FAULTS) != 0 && !is_kernel_address(pointer) }
+}
+
+/// Whether a pointer is an address of the kernel's: null is none, nor is what a union keeps in a pointer's place.
+#[inline(always)]
+pub fn is_kernel_address(pointer: u64) -> bool {
+    pointer.cast_signed() < 0
+}
+
+/// Loads a `u64` field through a BTF-typed pointer: `pointer` is a pointer argument of the program or was loaded through one. What null leads to
+/// is 0.
 ///
 /// # Safety
 /// `offset` must be that of a 64-bit field of the struct that the verifier knows `pointer` to point to. A wrong one is refused
 /// when the program loads; a field that is no pointer yields a plain number.
 #[inline(always)]
 pub unsafe fn load(pointer: u64, offset: u64) -> u64 {
+    if faults(pointer) {
+        return 0;
+    }
     // SAFETY: the verifier checks this very access against the kernel's BTF.
     unsafe { core::ptr::read_volatile((pointer + offset) as *const u64) }
 }
@@ -83,6 +108,9 @@ pub unsafe fn load(pointer: u64, offset: u64) -> u64 {
 /// As for [`load`].
 #[inline(always)]
 pub unsafe fn load32(pointer: u64, offset: u64) -> u32 {
+    if faults(pointer) {
+        return 0;
+    }
     // SAFETY: the verifier checks this very access against the kernel's BTF.
     unsafe { core::ptr::read_volatile((pointer + offset) as *const u32) }
 }
@@ -93,6 +121,9 @@ pub unsafe fn load32(pointer: u64, offset: u64) -> u32 {
 /// As for [`load`].
 #[inline(always)]
 pub unsafe fn load8(pointer: u64, offset: u64) -> u8 {
+    if faults(pointer) {
+        return 0;
+    }
     // SAFETY: the verifier checks this very access against the kernel's BTF.
     unsafe { core::ptr::read_volatile((pointer + offset) as *const u8) }
 }
@@ -103,6 +134,9 @@ pub unsafe fn load8(pointer: u64, offset: u64) -> u8 {
 /// As for [`load`].
 #[inline(always)]
 pub unsafe fn load16(pointer: u64, offset: u64) -> u16 {
+    if faults(pointer) {
+        return 0;
+    }
     // SAFETY: the verifier checks this very access against the kernel's BTF.
     unsafe { core::ptr::read_volatile((pointer + offset) as *const u16) }
 }

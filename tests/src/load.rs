@@ -59,6 +59,8 @@ enum Work {
     Hold { memory: Memory, bytes: usize, wall_ns: u64 },
     /// Forks a process that fills this much memory, waits for its end, reports that, and sleeps.
     Breed { bytes: usize, wall_ns: u64 },
+    /// Two tasks with one address space map, fill and unmap memory.
+    Remap { wall_ns: u64 },
     /// Reads the first `bytes` of a file, once or again and again, reports that, and sleeps until `wall_ns` have passed.
     Read { file: RawFd, bytes: u64, again: bool, wall_ns: u64 },
 }
@@ -86,6 +88,7 @@ impl Work {
             | Self::Ping { wall_ns, .. }
             | Self::Hold { wall_ns, .. }
             | Self::Breed { wall_ns, .. }
+            | Self::Remap { wall_ns }
             | Self::Read { wall_ns, .. } => Duration::from_nanos(wall_ns),
             // Ends with its partner, whose time it does not know.
             Self::Pong { .. } => GRACE,
@@ -145,6 +148,11 @@ impl Load {
     /// [`Process::rounds`] is 1 once that process has ended.
     pub fn breed(bytes: usize, wall: Duration) -> Self {
         Self::new(Work::Breed { bytes, wall_ns: ns(wall) })
+    }
+
+    /// Two tasks with one address space change it all the time, so that they wait for each other's changes.
+    pub fn remap(wall: Duration) -> Self {
+        Self::new(Work::Remap { wall_ns: ns(wall) })
     }
 
     /// Reads the first `bytes` of a file and lives on for `wall`, reading it `again` and again or not.

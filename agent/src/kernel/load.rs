@@ -263,6 +263,12 @@ impl Kernel {
         self.loader.map_max_entries(kernel_log::RING, kernel_log::RING_WITH_ROOM);
     }
 
+    /// Whether a load through a null pointer is a page fault of the task that runs. On x86 compilers of programs check for null since Linux 5.12,
+    /// the release that has the exchange too; on ARM they do not.
+    fn null_faults(&self) -> bool {
+        !(cfg!(target_arch = "x86_64") && self.exchanges)
+    }
+
     /// Goes on with what this process has loaded, which has fewer slots.
     pub fn go_on_from(&mut self, loaded: Vec<Loaded>) {
         self.before = loaded;
@@ -306,9 +312,11 @@ impl Kernel {
             source.share(plan.maps, &version)?;
         }
 
+        let null_faults = self.null_faults();
         let loader = &mut self.loader;
         loader.override_global(FACTS, kept(plan.facts), true);
         loader.override_global("READS_BY_ADDRESS", kept(u64::from(self.reads_by_address)), false);
+        loader.override_global("NULL_FAULTS", kept(u64::from(null_faults)), false);
         loader.override_global("SLOTS", kept(self.slots), false);
         loader.override_global(aya_log::LEVEL, kept(if self.logs.is_some() { kernel_log::ON } else { kernel_log::OFF }), false);
         for (map, size) in plan.maps {

@@ -166,6 +166,16 @@ fn work(work: &Work, page: &Page) -> Result<(), i32> {
             page.rounds.fetch_add(1, Relaxed);
             sleep_until(begin.saturating_add(wall_ns));
         }
+        Work::Remap { wall_ns } => {
+            let end_ns = begin.saturating_add(wall_ns);
+            let other = start_beside(end_ns)?;
+            let failed = remap_until(end_ns);
+            // SAFETY: no status is requested.
+            while unsafe { libc::waitpid(other, std::ptr::null_mut(), 0) } == -1 && errno() == libc::EINTR {}
+            if failed != 0 {
+                return Err(failed);
+            }
+        }
         Work::Read { file, bytes, again, wall_ns } => {
             let end = begin.saturating_add(wall_ns);
             loop {
@@ -202,6 +212,47 @@ fn fill(memory: Memory, bytes: usize) -> Result<(), i32> {
         }
     }
     Ok(())
+}
+
+/// Starts a task with the same address space, which changes it until then. It has a stack of its own and shares nothing else.
+fn start_beside(end_ns: u64) -> Result<i32, i32> {
+    extern "C" fn child(end_ns: *mut libc::c_void) -> i32 {
+        remap_until(end_ns.addr() as u64)
+    }
+    const STACK: usize = 64 << 10;
+    // SAFETY: a new mapping at an address of the kernel's choice, of which the end is the stack of the new task; the task is given a number.
+    unsafe {
+        let (protection, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        let stack = libc::mmap(std::ptr::null_mut(), STACK, protection, kind, -1, 0);
+        if stack == libc::MAP_FAILED {
+            return Err(errno());
+        }
+        let until = std::ptr::without_provenance_mut(end_ns as usize);
+        match libc::clone(child, stack.byte_add(STACK), libc::CLONE_VM | libc::SIGCHLD, until) {
+            -1 => Err(errno()),
+            child => Ok(child),
+        }
+    }
+}
+
+/// Maps memory, writes to it and unmaps it until then; 0, or the errno of what failed.
+fn remap_until(end_ns: u64) -> i32 {
+    const BYTES: usize = 64 << 10;
+    while clock(libc::CLOCK_MONOTONIC) < end_ns {
+        // SAFETY: a new mapping at an address of the kernel's choice, written to within its bounds and used by nothing else.
+        unsafe {
+            let (protection, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            let place = libc::mmap(std::ptr::null_mut(), BYTES, protection, kind, -1, 0);
+            if place == libc::MAP_FAILED {
+                return errno();
+            }
+            for offset in (0..BYTES).step_by(4096) {
+                place.cast::<u8>().add(offset).write_volatile(1);
+            }
+            libc::munmap(place, BYTES);
+        }
+    }
+    0
 }
 
 /// Reads the first bytes of a file.

@@ -11,7 +11,7 @@ use podmeter_tests::{
     metric::{CONTENDED, CPU_TIME, NEIGHBOUR_WAIT, WAIT_TIME},
     otlp::Exports,
     root_test,
-    truth::{cpus, last_cpu},
+    truth::{NEARLY_EXACT, cpus, last_cpu},
 };
 use serde_json::json;
 
@@ -95,5 +95,29 @@ root_test! {
             "{waited} s for the neighbour, of {contention} s in contention and {throttled} s for its own limit"
         );
         Ok(())
+    }
+}
+
+root_test! {
+    /// Before Linux 5.12 a load through a null pointer is a page fault, which takes the lock that these tasks hold: in a program of
+    /// `sched_switch`, with the run queue locked, that stops the kernel.
+    fn tasks_that_change_their_address_space_while_others_wait_for_their_cpu_go_on() {
+        let agent = Agent::start(json!({}))?;
+        let (changing, waiting) = (Cgroup::new("changing")?, Cgroup::new("waiting")?);
+        // So that whoever is switched in has waited for long.
+        let spinners = (0..cpus()).map(|cpu| Load::spin(SPINS).on_cpu(cpu).start(&waiting)).collect::<Result<Vec<_>>>()?;
+        let changes = [Load::remap(SPINS).start(&changing)?, Load::remap(SPINS).start(&changing)?];
+        for load in changes.into_iter().chain(spinners) {
+            load.wait()?;
+        }
+        let truth = [changing.cpu_stat()?, waiting.cpu_stat()?].map(|stat| stat.usage_seconds());
+        agent.catch_up()?;
+        agent.look(|exports| {
+            for (cgroup, truth) in [&changing, &waiting].into_iter().zip(truth) {
+                let measured = exports.value(cgroup.path(), CPU_TIME, &[]).context("it has no CPU time")?;
+                NEARLY_EXACT.check("CPU time", measured, truth)?;
+            }
+            Ok(())
+        })
     }
 }
