@@ -24,12 +24,18 @@ pub mod state {
     pub const SYN_SENT: u8 = 2;
     /// An incoming connection that is not established yet, with a full socket (SYN_RECV).
     pub const SYN_RECV: u8 = 3;
+    /// A connection that this end has closed, before that is acknowledged (FIN_WAIT1).
+    pub const FIN_WAIT1: u8 = 4;
     /// What is left of a connection: no full socket.
     pub const TIME_WAIT: u8 = 6;
     /// Not connected.
     pub const CLOSE: u8 = 7;
+    /// A connection that the other end has closed, and then this one, before that is acknowledged (LAST_ACK).
+    pub const LAST_ACK: u8 = 9;
     /// Waits for connections.
     pub const LISTEN: u8 = 10;
+    /// A connection that both ends have closed at once, before that is acknowledged (CLOSING).
+    pub const CLOSING: u8 = 11;
     /// An incoming connection that is not established yet: no full socket (NEW_SYN_RECV).
     pub const NEW_SYN_RECV: u8 = 12;
 }

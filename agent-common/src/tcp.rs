@@ -1,6 +1,9 @@
 //! The records of the `tcp` signal.
 
-use crate::{bucket, socket::SocketFacts};
+use crate::{
+    bucket,
+    socket::{SocketFacts, state},
+};
 
 /// Index of the first bucket of round-trip times and connects, in units of 2^-30 s: 2^(120/8) units are 30.5 µs.
 pub const FIRST: i32 = 120;
@@ -91,6 +94,10 @@ counts! {
         pub listen_drops: u64,
         /// Sockets that could not be given storage: what they send is not counted.
         pub uncounted: u64,
+        /// Segments sent again, by [`Again`].
+        pub again: [u64; AGAINS],
+        /// Bytes that were to be sent when their connection ended, and were not acknowledged.
+        pub unacknowledged: u64,
         /// Segments received out of order.
         pub out_of_order: u64,
         /// Segments that the other end reported to have received twice.
@@ -115,6 +122,41 @@ counts! {
         pub sum_ns: u64,
         /// Observations by duration; of round-trip times the first [`RTT_LEN`].
         pub buckets: [u64; CONNECT_LEN],
+    }
+}
+
+/// Why segments are sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// Acknowledgements show that they were lost.
+    Fast,
+    /// No acknowledgement came for so long that all is taken for lost.
+    Timeout,
+    /// No acknowledgement came for two round trips: the last one is sent again to get one (tail loss probe).
+    Probe,
+    /// The connection is not established yet.
+    Handshake,
+}
+
+/// Number of reasons.
+pub const AGAINS: usize = 4;
+
+impl Again {
+    /// Each reason's name, in the order in which they are counted.
+    pub const NAMES: [&'static str; AGAINS] = ["fast", "timeout", "tail_loss_probe", "handshake"];
+
+    /// By the state of the connection and that of its congestion control (`icsk_ca_state`, `enum tcp_ca_state`), whose five bits are the
+    /// lowest.
+    #[inline(always)]
+    pub const fn of(found: u8, control: u8) -> Self {
+        const RECOVERY: u8 = 3;
+        const LOSS: u8 = 4;
+        match (found, control & 31) {
+            (state::SYN_SENT | state::SYN_RECV, _) => Self::Handshake,
+            (_, RECOVERY) => Self::Fast,
+            (_, LOSS) => Self::Timeout,
+            _ => Self::Probe,
+        }
     }
 }
 
@@ -152,8 +194,11 @@ pub const RTTS: u32 = 1;
 /// The kind of a row of the shortest round-trip times of connections that ended.
 pub const SHORTEST_RTTS: u32 = 2;
 
+/// The kind of a row of how long connections waited to be accepted.
+pub const ACCEPTS: u32 = 3;
+
 /// Kinds of rows.
-pub const ROW_KINDS: u32 = 3;
+pub const ROW_KINDS: u32 = 4;
 
 record! {
     /// How sockets that live are counted; the agent's alone to write. `TCP_MODE[0]`.
@@ -178,8 +223,8 @@ record! {
         pub open: u64,
         /// `tcp_sock.bytes_acked` at the last walk.
         pub acked: u64,
-        /// CLOCK_MONOTONIC in ns when the connect began; 0 when it has ended.
-        pub connecting_ns: u64,
+        /// CLOCK_MONOTONIC in ns when the connect began, or since when a connection waits to be accepted; 0 when that has ended.
+        pub waits_since_ns: u64,
     }
 }
 
@@ -345,6 +390,16 @@ record! {
         pub chrono_type: u64,
         /// By how many bits to shift that byte.
         pub chrono_shift: u64,
+        /// The byte of `inet_connection_sock.icsk_ca_state`, 5 bits
+        pub ca_state: u64,
+        /// By how many bits to shift that byte.
+        pub ca_state_shift: u64,
+        /// `sk_buff.cb` as a `tcp_skb_cb`: its `tcp_gso_segs`, 16 bits
+        pub skb_segments: u64,
+        /// `tcp_sock.write_seq`, 32 bits
+        pub write_seq: u64,
+        /// `tcp_sock.snd_una`, 32 bits
+        pub snd_una: u64,
         /// `tcp_sock.bpf_sock_ops_cb_flags`, 8 bits
         pub callbacks: u64,
         /// 1 where tracing programs cannot use socket storage (before 5.11): then a callback of the socket reports its states.
@@ -400,6 +455,17 @@ mod tests {
         assert_eq!(Disorder::between(before.word(), word), Disorder { out_of_order: 3, duplicates: 1 });
         assert_eq!(Disorder::between(word, before.after(word)), Disorder::NONE);
         assert!(Disorder::NONE.word() != 0 && Side::Client.word(0) != 0);
+    }
+
+    #[test]
+    fn a_segment_is_sent_again_for_the_reason_of_its_connections_state() {
+        let of = |found, control| Again::NAMES[Again::of(found, control) as usize];
+        assert_eq!([of(state::SYN_SENT, 4), of(state::SYN_RECV, 0)], ["handshake"; 2]);
+        // The three bits above are another field's.
+        assert_eq!(
+            [3, 4, 0, 1, 2, 3 | 0xe0].map(|control| of(state::ESTABLISHED, control)),
+            ["fast", "timeout", "tail_loss_probe", "tail_loss_probe", "tail_loss_probe", "fast"]
+        );
     }
 
     #[test]

@@ -88,6 +88,12 @@ pub const RESETS: &str = "podmeter.tcp.resets";
 pub const LISTEN_DROPS: &str = "podmeter.tcp.listen.drops";
 /// TCP segments received out of order.
 pub const OUT_OF_ORDER: &str = "podmeter.tcp.out_of_order";
+/// TCP segments sent again, by cgroup and reason.
+pub const RETRANSMITS_BY_REASON: &str = "podmeter.tcp.retransmits.by_reason";
+/// Bytes that were never acknowledged, by cgroup.
+pub const UNACKNOWLEDGED: &str = "podmeter.tcp.unacknowledged";
+/// How long connections waited to be accepted, by cgroup.
+pub const ACCEPT_DURATION: &str = "podmeter.tcp.accept.duration";
 /// TCP segments that the other end received twice.
 pub const SPURIOUS: &str = "podmeter.tcp.spurious";
 /// Time in which TCP connections waited for the other end's window, in s.

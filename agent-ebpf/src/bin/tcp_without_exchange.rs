@@ -11,6 +11,8 @@ mod count;
 mod open;
 #[path = "tcp/programs.rs"]
 mod programs;
+#[path = "tcp/quality.rs"]
+mod quality;
 
 agent_ebpf::object!(FACTS: agent_common::tcp::Facts);
 

@@ -4,13 +4,18 @@
 //! which is made here before each reading; see [`Living`] for where the kernel refuses it.
 
 mod namespaces;
-mod quality;
+pub mod quality;
 
-use agent_common::tcp::{CONNECTS, ConnectError, Durations, FIRST, Facts, Mode, ROW_KINDS, SHORTEST_RTTS, SIDES, TcpCounts};
+use agent_common::tcp::{
+    ACCEPTS, CONNECTS, ConnectError, Durations, FIRST, Facts, Mode, ROW_KINDS, SHORTEST_RTTS, SIDES, TcpCounts,
+};
 
 use self::{
     namespaces::{SocketNamespaces, read_to_end},
-    quality::{CONNECTIONS, CONNECTIONS_OPENED, OUT_OF_ORDER, SHORTEST_RTT, SPURIOUS, WINDOW_LIMITED},
+    quality::{
+        ACCEPT_DURATION, CONNECTIONS, CONNECTIONS_OPENED, OUT_OF_ORDER, RETRANSMITS_BY_REASON, SHORTEST_RTT, SPURIOUS,
+        UNACKNOWLEDGED, WINDOW_LIMITED,
+    },
 };
 use super::{ActiveSignal, Readings, Signal, SignalError, slot_counts::SlotCounts, slot_rows::SlotRows, socket};
 use crate::{
@@ -19,7 +24,7 @@ use crate::{
     kernel::{
         btf::{Btf, BtfError},
         capabilities,
-        load::{Hook, Kernel, Object, Optional, Plan, Size},
+        load::{Hook, Kernel, Object, Optional, Plan, Size, placeholder::ACCEPT},
     },
     metric::{Metric, Point, Scope, Value},
 };
@@ -28,10 +33,11 @@ use crate::{
 pub const SIGNAL: Signal = Signal {
     name: "tcp",
     help: "TCP segments and retransmits, round-trip times, connects, resets",
-    tracepoints: &["inet_sock_set_state", "tcp_receive_reset", "tcp_send_reset"],
+    tracepoints: &["inet_sock_set_state", "tcp_receive_reset", "tcp_retransmit_skb", "tcp_send_reset"],
     metrics: &[
         &SEGMENTS,
         &RETRANSMITS,
+        &RETRANSMITS_BY_REASON,
         &RTT,
         &CONNECT_DURATION,
         &CONNECT_FAILURES,
@@ -39,6 +45,8 @@ pub const SIGNAL: Signal = Signal {
         &LISTEN_DROPS,
         &OUT_OF_ORDER,
         &SPURIOUS,
+        &UNACKNOWLEDGED,
+        &ACCEPT_DURATION,
         &WINDOW_LIMITED,
         &SHORTEST_RTT,
         &CONNECTIONS_OPENED,
@@ -149,6 +157,11 @@ const FIND: &str = "tcp_on_find";
 
 const OPTIONAL: &[Optional] = &[
     Optional { programs: &["tcp_on_reset_received", "tcp_on_reset_sent"], lost: "no resets" },
+    Optional { programs: &["tcp_on_retransmit"], lost: "no retransmits by reason" },
+    Optional {
+        programs: &["tcp_on_accept", "tcp_on_accept_with_flags"],
+        lost: "no time in which connections wait to be accepted",
+    },
     Optional {
         programs: &[WALK],
         lost: "what living connections sent is counted once per round trip, not up to the moment of a reading",
@@ -189,12 +202,16 @@ impl Tcp {
             ("tcp_on_event", Hook::SockOps),
             ("tcp_on_reset_received", Hook::Tracepoint("tcp_receive_reset")),
             ("tcp_on_reset_sent", Hook::Tracepoint("tcp_send_reset")),
+            ("tcp_on_retransmit", Hook::Tracepoint("tcp_retransmit_skb")),
             (WALK, Hook::Walk("bpf_sk_storage_map")),
         ];
         let mut lacks = Vec::new();
         if facts.by_callback == 0 {
             programs.push(("tcp_on_state", Hook::Tracepoint("inet_sock_set_state")));
             programs.push((FIND, Hook::Walk("tcp")));
+            // `struct proto_accept_arg` came with the shorter list of arguments, in 6.10.
+            let short = kernel.btf.has_member("proto_accept_arg", "flags");
+            programs.push((if short { "tcp_on_accept" } else { "tcp_on_accept_with_flags" }, Hook::Exit(ACCEPT)));
         } else {
             lacks.push("connections that are older than this start are not counted: this kernel is older than 5.11".to_owned());
         }
@@ -297,6 +314,7 @@ fn points(start_ns: u64, counts: &TcpCounts, rows: &[(u32, Box<Durations>)]) -> 
         let metric = match *kind {
             CONNECTS => &CONNECT_DURATION,
             SHORTEST_RTTS => &SHORTEST_RTT,
+            ACCEPTS => &ACCEPT_DURATION,
             _ => &RTT,
         };
         point(metric, Value::Histogram(Histogram::of_durations(FIRST, &row.buckets, row.sum_ns).into()))
@@ -308,6 +326,7 @@ fn points(start_ns: u64, counts: &TcpCounts, rows: &[(u32, Box<Durations>)]) -> 
 fn offsets(btf: &Btf) -> Result<Facts, BtfError> {
     let chrono = quality::Chrono::of(btf);
     let (rcv_ooopack, dsack_dups) = quality::disorder(btf);
+    let (ca_state, ca_state_shift) = btf.bitfield("inet_connection_sock", "icsk_ca_state")?;
     Ok(Facts {
         socket: socket::facts(btf)?,
         rtt_min: quality::rtt_min(btf),
@@ -317,6 +336,11 @@ fn offsets(btf: &Btf) -> Result<Facts, BtfError> {
         chrono_stat: chrono.window_limited,
         chrono_type: chrono.kind_at,
         chrono_shift: chrono.kind_shift,
+        ca_state,
+        ca_state_shift,
+        skb_segments: btf.offset_of("sk_buff", "cb", 48)? + btf.offset_of("tcp_skb_cb", "tcp_gso_segs", 2)?,
+        write_seq: btf.offset_of("tcp_sock", "write_seq", 4)?,
+        snd_una: btf.offset_of("tcp_sock", "snd_una", 4)?,
         error: btf.offset_of("sock", "sk_err", 4)?,
         error_soft: btf.offset_of("sock", "sk_err_soft", 4)?,
         drops: btf.offset_of("sock", "sk_drops.counter", 4)?,

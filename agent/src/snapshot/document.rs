@@ -349,6 +349,21 @@ pub struct TcpUsage {
     /// Connections that failed to open.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_failures: Option<u64>,
+    /// Connections that are open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u64>,
+    /// Segments sent again since no acknowledgement came in time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<u64>,
+    /// Time in s in which connections waited for the receive window of the other end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window_limited_seconds: Option<f64>,
+    /// Bytes that the other end had not acknowledged when their connection ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unacknowledged_bytes: Option<u64>,
+    /// 99th percentile in s of how long connections waited to be accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accept_p99_seconds: Option<f64>,
 }
 
 /// DNS lookups that one workload made.

@@ -197,6 +197,11 @@ fn workload(habit: &Habit, index: usize, tick: u32) -> WorkloadUsage {
             rtt_p50_seconds: Some(0.000_3 * (1.0 + index as f64)),
             rtt_p99_seconds: Some(0.002 * (1.0 + index as f64)),
             connect_failures: Some(if index == 0 { 7 } else { 0 }),
+            connections: Some(12 + index as u64),
+            timeouts: (index < 3).then_some(index as u64 + 2),
+            window_limited_seconds: (index == 0).then_some(1.25),
+            unacknowledged_bytes: (index == 0).then_some(2048),
+            accept_p99_seconds: Some(0.000_4 * (1.0 + index as f64)),
         }),
         dns: some(habit.pod).filter(|_| index < 5).map(|_| DnsUsage {
             queries: Some((0.4 * age) as u64),

@@ -16,7 +16,12 @@ use crate::{
     histogram::Histogram,
     join::{Sample, Subject},
     metric::{Metric, Point, Value},
-    signals::{cpu, disk, dns, drops, limits, memory::metrics, network, tcp},
+    signals::{
+        cpu, disk, dns, drops, limits,
+        memory::metrics,
+        network,
+        tcp::{self, quality},
+    },
 };
 
 /// The attribute that divides bytes into received and sent.
@@ -213,6 +218,11 @@ fn tcp_usage(interval: &Interval, kept: &mut TcpWindows) -> TcpUsage {
         rtt_p99_seconds: quantile(recent_rtt.as_ref(), 0.99),
         // Without one there is no such series.
         connect_failures: sum(sample, &tcp::CONNECT_FAILURES).or(segments[0].map(|_| 0.0)).map(|n| n as u64),
+        connections: sum(sample, &quality::CONNECTIONS).map(|n| n as u64),
+        timeouts: sum_where(sample, &quality::RETRANSMITS_BY_REASON, "reason", |reason| reason == "timeout").map(|n| n as u64),
+        window_limited_seconds: number(sample, &quality::WINDOW_LIMITED),
+        unacknowledged_bytes: whole(sample, &quality::UNACKNOWLEDGED),
+        accept_p99_seconds: quantile(histogram(sample, &quality::ACCEPT_DURATION, |_| true).as_deref(), 0.99),
     }
 }
 

@@ -191,6 +191,13 @@ fn text(workload: &WorkloadUsage, width: usize, theme: Theme) -> Vec<Line<'stati
         spans.extend(pair(" of ", format::count(tcp.rtt_count.map(|n| n as f64))));
         spans.extend(pair("   failed connects ", format::count(tcp.connect_failures.map(|n| n as f64))));
         lines.push(line("TCP", spans));
+        let mut spans = Vec::new();
+        spans.extend(pair("open ", format::count(tcp.connections.map(|n| n as f64))));
+        spans.extend(pair("   timeouts ", format::count(tcp.timeouts.map(|n| n as f64))));
+        spans.extend(pair("   window full ", format::time(tcp.window_limited_seconds)));
+        spans.extend(pair("   accept p99 ", format::time(tcp.accept_p99_seconds)));
+        spans.extend(pair("   unacknowledged ", format::bytes(tcp.unacknowledged_bytes)));
+        lines.push(line("", spans));
     }
     if let Some(dns) = &workload.dns {
         let mut spans = Vec::new();

@@ -79,6 +79,8 @@ fn loss_is_what_the_kernel_counts(test: &str, percent: u32) -> Result<()> {
     let retransmits = check_segments(&exports, &client, &cable.near, [0, 0])?;
     ensure!(retransmits > 0, "nothing was lost: this would prove nothing");
     check_segments(&exports, &served, &cable.far, [0, 0])?;
+    let [fast, ..] = quality::check_reasons(&exports, &client, &cable.near)?;
+    ensure!(fast > 0.0, "nothing was sent again for acknowledgements");
     let rtt = exports.histogram(client.path(), RTT).context("no round trips")?;
     ensure!(rtt.count >= 20, "only {} round trips in more than a second", rtt.count);
     check_rtt(rtt, 20.0)

@@ -9,8 +9,8 @@
 use agent_common::{
     socket::state,
     tcp::{
-        CONNECTS, ConnectError, Counted, Durations, LACKING, Mode, RTTS, SHORTEST_RTTS, Sent, Side, TcpCounts, connect_position,
-        rtt_position,
+        Again, CONNECTS, ConnectError, Counted, Durations, LACKING, Mode, RTTS, SHORTEST_RTTS, Sent, Side, TcpCounts,
+        connect_position, rtt_position,
     },
 };
 use agent_ebpf::{
@@ -33,7 +33,7 @@ use aya_ebpf::{
 use crate::{
     FACTS,
     count::{Then, begin, count, counts_of, storage},
-    open,
+    open, quality,
 };
 
 #[btf_map]
@@ -88,7 +88,7 @@ fn tcp_on_event(ctx: SockOpsContext) -> u32 {
             BPF_SOCK_OPS_TCP_CONNECT_CB => {
                 // The SYN has not been sent yet.
                 if let Some(counted) = begin(sk as u64, tcp) {
-                    (*counted).connecting_ns = bpf_ktime_get_ns();
+                    (*counted).waits_since_ns = bpf_ktime_get_ns();
                 }
                 listen_to(&ctx);
             }
@@ -281,8 +281,9 @@ unsafe fn closed(sk: u64, tcp: u64, old: u8) {
     unsafe {
         if let Some(counted) = storage(sk, false) {
             count(counted, tcp, old == state::LISTEN, Then::Ends);
-            (*counted).connecting_ns = 0;
+            (*counted).waits_since_ns = 0;
             open::ended(counted, tcp);
+            quality::count_unacknowledged(tcp, old);
             if old != state::CLOSE && old != state::LISTEN {
                 observe_shortest_rtt(tcp);
             }
@@ -304,11 +305,11 @@ unsafe fn closed(sk: u64, tcp: u64, old: u8) {
 unsafe fn connected(counted: *mut Counted, tcp: u64) {
     // SAFETY: a map value and typed loads.
     unsafe {
-        let began_ns = (*counted).connecting_ns;
+        let began_ns = (*counted).waits_since_ns;
         if began_ns == 0 {
             return;
         }
-        (*counted).connecting_ns = 0;
+        (*counted).waits_since_ns = 0;
         let ns = bpf_ktime_get_ns().saturating_sub(began_ns);
         observe(tcp, CONNECTS, ns, connect_position(ns));
     }
@@ -327,8 +328,10 @@ unsafe fn accepted(sk: u64, tcp: u64) {
         if let Some(counts) = counts_of(slot_of_full(&CGROUP_SLOTS, tcp, &raw const FACTS.socket)) {
             add(&raw mut (*counts).segments, 1 + again);
             add(&raw mut (*counts).retransmits, again);
+            add((&raw mut (*counts).again).cast::<u64>().add(Again::Handshake as usize), again);
         }
         observe_rtt(tcp);
+        (*counted).waits_since_ns = bpf_ktime_get_ns();
         open::opened(counted, tcp, Side::Server);
     }
 }
@@ -366,7 +369,7 @@ unsafe fn observe_rtt(tcp: u64) {
 
 /// Adds an observation to a distribution of the socket's cgroup.
 #[inline(always)]
-unsafe fn observe(tcp: u64, kind: u32, ns: u64, position: usize) {
+pub(crate) unsafe fn observe(tcp: u64, kind: u32, ns: u64, position: usize) {
     // SAFETY: typed loads and map values; positions lie inside a row.
     unsafe {
         let slot = slot_of_full(&CGROUP_SLOTS, tcp, &raw const FACTS.socket);

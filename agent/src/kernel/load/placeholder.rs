@@ -24,8 +24,11 @@ pub const FSYNC: &str = system_call!("fsync");
 /// The system call `fdatasync`.
 pub const FDATASYNC: &str = system_call!("fdatasync");
 
+/// Gives a program the next established connection of a listening socket.
+pub const ACCEPT: &str = "inet_csk_accept";
+
 /// The functions at the call or return of which programs may run.
-pub(super) const FUNCTIONS: [&str; 4] = [THROTTLE, SYNC_RANGE, FSYNC, FDATASYNC];
+pub(super) const FUNCTIONS: [&str; 5] = [THROTTLE, SYNC_RANGE, FSYNC, FDATASYNC, ACCEPT];
 
 /// A BTF in which the types of tracepoints, functions and iterators have the ids that the running kernel gives them, and nothing else has a
 /// name.

@@ -2,7 +2,7 @@
 //!
 //! A member that a kernel lacks takes its own metrics only.
 
-use agent_common::tcp::{Facts, LACKING, Side, TcpCounts};
+use agent_common::tcp::{Again, Facts, LACKING, Side, TcpCounts};
 
 use crate::{
     kernel::{
@@ -19,6 +19,32 @@ pub(super) static OUT_OF_ORDER: Metric = Metric::counter(
     Scope::Cgroup,
     "TCP segments with data that were received out of order: ones before them were lost or came later. Absent until there is one.",
 );
+/// `podmeter.tcp.retransmits.by_reason`
+pub static RETRANSMITS_BY_REASON: Metric = Metric::counter(
+    "podmeter.tcp.retransmits.by_reason",
+    "{segment}",
+    Scope::Cgroup,
+    "Segments of podmeter.tcp.retransmits by why they were sent again: fast (acknowledgements showed that they were lost), timeout (nothing \
+     came back: these cost 200 ms and more each), tail_loss_probe (the last segment, after two round trips without an answer) or handshake \
+     (SYN, and SYN-ACK of connections that were then established). Absent until there is one.",
+)
+.attributes(&["reason"]);
+/// `podmeter.tcp.unacknowledged`
+pub static UNACKNOWLEDGED: Metric = Metric::counter(
+    "podmeter.tcp.unacknowledged",
+    "By",
+    Scope::Cgroup,
+    "Bytes that programs had written to connections which ended before the other end acknowledged them: it may not have got them. Absent until \
+     there are some.",
+);
+/// `podmeter.tcp.accept.duration`
+pub static ACCEPT_DURATION: Metric = Metric::histogram(
+    "podmeter.tcp.accept.duration",
+    "s",
+    Scope::Cgroup,
+    "Time for which an established connection waited in the queue of a listening socket until a program accepted it. Where it grows, the \
+     program is too slow or has too few threads, and its clients wait.",
+);
 /// `podmeter.tcp.spurious`
 pub(super) static SPURIOUS: Metric = Metric::counter(
     "podmeter.tcp.spurious",
@@ -28,7 +54,7 @@ pub(super) static SPURIOUS: Metric = Metric::counter(
      podmeter.tcp.retransmits too. Absent until there is one.",
 );
 /// `podmeter.tcp.window_limited`
-pub(super) static WINDOW_LIMITED: Metric = Metric::counter(
+pub static WINDOW_LIMITED: Metric = Metric::counter(
     "podmeter.tcp.window_limited",
     "s",
     Scope::Cgroup,
@@ -53,7 +79,7 @@ pub(super) static CONNECTIONS_OPENED: Metric = Metric::counter(
 )
 .attributes(&["side"]);
 /// `podmeter.tcp.connections.open`
-pub(super) static CONNECTIONS: Metric = Metric::gauge(
+pub static CONNECTIONS: Metric = Metric::gauge(
     "podmeter.tcp.connections.open",
     "{connection}",
     Scope::Cgroup,
@@ -68,6 +94,10 @@ pub(super) fn points(start_ns: u64, counts: &TcpCounts) -> Vec<Point> {
     let mut points = Vec::new();
     points.extend(count(&OUT_OF_ORDER, counts.out_of_order));
     points.extend(count(&SPURIOUS, counts.spurious));
+    points.extend(count(&UNACKNOWLEDGED, counts.unacknowledged));
+    for (reason, n) in Again::NAMES.iter().zip(counts.again) {
+        points.extend(count(&RETRANSMITS_BY_REASON, n).map(|point| point.with("reason", *reason)));
+    }
     let waited_s = counts.window_limited as f64 * tick_ns() as f64 / 1e9;
     points.extend((waited_s > 0.0).then(|| Point::new(&WINDOW_LIMITED, start_ns, Value::Float(waited_s))));
     for (side, n) in Side::NAMES.iter().zip(counts.opened) {

@@ -7,7 +7,7 @@ fn details_have_every_figure() {
     let mut state = new();
     state.update(synthetic::snapshot(1));
     press(&mut state, "/checkout\n\n");
-    let shown = text(&mut state, 120, 40);
+    let shown = text(&mut state, 120, 44);
     for part in [
         "/kubepods.slice/",
         "request 1.00 (101%)",
@@ -23,6 +23,7 @@ fn details_have_every_figure() {
         "killed 0",
         "rx 197K/s   tx 592K/s",
         "retransmits 0.06%   round trip p50 300µs p99 2.0ms of 104   failed connects 7",
+        "open 12   timeouts 2   window full 1.25s   accept p99 400µs   unacknowledged 2.00 KiB",
         "0.4/s   of the last 100 failed 0%   NXDOMAIN 62%   p50 800µs p99 12.0ms   timeouts 0",
         "app   of Deployment checkout",
         "CPU of the last 1.0s, up to 1.01 cores",
