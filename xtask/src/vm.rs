@@ -263,7 +263,9 @@ fn run(workspace: &Workspace, kernel: &Kernel, programs: &Programs, options: &Op
     let fresh = || Results::new(name, programs.tests.iter().map(|(name, _)| name.clone()).chain(last.clone()));
     let mut results = fresh();
     let place = directory(workspace);
-    let files = LogFiles { console: place.join(format!("{name}-console.log")), log: place.join(format!("{name}.log")) };
+    let [console, log, monitor, registers] =
+        ["-console.log", ".log", "-monitor", "-registers.log"].map(|what| place.join(format!("{name}{what}")));
+    let files = LogFiles { console, log, monitor, registers };
     // What an earlier run found is not this one's.
     let _ = fs::remove_file(check_file(workspace, name));
     let tested = prepare(workspace, kernel, programs, options.accel)

@@ -7,7 +7,7 @@ mod file_systems;
 mod interfaces;
 mod kept_file;
 mod machine;
-mod metrics;
+pub mod metrics;
 mod mounts;
 mod parse;
 

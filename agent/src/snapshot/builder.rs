@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 
 use super::{
-    document::{NodeCpu, NodeMemory, NodeNetwork, NodeUsage, Overhead, Snapshot},
+    document::{FileSystemUsage, NodeCpu, NodeMemory, NodeNetwork, NodeUsage, Overhead, Snapshot},
     points::{attribute, number, points, sum_where},
     workload::{DIRECTION, Previous, known, whole, workload},
 };
 use crate::{
     aggregate::Batch,
     join::{CgroupSample, Sample},
-    metric::Value,
-    signals::{agent, cpu, memory::metrics, network},
+    metric::{Point, Value},
+    signals::{agent, cpu, memory::metrics, network, node},
 };
 
 /// Version of the JSON document.
@@ -97,8 +97,35 @@ impl SnapshotBuilder {
             },
             memory: known(memory),
             network: known(network),
+            load: number(sample, &node::metrics::LOAD_1M),
+            file_systems: file_systems(sample),
         }
     }
+}
+
+/// The node's file systems, the fullest first.
+fn file_systems(sample: &Sample) -> Vec<FileSystemUsage> {
+    const STATE: &str = "system.filesystem.state";
+    let bytes = |point: &Point| if let Value::Int(bytes) = point.value { bytes } else { 0 };
+    let mut found: Vec<FileSystemUsage> = Vec::new();
+    for point in points(sample, &node::metrics::FS_USAGE) {
+        let Some(mountpoint) = attribute(point, "system.filesystem.mountpoint") else { continue };
+        let at = found.iter().position(|of| of.mountpoint == mountpoint).unwrap_or_else(|| {
+            let role = attribute(point, "podmeter.filesystem.role").map(str::to_owned);
+            found.push(FileSystemUsage { mountpoint: mountpoint.to_owned(), role, ..FileSystemUsage::default() });
+            found.len() - 1
+        });
+        match attribute(point, STATE) {
+            Some("used") => {
+                found[at].usage_bytes += bytes(point);
+                found[at].capacity_bytes += bytes(point);
+            }
+            Some("free") => found[at].capacity_bytes += bytes(point),
+            _ => {}
+        }
+    }
+    found.sort_by(|a, b| b.ratio().total_cmp(&a.ratio()));
+    found
 }
 
 /// What podmeter costs, and what it does without.

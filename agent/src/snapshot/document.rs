@@ -90,6 +90,33 @@ pub struct NodeUsage {
     /// Bytes of all sockets, where they are counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<NodeNetwork>,
+    /// Tasks that run, or wait for a CPU or a disk, on average over about a minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load: Option<f64>,
+    /// Its file systems, the fullest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub file_systems: Vec<FileSystemUsage>,
+}
+
+/// How full a file system of the node is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct FileSystemUsage {
+    /// Where it is mounted on the node.
+    pub mountpoint: String,
+    /// What is on it: root, kubelet, images, or several, separated by commas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// Bytes in use.
+    pub usage_bytes: u64,
+    /// Bytes in use, and bytes that are free for everyone.
+    pub capacity_bytes: u64,
+}
+
+impl FileSystemUsage {
+    /// The share of it that is in use, as `df` has it.
+    pub fn ratio(&self) -> f64 {
+        self.usage_bytes as f64 / self.capacity_bytes.max(1) as f64
+    }
 }
 
 /// The node's memory in bytes.

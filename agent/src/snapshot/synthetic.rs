@@ -1,8 +1,8 @@
 //! A node that does not exist: the same figures on every run, for the tests and the picture in the documentation.
 
 use super::document::{
-    CpuUsage, DiskUsage, DnsUsage, KubernetesStatus, MemoryUsage, NetworkUsage, NodeCpu, NodeMemory, NodeNetwork, NodeUsage,
-    Snapshot, TcpUsage, WorkloadUsage,
+    CpuUsage, DiskUsage, DnsUsage, FileSystemUsage, KubernetesStatus, MemoryUsage, NetworkUsage, NodeCpu, NodeMemory,
+    NodeNetwork, NodeUsage, Snapshot, TcpUsage, WorkloadUsage,
 };
 
 /// One workload's habits.
@@ -92,6 +92,15 @@ pub fn snapshot(tick: u32) -> Snapshot {
                 receive_rate: Some(used * 2e5),
                 transmit_rate: Some(used * 6e5),
             }),
+            load: Some(used * 1.25),
+            file_systems: [("/var/lib/containerd", "images", 83), ("/", "root,kubelet", 41)]
+                .map(|(mountpoint, role, gib)| FileSystemUsage {
+                    mountpoint: mountpoint.into(),
+                    role: Some(role.into()),
+                    usage_bytes: gib << 30,
+                    capacity_bytes: 100 << 30,
+                })
+                .into(),
         },
         signals: Vec::new(),
         kubernetes: Some(KubernetesStatus { current: true, error: None }),

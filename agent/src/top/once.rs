@@ -102,7 +102,7 @@ mod tests {
         let memory =
             NodeMemory { working_set_bytes: Some(3_762_626_560), capacity_bytes: Some(25_276_502_016), ..NodeMemory::default() };
         let network = NodeNetwork { receive_rate: Some(2048.0), transmit_rate: None, ..NodeNetwork::default() };
-        let node = NodeUsage { name: "n".into(), cpu, memory: Some(memory), network: Some(network) };
+        let node = NodeUsage { name: "n".into(), cpu, memory: Some(memory), network: Some(network), ..NodeUsage::default() };
         let mut snapshot = Snapshot { node, ..Snapshot::default() };
         let expected =
             "node n: 1.50 of 4 cores in use\nmemory: 3.50 GiB of 23.5 GiB in use\nnetwork: 2.00 KiB/s received, -/s sent\n";

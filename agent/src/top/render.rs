@@ -126,6 +126,9 @@ fn title(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
     two_sides(buffer, area, Line::from(left), Line::from(right));
 }
 
+/// Columns from which on the header has the load and the fullest file system too.
+const ROOMY: usize = 100;
+
 fn node(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
     if let Some(error) = state.error() {
         let what = match state.past() {
@@ -157,6 +160,9 @@ fn node(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
     if cpu.unattributed_seconds > 0.0 {
         spans.push(Span::styled(format!("  {} unattributed", format::duration(Some(cpu.unattributed_seconds))), theme.watch()));
     }
+    if let Some(load) = snapshot.node.load.filter(|_| width >= ROOMY) {
+        spans.push(Span::styled(format!("  load {load:.2}"), theme.quiet()));
+    }
     let line = Line::from(spans);
     let free = width.saturating_sub(line.width() + 2);
     let graph = free.min(60);
@@ -179,7 +185,7 @@ fn bar(name: &'static str, ratio: Option<f64>, width: usize, theme: Theme) -> Ve
     spans
 }
 
-/// The node's memory and traffic.
+/// The node's memory, its fullest file system and its traffic.
 fn memory(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
     let Some(node) = state.snapshot().map(|snapshot| &snapshot.node) else { return };
     let width = usize::from(area.width);
@@ -194,15 +200,22 @@ fn memory(buffer: &mut Buffer, area: Rect, state: &TopState, theme: Theme) {
     spans.push(Span::styled(format!("  {}", format::percent(ratio)), theme.share(ratio)));
     let network = node.network.clone().unwrap_or_default();
     let rate = |rate| Span::styled(format!("{}/s", format::short_bytes(rate)), theme.strong());
-    let quiet = |text| Span::styled(text, theme.quiet());
-    let traffic = vec![
+    let quiet = |text: &'static str| Span::styled(text, theme.quiet());
+    let mut right = Vec::new();
+    if let Some(fullest) = node.file_systems.first().filter(|_| width >= ROOMY) {
+        let ratio = Some(fullest.ratio());
+        right.extend([Span::styled("DISK", theme.strong()), quiet("  ")]);
+        right.push(Span::raw(format::printable(&fullest.mountpoint).into_owned()));
+        right.extend([quiet(" "), Span::styled(format::percent(ratio), theme.share(ratio)), quiet("   ")]);
+    }
+    right.extend([
         Span::styled("NET", theme.strong()),
         quiet("  rx "),
         rate(network.receive_rate),
         quiet("  tx "),
         rate(network.transmit_rate),
-    ];
-    two_sides(buffer, area, Line::from(spans), Line::from(traffic));
+    ]);
+    two_sides(buffer, area, Line::from(spans), Line::from(right));
 }
 
 /// The bars of a history; noise below a tenth of a CPU stays low.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -98,6 +99,7 @@ impl Guest {
     ) -> Result<()> {
         let mut qemu = self.qemu("test", kernel_arguments);
         qemu.arg("-serial").arg(format!("file:{}", files.console.display())).args(["-serial", "stdio"]);
+        qemu.arg("-monitor").arg(format!("unix:{},server=on,wait=off", files.monitor.display()));
         let mut log = fs::File::create(&files.log).with_context(|| format!("could not make {}", files.log.display()))?;
         let child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
         let mut process = Process(child.context("could not start QEMU")?);
@@ -132,6 +134,8 @@ impl Guest {
                     let last = String::from_utf8_lossy(&unfinished).trim().to_owned();
                     let running = results.place().to_owned();
                     results.lose(format_args!("switched off: {} {} s, in {running}: {last}", limit.0, limit.1.as_secs()));
+                    let found = registers(&files.monitor).unwrap_or_else(|error| format!("{error:#}"));
+                    let _ = fs::write(&files.registers, found);
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     let running = results.place().to_owned();
@@ -144,6 +148,19 @@ impl Guest {
     }
 }
 
+/// The registers of every CPU of a guest that runs: where it is in the kernel, if that has stopped.
+fn registers(monitor: &Path) -> Result<String> {
+    let mut qemu = UnixStream::connect(monitor).with_context(|| format!("could not reach QEMU at {}", monitor.display()))?;
+    qemu.set_read_timeout(Some(Duration::from_secs(2)))?;
+    qemu.write_all(b"info registers -a\n").context("could not ask QEMU")?;
+    let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
+    // It says no more than that, and keeps the connection.
+    while let Ok(length @ 1..) = qemu.read(&mut buffer) {
+        text.extend(&buffer[..length]);
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
 /// Where a guest's output is kept.
 #[derive(Debug)]
 pub(super) struct LogFiles {
@@ -151,6 +168,10 @@ pub(super) struct LogFiles {
     pub(super) console: PathBuf,
     /// All that the tests printed.
     pub(super) log: PathBuf,
+    /// QEMU's socket for people and programs that look into the guest.
+    pub(super) monitor: PathBuf,
+    /// The CPUs' registers when it was switched off for its silence.
+    pub(super) registers: PathBuf,
 }
 
 impl LogFiles {

@@ -150,3 +150,28 @@ fn the_node_has_memory_and_traffic_besides_its_cpu() {
     let network = snapshots.next(&at(3, 300)).node.network.expect("is counted");
     assert_eq!((network.receive_bytes, network.receive_rate, network.transmit_rate), (Some(300), Some(100.0), Some(0.0)));
 }
+
+#[test]
+fn the_nodes_file_systems_are_as_full_as_df_has_it_and_the_fullest_is_first() {
+    let bytes = |mountpoint, state, n| {
+        let point = Point::new(&node::metrics::FS_USAGE, 0, Value::Int(n)).with("system.filesystem.mountpoint", mountpoint);
+        point.with("podmeter.filesystem.role", "root").with("system.filesystem.state", state)
+    };
+    let points = vec![
+        Point::new(&node::metrics::LOAD_1M, 0, Value::Float(1.5)),
+        bytes("/", "used", 30),
+        bytes("/", "free", 60),
+        bytes("/", "reserved", 10),
+        bytes("/data", "used", 0),
+        bytes("/full", "free", 0),
+        bytes("/full", "used", 7),
+        bytes("/data", "free", 0),
+    ];
+    let resource = Arc::new(join::NodeIdentity::default().resource());
+    let batch = Batch { time_ns: 1, node: Sample::new(resource, points), ..Batch::default() };
+    let shown = SnapshotBuilder::new("n".to_owned(), 2.0).next(&batch).node;
+    assert_eq!(shown.load, Some(1.5));
+    let found: Vec<_> = shown.file_systems.iter().map(|of| (of.mountpoint.as_str(), of.usage_bytes, of.capacity_bytes)).collect();
+    assert_eq!(found, [("/full", 7, 7), ("/", 30, 90), ("/data", 0, 0)]);
+    assert_eq!(shown.file_systems[1].role.as_deref(), Some("root"));
+}

@@ -22,6 +22,8 @@ fn the_header_has_the_nodes_memory_and_traffic() {
             header[2].contains("11G of 32G  34%") && header[2].contains("NET  rx ") && header[2].contains("  tx "),
             "{shown}"
         );
+        let roomy = header[1].contains("load 5.26") && header[2].contains("DISK  /var/lib/containerd 83%");
+        assert_eq!(roomy, width >= 100, "{shown}");
     }
 }
 
