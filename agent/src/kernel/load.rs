@@ -3,6 +3,7 @@
 mod attach;
 mod error;
 mod grow;
+mod hazards;
 mod kernel_log;
 mod object;
 pub mod placeholder;
@@ -23,6 +24,7 @@ use aya::{
 pub use self::{error::LoadError, grow::Loaded, object::clear_calls, settled::Settled};
 use self::{
     grow::{Links, Source},
+    hazards::Hazards,
     kernel_log::KernelLog,
     placeholder::placeholder,
 };
@@ -39,12 +41,6 @@ pub const LOCKED_DOWN: &str = "the kernel is locked down for confidentiality and
 
 /// The layout of records and maps: see `build.rs`.
 const LAYOUT: &str = env!("PODMETER_LAYOUT");
-
-/// The kernel's name for a walk over the storage of sockets, and the first version of Linux that must not be walked so:
-/// `__bpf_sk_storage_map_seq_show` follows `local_storage` of an element that has been taken out of its socket's storage, where it is null
-/// since 7.0. Seen with 7.2.13.
-const SOCKET_STORAGE: &str = "bpf_sk_storage_map";
-const STORAGE_WALK_CRASHES: u32 = 7;
 
 /// The helper that reads kernel memory by address; `bpf.leave_out` may name it.
 const BY_ADDRESS: &str = "bpf_probe_read_kernel";
@@ -69,6 +65,7 @@ pub struct Kernel {
     pub reads_by_address: bool,
     /// Whether programs may compare and exchange; not before Linux 5.12, on ARM 5.18.
     pub exchanges: bool,
+    hazards: Hazards,
     /// Number of slots: how long an array by slot is.
     pub slots: u32,
     /// Programs that the configuration leaves out, or the helper [`BY_ADDRESS`], or the instruction [`EXCHANGE`].
@@ -236,12 +233,14 @@ impl Kernel {
         let left_out = |name: &str| leave_out.iter().any(|left_out| left_out == name);
         let reads_by_address = reads_by_address() && !left_out(BY_ADDRESS);
         let exchanges = sys::exchanges() && !left_out(EXCHANGE);
+        let hazards = Hazards::of(&btf, exchanges);
         let (in_use, before, beside, loaded) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Ok(Self {
             btf,
             cpus,
             reads_by_address,
             exchanges,
+            hazards,
             slots: 0,
             leave_out,
             root,
@@ -261,12 +260,6 @@ impl Kernel {
     pub fn switch_log_on(&mut self) {
         self.logs = Some(facts::boottime_ns());
         self.loader.map_max_entries(kernel_log::RING, kernel_log::RING_WITH_ROOM);
-    }
-
-    /// Whether a load through a null pointer is a page fault of the task that runs. On x86 compilers of programs check for null since Linux 5.12,
-    /// the release that has the exchange too; on ARM they do not.
-    fn null_faults(&self) -> bool {
-        !(cfg!(target_arch = "x86_64") && self.exchanges)
     }
 
     /// Goes on with what this process has loaded, which has fewer slots.
@@ -312,11 +305,10 @@ impl Kernel {
             source.share(plan.maps, &version)?;
         }
 
-        let null_faults = self.null_faults();
         let loader = &mut self.loader;
         loader.override_global(FACTS, kept(plan.facts), true);
         loader.override_global("READS_BY_ADDRESS", kept(u64::from(self.reads_by_address)), false);
-        loader.override_global("NULL_FAULTS", kept(u64::from(null_faults)), false);
+        loader.override_global("NULL_FAULTS", kept(u64::from(self.hazards.null_faults)), false);
         loader.override_global("SLOTS", kept(self.slots), false);
         loader.override_global(aya_log::LEVEL, kept(if self.logs.is_some() { kernel_log::ON } else { kernel_log::OFF }), false);
         for (map, size) in plan.maps {
@@ -403,11 +395,7 @@ impl Kernel {
 
     /// Has the verifier look at one program.
     fn verify(&self, object: &mut Object, program: &'static str, hook: Hook) -> Result<(), LoadError> {
-        if let Hook::Walk(over @ SOCKET_STORAGE) = hook
-            && facts::major(&facts::release()) >= STORAGE_WALK_CRASHES
-        {
-            return Err(LoadError::Crashes { program: program.to_owned(), over });
-        }
+        self.hazards.refuse(program, hook)?;
         let missing = LoadError::Missing { object: object.name, what: "program", name: program.to_owned() };
         match (object.ebpf.program_mut(program).ok_or(missing)?, hook) {
             (Program::BtfTracePoint(loaded), Hook::Tracepoint(tracepoint)) => loaded.load(tracepoint, &self.typed),

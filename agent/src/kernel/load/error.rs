@@ -81,12 +81,12 @@ pub enum LoadError {
         program: String,
     },
     /// The kernel would take the program, and may crash where it runs.
-    #[error("{program} is not loaded: from Linux 7.0 on a walk over {over} crashes the kernel when it meets one that is closed")]
+    #[error("{program} is not loaded: {why}")]
     Crashes {
         /// The program.
         program: String,
-        /// What it walks over, in the kernel's word.
-        over: &'static str,
+        /// Where, and since or until when.
+        why: &'static str,
     },
     /// The cgroup that programs are attached to could not be opened.
     #[error("could not open the root of the cgroup tree at {}", path.display())]
