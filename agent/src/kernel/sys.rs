@@ -482,11 +482,12 @@ pub fn clock_state() -> io::Result<(nix::libc::timex, nix::libc::c_int)> {
 }
 
 /// Makes all threads allocate from one heap. glibc gives each its own, and a batch that one thread made and another dropped leaves
-/// a hole in each; podmeter's threads hardly ever allocate at the same time. To be called before there are threads.
+/// a hole in each; podmeter's threads hardly ever allocate at the same time. What takes a MiB and more is no part of it: glibc would
+/// raise that bound whenever such a piece is freed, and a start would take 7 MiB more. To be called before there are threads.
 pub fn share_one_heap() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: a plain call into the C library's allocator.
-    let _ = unsafe { nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1) };
+    // SAFETY: plain calls into the C library's allocator.
+    let _ = unsafe { (nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1), nix::libc::mallopt(nix::libc::M_MMAP_THRESHOLD, 1 << 20)) };
 }
 
 /// Gives freed memory back to the kernel: what loading programs needs for a moment and running never again, and between two exports
