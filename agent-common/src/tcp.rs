@@ -396,6 +396,8 @@ record! {
         pub ca_state_shift: u64,
         /// `sk_buff.cb` as a `tcp_skb_cb`: its `tcp_gso_segs`, 16 bits
         pub skb_segments: u64,
+        /// 1 where the tracepoint of retransmits has a third argument: it fires also for those that fail
+        pub retransmits_fail: u64,
         /// `tcp_sock.write_seq`, 32 bits
         pub write_seq: u64,
         /// `tcp_sock.snd_una`, 32 bits

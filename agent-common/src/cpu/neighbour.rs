@@ -34,8 +34,10 @@ record! {
         pub stretches: [Ran; RECENT_LEN],
         /// Index of the last one.
         pub last: u64,
+        /// CLOCK_MONOTONIC in ns from which on a [`Pair`] is added again: there was no room for one.
+        pub pairs_full_until_ns: u64,
         /// Whole cache lines, which no two CPUs share.
-        pub reserved: [u64; 7],
+        pub reserved: [u64; 6],
     }
 }
 

@@ -21,7 +21,6 @@ use agent_ebpf::{
     rows::{Rows, row},
 };
 use aya_ebpf::{
-    bindings::BPF_NOEXIST,
     btf_maps::{Array, HashMap, LruHashMap},
     helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_ktime_get_ns},
     macros::{btf_map, btf_tracepoint, fentry, fexit},
@@ -30,9 +29,10 @@ use aya_ebpf::{
 
 agent_ebpf::object!(FACTS: Facts);
 
-/// What the kernel answers when an entry is there already.
-const EEXIST: i32 = 17;
-/// What it answers who syncs by a descriptor that is of no file.
+/// A sync that began longer ago than 10 min has ended unseen.
+const LONGEST_SYNC_NS: u64 = 600_000_000_000;
+
+/// What the kernel answers who syncs by a descriptor that is of no file.
 const EBADF: i32 = 9;
 /// What it answers who syncs what has no data to sync, such as a pipe.
 const EINVAL: i32 = 22;
@@ -364,11 +364,18 @@ fn disk_on_synced(ctx: FExitContext) -> i32 {
 }
 
 /// Notes when this task began to sync, unless it does so already further out. `of` tells that function from others inside it.
+///
+/// The kernel may leave out the program at the end, as while another tracer comes to the function: what began the same way, or long ago, has
+/// ended.
 #[inline(always)]
 fn begins(of: u64) -> i32 {
-    // SAFETY: a helper without arguments.
-    let sync = Sync { began_ns: unsafe { bpf_ktime_get_ns() }, of };
-    if DISK_SYNCS.insert(thread_id(), sync, BPF_NOEXIST.into()).is_err_and(|error| error != -EEXIST)
+    // SAFETY: a helper without arguments; the entry is copied out at once.
+    let (sync, outer) = unsafe { (Sync { began_ns: bpf_ktime_get_ns(), of }, DISK_SYNCS.get(thread_id()).copied()) };
+    let goes_on = |outer: Sync| outer.of != of && sync.began_ns.saturating_sub(outer.began_ns) < LONGEST_SYNC_NS;
+    if outer.is_some_and(goes_on) {
+        return 0;
+    }
+    if DISK_SYNCS.insert(thread_id(), sync, 0).is_err()
         && let Some(lost) = DISK_LOST.get_ptr_mut(0)
     {
         // SAFETY: a counter of a map value.

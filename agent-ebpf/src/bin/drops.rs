@@ -12,7 +12,7 @@ use agent_common::{
     rows::RowKey,
 };
 use agent_ebpf::{
-    CgroupSlots, CgroupWalk, MMAPABLE, add, frozen, is_kernel_address, load, load16, load32, probe, probe32,
+    CgroupSlots, CgroupWalk, MMAPABLE, add, frozen, load, load16, load32, probe, probe32,
     rows::{Rows, row},
     socket::slot_of,
 };
@@ -96,12 +96,8 @@ unsafe fn slot_of_packet(skb: u64, receiver: u64) -> u32 {
                 return slot;
             }
         }
-        let device = load(skb, frozen!(FACTS.skb_dev));
-        // UDP keeps a number in a packet instead of its device. Not every kernel tells it from an address of the task's.
-        if !is_kernel_address(device) {
-            return UNATTRIBUTED;
-        }
-        let net = load(device, frozen!(FACTS.dev_net));
+        // What UDP keeps in a packet instead of its device leads nowhere: such a load gives zero.
+        let net = load(load(skb, frozen!(FACTS.skb_dev)), frozen!(FACTS.dev_net));
         let cookie = load(net, frozen!(FACTS.net_cookie));
         DROPS_NAMESPACES.get(cookie).copied().map_or(UNATTRIBUTED, |slot| slot as u32)
     }

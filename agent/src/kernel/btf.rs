@@ -249,14 +249,22 @@ impl Btf {
         self.argument_struct(tracepoint, n).is_ok_and(|name| name == struct_name.as_bytes())
     }
 
-    /// The name of the struct that a tracepoint's argument points to; empty when it points to none.
-    fn argument_struct(&self, tracepoint: &str, n: usize) -> Result<&[u8], BtfError> {
+    /// How many arguments a tracepoint has; 0 where the kernel does not have it.
+    pub fn tracepoint_arguments(&self, tracepoint: &str) -> usize {
+        // The first parameter is the tracepoint's own data.
+        self.prototype(tracepoint).map_or(0, |prototype| prototype.map_or(0, |prototype| prototype.len.saturating_sub(1)))
+    }
+
+    /// The prototype of a tracepoint's programs; `None` where it has another form.
+    fn prototype(&self, tracepoint: &str) -> Result<Option<Type>, BtfError> {
         let function = self.resolve(self.typedef_id(&format!("btf_trace_{tracepoint}"))?)?;
         let prototype = self.resolve(function.size_or_type)?;
-        // The first parameter is the tracepoint's own data.
-        if function.kind != kind::PTR || prototype.kind != kind::FUNC_PROTO || n + 1 >= prototype.len {
-            return Ok(&[]);
-        }
+        Ok((function.kind == kind::PTR && prototype.kind == kind::FUNC_PROTO).then_some(prototype))
+    }
+
+    /// The name of the struct that a tracepoint's argument points to; empty when it points to none.
+    fn argument_struct(&self, tracepoint: &str, n: usize) -> Result<&[u8], BtfError> {
+        let Some(prototype) = self.prototype(tracepoint)?.filter(|prototype| n + 1 < prototype.len) else { return Ok(&[]) };
         let pointer = self.resolve(self.u32(prototype.at + TYPE_LEN + 8 * (n + 1) + 4)?)?;
         if pointer.kind != kind::PTR || pointer.size_or_type == 0 {
             return Ok(&[]);

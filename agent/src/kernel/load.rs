@@ -233,7 +233,7 @@ impl Kernel {
         let left_out = |name: &str| leave_out.iter().any(|left_out| left_out == name);
         let reads_by_address = reads_by_address() && !left_out(BY_ADDRESS);
         let exchanges = sys::exchanges() && !left_out(EXCHANGE);
-        let hazards = Hazards::of(&btf, exchanges);
+        let hazards = Hazards::of(&btf);
         let (in_use, before, beside, loaded) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Ok(Self {
             btf,
@@ -308,7 +308,6 @@ impl Kernel {
         let loader = &mut self.loader;
         loader.override_global(FACTS, kept(plan.facts), true);
         loader.override_global("READS_BY_ADDRESS", kept(u64::from(self.reads_by_address)), false);
-        loader.override_global("NULL_FAULTS", kept(u64::from(self.hazards.null_faults)), false);
         loader.override_global("SLOTS", kept(self.slots), false);
         loader.override_global(aya_log::LEVEL, kept(if self.logs.is_some() { kernel_log::ON } else { kernel_log::OFF }), false);
         for (map, size) in plan.maps {

@@ -339,6 +339,7 @@ fn offsets(btf: &Btf) -> Result<Facts, BtfError> {
         ca_state,
         ca_state_shift,
         skb_segments: btf.offset_of("sk_buff", "cb", 48)? + btf.offset_of("tcp_skb_cb", "tcp_gso_segs", 2)?,
+        retransmits_fail: (btf.tracepoint_arguments("tcp_retransmit_skb") > 2).into(),
         write_seq: btf.offset_of("tcp_sock", "write_seq", 4)?,
         snd_una: btf.offset_of("tcp_sock", "snd_una", 4)?,
         error: btf.offset_of("sock", "sk_err", 4)?,

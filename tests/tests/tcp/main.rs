@@ -15,7 +15,9 @@ use podmeter_tests::{
     agent::Agent,
     cgroup::{Cgroup, inside},
     is_emulated,
-    metric::{CONNECT_DURATION, CONNECT_FAILURES, LISTEN_DROPS, RESETS, RETRANSMITS, RTT, SEGMENTS},
+    metric::{
+        CONNECT_DURATION, CONNECT_FAILURES, CONNECTIONS, CONNECTIONS_OPENED, LISTEN_DROPS, RESETS, RETRANSMITS, RTT, SEGMENTS,
+    },
     namespace::{Cable, FAR, INTERFACE, Namespace, Resident},
     otlp::{Exports, Histogram},
     root_test,
@@ -152,6 +154,11 @@ root_test! {
         let exports = agent.stop()?.exports;
         check_segments(&exports, &client, &cable.near, [0, 0])?;
         check_segments(&exports, &served, &cable.far, [0, 0])?;
+        for (side, cgroup) in [(0, &client), (1, &served)] {
+            let [opened, open] =
+                [CONNECTIONS_OPENED, CONNECTIONS].map(|metric| quality::connections(&exports, cgroup, metric)[side]);
+            ensure!(opened == Some(connections.into()) && open == Some(0.0), "side {side}: {opened:?} were opened, {open:?} are open");
+        }
         Ok(())
     }
 }

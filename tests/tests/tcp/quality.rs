@@ -228,7 +228,7 @@ root_test! {
     }
 }
 
-fn connections(exports: &Exports, cgroup: &Cgroup, metric: &str) -> [Option<f64>; 3] {
+pub(crate) fn connections(exports: &Exports, cgroup: &Cgroup, metric: &str) -> [Option<f64>; 3] {
     ["client", "server", "unknown"].map(|side| exports.value(cgroup.path(), metric, &[("side", side)]))
 }
 

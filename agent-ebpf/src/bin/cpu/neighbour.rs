@@ -12,12 +12,20 @@ use agent_common::{
     cgroups::UNATTRIBUTED,
     cpu::{
         CpuNow,
-        neighbour::{LIMITS_DEPTH, LONG_WAIT_NS, NO_ROOM, Pair, RAN_UNIT_LOG2, RECENT_LEN, Ran},
+        neighbour::{LIMITS_DEPTH, LONG_WAIT_NS, NO_ROOM, Pair, RAN_UNIT_LOG2, RECENT_LEN, Ran, Recent},
     },
 };
 use agent_ebpf::{add, frozen, load};
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns};
 
 use crate::{CPU_PAIRS, CPU_RECENT, CPU_THROTTLED, FACTS};
+
+/// `E2BIG` of the kernel: the map is full.
+const E2BIG: i32 = 7;
+
+/// For how long nothing is added to a full map. To find out that it is full, kernels before 6.0 take a lock of every CPU there could be,
+/// and here the run queue is locked.
+const FULL_FOR_NS: u64 = 1_000_000_000;
 
 /// Stretches of one cgroup are one up to this length.
 const LONGEST_NS: u64 = 1 << 32;
@@ -158,31 +166,43 @@ pub(crate) fn units(exec_ns: u64) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn cpu_blame(cpu: u32, slot: u32, queued_ns: u64) -> u32 {
-    let Some(recent) = CPU_RECENT.get_ptr(cpu) else { return 0 };
+    let Some(recent) = CPU_RECENT.get_ptr_mut(cpu) else { return 0 };
     for n in 0..RECENT_LEN {
         // SAFETY: one of the stretches of a map value of this CPU.
         let Ran { slot: ran, length, from_ns } = unsafe { (&raw const (*recent).stretches).cast::<Ran>().add(n).read() };
         let until_ns = from_ns + (u64::from(length) << RAN_UNIT_LOG2);
         let from_ns = if from_ns < queued_ns { queued_ns } else { from_ns };
         if ran != UNATTRIBUTED && until_ns > from_ns {
-            count(Pair { waited: slot, ran }, until_ns - from_ns);
+            // SAFETY: of this CPU.
+            unsafe { count(recent, Pair { waited: slot, ran }, until_ns - from_ns) };
         }
     }
     0
 }
 
+/// # Safety
+/// `recent` must be of this CPU.
 #[inline(always)]
-fn count(pair: Pair, ns: u64) {
-    if let Some(counted) = CPU_PAIRS.get_ptr_mut(pair) {
-        // SAFETY: a map value, aligned.
-        unsafe { add(counted, ns) };
-        return;
-    }
-    // Another CPU may have added it meanwhile: then, as when there is no room, it is counted where the agent sees it.
-    if CPU_PAIRS.insert(pair, ns, 1).is_err()
-        && let Some(lost) = CPU_PAIRS.get_ptr_mut(NO_ROOM)
-    {
-        // SAFETY: as above.
-        unsafe { add(lost, ns) };
+unsafe fn count(recent: *mut Recent, pair: Pair, ns: u64) {
+    // SAFETY: map values, aligned.
+    unsafe {
+        if let Some(counted) = CPU_PAIRS.get_ptr_mut(pair) {
+            add(counted, ns);
+            return;
+        }
+        // Another CPU may have added it meanwhile: then, as when there is no room, it is counted where the agent sees it.
+        let now_ns = bpf_ktime_get_ns();
+        let added = now_ns >= (*recent).pairs_full_until_ns
+            && CPU_PAIRS
+                .insert(pair, ns, BPF_NOEXIST.into())
+                .inspect_err(|error| {
+                    if *error == -E2BIG {
+                        (*recent).pairs_full_until_ns = now_ns + FULL_FOR_NS;
+                    }
+                })
+                .is_ok();
+        if !added && let Some(lost) = CPU_PAIRS.get_ptr_mut(NO_ROOM) {
+            add(lost, ns);
+        }
     }
 }

@@ -14,7 +14,7 @@ use agent_common::{
     },
 };
 use agent_ebpf::{
-    CgroupSlots, MMAPABLE, add, frozen, load, load8, load32,
+    CgroupSlots, MMAPABLE, add, frozen, is_kernel_address, load, load8, load32,
     rows::{Rows, row},
     socket::{slot_of, slot_of_full},
 };
@@ -106,11 +106,14 @@ fn tcp_on_event(ctx: SockOpsContext) -> u32 {
                 begin(sk as u64, tcp);
                 listen_to(&ctx);
             }
+            _ if ctx.arg(1) != u32::from(state::CLOSE) => {}
             // Only where the tracepoint of the same cannot do it.
-            _ if frozen!(FACTS.by_callback) != 0 && ctx.arg(1) == u32::from(state::CLOSE) => {
-                closed(sk as u64, tcp, ctx.arg(0) as u8);
+            _ if frozen!(FACTS.by_callback) != 0 => closed(sk as u64, tcp, ctx.arg(0) as u8),
+            // The tracepoint comes next. The kernel leaves its program out where it interrupts itself: when a packet closes a socket while
+            // the program looks at another. Such a connection would be open for ever.
+            _ => {
+                ends(sk as u64, tcp, ctx.arg(0) as u8);
             }
-            _ => {}
         }
     }
     1
@@ -119,10 +122,9 @@ fn tcp_on_event(ctx: SockOpsContext) -> u32 {
 /// Requests the callbacks of this socket, in addition to those that others have requested.
 #[inline(always)]
 fn listen_to(ctx: &SockOpsContext) {
-    let states = if frozen!(FACTS.by_callback) != 0 { BPF_SOCK_OPS_STATE_CB_FLAG } else { 0 };
     let again = if at_events() { BPF_SOCK_OPS_RETRANS_CB_FLAG } else { 0 };
     // Every kernel that has BTF knows all these flags.
-    let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_RTT_CB_FLAG | states | again) as i32);
+    let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG | again) as i32);
 }
 
 /// Whether sockets that live are counted when something happens to them.
@@ -189,7 +191,7 @@ fn tcp_on_reset_sent(ctx: BtfTracePointContext) -> i32 {
         let slot = if sk == 0 { 0 } else { slot_of(&CGROUP_SLOTS, sk, &raw const FACTS.socket) };
         let Some(counts) = counts_of(slot) else { return 0 };
         add(&raw mut (*counts).resets_sent, 1);
-        let by_itself = sk != 0 && answered == 0 && load8(sk, frozen!(FACTS.socket.state)) != state::CLOSE;
+        let by_itself = sk != 0 && !is_kernel_address(answered) && load8(sk, frozen!(FACTS.socket.state)) != state::CLOSE;
         if !by_itself {
             add(&raw mut (*counts).segments, 1);
         }
@@ -274,15 +276,25 @@ extern "C" fn tcp_on_walk(walk: *const StorageWalk) -> i32 {
     0
 }
 
-/// Counts the last of a socket that was closed, and the connect that failed with it.
+/// Counts the last of a socket that was closed, once however often it is called; whether the socket is counted at all.
+#[inline(always)]
+unsafe fn ends(sk: u64, tcp: u64, old: u8) -> bool {
+    // SAFETY: typed loads; see the callers.
+    unsafe {
+        let Some(counted) = storage(sk, false) else { return false };
+        count(counted, tcp, old == state::LISTEN, Then::Ends);
+        (*counted).waits_since_ns = 0;
+        open::ended(counted, tcp);
+        true
+    }
+}
+
+/// Counts the last of a socket that was closed, what it leaves unacknowledged, and the connect that failed with it.
 #[inline(always)]
 unsafe fn closed(sk: u64, tcp: u64, old: u8) {
     // SAFETY: typed loads; see the callers.
     unsafe {
-        if let Some(counted) = storage(sk, false) {
-            count(counted, tcp, old == state::LISTEN, Then::Ends);
-            (*counted).waits_since_ns = 0;
-            open::ended(counted, tcp);
+        if ends(sk, tcp, old) {
             quality::count_unacknowledged(tcp, old);
             if old != state::CLOSE && old != state::LISTEN {
                 observe_shortest_rtt(tcp);

@@ -17,11 +17,14 @@ use crate::{
     programs::{CGROUP_SLOTS, observe},
 };
 
-/// `tcp_retransmit_skb(const struct sock *sk, const struct sk_buff *skb, …)`: segments were sent again. Newer kernels report also what they
-/// could not send, which `total_retrans` has on all of them.
+/// `tcp_retransmit_skb(const struct sock *sk, const struct sk_buff *skb)`: segments were sent again. Since 6.17 there is a third argument: the
+/// error with which that failed, or 0.
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn tcp_on_retransmit(ctx: BtfTracePointContext) -> i32 {
     let (sk, skb): (u64, u64) = (ctx.arg(0), ctx.arg(1));
+    if frozen!(FACTS.retransmits_fail) != 0 && ctx.arg::<i32>(2) != 0 {
+        return 0;
+    }
     // SAFETY: a socket and a packet by the tracepoint's prototype; typed loads along the members that FACTS names; a map value.
     unsafe {
         let tcp = bpf_skc_to_tcp_sock(sk as *mut _) as u64;

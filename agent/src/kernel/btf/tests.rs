@@ -292,6 +292,9 @@ fn the_running_kernel_agrees_with_what_is_known_of_it() {
     }
     assert!(btf.has_member("task_struct", "pid"));
     assert!(!btf.has_member("task_struct", "no_such_member"));
+    // Since 6.17 with the error.
+    assert!([2, 3].contains(&btf.tracepoint_arguments("tcp_retransmit_skb")));
+    assert_eq!((btf.tracepoint_arguments("block_rq_complete"), btf.tracepoint_arguments("no_such_tracepoint")), (3, 0));
     let programs = btf.enum_names("bpf_prog_type").expect("enum bpf_prog_type");
     assert!(programs.contains(&(2, "BPF_PROG_TYPE_KPROBE".to_owned())), "{programs:?}");
 }
@@ -324,6 +327,7 @@ fn any_bytes_are_types_or_refused() {
             btf.function_id("f"),
             btf.enum_names("e"),
             btf.tracepoint_takes("sched_switch", 1, "inner"),
+            btf.tracepoint_arguments("sched_switch"),
         );
     });
 }

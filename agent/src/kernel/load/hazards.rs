@@ -13,9 +13,6 @@ const STORAGE_WALK_CRASHES: u32 = 7;
 /// What this kernel must not be given.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hazards {
-    /// A load through a null pointer, which is a page fault of the task that runs: see `load` of `agent-ebpf`. On x86 the kernel's compiler of
-    /// programs checks for null since Linux 5.12, the release that has the exchange too; on ARM it does not.
-    pub(super) null_faults: bool,
     /// A walk over the storage of sockets.
     storage_walk: bool,
     /// A program at the return of a function that sleeps: when it is taken away, the kernel frees what a sleeping task will return to. Linux 5.12
@@ -24,10 +21,9 @@ pub(super) struct Hazards {
 }
 
 impl Hazards {
-    /// Of the kernel that has these types, and may compare and exchange.
-    pub(super) fn of(btf: &Btf, exchanges: bool) -> Self {
+    /// Of the kernel that has these types.
+    pub(super) fn of(btf: &Btf) -> Self {
         Self {
-            null_faults: !(cfg!(target_arch = "x86_64") && exchanges),
             storage_walk: facts::major(&facts::release()) >= STORAGE_WALK_CRASHES,
             exits: !btf.has_member("bpf_tramp_image", "image"),
         }
@@ -55,8 +51,8 @@ mod tests {
     #[test]
     fn what_would_crash_the_kernel_is_not_loaded_and_the_rest_is() {
         let refused = |hazards: Hazards, hook| hazards.refuse("p", hook).err().map(|error| error.to_string());
-        let none = Hazards { null_faults: true, storage_walk: false, exits: false };
-        let all = Hazards { null_faults: true, storage_walk: true, exits: true };
+        let none = Hazards { storage_walk: false, exits: false };
+        let all = Hazards { storage_walk: true, exits: true };
         let hooks = [Hook::Walk(SOCKET_STORAGE), Hook::Exit("f")];
         assert!(hooks.iter().all(|hook| refused(none, *hook).is_none() && refused(all, *hook).is_some()));
         assert!([Hook::Walk("tcp"), Hook::Entry("f"), Hook::SockOps].iter().all(|hook| refused(all, *hook).is_none()));
