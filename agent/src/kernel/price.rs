@@ -34,12 +34,18 @@ pub struct Runs {
     pub ns: u64,
     /// How often.
     pub count: u64,
+    /// How often it was left out since it was loaded, as the same program was running on that CPU: counted always, and 0 before Linux 5.12.
+    pub missed: u64,
 }
 
 impl Runs {
     /// What was added since.
     pub fn since(self, before: Self) -> Self {
-        Self { ns: self.ns.saturating_sub(before.ns), count: self.count.saturating_sub(before.count) }
+        Self {
+            ns: self.ns.saturating_sub(before.ns),
+            count: self.count.saturating_sub(before.count),
+            missed: self.missed.saturating_sub(before.missed),
+        }
     }
 }
 
@@ -83,6 +89,6 @@ pub fn open(programs: Vec<RunningProgram>) -> (Vec<RunningProgram>, bool) {
 
 /// What a program has run up to now, while the kernel counted.
 pub fn runs(program: &RunningProgram) -> Option<Runs> {
-    let (ns, count) = sys::program_runs(program.fd.as_ref()?).ok()?;
-    Some(Runs { ns, count })
+    let [ns, count, missed] = sys::program_runs(program.fd.as_ref()?).ok()?;
+    Some(Runs { ns, count, missed })
 }

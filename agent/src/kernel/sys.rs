@@ -444,14 +444,14 @@ pub fn attached_to(cgroup: impl AsFd, attach_type: u32) -> io::Result<(u32, Vec<
     Ok((query.attach_flags, ids))
 }
 
-/// For how long a program has run, in ns, and how often: as far as the kernel counted it.
+/// For how long a program has run, in ns, and how often, as far as the kernel counted it; how often it was left out.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn program_runs(program: impl AsFd) -> io::Result<(u64, u64)> {
+pub fn program_runs(program: impl AsFd) -> io::Result<[u64; 3]> {
     const BPF_OBJ_GET_INFO_BY_FD: nix::libc::c_int = 15;
-    /// Words of `struct bpf_prog_info`, the last of which are `run_time_ns` and `run_cnt`, since 5.1.
-    const WORDS: usize = 26;
+    /// Words of `struct bpf_prog_info`, the last of which are `run_time_ns` and `run_cnt`, since 5.1, and `recursion_misses`, since 5.12.
+    const WORDS: usize = 27;
     /// The part of `union bpf_attr` for information.
     #[repr(C)]
     struct Info {
@@ -464,7 +464,7 @@ pub fn program_runs(program: impl AsFd) -> io::Result<(u64, u64)> {
     let mut call = Info { fd, len: size_of_val(&info) as u32, info: info.as_mut_ptr().addr() as u64 };
     // SAFETY: the kernel reads and writes a live struct without padding, and at most `len` bytes of the other, whose pointers are null.
     let result = unsafe { nix::libc::syscall(nix::libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw mut call, size_of::<Info>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok((info[WORDS - 2], info[WORDS - 1])) }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok([info[WORDS - 3], info[WORDS - 2], info[WORDS - 1]]) }
 }
 
 /// The bytes of a record.

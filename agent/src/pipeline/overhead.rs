@@ -19,7 +19,7 @@ use crate::{
     },
     metric::{Point, Value},
     overhead::{Change, Cost, Governor, Measured, Step},
-    signals::agent::{OVERHEAD, OVERHEAD_LIMIT, PROGRAM_RUNS, PROGRAM_SAMPLED, PROGRAM_TIME, SHED},
+    signals::agent::{OVERHEAD, OVERHEAD_LIMIT, PROGRAM_MISSED, PROGRAM_RUNS, PROGRAM_SAMPLED, PROGRAM_TIME, SHED},
 };
 
 /// How long the kernel counts the runs of programs, less what a tick may come early.
@@ -38,6 +38,8 @@ pub(super) struct Meter {
     last: (Instant, u64),
     /// What was counted in the sampled seconds.
     counted: BTreeMap<&'static str, Runs>,
+    /// The runs that were left out: all since the first sample, and those of the program that is loaded now.
+    missed: BTreeMap<&'static str, (u64, u64)>,
     sampled: Duration,
     /// When the first sample began, CLOCK_BOOTTIME in ns.
     since_ns: u64,
@@ -69,6 +71,7 @@ impl Meter {
             next: now,
             last: (now, process_ns()),
             counted: BTreeMap::new(),
+            missed: BTreeMap::new(),
             sampled: Duration::ZERO,
             since_ns: 0,
             unmeasured: None,
@@ -131,6 +134,10 @@ impl Meter {
                 let counted = self.counted.entry(program.name).or_default();
                 (counted.ns, counted.count) = (counted.ns + added.ns, counted.count + added.count);
             }
+            let (missed, last) = self.missed.entry(program.name).or_insert((0, before.missed));
+            // One that was loaded anew begins at 0.
+            *missed += now.missed.checked_sub(*last).unwrap_or(now.missed);
+            *last = now.missed;
         }
         let elapsed = began.elapsed();
         self.sampled += elapsed;
@@ -193,6 +200,9 @@ impl Meter {
             let point = |metric, value| Point::new(metric, self.since_ns, value).with("program", *program);
             points.push(point(&PROGRAM_TIME, Value::Float(runs.ns as f64 / 1e9)));
             points.push(point(&PROGRAM_RUNS, Value::Int(runs.count)));
+        }
+        for (program, (missed, _)) in self.missed.iter().filter(|(_, (missed, _))| *missed > 0) {
+            points.push(Point::new(&PROGRAM_MISSED, self.since_ns, Value::Int(*missed)).with("program", *program));
         }
         if let Some(cost) = self.governor.cost() {
             let part = |part, share| Point::new(&OVERHEAD, 0, Value::Float(share)).with("part", part);

@@ -24,6 +24,7 @@ pub const SIGNAL: Signal = Signal {
         &CPU_TIME,
         &PROGRAM_TIME,
         &PROGRAM_RUNS,
+        &PROGRAM_MISSED,
         &PROGRAM_SAMPLED,
         &OVERHEAD,
         &OVERHEAD_LIMIT,
@@ -81,6 +82,15 @@ pub static PROGRAM_RUNS: Metric = Metric::counter(
     "{run}",
     Scope::Agent,
     "Runs of a program in the kernel, in the sampled seconds only.",
+)
+.attributes(&["program"]);
+/// `podmeter.agent.program.missed`
+pub static PROGRAM_MISSED: Metric = Metric::counter(
+    "podmeter.agent.program.missed",
+    "{run}",
+    Scope::Agent,
+    "Runs of a program in the kernel that were left out, since the same program was running on that CPU and was interrupted: what they \
+     would have counted is missing. Since Linux 5.12, and from the agent's first sample on. Absent until there is one.",
 )
 .attributes(&["program"]);
 /// `podmeter.agent.program.sampled`
