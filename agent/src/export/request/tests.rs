@@ -215,7 +215,7 @@ fn per_container(requests: &[Request]) -> usize {
 #[test]
 fn an_export_of_a_full_node_has_the_size_that_the_documents_say() {
     for (load, plain, gzipped, requests) in
-        [(Load::Idle, 6_000..6_500, 700..800, 1), (Load::Busy, 13_800..14_700, 2_600..3_000, 3)]
+        [(Load::Idle, 6_000..6_500, 700..800, 1), (Load::Busy, 14_400..15_300, 2_700..3_100, 3)]
     {
         let batch = node(110, load);
         let of = |compression| packed(Form::Http(compression), 2 << 20, &batch);
