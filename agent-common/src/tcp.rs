@@ -390,7 +390,7 @@ record! {
         pub chrono_type: u64,
         /// By how many bits to shift that byte.
         pub chrono_shift: u64,
-        /// The byte of `inet_connection_sock.icsk_ca_state`, 5 bits
+        /// The byte of `inet_connection_sock.icsk_ca_state`, 5 bits; [`LACKING`] without it or the number of segments
         pub ca_state: u64,
         /// By how many bits to shift that byte.
         pub ca_state_shift: u64,

@@ -23,10 +23,16 @@ use crate::{
     time::{MS, patience},
 };
 
-/// A server in a cgroup and a namespace: reads each of `connections` to its end, then closes it.
-pub fn server(cgroup: &Cgroup, namespace: &Namespace, connections: usize) -> Result<(SocketAddr, JoinHandle<Result<u64>>)> {
+/// Listens in a namespace, as a process of `cgroup`; the address by which the far end of a cable is reached.
+pub fn listen(cgroup: &Cgroup, namespace: &Namespace) -> Result<(TcpListener, SocketAddr)> {
     let listener = inside(cgroup, || namespace.run(|| TcpListener::bind("0.0.0.0:0").context("could not listen")))?;
     let port = listener.local_addr()?.port();
+    Ok((listener, (FAR, port).into()))
+}
+
+/// A server in a cgroup and a namespace: reads each of `connections` to its end, then closes it.
+pub fn server(cgroup: &Cgroup, namespace: &Namespace, connections: usize) -> Result<(SocketAddr, JoinHandle<Result<u64>>)> {
+    let (listener, address) = listen(cgroup, namespace)?;
     let serve = thread::spawn(move || {
         let mut bytes = 0;
         for _ in 0..connections {
@@ -42,7 +48,7 @@ pub fn server(cgroup: &Cgroup, namespace: &Namespace, connections: usize) -> Res
         }
         Ok(bytes)
     });
-    Ok(((FAR, port).into(), serve))
+    Ok((address, serve))
 }
 
 /// Connects, as a process of `cgroup` in this namespace; each write is a segment of its own, or several.

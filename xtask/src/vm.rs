@@ -263,8 +263,9 @@ fn run(workspace: &Workspace, kernel: &Kernel, programs: &Programs, options: &Op
     let fresh = || Results::new(name, programs.tests.iter().map(|(name, _)| name.clone()).chain(last.clone()));
     let mut results = fresh();
     let place = directory(workspace);
-    let [console, log, monitor, registers] =
-        ["-console.log", ".log", "-monitor", "-registers.log"].map(|what| place.join(format!("{name}{what}")));
+    let [console, log, registers] = ["-console.log", ".log", "-registers.log"].map(|what| place.join(format!("{name}{what}")));
+    // Not below the target directory: the path of a socket has at most 107 bytes.
+    let monitor = std::env::temp_dir().join(format!("podmeter-{}-{name}", std::process::id()));
     let files = LogFiles { console, log, monitor, registers };
     // What an earlier run found is not this one's.
     let _ = fs::remove_file(check_file(workspace, name));
@@ -286,6 +287,7 @@ fn run(workspace: &Workspace, kernel: &Kernel, programs: &Programs, options: &Op
     if let Err(error) = &tested {
         results.lose(format_args!("{error:#}"));
     }
+    let _ = fs::remove_file(&files.monitor);
     let said_all = results.ended();
     let tests = results.tests().clone();
     let (tally, failures) = results.close();

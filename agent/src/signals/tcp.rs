@@ -7,7 +7,7 @@ mod namespaces;
 pub mod quality;
 
 use agent_common::tcp::{
-    ACCEPTS, CONNECTS, ConnectError, Durations, FIRST, Facts, Mode, ROW_KINDS, SHORTEST_RTTS, SIDES, TcpCounts,
+    ACCEPTS, CONNECTS, ConnectError, Durations, FIRST, Facts, LACKING, Mode, ROW_KINDS, SHORTEST_RTTS, SIDES, TcpCounts,
 };
 
 use self::{
@@ -202,9 +202,11 @@ impl Tcp {
             ("tcp_on_event", Hook::SockOps),
             ("tcp_on_reset_received", Hook::Tracepoint("tcp_receive_reset")),
             ("tcp_on_reset_sent", Hook::Tracepoint("tcp_send_reset")),
-            ("tcp_on_retransmit", Hook::Tracepoint("tcp_retransmit_skb")),
             (WALK, Hook::Walk("bpf_sk_storage_map")),
         ];
+        if facts.ca_state != LACKING {
+            programs.push(("tcp_on_retransmit", Hook::Tracepoint("tcp_retransmit_skb")));
+        }
         let mut lacks = Vec::new();
         if facts.by_callback == 0 {
             programs.push(("tcp_on_state", Hook::Tracepoint("inet_sock_set_state")));
@@ -326,7 +328,7 @@ fn points(start_ns: u64, counts: &TcpCounts, rows: &[(u32, Box<Durations>)]) -> 
 fn offsets(btf: &Btf) -> Result<Facts, BtfError> {
     let chrono = quality::Chrono::of(btf);
     let (rcv_ooopack, dsack_dups) = quality::disorder(btf);
-    let (ca_state, ca_state_shift) = btf.bitfield("inet_connection_sock", "icsk_ca_state")?;
+    let reasons = quality::Reasons::of(btf);
     Ok(Facts {
         socket: socket::facts(btf)?,
         rtt_min: quality::rtt_min(btf),
@@ -336,9 +338,9 @@ fn offsets(btf: &Btf) -> Result<Facts, BtfError> {
         chrono_stat: chrono.window_limited,
         chrono_type: chrono.kind_at,
         chrono_shift: chrono.kind_shift,
-        ca_state,
-        ca_state_shift,
-        skb_segments: btf.offset_of("sk_buff", "cb", 48)? + btf.offset_of("tcp_skb_cb", "tcp_gso_segs", 2)?,
+        ca_state: reasons.ca_state,
+        ca_state_shift: reasons.ca_state_shift,
+        skb_segments: reasons.segments,
         retransmits_fail: (btf.tracepoint_arguments("tcp_retransmit_skb") > 2).into(),
         write_seq: btf.offset_of("tcp_sock", "write_seq", 4)?,
         snd_una: btf.offset_of("tcp_sock", "snd_una", 4)?,

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use super::{
     document::{FileSystemUsage, NodeCpu, NodeMemory, NodeNetwork, NodeUsage, Overhead, Snapshot},
-    points::{attribute, number, points, sum_where},
+    points::{attribute, number, points, sum_where, value},
     workload::{DIRECTION, Previous, known, whole, workload},
 };
 use crate::{
     aggregate::Batch,
     join::{CgroupSample, Sample},
-    metric::{Point, Value},
+    metric::Value,
     signals::{agent, cpu, memory::metrics, network, node},
 };
 
@@ -105,22 +105,21 @@ impl SnapshotBuilder {
 
 /// The node's file systems, the fullest first.
 fn file_systems(sample: &Sample) -> Vec<FileSystemUsage> {
-    const STATE: &str = "system.filesystem.state";
-    let bytes = |point: &Point| if let Value::Int(bytes) = point.value { bytes } else { 0 };
     let mut found: Vec<FileSystemUsage> = Vec::new();
     for point in points(sample, &node::metrics::FS_USAGE) {
         let Some(mountpoint) = attribute(point, "system.filesystem.mountpoint") else { continue };
+        let bytes = value(point).unwrap_or_default() as u64;
         let at = found.iter().position(|of| of.mountpoint == mountpoint).unwrap_or_else(|| {
             let role = attribute(point, "podmeter.filesystem.role").map(str::to_owned);
             found.push(FileSystemUsage { mountpoint: mountpoint.to_owned(), role, ..FileSystemUsage::default() });
             found.len() - 1
         });
-        match attribute(point, STATE) {
+        match attribute(point, "system.filesystem.state") {
             Some("used") => {
-                found[at].usage_bytes += bytes(point);
-                found[at].capacity_bytes += bytes(point);
+                found[at].usage_bytes += bytes;
+                found[at].capacity_bytes += bytes;
             }
-            Some("free") => found[at].capacity_bytes += bytes(point),
+            Some("free") => found[at].capacity_bytes += bytes,
             _ => {}
         }
     }

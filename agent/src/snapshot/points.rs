@@ -48,7 +48,8 @@ pub fn number(sample: &Sample, metric: &'static Metric) -> Option<f64> {
     points(sample, metric).next().and_then(value)
 }
 
-fn value(point: &Point) -> Option<f64> {
+/// A point's value, if it is one number.
+pub fn value(point: &Point) -> Option<f64> {
     match &point.value {
         Value::Int(n) => Some(*n as f64),
         Value::Float(n) => Some(*n),

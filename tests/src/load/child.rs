@@ -160,8 +160,7 @@ fn work(work: &Work, page: &Page) -> Result<(), i32> {
                     unsafe { libc::_exit(code) }
                 }
                 -1 => return Err(errno()),
-                // SAFETY: no status is requested.
-                child => while unsafe { libc::waitpid(child as i32, std::ptr::null_mut(), 0) } == -1 && errno() == libc::EINTR {},
+                child => wait_for(child as i32),
             }
             page.rounds.fetch_add(1, Relaxed);
             sleep_until(begin.saturating_add(wall_ns));
@@ -170,8 +169,7 @@ fn work(work: &Work, page: &Page) -> Result<(), i32> {
             let end_ns = begin.saturating_add(wall_ns);
             let other = start_beside(end_ns)?;
             let failed = remap_until(end_ns);
-            // SAFETY: no status is requested.
-            while unsafe { libc::waitpid(other, std::ptr::null_mut(), 0) } == -1 && errno() == libc::EINTR {}
+            wait_for(other);
             if failed != 0 {
                 return Err(failed);
             }
@@ -192,21 +190,33 @@ fn work(work: &Work, page: &Page) -> Result<(), i32> {
     Ok(())
 }
 
+/// A new mapping at an address of the kernel's choice, private or shared.
+fn map(sharing: i32, bytes: usize) -> Result<*mut libc::c_void, i32> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: it replaces no other.
+    let place = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, sharing | libc::MAP_ANONYMOUS, -1, 0) };
+    if place == libc::MAP_FAILED { Err(errno()) } else { Ok(place) }
+}
+
+/// Writes to each page of a mapping.
+///
+/// # Safety
+/// It must be as long as `bytes`.
+unsafe fn touch(place: *mut libc::c_void, bytes: usize) {
+    for offset in (0..bytes).step_by(4096) {
+        // SAFETY: within the mapping.
+        unsafe { place.cast::<u8>().add(offset).write_volatile(1) };
+    }
+}
+
 /// Maps memory and writes to each of its pages. It stays until the process ends.
 fn fill(memory: Memory, bytes: usize) -> Result<(), i32> {
-    let sharing = if memory == Memory::Shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
-    // SAFETY: a new mapping at an address of the kernel's choice; it is written to within its bounds.
+    let place = map(if memory == Memory::Shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE }, bytes)?;
+    // SAFETY: a new mapping of that length.
     unsafe {
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let place = libc::mmap(std::ptr::null_mut(), bytes, protection, sharing | libc::MAP_ANONYMOUS, -1, 0);
-        if place == libc::MAP_FAILED {
-            return Err(errno());
-        }
         // Pages as they are charged one by one, so that how much is charged is known.
         libc::madvise(place, bytes, libc::MADV_NOHUGEPAGE);
-        for offset in (0..bytes).step_by(4096) {
-            place.cast::<u8>().add(offset).write_volatile(1);
-        }
+        touch(place, bytes);
         if memory == Memory::Locked && libc::mlock(place, bytes) != 0 {
             return Err(errno());
         }
@@ -220,13 +230,9 @@ fn start_beside(end_ns: u64) -> Result<i32, i32> {
         remap_until(end_ns.addr() as u64)
     }
     const STACK: usize = 64 << 10;
-    // SAFETY: a new mapping at an address of the kernel's choice, of which the end is the stack of the new task; the task is given a number.
+    // SAFETY: the end of a new mapping is the stack of the new task, which is given a number.
     unsafe {
-        let (protection, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        let stack = libc::mmap(std::ptr::null_mut(), STACK, protection, kind, -1, 0);
-        if stack == libc::MAP_FAILED {
-            return Err(errno());
-        }
+        let stack = map(libc::MAP_PRIVATE, STACK)?;
         let until = std::ptr::without_provenance_mut(end_ns as usize);
         match libc::clone(child, stack.byte_add(STACK), libc::CLONE_VM | libc::SIGCHLD, until) {
             -1 => Err(errno()),
@@ -239,20 +245,23 @@ fn start_beside(end_ns: u64) -> Result<i32, i32> {
 fn remap_until(end_ns: u64) -> i32 {
     const BYTES: usize = 64 << 10;
     while clock(libc::CLOCK_MONOTONIC) < end_ns {
-        // SAFETY: a new mapping at an address of the kernel's choice, written to within its bounds and used by nothing else.
+        let place = match map(libc::MAP_PRIVATE, BYTES) {
+            Ok(place) => place,
+            Err(errno) => return errno,
+        };
+        // SAFETY: a new mapping of that length, used by nothing else.
         unsafe {
-            let (protection, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-            let place = libc::mmap(std::ptr::null_mut(), BYTES, protection, kind, -1, 0);
-            if place == libc::MAP_FAILED {
-                return errno();
-            }
-            for offset in (0..BYTES).step_by(4096) {
-                place.cast::<u8>().add(offset).write_volatile(1);
-            }
+            touch(place, BYTES);
             libc::munmap(place, BYTES);
         }
     }
     0
+}
+
+/// Waits for the end of a child.
+fn wait_for(child: i32) {
+    // SAFETY: no status is requested.
+    while unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) } == -1 && errno() == libc::EINTR {}
 }
 
 /// Reads the first bytes of a file.

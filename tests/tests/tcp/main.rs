@@ -21,7 +21,7 @@ use podmeter_tests::{
     namespace::{Cable, FAR, INTERFACE, Namespace, Resident},
     otlp::{Exports, Histogram},
     root_test,
-    tcp::{acknowledged, connect, finish, joined, send, server, while_walking},
+    tcp::{acknowledged, connect, finish, joined, listen, send, server, while_walking},
     truth::Tolerance,
 };
 use serde_json::json;
@@ -350,8 +350,7 @@ root_test! {
         let cable = Cable::new()?;
         let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
         let agent = Agent::start(json!({}))?;
-        let listener = inside(&served, || cable.far.run(|| TcpListener::bind("0.0.0.0:0").context("could not listen")))?;
-        let address = SocketAddr::from((FAR, listener.local_addr()?.port()));
+        let (listener, address) = listen(&served, &cable.far)?;
         for _ in 0..4 {
             let stream = connect(&client, &cable.near, address)?;
             let (mut accepted, _) = listener.accept()?;

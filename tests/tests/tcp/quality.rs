@@ -2,7 +2,7 @@
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, TcpStream},
     os::fd::AsRawFd as _,
     time::{Duration, Instant},
 };
@@ -17,10 +17,10 @@ use podmeter_tests::{
         ACCEPT_DURATION, CONNECTIONS, CONNECTIONS_OPENED, OUT_OF_ORDER, RETRANSMITS, RETRANSMITS_BY_REASON, SHORTEST_RTT,
         SPURIOUS, UNACKNOWLEDGED, WINDOW_LIMITED,
     },
-    namespace::{Cable, FAR, INTERFACE, Namespace, Resident},
+    namespace::{Cable, INTERFACE, Namespace, Resident},
     otlp::Exports,
     root_test,
-    tcp::{acknowledged, connect, finish, joined, send, server},
+    tcp::{acknowledged, connect, finish, joined, listen, send, server},
     truth::Tolerance,
 };
 use serde_json::json;
@@ -44,8 +44,8 @@ fn window_limited_s(stream: &TcpStream) -> Result<f64> {
 
 /// A client's connection to a listener that has accepted it and reads nothing.
 fn unread(client: &Cgroup, served: &Cgroup, cable: &Cable) -> Result<(TcpStream, TcpStream)> {
-    let listener = inside(served, || cable.far.run(|| TcpListener::bind("0.0.0.0:0").context("could not listen")))?;
-    let stream = connect(client, &cable.near, SocketAddr::from((FAR, listener.local_addr()?.port())))?;
+    let (listener, address) = listen(served, &cable.far)?;
+    let stream = connect(client, &cable.near, address)?;
     Ok((stream, listener.accept()?.0))
 }
 
@@ -202,8 +202,7 @@ root_test! {
             eprintln!("SKIPPED {TEST}: no program can be at inet_csk_accept on this kernel, or use socket storage there");
             return agent.stop().map(drop);
         }
-        let listener = inside(&served, || cable.far.run(|| TcpListener::bind("0.0.0.0:0").context("could not listen")))?;
-        let address = SocketAddr::from((FAR, listener.local_addr()?.port()));
+        let (listener, address) = listen(&served, &cable.far)?;
         let (mut streams, mut least_s, mut most_s) = (Vec::new(), 0.0, 0.0);
         for wait in [0, 100, 300] {
             let before = Instant::now();
@@ -238,8 +237,7 @@ root_test! {
         let delayed = cable.far.impair(0, 20);
         let (client, served) = (Cgroup::new("client")?, Cgroup::new("server")?);
         let agent = Agent::start(json!({}))?;
-        let listener = inside(&served, || cable.far.run(|| TcpListener::bind("0.0.0.0:0").context("could not listen")))?;
-        let address = SocketAddr::from((FAR, listener.local_addr()?.port()));
+        let (listener, address) = listen(&served, &cable.far)?;
         let pair = |_| Ok((connect(&client, &cable.near, address)?, listener.accept()?.0));
         let mut pairs = (0..5).map(pair).collect::<Result<Vec<_>>>()?;
         pairs.truncate(3);

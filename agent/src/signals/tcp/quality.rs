@@ -118,6 +118,7 @@ pub(super) fn lacks(facts: &Facts) -> Vec<String> {
     let of = [
         (facts.rtt_min, "tcp_sock.rtt_min: no shortest round-trip times"),
         (facts.rcv_ooopack, "tcp_sock.rcv_ooopack and dsack_dups: no segments out of order, no spurious ones"),
+        (facts.ca_state, "inet_connection_sock.icsk_ca_state and tcp_skb_cb.tcp_gso_segs: no retransmits by reason"),
         (facts.chrono_start, "tcp_sock.chrono_start, chrono_stat and chrono_type: no time limited by the window"),
     ];
     of.iter().filter(|(at, _)| *at == LACKING).map(|(_, what)| format!("this kernel lacks {what}")).collect()
@@ -133,6 +134,25 @@ pub(super) fn rtt_min(btf: &Btf) -> u64 {
 pub(super) fn disorder(btf: &Btf) -> (u64, u64) {
     let at = |member| btf.offset_of("tcp_sock", member, 4);
     at("rcv_ooopack").and_then(|rcv_ooopack| Ok((rcv_ooopack, at("dsack_dups")?))).unwrap_or((LACKING, LACKING))
+}
+
+/// Where the kernel keeps why segments are sent again, and how many.
+pub(super) struct Reasons {
+    pub(super) ca_state: u64,
+    pub(super) ca_state_shift: u64,
+    pub(super) segments: u64,
+}
+
+impl Reasons {
+    pub(super) fn of(btf: &Btf) -> Self {
+        Self::found(btf).unwrap_or(Self { ca_state: LACKING, ca_state_shift: 0, segments: LACKING })
+    }
+
+    fn found(btf: &Btf) -> Result<Self, BtfError> {
+        let (ca_state, ca_state_shift) = btf.bitfield("inet_connection_sock", "icsk_ca_state")?;
+        let segments = btf.offset_of("sk_buff", "cb", 48)? + btf.offset_of("tcp_skb_cb", "tcp_gso_segs", 2)?;
+        Ok(Self { ca_state, ca_state_shift, segments })
+    }
 }
 
 /// Where the kernel keeps what a connection waits for, and for how long.
